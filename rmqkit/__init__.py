@@ -1,0 +1,3 @@
+"""A messaging toolkit for RabbitMQ."""
+
+__version__ = "0.1.0"

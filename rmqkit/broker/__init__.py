@@ -1,0 +1,1 @@
+"""The only room that knows pika: bytes, connections, declaring, publishing, consuming."""

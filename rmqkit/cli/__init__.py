@@ -1,0 +1,1 @@
+"""The command line: parse into one typed object, call one function, render, exit."""

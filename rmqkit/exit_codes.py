@@ -1,0 +1,87 @@
+"""Which exit code an outcome has: one table, one pure function.
+
+Comes in: a report or an error. Goes out: the process exit code that `docs/exit-codes.md` documents. Room: the nouns.
+"""
+
+from __future__ import annotations
+
+from rmqkit.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    ConsumerCancelled,
+    HandlerError,
+    InputError,
+    NodeError,
+    NotConfirmed,
+    OutputError,
+    Refused,
+    RmqkitError,
+    Unreachable,
+    Unroutable,
+)
+from rmqkit.report import Plan, PublishReport
+
+DONE = 0
+BUG = 1
+BAD_INPUT = 2
+PARTLY_DONE = 3
+UNREACHABLE = 4
+REFUSED = 5
+NOT_CONFIRMED = 6
+CANCELLED = 7
+HANDLER_FAILED = 8
+SIGNALLED = 128  # plus the signal's number: 130 for SIGINT, 143 for SIGTERM
+
+MEANINGS: dict[int, str] = {
+    DONE: "done",
+    BUG: "a bug in rmqkit: please report it",
+    BAD_INPUT: "bad usage or bad input; nothing was sent or declared",
+    PARTLY_DONE: "partly done: the output or the input failed on the way; what was not handled is still queued",
+    UNREACHABLE: "the broker is unreachable, was lost, or refused the login",
+    REFUSED: "refused by the broker: missing, forbidden, locked, or there with other properties",
+    NOT_CONFIRMED: "a message was not confirmed, or reached no queue",
+    CANCELLED: "the broker cancelled the consumer: its queue was deleted",
+    HANDLER_FAILED: "a handler failed",
+    SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",
+    SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",
+}
+
+_ERRORS: tuple[tuple[type[RmqkitError], int], ...] = (
+    (InputError, BAD_INPUT),
+    (OutputError, PARTLY_DONE),
+    (NodeError, UNREACHABLE),
+    (Unreachable, UNREACHABLE),
+    (AuthenticationFailed, UNREACHABLE),
+    (ConnectionLost, UNREACHABLE),
+    (ConsumerCancelled, CANCELLED),
+    (NotConfirmed, NOT_CONFIRMED),
+    (Unroutable, NOT_CONFIRMED),
+    (Refused, REFUSED),
+    (HandlerError, HANDLER_FAILED),
+)
+
+
+def exit_code(outcome: BaseException | PublishReport | Plan | None, *, unroutable_is_error: bool = True) -> int:
+    """Map an outcome to the exit code of the process; None means done.
+
+    An unroutable message counts as a failure only if `unroutable_is_error`: publish/subscribe producers do not know
+    their readers.
+    """
+    match outcome:
+        case None:
+            return DONE
+        case Plan():
+            return REFUSED if outcome.conflicts else DONE
+        case PublishReport():
+            return _publish_code(outcome, unroutable_is_error=unroutable_is_error)
+        case _:
+            return next((code for error, code in _ERRORS if isinstance(outcome, error)), BUG)
+
+
+def _publish_code(report: PublishReport, *, unroutable_is_error: bool) -> int:
+    if report.refused:
+        return REFUSED
+    unconfirmed = report.nacked + (report.unknown if report.confirms else 0)
+    if unconfirmed or (report.returned and unroutable_is_error):
+        return NOT_CONFIRMED
+    return DONE

@@ -1,0 +1,93 @@
+"""What a topology is made of, in RabbitMQ's own words.
+
+Comes in: nothing. Goes out: Exchange, Queue, Binding, Target and Topology, frozen. Room: the nouns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rmqkit.errors import Location
+
+Arguments = Mapping[str, Any]
+DestinationType = Literal["queue", "exchange"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Where messages are published to (https://www.rabbitmq.com/docs/exchanges).
+
+    `type` is direct, fanout, topic, headers, or a plugin's; `name` has 1 to 255 bytes of UTF-8. `where` is its place
+    in the file it was read from and takes no part in comparisons.
+    """
+
+    name: str
+    type: str = "direct"
+    durable: bool = True
+    auto_delete: bool = False
+    internal: bool = False
+    arguments: Arguments = field(default_factory=dict)
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Where messages wait for consumers (https://www.rabbitmq.com/docs/queues).
+
+    The queue type of a topology file (classic, quorum, stream) is the argument `x-queue-type` here, as on the wire.
+    """
+
+    name: str
+    durable: bool = True
+    auto_delete: bool = False
+    exclusive: bool = False
+    arguments: Arguments = field(default_factory=dict)
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A rule by which the exchange `source` feeds a queue or another exchange."""
+
+    source: str
+    destination: str
+    destination_type: DestinationType = "queue"
+    routing_key: str = ""
+    arguments: Arguments = field(default_factory=dict)
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        key = f" [{self.routing_key}]" if self.routing_key else ""
+        return f"{self.source} -> {self.destination}{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a message is published: an exchange (empty: the default exchange) and a routing key."""
+
+    exchange: str = ""
+    routing_key: str = ""
+
+    def __str__(self) -> str:
+        if not self.exchange:
+            return f"queue {self.routing_key!r} (default exchange)"
+        return f"exchange {self.exchange!r}" + (f", routing key {self.routing_key!r}" if self.routing_key else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All that one or more topology files declare.
+
+    Entities keep the order of the file; names are unique within exchanges and within queues. `publish` is the target
+    of `rmqkit publish` when none is named; `external` names exchanges and queues that others declare.
+    """
+
+    description: str = ""
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+    publish: Target | None = None
+    external_exchanges: tuple[str, ...] = ()
+    external_queues: tuple[str, ...] = ()

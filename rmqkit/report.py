@@ -1,0 +1,161 @@
+"""What an operation did, as numbers and outcomes that add up.
+
+Comes in: nothing. Goes out: PublishReport, ConsumeReport, Plan, Step. Room: the nouns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+from rmqkit.errors import Location
+from rmqkit.message import Message
+
+
+class Fate(Enum):
+    """What became of a published message, as far as the publisher can know."""
+
+    CONFIRMED = "confirmed"  # the broker took responsibility
+    RETURNED = "returned"  # no queue was bound for it (basic.return)
+    NACKED = "nacked"  # the broker took no responsibility, at every try (basic.nack)
+    REFUSED = "refused"  # it closed the channel: no such exchange, no permission, too large
+    UNKNOWN = "unknown"  # no answer came: it may or may not be there
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A message that was not confirmed: its place in the input (from 0), the message, and why."""
+
+    index: int
+    message: Message = field(repr=False)
+    fate: Fate
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReport:
+    """What became of every message: published = confirmed + returned + nacked + refused + unknown.
+
+    `republished` counts copies sent again, after a lost connection, a nack or a closed channel; `failures` holds the
+    first hundred messages that were not confirmed, in the order their fate was known; `interrupted` tells that a
+    stop was requested before the input ended. With confirms off, `confirmed` stays 0 and `unknown` counts all.
+    """
+
+    published: int = 0
+    confirmed: int = 0
+    returned: int = 0
+    nacked: int = 0
+    refused: int = 0
+    unknown: int = 0
+    republished: int = 0
+    seconds: float = 0.0
+    failures: tuple[Failure, ...] = ()
+    confirms: bool = True
+    interrupted: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every message is known to be where it was sent."""
+        return self.published == (self.confirmed if self.confirms else self.unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeReport:
+    """What a consumer did: settled deliveries by verdict, and how many came a second time.
+
+    `shares` counts deliveries by consumer, in the order the consumers were started.
+    """
+
+    consumed: int = 0
+    acknowledged: int = 0
+    rejected: int = 0
+    requeued: int = 0
+    redelivered: int = 0
+    seconds: float = 0.0
+    shares: Mapping[str, int] = field(default_factory=dict)
+
+
+Kind = Literal["exchange", "queue", "binding"]
+
+
+class Outcome(Enum):
+    """What declaring one entity does, or would do."""
+
+    CREATE = "create"  # it is not there
+    UNCHANGED = "unchanged"  # it is there, as the file says
+    CONFLICT = "conflict"  # it is there, with other properties
+    DECLARE = "declare"  # it cannot be seen without declaring it: a binding, over AMQP alone
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One property that a live entity has otherwise: what is, and what the file says."""
+
+    property: str
+    actual: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.property} is {self.actual}, the file says {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entity of a plan; `differences` is only filled for a conflict, `note` says what else there is to know."""
+
+    kind: Kind
+    name: str
+    outcome: Outcome
+    differences: tuple[Difference, ...] = ()
+    note: str = ""
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What applying a topology does: a step per entity, exchanges first, then queues, then bindings, as in the file.
+
+    `applied` tells whether it was carried out.
+    """
+
+    steps: tuple[Step, ...] = ()
+    applied: bool = False
+
+    @property
+    def conflicts(self) -> tuple[Step, ...]:
+        """Return the steps that cannot be done without replacing what is there."""
+        return tuple(step for step in self.steps if step.outcome is Outcome.CONFLICT)
+
+    @property
+    def changes(self) -> tuple[Step, ...]:
+        """Return the steps that create something."""
+        return tuple(step for step in self.steps if step.outcome is Outcome.CREATE)
+
+
+def as_json(report: PublishReport | ConsumeReport | Plan) -> dict[str, Any]:
+    """Turn a report into what `--json` prints; failures and places in files are left out."""
+    match report:
+        case PublishReport():
+            return _numbers(report, "published confirmed returned nacked refused unknown republished")
+        case ConsumeReport():
+            numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered")
+            return numbers | {"shares": dict(report.shares)}
+        case Plan():
+            return {"applied": report.applied, "entities": [_step_as_json(step) for step in report.steps]}
+
+
+def _numbers(report: PublishReport | ConsumeReport, names: str) -> dict[str, Any]:
+    return {name: getattr(report, name) for name in names.split()} | {"seconds": round(report.seconds, 3)}
+
+
+def _step_as_json(step: Step) -> dict[str, Any]:
+    entry: dict[str, Any] = {"kind": step.kind, "name": step.name, "outcome": step.outcome.value}
+    if step.differences:
+        entry["differences"] = [
+            {"property": each.property, "actual": each.actual, "expected": each.expected} for each in step.differences
+        ]
+    if step.note:
+        entry["note"] = step.note
+    return entry

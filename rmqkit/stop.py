@@ -1,0 +1,57 @@
+"""A request to stop, from a signal handler or another thread.
+
+Comes in: `request()`. Goes out: a flag, and a wake-up for whoever waits. Room: the nouns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class StopRequested(Exception):  # noqa: N818 - not an error: it ends a wait for input
+    """Raised inside `Stop.interruptible`, and nowhere else, when a stop is requested."""
+
+
+class Stop:
+    """A flag that is raised once and wakes whoever waits.
+
+    `request` takes no lock, so a signal handler may call it at any moment; a `threading.Event` may not be set there.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._wakers: list[Callable[[], None]] = []
+        self._interrupting = False
+
+    def request(self) -> None:
+        """Raise the flag and wake every waiter; raise StopRequested if the main thread waits for input."""
+        self.requested = True
+        for wake in tuple(self._wakers):
+            wake()
+        if self._interrupting:
+            self._interrupting = False
+            raise StopRequested
+
+    @contextmanager
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Have `wake` called on a request for as long as the block runs; `SimpleQueue.put` is safe to call."""
+        self._wakers.append(wake)
+        try:
+            yield
+        finally:
+            self._wakers.remove(wake)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a request end a blocking wait in the main thread, by raising StopRequested out of the block.
+
+        Wait for readiness inside the block and read outside of it, so that nothing read is ever dropped.
+        """
+        self._interrupting = True
+        try:
+            if self.requested:
+                raise StopRequested
+            yield
+        finally:
+            self._interrupting = False
