@@ -1,0 +1,277 @@
+"""A private RabbitMQ node: no root needed, data of its own, every listener on loopback only.
+
+Comes in: a folder. Goes out: a running node, and where it listens. Room: above `broker`, below `cli`.
+
+Three processes belong to a node, and only those that are known by id and start time are ever signalled: the Erlang VM,
+its helper (which ends with it), and an `epmd`, Erlang's port mapper, of our own on a port of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import re
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import platformdirs
+
+from rmqkit.errors import NodeError
+from rmqkit.node import installation
+from rmqkit.node.installation import NO_PORTS, Ports
+from rmqkit.node.login import accepts_logins
+from rmqkit.node.process import NO_PROCESS, Process, spawn, wait_until
+
+__all__ = ["Node", "NodeStatus", "default_folder"]
+
+STOP_GRACE_S = 30.0  # RabbitMQ writes its indices to disk when it stops
+_LOG_LINES = 12  # of a failed start
+
+
+def default_folder() -> Path:
+    """Return where `rmqkit broker` keeps its node."""
+    return Path(platformdirs.user_state_dir("rmqkit", appauthor=False)) / "broker"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What can be said of a node; `pid` is 0 and `version` may be empty when it does not run."""
+
+    running: bool
+    port: int
+    url: str
+    management_url: str
+    version: str
+    pid: int
+    folder: Path
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What outlives the command that started the node, as JSON in its folder."""
+
+    ports: Ports
+    version: str = ""
+    broker: Process = NO_PROCESS
+    epmd: Process = NO_PROCESS
+
+
+class Node:
+    """The RabbitMQ node that lives in `folder`: its data, its log, its cookie, and what we remember of it."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = (folder or default_folder()).absolute()
+        self.log = self.folder / "log" / "broker.log"
+
+    def start(self, port: int | None = None, timeout_s: float = 60.0) -> NodeStatus:
+        """Start the node, and return once it accepts logins; a node that runs already stays as it is.
+
+        `port` is the AMQP port; without one it is the one used last, 5672 or any that is free, in this order. Raise
+        NodeError, having left nothing running, when RabbitMQ is not installed, the port is taken, the node ends by
+        itself or takes longer than `timeout_s`.
+        """
+        with self._lock():
+            memory = self._recall()
+            if memory.broker.alive():
+                if port not in {None, memory.ports.amqp}:
+                    raise NodeError(
+                        f"the node runs already, on port {memory.ports.amqp}",
+                        advice=f"Move it: `rmqkit broker stop`, then `rmqkit broker start --port {port}`.",
+                    )
+                self._await_login(memory, timeout_s)  # its start may have been cut short
+                return self.status()
+            memory.epmd.end()  # of a node that was killed
+            found = installation.find()
+            memory = _Memory(_choose(port, memory.ports))
+            self._write_files(memory.ports)
+            try:
+                memory = self._launch(found, memory)
+                self._await_login(memory, timeout_s)
+            except BaseException:  # an interrupt too: leave nothing behind
+                self._end(self._recall(), grace_s=0.0)
+                raise
+            self._remember(replace(memory, version=self._version()))
+            return self.status()
+
+    def stop(self) -> bool:
+        """Stop the node, and return whether one ran; what does not end by itself is killed after 30 seconds."""
+        with self._lock():
+            memory = self._recall()
+            ran = memory.broker.alive()
+            self._end(memory, STOP_GRACE_S)
+            return ran
+
+    def kill(self) -> None:
+        """Kill the node at once, as a power cut would; what is durable must survive it."""
+        self._recall().broker.end()
+
+    def restart(self) -> NodeStatus:
+        """Stop the node and start it on the same port."""
+        port = self._recall().ports.amqp
+        self.stop()
+        return self.start(port or None)
+
+    def status(self) -> NodeStatus:
+        """Return what is known of the node, without asking it."""
+        memory = self._recall()
+        running = memory.broker.alive()
+        return NodeStatus(
+            running=running,
+            port=memory.ports.amqp,
+            url=f"amqp://guest:guest@127.0.0.1:{memory.ports.amqp}/" if memory.ports.amqp else "",
+            management_url=f"http://127.0.0.1:{memory.ports.management}/" if memory.ports.management else "",
+            version=memory.version,
+            pid=memory.broker.pid if running else 0,
+            folder=self.folder,
+            log=self.log,
+        )
+
+    @property
+    def url(self) -> str:
+        """Return the node's AMQP URL; empty when it was never started."""
+        return self.status().url
+
+    @property
+    def pid(self) -> int:
+        """Return the process id of the node; 0 when it does not run."""
+        return self.status().pid
+
+    def ctl(self, *arguments: str, capture: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `rabbitmqctl` for this node; with `capture` its output is in the result, else it goes to the terminal."""
+        return subprocess.run(  # noqa: S603 - RabbitMQ's own script, and no shell
+            [installation.find().scripts / "rabbitmqctl", *arguments],
+            env=installation.environment(self.folder, self._recall().ports),
+            capture_output=capture,
+            text=True,
+            check=False,
+        )
+
+    def _launch(self, found: installation.Installation, memory: _Memory) -> _Memory:
+        """Start the port mapper, then the node; each is remembered as soon as it exists."""
+        env = installation.environment(self.folder, memory.ports)
+        epmd: list[str | Path] = [found.epmd, "-address", "127.0.0.1", "-port", str(memory.ports.epmd)]
+        memory = replace(memory, epmd=spawn(epmd, env, self.folder / "log" / "epmd.log"))
+        self._remember(memory)
+        if not wait_until(lambda: _listens(memory.ports.epmd), 10.0):
+            raise NodeError(f"Erlang's port mapper ({found.epmd}) does not answer on port {memory.ports.epmd}")
+        broker = [found.scripts / "rabbitmq-server"]
+        memory = replace(memory, broker=spawn(broker, env, self.folder / "log" / "start.log"))
+        self._remember(memory)
+        return memory
+
+    def _await_login(self, memory: _Memory, timeout_s: float) -> None:
+        """Wait until the node accepts logins; raise NodeError, with the end of its log, when it does not."""
+        deadline = time.monotonic() + timeout_s
+        ended_or_listens = lambda: not memory.broker.alive() or _listens(memory.ports.amqp)  # noqa: E731
+        while time.monotonic() < deadline and memory.broker.alive():
+            wait_until(ended_or_listens, deadline - time.monotonic())
+            if accepts_logins(memory.ports.amqp) and _listens(memory.ports.management):
+                return
+            time.sleep(0.05)
+        what = f"did not accept logins within {timeout_s:g} s" if memory.broker.alive() else "ended while starting"
+        raise NodeError(f"the RabbitMQ node {what}", advice=self._last_words())
+
+    def _last_words(self) -> str:
+        """Return the last log lines of a failed start, and where there are more."""
+        for log in (self.folder / "log" / "start.log", self.log):
+            lines = [line for line in _read(log).splitlines() if line.strip()]
+            if lines:
+                return "\n".join([*(f"  {line}" for line in lines[-_LOG_LINES:]), f"The whole log: {log}"])
+        return f"It left no log in {self.log.parent}."
+
+    def _version(self) -> str:
+        """Return the version that the log names last."""
+        named: list[str] = re.findall(r"Starting RabbitMQ (\S+)", _read(self.log))
+        return named[-1] if named else ""
+
+    def _end(self, memory: _Memory, grace_s: float) -> None:
+        memory.broker.end(grace_s)
+        memory.epmd.end()
+
+    def _write_files(self, ports: Ports) -> None:
+        """Write the node's configuration; the cookie is made once, for its owner's eyes only."""
+        for folder in ("home", "data", "log", "conf.d"):
+            (self.folder / folder).mkdir(exist_ok=True)
+        for name, content in installation.configuration(ports).items():
+            (self.folder / name).write_text(content)
+        cookie = self.folder / "home" / ".erlang.cookie"
+        with suppress(FileExistsError), open(os.open(cookie, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:  # noqa: PTH123
+            file.write(secrets.token_hex(16))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Let one command at a time start or stop the node."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise NodeError(f"the node's folder {self.folder} cannot be used: {error.strerror}") from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def _memory_file(self) -> Path:
+        return self.folder / "node.json"
+
+    def _recall(self) -> _Memory:
+        try:
+            kept = json.loads(self._memory_file.read_text())
+            return _Memory(Ports(**kept["ports"]), kept["version"], Process(**kept["broker"]), Process(**kept["epmd"]))
+        except (OSError, ValueError, KeyError, TypeError):  # never started, or not by us
+            return _Memory(NO_PORTS)
+
+    def _remember(self, memory: _Memory) -> None:
+        new = self._memory_file.with_suffix(".new")
+        new.write_text(json.dumps(asdict(memory), indent=2))
+        new.replace(self._memory_file)
+
+
+def _choose(wanted: int | None, last: Ports) -> Ports:
+    """Choose free ports: the wanted one or an error, those used last, RabbitMQ's own, or any, in this order."""
+    if wanted is not None and (why := _taken(wanted)):
+        raise NodeError(
+            f"port {wanted} cannot be used: {why}", advice="Name another one, or leave out --port for any free one."
+        )
+    amqp = wanted or _first_free(last.amqp, 5672)
+    chosen = Ports(amqp, _first_free(last.management, 15672), _first_free(last.distribution), _first_free(last.epmd))
+    return chosen if len(set(asdict(chosen).values())) == len(asdict(chosen)) else _choose(wanted, last)
+
+
+def _first_free(*preferred: int) -> int:
+    """Return a free port, below those that the system hands out to clients: nobody takes it by chance."""
+    anywhere = (random.randrange(10_000, 32_000) for _ in range(1000))  # noqa: S311 - not a secret
+    return next(port for port in (*preferred, *anywhere) if port and not _taken(port))
+
+
+def _taken(port: int) -> str:
+    """Say why nobody can listen on the port; empty when one can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do no harm
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            return getattr(error, "strerror", "") or str(error)
+    return "somebody listens there" if _listens(port) else ""
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""

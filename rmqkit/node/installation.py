@@ -1,0 +1,113 @@
+"""Where RabbitMQ is installed, and the environment and files that keep a node of it to itself.
+
+Comes in: this machine, a node's folder and ports. Goes out: paths, environment variables, file contents. Room: node.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmqkit.errors import NodeError
+
+NODE_NAME = "rmqkit@localhost"  # names the data within its folder: it never changes
+_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
+_INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")  # not the user's RABBITMQ_*, ERL_* or passwords
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The TCP ports of a node, all on 127.0.0.1."""
+
+    amqp: int
+    management: int
+    distribution: int
+    epmd: int
+
+
+NO_PORTS = Ports(0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """RabbitMQ's own scripts (`rabbitmq-server`, `rabbitmqctl`) and Erlang's port mapper."""
+
+    scripts: Path
+    epmd: Path
+
+
+def find() -> Installation:
+    """Find an installed RabbitMQ; raise NodeError with what to install when there is none.
+
+    Debian's and Fedora's `/usr/sbin/rabbitmq-server` is a wrapper that insists on root; the scripts it wraps do not.
+    """
+    on_path = shutil.which("rabbitmq-server", path=_search_path())
+    folders = [
+        Path(os.environ.get("RABBITMQ_HOME", "/nonexistent"), "sbin"),
+        *([Path(on_path).resolve().parent] if on_path else []),
+        Path("/usr/lib/rabbitmq/bin"),
+    ]
+    epmd = shutil.which("epmd", path=_search_path()) or next(
+        map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), ""
+    )
+    for folder in folders:
+        if epmd and (folder / "rabbitmq-server").exists() and (folder / "rabbitmq-env").exists():
+            return Installation(folder, Path(epmd))
+    raise NodeError(
+        "RabbitMQ is not installed on this machine",
+        advice="Install it: `apt install rabbitmq-server`, `dnf install rabbitmq-server` or `brew install rabbitmq`;\n"
+        "or run one elsewhere, `docker run -d -p 127.0.0.1:5672:5672 rabbitmq`, and name it by RMQKIT_URL.",
+    )
+
+
+def environment(folder: Path, ports: Ports) -> dict[str, str]:
+    """Return the variables that make RabbitMQ's scripts work on this node alone.
+
+    See https://www.rabbitmq.com/docs/configure#supported-environment-variables.
+    """
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return (
+        {"LANG": "C.UTF-8"}
+        | inherited
+        | {
+            "PATH": _search_path(),
+            "HOME": str(folder / "home"),  # where Erlang looks for the cookie
+            "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the node instead of waiting for it
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(ports.epmd),
+            "RABBITMQ_NODENAME": NODE_NAME,
+            "RABBITMQ_DIST_PORT": str(ports.distribution),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_LOGS": str(folder / "log" / "broker.log"),
+            "RABBITMQ_PID_FILE": str(folder / "data" / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false",
+            "RABBITMQ_CTL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false",
+        }
+    )
+
+
+def configuration(ports: Ports) -> dict[str, str]:
+    """Return the node's configuration files by name."""
+    return {
+        "rabbitmq.conf": f"listeners.tcp.1 = 127.0.0.1:{ports.amqp}\n"
+        "log.console = false\n"
+        "management.tcp.ip = 127.0.0.1\n"
+        f"management.tcp.port = {ports.management}\n"
+        "disk_free_limit.absolute = 50MB\n",  # a laptop's disk is often nearly full
+        "enabled_plugins": "[rabbitmq_management].\n",
+        "rabbitmq-env.conf": "",
+        "advanced.config": "[].\n",
+    }
+
+
+def _search_path() -> str:
+    """Return PATH with the folders that a plain user's PATH may lack."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/opt/homebrew/sbin", "/usr/local/sbin"])

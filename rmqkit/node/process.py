@@ -1,0 +1,91 @@
+"""A process of our own: started detached, known again later, ended, and never mistaken for another.
+
+Comes in: a command. Goes out: a Process that can be remembered in a file. Room: node.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process id and the moment it was started: the id alone may belong to somebody else by now."""
+
+    pid: int
+    started: str
+
+    def alive(self) -> bool:
+        """Tell whether this very process still runs; a zombie does not."""
+        with suppress(ChildProcessError):  # it may be our own child: reap it
+            os.waitpid(self.pid, os.WNOHANG)
+        return bool(self.started) and _started(self.pid) == self.started
+
+    def signal(self, number: int) -> None:
+        """Send a signal to this process, and to no other that has its id now."""
+        with suppress(ProcessLookupError):
+            if self.alive():
+                os.kill(self.pid, number)
+
+    def end(self, grace_s: float = 0.0) -> None:
+        """Ask it to terminate, wait for `grace_s` seconds, kill it if it still runs, and wait until it is gone."""
+        if grace_s:
+            self.signal(signal.SIGTERM)
+            if wait_until(lambda: not self.alive(), grace_s):
+                return
+        self.signal(signal.SIGKILL)
+        wait_until(lambda: not self.alive(), 10.0)
+
+
+NO_PROCESS = Process(0, "")  # never alive
+
+
+def spawn(command: Sequence[str | Path], env: Mapping[str, str], output: Path) -> Process:
+    """Start a process in a session of its own, so that Ctrl-C does not reach it; its output goes to a new file."""
+    argv = [str(each) for each in command]
+    write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    pid = os.posix_spawn(
+        argv[0],
+        argv,
+        env,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(output), write, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    return Process(pid, _started(pid))
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Poll until the condition holds, at most `timeout_s` seconds; return whether it does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _started(pid: int) -> str:
+    """Return what tells the process from a later one with its id; empty when there is none, or a zombie."""
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        except OSError:
+            return ""
+        return "" if fields[0] in "ZX" else f"{boot}-{fields[19]}"  # proc(5): the state, and starttime in ticks
+    shown = subprocess.run(  # noqa: S603 - our own command
+        ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    state, _, started = shown.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else started.strip()
