@@ -1,0 +1,126 @@
+"""A message as one line of JSON, and back, byte for byte.
+
+Comes in: deliveries, or lines of JSON. Goes out: lines of JSON, or messages. Room: payload.
+
+    {"exchange": "", "routing_key": "orders", "headers": {"n": 1}, "delivery_mode": 2, "consumer_tag": "ctag1",
+     "redelivered": false, "body": "hi"}
+
+The names are AMQP's. A body that is not UTF-8 stands in `body_base64`; header values that JSON lacks are written as
+`tagged` says. A property that is not set is left out, but for `delivery_mode`: left out, it means persistent here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from rmqkit.errors import Location, PayloadError, Problem
+from rmqkit.message import Delivery, Message, Origin, Properties
+from rmqkit.payload import formats, properties, tagged
+
+_PROPERTIES = tuple(field.name for field in fields(Properties))
+_OF_A_DELIVERY = ("consumer_tag", "redelivered", "malformed")  # told by `consume`; nothing to publish
+_NAMES = frozenset((*_PROPERTIES, *_OF_A_DELIVERY, "exchange", "routing_key", "body", "body_base64"))
+
+
+class Writer:
+    """Deliveries to envelopes; what deliveries of one origin share is written once."""
+
+    def __init__(self) -> None:
+        self._origin: Origin | None = None
+        self._head = b""
+
+    def write(self, delivery: Delivery) -> bytes:
+        """Return the envelope, without a line end."""
+        if delivery.origin is not self._origin:
+            self._head = _head(delivery.origin)
+            self._origin = delivery.origin
+        redelivered = b"true" if delivery.redelivered else b"false"
+        return b'%s, "redelivered": %s, %s}' % (self._head, redelivered, _body(delivery.body))
+
+
+def _head(origin: Origin) -> bytes:
+    shared: dict[str, Any] = {"exchange": origin.exchange, "routing_key": origin.routing_key}
+    for name in _PROPERTIES:
+        value = getattr(origin.properties, name)
+        if value is not None or name == "delivery_mode":
+            shared[name] = tagged.format_timestamp(value) if name == "timestamp" else tagged.to_json(value)
+    shared["consumer_tag"] = origin.consumer_tag
+    if origin.malformed:
+        shared["malformed"] = origin.malformed
+    return json.dumps(shared, ensure_ascii=False).encode("utf-8", "backslashreplace")[:-1]
+
+
+def _body(body: bytes) -> bytes:
+    try:
+        return b'"body": ' + json.dumps(body.decode(), ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        return b'"body_base64": "%s"' % base64.b64encode(body)
+
+
+class Reader:
+    """Envelopes to messages; equal properties become one object, which is checked and marshalled once."""
+
+    def __init__(self) -> None:
+        self._last_written = ""
+        self._last = Properties()
+
+    def read(self, line: bytes, where: Location) -> tuple[Message, bool]:
+        """Return the message, and whether the envelope says where it goes.
+
+        `where` is the place of the line's first byte. Raises PayloadError with that place.
+        """
+        envelope = json.loads(formats.check_json(line, where))
+        if not isinstance(envelope, dict):
+            _refuse(where, 'an envelope is an object, like {"body": "hi"}')
+        unknown = sorted(envelope.keys() - _NAMES)
+        if unknown:
+            _refuse(where, f"unknown name {unknown[0]!r}{_did_you_mean(unknown[0])}")
+        if "malformed" in envelope:
+            _refuse(where, "its properties could not be read whole; take 'malformed' out to publish what there is")
+        try:
+            return self._message(envelope), not envelope.keys().isdisjoint(("exchange", "routing_key"))
+        except (ValueError, PayloadError) as exc:
+            _refuse(where, str(exc))
+
+    def _message(self, envelope: dict[str, Any]) -> Message:
+        exchange, routing_key = envelope.get("exchange", ""), envelope.get("routing_key", "")
+        properties.check_target(exchange, routing_key)
+        return Message(_read_body(envelope), routing_key, exchange, self._properties(envelope))
+
+    def _properties(self, envelope: dict[str, Any]) -> Properties:
+        values = {name: envelope[name] for name in _PROPERTIES if name in envelope}
+        written = repr(values)  # as text: 1, 1.0 and true are equal in Python, and three types on the wire
+        if written != self._last_written:
+            if values.get("headers") is not None:
+                values["headers"] = tagged.from_json(values["headers"])
+            if values.get("timestamp") is not None:
+                values["timestamp"] = tagged.parse_timestamp(values["timestamp"])
+            found = Properties(**values)
+            properties.check(found)
+            self._last, self._last_written = found, written
+        return self._last
+
+
+def _read_body(envelope: dict[str, Any]) -> bytes:
+    if ("body" in envelope) == ("body_base64" in envelope):
+        raise ValueError("an envelope has either 'body' or 'body_base64'")
+    if "body_base64" in envelope:
+        return tagged.parse_base64(envelope["body_base64"])
+    if not isinstance(envelope["body"], str):
+        raise ValueError("'body' has to be text; JSON goes in as text too, with its quotes escaped")  # noqa: TRY004
+    return envelope["body"].encode()
+
+
+def _did_you_mean(name: str) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - lazy: only for an error
+
+    close = get_close_matches(name, _NAMES, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _refuse(where: Location, message: str) -> NoReturn:
+    place = Location(where.file, where.line or 1, where.column or 1)
+    raise PayloadError("Bad envelope", problems=[Problem(place, message)])

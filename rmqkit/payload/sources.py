@@ -1,0 +1,201 @@
+"""Where messages come from: arguments, numbers, files and folders, lines, envelopes.
+
+Comes in: what the user named. Goes out: an iterable of messages. Room: payload.
+
+Making a source checks whatever is there to be checked, so that nothing is sent if anything is bad; iterating it yields
+messages as they come. A stream cannot be checked beforehand: it yields what is good, and then raises PayloadError.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rmqkit.errors import Location, PayloadError, Problem
+from rmqkit.message import PERSISTENT, Message, Properties
+from rmqkit.payload import envelopes, formats, properties
+from rmqkit.payload.formats import ContentType, Format
+from rmqkit.payload.streams import STDIN, Stream
+from rmqkit.stop import Stop
+
+_HELD_BYTES = 64 * 1024 * 1024  # files up to this total are read once; what is beyond is read again when its turn comes
+
+
+class Outline:
+    """What all messages of a run have in common: where they go, their properties, and the format that was asked for.
+
+    Raises PayloadError for what AMQP cannot carry. A content type in `properties` stands; none means that of the body.
+    """
+
+    def __init__(
+        self,
+        exchange: str = "",
+        routing_key: str = "",
+        properties: Properties = PERSISTENT,
+        format: Format | None = None,  # noqa: A002 - the flag's word
+    ) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.properties = properties
+        self.format = format
+        self._typed: dict[ContentType, Properties] = {}
+        _check(exchange, routing_key, properties)
+
+    def message(self, body: bytes, name: str = "") -> Message:
+        """Make a message of a body; `name` is that of the file it was read from."""
+        return Message(body, self.routing_key, self.exchange, self.typed(formats.content_type(body, self.format, name)))
+
+    def typed(self, content_type: ContentType) -> Properties:
+        """Return the properties with a content type; equal ones are one object, which is marshalled once."""
+        if content_type not in self._typed:
+            self._typed[content_type] = (
+                self.properties
+                if self.properties.content_type is not None
+                else replace(
+                    self.properties,
+                    content_type=content_type.type,
+                    content_encoding=self.properties.content_encoding or content_type.encoding,
+                )
+            )
+        return self._typed[content_type]
+
+
+def _check(exchange: str, routing_key: str, given: Properties) -> None:
+    properties.check_target(exchange, routing_key)
+    properties.check(given)
+
+
+def numbers(outline: Outline, count: int) -> Iterator[Message]:
+    """Yield the bodies 0 to count-1, as text, in order."""
+    shared = outline.typed(formats.TEXT)
+    routing_key, exchange = outline.routing_key, outline.exchange
+    return (Message(b"%d" % number, routing_key, exchange, shared) for number in range(count))
+
+
+def arguments(outline: Outline, payloads: Sequence[str]) -> list[Message]:
+    """Return a message per argument, its bytes as the shell gave them. Raises PayloadError with every bad one."""
+    messages: list[Message] = []
+    problems: list[Problem] = []
+    for number, payload in enumerate(payloads, 1):
+        body = os.fsencode(payload)
+        problems += _problems(body, outline.format, Location(f"payload {number}"))
+        messages.append(outline.message(body))
+    if problems:
+        raise PayloadError("Nothing was published: not every payload is what it should be", problems=problems)
+    return messages
+
+
+def repeated(messages: Iterable[Message], count: int) -> Iterator[Message]:
+    """Yield all of `messages`, which can be iterated again and again, `count` times over."""
+    for _ in range(count):
+        yield from messages
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    body: bytes | None  # None: read it again when its turn comes
+
+
+class Files:
+    """A message per file, byte for byte; of a folder, per file in it and below, sorted by path, hidden ones left out.
+
+    `-` is standard input as one body. Everything is read and checked when this is made: raises PayloadError with every
+    bad file, and StopRequested if asked to stop while waiting for input.
+    """
+
+    def __init__(self, outline: Outline, paths: Sequence[str], stop: Stop) -> None:
+        self._outline = outline
+        self._files: list[_File] = []
+        problems: list[Problem] = []
+        room = _HELD_BYTES
+        for path in paths:
+            for name in _expand(path, problems):
+                try:
+                    body, regular = self._read(name, stop)
+                except PayloadError as exc:
+                    problems += exc.problems or [Problem(Location(name), str(exc).removeprefix(f"{name}: "))]
+                    continue
+                keep = len(body) <= room or not regular
+                room -= len(body) if keep else 0
+                self._files.append(_File(name, body if keep else None))
+        if problems:
+            raise PayloadError(
+                "Nothing was published: not every file can be read as what it should be", problems=problems
+            )
+        self._stop = stop
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[Message]:
+        """Yield the messages. Raises PayloadError for a file that was changed or removed meanwhile."""
+        for file in self._files:
+            body = self._read(file.path, self._stop)[0] if file.body is None else file.body
+            yield self._outline.message(body, "" if file.path == STDIN else file.path)
+
+    def _read(self, path: str, stop: Stop) -> tuple[bytes, bool]:
+        stream = Stream(path, stop)
+        try:
+            body = stream.read_all()
+        finally:
+            stream.close()
+        format = self._outline.format or formats.format_of(path)  # noqa: A001 - the flag's word
+        formats.check(body, format, Location(stream.name))
+        return body, stream.regular
+
+
+def _expand(path: str, problems: list[Problem]) -> Iterator[str]:
+    """Yield the files a path stands for; add what is wrong with it to `problems`."""
+    if path == STDIN or not Path(path).is_dir():
+        yield path
+        return
+
+    def unreadable(exc: OSError) -> None:
+        problems.append(Problem(Location(str(exc.filename)), f"cannot be read: {exc.strerror}"))
+
+    found = []
+    for folder, subfolders, names in os.walk(path, onerror=unreadable):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths = [Path(folder, name) for name in names if not name.startswith(".")]
+        found += [each for each in paths if each.is_file() or each.is_symlink()]
+    if not found:
+        problems.append(Problem(Location(path), "a folder with no file in it (hidden ones do not count)"))
+    yield from map(str, sorted(found))
+
+
+def lines(outline: Outline, stream: Stream) -> Iterator[Message]:
+    """Yield a message per line, empty ones included, each when it has arrived.
+
+    Raises PayloadError at the first bad one.
+    """
+    for number, line in enumerate(stream.lines(), 1):
+        if outline.format is not None:
+            formats.check(line, outline.format, Location(stream.name, number, 1))
+        yield outline.message(line)
+
+
+def envelope_lines(outline: Outline, stream: Stream, *, override: bool) -> Iterator[Message]:
+    """Yield the message of each envelope, one a line; empty lines are skipped.
+
+    It goes where the envelope says, or to the outline's target if `override`, or if the envelope names none. Raises
+    PayloadError at the first bad one.
+    """
+    reader = envelopes.Reader()
+    for number, line in enumerate(stream.lines(), 1):
+        if not line.strip():
+            continue
+        message, addressed = reader.read(line, Location(stream.name, number, 1))
+        if override or not addressed:
+            message = replace(message, exchange=outline.exchange, routing_key=outline.routing_key)
+        yield message
+
+
+def _problems(body: bytes, format: Format | None, where: Location) -> Sequence[Problem]:  # noqa: A002 - the flag's word
+    try:
+        formats.check(body, format, where)
+    except PayloadError as exc:
+        return exc.problems
+    return ()

@@ -1,0 +1,136 @@
+"""Envelopes carry a message through a line of JSON, byte for byte."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmqkit.errors import Location, PayloadError
+from rmqkit.message import PERSISTENT, Delivery, Properties
+from rmqkit.payload.envelopes import Reader, Writer
+
+_HERE = Location("in.ndjson", 3, 1)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    exchange: str = ""
+    routing_key: str = "q"
+    properties: Properties = PERSISTENT
+    consumer_tag: str = "ctag1"
+    malformed: str = ""
+
+
+def _delivery(body: bytes, **origin: Any) -> Delivery:
+    return Delivery(body, 1, False, _Origin(**origin))
+
+
+_TEXT = st.text(max_size=20)
+_MOMENTS = st.integers(0, 2**37).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+_DECIMALS = st.tuples(st.integers(-(2**31) + 1, 2**31 - 1), st.integers(0, 255)).map(
+    lambda parts: Decimal(parts[0]).scaleb(-parts[1])
+)
+_NAMES = _TEXT | st.sampled_from(["$bytes", "$$bytes", "$double", "$", "$what"])
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _TEXT
+    | st.binary(max_size=20)
+    | _MOMENTS
+    | _DECIMALS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+_MAYBE_TEXT = st.none() | _TEXT
+_PROPERTIES = st.builds(
+    Properties,
+    content_type=_MAYBE_TEXT,
+    content_encoding=_MAYBE_TEXT,
+    headers=st.none() | st.dictionaries(_NAMES, _VALUES, max_size=4),
+    delivery_mode=st.sampled_from([None, 1, 2]),
+    priority=st.none() | st.integers(0, 255),
+    correlation_id=_MAYBE_TEXT,
+    expiration=st.none() | st.integers(0, 2**32 - 1).map(str),
+    timestamp=st.none() | _MOMENTS,
+    type=_MAYBE_TEXT,
+)
+
+
+@given(st.binary(max_size=50) | _TEXT.map(str.encode), _TEXT, _TEXT, _PROPERTIES)
+def test_a_message_survives_the_way_through_an_envelope(
+    body: bytes, exchange: str, routing_key: str, properties: Properties
+) -> None:
+    line = Writer().write(_delivery(body, exchange=exchange, routing_key=routing_key, properties=properties))
+    assert b"\n" not in line
+    message, addressed = Reader().read(line, _HERE)
+    assert addressed
+    assert (message.body, message.exchange, message.routing_key) == (body, exchange, routing_key)
+    assert repr(message.properties) == repr(properties)  # as text, because 1 == 1.0 == True
+
+
+def test_a_body_that_is_text_is_readable_and_one_that_is_not_is_base64() -> None:
+    assert json.loads(Writer().write(_delivery("grüße\n".encode())))["body"] == "grüße\n"
+    assert json.loads(Writer().write(_delivery(b"\xff\0")))["body_base64"] == "/wA="
+
+
+def test_every_delivery_tells_its_own_origin() -> None:
+    writer = Writer()
+    keys = [json.loads(writer.write(_delivery(b"", routing_key=key)))["routing_key"] for key in ("a", "b", "a")]
+    assert keys == ["a", "b", "a"]
+
+
+def test_what_no_json_can_hold_is_still_written() -> None:
+    headers = {"n": float("nan"), "i": float("inf"), "ms": 1_700_000_000_000_000}
+    envelope = json.loads(Writer().write(_delivery(b"", properties=Properties(headers=headers), malformed="why")))
+    assert envelope["headers"] == {"n": {"$double": "nan"}, "i": {"$double": "inf"}, "ms": 1_700_000_000_000_000}
+    assert envelope["malformed"] == "why"
+
+
+def test_an_envelope_written_by_hand_is_persistent_and_goes_to_the_default_target() -> None:
+    message, addressed = Reader().read(b'{"body": "hi"}', _HERE)
+    assert not addressed
+    assert (message.body, message.properties.delivery_mode) == (b"hi", 2)
+
+
+def test_equal_properties_become_one_object_and_unequal_types_do_not() -> None:
+    reader = Reader()
+    lines = [b'{"body": "", "headers": {"n": %s}}' % value for value in (b"1", b"1", b"1.0", b"true")]
+    first, second, third, fourth = (reader.read(line, _HERE)[0].properties for line in lines)
+    assert first is second
+    assert [type(each.headers["n"]) for each in (first, third, fourth) if each.headers] == [int, float, bool]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"[]", "an envelope is an object"),
+        (b"{}", "either 'body' or 'body_base64'"),
+        (b'{"body": "", "body_base64": ""}', "either 'body' or 'body_base64'"),
+        (b'{"body": {"a": 1}}', "'body' has to be text"),
+        (b'{"body_base64": "?"}', "not base64"),
+        (b'{"body": "", "prioritty": 1}', "did you mean 'priority'?"),
+        (b'{"body": "", "priority": 300}', "priority has to be"),
+        (b'{"body": "", "routing_key": 5}', "routing key has to be text"),
+        (b'{"body": "", "headers": [1]}', "headers has to be a mapping"),
+        (b'{"body": "", "headers": {"a": {"$what": 1}}}', "$what is none of"),
+        (b'{"body": "", "timestamp": "yesterday"}', "a timestamp is"),
+        (b'{"body": "", "timestamp": true}', "a timestamp is"),
+        (b'{"body": "", "malformed": "x"}', "could not be read whole"),
+        (b'{"body": "\\ud800"}', "surrogate"),
+        (b'{"body": "", "body": ""}', "already"),
+        (b"nope", "not JSON"),
+    ],
+)
+def test_a_bad_envelope_is_refused_with_its_place(line: bytes, words: str) -> None:
+    with pytest.raises(PayloadError) as caught:
+        Reader().read(line, _HERE)
+    [problem] = caught.value.problems
+    assert str(problem.where).startswith("in.ndjson:3:")
+    assert words in problem.message
