@@ -1,0 +1,242 @@
+"""Which broker is meant: URLs, precedence, secrets, TLS."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from pathlib import Path
+
+import pytest
+
+from rmqkit.errors import SettingsError
+from rmqkit.settings import DEFAULT_URL, Address, Settings, Tls, load_settings, parse_urls
+
+CANARY = "c4n4ry"
+
+
+def one(url: str) -> Address:
+    (address,) = parse_urls(url)
+    return address
+
+
+# Appendix A of https://www.rabbitmq.com/docs/uri-spec; what is absent there has our default here. The one decision:
+# `amqp://:@/` and `amqp://host/` have the empty virtual host in that table, and `/` with us.
+APPENDIX = [
+    ("amqp://user:pass@host:10000/vhost", ("user", "pass", "host", 10000, "vhost")),
+    ("amqp://user%61:%61pass@ho%61st:10000/v%2fhost", ("usera", "apass", "hoast", 10000, "v/host")),
+    ("amqp://", ("guest", "guest", "localhost", 5672, "/")),
+    ("amqp://:@/", ("", "", "localhost", 5672, "/")),
+    ("amqp://user@", ("user", None, "localhost", 5672, "/")),
+    ("amqp://user:pass@", ("user", "pass", "localhost", 5672, "/")),
+    ("amqp://host", ("guest", "guest", "host", 5672, "/")),
+    ("amqp://:10000", ("guest", "guest", "localhost", 10000, "/")),
+    ("amqp:///vhost", ("guest", "guest", "localhost", 5672, "vhost")),
+    ("amqp://host/", ("guest", "guest", "host", 5672, "/")),
+    ("amqp://host/%2f", ("guest", "guest", "host", 5672, "/")),
+    ("amqp://[::1]", ("guest", "guest", "::1", 5672, "/")),
+]
+MORE = [
+    ("amqps://host", ("guest", "guest", "host", 5671, "/")),
+    ("AMQPS://host", ("guest", "guest", "host", 5671, "/")),
+    ("amqp://u:a%2Fb%40c%25d%3F@h", ("u", "a/b@c%d?", "h", 5672, "/")),
+    ("amqp://u:a:b@h", ("u", "a:b", "h", 5672, "/")),
+    ("amqp://u:a,b@h", ("u", "a,b", "h", 5672, "/")),
+    ("amqp://u:@h", ("u", "", "h", 5672, "/")),
+    ("amqp://h/%2Fv", ("guest", "guest", "h", 5672, "/v")),
+    ("amqp://[::1]:5673/v", ("guest", "guest", "::1", 5673, "v")),
+    ("amqp://[fe80::1%25eth0]", ("guest", "guest", "fe80::1%eth0", 5672, "/")),
+    ("  amqp://h:/é\n", ("guest", "guest", "h", 5672, "é")),
+    (DEFAULT_URL, ("guest", "guest", "localhost", 5672, "/")),
+]
+
+
+@pytest.mark.parametrize(("url", "expected"), APPENDIX + MORE)
+def test_a_url_is_read_as_the_specification_says(url: str, expected: tuple[object, ...]) -> None:
+    address = one(url)
+    assert (address.username, address.password, address.host, address.port, address.vhost) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (f"amqp://user:{CANARY}/x@host/v", "%2F"),
+        (f"amqp://user:1234/{CANARY}@host/v", "%2F"),
+        (f"amqp://user:{CANARY}@x@host/v", "%40"),
+        (f"amqp://user:x@{CANARY}/y@host/v", "%40"),
+        (f"amqp://user:x?{CANARY}@host", "%40"),
+        (f"amqp://user:{CANARY}?x", "host:port"),
+        (f"amqp://user:{CANARY}#x@host", "%23"),
+        (f"amqp://user:{CANARY} x@host", "%20"),
+        (f"amqp://user:{CANARY}%zz@host", "%25"),
+        (f"amqp://user:{CANARY}%@host", "%25"),
+        (f"amqp://user:{CANARY}%ff@host", "not UTF-8"),
+        (f"amqp://user:{CANARY}%00@host", "NUL"),
+        (f"amqp://user:{CANARY}\udcff@host", "no text"),
+        (f"amqp://user:{CANARY}", "host:port"),
+        (f"user:{CANARY}@host", "write amqp://"),
+        (f"http://user:{CANARY}@host", "write amqp://"),
+        (f"{CANARY}://user:{CANARY}@host", "write amqp://"),
+        (f"amqp://user:{CANARY}@host:0", "65535"),
+        (f"amqp://user:{CANARY}@host:70000", "65535"),
+        (f"amqp://user:{CANARY}@host:http", "host:port"),
+        (f"amqp://user:{CANARY}@::1", "brackets"),
+        (f"amqp://user:{CANARY}@[::1", "brackets"),
+        (f"amqp://user:{CANARY}@ho%20st", "host name"),
+        (f"amqp://user:{CANARY}@host//v", "%2F"),
+        (f"amqp://user:{CANARY}@host/a/b", "%2F"),
+        (f"amqp://user:{CANARY}@host/{'é' * 128}", "255"),
+        (f"amqp://user:{CANARY}@host?hartbeat=5", "known are heartbeat"),
+        (f"amqp://user:{CANARY}@host?heartbeat={CANARY}", "65535"),
+        (f"amqp://user:{CANARY}@host?heartbeat=65536", "65535"),
+        (f"amqp://user:{CANARY}@host?heartbeat=٣", "65535"),
+        (f"amqp://user:{CANARY}@host?heartbeat=1&heartbeat=2", "twice"),
+        (f"amqp://user:{CANARY}@host?frame_max=0", "4096"),
+        (f"amqp://user:{CANARY}@host?auth_mechanism=amqplain", "PLAIN"),
+        (f"amqp://user:{CANARY}@host?cacertfile=/x", "amqps://"),
+        (f"amqps://user:{CANARY}@host?verify=maybe", "verify_peer"),
+        (f"amqps://user:{CANARY}@host?keyfile=/x", "certfile"),
+        ("", "not an amqp"),
+    ],
+)
+def test_a_bad_url_is_an_error_that_says_what_to_write_and_holds_no_part_of_a_password(url: str, says: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings([url], source="--url")
+    text = str(caught.value)
+    assert says in text
+    assert text.startswith("--url: ")
+    assert CANARY not in text
+    assert CANARY not in repr(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_printed_address_hides_the_password() -> None:
+    address = one(f"amqps://us%40er:{CANARY}@[::1]:5673/a%2Fb")
+    assert str(address) == "amqps://us%40er:***@[::1]:5673/a%2Fb"
+    assert str(Address()) == "amqp://guest:***@localhost:5672/"
+    assert CANARY not in repr(address) + repr(Settings((address,)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "amqp://u:p@one:1/v,amqp://u:p@two:2/v",
+        "amqp://u:p@one:1/v , AMQP://u:p@two:2/v",
+        "amqp://u:p@one:1,two:2/v",
+    ],
+)
+def test_several_hosts_are_separated_by_commas(text: str) -> None:
+    addresses = parse_urls(text)
+    assert [address.key for address in addresses] == ["one:1/v", "two:2/v"]
+    assert {address.password for address in addresses} == {"p"}
+
+
+def test_query_parameters_are_read_in_their_units() -> None:
+    address = one(
+        "amqps://h?heartbeat=0&connection_timeout=1500&channel_max=7&frame_max=4096&auth_mechanism=external"
+        "&auth_mechanism=plain&cacertfile=/ca%20x&certfile=/c&keyfile=/k&verify=verify_none&server_name_indication=n"
+    )
+    assert (address.heartbeat_s, address.connection_timeout_s, address.channel_max, address.frame_max) == (
+        0,
+        1.5,
+        7,
+        4096,
+    )
+    assert address.auth_mechanisms == ("EXTERNAL", "PLAIN")
+    assert address.tls_options == Tls("/ca x", "/c", "/k", insecure=True)
+    assert address.server_name == "n"
+
+
+def test_flags_go_before_variables_and_those_before_the_default() -> None:
+    variables = {"CLOUDAMQP_URL": "amqp://cloud", "AMQP_URL": "amqp://plain", "RMQKIT_URL": "amqp://ours"}
+
+    def found(*urls: str) -> tuple[str, str]:
+        settings = load_settings(urls, environ=variables)
+        return settings.addresses[0].host, settings.source
+
+    assert found("amqp://flag") == ("flag", "--url")
+    assert found() == ("ours", "RMQKIT_URL")
+    variables["RMQKIT_URL"] = ""
+    assert found() == ("plain", "AMQP_URL")
+    del variables["AMQP_URL"]
+    assert found() == ("cloud", "CLOUDAMQP_URL")
+    variables.clear()
+    assert found() == ("localhost", "default")
+    assert load_settings(environ={}) == Settings()
+
+
+def test_a_bad_variable_is_named_in_the_error() -> None:
+    with pytest.raises(SettingsError, match=r"^AMQP_URL: not an amqp"):
+        load_settings(environ={"AMQP_URL": "localhost"})
+
+
+def test_vhost_flag_goes_before_the_urls_even_when_empty() -> None:
+    assert load_settings(["amqp://h/x,amqp://i"], vhost="a/b").addresses[1].vhost == "a/b"
+    assert load_settings(["amqp://h/x"], vhost="").addresses[0].vhost == ""
+    with pytest.raises(SettingsError, match="--vhost"):
+        load_settings(vhost="x" * 256)
+
+
+def test_a_user_without_password_needs_a_password_file_or_a_certificate() -> None:
+    with pytest.raises(SettingsError, match="no password for the user 'me'"):
+        load_settings(["amqp://me@h"])
+    assert load_settings(["amqps://me@h?auth_mechanism=external"]).addresses[0].password is None
+
+
+def test_a_password_file_is_read_again_at_each_connect(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("one\n")
+    settings = load_settings(["amqp://me@h"], password_file=file)
+    assert settings.password(settings.addresses[0]) == "one"
+    file.write_text(" two ")
+    assert settings.password(settings.addresses[0]) == " two "
+
+
+def test_a_password_from_a_pipe_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("piped\n"))
+    writer.start()
+    settings = load_settings(["amqp://me@h,amqp://you@i"], password_file=pipe)
+    writer.join()
+    assert [settings.password(address) for address in settings.addresses * 2] == ["piped"] * 4
+    assert "piped" not in repr(settings)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines", b"\xff", b"nul\0"])
+def test_a_password_file_that_cannot_be_used_is_named_and_not_quoted(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match="secret: not") as caught:
+        load_settings(password_file=file)
+    assert "lines" not in str(caught.value)
+    with pytest.raises(SettingsError, match="No such file"):
+        load_settings(password_file=tmp_path / "missing")
+
+
+def test_tls_verifies_certificate_and_host_name_unless_told_otherwise() -> None:
+    (address,) = (settings := load_settings(["amqps://h"])).addresses
+    context = settings.ssl_context(address)
+    assert context is not None
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    (address,) = (settings := load_settings(["amqps://h"], tls=Tls(insecure=True))).addresses
+    context = settings.ssl_context(address)
+    assert context is not None
+    assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_NONE)
+    assert Settings().ssl_context(Address()) is None
+
+
+def test_tls_options_on_a_plain_connection_are_an_error() -> None:
+    with pytest.raises(SettingsError, match="not be encrypted"):
+        load_settings(["amqp://h"], tls=Tls(insecure=True))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+@pytest.mark.parametrize("tls", ["ca_file", "cert_file"])
+def test_a_bad_tls_file_is_named(tmp_path: Path, content: bytes | None, tls: str) -> None:
+    file = tmp_path / "bad.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"--tls-.*bad\.pem: "):
+        Tls(**{tls: str(file)}).context()
