@@ -1,3 +1,118 @@
-"""A messaging toolkit for RabbitMQ."""
+"""A messaging toolkit for RabbitMQ: topologies in YAML, fast confirmed publishing, consumers that lose nothing.
+
+    import rmqkit
+
+    topology = rmqkit.load("topologies/work.yaml")
+    with rmqkit.connect("amqp://guest:guest@localhost:5672/") as connection:
+        connection.apply(topology)
+        connection.publish(rmqkit.Message(b"hello", routing_key="worker_queue"))
+        for delivery in connection.consume("worker_queue", count=1):
+            print(delivery.body)
+
+Comes in: nothing. Goes out: the public names, each listed once; they are imported when first used, so that a command
+that needs no broker does not pay for one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rmqkit.broker.connection import Connection, connect
+    from rmqkit.broker.consumer import Consumer
+    from rmqkit.broker.publisher import PublishOptions
+    from rmqkit.errors import (
+        AccessRefused,
+        AuthenticationFailed,
+        BrokerError,
+        ConnectionLost,
+        ConsumerCancelled,
+        DocumentError,
+        HandlerError,
+        InputError,
+        Location,
+        NodeError,
+        NotConfirmed,
+        NotFound,
+        OutputError,
+        PayloadError,
+        Problem,
+        PropertyMismatch,
+        Refused,
+        ResourceLocked,
+        RmqkitError,
+        SettingsError,
+        TopologyError,
+        Unreachable,
+        Unroutable,
+    )
+    from rmqkit.message import Delivery, Message, Properties, Verdict
+    from rmqkit.model import Binding, Exchange, Queue, Target, Topology
+    from rmqkit.report import ConsumeReport, Difference, Failure, Fate, Outcome, Plan, PublishReport, Step
+    from rmqkit.settings import Settings
+    from rmqkit.stop import Stop
+    from rmqkit.topology.loader import load
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AccessRefused",
+    "AuthenticationFailed",
+    "Binding",
+    "BrokerError",
+    "Connection",
+    "ConnectionLost",
+    "ConsumeReport",
+    "Consumer",
+    "ConsumerCancelled",
+    "Delivery",
+    "Difference",
+    "DocumentError",
+    "Exchange",
+    "Failure",
+    "Fate",
+    "HandlerError",
+    "InputError",
+    "Location",
+    "Message",
+    "NodeError",
+    "NotConfirmed",
+    "NotFound",
+    "Outcome",
+    "OutputError",
+    "PayloadError",
+    "Plan",
+    "Problem",
+    "Properties",
+    "PropertyMismatch",
+    "PublishOptions",
+    "PublishReport",
+    "Queue",
+    "Refused",
+    "ResourceLocked",
+    "RmqkitError",
+    "Settings",
+    "SettingsError",
+    "Step",
+    "Stop",
+    "Target",
+    "Topology",
+    "TopologyError",
+    "Unreachable",
+    "Unroutable",
+    "Verdict",
+    "__version__",
+    "connect",
+    "load",
+]
+
+# Where the names live, the cheapest to import first.
+_ROOMS = ("errors", "message", "model", "report", "stop", "settings", "topology.loader", "broker.connection")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'rmqkit' has no attribute {name!r}")
+    rooms = (import_module(f"rmqkit.{room}") for room in _ROOMS)
+    return next(getattr(room, name) for room in rooms if hasattr(room, name))

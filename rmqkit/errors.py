@@ -28,7 +28,7 @@ Comes in: nothing. Goes out: exceptions, and `Problem`, one finding in an input.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,7 +104,9 @@ class NodeError(RmqkitError):
 
 
 class BrokerError(RmqkitError):
-    """The broker, or the way to it, failed."""
+    """The broker, or the way to it, failed; `report` holds what was done until then, where there is such a report."""
+
+    report: Any = None
 
 
 class Unreachable(BrokerError):

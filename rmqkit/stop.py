@@ -6,10 +6,11 @@ Comes in: `request()`. Goes out: a flag, and a wake-up for whoever waits. Room: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 
 
-class StopRequested(Exception):  # noqa: N818 - not an error: it ends a wait for input
+class StopRequested(Exception):
     """Raised inside `Stop.interruptible`, and nowhere else, when a stop is requested."""
 
 
@@ -32,6 +33,15 @@ class Stop:
         if self._interrupting:
             self._interrupting = False
             raise StopRequested
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, but not beyond a request; tell whether there was one."""
+        woken: SimpleQueue[None] = SimpleQueue()
+        with self.waking(lambda: woken.put(None)):
+            if not self.requested and seconds > 0:
+                with suppress(Empty):
+                    woken.get(timeout=seconds)
+        return self.requested
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:

@@ -1,0 +1,107 @@
+"""A channel, used from one thread: send, wait for events, call a method and get its answer.
+
+Comes in: methods and bytes to send. Goes out: events, in the broker's order. Room: broker.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from pika import spec
+
+from rmqkit.broker import translation
+from rmqkit.broker.frames import Event, encode_method
+from rmqkit.errors import BrokerError, ConnectionLost
+
+if TYPE_CHECKING:
+    from rmqkit.broker.transport import Transport
+
+CALL_TIMEOUT_S = 30.0  # a broker that answers no method for so long is as good as gone
+
+
+class Channel:
+    """A channel of a Transport.
+
+    `session` is unique in the process: it tells the deliveries of this channel from those of one before it that had
+    the same number. Once the broker closed the channel, or the connection is lost, every call raises that error.
+    """
+
+    def __init__(self, transport: Transport, number: int, session: int) -> None:
+        self.transport = transport
+        self.number = number
+        self.session = session
+        self.inbox: SimpleQueue[list[Event] | BrokerError | None] = SimpleQueue()
+        self._early: list[Event] = []  # events that came while a call waited for its answer
+        self._closed: BrokerError | None = None
+
+    def send(self, data: bytes) -> None:
+        """Send bytes that `frames` encoded for this channel.
+
+        Raises Refused, ConnectionLost if that is known already.
+        """
+        if self.transport.lost is not None or self._closed is not None:
+            raise self._closed or self.transport.lost or ConnectionLost("closed")
+        self.transport.send(data)
+
+    def call(self, method: Any, answer: type[Any], *, subject: str, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """Send a synchronous method and return the broker's answer; `subject` names what it is about in errors.
+
+        Raises Refused if the broker closes the channel over it, ConnectionLost also when no answer comes in time.
+        """
+        self.send(encode_method(self.number, method))
+        deadline = time.monotonic() + timeout_s
+        while True:
+            events = self._take(deadline - time.monotonic(), subject)
+            for position, event in enumerate(events):
+                if isinstance(event, answer):
+                    self._early += events[:position] + events[position + 1 :]
+                    return event
+            self._early += events
+            if time.monotonic() >= deadline:
+                raise ConnectionLost(f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s")
+
+    def wait(self, timeout_s: float, *, subject: str = "the channel") -> list[Event]:
+        """Return what has come, or wait for it; the list is empty after the time, or after a `wake`.
+
+        Raises Refused, ConnectionLost.
+        """
+        if self._early:
+            events, self._early = self._early, []
+            return events
+        return self._take(timeout_s, subject)
+
+    def wake(self) -> None:
+        """End a wait early; a signal handler may call this."""
+        self.inbox.put(None)
+
+    def close(self) -> None:
+        """Close the channel, if it is still open; deliveries that were not settled go back to their queue."""
+        if self.transport.lost is None and self._closed is None:
+            with suppress(BrokerError):  # gone all the same
+                self.call(spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=5)
+        self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
+        self.transport.forget(self.number)
+
+    def _take(self, timeout_s: float, subject: str) -> list[Event]:
+        if self._closed is not None:
+            raise self._closed
+        try:
+            item = self.inbox.get(timeout=max(timeout_s, 0)) if timeout_s > 0 else self.inbox.get_nowait()
+        except Empty:
+            return []
+        if isinstance(item, BrokerError):
+            self._closed = item
+            raise item
+        if item is None:
+            return []
+        for position, event in enumerate(item):
+            if isinstance(event, spec.Channel.Close):
+                self._closed = translation.refused(event.reply_code, event.reply_text, subject)
+                self.transport.forget(self.number)
+                if position == 0:
+                    raise self._closed
+                return item[:position]  # what came before it still counts; the next call raises
+        return item

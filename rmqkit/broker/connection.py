@@ -1,0 +1,133 @@
+"""The connection as users see it: declare, publish, consume.
+
+Comes in: settings or URLs, topologies, messages, queue names. Goes out: plans, reports, consumers. Room: broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self
+
+from rmqkit.broker import declare
+from rmqkit.broker.consumer import ConsumeOptions, Consumer
+from rmqkit.broker.link import Link
+from rmqkit.broker.publisher import Publisher, PublishOptions
+from rmqkit.errors import NotConfirmed, Unroutable
+from rmqkit.message import Message
+from rmqkit.model import Topology
+from rmqkit.report import Fate, Plan, PublishReport
+from rmqkit.settings import Settings, load_settings
+from rmqkit.stop import Stop
+
+
+def connect(*urls: str, settings: Settings | None = None) -> Connection:
+    """Connect to the first broker that answers.
+
+    Without a URL those of RMQKIT_URL, AMQP_URL or CLOUDAMQP_URL are used, else `amqp://guest:guest@localhost:5672/`.
+    Raises SettingsError, Unreachable, AuthenticationFailed.
+    """
+    return Connection(settings or load_settings(urls))
+
+
+class Connection:
+    """A way to one broker, or to several that stand in for each other.
+
+    Publishing has a TCP connection of its own, because a broker under an alarm stops reading from publishers only
+    (https://www.rabbitmq.com/docs/connection-blocked). Threads may share a connection; a consumer belongs to one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._consuming = Link(settings, "consumer")
+        self._publishing = Link(settings, "publisher")
+        self._consuming.verify()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def blocked(self) -> str:
+        """Say why the broker takes nothing from publishers at the moment; empty when it does."""
+        return self._publishing.blocked
+
+    def plan(self, topology: Topology) -> Plan:
+        """Tell what applying a topology would do, and change nothing.
+
+        Raises AccessRefused, ConnectionLost.
+        """
+        return declare.plan(self._consuming, topology)
+
+    def apply(self, topology: Topology) -> Plan:
+        """Declare what is missing: exchanges, then queues, then bindings; applying twice equals applying once.
+
+        Raises PropertyMismatch with a problem for each entity that is there with other properties; then nothing was
+        changed. Raises AccessRefused, ConnectionLost; then a second run finishes the work.
+        """
+        return declare.apply(self._consuming, topology)
+
+    def publish(
+        self,
+        messages: Message | Iterable[Message | None],
+        *,
+        options: PublishOptions = PublishOptions(),  # noqa: B008 - frozen
+        check: bool = True,
+        stop: Stop | None = None,
+        on_progress: Callable[[PublishReport], None] | None = None,
+        on_settled: Callable[[int, Message, Fate], None] | None = None,
+    ) -> PublishReport:
+        """Publish messages, each persistent, mandatory and confirmed unless it or `options` says otherwise.
+
+        A None among the messages waits until those before it are settled. With `check`, as with `subprocess.run`, a
+        message that was not confirmed raises: Unroutable for one that reached no queue through the default exchange,
+        NotConfirmed for any other but one that merely had no reader behind its exchange. Each error's `report` has the
+        numbers. Raises also PayloadError for what AMQP cannot carry, ConnectionLost when recovery fails.
+        """
+        source = (messages,) if isinstance(messages, Message) else messages
+        publisher = Publisher(self._publishing, options, stop=stop, on_progress=on_progress, on_settled=on_settled)
+        report = publisher.publish(source)
+        if check:
+            _check(report)
+        return report
+
+    def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int = 1000,
+        count: int | None = None,
+        idle_timeout_s: float | None = None,
+        no_ack: bool = False,
+        stop: Stop | None = None,
+    ) -> Consumer:
+        """Return a consumer of a queue: iterate over it, or over its `batches`; the options are `ConsumeOptions`'."""
+        return Consumer(self._consuming, queue, ConsumeOptions(prefetch, count, idle_timeout_s, no_ack), stop=stop)
+
+    def close(self) -> None:
+        """Close; deliveries that were not settled go back to their queues."""
+        self._publishing.close()
+        self._consuming.close()
+
+
+def _check(report: PublishReport) -> None:
+    unknown = report.unknown if report.confirms else 0
+    error: NotConfirmed | Unroutable | None = None
+    reasons = {failure.reason for failure in report.failures if failure.fate is not Fate.RETURNED}
+    if report.nacked or report.refused or unknown:
+        failed = report.nacked + report.refused + unknown
+        error = NotConfirmed(
+            f"{failed} of {report.published} messages were not confirmed: {'; '.join(sorted(reasons))}"
+        )
+    elif any(each.fate is Fate.RETURNED and not each.message.exchange for each in report.failures):
+        names = sorted({each.message.routing_key for each in report.failures if not each.message.exchange})
+        error = Unroutable(
+            f"{report.returned} of {report.published} messages reached no queue: there is no queue {names[0]!r}",
+            advice="declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`",
+        )
+    if error is not None:
+        error.report = report
+        raise error

@@ -1,0 +1,268 @@
+"""Consuming that acknowledges nothing before it was handled, and goes on after the broker was gone.
+
+Comes in: a queue's name. Goes out: deliveries, in batches as they came or one by one. Room: broker.
+
+All of it runs on the caller's thread. After a lost connection the consumer subscribes again; what was not acknowledged
+comes again, marked redelivered, and acknowledging an old delivery does nothing: at least once
+(https://www.rabbitmq.com/docs/confirms).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from pika import spec
+
+from rmqkit.broker.channel import Channel
+from rmqkit.broker.frames import Event, encode_ack, encode_nack
+from rmqkit.broker.link import FIRST_PAUSE_S, Link
+from rmqkit.errors import ConnectionLost, ConsumerCancelled, PropertyMismatch
+from rmqkit.message import Delivery, Verdict
+from rmqkit.report import ConsumeReport
+from rmqkit.stop import Stop
+
+ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most for others to go with it
+ACK_TOGETHER = 200
+_WAIT_S = 60.0  # an endless wait, in slices: each costs one wake-up a minute
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeOptions:
+    """How to consume.
+
+    `prefetch` bounds what is delivered and not settled (1 to 65535; 1 deals messages out strictly by who is free);
+    `count` ends after so many deliveries, `idle_timeout_s` after so long without one. With `no_ack` the broker forgets
+    a message when it is sent, and a crash loses what was under way; `count` then still acknowledges, or the broker
+    would drop what was delivered beyond it.
+    """
+
+    prefetch: int = 1000
+    count: int | None = None
+    idle_timeout_s: float | None = None
+    no_ack: bool = False
+
+
+class Consumer:
+    """A consumer of one queue, used from one thread.
+
+    Iterating acknowledges each delivery once the next is asked for; one that ended the loop by `break` or by an
+    exception is not acknowledged, unless it was settled by hand. Ends by count, idle time, or a requested stop.
+    """
+
+    def __init__(self, link: Link, queue: str, options: ConsumeOptions, *, stop: Stop | None = None) -> None:
+        self.queue = queue
+        self.tag = ""
+        self._link = link
+        self._options = options
+        self._manual = not options.no_ack or options.count is not None
+        self._stop = stop or Stop()
+        self._channel: Channel | None = None
+        self._low = 1  # every delivery tag below it is settled
+        self._settled_above: set[int] = set()
+        self._report = ConsumeReport()
+        self._started_s = time.monotonic()
+        self.warnings: list[str] = []  # what went wrong and was recovered from, in order
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def report(self) -> ConsumeReport:
+        """Return what was done so far."""
+        return replace(self._report, seconds=time.monotonic() - self._started_s)
+
+    def subscribe(self) -> None:
+        """Start consuming now, and not at the first delivery asked for.
+
+        Raises NotFound if there is no such queue, AccessRefused, ResourceLocked, ConnectionLost.
+        """
+        if self._channel is None:
+            self._subscribe(self._link.channel())
+
+    def __iter__(self) -> Iterator[Delivery]:
+        done: list[Delivery] = []
+        done_since_s = 0.0
+        try:
+            for batch in self.batches():
+                for delivery in batch:
+                    yield delivery
+                    now = time.monotonic()
+                    done_since_s = done_since_s if done else now
+                    done.append(delivery)
+                    if now - done_since_s >= ACK_WITHIN_S or len(done) >= ACK_TOGETHER:
+                        self.settle(done, Verdict.ACK)
+                        done = []
+                self.settle(done, Verdict.ACK)
+                done = []
+        finally:
+            self.settle(done, Verdict.ACK)
+
+    def batches(self) -> Iterator[list[Delivery]]:
+        """Yield deliveries in the lots they arrive in, each to be settled by the caller.
+
+        Raises ConsumerCancelled when the broker ends the consumer, NotFound, AccessRefused, ResourceLocked,
+        ConnectionLost when the connection cannot be recovered.
+        """
+        self.subscribe()
+        idle_s = self._options.idle_timeout_s
+        with self._stop.waking(self._wake):
+            last_s = time.monotonic()
+            while not self._stop.requested and self._report.consumed != self._options.count:
+                left_s = _WAIT_S if idle_s is None else last_s + idle_s - time.monotonic()
+                if left_s <= 0:
+                    return
+                for batch in self._receive(min(left_s, _WAIT_S)):
+                    wanted = self._cut(batch)
+                    if wanted:
+                        yield wanted
+                    last_s = time.monotonic()
+
+    def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
+        """Acknowledge, reject or requeue deliveries; what was settled before, or came from a lost channel, is skipped.
+
+        A rejected message goes to the queue's dead-letter exchange, or is dropped where there is none.
+        """
+        channel = self._channel
+        if channel is None or not self._manual:
+            self._count(verdict, len(deliveries))
+            return
+        session = channel.session
+        tags = [each.delivery_tag for each in deliveries if each.session == session and not self.is_settled(each)]
+        if not tags:
+            return
+        try:
+            if verdict is Verdict.ACK:
+                self._acknowledge(channel, tags)
+            else:
+                for tag in tags:
+                    channel.send(encode_nack(channel.number, tag, requeue=verdict is Verdict.REQUEUE))
+        except ConnectionLost:
+            return  # the broker gives them out again; the next wait recovers
+        self._note_settled(tags)
+        self._count(verdict, len(tags))
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Acknowledge one delivery now."""
+        self.settle((delivery,), Verdict.ACK)
+
+    def reject(self, delivery: Delivery) -> None:
+        """Reject one delivery: it is dead-lettered, or dropped where no dead-letter exchange is set."""
+        self.settle((delivery,), Verdict.REJECT)
+
+    def requeue(self, delivery: Delivery) -> None:
+        """Give one delivery back to its queue."""
+        self.settle((delivery,), Verdict.REQUEUE)
+
+    def is_settled(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery of the current channel was settled."""
+        return delivery.delivery_tag < self._low or delivery.delivery_tag in self._settled_above
+
+    def close(self) -> None:
+        """Stop consuming; what was delivered and not settled goes back to its queue."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _acknowledge(self, channel: Channel, tags: list[int]) -> None:
+        """Acknowledge with one frame when nothing unsettled lies between, which is the rule."""
+        first, last = tags[0], tags[-1]
+        if first == self._low and last - first + 1 == len(tags):
+            channel.send(encode_ack(channel.number, last, multiple=len(tags) > 1))
+            return
+        for tag in tags:
+            channel.send(encode_ack(channel.number, tag, multiple=False))
+
+    def _note_settled(self, tags: list[int]) -> None:
+        if tags[0] == self._low and tags[-1] - tags[0] + 1 == len(tags):
+            self._low = tags[-1] + 1
+        else:
+            self._settled_above.update(tags)
+        while self._low in self._settled_above:
+            self._settled_above.remove(self._low)
+            self._low += 1
+
+    def _count(self, verdict: Verdict, number: int) -> None:
+        report = self._report
+        match verdict:
+            case Verdict.ACK:
+                self._report = replace(report, acknowledged=report.acknowledged + number)
+            case Verdict.REJECT:
+                self._report = replace(report, rejected=report.rejected + number)
+            case Verdict.REQUEUE:
+                self._report = replace(report, requeued=report.requeued + number)
+
+    def _cut(self, batch: list[Delivery]) -> list[Delivery]:
+        """Leave out what is beyond the count: closing gives it back."""
+        count, consumed = self._options.count, self._report.consumed
+        wanted = batch if count is None else batch[: count - consumed]
+        redelivered = self._report.redelivered + sum(each.redelivered for each in wanted)
+        self._report = replace(self._report, consumed=consumed + len(wanted), redelivered=redelivered)
+        return wanted
+
+    def _receive(self, timeout_s: float) -> Iterator[list[Delivery]]:
+        channel = self._channel
+        if channel is None:
+            raise ConnectionLost("the consumer was closed")
+        try:
+            events = channel.wait(timeout_s, subject=f"consuming from queue {self.queue!r}")
+        except ConnectionLost as exc:
+            self._resubscribe(str(exc))
+            return
+        except PropertyMismatch as exc:
+            if "timeout" not in exc.reply_text and "timed out" not in exc.reply_text:
+                raise
+            # The broker closes the channel of a consumer that holds a delivery for longer than consumer_timeout
+            # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
+            self._resubscribe(exc.reply_text)
+            return
+        yield from self._deliveries(channel, events)
+
+    def _deliveries(self, channel: Channel, events: list[Event]) -> Iterator[list[Delivery]]:
+        for event in events:
+            if isinstance(event, list):
+                if self._channel is channel:  # else the handler closed us while it had the batch before
+                    yield event
+            elif isinstance(event, spec.Basic.Cancel):
+                raise ConsumerCancelled(
+                    f"queue {self.queue!r}: the broker cancelled the consumer; the queue was deleted",
+                    advice="declare it again with `rmqkit apply`, then consume again",
+                )
+
+    def _resubscribe(self, why: str) -> None:
+        self.warnings.append(f"{why}; subscribing again")
+        while True:
+            try:
+                channel = self._link.recover(self._stop)
+            except ConnectionLost:
+                if self._stop.requested:
+                    return  # what is unacknowledged goes back by itself
+                raise
+            try:
+                self._subscribe(channel)
+            except ConnectionLost:
+                self._stop.wait(FIRST_PAUSE_S)
+            else:
+                return
+
+    def _subscribe(self, channel: Channel) -> None:
+        count, queue = self._options.count, f"queue {self.queue!r}"
+        prefetch = self._options.prefetch if count is None else max(1, min(self._options.prefetch, count))
+        self._channel = channel
+        self._low, self._settled_above = 1, set()
+        self.tag = f"rmqkit-{channel.session}"
+        channel.call(spec.Basic.Qos(0, prefetch, False), spec.Basic.QosOk, subject=queue)  # noqa: FBT003
+        consume = spec.Basic.Consume(queue=self.queue, consumer_tag=self.tag, no_ack=not self._manual)
+        channel.call(consume, spec.Basic.ConsumeOk, subject=queue)
+
+    def _wake(self) -> None:
+        if self._channel is not None:
+            self._channel.wake()

@@ -1,0 +1,182 @@
+"""AMQP field tables and message properties, decoded whole where they can be and degraded where they cannot.
+
+Comes in: the bytes of a content header after its body size. Goes out: Properties, and why they are not complete. Room:
+broker. pika's own decoder truncates floats, and one malformed header makes it raise on every redelivery for ever: a
+single bad message must never stop a consumer. Types are those RabbitMQ knows
+(https://www.rabbitmq.com/amqp-0-9-1-errata#section_3).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from rmqkit.message import Properties
+
+MAX_DEPTH = 100  # RabbitMQ sets no limit; a table nested deeper than this is an attack, not a message
+
+_FIXED: dict[int, struct.Struct] = {
+    ord(tag): struct.Struct(f">{code}")
+    for tag, code in {
+        "b": "b", "B": "B", "s": "h", "U": "h", "u": "H", "I": "i", "i": "I", "l": "q", "L": "q", "f": "f", "d": "d",
+    }.items()
+}  # fmt: skip
+_LENGTH = struct.Struct(">I")
+_DECIMAL = struct.Struct(">Bi")
+_MOMENT = struct.Struct(">Q")
+_FLAGS = struct.Struct(">H")
+
+
+class MalformedField(ValueError):
+    """A field that ends too early, or is of no known type."""
+
+
+def decode_table(data: bytes, start: int = 0, depth: int = 0) -> tuple[dict[str, Any], int]:
+    """Decode the table at `start`; return it, in wire order, and where it ends.
+
+    Raises MalformedField.
+    """
+    position, end = _extent(data, start, depth)
+    table: dict[str, Any] = {}
+    while position < end:
+        name, position = _short_string(data, position)
+        table[name], position = _decode_value(data, position, depth)
+    if position != end:
+        raise MalformedField("a table is longer than it says")
+    return table, end
+
+
+def _extent(data: bytes, start: int, depth: int) -> tuple[int, int]:
+    if depth > MAX_DEPTH:
+        raise MalformedField(f"tables nested more than {MAX_DEPTH} deep")
+    try:
+        (length,) = _LENGTH.unpack_from(data, start)
+    except struct.error as exc:
+        raise MalformedField("a field ends too early") from exc
+    begin = start + 4
+    if begin + length > len(data):
+        raise MalformedField("a field ends too early")
+    return begin, begin + length
+
+
+def _short_string(data: bytes, position: int) -> tuple[str, int]:
+    if position >= len(data):
+        raise MalformedField("a name ends too early")
+    end = position + 1 + data[position]
+    if end > len(data):
+        raise MalformedField("a name ends too early")
+    return data[position + 1 : end].decode("utf-8", "replace"), end
+
+
+def _moment(seconds: int) -> datetime | int:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return seconds  # milliseconds, most likely: better a number than no message
+
+
+def _decode_value(data: bytes, position: int, depth: int) -> tuple[Any, int]:
+    if position >= len(data):
+        raise MalformedField("a value ends too early")
+    tag = data[position]
+    position += 1
+    fixed = _FIXED.get(tag)
+    try:
+        if fixed is not None:
+            return fixed.unpack_from(data, position)[0], position + fixed.size
+        return _VARIABLE[tag](data, position, depth)
+    except struct.error as exc:
+        raise MalformedField("a value ends too early") from exc
+    except KeyError as exc:
+        raise MalformedField(f"a value of the unknown type {chr(tag)!r}") from exc
+
+
+def _bytes(data: bytes, position: int, depth: int) -> tuple[bytes, int]:
+    begin, end = _extent(data, position, depth)
+    return data[begin:end], end
+
+
+def _long_string(data: bytes, position: int, depth: int) -> tuple[str | bytes, int]:
+    value, end = _bytes(data, position, depth)
+    try:
+        return value.decode(), end
+    except UnicodeDecodeError:
+        return value, end
+
+
+def _array(data: bytes, position: int, depth: int) -> tuple[list[Any], int]:
+    position, end = _extent(data, position, depth)
+    values = []
+    while position < end:
+        value, position = _decode_value(data, position, depth + 1)
+        values.append(value)
+    if position != end:
+        raise MalformedField("an array is longer than it says")
+    return values, end
+
+
+def _decimal(data: bytes, position: int, _depth: int) -> tuple[Decimal, int]:
+    scale, unscaled = _DECIMAL.unpack_from(data, position)
+    return Decimal(unscaled).scaleb(-scale), position + _DECIMAL.size
+
+
+_VARIABLE: dict[int, Callable[[bytes, int, int], tuple[Any, int]]] = {
+    ord("t"): lambda data, position, _: (data[position : position + 1] != b"\0", position + 1),
+    ord("S"): _long_string,
+    ord("x"): _bytes,
+    ord("A"): _array,
+    ord("F"): lambda data, position, depth: decode_table(data, position, depth + 1),
+    ord("T"): lambda data, position, _: (_moment(_MOMENT.unpack_from(data, position)[0]), position + 8),
+    ord("D"): _decimal,
+    ord("V"): lambda _data, position, _depth: (None, position),
+}
+
+_STRING, _TABLE, _OCTET, _TIMESTAMP = range(4)
+# The order is the order on the wire, from bit 15 of the flags down (AMQP 0-9-1 section 4.2.6.1).
+_PROPERTIES: tuple[tuple[str, int], ...] = (
+    ("content_type", _STRING), ("content_encoding", _STRING), ("headers", _TABLE), ("delivery_mode", _OCTET),
+    ("priority", _OCTET), ("correlation_id", _STRING), ("reply_to", _STRING), ("expiration", _STRING),
+    ("message_id", _STRING), ("timestamp", _TIMESTAMP), ("type", _STRING), ("user_id", _STRING), ("app_id", _STRING),
+    ("cluster_id", _STRING),
+)  # fmt: skip
+
+
+def decode_properties(data: bytes) -> tuple[Properties, str]:
+    """Decode what can be decoded; return it, and why it is not everything (empty: it is). Never raises."""
+    found: dict[str, Any] = {"delivery_mode": None}
+    trouble = ""
+    try:
+        (flags,) = _FLAGS.unpack_from(data)
+        position = 2
+        for number, (name, kind) in enumerate(_PROPERTIES):
+            if not flags & (1 << (15 - number)):
+                continue
+            if kind == _TABLE:
+                found[name], position, trouble = _headers(data, position)
+            elif kind == _TIMESTAMP:
+                value = _moment(_MOMENT.unpack_from(data, position)[0])
+                position += _MOMENT.size
+                if isinstance(value, datetime):
+                    found[name] = value
+                else:
+                    trouble = f"the timestamp {value} is out of range (seconds are meant)"
+            elif kind == _OCTET:
+                found[name], position = data[position], position + 1
+            else:
+                found[name], position = _short_string(data, position)
+    except (MalformedField, struct.error, IndexError) as exc:
+        trouble = str(exc)
+    return Properties(**found), trouble
+
+
+def _headers(data: bytes, position: int) -> tuple[dict[str, Any], int, str]:
+    """Skip a table that cannot be decoded: its length still tells where the next property begins."""
+    _, end = _extent(data, position, 0)
+    try:
+        table, _ = decode_table(data, position)
+    except MalformedField as exc:
+        return {}, end, f"headers: {exc}"
+    return table, end, ""

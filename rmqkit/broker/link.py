@@ -1,0 +1,140 @@
+"""The way to the broker: it is opened when needed, and found again when lost.
+
+Comes in: settings, one address or several. Goes out: channels. Room: broker.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pika
+
+from rmqkit import __version__
+from rmqkit.broker.channel import Channel
+from rmqkit.broker.transport import Transport
+from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, Unreachable
+from rmqkit.settings import Address, Settings
+from rmqkit.stop import Stop
+
+FRAME_MAX = 131_072  # RabbitMQ's own default; negotiation may lower it
+OPEN_TIMEOUT_S = 15.0  # TCP, TLS and AMQP handshakes together
+CALL_TIMEOUT_S = 30.0
+RECOVERY_TIMEOUT_S = 60.0  # a broker restart takes seconds; a host that is gone for longer needs a person
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+
+class Link:
+    """One connection at a time, to the first address that answers, shared by any number of channels and threads."""
+
+    def __init__(self, settings: Settings, purpose: str) -> None:
+        self._settings = settings
+        self._purpose = purpose
+        self._lock = threading.Lock()
+        self._transport: Transport | None = None
+        self._turn = 0  # the address to try next
+        self._closed = False
+
+    @property
+    def blocked(self) -> str:
+        """Say why the broker takes nothing from publishers at the moment; empty when it does."""
+        transport = self._transport
+        return transport.blocked if transport is not None else ""
+
+    def verify(self) -> None:
+        """Connect now, to find out whether it can be done.
+
+        Raises Unreachable, AuthenticationFailed.
+        """
+        self._connected()
+
+    def channel(self) -> Channel:
+        """Open a channel, on a connection that is opened for it if there is none: one try for each address.
+
+        Raises Unreachable, AuthenticationFailed, ConnectionLost.
+        """
+        return self._connected().open_channel(CALL_TIMEOUT_S)
+
+    def recover(self, stop: Stop, *, timeout_s: float = RECOVERY_TIMEOUT_S) -> Channel:
+        """Open a channel after a loss, trying each address in turn with growing, jittered pauses.
+
+        A login that every address refuses is not tried again. Raises ConnectionLost when `timeout_s` is over or a stop
+        is requested, AuthenticationFailed.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause, refusals = FIRST_PAUSE_S, 0
+        while True:
+            try:
+                return self.channel()
+            except AuthenticationFailed:
+                refusals += 1
+                if refusals > len(self._settings.addresses):
+                    raise
+                failure: BrokerError | None = None
+            except (Unreachable, ConnectionLost) as exc:
+                failure = exc
+            # Jitter keeps a thousand clients of a restarted broker from coming back in step.
+            delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+            if time.monotonic() + delay > deadline or stop.wait(delay):
+                advice = failure.advice if failure is not None else ""
+                raise ConnectionLost(
+                    f"the connection was lost, and not recovered: {failure}", advice=advice
+                ) from failure
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        with self._lock:
+            self._closed = True
+            if self._transport is not None:
+                self._transport.close()
+                self._transport = None
+
+    def _connected(self) -> Transport:
+        with self._lock:
+            if self._closed:
+                raise ConnectionLost("the connection was closed on this side")
+            if self._transport is None or self._transport.lost is not None:
+                self._transport = self._open_any()
+            return self._transport
+
+    def _open_any(self) -> Transport:
+        addresses = self._settings.addresses
+        for attempt in range(len(addresses)):
+            address = addresses[self._turn % len(addresses)]
+            try:
+                return Transport.open(address, self._parameters(address), OPEN_TIMEOUT_S)
+            except (Unreachable, AuthenticationFailed):
+                self._turn += 1
+                if attempt == len(addresses) - 1:
+                    raise
+        raise Unreachable("no address to connect to")
+
+    def _parameters(self, address: Address) -> pika.ConnectionParameters:
+        """Make pika's parameters anew for each connection: pika changes them, and secrets may have changed."""
+        context = self._settings.ssl_context(address)
+        credentials: pika.credentials.PlainCredentials | pika.credentials.ExternalCredentials
+        if "EXTERNAL" in address.auth_mechanisms:
+            credentials = pika.credentials.ExternalCredentials()
+        else:
+            credentials = pika.PlainCredentials(address.username, self._settings.password(address))
+        return pika.ConnectionParameters(
+            host=address.host,
+            port=address.port,
+            virtual_host=address.vhost,
+            credentials=credentials,
+            heartbeat=address.heartbeat_s,
+            channel_max=address.channel_max or pika.channel.MAX_CHANNELS,
+            frame_max=address.frame_max or FRAME_MAX,
+            ssl_options=None if context is None else pika.SSLOptions(context, address.server_name),
+            socket_timeout=address.connection_timeout_s or OPEN_TIMEOUT_S,
+            stack_timeout=OPEN_TIMEOUT_S,
+            client_properties={
+                "product": "rmqkit",
+                "version": __version__,
+                "connection_name": f"rmqkit {self._purpose}",
+                "information": "https://pypi.org/project/rmqkit",
+            },
+        )
