@@ -166,25 +166,35 @@ def _expand(path: str, problems: list[Problem]) -> Iterator[str]:
     yield from map(str, sorted(found))
 
 
-def lines(outline: Outline, stream: Stream) -> Iterator[Message]:
-    """Yield a message per line, empty ones included, each when it has arrived.
+def lines(outline: Outline, stream: Stream) -> Iterator[Message | None]:
+    """Yield a message per line, empty ones included, each when it has arrived; None before a wait for input.
 
     Raises PayloadError at the first bad one.
     """
-    for number, line in enumerate(stream.lines(), 1):
+    number = 0
+    for line in stream.lines():
+        if line is None:
+            yield None
+            continue
+        number += 1
         if outline.format is not None:
             formats.check(line, outline.format, Location(stream.name, number, 1))
         yield outline.message(line)
 
 
-def envelope_lines(outline: Outline, stream: Stream, *, override: bool) -> Iterator[Message]:
-    """Yield the message of each envelope, one a line; empty lines are skipped.
+def envelope_lines(outline: Outline, stream: Stream, *, override: bool) -> Iterator[Message | None]:
+    """Yield the message of each envelope, one a line, and None before a wait for input; empty lines are skipped.
 
     It goes where the envelope says, or to the outline's target if `override`, or if the envelope names none. Raises
     PayloadError at the first bad one.
     """
     reader = envelopes.Reader()
-    for number, line in enumerate(stream.lines(), 1):
+    number = 0
+    for line in stream.lines():
+        if line is None:
+            yield None
+            continue
+        number += 1
         if not line.strip():
             continue
         message, addressed = reader.read(line, Location(stream.name, number, 1))

@@ -46,15 +46,20 @@ class Stream:
         with self._stop.interruptible():
             return os.open(path, os.O_RDONLY)
 
-    def lines(self) -> Iterator[bytes]:
+    def lines(self) -> Iterator[bytes | None]:
         r"""Yield lines without their `\n`, which alone ends one: `\r` and U+2028 stay. A last line needs no end.
 
-        Raises PayloadError when reading fails, after the lines that are whole. On a stop it ends; an unfinished line
-        is not a line.
+        None comes before each wait for input. Raises PayloadError when reading fails, after the lines that are whole.
+        On a stop it ends; an unfinished line is not a line.
         """
         unfinished: list[bytes] = []  # joined once, so that one line of 200 MB takes linear time
         try:
-            while chunk := self._read():
+            while True:
+                if not self._is_ready():
+                    yield None
+                chunk = self._read()
+                if not chunk:
+                    break
                 head, *rest = chunk.split(b"\n")
                 unfinished.append(head)
                 if rest:
@@ -82,6 +87,9 @@ class Stream:
         """Close the input, unless it is standard input, which is not ours."""
         if self._fd:
             os.close(self._fd)
+
+    def _is_ready(self) -> bool:
+        return self._poll is None or bool(self._poll.poll(0))
 
     def _read(self) -> bytes:
         """Return what is there, waiting for the first byte; empty at the end. Nothing read is dropped by a stop."""
