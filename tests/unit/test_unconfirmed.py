@@ -1,0 +1,93 @@
+"""Which confirm and which return belong to which message (fault 17 and 18 of the fault table, without a broker)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame
+
+from rmqkit.broker.frames import Confirm, Returned, pika_properties
+from rmqkit.broker.unconfirmed import Sent, Unconfirmed
+from rmqkit.message import Message, Properties
+
+
+def _filled(*messages: Message) -> Unconfirmed:
+    unconfirmed = Unconfirmed()
+    for place, message in enumerate(messages):
+        unconfirmed.add(Sent(place, message))
+    return unconfirmed
+
+
+def _numbered(amount: int) -> Unconfirmed:
+    return _filled(*(Message(b"%d" % number) for number in range(amount)))
+
+
+def _places(settled: list[Sent]) -> list[int]:
+    return [sent.place for sent in settled]
+
+
+def _return_of(message: Message, header: Properties | None = None) -> Returned:
+    raw = frame.Header(1, 0, pika_properties(header or message.properties)).marshal()[19:-1]
+    return Returned(312, "NO_ROUTE", message.exchange, message.routing_key, raw, message.body)
+
+
+def test_a_multiple_confirm_settles_everything_up_to_its_tag() -> None:
+    unconfirmed = _numbered(5)
+    assert _places(unconfirmed.settle(Confirm(3, multiple=True, ack=True))) == [0, 1, 2]
+    assert len(unconfirmed) == 2
+
+
+def test_tag_zero_with_multiple_settles_everything() -> None:
+    assert _places(_numbered(4).settle(Confirm(0, multiple=True, ack=True))) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("confirm", [Confirm(9, False, True), Confirm(0, False, True), Confirm(2, False, True)])
+def test_unknown_and_duplicate_tags_settle_nothing(confirm: Confirm) -> None:
+    unconfirmed = _numbered(3)
+    unconfirmed.settle(Confirm(2, multiple=False, ack=True))
+    assert unconfirmed.settle(confirm) == []
+    assert len(unconfirmed) == 2
+
+
+@given(st.integers(1, 40), st.data())
+def test_confirms_in_any_order_settle_each_message_once(amount: int, data: st.DataObject) -> None:
+    unconfirmed = _numbered(amount)
+    settled: list[int] = []
+    confirms = st.builds(Confirm, st.integers(0, amount + 2), st.booleans(), st.just(True))
+    for confirm in data.draw(st.lists(confirms, max_size=60)):
+        found = _places(unconfirmed.settle(confirm))
+        assert found == sorted(found)
+        settled += found
+        assert len(unconfirmed) == amount - len(settled)
+    settled += _places(unconfirmed.take_all())
+    assert sorted(settled) == list(range(amount))
+    assert unconfirmed.body_bytes == 0
+
+
+def test_returns_are_tied_to_their_messages_in_the_order_of_publishing() -> None:
+    same = Message(b"same", "nowhere")
+    unconfirmed = _filled(same, Message(b"other", "queue"), same, same)
+    assert unconfirmed.note_return(_return_of(same))
+    assert unconfirmed.note_return(_return_of(same))
+    assert sorted(unconfirmed.returned) == [0, 2]
+
+
+def test_a_return_finds_the_message_with_its_very_properties() -> None:
+    red, blue = (Message(b"x", "k", "h", Properties(headers={"colour": colour})) for colour in ("red", "blue"))
+    unconfirmed = _filled(red, blue)
+    assert unconfirmed.note_return(_return_of(blue))
+    assert list(unconfirmed.returned) == [1]
+
+
+def test_a_return_whose_properties_the_broker_changed_still_finds_its_message() -> None:
+    carbon_copied = Message(b"x", "k", "", Properties(headers={"BCC": ["elsewhere"]}))
+    unconfirmed = _filled(Message(b"y", "k"), carbon_copied)
+    assert unconfirmed.note_return(_return_of(carbon_copied, Properties(headers={})))
+    assert list(unconfirmed.returned) == [1]
+
+
+def test_a_return_of_something_never_sent_is_noted_for_nobody() -> None:
+    unconfirmed = _numbered(2)
+    assert not unconfirmed.note_return(_return_of(Message(b"stranger")))
+    assert not unconfirmed.returned
