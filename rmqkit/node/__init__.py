@@ -14,6 +14,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import time
@@ -32,7 +33,7 @@ from rmqkit.node.process import NO_PROCESS, Process, spawn, wait_until
 
 __all__ = ["Node", "NodeStatus", "default_folder"]
 
-STOP_GRACE_S = 30.0  # RabbitMQ writes its indices to disk when it stops
+STOP_GRACE_S = 30.0  # RabbitMQ 3.10 needs 6: its statistics collector waits for an answer that does not come
 _LOG_LINES = 12  # of a failed start
 
 
@@ -75,14 +76,14 @@ class Node:
     def start(self, port: int | None = None, timeout_s: float = 60.0) -> NodeStatus:
         """Start the node, and return once it accepts logins; a node that runs already stays as it is.
 
-        `port` is the AMQP port; without one it is the one used last, 5672 or any that is free, in this order. Raise
-        NodeError, having left nothing running, when RabbitMQ is not installed, the port is taken, the node ends by
-        itself or takes longer than `timeout_s`.
+        `port` is the AMQP port; without one it is the one used last, 5672 or any that is free, in this order, and with
+        0 none of RabbitMQ's well-known ports is used. Raise NodeError, having left nothing running, when RabbitMQ is
+        not installed, the port is taken, the node ends by itself or takes longer than `timeout_s`.
         """
         with self._lock():
             memory = self._recall()
             if memory.broker.alive():
-                if port not in {None, memory.ports.amqp}:
+                if port and port != memory.ports.amqp:
                     raise NodeError(
                         f"the node runs already, on port {memory.ports.amqp}",
                         advice=f"Move it: `rmqkit broker stop`, then `rmqkit broker start --port {port}`.",
@@ -113,6 +114,12 @@ class Node:
     def kill(self) -> None:
         """Kill the node at once, as a power cut would; what is durable must survive it."""
         self._recall().broker.end()
+
+    def discard(self) -> None:
+        """Kill the node and remove its folder: for a node that nobody needs any more."""
+        with self._lock():
+            self._end(self._recall(), grace_s=0.0)
+            shutil.rmtree(self.folder)
 
     def restart(self) -> NodeStatus:
         """Stop the node and start it on the same port."""
@@ -238,16 +245,22 @@ class Node:
 
 def _choose(wanted: int | None, last: Ports) -> Ports:
     """Choose free ports: the wanted one or an error, those used last, RabbitMQ's own, or any, in this order."""
-    if wanted is not None and (why := _taken(wanted)):
+    if wanted and (why := _taken(wanted)):
         raise NodeError(
             f"port {wanted} cannot be used: {why}", advice="Name another one, or leave out --port for any free one."
         )
-    amqp = wanted or _first_free(last.amqp, 5672)
-    chosen = Ports(amqp, _first_free(last.management, 15672), _first_free(last.distribution), _first_free(last.epmd))
-    return chosen if len(set(asdict(chosen).values())) == len(asdict(chosen)) else _choose(wanted, last)
+    known = (0, 0) if wanted == 0 else (5672, 15672)
+    ports = Ports(
+        wanted or _free(last.amqp, known[0]),
+        _free(last.management, known[1]),
+        _free(last.distribution),
+        _free(last.epmd),
+    )
+    distinct = set(asdict(ports).values())
+    return ports if len(distinct) == len(asdict(ports)) else _choose(wanted, NO_PORTS)
 
 
-def _first_free(*preferred: int) -> int:
+def _free(*preferred: int) -> int:
     """Return a free port, below those that the system hands out to clients: nobody takes it by chance."""
     anywhere = (random.randrange(10_000, 32_000) for _ in range(1000))  # noqa: S311 - not a secret
     return next(port for port in (*preferred, *anywhere) if port and not _taken(port))

@@ -13,6 +13,7 @@ from pathlib import Path
 from rmqkit.errors import NodeError
 
 NODE_NAME = "rmqkit@localhost"  # names the data within its folder: it never changes
+_WRAPPED = Path("/usr/lib/rabbitmq/bin")  # the scripts behind Debian's and Fedora's wrapper
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")  # not the user's RABBITMQ_*, ERL_* or passwords
 
@@ -41,22 +42,21 @@ class Installation:
 def find() -> Installation:
     """Find an installed RabbitMQ; raise NodeError with what to install when there is none.
 
-    Debian's and Fedora's `/usr/sbin/rabbitmq-server` is a wrapper that insists on root; the scripts it wraps do not.
+    Debian's `/usr/sbin/rabbitmq-server` is a wrapper that insists on root or the user rabbitmq; what it wraps does not.
     """
     on_path = shutil.which("rabbitmq-server", path=_search_path())
     folders = [
         Path(os.environ.get("RABBITMQ_HOME", "/nonexistent"), "sbin"),
         *([Path(on_path).resolve().parent] if on_path else []),
-        Path("/usr/lib/rabbitmq/bin"),
+        _WRAPPED,
     ]
-    epmd = shutil.which("epmd", path=_search_path()) or next(
-        map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), ""
-    )
+    epmd = shutil.which("epmd", path=_search_path())
     for folder in folders:
         if epmd and (folder / "rabbitmq-server").exists() and (folder / "rabbitmq-env").exists():
             return Installation(folder, Path(epmd))
+    what = "RabbitMQ" if epmd else "RabbitMQ (or the Erlang it needs: there is no `epmd` on PATH)"
     raise NodeError(
-        "RabbitMQ is not installed on this machine",
+        f"{what} is not installed on this machine",
         advice="Install it: `apt install rabbitmq-server`, `dnf install rabbitmq-server` or `brew install rabbitmq`;\n"
         "or run one elsewhere, `docker run -d -p 127.0.0.1:5672:5672 rabbitmq`, and name it by RMQKIT_URL.",
     )
@@ -99,6 +99,8 @@ def configuration(ports: Ports) -> dict[str, str]:
     return {
         "rabbitmq.conf": f"listeners.tcp.1 = 127.0.0.1:{ports.amqp}\n"
         "log.console = false\n"
+        "log.file.rotation.size = 10485760\n"
+        "log.file.rotation.count = 3\n"
         "management.tcp.ip = 127.0.0.1\n"
         f"management.tcp.port = {ports.management}\n"
         "disk_free_limit.absolute = 50MB\n",  # a laptop's disk is often nearly full

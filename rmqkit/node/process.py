@@ -23,10 +23,12 @@ class Process:
     started: str
 
     def alive(self) -> bool:
-        """Tell whether this very process still runs; a zombie does not."""
-        with suppress(ChildProcessError):  # it may be our own child: reap it
-            os.waitpid(self.pid, os.WNOHANG)
-        return bool(self.started) and _started(self.pid) == self.started
+        """Tell whether this very process still runs."""
+        started, runs = _look_up(self.pid)
+        if self.started and started == self.started and not runs:
+            with suppress(ChildProcessError):  # a zombie: if it is our own child, it waits to be reaped
+                os.waitpid(self.pid, os.WNOHANG)
+        return runs and started == self.started
 
     def signal(self, number: int) -> None:
         """Send a signal to this process, and to no other that has its id now."""
@@ -62,7 +64,7 @@ def spawn(command: Sequence[str | Path], env: Mapping[str, str], output: Path) -
         ],
         setsid=True,
     )
-    return Process(pid, _started(pid))
+    return Process(pid, _look_up(pid)[0])
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -75,17 +77,22 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
-def _started(pid: int) -> str:
-    """Return what tells the process from a later one with its id; empty when there is none, or a zombie."""
-    if Path("/proc/self/stat").exists():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-        except OSError:
-            return ""
-        return "" if fields[0] in "ZX" else f"{boot}-{fields[19]}"  # proc(5): the state, and starttime in ticks
-    shown = subprocess.run(  # noqa: S603 - our own command
-        ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+def _look_up(pid: int) -> tuple[str, bool]:
+    """Return when the process was started, in whatever words the system has for it, and whether it is no zombie."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return _ask_ps(pid)
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", False
+    return f"{boot}-{fields[19]}", fields[0] not in "ZX"  # proc(5): starttime in ticks since boot, state
+
+
+def _ask_ps(pid: int) -> tuple[str, bool]:
+    """Look up a process where there is no /proc, as on macOS."""
+    command = ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     state, _, started = shown.stdout.strip().partition(" ")
-    return "" if state.startswith("Z") else started.strip()
+    return started.strip(), bool(state) and not state.startswith("Z")

@@ -1,0 +1,253 @@
+"""The promises of the private node, each kept by a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pika
+import pytest
+
+from rmqkit.errors import NodeError
+from rmqkit.node import Node, installation
+
+StartNode = Callable[[], Node]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A node's folder; whatever the test leaves running in it ends."""
+    yield tmp_path / "node"
+    Node(tmp_path / "node").discard()
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is not a node's."""
+    process = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    yield process
+    process.communicate()
+
+
+def test_a_started_node_accepts_logins_and_a_second_start_leaves_it_alone(own_node: StartNode) -> None:
+    node = own_node()
+    pika.BlockingConnection(pika.URLParameters(node.url)).close()
+    before = node.pid
+    assert node.start().pid == before != 0
+
+
+def test_two_nodes_run_side_by_side(own_node: StartNode) -> None:
+    one, other = own_node(), own_node()
+    assert one.url != other.url
+    for node in (one, other):
+        pika.BlockingConnection(pika.URLParameters(node.url)).close()
+        assert node.ctl("-q", "eval", "os:getpid().").stdout.strip() == f'"{node.pid}"'
+
+
+def test_messages_and_ports_outlive_stop_and_start(own_node: StartNode) -> None:
+    node = own_node()
+    url = node.url
+    _publish(url, "kept", b"still here")
+    assert node.stop() is True
+    assert node.stop() is False
+    assert (node.status().running, node.pid) == (False, 0)
+    node.start()
+    assert node.url == url
+    assert _get(url, "kept") == b"still here"
+
+
+def test_confirmed_messages_outlive_kill_9(own_node: StartNode) -> None:
+    node = own_node()
+    _publish(node.url, "kept", b"still here")
+    url, pid = node.url, node.pid
+    node.kill()
+    assert not _exists(pid)
+    assert not node.status().running
+    node.start()
+    assert node.url == url
+    assert _get(url, "kept") == b"still here"
+
+
+def test_every_listener_is_on_loopback(own_node: StartNode) -> None:
+    node = own_node()
+    listeners = _listeners(_family(node))
+    assert len({port for _, port in listeners}) == 4  # AMQP, management, distribution, epmd
+    assert {address for address, _ in listeners} <= {"127.0.0.1", "::1"}
+
+
+def test_a_discarded_node_leaves_no_process_and_no_file(own_node: StartNode) -> None:
+    node = own_node()
+    family = _family(node)
+    assert len(family) >= 3
+    node.discard()
+    assert _gone_within(5.0, family)
+    assert not node.folder.exists()
+
+
+def test_a_stopped_node_leaves_no_process(own_node: StartNode) -> None:
+    node = own_node()
+    family = _family(node)
+    node.stop()
+    assert _gone_within(5.0, family)
+
+
+def test_the_cookie_is_the_owners_alone_and_each_node_has_its_own(own_node: StartNode) -> None:
+    cookies = [node.folder / "home" / ".erlang.cookie" for node in (own_node(), own_node())]
+    assert [stat.S_IMODE(cookie.stat().st_mode) for cookie in cookies] == [0o400, 0o400]
+    assert cookies[0].read_text() != cookies[1].read_text()
+
+
+def test_a_process_that_has_the_id_of_a_dead_node_is_never_signalled(
+    folder: Path, stranger: subprocess.Popen[bytes]
+) -> None:
+    node = Node(folder)
+    folder.mkdir()
+    ports = {"amqp": 5672, "management": 15672, "distribution": 25672, "epmd": 4369}
+    stale = {"pid": stranger.pid, "started": "an earlier process"}
+    (folder / "node.json").write_text(json.dumps({"ports": ports, "version": "", "broker": stale, "epmd": stale}))
+    assert node.status().running is False
+    assert node.stop() is False
+    node.kill()
+    assert stranger.poll() is None
+
+
+def test_a_taken_port_is_an_error_that_names_it(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(NodeError, match=f"port {port} cannot be used"):
+            Node(folder).start(port)
+    assert Node(folder).pid == 0
+
+
+def test_another_port_for_a_running_node_is_an_error_that_says_how_to_move_it(own_node: StartNode) -> None:
+    node = own_node()
+    with pytest.raises(NodeError, match="runs already") as caught:
+        node.start(port=5999)
+    assert "rmqkit broker stop" in caught.value.advice
+
+
+def test_a_node_that_ends_while_starting_shows_its_last_words_and_where_its_log_is(folder: Path) -> None:
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "rmqkit@localhost").write_text("a file where a folder must be")
+    with pytest.raises(NodeError, match="ended while starting") as caught:
+        Node(folder).start(port=0)
+    assert "The whole log: " in caught.value.advice
+    assert len(caught.value.advice.splitlines()) > 1
+    assert Node(folder).pid == 0
+
+
+def test_a_start_that_takes_too_long_leaves_nothing(folder: Path) -> None:
+    with pytest.raises(NodeError, match=r"did not accept logins within 0\.5 s"):
+        Node(folder).start(port=0, timeout_s=0.5)
+    assert _ends(folder)
+
+
+def test_a_start_interrupted_half_way_leaves_nothing(folder: Path) -> None:
+    command = subprocess.Popen(_command(folder), stderr=subprocess.DEVNULL)
+    assert _within(20.0, lambda: Node(folder).pid != 0)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(20.0) != 0
+    assert _ends(folder)
+
+
+def test_two_starts_at_once_start_one_node(folder: Path) -> None:
+    commands = [subprocess.Popen(_command(folder), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    pids = {command.communicate(timeout=50.0)[0] for command in commands}
+    assert pids == {f"{Node(folder).pid}\n"}
+
+
+def test_no_rabbitmq_is_an_error_that_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(installation, "_search_path", lambda: str(tmp_path))
+    monkeypatch.setattr(installation, "_WRAPPED", tmp_path)
+    with pytest.raises(NodeError, match="not installed") as caught:
+        Node(folder).start(port=0)
+    assert "apt install rabbitmq-server" in caught.value.advice
+    assert "RMQKIT_URL" in caught.value.advice
+
+
+def test_no_root_is_needed() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="rmqkit-test-nobody-"))  # tmp_path is closed to other users
+    python, option, code = _command(folder / "node")
+    imports, start = code.rsplit("; ", 1)
+    if os.geteuid() == 0:  # become nobody once all is imported: the interpreter may be closed to other users too
+        os.chown(folder, 65534, 65534)
+        imports += "; import encodings.idna, os; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+    code = f"{imports}; {start}"
+    try:
+        pid = int(subprocess.run([python, option, code], capture_output=True, text=True, check=True).stdout)
+        assert Path(f"/proc/{pid}").stat().st_uid != 0
+    finally:
+        Node(folder / "node").discard()
+        folder.rmdir()
+
+
+def _command(folder: Path) -> list[str]:
+    """Return a command that starts a node in the folder and prints its process id."""
+    code = f"from pathlib import Path; from rmqkit.node import Node; print(Node(Path({str(folder)!r})).start(0).pid)"
+    return [sys.executable, "-c", code]
+
+
+def _publish(url: str, queue: str, body: bytes) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    channel = connection.channel()
+    channel.queue_declare(queue, durable=True)
+    channel.confirm_delivery()
+    channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
+    connection.close()
+
+
+def _get(url: str, queue: str) -> bytes | None:
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    body: bytes | None = connection.channel().basic_get(queue)[2]
+    connection.close()
+    return body
+
+
+def _family(node: Node) -> set[int]:
+    """Return the ids of the node's processes: those whose environment names its folder."""
+    mark = f"HOME={node.folder}/home\0".encode()
+    return {int(process.name) for process in Path("/proc").glob("[0-9]*") if mark in _bytes(process / "environ")}
+
+
+def _listeners(pids: set[int]) -> set[tuple[str, int]]:
+    """Return what the processes listen on, as `ss` shows it."""
+    shown = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
+    ours = [line.split()[3] for line in shown.splitlines() if any(f"pid={pid}," in line for pid in pids)]
+    return {(address.strip("[]"), int(port)) for address, _, port in (each.rpartition(":") for each in ours)}
+
+
+def _exists(pid: int) -> bool:
+    return _bytes(Path(f"/proc/{pid}/cmdline")) != b""
+
+
+def _gone_within(timeout_s: float, pids: set[int]) -> bool:
+    return _within(timeout_s, lambda: not any(map(_exists, pids)))
+
+
+def _ends(folder: Path) -> bool:
+    return _within(5.0, lambda: not _family(Node(folder)))
+
+
+def _within(timeout_s: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
