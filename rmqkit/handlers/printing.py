@@ -12,6 +12,7 @@ import os
 import re
 import select
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -39,12 +40,14 @@ class Printer:
     """Writes deliveries to `fd`, as bodies or, with `as_json`, as envelopes.
 
     To a terminal, control characters go as escapes, so that no message can play with it; to anything else every byte
-    goes as it is. `lock_fd` is a file that all processes who share the output have open: batches never interleave.
+    goes as it is. `lock_fd` is a file that all processes who share the output have open: batches never interleave,
+    nor do those of threads that share the printer.
     """
 
     def __init__(self, fd: int = 1, *, as_json: bool = False, lock_fd: int | None = None) -> None:
         self._fd = fd
         self._lock_fd = lock_fd
+        self._lock = threading.Lock()
         self._envelopes = envelopes.Writer() if as_json else None
         self._is_terminal = os.isatty(fd)
         try:
@@ -80,15 +83,16 @@ class Printer:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock of all who write here; a process that dies gives its own back."""
-        if self._lock_fd is None:
-            yield
-            return
-        fcntl.lockf(self._lock_fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
+        """Hold the locks of all who write here; a process that dies gives its own back."""
+        with self._lock:
+            if self._lock_fd is None:
+                yield
+                return
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
 
     def _write(self, data: bytes, stop: Stop | None) -> tuple[int, str]:
         """Write until all is out, a stop is asked for while the reader takes nothing, or it fails.
