@@ -108,7 +108,7 @@ __all__ = [
 ]
 
 # Where the names live, the cheapest to import first.
-_ROOMS = ("errors", "message", "model", "report", "stop", "settings", "topology.loader", "broker.connection")
+_ROOMS = ("errors", "message", "model", "report", "stop", "settings", "broker.connection", "topology.loader")
 
 
 def __getattr__(name: str) -> Any:

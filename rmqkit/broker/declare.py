@@ -25,7 +25,7 @@ from rmqkit.report import Difference, Outcome, Plan, Step
 
 _PROBES = 20  # an entity has no more properties than that
 _INEQUIVALENT = re.compile(
-    r"inequivalent arg '(?P<name>[^']+)' for .*?: received (?P<expected>.+) but current is (?P<actual>.+?)(?:'$|$)"
+    r"inequivalent arg '(?P<name>[^']+)' for .*: received (?P<expected>.+) but current is (?P<actual>.+)$"
 )
 _VALUE = re.compile(r"^(?:the value )?'(?P<value>.*)' of type '(?P<type>\w+)'$")
 _CONVERSIONS: dict[str, Callable[[str], Any]] = {

@@ -15,6 +15,7 @@ from pika import frame, spec
 
 from rmqkit.broker.fields import decode_properties
 from rmqkit.message import Delivery, Message, Properties
+from rmqkit.payload import properties
 
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8  # type, channel, size, and the end octet
@@ -82,24 +83,24 @@ class LazyOrigin:
 Event = list[Delivery] | Confirm | Returned | Any
 
 
-def pika_properties(properties: Properties) -> spec.BasicProperties:
+def pika_properties(given: Properties) -> spec.BasicProperties:
     """Turn properties into pika's, value by value."""
-    moment = properties.timestamp
+    moment = given.timestamp
     return spec.BasicProperties(
-        content_type=properties.content_type,
-        content_encoding=properties.content_encoding,
-        headers=None if properties.headers is None else dict(properties.headers),
-        delivery_mode=properties.delivery_mode,
-        priority=properties.priority,
-        correlation_id=properties.correlation_id,
-        reply_to=properties.reply_to,
-        expiration=properties.expiration,
-        message_id=properties.message_id,
+        content_type=given.content_type,
+        content_encoding=given.content_encoding,
+        headers=None if given.headers is None else dict(given.headers),
+        delivery_mode=given.delivery_mode,
+        priority=given.priority,
+        correlation_id=given.correlation_id,
+        reply_to=given.reply_to,
+        expiration=given.expiration,
+        message_id=given.message_id,
         timestamp=None if moment is None else int(moment.timestamp()),
-        type=properties.type,
-        user_id=properties.user_id,
-        app_id=properties.app_id,
-        cluster_id=properties.cluster_id,
+        type=given.type,
+        user_id=given.user_id,
+        app_id=given.app_id,
+        cluster_id=given.cluster_id,
     )
 
 
@@ -135,7 +136,7 @@ class Encoder:
     def encode(self, message: Message) -> bytes:
         """Encode a message: its method, its header, and its body in as many frames as it takes.
 
-        Properties must have passed `payload.properties.check`: pika's encoder asserts where that one explains.
+        Raises PayloadError for names and properties that AMQP cannot carry.
         """
         if (
             message.properties is not self._properties
@@ -151,12 +152,14 @@ class Encoder:
 
     def _prepare(self, message: Message) -> None:
         if message.exchange != self._exchange or message.routing_key != self._routing_key:
+            properties.check_target(message.exchange, message.routing_key)
             publish = spec.Basic.Publish(
                 exchange=message.exchange, routing_key=message.routing_key, mandatory=True, immediate=False
             )
             self._method = encode_method(self._channel, publish)
             self._exchange, self._routing_key = message.exchange, message.routing_key
         if message.properties is not self._properties:
+            properties.check(message.properties)
             header = frame.Header(self._channel, 0, pika_properties(message.properties)).marshal()
             self._header = header[:_HEADER_SIZE_AT], header[_HEADER_SIZE_AT + 8 :]
             self._properties = message.properties

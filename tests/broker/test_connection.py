@@ -1,0 +1,448 @@
+"""What a connection promises, against a real broker; what is in a queue is told by pika, not by rmqkit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pika
+import pytest
+
+import rmqkit
+from rmqkit import Binding, Exchange, Fate, Message, Outcome, Properties, PublishOptions, Queue, Topology
+from rmqkit.broker.transport import PURE_PIKA
+
+DURABLE = Properties()
+
+
+@pytest.fixture
+def connection(broker_url: str) -> Iterator[rmqkit.Connection]:
+    with rmqkit.connect(broker_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def witness(broker_url: str) -> Iterator[Any]:
+    """A channel of pika's own, which sees what is really there."""
+    opened = pika.BlockingConnection(pika.URLParameters(broker_url))
+    yield opened.channel()
+    opened.close()
+
+
+@pytest.fixture
+def queue(queue_name: str, connection: rmqkit.Connection) -> str:
+    connection.apply(Topology(queues=(Queue(queue_name),)))
+    return queue_name
+
+
+def _depth(witness: Any, queue: str) -> int:
+    """Return how many messages are ready, once nothing is on its way back into the queue."""
+    deadline, depth = time.monotonic() + 5, -1
+    while time.monotonic() < deadline:
+        last, depth = depth, witness.queue_declare(queue, passive=True).method.message_count
+        if last == depth:
+            break
+        witness.connection.sleep(0.05)
+    return int(depth)
+
+
+def _await_depth(witness: Any, queue: str, expected: int) -> None:
+    deadline = time.monotonic() + 5
+    while (depth := witness.queue_declare(queue, passive=True).method.message_count) != expected:
+        assert time.monotonic() < deadline, f"{depth} messages in the queue, not {expected}"
+        witness.connection.sleep(0.02)
+
+
+def _drain(witness: Any, queue: str) -> list[bytes]:
+    bodies = []
+    while (got := witness.basic_get(queue, auto_ack=True))[0] is not None:
+        bodies.append(got[2])
+    return bodies
+
+
+def _numbers(queue: str, amount: int) -> Iterator[Message]:
+    return (Message(b"%d" % number, queue) for number in range(amount))
+
+
+# Declaring
+
+
+def test_applying_creates_every_kind_of_entity_and_a_second_time_changes_nothing(
+    connection: rmqkit.Connection, witness: Any, namespace: Any
+) -> None:
+    exchanges = tuple(
+        Exchange(namespace.exchange(kind), type=kind) for kind in ("direct", "fanout", "topic", "headers")
+    )
+    queue = namespace.queue("sink 🐇 / % ? # @ : عربى")
+    last = namespace.exchange("last")
+    topology = Topology(
+        exchanges=(*exchanges, Exchange(last, durable=False, internal=True, type="fanout")),
+        queues=(Queue(queue, arguments={"x-max-length": 10, "x-overflow": "reject-publish"}),),
+        bindings=(
+            Binding(exchanges[0].name, queue, routing_key="k"),
+            Binding(exchanges[1].name, last, "exchange"),
+            Binding(exchanges[2].name, queue, routing_key="a.*.#"),
+            Binding(exchanges[3].name, queue, arguments={"x-match": "all", "n": 1, "s": "x", "b": True}),
+            Binding(last, queue),
+        ),
+    )
+    first, second = connection.apply(topology), connection.apply(topology)
+    assert [step.outcome for step in first.steps] == [Outcome.CREATE] * 6 + [Outcome.DECLARE] * 5
+    assert [step.outcome for step in second.steps] == [Outcome.UNCHANGED] * 6 + [Outcome.DECLARE] * 5
+    for exchange, key in ((0, "k"), (1, ""), (2, "a.b.c.d")):
+        witness.basic_publish(exchanges[exchange].name, key, b"x")
+    witness.basic_publish(exchanges[3].name, "", b"x", pika.BasicProperties(headers={"n": 1, "s": "x", "b": True}))
+    _await_depth(witness, queue, 4)
+
+
+def test_a_plan_changes_nothing(connection: rmqkit.Connection, witness: Any, namespace: Any) -> None:
+    name = namespace.queue()
+    assert connection.plan(Topology(queues=(Queue(name),))).steps[0].outcome is Outcome.CREATE
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+        witness.queue_declare(name, passive=True)
+
+
+def test_conflicts_are_reported_all_at_once_with_every_difference_and_nothing_is_changed(
+    connection: rmqkit.Connection, witness: Any, namespace: Any
+) -> None:
+    queue, exchange, fresh = namespace.queue(), namespace.exchange(), namespace.queue("fresh")
+    connection.apply(
+        Topology(
+            exchanges=(Exchange(exchange, type="topic"),),
+            queues=(Queue(queue, arguments={"x-max-length": 10, "x-message-ttl": 5000}),),
+        )
+    )
+    wanted = Topology(
+        exchanges=(Exchange(exchange, type="fanout", durable=False),),
+        queues=(
+            Queue(fresh),
+            Queue(queue, durable=False, arguments={"x-max-length": 20, "x-expires": 9}),
+        ),
+    )
+    with pytest.raises(rmqkit.PropertyMismatch) as caught:
+        connection.apply(wanted)
+    by_name = {step.name: step for step in caught.value.report.conflicts}
+    assert {(each.property, each.actual, each.expected) for each in by_name[exchange].differences} == {
+        ("type", "topic", "fanout"),
+        ("durable", "true", "false"),
+    }
+    assert {(each.property, each.actual, each.expected) for each in by_name[queue].differences} == {
+        ("durable", "true", "false"),
+        ("x-max-length", "10", "20"),
+        ("x-expires", "none", "9"),
+        ("x-message-ttl", "5000", "none"),
+    }
+    assert len(caught.value.problems) == 2
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+        witness.queue_declare(fresh, passive=True)
+
+
+def test_a_queue_that_another_connection_holds_is_a_conflict(
+    connection: rmqkit.Connection, witness: Any, namespace: Any
+) -> None:
+    name = namespace.queue()
+    witness.queue_declare(name, exclusive=True)
+    step = connection.plan(Topology(queues=(Queue(name),))).steps[0]
+    assert step.outcome is Outcome.CONFLICT
+    assert "RESOURCE_LOCKED" in step.note
+    witness.queue_delete(name)
+
+
+def test_a_binding_to_something_missing_is_refused_by_name(connection: rmqkit.Connection) -> None:
+    with pytest.raises(rmqkit.NotFound, match=r"binding nowhere -> neither"):
+        connection.apply(Topology(bindings=(Binding("nowhere", "neither"),)))
+
+
+# Publishing
+
+
+def test_everything_published_is_confirmed_and_in_the_queue_in_order(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    report = connection.publish(_numbers(queue, 25_000))
+    assert (report.published, report.confirmed, report.republished) == (25_000, 25_000, 0)
+    assert report.complete
+    assert _drain(witness, queue) == [b"%d" % number for number in range(25_000)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 131_063, 131_064, 131_065, 2 * 131_064, 2 * 131_064 + 1, 5_000_000])
+def test_bodies_of_any_size_arrive_byte_for_byte(
+    connection: rmqkit.Connection, witness: Any, queue: str, size: int
+) -> None:
+    body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    assert connection.publish(Message(body, queue)).confirmed == 1
+    with connection.consume(queue, count=1) as deliveries:
+        assert [delivery.body for delivery in deliveries] == [body]
+    connection.publish(Message(body, queue))
+    assert _drain(witness, queue) == [body]
+
+
+def test_properties_arrive_as_they_were_given(connection: rmqkit.Connection, witness: Any, queue: str) -> None:
+    moment = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    headers = {
+        "n": -5,
+        "big": 2**62,
+        "t": True,
+        "none": None,
+        "l": [1, "x", {"k": b"\xff"}],
+        "d": Decimal("1.5"),
+        "m": moment,
+    }
+    sent = Properties(
+        content_type="text/plain", content_encoding="utf-8", headers=headers, delivery_mode=1, priority=255,
+        correlation_id="c", reply_to="r", expiration="60000", message_id="m", timestamp=moment, type="t",
+        user_id="guest", app_id="a", cluster_id="k",
+    )  # fmt: skip
+    connection.publish([Message(b"x", queue, properties=sent), Message(b"y", queue, properties=sent)])
+    with connection.consume(queue, count=1) as deliveries:
+        assert [delivery.properties for delivery in deliveries] == [sent]
+    _, seen, _ = witness.basic_get(queue)
+    assert (seen.headers, seen.priority, seen.user_id) == (headers, 255, "guest")
+
+
+def test_a_message_for_no_queue_raises_through_the_default_exchange(
+    connection: rmqkit.Connection, queue: str, namespace: Any
+) -> None:
+    messages = [Message(b"1", queue), Message(b"2", namespace.queue("missing")), Message(b"3", queue)]
+    with pytest.raises(rmqkit.Unroutable, match="1 of 3") as caught:
+        connection.publish(messages)
+    report = caught.value.report
+    assert (report.confirmed, report.returned) == (2, 1)
+    assert [(failure.index, failure.fate) for failure in report.failures] == [(1, Fate.RETURNED)]
+
+
+def test_a_message_without_readers_is_counted_behind_an_exchange_and_is_no_error(
+    connection: rmqkit.Connection, namespace: Any
+) -> None:
+    exchange = namespace.exchange()
+    connection.apply(Topology(exchanges=(Exchange(exchange, type="fanout"),)))
+    report = connection.publish(Message(b"x", exchange=exchange))
+    assert (report.published, report.confirmed, report.returned) == (1, 0, 1)
+
+
+def test_without_confirms_everything_arrives_and_nothing_is_called_confirmed(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    options = PublishOptions(confirms=False, window=1000)
+    report = connection.publish(_numbers(queue, 5000), options=options)
+    assert (report.published, report.confirmed, report.unknown) == (5000, 0, 5000)
+    assert _drain(witness, queue) == [b"%d" % number for number in range(5000)]
+
+
+def test_an_exchange_that_is_missing_fails_its_own_messages_only(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    messages = [Message(b"%d" % n, queue, exchange="missing-exchange" if n % 10 == 3 else "") for n in range(200)]
+    fates: dict[int, Fate] = {}
+    report = connection.publish(messages, check=False, on_settled=lambda place, _, fate: fates.update({place: fate}))
+    assert {place for place, fate in fates.items() if fate is Fate.REFUSED} == set(range(3, 200, 10))
+    assert (report.published, report.confirmed, report.refused) == (200, 180, 20)
+    assert set(_drain(witness, queue)) == {b"%d" % n for n in range(200) if n % 10 != 3}
+
+
+def test_a_failing_source_raises_after_what_it_gave_is_confirmed(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    def source() -> Iterator[Message]:
+        yield from _numbers(queue, 300)
+        raise OSError("the file ended")
+
+    reports: list[rmqkit.PublishReport] = []
+    with pytest.raises(OSError, match="the file ended"):
+        connection.publish(source(), on_progress=reports.append)
+    assert (reports[-1].published, reports[-1].confirmed) == (300, 300)
+    assert len(_drain(witness, queue)) == 300
+
+
+def test_what_amqp_cannot_carry_is_refused_and_what_came_before_is_confirmed(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    messages = [Message(b"good", queue), Message(b"bad", queue, properties=Properties(priority=300))]
+    with pytest.raises(rmqkit.PayloadError, match="priority"):
+        connection.publish(messages)
+    assert _drain(witness, queue) == [b"good"]
+
+
+def test_none_in_the_stream_waits_until_the_messages_before_it_are_confirmed(
+    connection: rmqkit.Connection, queue: str
+) -> None:
+    settled: list[int] = []
+
+    def source() -> Iterator[Message | None]:
+        yield from _numbers(queue, 10)
+        yield None
+        assert settled == list(range(10))
+
+    connection.publish(source(), on_settled=lambda place, _message, _fate: settled.append(place))
+
+
+def test_a_message_goes_out_while_the_source_still_waits_for_the_next(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    def source() -> Iterator[Message]:
+        yield Message(b"now", queue)
+        _await_depth(witness, queue, 1)
+
+    assert connection.publish(source()).confirmed == 1
+
+
+def test_a_rate_is_kept(connection: rmqkit.Connection, queue: str) -> None:
+    report = connection.publish(_numbers(queue, 50), options=PublishOptions(rate=100))
+    assert report.confirmed == 50
+    assert report.seconds >= 0.49
+
+
+def test_a_stop_ends_the_input_and_everything_taken_is_confirmed(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    stop = rmqkit.Stop()
+
+    def source() -> Iterator[Message]:
+        for number, message in enumerate(_numbers(queue, 10**9)):
+            yield message
+            if number == 5000:
+                stop.request()
+
+    report = connection.publish(source(), stop=stop)
+    assert report.interrupted
+    assert report.published == report.confirmed == _depth(witness, queue)
+
+
+# Consuming
+
+
+def test_iterating_acknowledges_what_was_handled_and_break_leaves_the_last_one(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    connection.publish(_numbers(queue, 10))
+    with connection.consume(queue) as deliveries:
+        for delivery in deliveries:
+            if delivery.body == b"6":
+                break
+    _await_depth(witness, queue, 4)
+    assert _drain(witness, queue) == [b"6", b"7", b"8", b"9"]
+
+
+def test_count_is_exact_and_the_rest_stays_in_order(connection: rmqkit.Connection, witness: Any, queue: str) -> None:
+    connection.publish(_numbers(queue, 3000))
+    with connection.consume(queue, count=1234, prefetch=100) as deliveries:
+        assert [delivery.body for delivery in deliveries] == [b"%d" % number for number in range(1234)]
+        assert deliveries.report.acknowledged == 1234
+    _await_depth(witness, queue, 3000 - 1234)
+    assert _drain(witness, queue) == [b"%d" % number for number in range(1234, 3000)]
+
+
+@pytest.mark.parametrize("no_ack", [False, True])
+def test_an_idle_consumer_ends_after_its_time(
+    connection: rmqkit.Connection, witness: Any, queue: str, no_ack: bool
+) -> None:
+    connection.publish(_numbers(queue, 5))
+    with connection.consume(queue, idle_timeout_s=0.3, no_ack=no_ack) as deliveries:
+        assert [delivery.body for delivery in deliveries] == [b"0", b"1", b"2", b"3", b"4"]
+    assert _depth(witness, queue) == 0
+
+
+def test_a_slow_handler_has_each_message_acknowledged_before_the_next(
+    connection: rmqkit.Connection, broker_url: str, queue: str
+) -> None:
+    """A crash in the middle of a batch gives back what was not handled, and not what was."""
+    connection.publish(_numbers(queue, 6))
+    crashed = rmqkit.connect(broker_url)
+    for delivery in crashed.consume(queue):
+        if delivery.body == b"3":
+            break
+        time.sleep(0.03)  # the handler's work
+    crashed.close()
+    with connection.consume(queue, idle_timeout_s=0.5) as rest:
+        assert [delivery.body for delivery in rest] == [b"3", b"4", b"5"]
+
+
+def test_rejected_messages_go_to_the_dead_letter_queue_and_requeued_ones_come_again(
+    connection: rmqkit.Connection, witness: Any, namespace: Any
+) -> None:
+    queue, parked = namespace.queue(), namespace.queue("parked")
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": parked}
+    connection.apply(Topology(queues=(Queue(queue, arguments=arguments), Queue(parked))))
+    connection.publish(_numbers(queue, 4))
+    seen: list[tuple[bytes, bool]] = []
+    with connection.consume(queue, idle_timeout_s=0.5) as deliveries:
+        for delivery in deliveries:
+            seen.append((delivery.body, delivery.redelivered))
+            if delivery.body == b"1":
+                deliveries.reject(delivery)
+            elif delivery.body == b"2" and not delivery.redelivered:
+                deliveries.requeue(delivery)
+        report = deliveries.report
+    assert sorted(seen) == [(b"0", False), (b"1", False), (b"2", False), (b"2", True), (b"3", False)]
+    assert (report.acknowledged, report.rejected, report.requeued, report.redelivered) == (3, 1, 1, 1)
+    assert _drain(witness, parked) == [b"1"]
+    assert _depth(witness, queue) == 0
+
+
+def test_three_idle_consumers_are_dealt_messages_in_turn(connection: rmqkit.Connection, queue: str) -> None:
+    consumers = [connection.consume(queue, idle_timeout_s=0.5) for _ in range(3)]
+    for consumer in consumers:
+        consumer.subscribe()
+    for message in _numbers(queue, 12):
+        connection.publish(message)
+    shares = [[int(delivery.body) for delivery in consumer] for consumer in consumers]
+    assert shares == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+
+
+def test_a_deleted_queue_ends_its_consumer_with_an_error(
+    connection: rmqkit.Connection, witness: Any, queue: str
+) -> None:
+    consumer = connection.consume(queue)
+    consumer.subscribe()
+    witness.queue_delete(queue)
+    with pytest.raises(rmqkit.ConsumerCancelled, match="deleted"):
+        next(iter(consumer))
+
+
+def test_a_missing_queue_is_not_found_by_name(connection: rmqkit.Connection) -> None:
+    with pytest.raises(rmqkit.NotFound, match="queue 'no-such-queue'"):
+        next(iter(connection.consume("no-such-queue")))
+
+
+def test_a_stop_from_another_thread_ends_a_waiting_consumer(connection: rmqkit.Connection, queue: str) -> None:
+    stop = rmqkit.Stop()
+    timer = threading.Timer(0.2, stop.request)
+    timer.start()
+    assert list(connection.consume(queue, stop=stop)) == []
+    timer.join()
+
+
+def test_pika_alone_decodes_the_same(broker_url: str, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PURE_PIKA, "1")
+    with rmqkit.connect(broker_url) as pure:
+        pure.publish(_numbers(queue, 500))
+        with pure.consume(queue, count=500) as deliveries:
+            assert [delivery.body for delivery in deliveries] == [b"%d" % number for number in range(500)]
+
+
+# Connecting
+
+
+def test_a_wrong_password_and_a_wrong_virtual_host_are_told_apart(broker_url: str) -> None:
+    with pytest.raises(rmqkit.AuthenticationFailed, match="login of 'guest'") as caught:
+        rmqkit.connect(broker_url.replace("guest:guest", "guest:canary-password"))
+    assert "canary" not in str(caught.value)
+    with pytest.raises(rmqkit.AuthenticationFailed, match="virtual host 'missing'"):
+        rmqkit.connect(broker_url.rstrip("/") + "/missing")
+
+
+def test_the_second_address_is_used_when_nobody_answers_at_the_first(broker_url: str, queue: str) -> None:
+    with rmqkit.connect(f"amqp://guest:guest@127.0.0.1:1/,{broker_url}") as connection:
+        assert connection.publish(Message(b"x", queue)).confirmed == 1
+
+
+def test_closing_leaves_no_thread_behind(broker_url: str, queue: str) -> None:
+    before = set(threading.enumerate())
+    with rmqkit.connect(broker_url) as connection:
+        connection.publish(Message(b"x", queue))
+        next(iter(connection.consume(queue)))
+    assert not set(threading.enumerate()) - before
