@@ -1,1 +1,8 @@
 """The command line: parse into one typed object, call one function, render, exit."""
+
+
+def main() -> None:
+    """Run the `rmqkit` command and exit with its code."""
+    from rmqkit.cli.app import main as run  # noqa: PLC0415 - importing rmqkit.cli stays free of Typer
+
+    run()

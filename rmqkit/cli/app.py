@@ -1,0 +1,134 @@
+"""The `rmqkit` command: a table of commands, each imported only when it is called.
+
+Comes in: the arguments. Goes out: an exit code. Room: cli.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand
+
+from rmqkit.cli import failure
+from rmqkit.cli.help import Command, Group
+
+
+class Entry(NamedTuple):
+    """One command: `module:attribute` (a function, or a Typer with commands of its own) and what help says of it."""
+
+    target: str
+    help: str
+    panel: str
+    examples: tuple[str, ...]
+
+
+TOPOLOGIES, MESSAGES, BROKER = "Topologies", "Messages", "A broker of your own"
+COMMANDS: dict[str, Entry] = {
+    "apply": Entry(
+        "rmqkit.cli.apply:apply",
+        "Declare the exchanges, queues and bindings of topology files.",
+        TOPOLOGIES,
+        ("rmqkit apply topologies/work.yaml", "rmqkit apply --dry-run orders.yaml audit.yaml"),
+    ),
+    "schema": Entry(
+        "rmqkit.cli.schema:schema",
+        "Print the JSON Schema of a topology file, for editors.",
+        TOPOLOGIES,
+        ("rmqkit schema > topology.schema.json",),
+    ),
+    "publish": Entry(
+        "rmqkit.cli.publish:publish",
+        "Publish messages, each persistent and confirmed.",
+        MESSAGES,
+        (
+            "rmqkit publish --count 100000",
+            'rmqkit publish -q worker_queue "hello"',
+            "rmqkit publish -e orders -r order.eu.paid --lines -f orders.jsonl",
+        ),
+    ),
+    "consume": Entry(
+        "rmqkit.cli.consume:consume",
+        "Consume a queue: bodies to standard output, then acknowledged.",
+        MESSAGES,
+        ("rmqkit consume worker_queue", "rmqkit consume worker_queue --workers 3 --idle-timeout 5"),
+    ),
+    "broker": Entry(
+        "rmqkit.cli.broker:app",
+        "Start and stop a private RabbitMQ node, on loopback only.",
+        BROKER,
+        ("rmqkit broker start", 'eval "$(rmqkit broker env)"'),
+    ),
+    "demo": Entry(
+        "rmqkit.cli.demo:demo",
+        "Show a messaging pattern at work, from topology to lost and found.",
+        BROKER,
+        ("rmqkit demo work",),
+    ),
+}
+SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": None}
+
+
+def load(name: str) -> Any:
+    """Import a command and return it as Click's object, with its examples."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        function, target = target, typer.Typer(add_completion=False, **SETTINGS)
+        target.command(name, cls=Command)(function)
+    command = typer.main.get_command(target)
+    command.name = name
+    command.epilog = "\n".join(COMMANDS[name].examples)
+    return command
+
+
+class LazyGroup(Group):
+    """The top command: help and completion read the table, and only what is called is imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """Return what stands for a command in help, without importing it."""
+        if cmd_name not in COMMANDS:
+            return None
+        entry = COMMANDS[cmd_name]
+        return TyperCommand(cmd_name, short_help=entry.help, rich_help_panel=entry.panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is called; an unknown name is an error with a suggestion."""
+        self.commands = {name: self.get_command(ctx, name) for name in COMMANDS}  # what suggestions are taken from
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load(name or ""), rest
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - Typer calls it
+    if value:
+        from rmqkit import __version__  # noqa: PLC0415
+
+        typer.echo(f"rmqkit {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(name="rmqkit", cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, **SETTINGS)
+
+
+EXAMPLES = ("rmqkit broker start", "rmqkit apply topologies/work.yaml", "rmqkit publish --count 100000")
+
+
+@app.callback(
+    help="A messaging toolkit for RabbitMQ: apply a topology, publish, consume; nothing is lost.",
+    epilog="\n".join(EXAMPLES),
+)
+def rmqkit(
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,  # noqa: FBT002
+) -> None:
+    """Take the options that come before a command."""
+
+
+def main() -> None:
+    """Run the command line, and exit."""
+    sys.exit(failure.run(lambda: typer.main.get_command(app)(prog_name="rmqkit"), sys.argv[1:]))

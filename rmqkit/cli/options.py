@@ -1,0 +1,131 @@
+"""The options that commands share, and how they become one typed object.
+
+Comes in: what Typer parsed. Goes out: Settings, a Connection. Room: cli.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from rmqkit.settings import DEFAULT_URL, Settings, Tls, load_settings
+
+if TYPE_CHECKING:
+    from rmqkit.broker.connection import Connection
+
+Json = Annotated[bool, typer.Option("--json", help="Print the report, or the error, as JSON.")]
+_PANEL = "Connection"
+
+
+def _option(*names: str, metavar: str | None = None, help: str) -> Any:  # noqa: A002 - Typer's word
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=_PANEL, show_default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Which broker, as the options of every command that talks to one say."""
+
+    url: Annotated[
+        list[str],
+        _option(
+            "-u",
+            "--url",
+            metavar="URL",
+            help="The broker; repeat it, or separate by commas, for others to fall back on. Else RMQKIT_URL, AMQP_URL,"
+            f" CLOUDAMQP_URL, or {DEFAULT_URL}",
+        ),
+    ] = field(default_factory=list)
+    vhost: Annotated[
+        str | None, _option("--vhost", metavar="NAME", help="The virtual host, whatever the URL says.")
+    ] = None
+    password_file: Annotated[
+        str | None, _option("--password-file", metavar="FILE", help="Holds the password; read at every connect.")
+    ] = None
+    tls_ca_file: Annotated[
+        str, _option("--tls-ca-file", metavar="FILE", help="Whom to trust instead of the system's authorities.")
+    ] = ""
+    tls_cert_file: Annotated[
+        str, _option("--tls-cert-file", metavar="FILE", help="Our certificate, for a broker that asks for one.")
+    ] = ""
+    tls_key_file: Annotated[
+        str, _option("--tls-key-file", metavar="FILE", help="Its key, unless it is in the same file.")
+    ] = ""
+    tls_insecure: Annotated[
+        bool, _option("--tls-insecure", help="Check neither certificate nor host name: anybody may listen.")
+    ] = False
+
+    def settings(self) -> Settings:
+        """Return which broker is meant; raise SettingsError."""
+        tls = Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file, insecure=self.tls_insecure)
+        return load_settings(self.url, vhost=self.vhost, password_file=self.password_file, tls=tls)
+
+    def connect(self) -> Connection:
+        """Connect; with nobody at the default address, say where a node of ours runs."""
+        from rmqkit.broker.connection import connect  # noqa: PLC0415 - start-up time: pika
+        from rmqkit.errors import Unreachable  # noqa: PLC0415
+
+        settings = self.settings()
+        try:
+            return connect(settings=settings)
+        except Unreachable as error:
+            if settings.source == "default":
+                error.advice = _our_node() or error.advice
+            raise
+
+
+def _our_node() -> str:
+    from rmqkit.node import Node  # noqa: PLC0415 - only where there is no broker
+
+    status = Node().status()
+    if not status.running:
+        return ""
+    return f'A node of yours runs on port {status.port}: eval "$(rmqkit broker env)"'
+
+
+def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Expand each parameter that is a dataclass into its fields, as options of the command.
+
+    Typer sees one parameter a field; the command gets the dataclass. A field's annotation is Typer's own.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        name = parameter.name
+        if name in groups:
+            parameters += _parameters_of(groups[name])
+        else:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
+
+    @functools.wraps(command)
+    def expanded(**values: Any) -> Any:
+        for name, group in groups.items():
+            values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
+        return command(**values)
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {each.name: each.annotation for each in parameters}
+    del expanded.__wrapped__
+    return expanded
+
+
+def _parameters_of(group: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    found = []
+    for each in fields(group):
+        default = each.default_factory() if each.default_factory is not MISSING else each.default
+        kind = inspect.Parameter.KEYWORD_ONLY
+        found.append(
+            inspect.Parameter(
+                each.name,
+                kind,
+                annotation=hints[each.name],
+                default=inspect.Parameter.empty if default is MISSING else default,
+            )
+        )
+    return found

@@ -1,0 +1,142 @@
+"""What a command says, and where: data to standard output, notes and errors to standard error.
+
+Comes in: text, tables, reports. Goes out: lines on the two streams, coloured on a terminal alone. Room: cli.
+
+Text that came with a message or from a broker may hold control characters; `safe` makes them harmless for a terminal.
+A reader that has gone (`rmqkit schema | head -1`) is no error here: nothing that is printed is a message.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from rmqkit.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Style = Literal["bold", "dim", "red", "green", "yellow"]
+_CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether somebody watches there, on a terminal that can move its cursor."""
+    return bool(stream and stream.isatty() and os.environ.get("TERM") != "dumb")
+
+
+def is_coloured(stream: TextIO | None) -> bool:
+    """Tell whether colours show there: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def paint(text: str, style: Style, stream: TextIO) -> str:
+    """Colour a text if the stream shows colours."""
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and is_coloured(stream) else text
+
+
+def safe(text: str) -> str:
+    """Write everything but printable characters and line feeds as Python's escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def out(text: str) -> None:
+    """Print a line to standard output; raise OutputError when the disk is full, say nothing when the reader left."""
+    _write(sys.stdout, text + "\n")
+
+
+def out_json(value: Any) -> None:
+    """Print a report as one JSON object on standard output."""
+    out(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def note(text: str) -> None:
+    """Say something on standard error that is no error; colour codes in it stay."""
+    with suppress(OutputError):  # nobody to tell it to
+        _write(sys.stderr, text + "\n")
+
+
+def warn(text: str) -> None:
+    """Say on standard error what the user should know, though the command goes on."""
+    note(f"{paint('warning:', 'yellow', sys.stderr)} {safe(text)}")
+
+
+def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), styles: Sequence[Style | None] = ()) -> str:
+    """Align rows in columns as wide as their widest cell, for standard output; `styles` has one a row, if any."""
+    cells = [[safe(cell).replace("\n", "\\n") for cell in row] for row in ([header] if header else []) + list(rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    looks: list[Style | None] = ["bold"] if header else []
+    looks += styles or [None] * len(rows)
+    return "\n".join(
+        paint(line, style, sys.stdout) if style else line for line, style in zip(lines, looks, strict=True)
+    )
+
+
+def flush() -> None:
+    """Write out what is buffered, so that nothing is left to fail while Python ends."""
+    for stream in (sys.stdout, sys.stderr):
+        _write(stream, "")
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # closed before we started, as by `>&-`
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except UnicodeEncodeError:  # a stream of another encoding, as with PYTHONIOENCODING=ascii
+        _write(stream, text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+    except OSError as error:
+        _abandon(stream)
+        if error.errno != errno.EPIPE:
+            name = "standard output" if stream is sys.stdout else "standard error"
+            raise OutputError(f"{name}: {error.strerror}") from error
+
+
+def _abandon(stream: TextIO) -> None:
+    """Send what is buffered, and all that follows, nowhere: flushing it at exit would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+    """Show a bar with rate and time left while the block runs, if standard error is a terminal.
+
+    Yields a function that takes how much is done by now, and why nothing moves (empty: it does). Call it as often as
+    you like, from any thread; the bar is drawn ten times a second.
+    """
+    if not is_terminal(sys.stderr):
+        yield lambda _done, _blocked: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - start-up time: rich is for terminals
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("[yellow]{task.fields[blocked]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, rate="", blocked="")
+
+        def update(done: int, blocked: str) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = f"{done / elapsed:,.0f}/s" if elapsed else ""
+            bar.update(task, completed=done, rate=rate, blocked=f"blocked: {safe(blocked)}" if blocked else "")
+
+        yield update
