@@ -1,0 +1,78 @@
+"""What fault tests need: a node that may be hurt, queues, and a watch over threads and files."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pika
+import pytest
+
+from rmqkit.node import Node
+from tests.faults.ledger import Ledger
+from tests.faults.witness import declare, within
+
+FOLDER = "RMQKIT_TEST_FOLDER"
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """A private node that the tests of one module hurt one after the other; each leaves it running."""
+    private = Node(Path(os.environ[FOLDER]) / f"faults-{uuid.uuid4().hex[:12]}")
+    private.start(port=0)
+    yield private
+    private.discard()
+
+
+@pytest.fixture
+def on_node(node: Node) -> Iterator[Callable[[str], Ledger]]:
+    """Declare a durable queue on the module's node and open its books; the queue goes with the test."""
+    names: list[str] = []
+
+    def open_books(name: str = "") -> Ledger:
+        names.append(name or f"faults-{uuid.uuid4().hex[:12]}")
+        declare(node.url, names[-1])
+        return Ledger(names[-1])
+
+    yield open_books
+    with pika.BlockingConnection(pika.URLParameters(node.url)) as connection:
+        for name in names:
+            connection.channel().queue_delete(name)
+
+
+@pytest.fixture
+def ledger(broker_url: str, queue_name: str) -> Ledger:
+    """The books of a fresh durable queue of the shared broker."""
+    declare(broker_url, queue_name)
+    return Ledger(queue_name)
+
+
+@pytest.fixture
+def leak_free() -> Iterator[None]:
+    """Fail when the test leaves a thread of rmqkit's or an open file behind (I10)."""
+    before = _open_files()
+    yield
+    gc.collect()
+    within(10, lambda: not _io_threads(), lambda: f"threads are left: {_io_threads()}")
+    within(5, lambda: not _open_files() - before, lambda: f"files are left: {_open_files() - before}")
+
+
+def _io_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("rmqkit-io")]
+
+
+def _open_files() -> set[str]:
+    links = Path("/proc/self/fd")
+    if not links.exists():
+        return set()
+    found = set()
+    for link in links.iterdir():
+        try:
+            found.add(f"{link.name} -> {link.readlink()}")
+        except OSError:  # the folder's own, closed by now
+            continue
+    return found
