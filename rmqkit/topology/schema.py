@@ -1,0 +1,219 @@
+"""Check a document's shape against the schema, in plain words.
+
+Comes in: a Document. Goes out: problems with their places. Room: topology. The one truth is `schema.json`, which
+editors read too; jsonschema finds the violations, and the words for them are here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from rmqkit.errors import Location, Problem
+from rmqkit.topology.document import Document, KeyPath
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+_NOUNS = {
+    "string": "a text",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "object": "a mapping of names to values",
+    "array": "a list",
+}
+Finding = tuple[KeyPath, Location, str, str]
+"""What a finding is about, its place, what is wrong, what to write instead."""
+
+
+def schema_text() -> str:
+    """Return the JSON Schema of topology files, as `rmqkit schema` prints it."""
+    return files("rmqkit.topology").joinpath("schema.json").read_text("utf-8")
+
+
+@cache
+def schema() -> Mapping[str, Any]:
+    """Return the schema, parsed; not to be changed."""
+    parsed: Mapping[str, Any] = json.loads(schema_text())
+    return parsed
+
+
+@cache
+def _violations() -> Callable[[Any], Iterable[ValidationError]]:
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - a tenth of a second that most commands can do without
+
+    return Draft202012Validator(schema()).iter_errors
+
+
+def check(document: Document) -> Iterator[tuple[KeyPath, Problem]]:
+    """Yield each place where the document has another shape than the schema, and what is wrong there."""
+    for violation in _violations()(document.data):
+        path = tuple(violation.absolute_path)
+        if path in document.doubtful:
+            continue
+        for about, where, message, advice in _explain(document, path, violation):
+            yield about, Problem(where, message, advice)
+
+
+def _explain(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
+    """Put one violation into words; an unknown or missing key is one finding each."""
+    limit: Any = violation.validator_value
+    match violation.validator:
+        case "additionalProperties":
+            yield from _unknown_keys(document, path, violation)
+        case "required" | "dependentRequired":
+            yield from _missing_keys(document, path, violation)
+        case "type":
+            message, advice = _wrong_type(document, path, violation.instance, limit)
+            yield path, document.where(path), message, advice
+        case _:
+            message, advice = _wrong_value(document, path, violation)
+            yield path, document.where(path), message, advice
+
+
+def _unknown_keys(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
+    fields: Any = violation.schema
+    keys: Any = violation.instance
+    known = list(fields["properties"])
+    for key in keys:
+        if key not in known:
+            advice = f"Did you mean {guess}?" if (guess := suggest(key, known)) else f"Known here: {', '.join(known)}."
+            yield (*path, key), document.where_key((*path, key)), f"{key!r} is not known {_inside(path)}", advice
+
+
+def _missing_keys(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
+    limit: Any = violation.validator_value
+    present: Any = violation.instance
+    if isinstance(limit, Mapping):  # {a key: the keys it needs}
+        for key, needed in limit.items():
+            if key in present:
+                lacking = [each for each in needed if each not in present]
+                message = f"{key} needs {', '.join(lacking)} beside it"
+                yield (
+                    (*path, key),
+                    document.where_key((*path, key)),
+                    message,
+                    f'Add {lacking[0]}: "" for the default exchange.',
+                )
+        return
+    # jsonschema reports each missing key by itself, and names it in its message only: tell all of them, once.
+    lacking = [each for each in limit if each not in present]
+    if violation.message.startswith(repr(lacking[0])):
+        yield (
+            path,
+            document.where(path),
+            f"{' and '.join(lacking)} missing {_inside(path)}",
+            f"Write {lacking[0]}: and a name.",
+        )
+
+
+def _wrong_type(document: Document, path: KeyPath, value: Any, expected: str | list[str]) -> tuple[str, str]:
+    noun = expected if isinstance(expected, str) else expected[0]
+    name = _name(path)
+    source = document.sources.get(path, "")
+    if value is None:
+        if source.startswith("#"):
+            advice = f'Quote it: {path[-1]}: "{source}".' if isinstance(path[-1], str) else f'Quote it: "{source}".'
+            return f"{name} is empty, because # begins a comment in YAML", advice
+        return f"{name} is empty, and should be {_NOUNS[noun]}", f"Write {_sample(noun)}, or leave the key out."
+    actual = _actual(value, source)
+    if noun == "string" and source:
+        return f"{name} is {actual}, and should be a text", f'Quote it: "{source}".'
+    if isinstance(value, str) and noun in ("integer", "boolean"):
+        return f"{name} is the text {_short(value)}, and should be {_NOUNS[noun]}", _unquoted(value, noun)
+    return f"{name} is {actual}, and should be {_NOUNS[noun]}", f"Write {_sample(noun)}."
+
+
+def _unquoted(value: str, noun: str) -> str:
+    right = value.lstrip("-").isdecimal() if noun == "integer" else value in ("true", "false")
+    return f"Write {value} without quotes." if right else f"Write {_sample(noun)}."
+
+
+def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) -> tuple[str, str]:
+    name, value = _name(path), violation.instance
+    limit: Any = violation.validator_value
+    shown = document.sources.get(path) or _short(value)
+    match violation.validator:
+        case "enum":
+            known = [str(each) for each in limit]
+            guess = suggest(str(value), known)
+            return (
+                f"{name} is {shown}, and should be one of {', '.join(known)}",
+                f"Did you mean {guess}?" if guess else "",
+            )
+        case "minimum":
+            return f"{name} is {shown}, and cannot be less than {limit}", f"Write {limit} or more."
+        case "maximum":
+            return f"{name} is {shown}, and cannot be more than {limit}", f"Write {limit} or less."
+        case "pattern":
+            return (
+                f"{name} is {shown}, which the broker does not understand",
+                'Write a number above 0 and a unit: "7D".',
+            )
+        case "minLength":
+            return f"{name} is empty", "Write a value, or leave the key out."
+        case _:
+            return f"{name}: {violation.message}", ""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that was probably meant, or an empty text."""
+    return next(iter(difflib.get_close_matches(word.lower().replace("-", "_"), known, 1, 0.75)), "") or next(
+        iter(difflib.get_close_matches(word.lower(), known, 1, 0.75)), ""
+    )
+
+
+def _inside(path: KeyPath) -> str:
+    match path:
+        case ():
+            return "at the top of a topology"
+        case ("exchanges" | "queues" as section, str(name), *_):
+            return f"in {section[:-1]} {name!r}"
+        case ("bindings", int(), *_):
+            return "in a binding"
+        case _:
+            return f"in {path[0]}"
+
+
+def _name(path: KeyPath) -> str:
+    """Name what a path leads to: `durable of queue 'a'`, `queue 'a'`, `routing_key`."""
+    match path:
+        case ("exchanges" | "queues" as section, str(name)):
+            return f"{section[:-1]} {name!r}"
+        case ("exchanges" | "queues" as section, str(name), *_):
+            return f"{path[-1]} of {section[:-1]} {name!r}"
+        case ("bindings", int()):
+            return "a binding"
+        case ("external", str(section), int()):
+            return f"a name in external {section}"
+        case _:
+            return str(path[-1]) if path else "the topology"
+
+
+def _actual(value: Any, source: str) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if source:
+        return source if isinstance(value, bool) else f"the number {source}"
+    return f"the text {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - what a line of output holds beside the rest
+
+
+def _sample(noun: str) -> str:
+    return {
+        "string": 'a text, like "orders"',
+        "integer": "a number, like 10",
+        "boolean": "true or false",
+        "object": "{key: value}, or indented lines of `key: value`",
+        "array": "indented lines that begin with `- `",
+    }[noun]
