@@ -65,17 +65,21 @@ class Broker:
         return load_settings(self.url, vhost=self.vhost, password_file=self.password_file, tls=tls)
 
     def connect(self) -> Connection:
-        """Connect; with nobody at the default address, say where a node of ours runs."""
-        from rmqkit.broker.connection import connect  # noqa: PLC0415 - start-up time: pika
-        from rmqkit.errors import Unreachable  # noqa: PLC0415
+        """Connect to what these options say."""
+        return connect(self.settings())
 
-        settings = self.settings()
-        try:
-            return connect(settings=settings)
-        except Unreachable as error:
-            if settings.source == "default":
-                error.advice = _our_node() or error.advice
-            raise
+
+def connect(settings: Settings) -> Connection:
+    """Connect; with nobody at the default address, say where a node of ours runs."""
+    from rmqkit.broker.connection import Connection  # noqa: PLC0415 - start-up time: pika
+    from rmqkit.errors import Unreachable  # noqa: PLC0415
+
+    try:
+        return Connection(settings)
+    except Unreachable as error:
+        if settings.source == "default":
+            error.advice = _our_node() or error.advice
+        raise
 
 
 def _our_node() -> str:

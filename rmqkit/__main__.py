@@ -1,0 +1,5 @@
+"""`python -m rmqkit`."""
+
+from rmqkit.cli import main
+
+main()

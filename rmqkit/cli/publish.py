@@ -1,0 +1,123 @@
+"""`rmqkit publish`: messages from anywhere to an exchange, confirmed.
+
+Comes in: the command's options. Goes out: one call of `Connection.publish`, its report, an exit code. Room: cli.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from rmqkit import exit_codes
+from rmqkit.broker.connection import Connection
+from rmqkit.broker.publisher import PublishOptions
+from rmqkit.cli import failure, output, publish_report, remembered
+from rmqkit.cli.intake import Intake
+from rmqkit.cli.options import Broker, Json, connect, grouped
+from rmqkit.cli.publish_options import InputOptions, PropertyOptions, TargetOptions
+from rmqkit.cli.signals import Signals, StoppedAtOnce
+from rmqkit.errors import RmqkitError
+from rmqkit.message import Properties
+from rmqkit.model import Target
+from rmqkit.payload.sources import Outline
+from rmqkit.report import Fate, PublishReport, as_json
+from rmqkit.settings import Settings
+from rmqkit.stop import Stop, StopRequested
+
+WORK = Target("", "worker_queue")  # the `publish:` section of the packaged `work` topology
+
+
+@grouped
+def publish(
+    inputs: InputOptions,
+    target: TargetOptions,
+    properties: PropertyOptions,
+    broker: Broker,
+    *,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", min=0.001, help="At most N messages a second.", show_default=False)
+    ] = None,
+    no_confirms: Annotated[
+        bool, typer.Option("--no-confirms", help="Do not wait for the broker's word: nothing is known then.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Publish messages, each persistent and confirmed, and say what became of every one.
+
+    With nothing named, each line that is piped in is a message. Without a target, messages go where the topology
+    applied last says. The exit code is 0 only if every message is known to be where it was sent.
+    """
+    what, named, given = inputs.inputs(), target.target(), properties.properties()
+    if what.envelopes is not None and given != Properties():
+        raise typer.BadParameter("envelopes carry their own properties: leave headers and properties out")
+    settings = broker.settings()
+    where = named or _default_target(settings)
+    with Signals() as signals:
+        try:
+            outline = Outline(where.exchange, where.routing_key, given, inputs.format)
+            intake = Intake(what, outline, signals.stop, override_target=named is not None)
+        except (StopRequested, StoppedAtOnce):
+            raise typer.Exit(exit_codes.SIGNALLED + signals.received) from None
+        with connect(settings) as connection:
+            options = PublishOptions(confirms=not no_confirms, rate=rate)
+            report, error, at_once = _publish(connection, intake, options, signals.stop)
+            error = error or publish_report.trouble(report, mandatory=target.mandatory)
+            code = publish_report.exit_code(report, error or intake.failure, signals.received)
+            _tell(report, error or intake.failure, as_json_object=json)
+            if at_once:
+                output.flush()
+                os._exit(code)  # closing would wait for the broker
+    raise typer.Exit(code)
+
+
+def _default_target(settings: Settings) -> Target:
+    """Return the target of the topology applied last, and say so."""
+    applied = remembered.recall(settings)
+    if applied is None:
+        output.note(f"Publishing to {WORK}, for no target is named and nothing was applied to this broker yet.")
+        return WORK
+    files = output.safe(", ".join(applied.files))
+    if applied.target is None:
+        raise typer.BadParameter(f"{files}, applied last, has no `publish:` section: name a --queue or an --exchange")
+    output.note(f"Publishing to {output.safe(str(applied.target))}, as {files} says, applied last.")
+    return applied.target
+
+
+def _publish(
+    connection: Connection, intake: Intake, options: PublishOptions, stop: Stop
+) -> tuple[PublishReport, RmqkitError | None, bool]:
+    """Publish; return the report, what ended it before its time, and whether a second signal did."""
+    report = PublishReport(confirms=options.confirms)
+    was_blocked = ""
+    with output.progress("publishing", intake.total) as show:
+
+        def take(progress: PublishReport) -> None:
+            nonlocal report, was_blocked
+            report, blocked = progress, connection.blocked
+            if blocked and not was_blocked:
+                output.warn(f"the broker takes no messages for now: {blocked}")
+            was_blocked = blocked
+            show(report.confirmed if report.confirms else report.published, blocked)
+
+        try:
+            report = connection.publish(intake, options=options, check=False, stop=stop, on_progress=take)
+        except RmqkitError as exc:
+            return report, exc, False
+        except StoppedAtOnce:
+            known = sum(getattr(report, fate.value) for fate in Fate if fate is not Fate.UNKNOWN)
+            return replace(report, unknown=report.published - known, interrupted=True), None, True
+    return report, None, False
+
+
+def _tell(report: PublishReport, error: RmqkitError | None, *, as_json_object: bool) -> None:
+    if as_json_object:
+        output.out_json(as_json(report) | (failure.as_json(error) if error else {}))
+        return
+    output.note(publish_report.summary(report))
+    if warning := publish_report.warning(report, error):
+        output.warn(warning)
+    if error:
+        output.note(failure.as_text(error))
