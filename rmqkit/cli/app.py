@@ -46,7 +46,7 @@ COMMANDS: dict[str, Entry] = {
         (
             "rmqkit publish --count 100000",
             'rmqkit publish -q worker_queue "hello"',
-            "rmqkit publish -e orders -r order.eu.paid --lines -f orders.jsonl",
+            "rmqkit publish -e orders -r order.eu.paid --lines orders.jsonl",
         ),
     ),
     "consume": Entry(
@@ -77,7 +77,10 @@ def load(name: str) -> Any:
     target = getattr(import_module(module), attribute)
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False, **SETTINGS)
-        target.command(name, cls=Command)(function)
+        target.command(name)(function)
+    target.info.cls = Group
+    for each in target.registered_commands:
+        each.cls = Command
     command = typer.main.get_command(target)
     command.name = name
     command.epilog = "\n".join(COMMANDS[name].examples)

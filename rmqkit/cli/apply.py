@@ -12,7 +12,7 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import output, remembered
-from rmqkit.cli.options import Broker, Json, grouped
+from rmqkit.cli.options import Broker, Json, connect, grouped
 from rmqkit.cli.output import Style
 from rmqkit.report import Outcome, Plan, Step, as_json
 
@@ -40,7 +40,7 @@ def apply(
 
     topology = load(*("/dev/stdin" if file == "-" else file for file in files))
     settings = broker.settings()
-    with broker.connect() as connection:
+    with connect(settings) as connection:
         plan = connection.plan(topology) if dry_run else connection.apply(topology)
     if plan.applied:
         remembered.remember(settings, topology, files)

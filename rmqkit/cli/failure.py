@@ -39,18 +39,22 @@ def _run(command: Callable[[], object], arguments: Sequence[str]) -> int:
     try:
         command()
     except SystemExit as ending:  # how Click ends, with the code of typer.Exit or 2 for a usage error
-        if isinstance(ending.__context__, BrokenPipeError):
-            return exit_codes.DONE  # the reader of a help text left
+        if isinstance(ending.__context__, BrokenPipeError):  # which Click would keep quiet about
+            return _tell(OutputError("standard output: its reader has gone"), arguments)
         return ending.code if isinstance(ending.code, int) else exit_codes.DONE
     except KeyboardInterrupt:
         return exit_codes.SIGNALLED + 2
-    except RmqkitError as error:
-        return _tell(error, arguments)
     except Exception as error:  # noqa: BLE001 - the last line of defence
-        if isinstance(error, OSError) and error.errno in _OUTPUT_FULL:  # while Typer printed a help text
-            return _tell(OutputError(f"standard output: {error.strerror}"), arguments)
-        return _tell_bug(error)
+        known = _known(error)
+        return _tell(known, arguments) if known else _tell_bug(error)
     return exit_codes.DONE
+
+
+def _known(error: Exception) -> RmqkitError | None:
+    """Return an error as ours; None for what must be a bug."""
+    if isinstance(error, OSError) and error.errno in _OUTPUT_FULL:  # while Click printed a help text
+        return OutputError(f"standard output: {error.strerror}")
+    return error if isinstance(error, RmqkitError) else None
 
 
 def _tell(error: RmqkitError, arguments: Sequence[str]) -> int:
@@ -81,7 +85,7 @@ def _indented(advice: str) -> list[str]:
 
 
 def as_json(error: RmqkitError) -> dict[str, Any]:
-    """Return the error object that `--json` prints; `error` is the name of its class, `report` what was done until then."""
+    """Return the error object that `--json` prints; `error` is its class, `report` what was done until then."""
     return {
         "error": type(error).__name__,
         "message": error.message,

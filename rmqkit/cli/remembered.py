@@ -64,8 +64,8 @@ def recall(settings: Settings) -> Remembered | None:
     try:
         kept = json.loads(file.read_bytes())
         publish = kept["publish"]
-        target = publish and Target(_text(publish["exchange"]), _text(publish["routing_key"]))
-        return Remembered(target or None, tuple(map(_text, kept["files"])))
+        target = None if publish is None else Target(_text(publish["exchange"]), _text(publish["routing_key"]))
+        return Remembered(target, tuple(map(_text, kept["files"])))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -1,0 +1,241 @@
+"""The command's frame: streams, exit codes, colours, closed pipes, secrets, start-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from rmqkit import exit_codes
+from rmqkit.cli import app, failure
+from rmqkit.cli.output import safe, table
+from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
+
+RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
+CANARY = "c4n4ry"
+
+
+def rmqkit(
+    *arguments: str, env: Mapping[str, str] | None = None, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in {"RMQKIT_URL", "AMQP_URL", "NO_COLOR"}}
+    return subprocess.run(
+        [*RMQKIT, *arguments], capture_output=True, text=True, input=stdin, env=clean | dict(env or {}), check=False
+    )
+
+
+def on_a_terminal(arguments: Sequence[str], **env: str) -> str:
+    """Run with both output streams on a terminal; return all that it showed."""
+    ours, theirs = pty.openpty()
+    variables = {"TERM": "xterm", **{name: value for name, value in os.environ.items() if name != "NO_COLOR"}} | env
+    process = subprocess.Popen([*RMQKIT, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=variables)
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 65536):
+            shown += part
+    except OSError:  # Linux' end of a terminal
+        pass
+    os.close(ours)
+    process.wait()
+    return shown.decode()
+
+
+def commands_that_are_there() -> list[str]:
+    return [name for name, entry in app.COMMANDS.items() if find_spec(entry.target.partition(":")[0])]
+
+
+def test_the_version_is_printed() -> None:
+    assert rmqkit("--version").stdout.startswith("rmqkit 0.")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_every_command_and_imports_none(flag: str) -> None:
+    done = rmqkit(flag)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for name, entry in app.COMMANDS.items():
+        assert f"{name} " in done.stdout
+        assert entry.help.split(" and ")[0].split(",")[0][:40] in done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from rmqkit.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'pika', 'yaml', 'jsonschema', 'ssl', 'rich', 'platformdirs'} & set(sys.modules)\n"
+        "sys.stderr.write(repr(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
+    assert done.stderr == "set()"
+    assert "Usage: rmqkit" in done.stdout
+
+
+@pytest.mark.parametrize("name", commands_that_are_there())
+def test_every_command_has_help_with_examples(name: str) -> None:
+    assert app.load(name).help
+    shown = rmqkit(name, "--help").stdout
+    assert all(example in shown for example in app.COMMANDS[name].examples)
+    assert "Examples" in shown
+
+
+def test_a_mistyped_command_is_a_usage_error_with_a_suggestion() -> None:
+    done = rmqkit("aply")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Did you mean 'apply'?" in done.stderr
+
+
+def test_a_mistyped_option_is_a_usage_error_with_a_suggestion() -> None:
+    done = rmqkit("apply", "--dry-rum", "x.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--dry-run" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["flag", "variable", "file"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_no_part_of_a_password_is_ever_shown(tmp_path: Path, where: str, as_json: bool) -> None:
+    topology = tmp_path / "t.yaml"
+    topology.write_text("queues: {q: {}}\n")
+    secret = tmp_path / "secret"
+    secret.write_text(f"{CANARY}\nand more")
+    options, env = {
+        "flag": (["--url", f"amqp://user:{CANARY}/x@host"], {}),
+        "variable": ([], {"RMQKIT_URL": f"amqp://user:{CANARY}@host:port"}),
+        "file": (["--password-file", str(secret)], {}),
+    }[where]
+    done = rmqkit("apply", str(topology), *options, *(["--json"] if as_json else []), env={**env, "RMQKIT_DEBUG": "1"})
+    assert done.returncode == exit_codes.BAD_INPUT
+    assert CANARY not in done.stdout + done.stderr
+    assert "SettingsError" in done.stderr + done.stdout
+
+
+def test_an_error_goes_to_standard_error_and_as_json_to_standard_output(tmp_path: Path) -> None:
+    topology = tmp_path / "t.yaml"
+    topology.write_text("queues: {q: {durabel: true}}\n")
+    plain = rmqkit("apply", str(topology))
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert plain.stderr.startswith("error: ")
+    assert f"{topology}:1:" in plain.stderr
+    assert "durable" in plain.stderr
+    assert "\x1b" not in plain.stderr
+    done = rmqkit("apply", str(topology), "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    error = json.loads(done.stdout)
+    assert error["error"] == "TopologyError"
+    assert set(error["problems"][0]) == {"file", "line", "column", "message", "advice"}
+    assert (error["problems"][0]["file"], error["problems"][0]["line"]) == (str(topology), 1)
+
+
+def test_errors_are_red_on_a_terminal_unless_no_color_or_a_dumb_terminal() -> None:
+    command = ["apply", "missing.yaml"]
+    assert "\x1b[1;31merror:\x1b[0m" in on_a_terminal(command)
+    assert "\x1b" not in on_a_terminal(command, NO_COLOR="1")
+    assert "\x1b" not in on_a_terminal(command, TERM="dumb")
+
+
+def test_schema_prints_the_json_schema() -> None:
+    assert json.loads(rmqkit("schema").stdout)["$schema"].startswith("https://json-schema.org/")
+
+
+@pytest.mark.parametrize("arguments", ["schema", "--help", "--version"])
+def test_a_closed_standard_output_is_no_error(arguments: str) -> None:
+    done = subprocess.run(["sh", "-c", f'"$@" {arguments} >&-', "sh", *RMQKIT], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    process = subprocess.Popen([*RMQKIT, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()  # before a byte is written: Python has yet to start
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("arguments", ["schema", "--help"])
+def test_a_full_disk_is_an_output_error(arguments: str) -> None:
+    done = subprocess.run(["sh", "-c", f'"$@" {arguments} >/dev/full', "sh", *RMQKIT], capture_output=True, check=False)
+    assert done.returncode == exit_codes.PARTLY_DONE
+    assert done.stderr == b"error: standard output: No space left on device\n"
+
+
+def test_interrupting_what_does_not_handle_it_exits_with_130(tmp_path: Path) -> None:
+    pipe = tmp_path / "topology.yaml"
+    os.mkfifo(pipe)
+    process = subprocess.Popen([*RMQKIT, "apply", str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with pipe.open("w"):  # returns once the command has opened it, too
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def test_a_bug_is_told_in_short_without_what_the_foreign_error_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RMQKIT_DEBUG", raising=False)
+    assert failure.run(lambda: fail(KeyError(CANARY)), []) == exit_codes.BUG
+    err = capsys.readouterr().err
+    assert "a bug in rmqkit: KeyError in" in err
+    assert "RMQKIT_DEBUG=1" in err
+    assert CANARY not in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("RMQKIT_DEBUG", "1")
+    assert failure.run(lambda: fail(KeyError("x")), []) == exit_codes.BUG
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_errors_json_goes_where_the_commands_report_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    error = SettingsError("what", advice="do")
+    expected = {"error": "SettingsError", "message": "what", "advice": "do", "problems": []}
+    assert failure.run(lambda: fail(error), ["publish", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == expected
+    assert failure.run(lambda: fail(error), ["consume", "q", "--json"]) == 2
+    streams = capsys.readouterr()
+    assert (streams.out, json.loads(streams.err)) == ("", expected)
+    assert failure.run(lambda: fail(error), ["publish", "--", "--json"]) == 2
+    assert capsys.readouterr().err.startswith("error: what\n  do")
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    assert safe("a\x1b[2J\x07\u202e\udcff\nä") == "a\\x1b[2J\\x07\\u202e\\udcff\nä"
+    assert table([("q\n1", "\x1b"), ("r", "")]) == "q\\n1  \\x1b\nr"
+    hostile = "\x1b]0;x\x07"
+    shown = failure.as_text(
+        TopologyError(hostile, advice=hostile, problems=[Problem(Location(hostile), hostile, hostile)])
+    )
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+
+
+def test_an_output_error_while_an_error_ends_keeps_the_first_exit_code() -> None:
+    assert failure.run(lambda: fail(SystemExit(5)), []) == 5
+    assert failure.run(lambda: fail(OutputError("full")), []) == exit_codes.PARTLY_DONE
+    assert failure.run(lambda: fail(RmqkitError("some")), []) == exit_codes.BUG
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered_for_the_shells(shell: str) -> None:
+    words = {"bash": {"COMP_WORDS": "rmqkit ap", "COMP_CWORD": "1"}}.get(shell, {"_TYPER_COMPLETE_ARGS": "rmqkit ap"})
+    done = rmqkit(env={"_RMQKIT_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args", **words})
+    assert "apply" in done.stdout
+    assert "schema" not in done.stdout
+
+
+def test_an_options_completion_imports_its_command() -> None:
+    env = {"_RMQKIT_COMPLETE": "complete_bash", "COMP_WORDS": "rmqkit apply --dr", "COMP_CWORD": "2"}
+    assert rmqkit(env=env).stdout.strip() == "--dry-run"

@@ -1,0 +1,49 @@
+"""The error tree: documented, and each leaf with an exit code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from rmqkit import errors, exit_codes
+from rmqkit.errors import Location, Problem, Refused, RmqkitError
+
+CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, RmqkitError)]
+ABSTRACT = {"RmqkitError", "BrokerError"}  # never raised themselves
+
+
+def make(error: type[RmqkitError]) -> RmqkitError:
+    return error(404, "NOT_FOUND", "queue 'q'") if issubclass(error, Refused) else error("it happened")
+
+
+def test_the_tree_at_the_top_names_every_error_and_nothing_else() -> None:
+    tree = (errors.__doc__ or "").split("Comes in:")[0]
+    assert set(re.findall(r"^[ │├└─]+([A-Z]\w+)", tree, re.MULTILINE)) == {each.__name__ for each in CLASSES}
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda each: each.__name__)
+def test_every_error_that_is_raised_has_an_exit_code_of_its_own_kind(error: type[RmqkitError]) -> None:
+    code = exit_codes.exit_code(make(error))
+    assert code in exit_codes.MEANINGS
+    assert (code == exit_codes.BUG) == (error.__name__ in ABSTRACT)
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda each: each.__name__)
+def test_the_exit_code_is_the_one_the_tree_documents(error: type[RmqkitError]) -> None:
+    names = [each.__name__ for each in error.__mro__]
+    lines = {name: line for line in (errors.__doc__ or "").splitlines() for name in names if f" {name} " in f"{line} "}
+    codes = [match[1] for name in names if (match := re.search(r"\(exit (\d)\)", lines.get(name, "")))]
+    assert codes[:1] == ([] if error.__name__ in ABSTRACT else [str(exit_codes.exit_code(make(error)))])
+
+
+def test_an_error_prints_what_where_and_what_to_do() -> None:
+    problems = [Problem(Location("a.yaml", 3, 5), "wrong", "write right"), Problem(Location("b.yaml"), "unreadable")]
+    text = str(RmqkitError("2 problems", advice="see the docs", problems=problems))
+    assert text == "2 problems\na.yaml:3:5: wrong\n  write right\nb.yaml: unreadable\nsee the docs"
+
+
+def test_what_is_no_error_of_ours_is_a_bug() -> None:
+    assert exit_codes.exit_code(ValueError()) == exit_codes.BUG
+    assert exit_codes.exit_code(None) == exit_codes.DONE
