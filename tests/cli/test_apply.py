@@ -1,0 +1,164 @@
+"""`rmqkit apply` against a real RabbitMQ."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+ORDERS = """
+exchanges:
+  orders: {type: topic}
+queues:
+  billing: {}
+  stock: {arguments: {x-max-length: 10}}
+bindings:
+  - {source: orders, destination: billing, routing_key: "order.#"}
+publish: {exchange: orders, routing_key: order.eu}
+"""
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Path:
+    file = tmp_path / "orders.yaml"
+    file.write_text(ORDERS)
+    return file
+
+
+@pytest.fixture
+def run(vhost_url: str, tmp_path: Path) -> Run:
+    """Run `rmqkit` on a virtual host of its own, with a state folder of its own."""
+    env = os.environ | {"RMQKIT_URL": vhost_url, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def run(*arguments: object, stdin: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from rmqkit.cli import main; main()", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, input=stdin, env=env | more, check=False)
+
+    return run
+
+
+def channel_of(url: str) -> BlockingChannel:
+    return pika.BlockingConnection(pika.URLParameters(url)).channel()
+
+
+def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
+
+
+def test_applying_says_what_it_did_and_twice_equals_once(run: Run, topology: Path, vhost_url: str) -> None:
+    first = run("apply", topology)
+    assert first.returncode == 0
+    assert [line.split() for line in first.stdout.splitlines()] == [
+        ["created", "exchange", "orders"],
+        ["created", "queue", "billing"],
+        ["created", "queue", "stock"],
+        ["declared", "binding", "orders", "->", "billing", "[order.#]"],
+    ]
+    assert "3 created, 1 declared" in first.stderr
+    assert "guest:***@" in first.stderr
+    assert "exchange 'orders', routing key 'order.eu' from now on" in first.stderr
+    second = run("apply", topology)
+    assert second.returncode == 0
+    assert [line.split()[0] for line in second.stdout.splitlines()] == ["unchanged"] * 3 + ["declared"]
+    assert "3 unchanged, 1 declared" in second.stderr
+    channel = channel_of(vhost_url)
+    channel.basic_publish("orders", "order.eu.paid", b"x")
+    assert channel.queue_declare("billing", passive=True).method.message_count == 1
+    channel.connection.close()
+
+
+def test_what_was_applied_is_remembered_and_a_failure_to_is_a_warning(run: Run, topology: Path, tmp_path: Path) -> None:
+    assert run("apply", "--dry-run", topology).returncode == 0
+    assert not (tmp_path / "state").exists()
+    assert run("apply", topology).returncode == 0
+    (kept,) = (tmp_path / "state").rglob("*.json")
+    assert json.loads(kept.read_text())["publish"] == {"exchange": "orders", "routing_key": "order.eu"}
+    assert "guest" not in kept.read_text()
+    unwritable = run("apply", topology, XDG_STATE_HOME="/dev/null")
+    assert unwritable.returncode == 0
+    assert "warning: " in unwritable.stderr
+
+
+def test_a_dry_run_changes_nothing(run: Run, topology: Path, vhost_url: str) -> None:
+    done = run("apply", "--dry-run", topology)
+    assert done.returncode == 0
+    assert "create" in done.stdout
+    assert "created" not in done.stdout + done.stderr
+    assert "nothing was changed" in done.stderr
+    channel = channel_of(vhost_url)
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+        channel.queue_declare("billing", passive=True)
+    channel.connection.close()
+
+
+def test_the_report_is_json_when_asked_for(run: Run, topology: Path) -> None:
+    expected = {"exchange orders": "create", "queue billing": "create", "queue stock": "create"}
+    done = run("apply", "--json", topology)
+    assert outcomes(done) == {**expected, "binding orders -> billing [order.#]": "declare"}
+    assert json.loads(done.stdout)["applied"] is True
+    assert done.stderr == ""
+
+
+def test_every_conflict_is_told_and_nothing_is_changed(run: Run, topology: Path, vhost_url: str) -> None:
+    channel = channel_of(vhost_url)
+    channel.queue_declare("billing", durable=False)
+    channel.exchange_declare("orders", "fanout", durable=True)
+    done = run("apply", topology)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"{topology}:5:" in done.stderr
+    assert "durable is false, the file says true" in done.stderr
+    assert f"{topology}:3:" in done.stderr
+    assert "type is fanout, the file says topic" in done.stderr
+    error = json.loads(run("apply", topology, "--json").stdout)
+    assert error["error"] == "PropertyMismatch"
+    assert {problem["line"] for problem in error["problems"]} == {3, 5}
+    assert {each["outcome"] for each in error["report"]["entities"]} == {"conflict", "create", "declare"}
+    planned = run("apply", topology, "--dry-run")
+    assert planned.returncode == 5
+    assert "conflict" in planned.stdout
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+        channel.queue_declare("stock", passive=True)
+    channel.connection.close()
+
+
+def test_a_bad_topology_declares_nothing_and_needs_no_broker(run: Run, topology: Path) -> None:
+    topology.write_text(ORDERS.replace("destination: billing", "destination: biling"))
+    done = run("apply", topology, RMQKIT_URL="amqp://127.0.0.1:1/")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "biling" in done.stderr
+    assert f"{topology}:8:" in done.stderr
+
+
+def test_a_topology_is_read_from_standard_input(run: Run) -> None:
+    assert outcomes(run("apply", "-", "--json", stdin="queues: {q: {}}"))["queue q"] == "create"
+
+
+def test_a_refused_login_and_a_missing_virtual_host_exit_with_4_and_hide_the_password(
+    run: Run, topology: Path, broker_url: str
+) -> None:
+    place = broker_url.rpartition("@")[2]
+    wrong = run("apply", topology, "--url", f"amqp://guest:c4n4ry@{place}")
+    assert (wrong.returncode, wrong.stdout) == (4, "")
+    assert "c4n4ry" not in wrong.stderr
+    assert "error: " in wrong.stderr
+    missing = run("apply", topology, "--vhost", "no such one")
+    assert (missing.returncode, missing.stdout) == (4, "")
+    assert "no such one" in missing.stderr or "no%20such%20one" in missing.stderr
+
+
+def test_with_nobody_there_the_error_says_how_to_get_a_broker(run: Run, topology: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # not listening
+        done = run("apply", topology, RMQKIT_URL=f"amqp://127.0.0.1:{nobody.getsockname()[1]}/")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "rmqkit broker start" in done.stderr
+    assert "docker run" in done.stderr
