@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rmqkit.broker.connection import connect
 from rmqkit.broker.consumer import Consumer
+from rmqkit.cli import output
+from rmqkit.cli.options import connect
 from rmqkit.errors import RmqkitError
 from rmqkit.handlers.printing import Printer, PrintStopped
 from rmqkit.message import Verdict
@@ -81,7 +82,7 @@ def run(
     error: RmqkitError | None = None
     try:
         printer = Printer(as_json=job.as_json, lock_fd=lock_fd)
-        with connect(settings=job.settings) as connection:
+        with connect(job.settings) as connection:
             for part in job.split(job.channels):
                 consumer = connection.consume(
                     part.queue,
@@ -146,6 +147,8 @@ def _print(consumer: Consumer, printer: Printer, stop: Stop, tell: Callable[[], 
                 consumer.settle(batch[: exc.written], Verdict.ACK)
                 raise
             consumer.settle(batch[:written], Verdict.ACK)
+            while consumer.warnings:
+                output.warn(consumer.warnings.pop(0))
             tell()
             if written < len(batch):
                 return

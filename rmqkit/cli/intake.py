@@ -47,15 +47,8 @@ class Inputs:
             raise Contradiction(f"{streams[0]} takes what comes: --count goes with payloads, files, or alone")
         if self.files.count(STDIN) > 1:
             raise Contradiction("standard input can be read only once")
-        if not (streams or self.payloads or self.files or self.count is not None) and _is_terminal(0):
+        if not (streams or self.payloads or self.files or self.count is not None) and os.isatty(0):
             raise Contradiction("nothing to publish: give a payload, a --file, --lines, a --count, or pipe lines in")
-
-
-def _is_terminal(fd: int) -> bool:
-    try:
-        return os.isatty(fd)
-    except OSError:
-        return False
 
 
 class Intake:

@@ -116,7 +116,8 @@ def _tell(report: PublishReport, error: RmqkitError | None, *, as_json_object: b
     if as_json_object:
         output.out_json(as_json(report) | (failure.as_json(error) if error else {}))
         return
-    output.note(publish_report.summary(report))
+    if report.published or not error:
+        output.note(publish_report.summary(report))
     if warning := publish_report.warning(report, error):
         output.warn(warning)
     if error:
