@@ -142,7 +142,6 @@ def load_settings(
         urls = (environ.get(source) or DEFAULT_URL,)
     addresses = tuple(address for url in urls for address in parse_urls(url, source=source))
     if vhost is not None:
-        _check_short("--vhost", vhost)
         addresses = tuple(replace(address, vhost=vhost) for address in addresses)
     if tls != Tls() and not any(address.tls for address in addresses):
         raise SettingsError(f"TLS options, but {source} has no amqps:// URL: the connection would not be encrypted")
@@ -154,6 +153,8 @@ def load_settings(
         if not Path(file).is_file():  # a pipe, as of <(pass show rabbitmq), can be read only once
             addresses, file = tuple(replace(address, password=password) for address in addresses), ""
     for address in addresses:
+        if len(address.vhost.encode(errors="replace")) > MAX_SHORT_STRING_BYTES:
+            raise SettingsError(f"the virtual host's name has more than {MAX_SHORT_STRING_BYTES} bytes of UTF-8")
         if address.password is None and not file and "EXTERNAL" not in address.auth_mechanisms:
             advice = f"write amqp://{quote(address.username, safe='')}:PASSWORD@..., or give --password-file"
             raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)
@@ -186,8 +187,8 @@ class _UrlParser:
         common: dict[str, Any] = {"vhost": self._vhost(path)} | self._query(query, tls=scheme == "amqps")
         if at:
             username, colon, password = userinfo.partition(":")
-            common["username"] = self._login("user name", username)
-            common["password"] = self._login("password", password) if colon else None
+            common["username"] = self._decode("user name", username)
+            common["password"] = self._decode("password", password) if colon else None
         return [replace(address, **common) for address in addresses]
 
     def _scheme(self, url: str) -> tuple[str, str]:
@@ -208,30 +209,25 @@ class _UrlParser:
         host, port = self._decode("host", match[1].strip("[]")), int(match[2] or base.port)
         if not 0 < port < 1 << 16:
             self._fail("the port is not a number from 1 to 65535")
-        if re.search(r"[\s/\x00-\x1f\x7f]", host):
+        if not host.isprintable() or " " in host:
             self._fail("the host name holds a character that no host name has")
         return replace(base, host=host or "localhost", port=port)
 
     def _vhost(self, path: str) -> str:
         if "/" in path:
             self._fail("a second '/' after the host", "a slash in the virtual host's name is written %2F")
-        vhost = self._decode("virtual host", path) or "/"
-        _check_short(self._source, vhost)
-        return vhost
-
-    def _login(self, what: str, text: str) -> str:
-        value = self._decode(what, text)
-        if "\0" in value:  # SASL PLAIN separates user name and password by NUL (RFC 4616)
-            self._fail(f"the {what} holds a NUL")
-        return value
+        return self._decode("virtual host", path) or "/"
 
     def _decode(self, what: str, text: str) -> str:
         if re.search(r"%(?![0-9A-Fa-f]{2})", text):
             self._fail(f"a '%' in the {what} that starts no percent-encoding", "write a percent sign as %25")
         try:
-            return unquote_to_bytes(text).decode()
+            value = unquote_to_bytes(text).decode()
         except UnicodeDecodeError:
             self._fail(f"the percent-encoded {what} is not UTF-8")
+        if "\0" in value:  # it separates user name and password in SASL PLAIN (RFC 4616)
+            self._fail(f"the {what} holds a NUL")
+        return value
 
     def _query(self, query: str, *, tls: bool) -> dict[str, Any]:
         """Read the parameters of https://www.rabbitmq.com/docs/uri-query-parameters, and `frame_max`, into fields."""
@@ -257,7 +253,7 @@ class _UrlParser:
             elif name == "verify":
                 options["insecure"] = self._choice(name, each[0], ("verify_peer", "verify_none")) == "verify_none"
             else:
-                options[_TLS_PARAMETERS[name]] = each[0]
+                options[_TLS_FILES[name]] = each[0]
         if "key_file" in options and "cert_file" not in options:
             self._fail("keyfile without certfile")
         return fields | {"tls_options": Tls(**options)}
@@ -284,21 +280,9 @@ _NUMBERS = {
     "channel_max": ("channel_max", 1, 65_535),
     "frame_max": ("frame_max", 4_096, 131_072),
 }
-_TLS_PARAMETERS = {
-    "cacertfile": "ca_file",
-    "certfile": "cert_file",
-    "keyfile": "key_file",
-    "verify": "insecure",
-    "server_name_indication": "",
-}
+_TLS_FILES = {"cacertfile": "ca_file", "certfile": "cert_file", "keyfile": "key_file"}
+_TLS_PARAMETERS = (*_TLS_FILES, "verify", "server_name_indication")
 _PARAMETERS = (*_NUMBERS, "auth_mechanism", *_TLS_PARAMETERS)
-
-
-def _check_short(source: str, vhost: str) -> None:
-    if len(vhost.encode(errors="replace")) > MAX_SHORT_STRING_BYTES:
-        raise SettingsError(
-            f"{source}: the virtual host has more than {MAX_SHORT_STRING_BYTES} bytes of UTF-8"
-        ) from None
 
 
 def _read_password(file: str) -> str:

@@ -124,12 +124,12 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("[yellow]{task.fields[blocked]}"),
+        TextColumn("{task.fields[blocked]}", style="yellow", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total, rate="", blocked="")

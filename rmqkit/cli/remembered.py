@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +35,8 @@ class Remembered:
 
 def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> None:
     """Keep what was applied, in place of what was kept before."""
+    import tempfile  # noqa: PLC0415 - start-up time: `publish` only reads
+
     file = _file(settings)
     target = topology.publish
     kept = {
