@@ -7,7 +7,6 @@ Typer's boxed help would import rich and Markdown with it, and take three times 
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Any
 
@@ -20,19 +19,21 @@ class Command(TyperCommand):
     """A command whose options are grouped by their `rich_help_panel`, and whose epilog holds an example a line."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the parts of the usage line, FILE... where Typer writes {FILE}...."""
-        return [re.sub(r"[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
+        """Return the parts of the usage line, the arguments as RabbitMQ's own tools write them: QUEUE, [FILE]...."""
+        arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        names = [(_name(each) if each.required else f"[{_name(each)}]", each.nargs) for each in arguments]
+        return [self.options_metavar or "", *(name if nargs == 1 else f"{name}..." for name, nargs in names)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for the arguments, and one for each group of options."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for param in self.get_params(ctx):
             if record := param.get_help_record(ctx):
-                name, text = record
-                is_argument = param.param_type_name == "argument"
-                panel = getattr(param, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
-                name = re.sub(r" <.*>$", "", name) if is_argument else name  # its Python type
-                sections.setdefault(panel, []).append((name, text))
+                if param.param_type_name == "argument":
+                    sections["Arguments"].append((_name(param), record[1].removesuffix("[required]")))
+                else:
+                    panel = getattr(param, "rich_help_panel", None) or "Options"
+                    sections.setdefault(panel, []).append(record)
         _write(formatter, sections)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
@@ -56,6 +57,10 @@ class Group(TyperGroup):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """Write the examples."""
         _write_examples(formatter, self.epilog)
+
+
+def _name(argument: Any) -> str:
+    return str(argument.metavar or argument.name).strip("[].").upper()
 
 
 def _write(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:

@@ -88,6 +88,13 @@ def test_every_command_has_help_with_examples(name: str) -> None:
     assert "Examples" in shown
 
 
+def test_the_usage_line_shows_arguments_in_capitals_and_groups_the_options() -> None:
+    shown = rmqkit("apply", "-h").stdout
+    assert shown.startswith("Usage: rmqkit apply [OPTIONS] FILE...\n")
+    sections = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert sections == ["Arguments:", "Options:", "Connection:", "Examples:"]
+
+
 def test_a_mistyped_command_is_a_usage_error_with_a_suggestion() -> None:
     done = rmqkit("aply")
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,0 +1,69 @@
+"""Shared options: one dataclass a group, for Typer as for the command."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rmqkit.cli import options
+from rmqkit.cli.options import Broker, grouped
+from rmqkit.errors import SettingsError, Unreachable
+from rmqkit.node import Node
+from rmqkit.settings import Tls
+
+
+@dataclass(frozen=True)
+class Colours:
+    red: Annotated[int, typer.Option("--red")] = 1
+    green: Annotated[str | None, typer.Option("--green")] = None
+
+
+def test_a_group_becomes_options_and_the_command_gets_the_dataclass() -> None:
+    got: list[tuple[str, Colours, bool]] = []
+
+    @grouped
+    def command(name: str, colours: Colours, *, flag: bool = False) -> None:
+        """Do it."""
+        got.append((name, colours, flag))
+
+    assert list(inspect.signature(command).parameters) == ["name", "red", "green", "flag"]
+    assert command.__doc__ == "Do it."
+    app = typer.Typer()
+    app.command()(command)
+    assert CliRunner().invoke(app, ["x", "--red", "5", "--flag"]).exit_code == 0
+    assert CliRunner().invoke(app, ["y", "--green", "g"]).exit_code == 0
+    assert got == [("x", Colours(5), True), ("y", Colours(1, "g"), False)]
+
+
+def test_the_broker_options_become_settings() -> None:
+    broker = Broker(["amqps://u:p@h/x,amqps://u:p@i/x"], vhost="v", tls_insecure=True)
+    settings = broker.settings()
+    assert [address.key for address in settings.addresses] == ["h:5671/v", "i:5671/v"]
+    assert settings.tls == Tls(insecure=True)
+    with pytest.raises(SettingsError):
+        Broker(["amqp://u@h"]).settings()
+
+
+def test_a_node_of_the_user_is_named_only_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert options._our_node() == ""
+    node = Node()
+    try:
+        port = node.start(port=0).port
+        assert f"port {port}" in options._our_node()
+        assert 'eval "$(rmqkit broker env)"' in options._our_node()
+    finally:
+        node.discard()
+    assert options._our_node() == ""
+
+
+def test_nobody_at_an_address_that_was_named_keeps_the_general_advice() -> None:
+    with pytest.raises(Unreachable) as caught:
+        Broker(["amqp://127.0.0.1:1/"]).connect()
+    assert "rmqkit broker start" in caught.value.advice
