@@ -86,7 +86,7 @@ def parse(text: str, file: str = "<text>") -> Document:
                 text = text[: trap.index] + "_" + text[trap.index + 1 :]
                 continue
             message, advice = explain(getattr(error, "problem", None) or str(error), text, index)
-            index = _index(error, opening="is not closed" in message)
+            index = _index(error, opening="is not closed" in message or "lacks" in message)
             builder.problem(place(text, index, file), message, advice)
             raise failed(file, builder.all_problems()) from error
         if len(builder.problems) >= MAX_PROBLEMS:

@@ -108,7 +108,7 @@ def check_binding(document: Document, index: int, binding: Binding, known: Known
     if to_exchange:
         fault = known.exchange_fault(binding.destination, "the destination exchange")
         fault = fault if binding.destination else _DEFAULT_BOUND
-        if fault and binding.destination in known.queues:
+        if fault and binding.destination and binding.destination in known.queues:
             fault = fault[0], f"{binding.destination!r} is a queue: leave destination_type out."
     else:
         fault = known.queue_fault(binding.destination, "the destination queue")

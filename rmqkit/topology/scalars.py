@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-NOT_TEXT: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", type(None): "nothing"}
+NOT_TEXT: dict[type, str] = {bool: "a boolean", int: "a number", float: "a number", type(None): "nothing"}
 """How to name the values that are no text."""
 
 _CONSTANTS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
@@ -30,7 +30,7 @@ _SURPRISES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "a number to base 60"),
     (re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*(\.[0-9_]*)?"), "a number with underscores"),
     (re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt \t].*)?"), "a date"),
-    (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), "no finite number"),
+    (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), "infinite, or not a number,"),
     (re.compile(r"\+[0-9][0-9]*(\.[0-9]*)?([eE][-+]?[0-9]+)?"), "a number with a plus sign"),
     (re.compile(r"[-+]?([0-9]+\.|\.[0-9]+)([eE][-+]?[0-9]+)?"), "a number without its zero"),
 )

@@ -52,9 +52,10 @@ def _violations() -> Callable[[Any], Iterable[ValidationError]]:
 def check(document: Document) -> Iterator[tuple[KeyPath, Problem]]:
     """Yield each place where the document has another shape than the schema, and what is wrong there."""
     for violation in _violations()(document.data):
+        rule: Any = violation.schema
         path = tuple(violation.absolute_path)
-        if path in document.doubtful:
-            continue
+        if path in document.doubtful or (violation.validator == "type" and "enum" in rule):
+            continue  # said already, or said better by the list of what is allowed
         for about, where, message, advice in _explain(document, path, violation):
             yield about, Problem(where, message, advice)
 
@@ -90,25 +91,17 @@ def _missing_keys(document: Document, path: KeyPath, violation: ValidationError)
     present: Any = violation.instance
     if isinstance(limit, Mapping):  # {a key: the keys it needs}
         for key, needed in limit.items():
-            if key in present:
-                lacking = [each for each in needed if each not in present]
-                message = f"{key} needs {', '.join(lacking)} beside it"
-                yield (
-                    (*path, key),
-                    document.where_key((*path, key)),
-                    message,
-                    f'Add {lacking[0]}: "" for the default exchange.',
-                )
+            lacking = [each for each in needed if each not in present]
+            if key in present and lacking:
+                where = document.where_key((*path, key))
+                message = f"{key} needs {lacking[0]} beside it"
+                yield (*path, key), where, message, f'Add {lacking[0]}: "" for the default exchange.'
         return
     # jsonschema reports each missing key by itself, and names it in its message only: tell all of them, once.
     lacking = [each for each in limit if each not in present]
     if violation.message.startswith(repr(lacking[0])):
-        yield (
-            path,
-            document.where(path),
-            f"{' and '.join(lacking)} missing {_inside(path)}",
-            f"Write {lacking[0]}: and a name.",
-        )
+        message = f"{_name(path)} lacks its {' and its '.join(lacking)}"
+        yield path, document.where(path), message, "Write {source: EXCHANGE, destination: QUEUE}."
 
 
 def _wrong_type(document: Document, path: KeyPath, value: Any, expected: str | list[str]) -> tuple[str, str]:
@@ -136,7 +129,7 @@ def _unquoted(value: str, noun: str) -> str:
 def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) -> tuple[str, str]:
     name, value = _name(path), violation.instance
     limit: Any = violation.validator_value
-    shown = document.sources.get(path) or _short(value)
+    shown = "empty" if value is None else document.sources.get(path) or _short(value)
     match violation.validator:
         case "enum":
             known = [str(each) for each in limit]

@@ -28,6 +28,7 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
     ("',' or ']'", "a bracket [ is not closed, or a comma is missing", "Write [value, value]."),
     ("end of stream", "a quote is not closed before the end of the file", _QUOTE),
     ("unexpected document indicator", "a quote is not closed before the end of the document", _QUOTE),
+    ("invalid Unicode", "this escape is no character", "Write the character itself."),
     ("escape", "this backslash means nothing in double quotes", "Write two backslashes, or use single quotes."),
     (
         "block sequence entries",
