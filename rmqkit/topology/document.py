@@ -209,7 +209,7 @@ class _Builder:
         value, source = self._read(event, where)
         frame = self.stack[-1] if self.stack else None
         if frame and isinstance(frame.value, dict) and frame.key is None:
-            self._key(frame, value, source, where)
+            self._key(frame, value, source, where, event.start_mark.index)
             return
         trap = self.traps.get(event.start_mark.index)
         if trap:
@@ -242,8 +242,8 @@ class _Builder:
             self.problem(where, complaint, advice)
         return value, source
 
-    def _key(self, frame: _Frame, value: Any, source: str, where: Location) -> None:
-        if value == "<<":
+    def _key(self, frame: _Frame, value: Any, source: str, where: Location, index: int) -> None:
+        if value == "<<" and self.text.startswith("<<", index):
             self.problem(where, "<< is a YAML merge key, which topology files do not have", "Write the entries out.")
         elif not isinstance(value, str):
             what = NOT_TEXT[type(value)]

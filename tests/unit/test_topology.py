@@ -117,7 +117,10 @@ _VALUES = st.recursive(_LEAVES, lambda inner: st.lists(inner) | st.dictionaries(
 
 @given(
     st.dictionaries(
-        _NAMES, st.fixed_dictionaries({"durable": st.booleans(), "arguments": st.dictionaries(_NAMES, _VALUES)})
+        _NAMES,
+        st.fixed_dictionaries(
+            {"durable": st.booleans(), "arguments": st.dictionaries(_NAMES.map("my-{}".format), _VALUES)}
+        ),
     )
 )
 def test_any_queue_the_broker_takes_comes_through_unchanged(queues: dict[str, dict[str, object]]) -> None:
