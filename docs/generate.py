@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Write the reference pages from what they document: the schema, the exit codes, the command line.
+
+Comes in: nothing, or `--check`. Goes out: docs/*.md, or exit code 1 if one of them is stale. Run it as
+`python docs/generate.py` after a change of any of the three.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+WIDTH = 100  # of the help texts, in characters
+NOTE = "<!-- Written by docs/generate.py: do not edit. -->\n"
+
+
+def topology_reference() -> Iterator[str]:
+    """Yield the page about topology files."""
+    from rmqkit.topology.schema import schema  # noqa: PLC0415 - a page needs no more than it documents
+
+    root = schema()
+    definitions = root["$defs"]
+    yield f"# Topology files\n\n{root['description']}\n"
+    yield (FOLDER / "topology-reference.intro.md").read_text("utf-8")
+    yield "## Sections\n"
+    yield from _fields(root)
+    for name in ("exchange", "queue", "binding", "publish", "external"):
+        definition = definitions[name]
+        yield f"## {definition['title']}\n\n{definition['description']}\n"
+        yield from _fields(definition)
+        arguments = definition["properties"].get("arguments", {})
+        if "properties" in arguments:
+            yield f"### Arguments of {'an' if name == 'exchange' else 'a'} {name}\n\n{arguments['description']}\n"
+            yield from _fields(arguments)
+
+
+def _fields(definition: Mapping[str, Any]) -> Iterator[str]:
+    rows = ["| name | value | default | meaning |", "|---|---|---|---|"]
+    for name, field in definition["properties"].items():
+        default = f"`{json.dumps(field['default'])}`" if "default" in field else ""
+        if name in definition.get("required", ()):
+            default = "required"
+        meaning = field["description"]
+        if "examples" in field:
+            meaning += f" For example {', '.join(f'`{json.dumps(each)}`' for each in field['examples'])}."
+        rows.append(f"| `{name}` | {_values(field)} | {default} | {meaning} |")
+    yield "\n".join(rows) + "\n"
+
+
+def _values(field: Mapping[str, Any]) -> str:
+    if "enum" in field:
+        return ", ".join(f"`{each}`" for each in field["enum"])
+    nouns = {
+        "string": "text",
+        "integer": "whole number",
+        "boolean": "`true` or `false`",
+        "object": "mapping",
+        "array": "list",
+    }
+    kind = field.get("type", "object")
+    noun = nouns[kind if isinstance(kind, str) else kind[0]]
+    if "maximum" in field:
+        return f"{noun}, {field['minimum']} to {field['maximum']}"
+    return f"{noun}, {field['minimum']} or more" if "minimum" in field else noun
+
+
+def exit_codes() -> Iterator[str]:
+    """Yield the page about exit codes."""
+    from rmqkit.exit_codes import MEANINGS  # noqa: PLC0415
+
+    yield "# Exit codes\n\nEvery `rmqkit` command ends with one of these, so that scripts can tell what happened.\n"
+    rows = [f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()]
+    yield "\n".join(["| code | meaning |", "|---|---|", *rows]) + "\n"
+
+
+def command_reference() -> Iterator[str]:
+    """Yield the page about the commands: their help, as `rmqkit COMMAND --help` prints it."""
+    import typer  # noqa: PLC0415
+
+    from rmqkit.cli.app import COMMANDS, app, load  # noqa: PLC0415
+
+    yield "# Commands\n\nWhat `rmqkit --help` prints, and each command's own help.\n"
+    yield _help(typer.main.get_command(app), "rmqkit")
+    for name in COMMANDS:
+        command = load(name)
+        yield f"## rmqkit {name}\n"
+        yield _help(command, f"rmqkit {name}")
+        for inner, subcommand in getattr(command, "commands", {}).items():
+            yield f"### rmqkit {name} {inner}\n"
+            yield _help(subcommand, f"rmqkit {name} {inner}")
+
+
+def _help(command: Any, path: str) -> str:
+    with command.make_context(
+        path, [], resilient_parsing=True, terminal_width=WIDTH, max_content_width=WIDTH
+    ) as context:
+        lines = [line.rstrip() for line in command.get_help(context).splitlines()]
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
+    "topology-reference.md": topology_reference,
+    "exit-codes.md": exit_codes,
+}
+
+
+def page(name: str) -> str:
+    """Return the text of a page."""
+    os.environ["NO_COLOR"] = "1"
+    return NOTE + "\n" + "\n".join(PAGES[name]())
+
+
+def main(arguments: list[str]) -> int:
+    """Write all pages, or check that they are as they would be written."""
+    stale = []
+    for name in PAGES:
+        path, text = FOLDER / name, page(name)
+        if not path.exists() or path.read_text("utf-8") != text:
+            stale.append(name)
+            if "--check" not in arguments:
+                path.write_text(text, "utf-8")
+    if stale and "--check" in arguments:
+        sys.stderr.write(f"stale: {', '.join(stale)}; run python docs/generate.py\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

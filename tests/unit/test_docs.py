@@ -1,0 +1,26 @@
+"""The reference pages say what the code does."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from rmqkit.topology.loader import loads
+
+DOCS = Path(__file__).parents[2] / "docs"
+_spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+assert _spec
+assert _spec.loader
+generate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(generate)
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_a_generated_page_is_up_to_date(name: str) -> None:
+    assert (DOCS / name).read_text("utf-8") == generate.page(name), "run python docs/generate.py"
+
+
+def test_the_example_of_the_topology_reference_is_valid() -> None:
+    text = (DOCS / "topology-reference.md").read_text("utf-8")
+    example = text.split("```yaml\n")[1].split("```")[0]
+    assert loads(example).publish
