@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from contest import QUEUE, clock, play
+
+import rmqkit
+
+
+def publish(url: str, count: int) -> None:
+    with rmqkit.connect(url) as connection, clock():
+        connection.publish(rmqkit.Message(b"%d" % number, QUEUE) for number in range(count))
+
+
+def consume(url: str, count: int, file: str) -> None:
+    with rmqkit.connect(url) as connection, Path(file).open("wb", buffering=0) as out, clock():
+        consumer = connection.consume(QUEUE, count=count)
+        for batch in consumer.batches():
+            out.write(b"".join([delivery.body + b"\n" for delivery in batch]))
+            consumer.settle(batch, rmqkit.Verdict.ACK)
+        consumer.close()
+
+
+if __name__ == "__main__":
+    play(publish, consume)
