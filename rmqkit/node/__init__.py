@@ -113,7 +113,9 @@ class Node:
 
     def kill(self) -> None:
         """Kill the node at once, as a power cut would; what is durable must survive it."""
-        self._recall().broker.end()
+        memory = self._recall()
+        memory.broker.end()
+        wait_until(lambda: not _taken(memory.ports.amqp), 5.0)  # or the next start would find it taken, and move
 
     def discard(self) -> None:
         """Kill the node and remove its folder: for a node that nobody needs any more."""
