@@ -96,7 +96,9 @@ class PayloadError(InputError):
 
 
 class OutputError(RmqkitError):
-    """What takes the output took no more; nothing that was not written is acknowledged."""
+    """What takes the output took no more; of a batch the first `written` deliveries are wholly out, and no others."""
+
+    written: int = 0
 
 
 class NodeError(RmqkitError):

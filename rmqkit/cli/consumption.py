@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from rmqkit.broker.consumer import Consumer
 from rmqkit.cli import output
 from rmqkit.cli.options import connect
-from rmqkit.errors import RmqkitError
-from rmqkit.handlers.printing import Printer, PrintStopped
+from rmqkit.errors import OutputError, RmqkitError
+from rmqkit.handlers.printing import Printer
 from rmqkit.message import Verdict
 from rmqkit.report import ConsumeReport
 from rmqkit.settings import Settings
@@ -143,7 +143,7 @@ def _print(consumer: Consumer, printer: Printer, stop: Stop, tell: Callable[[], 
         for batch in consumer.batches():
             try:
                 written = printer.write(batch, stop)
-            except PrintStopped as exc:
+            except OutputError as exc:
                 consumer.settle(batch[: exc.written], Verdict.ACK)
                 raise
             consumer.settle(batch[:written], Verdict.ACK)

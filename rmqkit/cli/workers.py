@@ -72,12 +72,12 @@ class _Worker:
             self._take(json.loads(line))
         return bool(data)
 
-    def end(self) -> None:
-        """Wait for its end, and note one that it did not report."""
+    def end(self, *, stopping: bool) -> None:
+        """Wait for its end, and note one that it did not report; `stopping` before it was ready is no fault."""
         self.reports.close()
         self.dismiss()
         code = self.process.wait()
-        if self.started and not self.finished:
+        if self.started and not self.finished and (self.consuming or not stopping):
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             self.error = OutputError(f"{self.name} {how}; what it had not acknowledged is queued again")
 
@@ -133,7 +133,7 @@ def _attend(crew: list[_Worker], jobs: list[Job], stop: Stop, on_progress: Calla
                 worker = key.data
                 if not worker.read():
                     selector.unregister(key.fileobj)
-                    worker.end()
+                    worker.end(stopping=stop.requested)
             on_progress(sum(worker.report.acknowledged for worker in crew))
 
 

@@ -28,14 +28,6 @@ _LOOK_S = 0.1  # how often a write that cannot go on looks for a stop
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-class PrintStopped(OutputError):
-    """The output took no more; the first `written` deliveries of the batch are wholly out."""
-
-    def __init__(self, message: str, written: int) -> None:
-        super().__init__(message)
-        self.written = written
-
-
 class Printer:
     """Writes deliveries to `fd`, as bodies or, with `as_json`, as envelopes.
 
@@ -60,7 +52,7 @@ class Printer:
     def write(self, deliveries: Sequence[Delivery], stop: Stop | None = None) -> int:
         """Write a batch; return how many deliveries are wholly out: all, unless a stop ended a wait for the reader.
 
-        Raises PrintStopped when the reader is gone or the disk is full.
+        Raises OutputError, with `written`, when the reader is gone or the disk is full.
         """
         written = 0
         with self._locked():
@@ -69,7 +61,9 @@ class Printer:
                 out, fault = self._write(b"".join(block), stop)
                 written += len(block) if out == size else _count_whole(block, out)
                 if fault:
-                    raise PrintStopped(fault, written)
+                    error = OutputError(fault)
+                    error.written = written
+                    raise error
                 if out < size:
                     break
         return written

@@ -1,0 +1,278 @@
+"""`rmqkit consume` against a real RabbitMQ: what was printed is acknowledged, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+RMQKIT = (sys.executable, "-m", "rmqkit")
+
+
+@pytest.fixture
+def start(environment: dict[str, str]) -> Iterator[Start]:
+    """Start `rmqkit consume`, its standard output to a pipe unless told otherwise."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: object, stdout: Any = subprocess.PIPE) -> subprocess.Popen[bytes]:
+        command = [*RMQKIT, "consume", *map(str, arguments)]
+        process = subprocess.Popen(  # unbuffered, so that reading a line takes no more than that
+            command, bufsize=0, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, env=environment
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def fill(channel: BlockingChannel, queue: str, count: int, size: int = 0) -> list[bytes]:
+    bodies = [(b"%d " % number).ljust(size, b"x") for number in range(count)]
+    for body in bodies:
+        channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2))
+    await_state(channel, queue, ready=count)
+    return bodies
+
+
+def await_state(channel: BlockingChannel, queue: str, **expected: int) -> None:
+    """Wait until a queue has so many messages `ready`, or so many `consumers`."""
+    deadline_s = time.monotonic() + 20
+    while True:
+        method = channel.queue_declare(queue, passive=True).method
+        state = {"ready": method.message_count, "consumers": method.consumer_count}
+        if expected.items() <= state.items():
+            return
+        assert time.monotonic() < deadline_s, f"{queue} is {state}, and does not become {expected}"
+
+
+def drain(channel: BlockingChannel, queue: str) -> list[bytes]:
+    bodies = []
+    while True:
+        method, _, body = channel.basic_get(queue, auto_ack=True)
+        if method is None:
+            return bodies
+        bodies.append(body)
+
+
+def report(stderr: bytes) -> dict[str, Any]:
+    return dict(json.loads(stderr[stderr.index(b"{") :]))
+
+
+def test_20_000_bodies_are_printed_in_order_and_the_queue_is_empty(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
+    bodies = fill(channel, queue, 20_000)
+    stdout, stderr = start(queue, "-n", 20_000, "--json").communicate(timeout=30)
+    assert stdout.splitlines() == bodies
+    assert report(stderr)["acknowledged"] == 20_000
+    await_state(channel, queue, ready=0, consumers=0)
+
+
+def test_bodies_go_to_a_file_byte_for_byte(start: Start, channel: BlockingChannel, queue: str, tmp_path: Path) -> None:
+    everything = bytes(range(256))
+    for body in (everything, b"", b"\x1b[31m"):
+        channel.basic_publish("", queue, body)
+    with (tmp_path / "out").open("wb") as file:
+        assert start(queue, "-n", 3, stdout=file).wait(20) == 0
+    assert (tmp_path / "out").read_bytes() == everything + b"\n\n\x1b[31m\n"
+
+
+@pytest.mark.parametrize("how", [(), ("--channels", 3), ("--workers", 3), ("--workers", 2, "--channels", 2)])
+def test_a_count_is_exact_however_many_consume(
+    start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
+) -> None:
+    bodies = fill(channel, queue, 1_000)
+    process = start(queue, "-n", 400, "--json", *how)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    printed = stdout.splitlines()
+    assert len(printed) == len(set(printed)) == 400
+    assert sum(report(stderr)["shares"].values()) == 400
+    await_state(channel, queue, ready=600, consumers=0)
+    assert sorted(drain(channel, queue) + printed) == sorted(bodies)
+
+
+def test_an_idle_timeout_ends_it(start: Start, channel: BlockingChannel, queue: str) -> None:
+    fill(channel, queue, 3)
+    process = start(queue, "--idle-timeout", 0.3)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (0, b"0 \n1 \n2 \n")
+    assert b"Consumed 3 messages" in stderr
+
+
+@pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_cleanly_and_what_was_not_printed_stays(
+    start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...], number: int
+) -> None:
+    bodies = fill(channel, queue, 5_000, size=100)
+    process = start(queue, "--prefetch", 50, *how)
+    assert process.stdout is not None
+    first = process.stdout.readline()  # it is at work, and will soon wait for us to read on
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 128 + number, stderr
+    *whole, half = (first + stdout).split(b"\n")
+    await_state(channel, queue, ready=len(bodies) - len(whole), consumers=0)
+    left = drain(channel, queue)
+    assert sorted(whole + left) == sorted(bodies)
+    assert not half or any(body.startswith(half) for body in left)
+
+
+def test_a_signal_stops_it_while_its_reader_reads_nothing(start: Start, channel: BlockingChannel, queue: str) -> None:
+    bodies = fill(channel, queue, 3_000, size=1_000)
+    process = start(queue, "--prefetch", 1_000)
+    await_state(channel, queue, consumers=1)
+    deadline_s = time.monotonic() + 20
+    while channel.queue_declare(queue, passive=True).method.message_count == len(bodies):
+        assert time.monotonic() < deadline_s
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 143
+    assert process.stdout is not None
+    *whole, _ = process.stdout.read().split(b"\n")
+    await_state(channel, queue, ready=len(bodies) - len(whole))
+    assert sorted(whole + drain(channel, queue)) == sorted(bodies)
+
+
+def test_two_signals_stop_it_at_once(start: Start, channel: BlockingChannel, queue: str) -> None:
+    process = start(queue)
+    await_state(channel, queue, consumers=1)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+
+
+@pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
+def test_a_reader_that_leaves_ends_it_and_what_was_not_written_stays(
+    start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
+) -> None:
+    bodies = fill(channel, queue, 5_000, size=100)
+    process = start(queue, "--prefetch", 10, "--json", *how)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert report(stderr)["error"] == "OutputError"
+    written = report(stderr)["acknowledged"]
+    assert 0 < written < len(bodies)
+    await_state(channel, queue, ready=len(bodies) - written)
+
+
+@pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
+def test_a_full_disk_ends_it_and_everything_stays(
+    start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
+) -> None:
+    bodies = fill(channel, queue, 100)
+    with Path("/dev/full").open("wb") as full:
+        process = start(queue, *how, stdout=full)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert stderr.count(b"error: the output took no more: No space left on device") == 1
+    await_state(channel, queue, ready=100)
+    assert sorted(drain(channel, queue)) == sorted(bodies)
+
+
+@pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
+def test_a_missing_queue_is_one_error(start: Start, how: tuple[object, ...]) -> None:
+    process = start("rmqkit.no.such.queue", *how)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (5, b"")
+    assert stderr.count(b"no queue 'rmqkit.no.such.queue'") == 1
+
+
+@pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
+def test_a_queue_deleted_in_mid_consume_is_never_a_success(
+    start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
+) -> None:
+    process = start(queue, *how)
+    await_state(channel, queue, consumers=2 if how else 1)
+    channel.basic_publish("", queue, b"x")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"x\n"
+    channel.queue_delete(queue)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 7, stderr
+    assert b"cancelled" in stderr
+
+
+def test_three_processes_take_turns(start: Start, channel: BlockingChannel, queue: str) -> None:
+    processes = []
+    for number in range(3):
+        processes.append(start(queue, "--prefetch", 1))
+        await_state(channel, queue, consumers=number + 1)
+    for number in range(12):
+        channel.basic_publish("", queue, b"%d" % number)
+        stdout = processes[number % 3].stdout
+        assert stdout is not None
+        assert stdout.readline() == b"%d\n" % number
+
+
+@pytest.mark.parametrize("how", ["--workers", "--channels"])
+def test_workers_and_channels_take_turns(start: Start, channel: BlockingChannel, queue: str, how: str) -> None:
+    process = start(queue, how, 3, "--json")
+    await_state(channel, queue, consumers=3)
+    assert process.stdout is not None
+    for number in range(12):
+        channel.basic_publish("", queue, b"%d" % number)
+        assert process.stdout.readline() == b"%d\n" % number
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    shares = report(stderr)["shares"]
+    assert shares == {f"{how.strip('-s')} {number}": 4 for number in (1, 2, 3)}
+
+
+def test_a_worker_that_is_killed_leaves_the_others_at_work(start: Start, channel: BlockingChannel, queue: str) -> None:
+    process = start(queue, "--workers", 2)
+    await_state(channel, queue, consumers=2)
+    victim = _children(process.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    await_state(channel, queue, consumers=1)
+    bodies = fill_and_read(channel, queue, process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert bodies == [b"%d\n" % number for number in range(10)]
+    assert process.returncode == 3
+    assert b"worker 1 was killed by SIGKILL" in stderr
+
+
+def fill_and_read(channel: BlockingChannel, queue: str, process: subprocess.Popen[bytes]) -> list[bytes]:
+    assert process.stdout is not None
+    bodies = []
+    for number in range(10):
+        channel.basic_publish("", queue, b"%d" % number)
+        bodies.append(process.stdout.readline())
+    return bodies
+
+
+def test_workers_leave_with_a_parent_that_is_killed(start: Start, channel: BlockingChannel, queue: str) -> None:
+    process = start(queue, "--workers", 2)
+    await_state(channel, queue, consumers=2)
+    process.kill()
+    await_state(channel, queue, consumers=0)
+
+
+def test_no_password_shows_in_the_arguments_of_a_worker(start: Start, channel: BlockingChannel, queue: str) -> None:
+    process = start(queue, "--workers", 2)
+    await_state(channel, queue, consumers=2)
+    lines = [Path(f"/proc/{child}/cmdline").read_bytes() for child in _children(process.pid)]
+    assert len(lines) == 2
+    assert all(b"rmqkit" in line and b"guest" not in line and b"amqp" not in line for line in lines)
+
+
+def _children(pid: int) -> list[int]:
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))

@@ -1,0 +1,303 @@
+"""`rmqkit publish` against a real RabbitMQ: what goes in arrives, and the report adds up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
+RMQKIT = (sys.executable, "-m", "rmqkit")
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run `rmqkit publish`; standard input is at its end unless given."""
+
+    def run(*arguments: object, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
+        command = [*RMQKIT, "publish", *map(str, arguments)]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, env=environment | more, cwd=tmp_path, check=False, timeout=50
+        )
+
+    return run
+
+
+@pytest.fixture
+def start(environment: dict[str, str]) -> Iterator[Start]:
+    """Start `rmqkit publish` with pipes."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[bytes]:
+        command = [*RMQKIT, "publish", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def drain(channel: BlockingChannel, queue: str) -> list[tuple[Any, bytes]]:
+    """Take everything out of a queue: properties and bodies, in order."""
+    found = []
+    while True:
+        method, properties, body = channel.basic_get(queue, auto_ack=True)
+        if method is None:
+            return found
+        found.append((properties, body))
+
+
+def bodies(channel: BlockingChannel, queue: str) -> list[bytes]:
+    return [body for _, body in drain(channel, queue)]
+
+
+def await_ready(channel: BlockingChannel, queue: str, count: int) -> None:
+    deadline_s = time.monotonic() + 20
+    while channel.queue_declare(queue, passive=True).method.message_count != count:
+        assert time.monotonic() < deadline_s, f"{queue} does not get {count} messages"
+
+
+def write(stream: IO[bytes] | None, data: bytes) -> None:
+    assert stream is not None
+    stream.write(data)
+    stream.flush()
+
+
+def counts(report: bytes) -> dict[str, int]:
+    numbers = json.loads(report)
+    names = ("published", "confirmed", "returned", "nacked", "refused", "unknown", "republished")
+    return {name: numbers[name] for name in names if numbers[name]}
+
+
+def test_count_sends_exactly_the_numbers_in_order_persistent(run: Run, channel: BlockingChannel, queue: str) -> None:
+    done = run("-q", queue, "--count", 20_000, "--json")
+    assert done.returncode == 0, done.stderr
+    assert counts(done.stdout) == {"published": 20_000, "confirmed": 20_000}
+    found = drain(channel, queue)
+    assert [body for _, body in found] == [b"%d" % number for number in range(20_000)]
+    assert {properties.delivery_mode for properties, _ in found} == {2}
+    assert {properties.content_type for properties, _ in found} == {"text/plain"}
+
+
+def test_payloads_files_and_folders_arrive_byte_for_byte(
+    run: Run, channel: BlockingChannel, queue: str, tmp_path: Path
+) -> None:
+    everything = bytes(range(256)) * 2_000
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "b.bin").write_bytes(everything)
+    (tmp_path / "folder" / "a.json").write_bytes(b'{"a":1}\r\n')
+    (tmp_path / "empty.txt").touch()
+    done = run(
+        "-q", queue, "grüße", "", "-f", tmp_path / "folder", "-f", tmp_path / "empty.txt", "-f", "-", stdin=b"\0\n"
+    )
+    assert done.returncode == 0, done.stderr
+    found = drain(channel, queue)
+    assert [body for _, body in found] == ["grüße".encode(), b"", b'{"a":1}\r\n', everything, b"", b"\0\n"]
+    kinds = [properties.content_type for properties, _ in found]
+    assert kinds == [
+        "text/plain",
+        "text/plain",
+        "application/json",
+        "application/octet-stream",
+        "text/plain",
+        "text/plain",
+    ]
+
+
+def test_a_count_repeats_payloads(run: Run, channel: BlockingChannel, queue: str) -> None:
+    assert run("-q", queue, "-n", 3, "a", "b").returncode == 0
+    assert bodies(channel, queue) == [b"a", b"b"] * 3
+
+
+def test_piped_lines_are_messages(run: Run, channel: BlockingChannel, queue: str) -> None:
+    done = run("-q", queue, stdin="a\r\n\n\u2028\nlast".encode())
+    assert done.returncode == 0
+    assert bodies(channel, queue) == [b"a\r", b"", "\u2028".encode(), b"last"]
+
+
+def test_a_line_is_confirmed_when_it_arrives_and_not_at_the_end(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
+    process = start("-q", queue, "--lines", "-")
+    for number in (1, 2):
+        write(process.stdin, b"line\n")
+        await_ready(channel, queue, number)
+    _, stderr = process.communicate()
+    assert (process.returncode, b"2 confirmed" in stderr) == (0, True)
+
+
+def test_properties_and_typed_headers_are_what_another_client_sees(
+    run: Run, channel: BlockingChannel, queue: str
+) -> None:
+    done = run(
+        "-q", queue, "x", "--content-type", "a/b", "--content-encoding", "c", "--priority", 9, "--correlation-id", "d",
+        "--reply-to", "e", "--expiration", "60000", "--message-id", "f", "--timestamp", "2026-01-31T12:00:00Z",
+        "--type", "g", "--user-id", "guest", "--app-id", "h", "--transient",
+        "-H", "text=1", "-H", "int:=1", "-H", "big:=9007199254740993", "-H", "yes:=true", "-H", "none:=null",
+        "-H", 'list:=[1,"a",{"b":false}]', "-H", 'raw:={"$bytes":"/w=="}',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [(properties, _)] = drain(channel, queue)
+    assert (properties.content_type, properties.content_encoding, properties.priority) == ("a/b", "c", 9)
+    assert (properties.correlation_id, properties.reply_to, properties.expiration) == ("d", "e", "60000")
+    assert (properties.message_id, properties.type, properties.app_id) == ("f", "g", "h")
+    assert (properties.user_id, properties.delivery_mode) == ("guest", 1)
+    assert properties.timestamp == datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()
+    assert properties.headers == {
+        "text": "1", "int": 1, "big": 9007199254740993, "yes": True, "none": None, "list": [1, "a", {"b": False}],
+        "raw": b"\xff",
+    }  # fmt: skip
+
+
+def test_a_float_header_arrives_as_one(run: Run, queue: str, environment: dict[str, str]) -> None:
+    assert run("-q", queue, "x", "-H", "n:=1.5").returncode == 0
+    command = [*RMQKIT, "consume", queue, "-n", "1", "--format", "json"]
+    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=30).stdout
+    assert json.loads(printed)["headers"] == {"n": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-q", "q", "-e", "x", "a"], "leave --exchange"),
+        (["-q", "q", "--lines", "-", "a"], "no payload"),
+        (["-q", "q", "--lines", "-", "--envelopes", "-"], "two ways"),
+        (["-q", "q", "--lines", "-", "-n", "3"], "--count goes with"),
+        (["-q", "q", "-f", "-", "-f", "-"], "only once"),
+        (["-q", "q", "--envelopes", "-", "--priority", "1"], "their own properties"),
+        (["-q", "q", "--envelopes", "-", "--format", "json"], "leave --format out"),
+        (["-q", "q", "-n", "-1"], "greater than or equal to 0"),
+        (["-q", "q", "a", "--priority", "300"], "priority has to be"),
+        (["-q", "q", "a", "--expiration", "1.5"], "expiration has to be"),
+        (["-q", "q", "a", "--timestamp", "yesterday"], "--timestamp: a timestamp is"),
+        (["-q", "q", "a", "-H", "novalue"], "has no value"),
+        (["-q", "q" * 256, "a"], "routing key has 256 bytes"),
+        (["-q", "q", "-f", "missing.json"], "missing.json: cannot be read"),
+        (["-q", "q", "--lines", "missing"], "missing: cannot be read"),
+        (["-q", "q", "--format", "json", "{}", "[1, NaN]"], "payload 2:1:5: not JSON"),
+        (["-q", "q", "--format", "xml", "<!DOCTYPE a><a/>"], "DOCTYPE"),
+    ],
+)
+def test_bad_usage_and_bad_input_publish_nothing_and_need_no_broker(run: Run, arguments: list[str], words: str) -> None:
+    done = run(*arguments, RMQKIT_URL="amqp://127.0.0.1:1/", NO_COLOR="1")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert words in " ".join(done.stderr.decode().split())
+
+
+def test_a_bad_line_ends_the_input_after_those_before_it_were_confirmed(
+    run: Run, channel: BlockingChannel, queue: str
+) -> None:
+    done = run("-q", queue, "--format", "json", "--json", stdin=b'{"a": 1}\n[]\n{"secret": hunter2}\n{}\n')
+    assert done.returncode == 3
+    report = json.loads(done.stdout)
+    assert (report["published"], report["confirmed"], report["error"]) == (2, 2, "PayloadError")
+    assert (report["problems"][0]["line"], report["problems"][0]["column"]) == (3, 12)
+    assert b"hunter2" not in done.stdout + done.stderr
+    assert bodies(channel, queue) == [b'{"a": 1}', b"[]"]
+
+
+def test_a_bad_first_line_is_bad_input(run: Run, channel: BlockingChannel, queue: str) -> None:
+    assert run("-q", queue, "--format", "json", stdin=b"nope\n{}\n").returncode == 2
+    assert bodies(channel, queue) == []
+
+
+def test_no_such_queue_is_an_error_that_says_what_to_do(run: Run) -> None:
+    done = run("-q", "rmqkit.no.such.queue", "-n", 300, "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["error"], report["returned"]) == (6, "Unroutable", 300)
+    assert "no queue 'rmqkit.no.such.queue'" in report["message"]
+    assert "rmqkit apply" in report["advice"]
+
+
+def test_an_exchange_without_readers_is_a_warning_and_an_error_when_mandatory(run: Run) -> None:
+    arguments = ("-e", "amq.topic", "-r", "rmqkit.nobody", "-n", 3)
+    done = run(*arguments)
+    assert done.returncode == 0
+    assert b"warning: 3 of 3 messages reached no queue: exchange 'amq.topic' has no binding" in done.stderr
+    done = run(*arguments, "--mandatory")
+    assert done.returncode == 6
+    assert b"error: 3 of 3 messages reached no queue" in done.stderr
+
+
+def test_no_such_exchange_is_refused(run: Run) -> None:
+    done = run("-e", "rmqkit.no.such.exchange", "-n", 3, "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["error"], report["refused"]) == (5, "NotFound", 3)
+
+
+def test_without_confirms_everything_is_unknown(run: Run, channel: BlockingChannel, queue: str) -> None:
+    done = run("-q", queue, "-n", 100, "--no-confirms", "--json")
+    assert done.returncode == 0
+    assert counts(done.stdout) == {"published": 100, "unknown": 100}
+    assert len(bodies(channel, queue)) == 100
+
+
+def test_a_rate_is_kept(run: Run, queue: str) -> None:
+    done = run("-q", queue, "-n", 20, "--rate", 40, "--json")
+    report = json.loads(done.stdout)
+    assert report["confirmed"] == 20
+    assert 0.4 < report["seconds"] < 5
+
+
+def test_with_nothing_applied_the_work_queue_is_the_target_and_that_is_said(run: Run) -> None:
+    done = run("x", RMQKIT_URL="amqp://127.0.0.1:1/")
+    assert done.returncode == 4
+    assert b"Publishing to queue 'worker_queue' (default exchange), for no target is named" in done.stderr
+
+
+def test_envelopes_go_back_where_they_came_from_byte_for_byte(
+    run: Run, channel: BlockingChannel, queue: str, environment: dict[str, str]
+) -> None:
+    sent = pika.BasicProperties(headers={"a": [1, b"\xff", {"b": None}]}, priority=3, timestamp=1_700_000_000)
+    for body in (b"text \xc3\xa4\n", bytes(range(256))):
+        channel.basic_publish("", queue, body, sent)
+    command = [*RMQKIT, "consume", queue, "-n", "2", "--format", "json"]
+    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=30).stdout
+    done = run("--envelopes", "-", stdin=printed)
+    assert done.returncode == 0, done.stderr
+    found = drain(channel, queue)
+    assert [body for _, body in found] == [b"text \xc3\xa4\n", bytes(range(256))]
+    assert [properties.__dict__ for properties, _ in found] == [sent.__dict__] * 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_input_and_what_was_sent_is_confirmed(
+    start: Start, channel: BlockingChannel, queue: str, number: int, code: int
+) -> None:
+    process = start("-q", queue, "--json")
+    write(process.stdin, b"1\n2\nhalf")
+    await_ready(channel, queue, 2)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == code, stderr
+    assert counts(stdout) == {"published": 2, "confirmed": 2}
+    assert bodies(channel, queue) == [b"1", b"2"]
+
+
+def test_a_signal_in_the_middle_of_a_million_leaves_a_prefix_and_a_report_of_it(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
+    process = start("-q", queue, "-n", 1_000_000, "--rate", 5_000, "--json")
+    deadline_s = time.monotonic() + 20
+    while channel.queue_declare(queue, passive=True).method.message_count < 500:
+        assert time.monotonic() < deadline_s
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130, stderr
+    found = bodies(channel, queue)
+    assert found == [b"%d" % number for number in range(len(found))]
+    assert counts(stdout) == {"published": len(found), "confirmed": len(found)}
