@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
     from rmqkit.message import Delivery, Message, Properties, Verdict
     from rmqkit.model import Binding, Exchange, Queue, Target, Topology
-    from rmqkit.report import ConsumeReport, Difference, Failure, Fate, Outcome, Plan, PublishReport, Step
+    from rmqkit.report import ConsumeReport, Difference, Failure, Fate, Outcome, Plan, PublishReport, QueueState, Step
     from rmqkit.settings import Settings
     from rmqkit.stop import Stop
     from rmqkit.topology.loader import load
@@ -89,6 +89,7 @@ __all__ = [
     "PublishOptions",
     "PublishReport",
     "Queue",
+    "QueueState",
     "Refused",
     "ResourceLocked",
     "RmqkitError",
@@ -108,7 +109,7 @@ __all__ = [
 ]
 
 # Where the names live, the cheapest to import first.
-_ROOMS = ("errors", "message", "model", "report", "stop", "settings", "broker.connection", "topology.loader")
+_ROOMS = ("errors", "message", "model", "report", "stop", "settings", "topology.loader", "broker.connection")
 
 
 def __getattr__(name: str) -> Any:

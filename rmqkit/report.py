@@ -1,6 +1,6 @@
 """What an operation did, as numbers and outcomes that add up.
 
-Comes in: nothing. Goes out: PublishReport, ConsumeReport, Plan, Step. Room: the nouns.
+Comes in: nothing. Goes out: PublishReport, ConsumeReport, QueueState, Plan, Step. Room: the nouns.
 """
 
 from __future__ import annotations
@@ -75,6 +75,15 @@ class ConsumeReport:
     redelivered: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """What a queue holds at a moment: messages that are ready, not those out for delivery, and its consumers."""
+
+    name: str
+    ready: int
+    consumers: int
 
 
 Kind = Literal["exchange", "queue", "binding"]

@@ -16,7 +16,7 @@ from rmqkit.broker.publisher import Publisher, PublishOptions
 from rmqkit.errors import NotConfirmed, Unroutable
 from rmqkit.message import Message
 from rmqkit.model import Topology
-from rmqkit.report import Fate, Plan, PublishReport
+from rmqkit.report import Fate, Plan, PublishReport, QueueState
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
 
@@ -69,6 +69,13 @@ class Connection:
         changed. Raises AccessRefused, ConnectionLost; then a second run finishes the work.
         """
         return declare.apply(self._consuming, topology)
+
+    def queue_state(self, queue: str) -> QueueState:
+        """Tell how many messages are ready in a queue, and how many consumers it has.
+
+        Raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
+        """
+        return declare.queue_state(self._consuming, queue)
 
     def publish(
         self,

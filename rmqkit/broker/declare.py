@@ -21,7 +21,7 @@ from rmqkit.broker.link import Link
 from rmqkit.errors import Location, NotFound, Problem, PropertyMismatch, Refused, ResourceLocked
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.payload import properties
-from rmqkit.report import Difference, Outcome, Plan, Step
+from rmqkit.report import Difference, Outcome, Plan, QueueState, Step
 
 _PROBES = 20  # an entity has no more properties than that
 _INEQUIVALENT = re.compile(
@@ -70,6 +70,20 @@ def apply(link: Link, topology: Topology) -> Plan:
     finally:
         channel.close()
     return replace(planned, applied=True)
+
+
+def queue_state(link: Link, name: str) -> QueueState:
+    """Ask how many messages and consumers a queue has (AMQP 0-9-1 section 1.7.2.1: passive).
+
+    Raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
+    """
+    channel = link.channel()
+    try:
+        passive = spec.Queue.Declare(queue=name, passive=True)
+        answer = channel.call(passive, spec.Queue.DeclareOk, subject=f"queue {name!r}")
+    finally:
+        channel.close()
+    return QueueState(name, answer.message_count, answer.consumer_count)
 
 
 def conflict(planned: Plan) -> PropertyMismatch:

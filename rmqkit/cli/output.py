@@ -12,14 +12,11 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from rmqkit.errors import OutputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Style = Literal["bold", "dim", "red", "green", "yellow"]
 _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}
@@ -110,15 +107,25 @@ def _abandon(stream: TextIO) -> None:
     os.close(nowhere)
 
 
+Update = Callable[[int, str], None]  # how much is done by now, and why nothing moves (empty: it does)
+
+
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+def progress(what: str, total: int | None = None) -> Iterator[Update]:
     """Show a bar with rate and time left while the block runs, if standard error is a terminal.
 
-    Yields a function that takes how much is done by now, and why nothing moves (empty: it does). Call it as often as
-    you like, from any thread; the bar is drawn ten times a second.
+    Yields the function that moves it. Call it as often as you like, from any thread; the bar is drawn ten times a
+    second.
     """
+    with progress_bars(what, total=total) as (update,):
+        yield update
+
+
+@contextmanager
+def progress_bars(*whats: str, total: int | None = None) -> Iterator[list[Update]]:
+    """Show several bars, one below the other; otherwise as `progress`."""
     if not is_terminal(sys.stderr):
-        yield lambda _done, _blocked: None
+        yield [lambda _done, _blocked: None for _ in whats]
         return
     from rich.console import Console  # noqa: PLC0415 - start-up time: rich is for terminals
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
@@ -131,12 +138,16 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str
         TimeRemainingColumn(),
         TextColumn("{task.fields[blocked]}", style="yellow", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, rate="", blocked="")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 
-        def update(done: int, blocked: str) -> None:
-            elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{done / elapsed:,.0f}/s" if elapsed else ""
-            bar.update(task, completed=done, rate=rate, blocked=f"blocked: {safe(blocked)}" if blocked else "")
+        def bar(what: str) -> Update:
+            task = bars.add_task(what, total=total, rate="", blocked="")
 
-        yield update
+            def update(done: int, blocked: str) -> None:
+                elapsed = bars.tasks[task].elapsed or 0.0
+                rate = f"{done / elapsed:,.0f}/s" if elapsed else ""
+                bars.update(task, completed=done, rate=rate, blocked=f"blocked: {safe(blocked)}" if blocked else "")
+
+            return update
+
+        yield [bar(what) for what in whats]
