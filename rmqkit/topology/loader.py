@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rmqkit.errors import DocumentError, Problem, TopologyError
+from rmqkit.errors import DocumentError, Location, Problem, TopologyError
 from rmqkit.model import Binding, Exchange, Queue, Target, Topology
 from rmqkit.topology import references
 from rmqkit.topology.document import Document, KeyPath, parse, read
 from rmqkit.topology.names import check_arguments, check_name
 from rmqkit.topology.schema import check
 
+_MAX_PROBLEMS = 1000
 _Entity = TypeVar("_Entity", Exchange, Queue)
 
 
@@ -45,7 +46,9 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
     unreadable: list[Problem] = []
     for reader in readers:
         try:
-            files.append(_File(reader()))
+            file = _File(reader())
+            file.check_shape()
+            files.append(file)
         except DocumentError as error:
             unreadable += error.problems
     problems = list(unreadable)
@@ -116,12 +119,20 @@ class _File:
     queues: dict[str, Queue] = field(default_factory=dict)
     bindings: dict[int, Binding] = field(default_factory=dict)
 
-    def build(self) -> None:
-        """Check the document against the schema and build every entity that is well formed."""
+    def check_shape(self) -> None:
+        """Check the document against the schema; raise DocumentError if most of it seems to be something else."""
         self.problems += self.document.problems
         for path, problem in check(self.document):
             self.problems.append(problem)
             self.faulty.add(path)
+            if len(self.problems) >= _MAX_PROBLEMS:
+                rest = Problem(
+                    Location(self.document.file), "there may be more: reading ended here", "Is it the right file?"
+                )
+                raise DocumentError("too many problems", problems=[*self.problems, rest])
+
+    def build(self) -> None:
+        """Build every entity, as far as it is well formed."""
         self.faulty |= self.document.doubtful
         for kind, build in (("exchange", self._exchange), ("queue", self._queue)):
             for name in self.section(f"{kind}s", {}):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rmqkit.errors import DocumentError, Location, Problem
 
-MAX_BYTES = 10_000_000
+MAX_BYTES = 5_000_000  # some 70,000 bindings
 
 # What YAML cannot hold unescaped (YAML 1.1 section 5.1), surrogates included.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -77,11 +77,11 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     with path.open("wb") as stream:
         stream.truncate(100_000_000)  # sparse: takes no room
-    assert refusal(path) == ": the file is larger than 10,000,000 bytes\n  A topology is small: is this the right file?"
+    assert refusal(path) == ": the file is larger than 5,000,000 bytes\n  A topology is small: is this the right file?"
 
 
 def test_a_device_without_end_is_refused() -> None:
-    assert refusal(Path("/dev/zero")).startswith(": the file is larger than 10,000,000 bytes")
+    assert refusal(Path("/dev/zero")).startswith(": the file is larger than 5,000,000 bytes")
 
 
 @pytest.mark.timeout(10)

@@ -106,6 +106,14 @@ def test_a_large_topology_loads_in_seconds() -> None:
     assert time.monotonic() - begin < 10
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("text", ["bindings:\n" + "- x\n" * 400_000, "queues:\n" + " a: {}\n" * 400_000])
+def test_a_file_full_of_problems_is_refused_soon(text: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        loads(text)
+    assert len(caught.value.problems) <= 1001
+
+
 _NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1, max_size=60).filter(
     lambda name: not name.startswith("amq.") and len(name.encode()) <= 255
 )
