@@ -106,6 +106,7 @@ def _help(command: Any, path: str) -> str:
 PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "topology-reference.md": topology_reference,
     "exit-codes.md": exit_codes,
+    "command-reference.md": command_reference,
 }
 
 
