@@ -59,17 +59,17 @@ def publish(
         try:
             outline = Outline(where.exchange, where.routing_key, given, inputs.format)
             intake = Intake(what, outline, signals.stop, override_target=named is not None)
-        except (StopRequested, StoppedAtOnce):
-            raise typer.Exit(exit_codes.SIGNALLED + signals.received) from None
-        with connect(settings) as connection:
-            options = PublishOptions(confirms=not no_confirms, rate=rate)
-            report, error, at_once = _publish(connection, intake, options, signals.stop)
-            error = error or publish_report.trouble(report, mandatory=target.mandatory)
-            code = publish_report.exit_code(report, error or intake.failure, signals.received)
-            _tell(report, error or intake.failure, as_json_object=json)
-            if at_once:
-                output.flush()
-                os._exit(code)  # closing would wait for the broker
+            with connect(settings) as connection:
+                options = PublishOptions(confirms=not no_confirms, rate=rate)
+                report, error, at_once = _publish(connection, intake, options, signals.stop)
+                error = error or publish_report.trouble(report, mandatory=target.mandatory) or intake.failure
+                code = publish_report.exit_code(report, error, signals.received)
+                _tell(report, error, as_json_object=json)
+                if at_once:
+                    output.flush()
+                    os._exit(code)  # closing would wait for the broker
+        except (StopRequested, StoppedAtOnce):  # before anything was sent
+            code = exit_codes.SIGNALLED + signals.received
     raise typer.Exit(code)
 
 

@@ -27,7 +27,8 @@ def trouble(report: PublishReport, *, mandatory: bool) -> RmqkitError | None:
     if report.nacked or report.refused or unknown:
         reasons = sorted({each.reason for each in report.failures if each.fate is not Fate.RETURNED})
         failed = f"{report.nacked + report.refused + unknown:,} of {report.published:,} messages were not confirmed"
-        return NotConfirmed(": ".join([failed, *(["; ".join(reasons)] if reasons else [])]))
+        advice = "They may or may not be in their queues: only a confirm tells." if unknown else ""
+        return NotConfirmed(": ".join([failed, *(["; ".join(reasons)] if reasons else [])]), advice=advice)
     lost = _queueless(report)
     if lost is not None:
         advice = "Declare it with `rmqkit apply FILE`, or name another with --queue."

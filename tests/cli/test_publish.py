@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,6 +18,8 @@ from typing import IO, Any
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
+
+from rmqkit.node import Node
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -75,6 +80,14 @@ def write(stream: IO[bytes] | None, data: bytes) -> None:
     assert stream is not None
     stream.write(data)
     stream.flush()
+
+
+def await_read(stream: IO[bytes] | None) -> None:
+    """Wait until everything that was written to a pipe was read from it."""
+    assert stream is not None
+    deadline_s = time.monotonic() + 20
+    while fcntl.ioctl(stream, termios.FIONREAD, bytes(4)) != bytes(4):
+        assert time.monotonic() < deadline_s
 
 
 def counts(report: bytes) -> dict[str, int]:
@@ -301,3 +314,29 @@ def test_a_signal_in_the_middle_of_a_million_leaves_a_prefix_and_a_report_of_it(
     found = bodies(channel, queue)
     assert found == [b"%d" % number for number in range(len(found))]
     assert counts(stdout) == {"published": len(found), "confirmed": len(found)}
+
+
+def test_a_second_signal_stops_at_once_and_what_has_no_confirm_is_reported_unknown(
+    start: Start, environment: dict[str, str], own_node: Callable[[], Node]
+) -> None:
+    node = own_node()
+    environment["RMQKIT_URL"] = node.url
+    connection = pika.BlockingConnection(pika.URLParameters(node.url))
+    connection.channel().queue_declare("q", durable=True)
+    process = start("-q", "q", "--json")
+    write(process.stdin, b"1\n")
+    await_ready(connection.channel(), "q", 1)
+    connection.close()
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        write(process.stdin, b"2\n" * 20_000)
+        await_read(process.stdin)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=5)
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+    numbers = json.loads(stdout)
+    assert process.returncode == 6, stderr
+    assert numbers["unknown"] > 0
+    assert numbers["published"] == numbers["confirmed"] + numbers["unknown"]
