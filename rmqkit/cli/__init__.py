@@ -3,6 +3,8 @@
 
 def main() -> None:
     """Run the `rmqkit` command and exit with its code."""
-    from rmqkit.cli.app import main as run  # noqa: PLC0415 - importing rmqkit.cli stays free of Typer
-
+    try:
+        from rmqkit.cli.app import main as run  # noqa: PLC0415 - importing rmqkit.cli stays free of Typer
+    except KeyboardInterrupt:  # Ctrl-C before there is anything that could be stopped
+        raise SystemExit(130) from None
     run()
