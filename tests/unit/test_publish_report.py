@@ -1,11 +1,15 @@
 """What a publish report means, as an error, a warning, a line and an exit code."""
 
+from pathlib import Path
+
 import pytest
 
 from rmqkit.cli import publish_report
+from rmqkit.cli.publish import WORK
 from rmqkit.errors import AccessRefused, NotConfirmed, NotFound, PayloadError, Unroutable
 from rmqkit.message import Message
 from rmqkit.report import Failure, Fate, PublishReport
+from rmqkit.topology.loader import load
 
 
 def _failed(fate: Fate, reason: str = "why", exchange: str = "") -> Failure:
@@ -52,3 +56,7 @@ def test_the_summary_adds_up_and_leaves_zeros_out() -> None:
         "Published 1,003 messages in 2.00 s, 502/s: 1,000 confirmed, 2 returned, 1 unknown, 7 republished."
     )
     assert publish_report.summary(PublishReport()) == "Published 0 messages in 0.00 s."
+
+
+def test_the_target_of_last_resort_is_that_of_the_packaged_work_topology() -> None:
+    assert load(Path(__file__).parents[2] / "topologies" / "work.yaml").publish == WORK
