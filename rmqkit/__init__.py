@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rmqkit.broker.connection import Connection, connect
     from rmqkit.broker.consumer import Consumer
-    from rmqkit.broker.publisher import PublishOptions
+    from rmqkit.broker.options import PublishOptions
     from rmqkit.errors import (
         AccessRefused,
         AuthenticationFailed,

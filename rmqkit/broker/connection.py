@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import Self
 
 from rmqkit.broker import declare
-from rmqkit.broker.consumer import ConsumeOptions, Consumer
+from rmqkit.broker.consumer import Consumer
 from rmqkit.broker.link import Link
-from rmqkit.broker.publisher import Publisher, PublishOptions
+from rmqkit.broker.options import ConsumeOptions, PublishOptions
+from rmqkit.broker.publisher import Publisher
 from rmqkit.errors import NotConfirmed, Unroutable
 from rmqkit.message import Message
 from rmqkit.model import Topology

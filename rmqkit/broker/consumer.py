@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +20,7 @@ from pika import spec
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import Event, encode_ack, encode_nack
 from rmqkit.broker.link import FIRST_PAUSE_S, Link
+from rmqkit.broker.options import ConsumeOptions
 from rmqkit.errors import ConnectionLost, ConsumerCancelled, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
 from rmqkit.report import ConsumeReport
@@ -28,22 +29,6 @@ from rmqkit.stop import Stop
 ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most for others to go with it
 ACK_TOGETHER = 200
 _WAIT_S = 60.0  # an endless wait, in slices: each costs one wake-up a minute
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumeOptions:
-    """How to consume.
-
-    `prefetch` bounds what is delivered and not settled (1 to 65535; 1 deals messages out strictly by who is free);
-    `count` ends after so many deliveries, `idle_timeout_s` after so long without one. With `no_ack` the broker forgets
-    a message when it is sent, and a crash loses what was under way; `count` then still acknowledges, or the broker
-    would drop what was delivered beyond it.
-    """
-
-    prefetch: int = 1000
-    count: int | None = None
-    idle_timeout_s: float | None = None
-    no_ack: bool = False
 
 
 class Consumer:
@@ -86,7 +71,7 @@ class Consumer:
         Raises NotFound if there is no such queue, AccessRefused, ResourceLocked, ConnectionLost.
         """
         if self._channel is None:
-            self._subscribe(self._link.channel())
+            self._subscribe(self._link.recover(self._stop))
 
     def __iter__(self) -> Iterator[Delivery]:
         done: list[Delivery] = []

@@ -84,6 +84,13 @@ class Link:
                 ) from failure
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
+    def reset(self) -> None:
+        """Drop the connection, with what is still to be written; the next channel opens a new one."""
+        with self._lock:
+            if self._transport is not None:
+                self._transport.abort()
+                self._transport = None
+
     def close(self) -> None:
         """Close the connection, if one is open."""
         with self._lock:

@@ -13,7 +13,7 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.broker.connection import Connection
-from rmqkit.broker.publisher import PublishOptions
+from rmqkit.broker.options import PublishOptions
 from rmqkit.cli import failure, output, publish_report, remembered
 from rmqkit.cli.intake import Intake
 from rmqkit.cli.options import Broker, Json, connect, grouped

@@ -1,0 +1,41 @@
+"""How to publish and how to consume. Room: broker.
+
+Comes in: nothing. Goes out: PublishOptions, ConsumeOptions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOptions:
+    """How to publish.
+
+    `window` and `window_bytes` bound what is unconfirmed, in messages and in bytes of their bodies (one message may be
+    larger); `rate` is in messages a second. Without any confirm for `confirm_timeout_s`, or under an alarm of the
+    broker for `blocked_timeout_s`, publishing gives up.
+    """
+
+    confirms: bool = True
+    window: int = 10_000
+    window_bytes: int = 16 * 1024 * 1024
+    rate: float | None = None
+    confirm_timeout_s: float = 60.0
+    blocked_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeOptions:
+    """How to consume.
+
+    `prefetch` bounds what is delivered and not settled (1 to 65535; 1 deals messages out strictly by who is free);
+    `count` ends after so many deliveries, `idle_timeout_s` after so long without one. With `no_ack` the broker forgets
+    a message when it is sent, and a crash loses what was under way; `count` then still acknowledges, or the broker
+    would drop what was delivered beyond it.
+    """
+
+    prefetch: int = 1000
+    count: int | None = None
+    idle_timeout_s: float | None = None
+    no_ack: bool = False
