@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json as codec
 import os
+import sys
 from contextlib import nullcontext
 from enum import Enum
 from typing import Annotated
@@ -18,6 +19,7 @@ from rmqkit.cli import consumption, failure, output, workers
 from rmqkit.cli.consumption import Job, Outcome
 from rmqkit.cli.options import Broker, Json, grouped
 from rmqkit.cli.signals import Signals, StoppedAtOnce
+from rmqkit.errors import OutputError
 from rmqkit.report import ConsumeReport, as_json
 
 
@@ -59,6 +61,8 @@ def consume(
 
     What was not printed whole stays in the queue. The report goes to standard error.
     """
+    if sys.stdout is None:  # closed, as by `>&-`: its number may come to stand for any other file
+        raise OutputError("standard output is closed")
     job = Job(broker.settings(), queue, prefetch, count, idle_timeout, no_ack, format is Print.JSON, channels)
     with Signals() as signals:
         try:

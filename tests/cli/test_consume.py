@@ -187,6 +187,17 @@ def test_a_full_disk_ends_it_and_everything_stays(
     assert sorted(drain(channel, queue)) == sorted(bodies)
 
 
+@pytest.mark.parametrize("how", [(), ("--workers", 2)])
+def test_a_closed_output_is_an_error_and_everything_stays(
+    channel: BlockingChannel, queue: str, how: tuple[object, ...], environment: dict[str, str]
+) -> None:
+    fill(channel, queue, 3)
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *RMQKIT, "consume", queue, "-n", "2", *map(str, how)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, timeout=30)
+    assert (done.returncode, b"closed" in done.stderr) == (3, True)
+    await_state(channel, queue, ready=3, consumers=0)
+
+
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
 def test_a_missing_queue_is_one_error(start: Start, how: tuple[object, ...]) -> None:
     process = start("rmqkit.no.such.queue", *how)
