@@ -6,6 +6,7 @@ Comes in: methods and bytes to send. Goes out: events, in the broker's order. Ro
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -46,12 +47,21 @@ class Channel:
             raise self._closed or self.transport.lost or ConnectionLost("closed")
         self.transport.send(data)
 
-    def call(self, method: Any, answer: type[Any], *, subject: str, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    def call(
+        self,
+        method: Any,
+        answer: type[Any],
+        *,
+        subject: str,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Any:
         """Send a synchronous method and return the broker's answer; `subject` names what it is about in errors.
 
-        Raises Refused if the broker closes the channel over it, ConnectionLost also when no answer comes in time.
+        `arguments` are as in `frames.encode_method`. Raises Refused if the broker closes the channel over it,
+        ConnectionLost also when no answer comes in time.
         """
-        self.send(encode_method(self.number, method))
+        self.send(encode_method(self.number, method, arguments))
         deadline = time.monotonic() + timeout_s
         while True:
             events = self._take(deadline - time.monotonic(), subject)

@@ -117,20 +117,20 @@ def _subject(entity: Exchange | Queue | Binding) -> str:
 
 def _declare(channel: Channel, entity: Exchange | Queue | Binding, *, passive: bool = False) -> None:
     method, answer = _method(entity, passive=passive)
-    channel.call(method, answer, subject=_subject(entity))
+    channel.call(method, answer, subject=_subject(entity), arguments=entity.arguments)
 
 
 def _method(entity: Exchange | Queue | Binding, *, passive: bool) -> tuple[Any, type[Any]]:
+    """Return the method that declares an entity, but for its arguments, and the broker's answer to it."""
     properties.check_arguments(_subject(entity), entity.arguments)
-    arguments = dict(entity.arguments) or None
     if isinstance(entity, Binding):
         properties.check_target(entity.source, entity.routing_key)
         ends = {"source" if entity.destination_type == "exchange" else "exchange": entity.source}
         ends["destination" if entity.destination_type == "exchange" else "queue"] = entity.destination
         room = spec.Exchange if entity.destination_type == "exchange" else spec.Queue
-        return room.Bind(**ends, routing_key=entity.routing_key, arguments=arguments), room.BindOk
+        return room.Bind(**ends, routing_key=entity.routing_key), room.BindOk
     properties.check_target(entity.name, "")
-    common = {"passive": passive, "durable": entity.durable, "auto_delete": entity.auto_delete, "arguments": arguments}
+    common = {"passive": passive, "durable": entity.durable, "auto_delete": entity.auto_delete}
     if isinstance(entity, Exchange):
         exchange = spec.Exchange.Declare(exchange=entity.name, type=entity.type, internal=entity.internal, **common)
         return exchange, spec.Exchange.DeclareOk

@@ -202,7 +202,8 @@ def _encode_moment(moment: datetime) -> bytes:
     return _MOMENT.pack(int(moment.timestamp()))
 
 
-def _encode_table(table: Mapping[str, Any]) -> bytes:
+def encode_table(table: Mapping[str, Any]) -> bytes:
+    """Encode a table that passed `payload.properties.check` or `check_arguments`."""
     return _sized(b"".join(_encode_short_string(name) + _encode_value(value) for name, value in table.items()))
 
 
@@ -231,14 +232,14 @@ def _encode_value(value: Any) -> bytes:  # noqa: PLR0911 - a line per field type
             exponent = int(value.normalize().as_tuple().exponent)
             return b"D" + _DECIMAL.pack(max(-exponent, 0), int(value.scaleb(max(-exponent, 0))))
         case Mapping():
-            return b"F" + _encode_table(value)
+            return b"F" + encode_table(value)
         case _:
             return b"A" + _sized(b"".join(map(_encode_value, value)))
 
 
 _ENCODERS: dict[int, Callable[[Any], bytes]] = {
     _STRING: _encode_short_string,
-    _TABLE: _encode_table,
+    _TABLE: encode_table,
     _OCTET: lambda number: bytes((number,)),
     _TIMESTAMP: _encode_moment,
 }

@@ -9,11 +9,12 @@ message then adds its size and its body (AMQP 0-9-1 section 4.2.3).
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pika import frame, spec
 
-from rmqkit.broker.fields import decode_properties, encode_properties
+from rmqkit.broker.fields import decode_properties, encode_properties, encode_table
 from rmqkit.errors import PayloadError
 from rmqkit.message import Delivery, Message, Properties
 from rmqkit.payload import properties
@@ -26,6 +27,7 @@ FRAME_HEAD = struct.Struct(">BHI")
 _TAG = struct.Struct(">Q")
 _SETTLE = struct.Struct(">BHIIQBB")
 _CONTENT = struct.Struct(">HH")  # the class and the weight, before the body size
+_EMPTY_TABLE = bytes(4)
 _REMEMBERED_HEADS = 1024
 
 ACK_INDEX: int = spec.Basic.Ack.INDEX
@@ -105,10 +107,16 @@ def pika_properties(given: Properties) -> spec.BasicProperties:
     )
 
 
-def encode_method(channel: int, method: Any) -> bytes:
-    """Marshal one of pika's method objects for a channel."""
+def encode_method(channel: int, method: Any, arguments: Mapping[str, Any] | None = None) -> bytes:
+    """Marshal one of pika's method objects for a channel.
+
+    `arguments` is for methods that end with a table of them and were made without: pika's own encoder knows no floats.
+    """
     marshalled: bytes = frame.Method(channel, method).marshal()
-    return marshalled
+    if not arguments:
+        return marshalled
+    payload = marshalled[FRAME_HEAD.size : -len(_EMPTY_TABLE + FRAME_END)] + encode_table(arguments)
+    return FRAME_HEAD.pack(spec.FRAME_METHOD, channel, len(payload)) + payload + FRAME_END
 
 
 def encode_ack(channel: int, tag: int, *, multiple: bool) -> bytes:
