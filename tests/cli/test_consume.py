@@ -224,7 +224,7 @@ def test_a_queue_deleted_in_mid_consume_is_never_a_success(
 def test_three_processes_take_turns(start: Start, channel: BlockingChannel, queue: str) -> None:
     processes = []
     for number in range(3):
-        processes.append(start(queue, "--prefetch", 1))
+        processes.append(start(queue))  # a prefetch of 1 would pass over one whose acknowledgement is under way
         await_state(channel, queue, consumers=number + 1)
     for number in range(12):
         channel.basic_publish("", queue, b"%d" % number)
