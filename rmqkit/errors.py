@@ -143,11 +143,17 @@ class Refused(BrokerError):
     """
 
     def __init__(
-        self, reply_code: int, reply_text: str, subject: str, *, advice: str = "", problems: Iterable[Problem] = ()
+        self,
+        reply_code: int,
+        reply_text: str,
+        subject: str,
+        *,
+        message: str = "",
+        advice: str = "",
+        problems: Iterable[Problem] = (),
     ) -> None:
-        super().__init__(
-            f"{subject}: refused by the broker: {reply_code} {reply_text}", advice=advice, problems=problems
-        )
+        message = message or f"{subject}: refused by the broker: {reply_code} {reply_text}"
+        super().__init__(message, advice=advice, problems=problems)
         self.reply_code = reply_code
         self.reply_text = reply_text
         self.subject = subject

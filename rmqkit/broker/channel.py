@@ -71,6 +71,8 @@ class Channel:
                     return event
             self._early += events
             if time.monotonic() >= deadline:
+                if not self.transport.blocked:  # else it is alive, and reads our method once the alarm is over
+                    self.transport.abort()
                 raise ConnectionLost(f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s")
 
     def wait(self, timeout_s: float, *, subject: str = "the channel") -> list[Event]:
@@ -92,8 +94,8 @@ class Channel:
         if self.transport.lost is None and self._closed is None:
             with suppress(BrokerError):  # gone all the same
                 self.call(spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=5)
+                self.transport.forget(self.number)  # without an answer the number stays in use
         self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
-        self.transport.forget(self.number)
 
     def _take(self, timeout_s: float, subject: str) -> list[Event]:
         if self._closed is not None:
@@ -110,6 +112,8 @@ class Channel:
         for position, event in enumerate(item):
             if isinstance(event, spec.Channel.Close):
                 self._closed = translation.refused(event.reply_code, event.reply_text, subject)
+                # Answered here, behind all that this thread has sent: a frame for a closed channel ends the connection.
+                self.transport.send(encode_method(self.number, spec.Channel.CloseOk()))
                 self.transport.forget(self.number)
                 if position == 0:
                     raise self._closed

@@ -134,7 +134,7 @@ def _check(report: PublishReport) -> None:
         names = sorted({each.message.routing_key for each in report.failures if not each.message.exchange})
         error = Unroutable(
             f"{report.returned} of {report.published} messages reached no queue: there is no queue {names[0]!r}",
-            advice="declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`",
+            advice="Declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`.",
         )
     if error is not None:
         error.report = report

@@ -21,7 +21,7 @@ from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import Event, encode_ack, encode_nack
 from rmqkit.broker.link import FIRST_PAUSE_S, Link
 from rmqkit.broker.options import ConsumeOptions
-from rmqkit.errors import ConnectionLost, ConsumerCancelled, PropertyMismatch
+from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
@@ -79,6 +79,8 @@ class Consumer:
         try:
             for batch in self.batches():
                 for delivery in batch:
+                    if self._stop.requested:
+                        return  # the rest of the batch goes back to the queue
                     yield delivery
                     now = time.monotonic()
                     done_since_s = done_since_s if done else now
@@ -105,11 +107,14 @@ class Consumer:
                 left_s = _WAIT_S if idle_s is None else last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
+                channel = self._channel
                 for batch in self._receive(min(left_s, _WAIT_S)):
                     wanted = self._cut(batch)
                     if wanted:
                         yield wanted
                     last_s = time.monotonic()
+                if self._channel is not channel:
+                    last_s = time.monotonic()  # an outage is no idle time
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
         """Acknowledge, reject or requeue deliveries; what was settled before, or came from a lost channel, is skipped.
@@ -117,12 +122,14 @@ class Consumer:
         A rejected message goes to the queue's dead-letter exchange, or is dropped where there is none.
         """
         channel = self._channel
-        if channel is None or not self._manual:
+        if not self._manual:
             self._count(verdict, len(deliveries))
             return
-        session = channel.session
-        tags = [each.delivery_tag for each in deliveries if each.session == session and not self.is_settled(each)]
-        if not tags:
+        session = channel.session if channel is not None else 0
+        tags = sorted(
+            {each.delivery_tag for each in deliveries if each.session == session and not self.is_settled(each)}
+        )
+        if channel is None or not tags:
             return
         try:
             if verdict is Verdict.ACK:
@@ -130,8 +137,8 @@ class Consumer:
             else:
                 for tag in tags:
                     channel.send(encode_nack(channel.number, tag, requeue=verdict is Verdict.REQUEUE))
-        except ConnectionLost:
-            return  # the broker gives them out again; the next wait recovers
+        except BrokerError:
+            return  # the broker gives them out again; the next wait recovers, or raises
         self._note_settled(tags)
         self._count(verdict, len(tags))
 
@@ -219,7 +226,7 @@ class Consumer:
             elif isinstance(event, spec.Basic.Cancel):
                 raise ConsumerCancelled(
                     f"queue {self.queue!r}: the broker cancelled the consumer; the queue was deleted",
-                    advice="declare it again with `rmqkit apply`, then consume again",
+                    advice="Declare it again with `rmqkit apply`, then consume again.",
                 )
 
     def _resubscribe(self, why: str) -> None:

@@ -33,7 +33,7 @@ _CONVERSIONS: dict[str, Callable[[str], Any]] = {
     "bool": lambda text: text == "true",
     **dict.fromkeys(("byte", "short", "signedint", "long", "unsignedbyte", "unsignedshort", "unsignedint"), int),
 }
-_REPLACE = "give the entity another name, or delete it on the broker once it may go, and apply again"
+_REPLACE = "Give the entity another name, or delete it on the broker once it may go, and apply again."
 
 
 def plan(link: Link, topology: Topology) -> Plan:
@@ -93,10 +93,9 @@ def conflict(planned: Plan) -> PropertyMismatch:
         for step in planned.conflicts
     ]
     number = len(problems)
-    subject = (
-        f"{number} {'entity is' if number == 1 else 'entities are'} there with other properties; nothing was changed"
-    )
-    error = PropertyMismatch(406, "PRECONDITION_FAILED", subject, advice=_REPLACE, problems=problems)
+    subject = f"{number} {'entity' if number == 1 else 'entities'}"
+    message = f"{subject} {'is' if number == 1 else 'are'} there with other properties; nothing was changed"
+    error = PropertyMismatch(406, "PRECONDITION_FAILED", subject, message=message, advice=_REPLACE, problems=problems)
     error.report = planned
     return error
 

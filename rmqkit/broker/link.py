@@ -65,23 +65,22 @@ class Link:
         """
         deadline = time.monotonic() + timeout_s
         pause, refusals = FIRST_PAUSE_S, 0
+        failure: BrokerError
         while True:
             try:
                 return self.channel()
-            except AuthenticationFailed:
+            except AuthenticationFailed as exc:
                 refusals += 1
                 if refusals > len(self._settings.addresses):
                     raise
-                failure: BrokerError | None = None
+                failure = exc
             except (Unreachable, ConnectionLost) as exc:
                 failure = exc
             # Jitter keeps a thousand clients of a restarted broker from coming back in step.
             delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
             if time.monotonic() + delay > deadline or stop.wait(delay):
-                advice = failure.advice if failure is not None else ""
-                raise ConnectionLost(
-                    f"the connection was lost, and not recovered: {failure}", advice=advice
-                ) from failure
+                what = f"the connection was lost, and not recovered: {failure.message}"
+                raise ConnectionLost(what, advice=failure.advice) from failure
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def reset(self) -> None:

@@ -45,10 +45,10 @@ class Patience:
         if blocked and waited_s > self._blocked_timeout_s:
             raise NotConfirmed(
                 f"the broker has been blocking publishers for {waited_s:.0f} s: {blocked}",
-                advice="free memory or disk space on the broker; see `rabbitmqctl status`",
+                advice="Free memory or disk space on the broker: `rabbitmqctl status` tells which alarm it is.",
             )
         if not blocked and waited_s > self._confirm_timeout_s:
             raise NotConfirmed(
                 f"no confirm for {waited_s:.0f} s; {waiting_for} messages are unconfirmed",
-                advice="they may or may not be in their queues; a quorum queue confirms nothing without a majority",
+                advice="They may or may not be in their queues. A quorum queue confirms nothing without a majority.",
             )

@@ -26,10 +26,11 @@ class Postponed:
 
     def add(self, sent: Sent) -> bool:
         """Take a message in for another try; false when it has had all of them."""
-        if sent.tries + 1 >= TRIES:
+        if sent.nacks + 1 >= TRIES:
             return False
-        due_s = time.monotonic() + PAUSE_S * 2**sent.tries
-        heapq.heappush(self._heap, (due_s, sent.place, sent._replace(tries=sent.tries + 1)))
+        due_s = time.monotonic() + PAUSE_S * 2**sent.nacks
+        again = sent._replace(tries=sent.tries + 1, nacks=sent.nacks + 1)
+        heapq.heappush(self._heap, (due_s, sent.place, again))
         self.body_bytes += len(sent.message.body)
         return True
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pika import spec
 
 from rmqkit.broker.channel import Channel
-from rmqkit.broker.frames import Confirm, Encoder, Event, Returned
+from rmqkit.broker.frames import Confirm, Encoder, Event, Returned, encode_method
 from rmqkit.broker.link import FIRST_PAUSE_S, Link
 from rmqkit.broker.options import PublishOptions
 from rmqkit.broker.patience import Patience, StoppedWaiting
@@ -32,7 +32,7 @@ LOOK_EVERY = 256  # messages between two looks at what the broker answered
 PROGRESS_EVERY_S = 0.1
 WAIT_S = 1.0  # between two looks at the clocks
 WAIT_STOPPING_S = 0.2
-ISOLATE_BY = 8  # after a refusal the window shrinks by this factor until the culprit is alone in it
+ISOLATE_BY = 8  # after a refusal the window shrinks by this factor, until the culprit is alone in it
 
 
 class _GivenUp(Exception):
@@ -92,9 +92,8 @@ class Publisher:
         except BaseException:  # of the iterable, after what came before it is settled; or a signal that cannot wait
             self._give_up()
             raise
-        else:
-            self._channel.close()
         finally:
+            self._channel.close()
             self._tell()
         return self._tally.report
 
@@ -182,9 +181,15 @@ class Publisher:
 
     def _fence(self) -> None:
         """Without confirms: bound what is under way by a method the broker answers in turn, after the publishes."""
+        answered = False
         try:
-            self._channel.call(spec.Basic.Qos(0, 0, False), spec.Basic.QosOk, subject="publishing")  # noqa: FBT003
-            self._take(self._channel.wait(0))
+            self._channel.send(encode_method(self._channel.number, spec.Basic.Qos(0, 0, False)))  # noqa: FBT003
+            while not answered:
+                events = self._channel.wait(WAIT_STOPPING_S if self._stop.requested else WAIT_S)
+                self._take(events)
+                answered = any(isinstance(event, spec.Basic.QosOk) for event in events)
+                if not events:
+                    self._check_patience()
         except BrokerError as exc:
             self._reopen(exc)
             return
@@ -244,8 +249,8 @@ class Publisher:
                     self._tally.fail(
                         sent, Fate.NACKED, f"the broker took no responsibility, {TRIES} times (basic.nack)"
                     )
-        if self._limit < self._options.window and not self._queue and not len(self._unconfirmed):
-            self._limit = self._options.window  # what was refused once is through
+        # Slow start, as TCP's: after a refusal the window doubles with each round trip.
+        self._limit = min(self._limit + len(settled), self._options.window)
 
     # When it does not go well.
 
@@ -289,7 +294,6 @@ class Publisher:
         reason = f"{error.reply_code} {error.reply_text}"
         self._tally.fail(culprit, Fate.REFUSED, reason)
         self._patience.moved()
-        self._limit = self._options.window
         if isinstance(error, NotFound):
             self._missing[culprit.message.exchange] = reason
 

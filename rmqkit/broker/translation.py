@@ -18,16 +18,16 @@ from rmqkit.settings import Address
 
 NOT_ALLOWED = 530  # AMQP 0-9-1 section 1.8: among others, a virtual host that is not there
 _NO_BROKER = (
-    "start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
-    "or name yours with --url or RMQKIT_URL"
+    "Start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
+    "or name yours with --url or RMQKIT_URL."
 )
-_VHOST = "create it with `rabbitmqctl add_vhost`, grant its permissions, or name another one with --vhost"
-_NO_TLS = "a plain AMQP port speaks no TLS: use amqp:// there, and amqps:// on the TLS port (5671)"
-_NO_AMQP = "is it a TLS port (amqps://), an HTTP port, or another server?"
+_VHOST = "Create it with `rabbitmqctl add_vhost`, grant its permissions, or name another one with --vhost."
+_NO_TLS = "A plain AMQP port speaks no TLS: use amqp:// there, and amqps:// on the TLS port (5671)."
+_NO_AMQP = "Is it a TLS port (amqps://), an HTTP port, or another server?"
 _ADVICE = {
-    403: "ask for the permission with `rabbitmqctl set_permissions`, or log in as another user",
-    404: "apply the topology that declares it, or check the name and the virtual host",
-    405: "another connection holds it exclusively: close that one, or use another queue",
+    403: "Grant the permission with `rabbitmqctl set_permissions`, or log in as another user.",
+    404: "Apply the topology that declares it, or check the name and the virtual host.",
+    405: "Another connection holds it exclusively: close that one, or use another queue.",
 }
 
 
@@ -101,13 +101,13 @@ def _unreachable(error: BaseException, address: Address) -> tuple[str, str] | No
     where = f"{address.host}:{address.port}"
     match error:
         case exceptions.ConnectionClosedByBroker():
-            found = f"the broker refused: {error.reply_code} {error.reply_text}", "try again later"
+            found = f"the broker refused: {error.reply_code} {error.reply_text}", "Try again later."
         case socket.gaierror():
-            found = f"the host name {address.host!r} is not known", "check the URL"
+            found = f"the host name {address.host!r} is not known", "Check the URL."
         case ConnectionRefusedError():
             found = f"nobody listens at {where}", _NO_BROKER
         case ssl.SSLCertVerificationError():
-            found = f"the certificate is not trusted: {error.verify_message}", "name its authority with --tls-ca-file"
+            found = f"the certificate is not trusted: {error.verify_message}", "Name its authority with --tls-ca-file."
         case ssl.SSLError():
             found = f"the TLS handshake failed: {error.reason}", _NO_TLS
         case TimeoutError() | connection_workflow.AMQPConnectorStackTimeout():
@@ -123,5 +123,5 @@ def _unreachable(error: BaseException, address: Address) -> tuple[str, str] | No
 
 def _login(address: Address) -> str:
     if address.username == "guest":
-        return "RabbitMQ lets guest log in from its own machine only; otherwise check user and password"
-    return "check user and password"
+        return "RabbitMQ lets guest log in from its own machine only; otherwise check user and password."
+    return "Check user and password."

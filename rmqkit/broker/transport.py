@@ -23,7 +23,7 @@ from pika.exceptions import ConnectionClosedByClient
 from rmqkit.broker import oracle, translation
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.decoder import Decoder
-from rmqkit.broker.frames import FRAME_MIN_SIZE, Event, encode_method
+from rmqkit.broker.frames import FRAME_MIN_SIZE, Event
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
 from rmqkit.settings import Address
 
@@ -111,7 +111,7 @@ class Transport:
         if not opened:
             transport.abort()
             raise Unreachable(
-                f"{address}: no answer within {timeout_s:g} s", advice="check the address and the network"
+                f"{address}: no answer within {timeout_s:g} s", advice="Check the address and the network."
             )
         if transport._failure is not None:
             transport._thread.join()
@@ -228,6 +228,7 @@ class Transport:
 
     def _end(self, error: BrokerError) -> None:
         self._failure = error
+        self.blocked = ""
         with self._channels_lock:
             self.lost = error
             channels = tuple(self._channels.values())
@@ -259,6 +260,4 @@ class Transport:
             channel = self._channels.get(number)
             if channel is None:
                 continue  # closed on this side; what the broker sent before it knew is void
-            if any(isinstance(event, spec.Channel.Close) for event in batch):
-                self.send(encode_method(number, spec.Channel.CloseOk()))
             channel.inbox.put(batch)

@@ -19,11 +19,12 @@ from rmqkit.message import Message
 
 
 class Sent(NamedTuple):
-    """A message on its way: its place in the input, from 0, and how often it was sent before."""
+    """A message on its way: its place in the input, from 0, how often it was sent before, and how often nacked."""
 
     place: int
     message: Message
     tries: int = 0
+    nacks: int = 0
 
 
 class Unconfirmed:
@@ -78,8 +79,9 @@ class Unconfirmed:
         window, first = self._window, self._first_tag
         offset = confirm.tag - first
         if confirm.multiple:
-            take = len(window) if confirm.tag == 0 else min(offset + 1, len(window))
-            settled = self._take_front(take)
+            if confirm.tag and not 0 <= offset < len(window):
+                return []
+            settled = self._take_front(offset + 1 if confirm.tag else len(window))
         elif offset == 0 and window:
             settled = self._take_front(1)
         elif 0 < offset < len(window):
