@@ -1,0 +1,83 @@
+"""The examples of the documentation are run: Python as it stands, consoles command by command, output compared."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/getting-started.md", "docs/library.md", "docs/messages.md")
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def _blocks(language: str) -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        for number, (found, block) in enumerate(_BLOCK.findall(text)):
+            if found == language:
+                yield f"{page}-{number}", block
+
+
+def _run(command: list[str], url: str, place: Path) -> subprocess.CompletedProcess[str]:
+    scripts = str(Path(sys.executable).parent)
+    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "RMQKIT_URL": url, "XDG_STATE_HOME": str(place / "state"), "PATH": path}
+    return subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder like the project's, that examples may write to."""
+    for name in ("topologies", "tests/cases"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=name) for name, code in _blocks("python")])
+def test_an_example_in_python_runs(code: str, vhost_url: str, place: Path) -> None:
+    done = _run([sys.executable, "-W", "error", "-c", code], vhost_url, place)
+    assert done.returncode == 0, done.stderr
+
+
+def _commands(console: str) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield each command of a console block, the exit code it is to have, and the lines it is to print."""
+    for entry in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
+        command, *lines = entry.splitlines()
+        code = next((int(line[6:-1]) for line in lines if line.startswith("[exit ")), 0)
+        yield command, code, [line for line in lines if line and not line.startswith("[exit ")]
+
+
+def _comparable(line: str) -> str:
+    """Leave out numbers, how wide a column is, and which virtual host the test has."""
+    return " ".join(re.sub(r"vhost '[^']*'", "vhost", _NUMBER.sub("N", line)).split())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_consoles_of_a_page_show_what_really_happens(page: str, vhost_url: str, place: Path) -> None:
+    consoles = [block for language, block in _BLOCK.findall((ROOT / page).read_text()) if language == "console"]
+    for console in consoles:
+        for command, code, lines in _commands(console):
+            done = _run(["bash", "-c", command], vhost_url, place)
+            printed = {_comparable(line) for line in (done.stdout + done.stderr).splitlines()}
+            missing = [line for line in lines if _comparable(line) not in printed]
+            assert (done.returncode, missing) == (code, []), f"$ {command}\n{done.stdout}{done.stderr}"
+
+
+def test_every_page_is_reached_from_the_readme_and_every_link_leads_somewhere() -> None:
+    pages = {ROOT / "README.md", *(ROOT / "docs").rglob("*.md")}
+    linked = set()
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+            linked.add((page.parent / target).resolve())
+    folders = {link for link in linked if link.is_dir()}
+    unreached = {p for p in pages if p not in linked and p.parent not in folders and p.name != "README.md"}
+    assert {page.name for page in unreached} <= {"topology-reference.intro.md"}
