@@ -36,6 +36,7 @@ def on_node(node: Node) -> Iterator[Callable[[str], Ledger]]:
     def open_books(name: str = "") -> Ledger:
         names.append(name or f"faults-{uuid.uuid4().hex[:12]}")
         declare(node.url, names[-1])
+        assert node.ctl("eval", "mnesia:sync_log().").returncode == 0  # or the queue itself may not survive kill -9
         return Ledger(names[-1])
 
     yield open_books
