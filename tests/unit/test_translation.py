@@ -1,0 +1,105 @@
+"""Each of pika's errors has one of ours; a new one in pika fails here until it is mapped."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import ssl
+
+import pytest
+from pika import exceptions
+from pika.adapters.utils import connection_workflow
+
+from rmqkit.broker import translation
+from rmqkit.broker.decoder import ProtocolError
+from rmqkit.errors import (
+    AccessRefused,
+    AuthenticationFailed,
+    BrokerError,
+    ConnectionLost,
+    NotFound,
+    PropertyMismatch,
+    Refused,
+    ResourceLocked,
+    Unreachable,
+)
+from rmqkit.settings import Address
+
+ADDRESS = Address(password="canary")
+# What may end the opening of a connection, and what we call it.
+OPENING: dict[BaseException, type[BrokerError]] = {
+    exceptions.AMQPConnectionError(ConnectionRefusedError(111, "refused")): Unreachable,
+    exceptions.ConnectionOpenAborted("x"): Unreachable,
+    exceptions.StreamLostError("x"): Unreachable,
+    exceptions.IncompatibleProtocolError("x"): Unreachable,
+    exceptions.AuthenticationError("PLAIN"): AuthenticationFailed,
+    exceptions.ProbableAuthenticationError("x"): AuthenticationFailed,
+    exceptions.ProbableAccessDeniedError("x"): AuthenticationFailed,
+    exceptions.ConnectionClosedByBroker(403, "ACCESS_REFUSED"): AuthenticationFailed,
+    exceptions.ConnectionClosedByBroker(530, "NOT_ALLOWED - vhost x not found"): AuthenticationFailed,
+    exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR"): Unreachable,
+    exceptions.ConnectionClosedByClient(200, "aborted"): Unreachable,
+    exceptions.ConnectionBlockedTimeout("x"): Unreachable,
+    exceptions.AMQPHeartbeatTimeout("x"): Unreachable,
+    exceptions.ProtocolVersionMismatch("a", "b"): Unreachable,
+    ProtocolError("nonsense"): Unreachable,
+    socket.gaierror(-2, "unknown"): Unreachable,
+    TimeoutError("x"): Unreachable,
+    ssl.SSLError(1, "WRONG_VERSION_NUMBER"): Unreachable,
+    OSError(113, "No route to host"): Unreachable,
+    connection_workflow.AMQPConnectorStackTimeout("x"): Unreachable,
+    connection_workflow.AMQPConnectionWorkflowFailed(
+        [connection_workflow.AMQPConnectorSocketConnectError(ConnectionRefusedError(111, "refused"))]
+    ): Unreachable,
+}
+# Raised by parts of pika that rmqkit does not use: its Channel, and calls in the wrong state.
+UNUSED = {"NoFreeChannels", "ConnectionWrongStateError"}
+BASES = {"AMQPConnectionError", "ConnectionClosed"}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), OPENING.items(), ids=lambda value: getattr(value, "__name__", repr(value))
+)
+def test_what_ends_the_opening_of_a_connection_has_a_name_of_ours(
+    error: BaseException, expected: type[BrokerError]
+) -> None:
+    translated = translation.not_opened(error, ADDRESS)
+    assert type(translated) is expected
+    assert str(ADDRESS) in translated.message
+    assert "canary" not in str(translated)
+
+
+def test_every_connection_error_of_pikas_is_mapped() -> None:
+    in_pika = {
+        name
+        for name, each in inspect.getmembers(exceptions, inspect.isclass)
+        if issubclass(each, exceptions.AMQPConnectionError)
+    }
+    assert in_pika - UNUSED - BASES <= {type(error).__name__ for error in OPENING}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (exceptions.ConnectionClosedByBroker(320, "CONNECTION_FORCED - shutdown"), "320 CONNECTION_FORCED"),
+        (exceptions.AMQPHeartbeatTimeout("x"), "heartbeat"),
+        (exceptions.StreamLostError("x"), "network"),
+        (ProtocolError("a frame without its end octet"), "end octet"),
+        (None, "this side"),
+    ],
+)
+def test_a_lost_connection_says_why(error: BaseException | None, words: str) -> None:
+    translated = translation.lost(error, ADDRESS)
+    assert isinstance(translated, ConnectionLost)
+    assert words in str(translated)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(403, AccessRefused), (404, NotFound), (405, ResourceLocked), (406, PropertyMismatch), (504, Refused)],
+)
+def test_a_closed_channel_is_named_by_its_reply_code(code: int, expected: type[Refused]) -> None:
+    error = translation.refused(code, "WORDS - of the broker", "queue 'q'")
+    assert type(error) is expected
+    assert "queue 'q'" in error.message
+    assert "WORDS" in error.message
