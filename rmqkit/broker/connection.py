@@ -6,7 +6,6 @@ Comes in: settings or URLs, topologies, messages, queue names. Goes out: plans, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Self
 
 from rmqkit.broker import declare
@@ -46,9 +45,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -87,16 +84,28 @@ class Connection:
         stop: Stop | None = None,
         on_progress: Callable[[PublishReport], None] | None = None,
         on_settled: Callable[[int, Message, Fate], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
     ) -> PublishReport:
         """Publish messages, each persistent, mandatory and confirmed unless it or `options` says otherwise.
 
-        A None among the messages waits until those before it are settled. With `check`, as with `subprocess.run`, a
-        message that was not confirmed raises: Unroutable for one that reached no queue through the default exchange,
-        NotConfirmed for any other but one that merely had no reader behind its exchange. Each error's `report` has the
-        numbers. Raises also PayloadError for what AMQP cannot carry, ConnectionLost when recovery fails.
+        A None among the messages waits until those before it are settled. `on_progress` gets the report so far about
+        ten times a second and at the end, also when this raises; `on_settled` the index, the message and the fate of
+        each message, once; `on_warning` hears of what went wrong and is recovered from.
+
+        With `check`, as with `subprocess.run`, a message that was not confirmed raises: Unroutable for one that reached
+        no queue through the default exchange, NotConfirmed for any other but one that merely had no reader behind its
+        exchange. Raises also PayloadError for what AMQP cannot carry, ConnectionLost when recovery fails. The `report`
+        of a BrokerError has the numbers.
         """
         source = (messages,) if isinstance(messages, Message) else messages
-        publisher = Publisher(self._publishing, options, stop=stop, on_progress=on_progress, on_settled=on_settled)
+        publisher = Publisher(
+            self._publishing,
+            options,
+            stop=stop,
+            on_progress=on_progress,
+            on_settled=on_settled,
+            on_warning=on_warning,
+        )
         report = publisher.publish(source)
         if check:
             _check(report)
@@ -111,9 +120,14 @@ class Connection:
         idle_timeout_s: float | None = None,
         no_ack: bool = False,
         stop: Stop | None = None,
+        on_warning: Callable[[str], None] | None = None,
     ) -> Consumer:
-        """Return a consumer of a queue: iterate over it, or over its `batches`; the options are `ConsumeOptions`'."""
-        return Consumer(self._consuming, queue, ConsumeOptions(prefetch, count, idle_timeout_s, no_ack), stop=stop)
+        """Return a consumer of a queue: iterate over it, or over its `batches`.
+
+        The options are explained at `ConsumeOptions`; `on_warning` hears of what went wrong and is recovered from.
+        """
+        options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack)
+        return Consumer(self._consuming, queue, options, stop=stop, on_warning=on_warning)
 
     def close(self) -> None:
         """Close; deliveries that were not settled go back to their queues."""

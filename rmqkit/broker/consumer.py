@@ -10,9 +10,8 @@ comes again, marked redelivered, and acknowledging an old delivery does nothing:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Self
 
 from pika import spec
@@ -36,9 +35,18 @@ class Consumer:
 
     Iterating acknowledges each delivery once the next is asked for; one that ended the loop by `break` or by an
     exception is not acknowledged, unless it was settled by hand. Ends by count, idle time, or a requested stop.
+    `on_warning` hears, in a sentence, of what went wrong and is recovered from.
     """
 
-    def __init__(self, link: Link, queue: str, options: ConsumeOptions, *, stop: Stop | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        queue: str,
+        options: ConsumeOptions,
+        *,
+        stop: Stop | None = None,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> None:
         self.queue = queue
         self.tag = ""
         self._link = link
@@ -50,14 +58,13 @@ class Consumer:
         self._settled_above: set[int] = set()
         self._report = ConsumeReport()
         self._started_s = time.monotonic()
-        self.warnings: list[str] = []  # what went wrong and was recovered from, in order
+        self._last_s = self._started_s  # when the last delivery came, or the last subscription was made
+        self._warn = on_warning or (lambda _: None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -101,20 +108,17 @@ class Consumer:
         """
         self.subscribe()
         idle_s = self._options.idle_timeout_s
+        self._last_s = time.monotonic()
         with self._stop.waking(self._wake):
-            last_s = time.monotonic()
             while not self._stop.requested and self._report.consumed != self._options.count:
-                left_s = _WAIT_S if idle_s is None else last_s + idle_s - time.monotonic()
+                left_s = _WAIT_S if idle_s is None else self._last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
-                channel = self._channel
                 for batch in self._receive(min(left_s, _WAIT_S)):
                     wanted = self._cut(batch)
                     if wanted:
                         yield wanted
-                    last_s = time.monotonic()
-                if self._channel is not channel:
-                    last_s = time.monotonic()  # an outage is no idle time
+                    self._last_s = time.monotonic()
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
         """Acknowledge, reject or requeue deliveries; what was settled before, or came from a lost channel, is skipped.
@@ -230,7 +234,7 @@ class Consumer:
                 )
 
     def _resubscribe(self, why: str) -> None:
-        self.warnings.append(f"{why}; subscribing again")
+        self._warn(f"{why}; subscribing again")
         while True:
             try:
                 channel = self._link.recover(self._stop)
@@ -254,6 +258,7 @@ class Consumer:
         channel.call(spec.Basic.Qos(0, prefetch, False), spec.Basic.QosOk, subject=queue)  # noqa: FBT003
         consume = spec.Basic.Consume(queue=self.queue, consumer_tag=self.tag, no_ack=not self._manual)
         channel.call(consume, spec.Basic.ConsumeOk, subject=queue)
+        self._last_s = time.monotonic()  # an outage is no idle time
 
     def _wake(self) -> None:
         if self._channel is not None:

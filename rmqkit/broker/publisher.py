@@ -43,11 +43,7 @@ class _GivenUp(Exception):
 
 
 class Publisher:
-    """One run of publishing over one link.
-
-    `on_progress` gets the report so far about ten times a second, and at the end also when `publish` raises;
-    `on_settled` gets the index, the message and the fate of every message, once.
-    """
+    """One run of publishing over one link; the callbacks are explained at `Connection.publish`."""
 
     def __init__(
         self,
@@ -57,11 +53,13 @@ class Publisher:
         stop: Stop | None = None,
         on_progress: Callable[[PublishReport], None] | None = None,
         on_settled: OnSettled | None = None,
+        on_warning: Callable[[str], None] | None = None,
     ) -> None:
         self._link = link
         self._options = options
         self._stop = stop or Stop()
         self._on_progress = on_progress
+        self._warn = on_warning or (lambda _: None)
         self._tally = Tally(confirms=options.confirms, on_settled=on_settled)
         self._patience = Patience(options.confirm_timeout_s, options.blocked_timeout_s)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
@@ -269,6 +267,8 @@ class Publisher:
         unsettled = [sent for sent in in_flight if sent.place not in returned]
         if isinstance(error, Refused):
             self._isolate(unsettled, error)
+        else:
+            self._warn(f"{error}; connecting again, {len(unsettled)} unconfirmed messages will be sent again")
         self._queue.extendleft(sent._replace(tries=sent.tries + 1) for sent in reversed(unsettled))
         while True:
             try:

@@ -79,6 +79,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _not_opened(error: BaseException, address: Address) -> BrokerError | None:
     match error:
+        case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError() if (
+            exceptions.StreamLostError.__name__ in str(error)
+        ):
+            # pika guesses; but a RabbitMQ that refuses says so, and one that is killed in mid-handshake cannot.
+            return Unreachable(f"{address}: the connection broke during the handshake", advice="Try again later.")
         case exceptions.ConnectionClosedByBroker() if error.reply_code == NOT_ALLOWED:
             what = f"the virtual host {address.vhost!r} was refused: {error.reply_text}"
             return AuthenticationFailed(f"{address}: {what}", advice=_VHOST)

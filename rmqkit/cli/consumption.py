@@ -91,6 +91,7 @@ def run(
                     idle_timeout_s=part.idle_timeout_s,
                     no_ack=part.no_ack,
                     stop=stop,
+                    on_warning=output.warn,
                 )
                 consumer.subscribe()
                 consumers.append(consumer)
@@ -147,8 +148,6 @@ def _print(consumer: Consumer, printer: Printer, stop: Stop, tell: Callable[[], 
                 consumer.settle(batch[: exc.written], Verdict.ACK)
                 raise
             consumer.settle(batch[:written], Verdict.ACK)
-            while consumer.warnings:
-                output.warn(consumer.warnings.pop(0))
             tell()
             if written < len(batch):
                 return

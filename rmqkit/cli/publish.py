@@ -103,7 +103,9 @@ def _publish(
             show(report.confirmed if report.confirms else report.published, blocked)
 
         try:
-            report = connection.publish(intake, options=options, check=False, stop=stop, on_progress=take)
+            report = connection.publish(
+                intake, options=options, check=False, stop=stop, on_progress=take, on_warning=output.warn
+            )
         except RmqkitError as exc:
             return report, exc, False
         except StoppedAtOnce:

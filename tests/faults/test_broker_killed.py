@@ -109,11 +109,13 @@ def test_2_killed_while_consuming_everything_is_handled_and_old_tags_are_never_a
             progress.reaches(amount // 3)
             restart_after_kill(node)
 
-        with meanwhile(strike), connection.consume(ledger.queue, idle_timeout_s=2, prefetch=300) as consumer:
+        warnings: list[str] = []
+        consumer = connection.consume(ledger.queue, idle_timeout_s=2, prefetch=300, on_warning=warnings.append)
+        with meanwhile(strike), consumer:
             for delivery in consumer:
                 ledger.handle(delivery)
                 progress.done += 1
-            assert consumer.warnings
+            assert warnings
     assert ledger.consumer_violations(ready(node.url, ledger.queue), 0) == []
 
 
