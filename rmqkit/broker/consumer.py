@@ -18,7 +18,7 @@ from pika import spec
 
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import Event, encode_ack, encode_nack
-from rmqkit.broker.link import FIRST_PAUSE_S, Link
+from rmqkit.broker.link import Link
 from rmqkit.broker.options import ConsumeOptions
 from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
@@ -78,7 +78,7 @@ class Consumer:
         Raises NotFound if there is no such queue, AccessRefused, ResourceLocked, ConnectionLost.
         """
         if self._channel is None:
-            self._subscribe(self._link.recover(self._stop))
+            self._link.recover(self._stop, self._subscribe)
 
     def __iter__(self) -> Iterator[Delivery]:
         done: list[Delivery] = []
@@ -235,19 +235,11 @@ class Consumer:
 
     def _resubscribe(self, why: str) -> None:
         self._warn(f"{why}; subscribing again")
-        while True:
-            try:
-                channel = self._link.recover(self._stop)
-            except ConnectionLost:
-                if self._stop.requested:
-                    return  # what is unacknowledged goes back by itself
+        try:
+            self._link.recover(self._stop, self._subscribe)
+        except ConnectionLost:
+            if not self._stop.requested:  # else what is unacknowledged goes back by itself
                 raise
-            try:
-                self._subscribe(channel)
-            except ConnectionLost:
-                self._stop.wait(FIRST_PAUSE_S)
-            else:
-                return
 
     def _subscribe(self, channel: Channel) -> None:
         count, queue = self._options.count, f"queue {self.queue!r}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import pika
 
@@ -57,18 +58,18 @@ class Link:
         """
         return self._connected().open_channel(CALL_TIMEOUT_S)
 
-    def recover(self, stop: Stop, *, timeout_s: float = RECOVERY_TIMEOUT_S) -> Channel:
-        """Open a channel after a loss, trying each address in turn with growing, jittered pauses.
+    def recover(self, stop: Stop, prepare: Callable[[Channel], None], *, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:
+        """Open a channel and prepare it, trying each address in turn with growing, jittered pauses until that is done.
 
         A login that every address refuses is not tried again. Raises ConnectionLost when `timeout_s` is over or a stop
-        is requested, AuthenticationFailed.
+        is requested, AuthenticationFailed, and what `prepare` raises but for a ConnectionLost.
         """
         deadline = time.monotonic() + timeout_s
         pause, refusals = FIRST_PAUSE_S, 0
         failure: BrokerError
         while True:
             try:
-                return self.channel()
+                prepare(self.channel())
             except AuthenticationFailed as exc:
                 refusals += 1
                 if refusals > len(self._settings.addresses):
@@ -76,6 +77,8 @@ class Link:
                 failure = exc
             except (Unreachable, ConnectionLost) as exc:
                 failure = exc
+            else:
+                return
             # Jitter keeps a thousand clients of a restarted broker from coming back in step.
             delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
             if time.monotonic() + delay > deadline or stop.wait(delay):

@@ -17,13 +17,13 @@ from pika import spec
 
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import Confirm, Encoder, Event, Returned, encode_method
-from rmqkit.broker.link import FIRST_PAUSE_S, Link
+from rmqkit.broker.link import Link
 from rmqkit.broker.options import PublishOptions
 from rmqkit.broker.patience import Patience, StoppedWaiting
 from rmqkit.broker.postponed import TRIES, Postponed
 from rmqkit.broker.tally import OnSettled, Tally
 from rmqkit.broker.unconfirmed import Sent, Unconfirmed
-from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, NotFound, PayloadError, Refused
+from rmqkit.errors import BrokerError, NotConfirmed, NotFound, PayloadError, Refused
 from rmqkit.message import Message
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
@@ -78,7 +78,7 @@ class Publisher:
         message AMQP cannot carry, ConnectionLost, AuthenticationFailed or NotConfirmed when it had to give up: then
         the error's `report` tells what is known.
         """
-        self._open(self._link.recover(self._stop))
+        self._link.recover(self._stop, self._open)
         try:
             with self._stop.waking(self._wake):
                 self._run(messages)
@@ -270,18 +270,10 @@ class Publisher:
         else:
             self._warn(f"{error}; connecting again, {len(unsettled)} unconfirmed messages will be sent again")
         self._queue.extendleft(sent._replace(tries=sent.tries + 1) for sent in reversed(unsettled))
-        while True:
-            try:
-                channel = self._link.recover(self._stop)
-            except BrokerError as exc:
-                raise _GivenUp(None if self._stop.requested else exc) from exc
-            try:
-                self._open(channel)
-            except ConnectionLost:
-                self._check_patience()
-                self._stop.wait(FIRST_PAUSE_S)
-            else:
-                return
+        try:
+            self._link.recover(self._stop, self._open)
+        except BrokerError as exc:
+            raise _GivenUp(None if self._stop.requested else exc) from exc
 
     def _isolate(self, unsettled: list[Sent], error: Refused) -> None:
         """Find the message the broker closed the channel over: alone in flight, it is the culprit."""
