@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rmqkit.errors import NodeError
 
-NODE_NAME = "rmqkit@localhost"  # names the data within its folder: it never changes
+NODE_NAME = "rmqkit@127.0.0.1"  # it names the data too, so it never changes; an address needs no /etc/hosts
 _WRAPPED = Path("/usr/lib/rabbitmq/bin")  # the scripts behind Debian's and Fedora's wrapper
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")  # not the user's RABBITMQ_*, ERL_* or passwords
@@ -77,7 +77,9 @@ def environment(folder: Path, ports: Ports) -> dict[str, str]:
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the node instead of waiting for it
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
+            "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
             "RABBITMQ_NODENAME": NODE_NAME,
+            "RABBITMQ_USE_LONGNAME": "true",  # a name with dots is a long one
             "RABBITMQ_DIST_PORT": str(ports.distribution),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),

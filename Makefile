@@ -1,0 +1,44 @@
+# `make help` lists the targets. Each sets up what it needs; repeating one is quick.
+
+PYTHON ?= python3# 3.11 or later, for the virtual environment
+WORKERS ?= 2# test processes; each may start RabbitMQ nodes of its own
+BIN := .venv/bin
+
+.PHONY: help demo test lint bench setup rabbitmq clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: .venv/rmqkit rabbitmq ## see it work: 100,000 messages, three workers, nothing lost
+	@$(BIN)/rmqkit demo work
+
+test: lint rabbitmq ## lint, types, layers, docs and all tests
+	$(BIN)/pytest -n $(WORKERS)
+
+lint: .venv/dev ## what needs no broker: style, types, layers, docs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+bench: .venv/dev rabbitmq ## compare the speed with other clients'
+	$(BIN)/python tests/benchmarks/run.py
+
+setup: .venv/dev rabbitmq ## the virtual environment and RabbitMQ, and no more
+
+clean: ## remove the virtual environment and what tools left
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+rabbitmq:
+	@.ci/setup rabbitmq
+
+# The stamps: installed anew when pyproject.toml changes.
+.venv/rmqkit: pyproject.toml
+	@.ci/setup venv $(PYTHON) .
+	@touch $@
+
+.venv/dev: pyproject.toml
+	@.ci/setup venv $(PYTHON) '.[dev]'
+	@touch $@ .venv/rmqkit
