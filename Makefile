@@ -22,7 +22,7 @@ lint: .venv/dev ## what needs no broker: style, types, layers, docs
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-bench: .venv/dev rabbitmq ## compare the speed with other clients'
+bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python tests/benchmarks/run.py
 
 setup: .venv/dev rabbitmq ## the virtual environment and RabbitMQ, and no more
@@ -41,4 +41,8 @@ rabbitmq:
 
 .venv/dev: pyproject.toml
 	@.ci/setup venv $(PYTHON) '.[dev]'
+	@touch $@ .venv/rmqkit
+
+.venv/bench: pyproject.toml
+	@.ci/setup venv $(PYTHON) '.[bench]'
 	@touch $@ .venv/rmqkit

@@ -1,0 +1,92 @@
+"""`rmqkit broker`, as a user types it, with a state folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from rmqkit.node import Node
+
+Environment = Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[Environment]:
+    """The environment of a user who starts nodes; what the tests leave running ends."""
+    state = Path(os.environ["RMQKIT_TEST_FOLDER"]) / f"user-{uuid.uuid4().hex[:12]}"
+    yield {name: value for name, value in os.environ.items() if name != "RMQKIT_URL"} | {"XDG_STATE_HOME": str(state)}
+    Node(state / "rmqkit" / "broker").discard()
+
+
+@pytest.fixture(scope="module")
+def running(environment: Environment) -> Environment:
+    """The environment of a user whose node runs."""
+    broker(environment, "start", "--port", "0")
+    return environment
+
+
+def broker(environment: Environment, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "broker", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def status(environment: Environment) -> dict[str, object]:
+    return dict(json.loads(broker(environment, "status", "--json").stdout))
+
+
+@pytest.mark.parametrize("command", ["env", "logs", "ctl"])
+def test_without_a_node_the_error_says_how_to_start_one(tmp_path: Path, command: str) -> None:
+    done = broker(os.environ | {"XDG_STATE_HOME": str(tmp_path)}, command, code=4)
+    assert done.stdout == ""  # nothing that a shell would evaluate
+    assert "rmqkit broker start" in done.stderr
+
+
+def test_without_a_node_the_status_is_an_exit_code_and_stop_is_no_error(tmp_path: Path) -> None:
+    nobody = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    assert "not running" in broker(nobody, "status", code=4).stdout
+    assert "No node runs" in broker(nobody, "stop").stderr
+
+
+def test_a_second_start_says_that_it_runs(running: Environment) -> None:
+    pid = status(running)["pid"]
+    assert "runs already" in broker(running, "start").stderr
+    assert status(running)["pid"] == pid
+
+
+def test_env_lets_a_shell_and_its_commands_use_the_node(running: Environment) -> None:
+    exported = broker(running, "env").stdout
+    shown = subprocess.run(
+        ["sh", "-c", f'{exported}\nprintf %s "$RMQKIT_URL"'], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == status(running)["url"]
+
+
+def test_ctl_passes_everything_on_and_has_rabbitmqctls_exit_code(running: Environment) -> None:
+    names = broker(running, "ctl", "-q", "list_vhosts", "name", "--no-table-headers")
+    assert names.stdout.split() == ["/"]
+    usage = 64  # EX_USAGE of sysexits.h
+    assert "list_nonsense" in broker(running, "ctl", "list_nonsense", code=usage).stderr
+
+
+def test_logs_are_the_nodes_own(running: Environment) -> None:
+    lines = broker(running, "logs", "-n", "3").stdout.splitlines()
+    assert len(lines) == 3
+    assert Path(str(status(running)["log"])).read_text().find(lines[0]) > 0
+
+
+def test_a_node_stops_and_starts_on_its_port_with_its_data(running: Environment) -> None:
+    before = status(running)
+    broker(running, "ctl", "-q", "add_vhost", "kept")
+    assert "Stopped" in broker(running, "stop").stderr
+    assert "not running" in broker(running, "status", code=4).stdout
+    assert str(before["url"]) in broker(running, "start").stdout
+    assert "kept" in broker(running, "ctl", "-q", "list_vhosts").stdout.split()

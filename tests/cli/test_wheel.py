@@ -1,0 +1,60 @@
+"""What is installed from a wheel works without the checkout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel, install it in a fresh environment, and return that environment's folder of commands.
+
+    The dependencies are this environment's; what was installed editable here does not count there.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    wheel = next(folder.glob("rmqkit-*.whl"))
+    run(sys.executable, "-m", "pip", "-q", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert run(python, "-c", "import rmqkit; print(rmqkit.__file__)").startswith(str(site))
+    return python.parent
+
+
+def run(*command: str | Path) -> str:
+    # Away from the checkout, or Python would find the package there.
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_command_runs(installed: Path) -> None:
+    assert run(installed / "rmqkit", "--version").startswith("rmqkit 0.")
+
+
+def test_the_schema_is_in_the_wheel(installed: Path) -> None:
+    assert json.loads(run(installed / "rmqkit", "schema")) == json.loads(
+        (ROOT / "rmqkit" / "topology" / "schema.json").read_text()
+    )
+
+
+def test_the_shipped_topologies_are_in_the_wheel(installed: Path) -> None:
+    code = "from rmqkit.topology import shipped; print(*shipped.shipped())"
+    assert run(installed / "python", "-c", code).split() == sorted(
+        each.stem for each in (ROOT / "topologies").glob("*")
+    )
+
+
+def test_the_wheel_tells_type_checkers_that_it_is_typed(installed: Path) -> None:
+    assert run(installed / "python", "-c", "from importlib.resources import files; print(files('rmqkit') / 'py.typed')")
