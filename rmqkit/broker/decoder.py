@@ -162,7 +162,7 @@ class Decoder:
     def _extend(content: _Content, kind: int, payload: bytes) -> bool:
         """Add a header or body frame to a content; tell whether it is whole."""
         if kind == spec.FRAME_HEADER:
-            if content.missing >= 0 or len(payload) < _CONTENT_HEADER.size + 2:
+            if content.missing >= 0 or len(payload) < _CONTENT_HEADER.size:
                 raise ProtocolError("a content header out of place")
             class_id, _, size = _CONTENT_HEADER.unpack_from(payload)
             if class_id != _BASIC_CLASS or size > MAX_BODY_BYTES:

@@ -21,7 +21,6 @@ from rmqkit.payload import properties
 
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8  # type, channel, size, and the end octet
-FRAME_MIN_SIZE = 4096  # no peer may negotiate less (AMQP 0-9-1 section 4.2.3)
 
 FRAME_HEAD = struct.Struct(">BHI")
 _TAG = struct.Struct(">Q")

@@ -117,7 +117,9 @@ def _unreachable(error: BaseException, address: Address) -> tuple[str, str] | No
             found = f"the TLS handshake failed: {getattr(error, 'reason', '') or error}", _NO_TLS
         case TimeoutError() | connection_workflow.AMQPConnectorStackTimeout():
             found = f"{where} did not answer in time", _NO_BROKER
-        case exceptions.IncompatibleProtocolError() | exceptions.ProtocolSyntaxError() | ProtocolError():
+        case (
+            exceptions.IncompatibleProtocolError() | exceptions.ProtocolSyntaxError() | ProtocolError() | ValueError()
+        ):  # a ValueError of pika's: what was proposed is beyond AMQP's limits
             found = f"what answers at {where} does not speak AMQP 0-9-1", _NO_AMQP
         case OSError():
             found = f"cannot connect to {where}: {error.strerror or error}", _NO_BROKER

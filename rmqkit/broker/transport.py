@@ -23,7 +23,7 @@ from pika.exceptions import ConnectionClosedByClient
 from rmqkit.broker import oracle, translation
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.decoder import Decoder
-from rmqkit.broker.frames import FRAME_MIN_SIZE, Event
+from rmqkit.broker.frames import Event
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
 from rmqkit.settings import Address
 
@@ -211,10 +211,6 @@ class Transport:
     def on_open(self, adapter: Any) -> None:
         """Take over from the handshake."""
         self.frame_max = adapter.params.frame_max
-        if self.frame_max < FRAME_MIN_SIZE:
-            self._failure = Unreachable(f"{self.address}: the broker wants frames of {self.frame_max} bytes at most")
-            adapter.abort()
-            return
         adapter.decoder.frame_max = self.frame_max
         self._settled.set()
 
