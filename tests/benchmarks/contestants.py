@@ -101,10 +101,10 @@ CONTESTANTS = (
     CONSUME_COMMAND,
     C_CONSUME,
     PIKA_CONSUME,
-    _consume("py-amqp", "amqp", "amqp"),
-    _consume("amqpstorm", "amqpstorm", "AMQPStorm"),
-    _consume("aio-pika", "aio_pika", "aio-pika", 50_000),
-    _consume("rabbitkit", "rabbitkit", "rabbitkit", 50_000),
+    _consume("py-amqp", "amqp", "amqp", 50_000),
+    _consume("amqpstorm", "amqpstorm", "AMQPStorm", 50_000),
+    _consume("aio-pika", "aio_pika", "aio-pika", 20_000),
+    _consume("rabbitkit", "rabbitkit", "rabbitkit", 20_000),
 )
 
 # rmqkit's median rate must be so many times that of the peer.

@@ -115,11 +115,18 @@ def measure_rates(arena: Arena, entered: Sequence[Contestant], rounds: int, scal
     """Return each contestant's rates, round by round; whoever goes first changes with the round."""
     rates: Rates = {each: [] for each in entered}
     for turn in range(rounds):
-        for each in random.Random(turn).sample(entered, len(entered)):
+        for each in _order(entered, turn):
             rate, _ = arena.run(each, each.count // scale)
             rates[each].append(rate)
             tell(f"round {turn + 1} of {rounds}  {each.work}  {rate:9,.0f}/s  {each}")
     return rates
+
+
+def _order(entered: Sequence[Contestant], turn: int) -> list[Contestant]:
+    """Shuffle, but keep together in time who is compared by a requirement: other load on the machine comes and goes."""
+    compared = {each for requirement in REQUIREMENTS for each in requirement[:2]}
+    shuffled = random.Random(turn).sample(entered, len(entered))
+    return sorted(shuffled, key=lambda each: (each.work, each not in compared))
 
 
 def measure_memory(arena: Arena, scale: int) -> list[Judged]:

@@ -4,20 +4,20 @@ from pathlib import Path
 
 from contest import QUEUE, clock, play
 
-import rmqkit
+from rmqkit import Message, Verdict, connect
 
 
 def publish(url: str, count: int) -> None:
-    with rmqkit.connect(url) as connection, clock():
-        connection.publish(rmqkit.Message(b"%d" % number, QUEUE) for number in range(count))
+    with connect(url) as connection, clock():
+        connection.publish(Message(b"%d" % number, QUEUE) for number in range(count))
 
 
 def consume(url: str, count: int, file: str) -> None:
-    with rmqkit.connect(url) as connection, Path(file).open("wb", buffering=0) as out, clock():
+    with connect(url) as connection, Path(file).open("wb", buffering=0) as out, clock():
         consumer = connection.consume(QUEUE, count=count)
         for batch in consumer.batches():
             out.write(b"".join([delivery.body + b"\n" for delivery in batch]))
-            consumer.settle(batch, rmqkit.Verdict.ACK)
+            consumer.settle(batch, Verdict.ACK)
         consumer.close()
 
 
