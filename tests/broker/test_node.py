@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
@@ -221,10 +222,23 @@ def _family(node: Node) -> set[int]:
 
 
 def _listeners(pids: set[int]) -> set[tuple[str, int]]:
-    """Return what the processes listen on, as `ss` shows it."""
-    shown = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    ours = [line.split()[3] for line in shown.splitlines() if any(f"pid={pid}," in line for pid in pids)]
-    return {(address.strip("[]"), int(port)) for address, _, port in (each.rpartition(":") for each in ours)}
+    """Return the addresses and ports that the processes listen on (proc(5), /proc/net/tcp)."""
+    files = [file for pid in pids for file in Path(f"/proc/{pid}/fd").glob("*")]
+    ours = {os.readlink(file) for file in files if file.is_symlink()}
+    rows = [line.split() for table in ("tcp", "tcp6") for line in _lines(Path("/proc/net", table))]
+    listening = "0A"
+    found = [row[1].split(":") for row in rows if row[3] == listening and f"socket:[{row[9]}]" in ours]
+    return {(_address(hexadecimal), int(port, 16)) for hexadecimal, port in found}
+
+
+def _address(hexadecimal: str) -> str:
+    """Read an address as the kernel prints it: words of four bytes, each in the machine's byte order."""
+    words = [int(hexadecimal[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(hexadecimal), 8)]
+    return str(ipaddress.ip_address(b"".join(words)))
+
+
+def _lines(table: Path) -> list[str]:
+    return table.read_text().splitlines()[1:] if table.exists() else []  # no tcp6: no IPv6
 
 
 def _exists(pid: int) -> bool:
