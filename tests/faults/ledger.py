@@ -159,7 +159,7 @@ class Ledger:
         total = report.confirmed + report.returned + report.nacked + report.refused + report.unknown
         if not report.published == total == len(self.sent):
             trouble.append(f"I3: {len(self.sent)} taken, {report.published} published, the report adds up to {total}")
-        if report.complete != (by_fate[Fate.CONFIRMED] == len(self.sent)):
+        if report.confirms and report.complete != (by_fate[Fate.CONFIRMED] == len(self.sent)):
             trouble.append(f"I8: complete is {report.complete}, and {len(self.sent)} sent: {dict(by_fate)}")
         return trouble
 

@@ -1,0 +1,164 @@
+"""A broker that is alive and takes no more: alarms, slow handlers, large messages (9, 10, 19, 21, 22)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import rmqkit
+from rmqkit import Fate, Message
+from rmqkit.node import Node
+from tests.faults.ledger import Ledger
+from tests.faults.witness import ready, within
+
+OpenBooks = Callable[[], Ledger]
+pytestmark = pytest.mark.usefixtures("leak_free")
+
+
+@contextmanager
+def memory_alarm(node: Node) -> Iterator[None]:
+    """Have the broker believe that it is out of memory."""
+    assert node.ctl("set_vm_memory_high_watermark", "0.000001").returncode == 0
+    try:
+        yield
+    finally:
+        assert node.ctl("set_vm_memory_high_watermark", "0.4").returncode == 0
+
+
+@contextmanager
+def setting(node: Node, **values: int) -> Iterator[None]:
+    """Change settings of the running broker, for connections to come."""
+    names = list(values)
+    before = [node.ctl("-q", "eval", f"application:get_env(rabbit, {name}).").stdout.strip() for name in names]
+    for name, value in values.items():
+        assert node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).").returncode == 0
+    yield
+    for name, old in zip(names, before, strict=True):
+        node.ctl("eval", f"application:set_env(rabbit, {name}, element(2, {old})).")
+
+
+def test_9_an_alarm_is_said_reading_stops_and_all_goes_on_once_it_is_lifted(node: Node, on_node: OpenBooks) -> None:
+    ledger, amount = on_node(), 60_000
+    reports: list[rmqkit.PublishReport] = []
+
+    def publish(connection: rmqkit.Connection) -> None:
+        reports.append(connection.publish(ledger.messages(range(amount)), on_settled=ledger.settled))
+
+    with rmqkit.connect(node.url) as connection, rmqkit.connect(node.url) as other:
+        other.publish(ledger.messages(range(amount, amount + 500)), on_settled=ledger.settled)
+        with memory_alarm(node):
+            publishing = threading.Thread(target=publish, args=(connection,))
+            publishing.start()
+            within(20, lambda: connection.blocked != "", lambda: "nobody said that the broker is blocked")
+            assert "memory" in connection.blocked
+            with other.consume(ledger.queue, count=500) as consumer:  # consumers go on
+                for delivery in consumer:
+                    ledger.handle(delivery)
+            taken, used_s = len(ledger.sent), time.process_time()
+            time.sleep(1)
+            assert len(ledger.sent) == taken < amount
+            assert time.process_time() - used_s < 0.5  # no spinning
+        publishing.join(40)
+        assert not publishing.is_alive()
+        assert connection.blocked == ""
+        with other.consume(ledger.queue, count=amount) as consumer:
+            for delivery in consumer:
+                ledger.handle(delivery)
+    assert (reports[0].confirmed, reports[0].republished) == (amount, 0)
+    assert ledger.consumer_violations(ready(node.url, ledger.queue), 0) == []
+
+
+@pytest.mark.parametrize("confirms", [True, False], ids=["confirms", "no confirms"])
+def test_10_a_stop_while_blocked_is_quick_and_what_is_not_known_is_said(
+    node: Node, on_node: OpenBooks, confirms: bool
+) -> None:
+    ledger, stop = on_node(), rmqkit.Stop()
+    with memory_alarm(node), rmqkit.connect(node.url) as connection:
+
+        def stop_when_blocked() -> None:
+            within(20, lambda: connection.blocked != "", lambda: "not blocked")
+            stopped_s.append(time.monotonic())
+            stop.request()
+
+        stopped_s: list[float] = []
+        stopper = threading.Thread(target=stop_when_blocked)
+        stopper.start()
+        report = connection.publish(
+            ledger.messages(range(60_000)),
+            options=rmqkit.PublishOptions(confirms=confirms),
+            stop=stop,
+            check=False,
+            on_settled=ledger.settled,
+        )
+        connection.close()
+        stopper.join()
+        assert time.monotonic() - stopped_s[0] < 8
+    assert report.interrupted
+    assert report.unknown == report.published == len(ledger.sent) > 0
+    ledger.drain(node.url)
+    assert ledger.violations(report) == []
+
+
+def test_publishing_again_on_a_connection_that_was_stopped_while_blocked(node: Node, on_node: OpenBooks) -> None:
+    ledger, stop = on_node(), rmqkit.Stop()
+    with rmqkit.connect(node.url) as connection:
+        with memory_alarm(node):
+            stopper = threading.Thread(target=lambda: (within(20, lambda: connection.blocked != ""), stop.request()))
+            stopper.start()
+            connection.publish(ledger.messages(range(100)), stop=stop, check=False)
+            stopper.join()
+        assert connection.publish(ledger.messages(range(100, 200))).complete
+
+
+def test_19_a_message_larger_than_the_broker_takes_is_the_only_one_that_fails(node: Node, on_node: OpenBooks) -> None:
+    ledger = on_node()
+
+    def stream() -> Iterator[Message]:
+        for number, message in enumerate(ledger.messages(range(5000))):
+            yield Message(message.body + b"." * 200_000, message.routing_key) if number == 2500 else message
+
+    fates: dict[int, Fate] = {}
+    with setting(node, max_message_size=100_000), rmqkit.connect(node.url) as connection:
+        report = connection.publish(
+            stream(), check=False, on_settled=lambda index, _, fate: fates.__setitem__(index, fate)
+        )
+    assert [index for index, fate in fates.items() if fate is not Fate.CONFIRMED] == [2500]
+    assert report.refused == 1
+    assert "size" in report.failures[0].reason
+    ledger.drain(node.url)
+    assert not [each for each in ledger.violations(report) if each.startswith(("I2", "I4", "I5", "I6"))]
+
+
+def test_21_a_handler_slower_than_the_consumer_timeout_is_warned_of_and_consuming_goes_on(
+    node: Node, on_node: OpenBooks
+) -> None:
+    ledger, warnings = on_node(), list[str]()
+    with setting(node, consumer_timeout=1000, channel_tick_interval=500), rmqkit.connect(node.url) as connection:
+        connection.publish(ledger.messages(range(10)), on_settled=ledger.settled)
+        with connection.consume(ledger.queue, idle_timeout_s=2, on_warning=warnings.append) as consumer:
+            for delivery in consumer:
+                ledger.handle(delivery)
+                if len(ledger.handled) == 5:
+                    within(20, lambda: ready(node.url, ledger.queue) > 0, lambda: "the broker waited")  # a slow handler
+    assert len(warnings) == 1
+    assert "timed out" in warnings[0] or "timeout" in warnings[0]
+    assert ledger.consumer_violations(ready(node.url, ledger.queue), 0) == []
+
+
+def test_22_heartbeats_go_on_while_a_handler_works(node: Node, on_node: OpenBooks) -> None:
+    ledger, warnings = on_node(), list[str]()
+    with rmqkit.connect(f"{node.url}?heartbeat=1") as connection:
+        connection.publish(ledger.messages(range(3)), on_settled=ledger.settled)
+        with connection.consume(ledger.queue, count=3, on_warning=warnings.append) as consumer:
+            for delivery in consumer:
+                ledger.handle(delivery)
+                if len(ledger.handled) == 1:
+                    until_s = time.monotonic() + 5
+                    while time.monotonic() < until_s:  # busy, and holding Python's lock as much as a handler can
+                        sum(range(10_000))
+    assert warnings == []
+    assert [each.redelivered for each in ledger.handled] == [False] * 3
