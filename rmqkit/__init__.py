@@ -116,4 +116,6 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'rmqkit' has no attribute {name!r}")
     rooms = (import_module(f"rmqkit.{room}") for room in _ROOMS)
-    return next(getattr(room, name) for room in rooms if hasattr(room, name))
+    value = next(getattr(room, name) for room in rooms if hasattr(room, name))
+    globals()[name] = value  # the next use does not come here
+    return value
