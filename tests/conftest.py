@@ -32,7 +32,7 @@ _LEASH = """
 import pathlib, shutil, sys
 sys.stdin.read()
 from rmqkit.node import Node
-for memory in pathlib.Path(sys.argv[1]).rglob("node.json"):
+for memory in list(pathlib.Path(sys.argv[1]).rglob("node.json")):
     Node(memory.parent).discard()
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
