@@ -1,0 +1,56 @@
+"""The public names: each listed once, found where it says, and typed for those who check their own code strictly."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rmqkit
+
+ROOT = Path(__file__).parents[2]
+
+
+def _declared_for_type_checkers() -> set[str]:
+    tree = ast.parse(Path(rmqkit.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    return {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+
+def test_what_is_exported_is_what_type_checkers_see() -> None:
+    assert len(rmqkit.__all__) == len(set(rmqkit.__all__))
+    assert set(rmqkit.__all__) - {"__version__"} == _declared_for_type_checkers()
+
+
+@pytest.mark.parametrize("name", sorted(set(rmqkit.__all__) - {"__version__"}))
+def test_an_exported_name_is_there_and_says_what_it_is(name: str) -> None:
+    assert inspect.getdoc(getattr(rmqkit, name))
+
+
+def test_a_name_that_is_not_exported_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Connetion'"):
+        _ = rmqkit.Connetion
+
+
+def test_importing_rmqkit_imports_nothing_that_takes_time() -> None:
+    heavy = {"pika", "yaml", "jsonschema", "typer", "rich", "ssl"}
+    code = f"import sys, rmqkit, rmqkit.cli.app; print(*({heavy} - {{'typer'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_documented_examples_pass_mypy_strict(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "library.md").read_text() + (ROOT / "README.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(examples) > 5
+    files = [tmp_path / f"example_{number}.py" for number in range(len(examples))]
+    for file, example in zip(files, examples, strict=True):
+        file.write_text(example)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout
