@@ -20,6 +20,7 @@ from rmqkit.settings import Address, Settings
 from rmqkit.stop import Stop
 
 FRAME_MAX = 131_072  # RabbitMQ's own default; negotiation may lower it
+HEARTBEAT_S = 20  # pika finds a dead line within 25 to 50 s: before a publisher gives up on its confirms
 OPEN_TIMEOUT_S = 15.0  # TCP, TLS and AMQP handshakes together
 CALL_TIMEOUT_S = 30.0
 RECOVERY_TIMEOUT_S = 60.0  # a broker restart takes seconds; a host that is gone for longer needs a person
@@ -134,7 +135,7 @@ class Link:
             port=address.port,
             virtual_host=address.vhost,
             credentials=credentials,
-            heartbeat=address.heartbeat_s,
+            heartbeat=HEARTBEAT_S if address.heartbeat_s is None else address.heartbeat_s,
             channel_max=address.channel_max or pika.channel.MAX_CHANNELS,
             frame_max=address.frame_max or FRAME_MAX,
             ssl_options=None if context is None else pika.SSLOptions(context, address.server_name),

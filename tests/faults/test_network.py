@@ -121,6 +121,14 @@ def test_6_what_a_blackhole_swallows_is_published_again_once_the_heartbeat_finds
     assert report.republished >= amount // 2
 
 
+def test_6_by_default_a_dead_line_is_found_before_a_publisher_gives_up_on_its_confirms(broker_url: str) -> None:
+    with rmqkit.connect(broker_url) as connection:
+        adapter = connection._consuming._connected()._adapter
+        assert adapter is not None
+        found_within_s = 2 * (adapter.params.heartbeat + 5)  # see pika/heartbeat.py
+    assert 0 < found_within_s < PublishOptions().confirm_timeout_s
+
+
 def test_7_one_byte_at_a_time_is_slow_but_right(proxy: Proxy, broker_url: str, ledger: Ledger) -> None:
     with rmqkit.connect(proxy.url) as connection:
         connection.apply(Topology(queues=(Queue(ledger.queue),)))
