@@ -29,7 +29,7 @@ from rmqkit.errors import NodeError
 from rmqkit.node import installation
 from rmqkit.node.installation import NO_PORTS, Ports
 from rmqkit.node.login import accepts_logins
-from rmqkit.node.process import NO_PROCESS, Process, spawn, wait_until
+from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_until
 
 __all__ = ["Node", "NodeStatus", "default_folder"]
 
@@ -168,13 +168,15 @@ class Node:
         """Start the port mapper, then the node; each is remembered as soon as it exists."""
         env = installation.environment(self.folder, memory.ports)
         epmd: list[str | Path] = [found.epmd, "-address", "127.0.0.1", "-port", str(memory.ports.epmd)]
-        memory = replace(memory, epmd=spawn(epmd, env, self.folder / "log" / "epmd.log"))
-        self._remember(memory)
+        with uninterrupted():
+            memory = replace(memory, epmd=spawn(epmd, env, self.folder / "log" / "epmd.log"))
+            self._remember(memory)
         if not wait_until(lambda: _listens(memory.ports.epmd), 10.0):
             raise NodeError(f"Erlang's port mapper ({found.epmd}) does not answer on port {memory.ports.epmd}")
         broker = [found.scripts / "rabbitmq-server"]
-        memory = replace(memory, broker=spawn(broker, env, self.folder / "log" / "start.log"))
-        self._remember(memory)
+        with uninterrupted():
+            memory = replace(memory, broker=spawn(broker, env, self.folder / "log" / "start.log"))
+            self._remember(memory)
         return memory
 
     def _await_login(self, memory: _Memory, timeout_s: float) -> None:
@@ -221,12 +223,11 @@ class Node:
         """Let one command at a time start or stop the node."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file = (self.folder / "lock").open("w")
+            with (self.folder / "lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
         except OSError as error:
-            raise NodeError(f"the node's folder {self.folder} cannot be used: {error.strerror}") from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            raise NodeError(f"the node's folder {self.folder} cannot be used: {error}") from error
 
     @property
     def _memory_file(self) -> Path:

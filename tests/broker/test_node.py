@@ -166,6 +166,13 @@ def test_two_starts_at_once_start_one_node(folder: Path) -> None:
     assert pids == {f"{Node(folder).pid}\n"}
 
 
+def test_a_folder_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NodeError, match="cannot be used") as caught:
+        Node(tmp_path / "file" / "node").start(port=0)
+    assert str(tmp_path / "file") in caught.value.message
+
+
 def test_no_rabbitmq_is_an_error_that_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
