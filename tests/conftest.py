@@ -29,11 +29,12 @@ FOLDER = "RMQKIT_TEST_FOLDER"  # where this session's nodes live; xdist's worker
 # Ends the session's nodes when its standard input closes: however the session ends, kill -9 included, the system
 # closes that pipe.
 _LEASH = """
-import pathlib, shutil, sys
+import os, pathlib, shutil, sys
 sys.stdin.read()
 from rmqkit.node import Node
-for memory in list(pathlib.Path(sys.argv[1]).rglob("node.json")):
-    Node(memory.parent).discard()
+for folder, _, names in list(os.walk(sys.argv[1])):  # which bears with files that nodes remove meanwhile
+    if "node.json" in names:
+        Node(pathlib.Path(folder)).discard()
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 _leash: list[subprocess.Popen[bytes]] = []

@@ -10,8 +10,10 @@ comes again, marked redelivered, and acknowledging an old delivery does nothing:
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Self
 
 from pika import spec
@@ -59,6 +61,7 @@ class Consumer:
         self._report = ConsumeReport()
         self._started_s = time.monotonic()
         self._last_s = self._started_s  # when the last delivery came, or the last subscription was made
+        self._left: deque[Delivery] = deque()  # of a batch whose iteration was broken off
         self._warn = on_warning or (lambda _: None)
 
     def __enter__(self) -> Self:
@@ -84,10 +87,10 @@ class Consumer:
         done: list[Delivery] = []
         done_since_s = 0.0
         try:
-            for batch in self.batches():
-                for delivery in batch:
-                    if self._stop.requested:
-                        return  # the rest of the batch goes back to the queue
+            for batch in chain((list(self._left),), self.batches()):
+                self._left = left = deque(batch)
+                while left and not self._stop.requested:  # else the rest goes back to the queue
+                    delivery = left.popleft()
                     yield delivery
                     now = time.monotonic()
                     done_since_s = done_since_s if done else now
@@ -246,6 +249,7 @@ class Consumer:
         prefetch = self._options.prefetch if count is None else max(1, min(self._options.prefetch, count))
         self._channel = channel
         self._low, self._settled_above = 1, set()
+        self._left.clear()
         self.tag = f"rmqkit-{channel.session}"
         channel.call(spec.Basic.Qos(0, prefetch, False), spec.Basic.QosOk, subject=queue)  # noqa: FBT003
         consume = spec.Basic.Consume(queue=self.queue, consumer_tag=self.tag, no_ack=not self._manual)

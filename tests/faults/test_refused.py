@@ -219,3 +219,16 @@ def test_a_publish_that_fails_leaves_no_channel_behind(connection: rmqkit.Connec
         with pytest.raises(ValueError):  # noqa: PT011
             connection.publish(breaking())
     assert not connection._publishing._connected()._channels
+
+
+def test_iterating_again_after_a_break_goes_on_with_what_had_come_already(
+    connection: rmqkit.Connection, ledger: Ledger, broker_url: str
+) -> None:
+    connection.publish(ledger.messages(range(10)), on_settled=ledger.settled)
+    with connection.consume(ledger.queue, count=10) as consumer:
+        for _ in range(10):
+            delivery = next(iter(consumer))
+            ledger.handle(delivery)
+            consumer.acknowledge(delivery)
+    assert [each.body for each in ledger.handled] == [message.body for message in Ledger("").messages(range(10))]
+    assert ledger.consumer_violations(ready(broker_url, ledger.queue), 0) == []
