@@ -61,7 +61,8 @@ class Consumer:
         self._report = ConsumeReport()
         self._started_s = time.monotonic()
         self._last_s = self._started_s  # when the last delivery came, or the last subscription was made
-        self._left: deque[Delivery] = deque()  # of a batch whose iteration was broken off
+        self._events: deque[Event] = deque()  # that came together; what is left is there for the next call
+        self._left: deque[Delivery] = deque()  # likewise of a batch
         self._warn = on_warning or (lambda _: None)
 
     def __enter__(self) -> Self:
@@ -212,7 +213,8 @@ class Consumer:
         if channel is None:
             raise ConnectionLost("the consumer was closed")
         try:
-            events = channel.wait(timeout_s, subject=f"consuming from queue {self.queue!r}")
+            if not self._events:
+                self._events.extend(channel.wait(timeout_s, subject=f"consuming from queue {self.queue!r}"))
         except ConnectionLost as exc:
             self._resubscribe(str(exc))
             return
@@ -223,13 +225,10 @@ class Consumer:
             # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
             self._resubscribe(exc.reply_text)
             return
-        yield from self._deliveries(channel, events)
-
-    def _deliveries(self, channel: Channel, events: list[Event]) -> Iterator[list[Delivery]]:
-        for event in events:
+        while self._events and self._channel is channel:  # else the handler closed us while it had the batch before
+            event = self._events.popleft()
             if isinstance(event, list):
-                if self._channel is channel:  # else the handler closed us while it had the batch before
-                    yield event
+                yield event
             elif isinstance(event, spec.Basic.Cancel):
                 raise ConsumerCancelled(
                     f"queue {self.queue!r}: the broker cancelled the consumer; the queue was deleted",
@@ -249,6 +248,7 @@ class Consumer:
         prefetch = self._options.prefetch if count is None else max(1, min(self._options.prefetch, count))
         self._channel = channel
         self._low, self._settled_above = 1, set()
+        self._events.clear()
         self._left.clear()
         self.tag = f"rmqkit-{channel.session}"
         channel.call(spec.Basic.Qos(0, prefetch, False), spec.Basic.QosOk, subject=queue)  # noqa: FBT003
