@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pika
@@ -46,15 +46,18 @@ def run(vhost_url: str, tmp_path: Path) -> Run:
     return run
 
 
-def channel_of(url: str) -> BlockingChannel:
-    return pika.BlockingConnection(pika.URLParameters(url)).channel()
+@pytest.fixture
+def channel(vhost_url: str) -> Iterator[BlockingChannel]:
+    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
+    yield connection.channel()
+    connection.close()
 
 
 def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
 
 
-def test_applying_says_what_it_did_and_twice_equals_once(run: Run, topology: Path, vhost_url: str) -> None:
+def test_applying_says_what_it_did_and_twice_equals_once(run: Run, topology: Path, channel: BlockingChannel) -> None:
     first = run("apply", topology)
     assert first.returncode == 0
     assert [line.split() for line in first.stdout.splitlines()] == [
@@ -70,10 +73,9 @@ def test_applying_says_what_it_did_and_twice_equals_once(run: Run, topology: Pat
     assert second.returncode == 0
     assert [line.split()[0] for line in second.stdout.splitlines()] == ["unchanged"] * 3 + ["declared"]
     assert "3 unchanged, 1 declared" in second.stderr
-    channel = channel_of(vhost_url)
+    channel.confirm_delivery()  # else the count may be asked for before it is in the queue
     channel.basic_publish("orders", "order.eu.paid", b"x")
     assert channel.queue_declare("billing", passive=True).method.message_count == 1
-    channel.connection.close()
 
 
 def test_what_was_applied_is_remembered_and_a_failure_to_is_a_warning(run: Run, topology: Path, tmp_path: Path) -> None:
@@ -88,16 +90,14 @@ def test_what_was_applied_is_remembered_and_a_failure_to_is_a_warning(run: Run, 
     assert "warning: " in unwritable.stderr
 
 
-def test_a_dry_run_changes_nothing(run: Run, topology: Path, vhost_url: str) -> None:
+def test_a_dry_run_changes_nothing(run: Run, topology: Path, channel: BlockingChannel) -> None:
     done = run("apply", "--dry-run", topology)
     assert done.returncode == 0
     assert "create" in done.stdout
     assert "created" not in done.stdout + done.stderr
     assert "nothing was changed" in done.stderr
-    channel = channel_of(vhost_url)
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
         channel.queue_declare("billing", passive=True)
-    channel.connection.close()
 
 
 def test_the_report_is_json_when_asked_for(run: Run, topology: Path) -> None:
@@ -108,8 +108,7 @@ def test_the_report_is_json_when_asked_for(run: Run, topology: Path) -> None:
     assert done.stderr == ""
 
 
-def test_every_conflict_is_told_and_nothing_is_changed(run: Run, topology: Path, vhost_url: str) -> None:
-    channel = channel_of(vhost_url)
+def test_every_conflict_is_told_and_nothing_is_changed(run: Run, topology: Path, channel: BlockingChannel) -> None:
     channel.queue_declare("billing", durable=False)
     channel.exchange_declare("orders", "fanout", durable=True)
     done = run("apply", topology)
@@ -127,7 +126,6 @@ def test_every_conflict_is_told_and_nothing_is_changed(run: Run, topology: Path,
     assert "conflict" in planned.stdout
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
         channel.queue_declare("stock", passive=True)
-    channel.connection.close()
 
 
 def test_a_bad_topology_declares_nothing_and_needs_no_broker(run: Run, topology: Path) -> None:
