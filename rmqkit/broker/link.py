@@ -25,7 +25,7 @@ OPEN_TIMEOUT_S = 15.0  # TCP, TLS and AMQP handshakes together
 CALL_TIMEOUT_S = 30.0
 RECOVERY_TIMEOUT_S = 60.0  # a broker restart takes seconds; a host that is gone for longer needs a person
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 2.0
 
 
 class Link:

@@ -27,7 +27,7 @@ app = typer.Typer(
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 
 
-@app.command(epilog="Example: rmqkit broker start --port 5673")
+@app.command(epilog="rmqkit broker start --port 5673")
 def start(
     port: Annotated[
         int | None,
@@ -47,7 +47,7 @@ def start(
         typer.echo('\nLet rmqkit find it in this shell:  eval "$(rmqkit broker env)"', err=True)
 
 
-@app.command(epilog="Example: rmqkit broker stop && rmqkit broker start   (restarts it; its data is kept)")
+@app.command(epilog="rmqkit broker stop && rmqkit broker start   (restarts it; its data is kept)")
 def stop() -> None:
     """Stop the node; its queues and messages are kept."""
     node = Node()
@@ -56,7 +56,7 @@ def stop() -> None:
     typer.echo("Stopped." if node.stop() else "No node runs.", err=True)
 
 
-@app.command(epilog="Example: rmqkit broker status --json")
+@app.command(epilog="rmqkit broker status --json")
 def status(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -74,7 +74,7 @@ def status(
         raise typer.Exit(UNREACHABLE)
 
 
-@app.command(epilog="Example: rmqkit broker logs -n 100 --follow")
+@app.command(epilog="rmqkit broker logs -n 100 --follow")
 def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", help="How many of the last lines.", min=0)] = 50,
     *,
@@ -87,13 +87,13 @@ def logs(
     os.execvp("tail", ["tail", "-n", str(lines), *(["-F"] if follow else []), str(log)])  # noqa: S606, S607 - no shell
 
 
-@app.command(epilog='Example: eval "$(rmqkit broker env)"')
+@app.command(epilog='eval "$(rmqkit broker env)"')
 def env() -> None:
     """Print the shell line that sets RMQKIT_URL."""
     typer.echo(f"export RMQKIT_URL={_running().url}")
 
 
-@app.command(epilog="Example: rmqkit broker ctl list_queues name messages", context_settings=_PASS_ON)
+@app.command(epilog="rmqkit broker ctl list_queues name messages", context_settings=_PASS_ON)
 def ctl(
     arguments: Annotated[list[str] | None, typer.Argument(help="What rabbitmqctl understands.")] = None,
 ) -> None:

@@ -34,8 +34,10 @@ def demo(
     pattern: Annotated[
         str, typer.Argument(metavar="[PATTERN]", help=f"Which pattern: {', '.join(PATTERNS)}.")
     ] = "work",
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many messages.")] = 100_000,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="How many consumer processes.")] = 3,
+    count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many messages.")] = 100_000,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, max=64, help="How many consumer processes.")
+    ] = 3,
     *,
     json: Json = False,
 ) -> None:
