@@ -62,8 +62,8 @@ class Link:
     def recover(self, stop: Stop, prepare: Callable[[Channel], None], *, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:
         """Open a channel and prepare it, trying each address in turn with growing, jittered pauses until that is done.
 
-        A login that every address refuses is not tried again. Raises ConnectionLost when `timeout_s` is over or a stop
-        is requested, AuthenticationFailed, and what `prepare` raises but for a ConnectionLost.
+        A login that every address refuses is not tried again. Raises ConnectionLost when `timeout_s` is over, a stop
+        is requested or the link was closed, AuthenticationFailed, and what `prepare` raises but for a ConnectionLost.
         """
         deadline = time.monotonic() + timeout_s
         pause, refusals = FIRST_PAUSE_S, 0
@@ -77,6 +77,8 @@ class Link:
                     raise
                 failure = exc
             except (Unreachable, ConnectionLost) as exc:
+                if self._closed:
+                    raise
                 failure = exc
             else:
                 return

@@ -175,6 +175,8 @@ class Transport:
         except Exception as exc:  # noqa: BLE001 - whatever ends the loop must reach who waits for it
             self._end(ConnectionLost(f"{self.address}: the I/O thread failed: {exc!r}"))
         finally:
+            if self.lost is None:  # aborted: whoever shares this connection must not wait for it
+                self._end(translation.lost(None, self.address))
             self._ioloop.close()
 
     @property

@@ -446,3 +446,23 @@ def test_closing_leaves_no_thread_behind(broker_url: str, queue: str) -> None:
         connection.publish(Message(b"x", queue))
         next(iter(connection.consume(queue)))
     assert not set(threading.enumerate()) - before
+
+
+def test_a_connection_that_is_closed_ends_the_wait_of_another_thread(broker_url: str, queue: str) -> None:
+    connection = rmqkit.connect(broker_url)
+    ended: list[BaseException | None] = []
+
+    def wait() -> None:
+        try:
+            next(iter(connection.consume(queue)))
+        except rmqkit.ConnectionLost as error:
+            ended.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    deadline = time.monotonic() + 10
+    while not connection.queue_state(queue).consumers:
+        assert time.monotonic() < deadline
+    connection.close()
+    waiting.join(10)
+    assert len(ended) == 1
