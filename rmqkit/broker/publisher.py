@@ -23,6 +23,7 @@ from rmqkit.broker.patience import Patience, StoppedWaiting
 from rmqkit.broker.postponed import TRIES, Postponed
 from rmqkit.broker.tally import OnSettled, Tally
 from rmqkit.broker.unconfirmed import Sent, Unconfirmed
+from rmqkit.broker.window import Window
 from rmqkit.errors import BrokerError, NotConfirmed, NotFound, PayloadError, Refused
 from rmqkit.message import Message
 from rmqkit.report import Fate, PublishReport
@@ -32,7 +33,6 @@ LOOK_EVERY = 256  # messages between two looks at what the broker answered
 PROGRESS_EVERY_S = 0.1
 WAIT_S = 1.0  # between two looks at the clocks
 WAIT_STOPPING_S = 0.2
-ISOLATE_BY = 8  # after a refusal the window shrinks by this factor, until the culprit is alone in it
 
 
 class _GivenUp(Exception):
@@ -65,7 +65,7 @@ class Publisher:
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
         self._postponed = Postponed()  # nacked: to be sent again after a pause
         self._missing: dict[str, str] = {}  # exchanges that are not there, and the broker's words
-        self._limit = options.window
+        self._window = Window(options.window, options.window_bytes)
         self._unconfirmed = Unconfirmed()
         self._channel: Channel
         self._encoder: Encoder
@@ -160,13 +160,9 @@ class Publisher:
 
     def _has_room(self, size: int) -> bool:
         """Tell whether a body of that size may be sent; what waits for another try takes room too."""
-        pending = len(self._unconfirmed) + len(self._postponed)
-        if pending >= self._limit:
-            return False
-        return (
-            not pending
-            or self._unconfirmed.body_bytes + self._postponed.body_bytes + size <= self._options.window_bytes
-        )
+        unconfirmed, postponed = self._unconfirmed, self._postponed
+        pending_bytes = unconfirmed.body_bytes + postponed.body_bytes
+        return self._window.has_room(len(unconfirmed) + len(postponed), pending_bytes, size)
 
     def _make_room(self) -> None:
         if not self._options.confirms and len(self._unconfirmed):
@@ -244,11 +240,8 @@ class Publisher:
         else:
             for sent in settled:
                 if not self._postponed.add(sent):
-                    self._tally.fail(
-                        sent, Fate.NACKED, f"the broker took no responsibility, {TRIES} times (basic.nack)"
-                    )
-        # Slow start, as TCP's: after a refusal the window doubles with each round trip.
-        self._limit = min(self._limit + len(settled), self._options.window)
+                    self._tally.fail(sent, Fate.NACKED, f"basic.nack, {TRIES} times: no responsibility taken")
+        self._window.grow(len(settled))
 
     # When it does not go well.
 
@@ -280,7 +273,7 @@ class Publisher:
         if not unsettled:
             raise _GivenUp(error)
         if len(unsettled) > 1:
-            self._limit = max(1, len(unsettled) // ISOLATE_BY)
+            self._window.shrink(len(unsettled))
             return
         culprit = unsettled.pop()
         reason = f"{error.reply_code} {error.reply_text}"

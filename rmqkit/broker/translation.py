@@ -115,7 +115,11 @@ def _unreachable(error: BaseException, address: Address) -> tuple[str, str] | No
             found = f"the certificate is not trusted: {error.verify_message}", "Name its authority with --tls-ca-file."
         case ssl.SSLError():
             found = f"the TLS handshake failed: {getattr(error, 'reason', '') or error}", _NO_TLS
-        case TimeoutError() | connection_workflow.AMQPConnectorStackTimeout():
+        case (
+            TimeoutError()
+            | connection_workflow.AMQPConnectorStackTimeout()
+            | exceptions.ConnectionOpenAborted()  # by pika, when the handshakes take too long
+        ):
             found = f"{where} did not answer in time", _NO_BROKER
         case (
             exceptions.IncompatibleProtocolError() | exceptions.ProtocolSyntaxError() | ProtocolError() | ValueError()

@@ -69,6 +69,11 @@ def test_what_ends_the_opening_of_a_connection_has_a_name_of_ours(
     assert "canary" not in str(translated)
 
 
+def test_a_handshake_that_pika_gives_up_is_told_as_no_answer() -> None:
+    error = exceptions.AMQPConnectionError(exceptions.ConnectionOpenAborted("x"))
+    assert "did not answer in time" in str(translation.not_opened(error, ADDRESS))
+
+
 def test_every_connection_error_of_pikas_is_mapped() -> None:
     in_pika = {
         name
