@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ _leash: list[subprocess.Popen[bytes]] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hold the leash in the process that started the session, not in xdist's workers."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; our children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-")
         command = [sys.executable, "-c", _LEASH, os.environ[FOLDER]]
