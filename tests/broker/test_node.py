@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pika
@@ -231,8 +232,10 @@ def _family(node: Node) -> set[int]:
 
 def _listeners(pids: set[int]) -> set[tuple[str, int]]:
     """Return the addresses and ports that the processes listen on (proc(5), /proc/net/tcp)."""
-    files = [file for pid in pids for file in Path(f"/proc/{pid}/fd").glob("*")]
-    ours = {str(file.readlink()) for file in files if file.is_symlink()}
+    ours = set()
+    for file in [file for pid in pids for file in Path(f"/proc/{pid}/fd").glob("*")]:
+        with suppress(FileNotFoundError):  # closed in the meantime; a listener stays open
+            ours.add(str(file.readlink()))
     rows = [line.split() for table in ("tcp", "tcp6") for line in _lines(Path("/proc/net", table))]
     listening = "0A"
     found = [row[1].split(":") for row in rows if row[3] == listening and f"socket:[{row[9]}]" in ours]
