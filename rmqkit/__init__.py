@@ -48,8 +48,19 @@ if TYPE_CHECKING:
         Unroutable,
     )
     from rmqkit.message import Delivery, Message, Properties, Verdict
-    from rmqkit.model import Binding, Exchange, Queue, Target, Topology
-    from rmqkit.report import ConsumeReport, Difference, Failure, Fate, Outcome, Plan, PublishReport, QueueState, Step
+    from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+    from rmqkit.report import (
+        ConsumeReport,
+        Difference,
+        Failure,
+        Fate,
+        Outcome,
+        Plan,
+        PublishReport,
+        QueueState,
+        QueueStatus,
+        Step,
+    )
     from rmqkit.settings import Settings
     from rmqkit.stop import Stop
     from rmqkit.topology.loader import load
@@ -83,6 +94,7 @@ __all__ = [
     "OutputError",
     "PayloadError",
     "Plan",
+    "Policy",
     "Problem",
     "Properties",
     "PropertyMismatch",
@@ -90,11 +102,13 @@ __all__ = [
     "PublishReport",
     "Queue",
     "QueueState",
+    "QueueStatus",
     "Refused",
     "ResourceLocked",
     "RmqkitError",
     "Settings",
     "SettingsError",
+    "Silence",
     "Step",
     "Stop",
     "Target",

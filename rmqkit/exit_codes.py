@@ -36,7 +36,8 @@ MEANINGS: dict[int, str] = {
     DONE: "done",
     BUG: "a bug in rmqkit: please report it",
     BAD_INPUT: "bad usage or bad input; nothing was sent or declared",
-    PARTLY_DONE: "partly done: the output or the input failed on the way; what was not handled is still queued",
+    PARTLY_DONE: "partly done: the output or the input failed on the way; what was not handled is still queued;"
+    " with --detailed-exit-code, there is something to change",
     UNREACHABLE: "the broker is unreachable, was lost, or refused the login",
     REFUSED: "refused by the broker: missing, forbidden, locked, or there with other properties",
     NOT_CONFIRMED: "a message was not confirmed, or reached no queue",
@@ -61,17 +62,24 @@ _ERRORS: tuple[tuple[type[RmqkitError], int], ...] = (
 )
 
 
-def exit_code(outcome: BaseException | PublishReport | Plan | None, *, unroutable_is_error: bool = True) -> int:
+def exit_code(
+    outcome: BaseException | PublishReport | Plan | None,
+    *,
+    unroutable_is_error: bool = True,
+    changes_count: bool = False,
+) -> int:
     """Map an outcome to the exit code of the process; None means done.
 
     An unroutable message counts as a failure only if `unroutable_is_error`: publish/subscribe producers do not know
-    their readers.
+    their readers. With `changes_count` a plan that would change something is PARTLY_DONE.
     """
     match outcome:
         case None:
             return DONE
         case Plan():
-            return REFUSED if outcome.conflicts else DONE
+            if outcome.conflicts:
+                return REFUSED
+            return PARTLY_DONE if changes_count and outcome.changes else DONE
         case PublishReport():
             return _publish_code(outcome, unroutable_is_error=unroutable_is_error)
         case _:

@@ -1,6 +1,6 @@
 """What a topology is made of, in RabbitMQ's own words.
 
-Comes in: nothing. Goes out: Exchange, Queue, Binding, Target and Topology, frozen. Room: the nouns.
+Comes in: nothing. Goes out: Exchange, Queue, Binding, Policy, Silence, Target and Topology, frozen. Room: the nouns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from rmqkit.errors import Location
 
 Arguments = Mapping[str, Any]
 DestinationType = Literal["queue", "exchange"]
+AppliesTo = Literal["all", "exchanges", "queues", "classic_queues", "quorum_queues", "streams"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,32 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings that the broker puts on every entity whose name matches (https://www.rabbitmq.com/docs/policies).
+
+    `pattern` is a regular expression that is searched for in the name; of several policies that match, the one with the
+    highest `priority` counts, alone. `definition` has the keys of arguments, without `x-`.
+    """
+
+    name: str
+    pattern: str
+    definition: Arguments
+    apply_to: AppliesTo = "all"
+    priority: int = 0
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A finding of lint that somebody has looked at: its code, whose it is (a name, `*` for any part), and why."""
+
+    code: str
+    name: str = "*"
+    reason: str = ""
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Where a message is published: an exchange (empty: the default exchange) and a routing key."""
 
@@ -81,7 +108,9 @@ class Topology:
     """All that one or more topology files declare.
 
     Entities keep the order of the file; names are unique within exchanges and within queues. `publish` is the target
-    of `rmqkit publish` when none is named; `external` names exchanges and queues that others declare.
+    of `rmqkit publish` when none is named; `external` names exchanges and queues that others declare. `scope` holds
+    name patterns (`*` for any part): what the broker has under such names and no file declares is extra. `silences`
+    are for lint.
     """
 
     description: str = ""
@@ -91,3 +120,6 @@ class Topology:
     publish: Target | None = None
     external_exchanges: tuple[str, ...] = ()
     external_queues: tuple[str, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    scope: tuple[str, ...] = ()
+    silences: tuple[Silence, ...] = ()

@@ -86,15 +86,37 @@ class QueueState:
     consumers: int
 
 
-Kind = Literal["exchange", "queue", "binding"]
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """A queue as RabbitMQ's HTTP API sees it: messages by state, consumers, and messages a second in and out.
+
+    Without the HTTP API only `ready` and `consumers` are known, and the rest is None.
+    """
+
+    name: str
+    ready: int
+    consumers: int
+    type: str | None = None
+    state: str | None = None  # running, idle, down, ...
+    unacknowledged: int | None = None
+    published_per_s: float | None = None
+    delivered_per_s: float | None = None
+    acknowledged_per_s: float | None = None
+
+
+Kind = Literal["exchange", "queue", "binding", "policy"]
 
 
 class Outcome(Enum):
-    """What declaring one entity does, or would do."""
+    """What applying does to one entity, or would do."""
 
     CREATE = "create"  # it is not there
+    CHANGE = "change"  # it is there, otherwise, and can be changed: a policy
     UNCHANGED = "unchanged"  # it is there, as the file says
-    CONFLICT = "conflict"  # it is there, with other properties
+    CONFLICT = "conflict"  # it is there, with other properties that cannot be changed
+    REPLACE = "replace"  # a conflict that is to be resolved by replacing it
+    EXTRA = "extra"  # it is there, within the scope of the files, and none of them declares it
+    DELETE = "delete"  # an extra that is to be removed
     DECLARE = "declare"  # it cannot be seen without declaring it: a binding, over AMQP alone
 
 
@@ -112,7 +134,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One entity of a plan; `differences` is only filled for a conflict, `note` says what else there is to know."""
+    """One entity of a plan.
+
+    `differences` are those of a change, conflict or replacement; `note` says what else there is to know.
+    """
 
     kind: Kind
     name: str
@@ -124,13 +149,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What applying a topology does: a step per entity, exchanges first, then queues, then bindings, as in the file.
+    """What applying a topology does: a step per entity, exchanges, then queues, bindings, policies, as in the file.
 
-    `applied` tells whether it was carried out.
+    Extras follow, sorted by kind and name. `applied` tells whether it was carried out; `unseen` says in sentences what
+    could not be looked at, because there is no HTTP API.
     """
 
     steps: tuple[Step, ...] = ()
     applied: bool = False
+    unseen: tuple[str, ...] = ()
 
     @property
     def conflicts(self) -> tuple[Step, ...]:
@@ -139,8 +166,9 @@ class Plan:
 
     @property
     def changes(self) -> tuple[Step, ...]:
-        """Return the steps that create something."""
-        return tuple(step for step in self.steps if step.outcome is Outcome.CREATE)
+        """Return the steps that change the broker, or may: a binding that cannot be seen counts."""
+        still = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA)
+        return tuple(step for step in self.steps if step.outcome not in still)
 
 
 def as_json(report: PublishReport | ConsumeReport | Plan) -> dict[str, Any]:
@@ -152,7 +180,8 @@ def as_json(report: PublishReport | ConsumeReport | Plan) -> dict[str, Any]:
             numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered")
             return numbers | {"shares": dict(report.shares)}
         case Plan():
-            return {"applied": report.applied, "entities": [_step_as_json(step) for step in report.steps]}
+            entities = [_step_as_json(step) for step in report.steps]
+            return {"applied": report.applied, "entities": entities, "unseen": list(report.unseen)}
 
 
 def _numbers(report: PublishReport | ConsumeReport, names: str) -> dict[str, Any]:

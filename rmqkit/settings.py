@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
 URL_VARIABLES = ("RMQKIT_URL", "AMQP_URL", "CLOUDAMQP_URL")  # the first one that is set counts
+API_URL_VARIABLE = "RMQKIT_API_URL"
 PORTS = {"amqp": 5672, "amqps": 5671}
 MECHANISMS = ("PLAIN", "EXTERNAL")
 MAX_SHORT_STRING_BYTES = 255  # AMQP 0-9-1 section 4.2.5.3
@@ -100,12 +101,16 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Which brokers to try, in this order, and how to log in; `source` says where the URLs came from."""
+    """Which brokers to try, in this order, and how to log in; `source` says where the URLs came from.
+
+    `api_url` is that of RabbitMQ's HTTP API; empty means its usual port on each address' host.
+    """
 
     addresses: tuple[Address, ...] = (Address(),)
     tls: Tls = Tls()
     password_file: str = ""
     source: str = "default"
+    api_url: str = field(default="", repr=False)  # may hold a password
 
     def password(self, address: Address) -> str:
         """Return the password as of now: the file is read again each time, so that a changed secret is found."""
@@ -131,6 +136,7 @@ def load_settings(
     password_file: str | Path | None = None,
     tls: Tls = Tls(),
     environ: Mapping[str, str] = os.environ,
+    api_url: str = "",
     source: str = "--url",
 ) -> Settings:
     """Decide which brokers are meant: `urls`, else the first of URL_VARIABLES that is set, else DEFAULT_URL.
@@ -158,7 +164,7 @@ def load_settings(
         if address.password is None and not file and "EXTERNAL" not in address.auth_mechanisms:
             advice = f"write amqp://{quote(address.username, safe='')}:PASSWORD@..., or give --password-file"
             raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)
-    return Settings(addresses, tls, file, source)
+    return Settings(addresses, tls, file, source, api_url or environ.get(API_URL_VARIABLE, ""))
 
 
 def parse_urls(text: str, *, source: str = "url") -> tuple[Address, ...]:

@@ -40,6 +40,14 @@ class Broker:
             f" CLOUDAMQP_URL, or {DEFAULT_URL}",
         ),
     ] = field(default_factory=list)
+    api_url: Annotated[
+        str,
+        _option(
+            "--api-url",
+            metavar="URL",
+            help="RabbitMQ's HTTP API. Else RMQKIT_API_URL, or port 15672 (15671 with amqps) of the same host.",
+        ),
+    ] = ""
     vhost: Annotated[
         str | None, _option("--vhost", metavar="NAME", help="The virtual host, whatever the URL says.")
     ] = None
@@ -62,7 +70,9 @@ class Broker:
     def settings(self) -> Settings:
         """Return which broker is meant; raise SettingsError."""
         tls = Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file, insecure=self.tls_insecure)
-        return load_settings(self.url, vhost=self.vhost, password_file=self.password_file, tls=tls)
+        return load_settings(
+            self.url, vhost=self.vhost, password_file=self.password_file, tls=tls, api_url=self.api_url
+        )
 
     def connect(self) -> Connection:
         """Connect to what these options say."""

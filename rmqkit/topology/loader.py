@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmqkit.errors import DocumentError, Location, Problem, TopologyError
-from rmqkit.model import Binding, Exchange, Queue, Target, Topology
+from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
 from rmqkit.topology import references
 from rmqkit.topology.document import Document, KeyPath, parse, read
-from rmqkit.topology.names import check_arguments, check_name
+from rmqkit.topology.names import check_arguments, check_length, check_name
 from rmqkit.topology.schema import check
 
 _MAX_PROBLEMS = 1000
-_Entity = TypeVar("_Entity", Exchange, Queue)
+_Entity = TypeVar("_Entity", Exchange, Queue, Policy)
 
 
 def load(*paths: str | Path) -> Topology:
@@ -78,9 +78,12 @@ def _merge(files: list[_File]) -> Topology:
     """Put the files together; what two of them declare differently is a problem of the later one."""
     exchanges: dict[str, Exchange] = {}
     queues: dict[str, Queue] = {}
+    policies: dict[str, Policy] = {}
     bindings: dict[str, Binding] = {}
     for file in files:
-        file.problems += [*_add(exchanges, file.exchanges, "exchange"), *_add(queues, file.queues, "queue")]
+        file.problems += _add(exchanges, file.exchanges, "exchange")
+        file.problems += _add(queues, file.queues, "queue")
+        file.problems += _add(policies, file.policies, "policy")
         for binding in file.bindings.values():
             bindings.setdefault(_identity(binding), binding)
     return Topology(
@@ -91,6 +94,9 @@ def _merge(files: list[_File]) -> Topology:
         publish=next((target for file in reversed(files) if (target := file.publish())), None),
         external_exchanges=tuple(dict.fromkeys(name for file in files for name in file.external("exchanges"))),
         external_queues=tuple(dict.fromkeys(name for file in files for name in file.external("queues"))),
+        policies=tuple(policies.values()),
+        scope=tuple(dict.fromkeys(pattern for file in files for pattern in file.texts("scope"))),
+        silences=tuple(silence for file in files for silence in file.silences()),
     )
 
 
@@ -102,10 +108,14 @@ def _add(all_files: dict[str, _Entity], one_file: dict[str, _Entity], kind: str)
             yield Problem(entity.where, message, "Make both say the same, or declare it in one file only.")
 
 
-def _identity(entity: Exchange | Queue | Binding) -> str:
+def _identity(entity: Exchange | Queue | Policy | Binding) -> str:
     """Return what tells an entity from another; unlike ==, it tells true from 1."""
     properties = {name: getattr(entity, name) for name in entity.__slots__ if name != "where"}
     return json.dumps(properties, sort_keys=True)
+
+
+def _texts(values: Any) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
 @dataclass(slots=True)
@@ -118,6 +128,7 @@ class _File:
     exchanges: dict[str, Exchange] = field(default_factory=dict)
     queues: dict[str, Queue] = field(default_factory=dict)
     bindings: dict[int, Binding] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
 
     def check_shape(self) -> None:
         """Check the document against the schema; raise DocumentError if most of it seems to be something else."""
@@ -138,6 +149,8 @@ class _File:
             for name in self.section(f"{kind}s", {}):
                 self._name(kind, name, (f"{kind}s", name))
                 build(name)
+        for name in self.section("policies", {}):
+            self._policy(name)
         seen: dict[str, Binding] = {}
         malformed = {path[1] for path in self.faulty if path[:1] == ("bindings",) and len(path) > 1}
         for index in range(len(self.section("bindings", []))):
@@ -155,8 +168,18 @@ class _File:
 
     def external(self, kind: str) -> list[str]:
         """Return the names under `external:`, as far as they are names."""
-        names = self.section("external", {}).get(kind)
-        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return _texts(self.section("external", {}).get(kind))
+
+    def texts(self, section: str) -> list[str]:
+        """Return the texts in a section that is a list, as far as they are texts."""
+        return _texts(self.section(section, []))
+
+    def silences(self) -> Iterator[Silence]:
+        """Yield the well-formed entries of `lint:`."""
+        for index, entry in enumerate(self.section("lint", [])):
+            if ("lint", index) not in {path[:2] for path in self.faulty}:
+                where = self.document.where(("lint", index))
+                yield Silence(entry["ignore"], entry.get("name", "*"), entry["reason"], where)
 
     def known_exchanges(self) -> dict[str, Exchange | None]:
         """Return the exchanges the file knows by name; None for those it does not describe well."""
@@ -215,6 +238,14 @@ class _File:
             message = f"queue {name!r} is of type {kind}, and x-queue-type says {arguments['x-queue-type']}"
             self.problems.append(Problem(where, message, "Write type: alone."))
         self.queues[name] = Queue(name, **properties)
+
+    def _policy(self, name: str) -> None:
+        path: KeyPath = ("policies", name)
+        if fault := check_length(f"policy {name!r}", name) if name else ("a policy needs a name", ""):
+            self.problems.append(Problem(self.document.where_key(path), *fault))
+        if not any(each[:2] == path for each in self.faulty):
+            given = {key.replace("-", "_"): value for key, value in self.document.data["policies"][name].items()}
+            self.policies[name] = Policy(name, **given, where=self.document.where_key(path))
 
     def _binding(self, index: int, seen: dict[str, Binding]) -> None:
         properties = self._properties("bindings", index, Binding)

@@ -26,6 +26,11 @@ _NOUNS = {
     "object": "a mapping of names to values",
     "array": "a list",
 }
+_COMPLETE = {
+    "bindings": "Write {source: EXCHANGE, destination: QUEUE}.",
+    "policies": 'Write {pattern: "^orders", definition: {message-ttl: 60000}}.',
+    "lint": "Write {ignore: CODE, name: QUEUE, reason: WHY}.",
+}
 Finding = tuple[KeyPath, Location, str, str]
 """What a finding is about, its place, what is wrong, what to write instead."""
 
@@ -101,7 +106,7 @@ def _missing_keys(document: Document, path: KeyPath, violation: ValidationError)
     lacking = [each for each in limit if each not in present]
     if violation.message.startswith(repr(lacking[0])):
         message = f"{_name(path)} lacks its {' and its '.join(lacking)}"
-        yield path, document.where(path), message, "Write {source: EXCHANGE, destination: QUEUE}."
+        yield path, document.where(path), message, _COMPLETE[str(path[0])]
 
 
 def _wrong_type(document: Document, path: KeyPath, value: Any, expected: str | list[str]) -> tuple[str, str]:
@@ -160,14 +165,18 @@ def suggest(word: str, known: Iterable[str]) -> str:
     )
 
 
+_KINDS = {"exchanges": "exchange", "queues": "queue", "policies": "policy"}
+_ITEMS = {"bindings": "a binding", "lint": "an entry of lint"}
+
+
 def _inside(path: KeyPath) -> str:
     match path:
         case ():
             return "at the top of a topology"
-        case ("exchanges" | "queues" as section, str(name), *_):
-            return f"in {section[:-1]} {name!r}"
-        case ("bindings", int(), *_):
-            return "in a binding"
+        case ("exchanges" | "queues" | "policies" as section, str(name), *_):
+            return f"in {_KINDS[section]} {name!r}"
+        case ("bindings" | "lint" as section, int(), *_):
+            return f"in {_ITEMS[section]}"
         case _:
             return f"in {path[0]}"
 
@@ -175,12 +184,14 @@ def _inside(path: KeyPath) -> str:
 def _name(path: KeyPath) -> str:
     """Name what a path leads to: `durable of queue 'a'`, `queue 'a'`, `routing_key`."""
     match path:
-        case ("exchanges" | "queues" as section, str(name)):
-            return f"{section[:-1]} {name!r}"
-        case ("exchanges" | "queues" as section, str(name), *_):
-            return f"{path[-1]} of {section[:-1]} {name!r}"
-        case ("bindings", int()):
-            return "a binding"
+        case ("exchanges" | "queues" | "policies" as section, str(name)):
+            return f"{_KINDS[section]} {name!r}"
+        case ("exchanges" | "queues" | "policies" as section, str(name), *_):
+            return f"{path[-1]} of {_KINDS[section]} {name!r}"
+        case ("bindings" | "lint" as section, int()):
+            return _ITEMS[section]
+        case ("scope", int()):
+            return "a name pattern in scope"
         case ("external", str(section), int()):
             return f"a name in external {section}"
         case _:
