@@ -1,0 +1,81 @@
+"""What an entity is set to: its own arguments, and those its policy adds (https://www.rabbitmq.com/docs/policies).
+
+Comes in: a Topology and one of its exchanges or queues. Goes out: arguments. Room: topology, pure.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from rmqkit.errors import Location, Problem, TopologyError
+from rmqkit.model import Exchange, Policy, Queue, Topology
+
+_STREAM = {"max-age", "stream-max-segment-size-bytes", "initial-cluster-size"}
+_QUORUM = {"delivery-limit", "dead-letter-strategy"}
+_CLASSIC = {
+    "max-priority", "queue-mode", "queue-master-locator", "ha-mode", "ha-params", "ha-sync-mode",
+    "ha-promote-on-shutdown", "ha-promote-on-failure",
+}  # fmt: skip
+_NEVER_IN_STREAMS = {
+    "expires", "message-ttl", "dead-letter-exchange", "dead-letter-routing-key", "max-length", "max-in-memory-length",
+    "max-in-memory-bytes", "overflow",
+}  # fmt: skip
+# A policy that holds one of these keys is passed over for queues of the type, as a whole (RabbitMQ 3.10 to 4.x).
+_FOREIGN = {
+    "classic": _STREAM | _QUORUM,
+    "quorum": _STREAM | _CLASSIC,
+    "stream": _QUORUM | _CLASSIC | _NEVER_IN_STREAMS,
+}
+_APPLIES = {"classic": "classic_queues", "quorum": "quorum_queues", "stream": "streams"}
+# Of these limits the lower one counts; of all else the argument.
+_LIMITS = {"expires", "message-ttl", "max-length", "max-length-bytes", "delivery-limit"}
+
+
+def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
+    """Return the arguments an exchange or queue has on the broker, in argument form: `x-message-ttl`, ...
+
+    Raises TopologyError if a policy's pattern cannot be read.
+    """
+    arguments = dict(entity.arguments)
+    policy = policy_of(topology, entity)
+    prefix = "x-" if isinstance(entity, Queue) else ""
+    for key, value in policy.definition.items() if policy else ():
+        own = arguments.setdefault(prefix + key, value)
+        if key in _LIMITS and isinstance(own, int) and isinstance(value, int):
+            arguments[prefix + key] = min(own, value)
+    return arguments
+
+
+def policy_of(topology: Topology, entity: Exchange | Queue) -> Policy | None:
+    """Return the one policy that counts for an exchange or queue: the first in the file of the highest priority."""
+    found = [policy for policy in topology.policies if _applies(policy, entity)]
+    return max(found, key=lambda policy: policy.priority, default=None)
+
+
+def queue_type(queue: Queue) -> str:
+    """Return a queue's type: classic, quorum, stream, or a newer one; classic where it is the broker's default."""
+    return str(queue.arguments.get("x-queue-type", "classic"))
+
+
+def _applies(policy: Policy, entity: Exchange | Queue) -> bool:
+    if isinstance(entity, Exchange):
+        applies = policy.apply_to in ("all", "exchanges")
+    else:
+        kind = queue_type(entity)
+        applies = policy.apply_to in ("all", "queues", _APPLIES.get(kind))
+        applies = applies and not policy.definition.keys() & _FOREIGN.get(kind, set())
+    return applies and bool(_pattern(policy).search(entity.name.encode()))
+
+
+def _pattern(policy: Policy) -> re.Pattern[bytes]:
+    """Compile a pattern as Erlang does, for bytes; character classes like [:alpha:] are beyond Python."""
+    try:
+        if "[:" not in policy.pattern:
+            return re.compile(policy.pattern.encode())
+    except re.error:
+        pass
+    message = f"the pattern {policy.pattern!r} of policy {policy.name!r} cannot be read"
+    advice = r"Write a regular expression that Erlang and Python both know, like ^orders\."
+    problem = Problem(policy.where or Location("policies"), message, advice)
+    raise TopologyError("a policy cannot be told to apply or not", problems=[problem])
