@@ -18,7 +18,7 @@ _CONSTANTS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
     for spelling in (word, word.title(), word.upper())
 }
 _SWITCHES = {"y": "true", "yes": "true", "on": "true", "n": "false", "no": "false", "off": "false"}
-_LONGEST_NUMBER = 400  # characters; AMQP can carry no longer one
+LONGEST_NUMBER = 400  # characters; AMQP can carry no longer one
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 # What YAML 1.1 or 1.2 reads as a number or a date, and the other one, or a reader, does not.
@@ -46,7 +46,7 @@ def read_scalar(word: str) -> tuple[Any, str, str]:
     if word.lower() in _SWITCHES and word in (word.lower(), word.title(), word.upper()):
         switch = _SWITCHES[word.lower()]
         return word, _doubt(word, switch), f'Write {switch}, or quote it: "{word}".'
-    if word[0] in "-+.0123456789" and len(word) <= _LONGEST_NUMBER:
+    if word[0] in "-+.0123456789" and len(word) <= LONGEST_NUMBER:
         return _read_number(word)
     return word, "", ""
 
