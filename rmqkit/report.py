@@ -116,7 +116,8 @@ class Outcome(Enum):
     CONFLICT = "conflict"  # it is there, with other properties that cannot be changed
     REPLACE = "replace"  # a conflict that is to be resolved by replacing it
     EXTRA = "extra"  # it is there, within the scope of the files, and none of them declares it
-    DELETE = "delete"  # an extra that is to be removed
+    DELETE = "delete"  # it is there, and is to be removed
+    ABSENT = "absent"  # it was to be removed, and is not there
     DECLARE = "declare"  # it cannot be seen without declaring it: a binding, over AMQP alone
 
 
@@ -167,7 +168,7 @@ class Plan:
     @property
     def changes(self) -> tuple[Step, ...]:
         """Return the steps that change the broker, or may: a binding that cannot be seen counts."""
-        still = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA)
+        still = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT)
         return tuple(step for step in self.steps if step.outcome not in still)
 
 

@@ -118,8 +118,10 @@ class Settings:
 
     def ssl_context(self, address: Address) -> ssl.SSLContext | None:
         """Build the TLS context for an address, None for a plain one; a flag goes before the URL's own parameter."""
-        if not address.tls:
-            return None
+        return self.tls_context(address) if address.tls else None
+
+    def tls_context(self, address: Address) -> ssl.SSLContext:
+        """Build the TLS context for what answers beside AMQP: the HTTP API of the broker at an address."""
         flags, own = self.tls, address.tls_options
         return Tls(
             flags.ca_file or own.ca_file,
@@ -149,7 +151,8 @@ def load_settings(
     addresses = tuple(address for url in urls for address in parse_urls(url, source=source))
     if vhost is not None:
         addresses = tuple(replace(address, vhost=vhost) for address in addresses)
-    if tls != Tls() and not any(address.tls for address in addresses):
+    api_url = api_url or environ.get(API_URL_VARIABLE, "")
+    if tls != Tls() and not any(address.tls for address in addresses) and not api_url.startswith("https:"):
         raise SettingsError(f"TLS options, but {source} has no amqps:// URL: the connection would not be encrypted")
     if tls.key_file and not tls.cert_file:
         raise SettingsError("--tls-key-file: there is no --tls-cert-file that it belongs to")
@@ -164,7 +167,7 @@ def load_settings(
         if address.password is None and not file and "EXTERNAL" not in address.auth_mechanisms:
             advice = f"write amqp://{quote(address.username, safe='')}:PASSWORD@..., or give --password-file"
             raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)
-    return Settings(addresses, tls, file, source, api_url or environ.get(API_URL_VARIABLE, ""))
+    return Settings(addresses, tls, file, source, api_url)
 
 
 def parse_urls(text: str, *, source: str = "url") -> tuple[Address, ...]:

@@ -6,21 +6,33 @@ Comes in: methods and bytes to send. Goes out: events, in the broker's order. Ro
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pika import spec
 
 from rmqkit.broker import translation
 from rmqkit.broker.frames import Event, encode_method
-from rmqkit.errors import BrokerError, ConnectionLost
+from rmqkit.errors import BrokerError, ConnectionLost, Refused
 
 if TYPE_CHECKING:
     from rmqkit.broker.transport import Transport
 
+_CALLS_AHEAD = 100
 CALL_TIMEOUT_S = 30.0  # a broker that answers no method for so long is as good as gone
+
+
+class Call(NamedTuple):
+    """A synchronous method, the class of its answer, what it is about in errors, and its `arguments` table."""
+
+    method: Any
+    answer: type[Any]
+    subject: str
+    arguments: Mapping[str, Any] | None = None
 
 
 class Channel:
@@ -74,6 +86,35 @@ class Channel:
                 if not self.transport.blocked:  # else it is alive, and reads our method once the alarm is over
                     self.transport.abort()
                 raise ConnectionLost(f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s")
+
+    def call_each(self, calls: Iterable[Call], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[None]:
+        """Send calls in order, up to a hundred ahead of their answers; yield once for each answer.
+
+        The broker works them off in order and ends at the first it refuses. Raises Refused about that one,
+        ConnectionLost also when no answer comes for `timeout_s`.
+        """
+        coming = iter(calls)
+        awaited: deque[Call] = deque()
+        while True:
+            ahead = list(islice(coming, _CALLS_AHEAD - len(awaited)))
+            awaited.extend(ahead)
+            if not awaited:
+                return
+            try:
+                if ahead:
+                    self.send(b"".join(encode_method(self.number, each.method, each.arguments) for each in ahead))
+                answers = self._take(timeout_s, awaited[0].subject)
+            except Refused as exc:
+                raise translation.refused(exc.reply_code, exc.reply_text, awaited[0].subject) from exc
+            if not answers:
+                self.transport.abort()
+                raise ConnectionLost(f"{self.transport.address}: no answer about {awaited[0].subject}")
+            for answer in answers:
+                if isinstance(answer, awaited[0].answer):
+                    awaited.popleft()
+                    yield
+                else:
+                    self._early.append(answer)
 
     def wait(self, timeout_s: float, *, subject: str = "the channel") -> list[Event]:
         """Return what has come, or wait for it; the list is empty after the time, or after a `wake`.

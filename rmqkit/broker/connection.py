@@ -11,12 +11,13 @@ from typing import Self
 from rmqkit.broker import declare
 from rmqkit.broker.consumer import Consumer
 from rmqkit.broker.link import Link
-from rmqkit.broker.options import ConsumeOptions, PublishOptions
+from rmqkit.broker.management import Live
+from rmqkit.broker.options import ApplyOptions, ConsumeOptions, PublishOptions
 from rmqkit.broker.publisher import Publisher
 from rmqkit.errors import NotConfirmed, Unroutable
 from rmqkit.message import Message
 from rmqkit.model import Topology
-from rmqkit.report import Fate, Plan, PublishReport, QueueState
+from rmqkit.report import Fate, Plan, PublishReport, QueueState, QueueStatus
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
 
@@ -53,20 +54,51 @@ class Connection:
         """Say why the broker takes nothing from publishers at the moment; empty when it does."""
         return self._publishing.blocked
 
-    def plan(self, topology: Topology) -> Plan:
+    def plan(self, topology: Topology, *, options: ApplyOptions = ApplyOptions()) -> Plan:  # noqa: B008 - frozen
         """Tell what applying a topology would do, and change nothing.
 
-        Raises AccessRefused, ConnectionLost.
+        Raises AccessRefused, ConnectionLost, and Unreachable if the settings name an HTTP API that does not answer.
         """
-        return declare.plan(self._consuming, topology)
+        return declare.plan(self._consuming, topology, declare.sight(self._consuming), options)
 
-    def apply(self, topology: Topology) -> Plan:
-        """Declare what is missing: exchanges, then queues, then bindings; applying twice equals applying once.
+    def apply(
+        self,
+        topology: Topology,
+        *,
+        options: ApplyOptions = ApplyOptions(),  # noqa: B008 - frozen
+        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> Plan:
+        """Declare what is missing: policies, exchanges, queues, bindings; applying twice equals applying once.
 
-        Raises PropertyMismatch with a problem for each entity that is there with other properties; then nothing was
-        changed. Raises AccessRefused, ConnectionLost; then a second run finishes the work.
+        `on_progress` is told how many changes are done, and how many there are. Raises PropertyMismatch with a problem
+        for each entity that is there with other properties, or that `options` would delete although it is in use; then
+        nothing was changed. Raises AccessRefused, ConnectionLost; then a second run finishes the work. Policies and
+        pruning need RabbitMQ's HTTP API: Unreachable without.
         """
-        return declare.apply(self._consuming, topology)
+        return declare.apply(self._consuming, topology, declare.sight(self._consuming), options, on_progress)
+
+    def destroy(self, topology: Topology, *, force: bool = False, dry_run: bool = False) -> Plan:
+        """Remove what a topology declares, and return what was there; a `dry_run` only looks.
+
+        Raises PropertyMismatch with a problem for each queue that holds messages or has consumers, unless forced; then
+        nothing was changed. Raises also what `apply` raises.
+        """
+        seen = declare.sight(self._consuming)
+        return declare.destroy(self._consuming, topology, seen, force=force, dry_run=dry_run)
+
+    def live(self) -> Live:
+        """Return all that the virtual host holds, as RabbitMQ's HTTP API shows it.
+
+        Raises Unreachable, AuthenticationFailed, AccessRefused if that does not answer, or not to us.
+        """
+        return self._consuming.management().live()
+
+    def queue_statuses(self) -> tuple[QueueStatus, ...]:
+        """Return how all queues of the virtual host do, sorted by name.
+
+        Raises what `live` raises.
+        """
+        return self._consuming.management().queues()
 
     def queue_state(self, queue: str) -> QueueState:
         """Tell how many messages are ready in a queue, and how many consumers it has.

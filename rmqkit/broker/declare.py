@@ -1,75 +1,145 @@
-"""From a topology to a plan, and from a plan to exchanges, queues and bindings.
+"""From a topology to a plan, and from a plan to exchanges, queues, bindings and policies.
 
 Comes in: a Topology. Goes out: a Plan, to be done or done. Room: broker.
 
-Over AMQP alone an entity is looked at in two steps: a passive declare tells whether it is there, and a declare of what
-is there changes nothing but is refused when it differs (AMQP 0-9-1 sections 1.6.2.1 and 1.7.2.1). A refusal names one
-property; putting the broker's value in its place and asking again brings out the next. Bindings cannot be seen.
+With RabbitMQ's HTTP API everything is seen at once, and compared; over AMQP alone entities are probed, and the plan
+says what stays unseen.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from pika import spec
 
-from rmqkit.broker.channel import Channel
+from rmqkit.broker import methods, removal
 from rmqkit.broker.link import Link
-from rmqkit.errors import Location, NotFound, Problem, PropertyMismatch, Refused, ResourceLocked
-from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.payload import properties
-from rmqkit.report import Difference, Outcome, Plan, QueueState, Step
+from rmqkit.broker.management import Live, Management
+from rmqkit.broker.options import ApplyOptions
+from rmqkit.broker.probing import Looker
+from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
+from rmqkit.model import Topology
+from rmqkit.report import Outcome, Plan, QueueState, Step
+from rmqkit.topology.comparison import compare, extras
 
-_PROBES = 20  # an entity has no more properties than that
-_INEQUIVALENT = re.compile(
-    r"inequivalent arg '(?P<name>[^']+)' for .*: received (?P<expected>.+) but current is (?P<actual>.+)$"
+OnProgress = Callable[[int, int], None]
+"""Is told how many steps are done, and how many there are."""
+
+_REPLACE = (
+    "`rmqkit apply --replace` puts new ones in their place and moves the messages; else give the entity another name,"
+    " or delete it on the broker once it may go, and apply again."
 )
-_VALUE = re.compile(r"^(?:the value )?'(?P<value>.*)' of type '(?P<type>\w+)'$")
-_CONVERSIONS: dict[str, Callable[[str], Any]] = {
-    "longstr": str,
-    "bool": lambda text: text == "true",
-    **dict.fromkeys(("byte", "short", "signedint", "long", "unsignedbyte", "unsignedshort", "unsignedint"), int),
-}
-_REPLACE = "Give the entity another name, or delete it on the broker once it may go, and apply again."
 
 
-def plan(link: Link, topology: Topology) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How a broker can be looked at: its HTTP API with all that is there, or neither and why not."""
+
+    api: Management | None = None
+    live: Live | None = None
+    blind: str = ""
+
+
+def sight(link: Link) -> Sight:
+    """Look at a broker through its HTTP API, if that answers; if the settings name one, it must.
+
+    Raises Unreachable, AuthenticationFailed, AccessRefused, SettingsError.
+    """
+    try:
+        api = link.management()
+        return Sight(api, api.live())
+    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
+        if link.api_named:
+            raise
+        return Sight(blind=exc.message)
+
+
+def plan(link: Link, topology: Topology, seen: Sight, options: ApplyOptions) -> Plan:
     """Find out what applying would do; nothing is declared.
 
     Raises AccessRefused, ConnectionLost.
     """
-    looker = _Looker(link)
-    try:
-        steps = [
-            *(looker.look(each) for each in topology.exchanges),
-            *(looker.look(each) for each in topology.queues),
-            *(_binding_step(each) for each in topology.bindings),
-        ]
-    finally:
-        looker.close()
-    return Plan(tuple(steps))
+    if seen.live is None:
+        found = _probed(link, topology, seen.blind)
+    else:
+        steps = compare(topology, seen.live.topology, default_queue_type=seen.live.default_queue_type)
+        found = Plan(steps, unseen=seen.live.unseen)
+    wanted = {Outcome.EXTRA: Outcome.DELETE} if options.prune else {}
+    if options.replace:
+        wanted[Outcome.CONFLICT] = Outcome.REPLACE
+    return replace(
+        found, steps=tuple(replace(each, outcome=wanted.get(each.outcome, each.outcome)) for each in found.steps)
+    )
 
 
-def apply(link: Link, topology: Topology) -> Plan:
-    """Carry out the plan of a topology, unless something conflicts.
+def apply(
+    link: Link,
+    topology: Topology,
+    seen: Sight,
+    options: ApplyOptions,
+    on_progress: OnProgress = lambda _done, _all: None,
+) -> Plan:
+    """Carry out the plan of a topology, unless something conflicts: policies, exchanges, queues, bindings; then prune.
 
-    Raises PropertyMismatch with all conflicts as problems, before anything was changed; AccessRefused, ConnectionLost.
+    Raises PropertyMismatch with all conflicts as problems, or with all queues that prune would empty, before anything
+    was changed; Unreachable for policies without the HTTP API; AccessRefused, ConnectionLost.
     """
-    planned = plan(link, topology)
+    planned = plan(link, topology, seen, options)
     if planned.conflicts:
         raise conflict(planned)
+    _check_sight(topology, seen, options)
+    beyond = extras(topology, seen.live.topology) if options.prune and seen.live else Topology()
+    if not options.force:
+        removal.check_unused(link, beyond.queues)
+    for done in _carry_out(link, topology, planned, seen.api):
+        on_progress(done, len(planned.changes))
+    removal.remove(link, seen.api, beyond, force=options.force)
+    return replace(planned, applied=True)
+
+
+def _carry_out(link: Link, topology: Topology, planned: Plan, api: Management | None) -> Iterator[int]:
+    """Declare what is missing, and yield how many steps are done."""
+    entities: Iterable[methods.Entity] = (*topology.exchanges, *topology.queues, *topology.bindings)
+    needed = (Outcome.CREATE, Outcome.CHANGE, Outcome.DECLARE)
+    steps = iter(planned.steps)
+    missing = [entity for entity, step in zip(entities, steps, strict=False) if step.outcome in needed]
+    done = 0
+    for policy in topology.policies:  # first, so that a new queue begins under its policy
+        step = next(steps)
+        if api is not None and step.outcome in needed:
+            api.put_policy(policy)
+            done += 1
+            yield done
     channel = link.channel()
     try:
-        by_step: Iterable[Exchange | Queue | Binding] = (*topology.exchanges, *topology.queues, *topology.bindings)
-        for step, entity in zip(planned.steps, by_step, strict=True):
-            if step.outcome is not Outcome.UNCHANGED:
-                _declare(channel, entity)
+        for _ in methods.declare_all(channel, missing):
+            done += 1
+            yield done
     finally:
         channel.close()
-    return replace(planned, applied=True)
+
+
+def destroy(link: Link, topology: Topology, seen: Sight, *, force: bool, dry_run: bool = False) -> Plan:
+    """Remove what a topology declares, and return what was there; unless forced, no queue that is in use.
+
+    Raises PropertyMismatch before anything was changed, Unreachable for policies without the HTTP API, AccessRefused,
+    ConnectionLost.
+    """
+    _check_sight(topology, seen, ApplyOptions())
+    if not force:
+        removal.check_unused(link, topology.queues)
+    planned = plan(link, topology, seen, ApplyOptions())
+    steps = tuple(
+        Step(
+            each.kind, each.name, Outcome.ABSENT if each.outcome is Outcome.CREATE else Outcome.DELETE, where=each.where
+        )
+        for each in planned.steps
+        if each.outcome is not Outcome.EXTRA
+    )
+    if not dry_run:
+        removal.remove(link, seen.api, topology, force=force)
+    return Plan(steps, applied=not dry_run, unseen=planned.unseen)
 
 
 def queue_state(link: Link, name: str) -> QueueState:
@@ -104,106 +174,18 @@ def _reason(step: Step) -> str:
     return "; ".join(map(str, step.differences)) or step.note
 
 
-def _binding_step(binding: Binding) -> Step:
-    return Step("binding", str(binding), Outcome.DECLARE, where=binding.where)
+def _probed(link: Link, topology: Topology, blind: str) -> Plan:
+    with Looker(link) as looker:
+        steps = [*map(looker.look, topology.exchanges), *map(looker.look, topology.queues)]
+    unknown = [("binding", str(each), each.where) for each in topology.bindings]
+    unknown += [("policy", each.name, each.where) for each in topology.policies]
+    steps += [Step(kind, name, Outcome.DECLARE, where=where) for kind, name, where in unknown]  # type: ignore[arg-type]
+    return Plan(tuple(steps), unseen=(f"bindings, policies, extras, some arguments: {blind}",))
 
 
-def _subject(entity: Exchange | Queue | Binding) -> str:
-    if isinstance(entity, Binding):
-        return f"binding {entity}"
-    return f"{'exchange' if isinstance(entity, Exchange) else 'queue'} {entity.name!r}"
-
-
-def _declare(channel: Channel, entity: Exchange | Queue | Binding, *, passive: bool = False) -> None:
-    method, answer = _method(entity, passive=passive)
-    channel.call(method, answer, subject=_subject(entity), arguments=entity.arguments)
-
-
-def _method(entity: Exchange | Queue | Binding, *, passive: bool) -> tuple[Any, type[Any]]:
-    """Return the method that declares an entity, but for its arguments, and the broker's answer to it."""
-    properties.check_arguments(_subject(entity), entity.arguments)
-    if isinstance(entity, Binding):
-        properties.check_target(entity.source, entity.routing_key)
-        ends = {"source" if entity.destination_type == "exchange" else "exchange": entity.source}
-        ends["destination" if entity.destination_type == "exchange" else "queue"] = entity.destination
-        room = spec.Exchange if entity.destination_type == "exchange" else spec.Queue
-        return room.Bind(**ends, routing_key=entity.routing_key), room.BindOk
-    properties.check_target(entity.name, "")
-    common = {"passive": passive, "durable": entity.durable, "auto_delete": entity.auto_delete}
-    if isinstance(entity, Exchange):
-        exchange = spec.Exchange.Declare(exchange=entity.name, type=entity.type, internal=entity.internal, **common)
-        return exchange, spec.Exchange.DeclareOk
-    return spec.Queue.Declare(queue=entity.name, exclusive=entity.exclusive, **common), spec.Queue.DeclareOk
-
-
-class _Looker:
-    """Looks at live entities, on a channel that is opened anew after each refusal."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._channel: Channel | None = None
-
-    def close(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-
-    def look(self, entity: Exchange | Queue) -> Step:
-        """Compare one entity with the broker's."""
-        kind = "exchange" if isinstance(entity, Exchange) else "queue"
-        step = Step(kind, entity.name, Outcome.UNCHANGED, where=entity.where)  # type: ignore[arg-type]
-        if isinstance(self._try(entity, passive=True), NotFound):
-            return replace(step, outcome=Outcome.CREATE)
-        differences, note = self._compare(entity)
-        if differences or note:
-            return replace(step, outcome=Outcome.CONFLICT, differences=tuple(differences), note=note)
-        return step
-
-    def _try(self, entity: Exchange | Queue, *, passive: bool) -> Refused | None:
-        if self._channel is None:
-            self._channel = self._link.channel()
-        try:
-            _declare(self._channel, entity, passive=passive)
-        except (NotFound, PropertyMismatch, ResourceLocked) as exc:
-            self._channel = None
-            return exc
-        return None
-
-    def _compare(self, entity: Exchange | Queue) -> tuple[list[Difference], str]:
-        differences: list[Difference] = []
-        for _ in range(_PROBES):
-            refusal = self._try(entity, passive=False)
-            if refusal is None:
-                return differences, ""
-            found = _INEQUIVALENT.search(refusal.reply_text)
-            if found is None:
-                return differences, refusal.reply_text
-            differences.append(Difference(found["name"], _plain(found["actual"]), _plain(found["expected"])))
-            probe = _with_actual(entity, found["name"], found["actual"])
-            if probe is None:
-                return differences, "there may be more differences, which cannot be seen behind this one"
-            entity = probe
-        return differences, ""
-
-
-def _plain(value: str) -> str:
-    """Turn `the value '10' of type 'signedint'` into `10`."""
-    found = _VALUE.match(value)
-    return found["value"] if found else value.strip("'")
-
-
-def _with_actual(entity: Exchange | Queue, name: str, actual: str) -> Exchange | Queue | None:
-    """Put the broker's value in place of the file's; None if it cannot be told from the text."""
-    changes: dict[str, Any]
-    if name in ("durable", "auto_delete", "exclusive", "internal"):
-        changes = {name: _plain(actual) == "true"}
-    elif name == "type" and isinstance(entity, Exchange):
-        changes = {"type": _plain(actual)}
-    elif actual.startswith("none"):
-        changes = {"arguments": {key: value for key, value in entity.arguments.items() if key != name}}
-    else:
-        found = _VALUE.match(actual)
-        convert = _CONVERSIONS.get(found["type"]) if found else None
-        if found is None or convert is None:
-            return None
-        changes = {"arguments": {**entity.arguments, name: convert(found["value"])}}
-    return replace(entity, **changes)
+def _check_sight(topology: Topology, seen: Sight, options: ApplyOptions) -> None:
+    """Refuse what cannot be done over AMQP alone."""
+    asked = [name for name, wanted in (("policies", topology.policies), ("--prune", options.prune)) if wanted]
+    if asked and seen.api is None:
+        advice = "Say where it is with --api-url; nothing was changed."
+        raise Unreachable(f"{' and '.join(asked)} need RabbitMQ's HTTP API: {seen.blind}", advice=advice)

@@ -14,6 +14,7 @@ import pika
 
 from rmqkit import __version__
 from rmqkit.broker.channel import Channel
+from rmqkit.broker.management import Management
 from rmqkit.broker.transport import Transport
 from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, Unreachable
 from rmqkit.settings import Address, Settings
@@ -40,6 +41,11 @@ class Link:
         self._closed = False
 
     @property
+    def api_named(self) -> bool:
+        """Tell whether the settings say where the HTTP API is; else it is looked for at its usual port."""
+        return bool(self._settings.api_url)
+
+    @property
     def blocked(self) -> str:
         """Say why the broker takes nothing from publishers at the moment; empty when it does."""
         transport = self._transport
@@ -58,6 +64,16 @@ class Link:
         Raises Unreachable, AuthenticationFailed, ConnectionLost.
         """
         return self._connected().open_channel(CALL_TIMEOUT_S)
+
+    def management(self) -> Management:
+        """Return the HTTP API of the broker that this link leads to.
+
+        Raises SettingsError, Unreachable, AuthenticationFailed, AccessRefused when it does not answer, or not to us.
+        """
+        transport = self._connected()
+        api = Management(self._settings, transport.address)
+        api.verify(transport.cluster_name)
+        return api
 
     def recover(self, stop: Stop, prepare: Callable[[Channel], None], *, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:
         """Open a channel and prepare it, trying each address in turn with growing, jittered pauses until that is done.

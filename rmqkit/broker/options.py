@@ -1,6 +1,6 @@
-"""How to publish and how to consume. Room: broker.
+"""How to publish, consume and apply. Room: broker.
 
-Comes in: nothing. Goes out: PublishOptions, ConsumeOptions.
+Comes in: nothing. Goes out: PublishOptions, ConsumeOptions, ApplyOptions.
 """
 
 from __future__ import annotations
@@ -39,3 +39,18 @@ class ConsumeOptions:
     count: int | None = None
     idle_timeout_s: float | None = None
     no_ack: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """How to apply a topology.
+
+    `prune` removes what is extra; `force` does so even if a queue holds messages or has consumers. `replace` puts new
+    entities in the place of those that are there with other properties, and moves the messages; `wait_s` is how long
+    consumers of theirs may take to leave.
+    """
+
+    prune: bool = False
+    force: bool = False
+    replace: bool = False
+    wait_s: float = 0.0

@@ -84,6 +84,7 @@ class Transport:
         self.blocked = ""  # why the broker reads nothing from us, like "low on memory"; empty: it does
         self.lost: BrokerError | None = None
         self.frame_max = 0
+        self.cluster_name = ""  # as the broker says in its greeting
         self._parameters = parameters
         self._channels: dict[int, Channel] = {}
         self._channels_lock = threading.Lock()
@@ -214,6 +215,7 @@ class Transport:
         """Take over from the handshake."""
         self.frame_max = adapter.params.frame_max
         adapter.decoder.frame_max = self.frame_max
+        self.cluster_name = str(adapter.server_properties.get("cluster_name", ""))
         self._settled.set()
 
     def on_not_opened(self, _adapter: Any, error: BaseException) -> None:

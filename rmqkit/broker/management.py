@@ -1,0 +1,224 @@
+"""RabbitMQ's HTTP API: what a virtual host holds, its policies, and how its queues do.
+
+Comes in: settings. Goes out: the live Topology, queue statuses. Room: broker.
+
+AMQP cannot show bindings, policies and what else is there; the management plugin can
+(https://www.rabbitmq.com/docs/http-api-reference). Where it does not answer, `Live` says so, and AMQP has to do.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from rmqkit.errors import (
+    AccessRefused,
+    AuthenticationFailed,
+    BrokerError,
+    NotFound,
+    Refused,
+    SettingsError,
+    Unreachable,
+)
+from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
+from rmqkit.report import QueueStatus
+from rmqkit.settings import Address, Settings
+
+TIMEOUT_S = 30.0
+PORT, TLS_PORT = 15672, 15671
+_ENABLE = (
+    "It is RabbitMQ's management plugin: `rabbitmq-plugins enable rabbitmq_management`; --api-url says where it is."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a virtual host holds; `unseen` says in sentences what its user may not look at."""
+
+    topology: Topology
+    default_queue_type: str = "classic"
+    unseen: tuple[str, ...] = ()
+
+
+class Management:
+    """The HTTP API of the broker that an AMQP connection leads to, for one virtual host."""
+
+    def __init__(self, settings: Settings, address: Address) -> None:
+        self._settings = settings
+        self._address = address
+        self._vhost = quote(address.vhost, safe="")
+        scheme = "https" if address.tls else "http"
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        url = settings.api_url or f"{scheme}://{host}:{TLS_PORT if address.tls else PORT}"
+        try:
+            parts = urlsplit(url)
+            self._tls, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SettingsError("--api-url: not an http:// or https:// URL", advice="write http://localhost:15672")
+        self._username = unquote(parts.username) if parts.username else address.username
+        self._password = unquote(parts.password) if parts.password else None
+        self._path = parts.path.rstrip("/").removesuffix("/api")
+
+    def __str__(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'https' if self._tls else 'http'}://{host}:{self._port or (443 if self._tls else 80)}{self._path}"
+
+    def verify(self, cluster_name: str) -> None:
+        """Make sure that it is the broker that AMQP leads to, as far as the names of clusters tell.
+
+        A guessed address must also listen at the port that AMQP goes to. Raises Unreachable, AuthenticationFailed.
+        """
+        overview = self._call("GET", "overview")
+        listeners = overview.get("listeners", ())
+        ports = {each.get("port") for each in listeners}
+        guessed_wrong = not self._settings.api_url and listeners and self._address.port not in ports
+        if overview.get("cluster_name") != cluster_name or guessed_wrong:
+            raise Unreachable(
+                f"{self}: this HTTP API belongs to another broker than {self._address}", advice="Give --api-url."
+            )
+
+    def live(self) -> Live:
+        """Return all that the virtual host holds but the default exchange and its bindings.
+
+        Raises Unreachable, AuthenticationFailed, AccessRefused, NotFound.
+        """
+        exchanges = self._call(
+            "GET", f"exchanges/{self._vhost}?columns=name,type,durable,auto_delete,internal,arguments"
+        )
+        queues = self._call("GET", f"queues/{self._vhost}?columns=name,durable,auto_delete,exclusive,arguments")
+        bindings = self._call("GET", f"bindings/{self._vhost}")
+        policies, unseen = self._policies()
+        topology = Topology(
+            exchanges=tuple(Exchange(**_fields(each, Exchange)) for each in exchanges if each["name"]),
+            queues=tuple(Queue(**_fields(each, Queue)) for each in queues),
+            bindings=tuple(Binding(**_fields(each, Binding)) for each in bindings if each["source"]),
+            policies=policies,
+        )
+        return Live(topology, self._default_queue_type(), unseen)
+
+    def queues(self) -> tuple[QueueStatus, ...]:
+        """Return how the queues do, sorted by name; RabbitMQ brings its numbers up to date every five seconds.
+
+        Raises what `live` raises.
+        """
+        columns = "name,type,state,consumers,messages_ready,messages_unacknowledged,message_stats"
+        found = self._call("GET", f"queues/{self._vhost}?columns={columns}")
+        return tuple(sorted(map(_status, found), key=lambda each: each.name))
+
+    def definitions(self) -> dict[str, Any]:
+        """Return RabbitMQ's own export of the virtual host (https://www.rabbitmq.com/docs/definitions).
+
+        Raises what `live` raises.
+        """
+        found: dict[str, Any] = self._call("GET", f"definitions/{self._vhost}")
+        return found
+
+    def put_policy(self, policy: Policy) -> None:
+        """Create a policy, or change it. Raises Refused, Unreachable."""
+        body = {"pattern": policy.pattern, "definition": dict(policy.definition), "priority": policy.priority}
+        self._call("PUT", self._policy(policy.name), body | {"apply-to": policy.apply_to})
+
+    def delete_policy(self, name: str) -> None:
+        """Delete a policy, if it is there. Raises Refused, Unreachable."""
+        try:
+            self._call("DELETE", self._policy(name))
+        except NotFound:
+            return
+
+    def _policy(self, name: str) -> str:
+        return f"policies/{self._vhost}/{quote(name, safe='')}"
+
+    def _policies(self) -> tuple[tuple[Policy, ...], tuple[str, ...]]:
+        try:
+            found = self._call("GET", f"policies/{self._vhost}")
+        except (AccessRefused, AuthenticationFailed):
+            return (), (f"policies: the user {self._username!r} may not see them (it lacks the tag policymaker)",)
+        return tuple(Policy(**_fields(each, Policy)) for each in found), ()
+
+    def _default_queue_type(self) -> str:
+        try:
+            kind = self._call("GET", f"vhosts/{self._vhost}").get("default_queue_type")
+        except (AccessRefused, AuthenticationFailed):
+            return "classic"
+        return kind if kind in ("quorum", "stream") else "classic"
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        password = self._password if self._password is not None else self._settings.password(self._address)
+        login = base64.b64encode(f"{self._username}:{password}".encode()).decode()
+        content = None if body is None else json.dumps(body)
+        headers = {"authorization": f"Basic {login}", "content-type": "application/json"}
+        connection = self._connection()
+        try:
+            connection.request(method, f"{self._path}/api/{path}", content, headers)
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise Unreachable(f"RabbitMQ's HTTP API does not answer at {self}: {reason}", advice=_ENABLE) from error
+        finally:
+            connection.close()
+        if response.status >= http.client.BAD_REQUEST:
+            raise self._refusal(response.status, answer, path)
+        return self._parsed(answer) if answer else None
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self._tls:
+            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        context = self._settings.tls_context(self._address)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=context)
+
+    def _parsed(self, content: bytes) -> Any:
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise Unreachable(f"what answers at {self} is not RabbitMQ's HTTP API", advice=_ENABLE) from error
+
+    def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
+        try:
+            answer = json.loads(content)
+            reason = str(answer.get("reason") or answer.get("error"))
+        except (ValueError, AttributeError):
+            return Unreachable(f"what answers at {self} is not RabbitMQ's HTTP API", advice=_ENABLE)
+        subject = f"{self}/api/{path.partition('?')[0]}"
+        match status:
+            case 401 if "login" in reason.lower():
+                return AuthenticationFailed(f"{self}: the login of the user {self._username!r} was refused")
+            case 401 | 403:
+                advice = "The HTTP API wants a user with the tag management, and for policies policymaker."
+                return AccessRefused(403, reason, subject, advice=advice)
+            case 404:
+                return NotFound(404, reason, subject)
+            case _:
+                return Refused(status, reason, subject)
+
+
+def _fields(entity: Mapping[str, Any], noun: type[Any]) -> dict[str, Any]:
+    """Return what of an entity of the API belongs to a noun; `apply-to` is written `apply_to` there."""
+    given = {name.replace("-", "_"): value for name, value in entity.items()}
+    return {name: given[name] for name in noun.__slots__ if name in given}
+
+
+def _status(queue: Mapping[str, Any]) -> QueueStatus:
+    stats = queue.get("message_stats", {})
+
+    def rate(*names: str) -> float:
+        return float(sum(stats.get(f"{name}_details", {}).get("rate", 0.0) for name in names))
+
+    return QueueStatus(
+        queue["name"],
+        queue.get("messages_ready", 0),
+        queue.get("consumers", 0),
+        type=queue.get("type"),
+        state=queue.get("state"),
+        unacknowledged=queue.get("messages_unacknowledged", 0),
+        published_per_s=rate("publish"),
+        delivered_per_s=rate("deliver_get"),
+        acknowledged_per_s=rate("ack"),
+    )

@@ -1,0 +1,121 @@
+"""What differs between two topologies: that of the files, and that of a broker or of other files.
+
+Comes in: two Topologies. Goes out: a Step for each entity, and what is extra. Room: topology, pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
+from rmqkit.report import Difference, Kind, Outcome, Step
+
+EVERYTHING = ("*",)  # the scope that holds every name
+_NOT_TEXT = ("none", "null", "true", "false")
+_Named = TypeVar("_Named", Exchange, Queue, Policy)
+_Properties = Mapping[str, Any]
+
+
+def compare(expected: Topology, actual: Topology, *, default_queue_type: str = "classic") -> tuple[Step, ...]:
+    """Tell for each expected entity whether it is there, and how else; then what is extra.
+
+    A queue without a type has the `default_queue_type` (https://www.rabbitmq.com/docs/vhosts#default-queue-type).
+    """
+    exchanges = {each.name: _of_exchange(each) for each in actual.exchanges}
+    queues = {each.name: _of_queue(each, default_queue_type) for each in actual.queues}
+    policies = {each.name: _of_policy(each) for each in actual.policies}
+    bindings = {binding_key(each) for each in actual.bindings}
+    steps = [
+        *(_step("exchange", each, _of_exchange(each), exchanges) for each in expected.exchanges),
+        *(_step("queue", each, _of_queue(each, default_queue_type), queues) for each in expected.queues),
+        *(_binding_step(each, there=binding_key(each) in bindings) for each in expected.bindings),
+        *(_step("policy", each, _of_policy(each), policies) for each in expected.policies),
+    ]
+    beyond = extras(expected, actual)
+    steps += [Step("exchange", each.name, Outcome.EXTRA) for each in beyond.exchanges]
+    steps += [Step("queue", each.name, Outcome.EXTRA) for each in beyond.queues]
+    steps += [Step("binding", str(each), Outcome.EXTRA) for each in beyond.bindings]
+    steps += [Step("policy", each.name, Outcome.EXTRA) for each in beyond.policies]
+    return tuple(steps)
+
+
+def extras(expected: Topology, actual: Topology) -> Topology:
+    """Return what is there and not expected, within the scope of what is expected; each kind sorted by name.
+
+    In scope is a name that a pattern of `scope` matches, and a binding into what is expected or in scope: it belongs to
+    whom it feeds. What is listed as external, the default exchange and names that begin with `amq.` never are.
+    """
+    declared = {each.name for each in expected.exchanges} | {each.name for each in expected.queues}
+    bindings = {binding_key(each) for each in expected.bindings}
+
+    def in_scope(name: str) -> bool:
+        return not name.startswith("amq.") and any(fnmatchcase(name, pattern) for pattern in expected.scope)
+
+    def beyond(there: Iterable[_Named], known: Iterable[_Named], external: Iterable[str]) -> tuple[_Named, ...]:
+        names = {each.name for each in known}.union(external)
+        return tuple(sorted((e for e in there if e.name not in names and in_scope(e.name)), key=lambda e: e.name))
+
+    def stray(binding: Binding) -> bool:
+        fed = binding.destination in declared or in_scope(binding.destination)
+        return bool(binding.source) and fed and binding_key(binding) not in bindings
+
+    return Topology(
+        exchanges=beyond(actual.exchanges, expected.exchanges, ("", *expected.external_exchanges)),
+        queues=beyond(actual.queues, expected.queues, expected.external_queues),
+        bindings=tuple(sorted(filter(stray, actual.bindings), key=binding_key)),
+        policies=beyond(actual.policies, expected.policies, ()),
+    )
+
+
+def binding_key(binding: Binding) -> str:
+    """Return what tells a binding from all others of a broker; unlike ==, it tells true from 1."""
+    return json.dumps([getattr(binding, name) for name in binding.__slots__ if name != "where"], sort_keys=True)
+
+
+def _of_exchange(exchange: Exchange) -> _Properties:
+    names = ("type", "durable", "auto_delete", "internal")
+    return {name: getattr(exchange, name) for name in names} | dict(exchange.arguments)
+
+
+def _of_queue(queue: Queue, default_type: str) -> _Properties:
+    names = ("durable", "auto_delete", "exclusive")
+    properties = {name: getattr(queue, name) for name in names} | dict(queue.arguments)
+    return {"x-queue-type": default_type} | properties
+
+
+def _of_policy(policy: Policy) -> _Properties:
+    properties = {"pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority}
+    return properties | dict(policy.definition)
+
+
+def _step(kind: Kind, entity: _Named, wanted: _Properties, there: Mapping[str, _Properties]) -> Step:
+    outcome: Outcome = Outcome.CREATE
+    differences: tuple[Difference, ...] = ()
+    if (live := there.get(entity.name)) is not None:
+        differences = tuple(_differences(wanted, live))
+        changed = Outcome.CHANGE if kind == "policy" else Outcome.CONFLICT
+        outcome = changed if differences else Outcome.UNCHANGED
+    return Step(kind, entity.name, outcome, differences, where=entity.where)
+
+
+def _binding_step(binding: Binding, *, there: bool) -> Step:
+    return Step("binding", str(binding), Outcome.UNCHANGED if there else Outcome.CREATE, where=binding.where)
+
+
+def _differences(wanted: _Properties, live: _Properties) -> Iterator[Difference]:
+    for name in [*wanted, *sorted(live.keys() - wanted.keys())]:
+        expected, actual = _shown(wanted, name), _shown(live, name)
+        if expected != actual:
+            yield Difference(name, actual, expected)
+
+
+def _shown(properties: _Properties, name: str) -> str:
+    """Write a value so that it differs from every other; a word stands without quotes."""
+    if name not in properties:
+        return "none"
+    value = properties[name]
+    plain = isinstance(value, str) and value.replace("-", "").isalpha() and value not in _NOT_TEXT
+    return value if plain else json.dumps(value, ensure_ascii=False, sort_keys=True)
