@@ -180,7 +180,7 @@ def _probed(link: Link, topology: Topology, blind: str) -> Plan:
     unknown = [("binding", str(each), each.where) for each in topology.bindings]
     unknown += [("policy", each.name, each.where) for each in topology.policies]
     steps += [Step(kind, name, Outcome.DECLARE, where=where) for kind, name, where in unknown]  # type: ignore[arg-type]
-    return Plan(tuple(steps), unseen=(f"bindings, policies, extras, some arguments: {blind}",))
+    return Plan(tuple(steps), unseen=(f"Bindings, policies, extras and some arguments cannot be seen: {blind}",))
 
 
 def _check_sight(topology: Topology, seen: Sight, options: ApplyOptions) -> None:

@@ -139,7 +139,7 @@ class Management:
         try:
             found = self._call("GET", f"policies/{self._vhost}")
         except (AccessRefused, AuthenticationFailed):
-            return (), (f"policies: the user {self._username!r} may not see them (it lacks the tag policymaker)",)
+            return (), (f"Policies cannot be seen: the user {self._username!r} lacks the tag policymaker",)
         return tuple(Policy(**_fields(each, Policy)) for each in found), ()
 
     def _default_queue_type(self) -> str:

@@ -27,9 +27,15 @@ class Entry(NamedTuple):
 
 TOPOLOGIES, MESSAGES, BROKER = "Topologies", "Messages", "A broker of your own"
 COMMANDS: dict[str, Entry] = {
+    "plan": Entry(
+        "rmqkit.cli.plan:plan",
+        "Say what applying topology files would do, and change nothing.",
+        TOPOLOGIES,
+        ("rmqkit plan orders.yaml", "rmqkit plan --detailed-exit-code orders.yaml audit.yaml"),
+    ),
     "apply": Entry(
         "rmqkit.cli.apply:apply",
-        "Declare the exchanges, queues and bindings of topology files.",
+        "Declare the exchanges, queues, bindings and policies of topology files.",
         TOPOLOGIES,
         ("rmqkit apply topologies/work.yaml", "rmqkit apply --dry-run orders.yaml audit.yaml"),
     ),
