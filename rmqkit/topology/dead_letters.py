@@ -1,0 +1,140 @@
+"""What becomes of a message that a queue does not keep (https://www.rabbitmq.com/docs/dlx).
+
+Comes in: a Topology, and the Route by which a message came to a queue. Goes out: the Route by which it goes on. Room:
+topology, pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from rmqkit.model import Queue, Topology
+from rmqkit.topology.policies import effective, queue_type
+from rmqkit.topology.routing import Entities, Reason, Route
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Where a message goes that leaves `queue` for any of `reasons`.
+
+    `cycles` name the queues it may come back to, each as the way from that queue round to itself; RabbitMQ drops a
+    message that went round without a rejection on the way.
+    """
+
+    queue: str
+    reasons: tuple[Reason, ...]
+    route: Route
+    cycles: tuple[tuple[str, ...], ...] = ()
+
+
+def dead_letter(topology: Topology, route: Route, queue: str, reason: Reason) -> Route:
+    """Return where a message goes on to that came to a queue by `route`, and left it for `reason`.
+
+    If nowhere, `why` says what becomes of it. A message expires in a queue without TTL too, if it was published with an
+    expiration.
+
+        first = route(topology, Target("orders", "order.eu.paid"))
+        print(dead_letter(topology, first, "billing", "rejected").queues)
+    """
+    onward = _leave(Entities(topology), route, queue, reason)
+    cycles = tuple(cycle for name in onward.queues if (cycle := _cycle(name, onward.deaths)))
+    if not cycles:
+        return onward
+    ends = {cycle[0] for cycle in cycles}
+    queues = tuple(name for name in onward.queues if name not in ends)
+    legs = tuple(leg for leg in onward.legs if leg.to_exchange or leg.destination not in ends)
+    why = "" if queues else f"dropped: the cycle {' -> '.join(cycles[0])} has no rejection in it"
+    return replace(onward, queues=queues, legs=legs, why=why, cycles=cycles)
+
+
+def _cycle(name: str, deaths: tuple[tuple[str, Reason], ...]) -> tuple[str, ...]:
+    """Return the way from a queue round to it, or nothing if it was not there before, or rejected since."""
+    way = [name]
+    for queue, reason in deaths:
+        if reason == "rejected":
+            break
+        way.append(queue)
+        if queue == name:
+            return tuple(reversed(way))
+    return ()
+
+
+def dead_letters(topology: Topology, route: Route) -> tuple[DeadLetter, ...]:
+    """Return what becomes of a message in each queue of a route, and in each that it goes on to, told once."""
+    entities = Entities(topology)
+    found: list[DeadLetter] = []
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    ahead: list[tuple[str, Route, tuple[str, ...]]] = [(queue, route, ()) for queue in reversed(route.queues)]
+    while ahead:
+        queue, came, chain = ahead.pop()
+        if (queue, came.keys) in seen:
+            continue
+        seen.add((queue, came.keys))
+        chain = (*chain, queue)
+        for reasons, onward in _outcomes(entities, came, queue):
+            cycles = tuple((*chain[chain.index(name) :], name) for name in onward.queues if name in chain)
+            found.append(DeadLetter(queue, reasons, onward, cycles))
+            ahead += [(name, onward, chain) for name in reversed(onward.queues)]
+    return tuple(found)
+
+
+def _outcomes(entities: Entities, came: Route, queue: str) -> Iterator[tuple[tuple[Reason, ...], Route]]:
+    """Yield where a message goes on to, each with all the reasons that lead there."""
+    outcomes = [(reason, _leave(entities, came, queue, reason)) for reason in _reasons(entities, queue)]
+    while outcomes:
+        first = outcomes[0][1]
+        same = [(reason, each) for reason, each in outcomes if (each.legs, each.why) == (first.legs, first.why)]
+        yield tuple(reason for reason, _ in same), first
+        outcomes = [each for each in outcomes if each not in same]
+
+
+def _reasons(entities: Entities, name: str) -> tuple[Reason, ...]:
+    """Return for what reasons a message may leave a queue, whatever it was published with."""
+    reasons: tuple[Reason, ...] = get_args(Reason)
+    queue = entities.queues.get(name)
+    if not queue:
+        return reasons
+    ttl = "x-message-ttl" in effective(entities.topology, queue)
+    return tuple(each for each in reasons if (ttl or each != "expired") and not _kept(entities.topology, queue, each))
+
+
+def _kept(topology: Topology, queue: Queue, reason: Reason) -> str:
+    """Say why no message leaves a queue for a reason, or nothing."""
+    kind, settings = queue_type(queue), effective(topology, queue)
+    if kind == "stream":
+        return f"{queue.name!r} is a stream: it dead-letters nothing"
+    if reason == "maxlen":
+        if not {"x-max-length", "x-max-length-bytes"} & settings.keys():
+            return f"queue {queue.name!r} has no length limit: nothing is pushed out of it"
+        if settings.get("x-overflow") == "reject-publish":
+            return f"a full queue {queue.name!r} refuses new messages: nothing is pushed out of it"
+    if reason == "delivery_limit" and (kind != "quorum" or settings.get("x-delivery-limit") == -1):
+        return f"queue {queue.name!r} has no delivery limit"
+    return ""
+
+
+def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
+    """Follow a message out of a queue, round cycles too."""
+    queue = entities.queues.get(name)
+    if not queue:
+        unknown = f"queue {name!r} is not declared here: where its dead letters go is not known"
+        return Route("", came.keys, unknown=(unknown,))
+    settings = effective(entities.topology, queue)
+    exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key")
+    why = _kept(entities.topology, queue, reason)
+    if why or exchange is None:
+        return Route("", came.keys, why=why or f"dropped: queue {name!r} has no dead-letter exchange")
+    headers = {header: value for header, value in came.headers.items() if key is None or header != "CC"}
+    if not came.deaths:
+        first = {"reason": reason, "queue": name, "exchange": came.exchange}
+        headers |= {"x-death": [first]} | {f"x-first-death-{each}": value for each, value in first.items()}
+    deaths = ((name, reason), *(death for death in came.deaths if death != (name, reason)))
+    onward = entities.follow(Route(exchange, came.keys if key is None else (key,), headers, deaths=deaths))
+    if not onward.why:
+        return onward
+    safe = (settings.get("x-dead-letter-strategy"), settings.get("x-overflow")) == ("at-least-once", "reject-publish")
+    safe = safe and queue_type(queue) == "quorum"
+    fate = f"kept in queue {name!r} until there is a way" if safe else "dropped"
+    return replace(onward, why=f"{fate}: {onward.why}")
