@@ -19,7 +19,7 @@ from rmqkit.broker.management import Live, Management
 from rmqkit.broker.options import ApplyOptions
 from rmqkit.broker.probing import Looker
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
-from rmqkit.model import Topology
+from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import Outcome, Plan, QueueState, Step
 from rmqkit.topology.comparison import compare, extras
 
@@ -92,8 +92,9 @@ def apply(
     beyond = extras(topology, seen.live.topology) if options.prune and seen.live else Topology()
     if not options.force:
         removal.check_unused(link, beyond.queues)
+    changes = len(planned.changes)
     for done in _carry_out(link, topology, planned, seen.api):
-        on_progress(done, len(planned.changes))
+        on_progress(done, changes)
     removal.remove(link, seen.api, beyond, force=options.force)
     return replace(planned, applied=True)
 
@@ -111,13 +112,10 @@ def _carry_out(link: Link, topology: Topology, planned: Plan, api: Management | 
             api.put_policy(policy)
             done += 1
             yield done
-    channel = link.channel()
-    try:
-        for _ in methods.declare_all(channel, missing):
+    for noun in (Exchange, Queue, Binding):
+        for _ in methods.declare_all(link, [entity for entity in missing if isinstance(entity, noun)]):
             done += 1
             yield done
-    finally:
-        channel.close()
 
 
 def destroy(link: Link, topology: Topology, seen: Sight, *, force: bool, dry_run: bool = False) -> Plan:

@@ -22,6 +22,7 @@ from rmqkit.model import Exchange, Queue
 from rmqkit.report import Difference, Outcome, Step
 
 _PROBES = 20  # an entity has no more properties than that
+_TYPES: dict[type, str] = {str: "longstr", bool: "bool", int: "long"}
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for .*: received (?P<expected>.+) but current is (?P<actual>.+)$"
 )
@@ -118,8 +119,9 @@ def _with_actual(entity: Exchange | Queue, name: str, actual: str) -> Exchange |
         changes = {"arguments": {key: value for key, value in entity.arguments.items() if key != name}}
     else:
         found = _VALUE.match(actual)
-        convert = _CONVERSIONS.get(found["type"]) if found else None
-        if found is None or convert is None:
+        # Without a type in the text, it is that of the file's value.
+        kind = found["type"] if found else _TYPES.get(type(entity.arguments.get(name)), "")
+        if kind not in _CONVERSIONS:
             return None
-        changes = {"arguments": {**entity.arguments, name: convert(found["value"])}}
+        changes = {"arguments": {**entity.arguments, name: _CONVERSIONS[kind](_plain(actual))}}
     return replace(entity, **changes)
