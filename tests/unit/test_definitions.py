@@ -1,0 +1,353 @@
+"""RabbitMQ's definitions and topologies, in both directions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmqkit.errors import DocumentError, InputError, TopologyError
+from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.topology.definitions import from_definitions, not_in_definitions, to_definitions
+from rmqkit.topology.loader import loads
+from rmqkit.topology.writer import to_yaml
+
+
+def read(data: Mapping[str, Any] | str, vhost: str | None = None) -> Topology:
+    return from_definitions(data, file="d.json", vhost=vhost)[0]
+
+
+def omitted(data: Mapping[str, Any], vhost: str | None = None) -> tuple[str, ...]:
+    return from_definitions(data, file="d.json", vhost=vhost)[1]
+
+
+# The fields of RabbitMQ 4: https://www.rabbitmq.com/docs/definitions, and rabbit_definitions in its source.
+CLUSTER_4 = {
+    "rabbit_version": "4.1.0",
+    "rabbitmq_version": "4.1.0",
+    "product_name": "RabbitMQ",
+    "product_version": "4.1.0",
+    "rabbitmq_definition_format": "cluster",
+    "original_cluster_name": "rabbit@one",
+    "explanation": "Definitions of cluster 'rabbit@one'",
+    "users": [
+        {
+            "name": "guest",
+            "password_hash": "x",
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+            "tags": ["administrator"],
+            "limits": {},
+        }
+    ],
+    "vhosts": [
+        {
+            "name": "/",
+            "description": "Default virtual host",
+            "metadata": {"description": "Default virtual host", "tags": [], "default_queue_type": "classic"},
+            "tags": [],
+            "default_queue_type": "classic",
+        },
+        {"name": "shop", "metadata": {"description": "", "tags": [], "default_queue_type": "quorum"}},
+    ],
+    "permissions": [
+        {"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
+        {"user": "guest", "vhost": "shop", "configure": ".*", "write": ".*", "read": ".*"},
+    ],
+    "topic_permissions": [],
+    "parameters": [
+        {"vhost": "shop", "component": "operator_policy", "name": "limit", "value": {"pattern": ".*"}},
+        {"vhost": "shop", "component": "federation-upstream", "name": "other", "value": {"uri": "amqp://"}},
+    ],
+    "global_parameters": [{"name": "cluster_tags", "value": {}}],
+    "policies": [
+        {
+            "vhost": "shop",
+            "name": "ttl",
+            "pattern": "^orders",
+            "apply-to": "quorum_queues",
+            "definition": {"message-ttl": 60000},
+            "priority": 3,
+        }
+    ],
+    "queues": [
+        {
+            "name": "orders",
+            "vhost": "shop",
+            "type": "quorum",
+            "durable": True,
+            "auto_delete": False,
+            "arguments": {"x-queue-type": "quorum"},
+        },
+        {"name": "log", "vhost": "shop", "type": "stream", "durable": True, "auto_delete": False, "arguments": {}},
+        {
+            "name": "amq.gen-1",
+            "vhost": "shop",
+            "type": "classic",
+            "durable": False,
+            "auto_delete": True,
+            "arguments": {},
+        },
+        {
+            "name": "federation: shop -> rabbit@two",
+            "vhost": "shop",
+            "type": "classic",
+            "durable": True,
+            "auto_delete": False,
+            "arguments": {"x-internal-purpose": "federation"},
+        },
+    ],
+    "exchanges": [
+        {
+            "name": "shop",
+            "vhost": "shop",
+            "type": "topic",
+            "durable": True,
+            "auto_delete": False,
+            "internal": False,
+            "arguments": {},
+        },
+        {
+            "name": "federation: shop -> rabbit@two A",
+            "vhost": "shop",
+            "type": "x-federation-upstream",
+            "durable": True,
+            "auto_delete": True,
+            "internal": True,
+            "arguments": {},
+        },
+    ],
+    "bindings": [
+        {
+            "source": "shop",
+            "vhost": "shop",
+            "destination": "orders",
+            "destination_type": "queue",
+            "routing_key": "order.#",
+            "arguments": {},
+        },
+        {
+            "source": "shop",
+            "vhost": "shop",
+            "destination": "amq.gen-1",
+            "destination_type": "queue",
+            "routing_key": "#",
+            "arguments": {},
+        },
+        {
+            "source": "shop",
+            "vhost": "shop",
+            "destination": "federation: shop -> rabbit@two A",
+            "destination_type": "exchange",
+            "routing_key": "#",
+            "arguments": {},
+        },
+    ],
+}
+SHOP = Topology(
+    exchanges=(Exchange("shop", "topic"),),
+    queues=(Queue("log", arguments={"x-queue-type": "stream"}), Queue("orders", arguments={"x-queue-type": "quorum"})),
+    bindings=(Binding("shop", "orders", routing_key="order.#"),),
+    policies=(Policy("ttl", "^orders", {"message-ttl": 60000}, "quorum_queues", 3),),
+)
+
+
+def test_a_cluster_of_rabbitmq_4_becomes_a_topology_and_a_list_of_what_it_does_not_carry() -> None:
+    assert read(CLUSTER_4) == SHOP
+    assert loads(to_yaml(SHOP)) == SHOP
+    assert omitted(CLUSTER_4, "shop") == (
+        "1 user",
+        "1 virtual host",
+        "1 permission",
+        "2 parameters (federation-upstream, operator_policy)",
+        "1 global parameter",
+        "1 broker-owned exchange",
+        "2 broker-owned queues",
+        "2 broker-owned bindings",
+    )
+
+
+def test_a_single_virtual_host_of_rabbitmq_4_has_no_virtual_host_in_its_entities() -> None:
+    strip = lambda items: [{k: v for k, v in each.items() if k != "vhost"} for each in items]  # noqa: E731
+    one = {section: strip(CLUSTER_4[section]) for section in ("exchanges", "queues", "bindings", "policies")}
+    one |= {
+        "rabbitmq_definition_format": "single_virtual_host",
+        "original_vhost_name": "shop",
+        "metadata": {"tags": ["a"]},
+        "description": "The shop",
+        "limits": {"max-queues": 5},
+        "parameters": [],
+    }
+    assert read(one) == read(one, "anything") == SHOP
+    assert omitted(one)[:3] == tuple(
+        f"the {each} of the virtual host" for each in ("metadata", "description", "limits")
+    )
+
+
+def test_of_several_virtual_hosts_one_must_be_chosen() -> None:
+    queues = [{"name": vhost, "vhost": vhost} for vhost in ("b", "a")]
+    definitions = {"queues": queues, "vhosts": [{"name": each} for each in ("a", "b", "empty")]}
+    with pytest.raises(InputError, match="holds 2 virtual hosts") as error:
+        read(definitions)
+    assert error.value.advice == "Choose with --vhost: a, b."
+    assert read(definitions, "a").queues == (Queue("a"),)
+    assert read(definitions, "empty") == Topology()
+    with pytest.raises(InputError, match="there is no virtual host 'c'"):
+        read(definitions, "c")
+
+
+def test_what_is_bound_or_named_and_not_declared_is_external() -> None:
+    topology = read(
+        {
+            "exchanges": [{"name": "e", "arguments": {"alternate-exchange": "alternate"}}],
+            "queues": [
+                {"name": "q", "arguments": {"x-dead-letter-exchange": "dead"}},
+                {"name": "r", "arguments": {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "parked"}},
+            ],
+            "bindings": [
+                {"source": "theirs", "destination": "q"},
+                {"source": "amq.topic", "destination": "others"},
+                {"source": "e", "destination": "x", "destination_type": "exchange"},
+                {"source": "", "destination": "q", "routing_key": "q"},
+            ],
+        }
+    )
+    assert topology.external_exchanges == ("alternate", "dead", "theirs", "x")
+    assert topology.external_queues == ("others", "parked")
+    assert len(topology.bindings) == 3
+    assert loads(to_yaml(topology)) == topology
+
+
+def test_fields_that_nobody_knows_are_told() -> None:
+    definitions = {
+        "queues": [{"name": "q", "colour": 1}, {"name": "r", "colour": 2}],
+        "novelty": [{}],
+        "bindings": [],
+    }
+    assert omitted(definitions) == ("1 novelty", "2 'colour' fields")
+
+
+@pytest.mark.parametrize(
+    ("section", "item", "message"),
+    [
+        ("queues", {}, "queues[1] has no name"),
+        ("queues", {"name": 5}, "queues[1].name is 5, and should be a text"),
+        ("queues", "q", "queues[1] is a text, and should be a mapping"),
+        ("queues", {"name": "q", "durable": "yes"}, "queues[1].durable is a text, and should be true or false"),
+        ("queues", {"name": "q", "arguments": ["x"]}, "queues[1].arguments is a list, and should be a mapping"),
+        ("queues", {"name": "twice"}, "queues[1].name is 'twice', and so is that of queues[0]"),
+        ("exchanges", {"name": "e", "type": None}, "exchanges[1].type is null, and should be a text"),
+        ("bindings", {"source": "e"}, "bindings[1] has no destination"),
+        (
+            "bindings",
+            {"source": "e", "destination": "q", "destination_type": "queues"},
+            "bindings[1].destination_type is 'queues', and should be one of queue, exchange; did you mean queue?",
+        ),
+        (
+            "policies",
+            {"name": "p", "pattern": "", "definition": {}, "priority": True},
+            "policies[1].priority is true, and should be a whole number",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(section: str, item: object, message: str) -> None:
+    good = {"name": "twice", "source": "e", "destination": "q", "pattern": "", "definition": {"max-length": 1}}
+    with pytest.raises(TopologyError) as error:
+        read({section: [good, item]})
+    assert [str(problem) for problem in error.value.problems] == [f"d.json: {message}"]
+
+
+@pytest.mark.parametrize("data", [[], {}, {"users": []}, 5, None, "queues"])
+def test_what_is_no_definitions_is_told_so(data: Any) -> None:
+    with pytest.raises(TopologyError, match="these are no definitions"):
+        read(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"queues": [\n  {"name": "q",}]}', "d.json:2:16: this is not JSON"),
+        ("", "d.json:1:1: this is not JSON"),
+        ('{"queues": [], "queues": []}', "the name 'queues' is twice"),
+        ('{"queues": [NaN]}', "NaN is not a number of JSON"),
+        ('{"queues": [1e999]}', "1e999 is not a number"),
+        ('{"queues": ["\\ud800"]}', "half a surrogate pair"),
+        ("[" * 100_000, "the nesting is too deep"),
+        ("1" * 5_000, "limit"),
+    ],
+)
+def test_what_is_no_json_is_told_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(DocumentError) as error:
+        read(text)
+    assert message in str(error.value)
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9).filter(
+    lambda x: not x.startswith("amq.")
+)
+tables = st.dictionaries(names, st.none() | st.booleans() | st.integers() | names | st.lists(names), max_size=2)
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    """Any topology, its entities sorted, whose bindings lead between entities that it declares."""
+    flags = st.tuples(st.booleans(), st.booleans())
+    exchanges = [
+        Exchange(name, draw(names), *draw(flags), draw(st.booleans()), draw(tables))
+        for name in draw(st.lists(names, unique=True, min_size=1))
+    ]
+    queues = [
+        Queue(name, *draw(flags), arguments=draw(tables)) for name in draw(st.lists(names, unique=True, min_size=1))
+    ]
+    ends = st.sampled_from(
+        [*(("queue", each.name) for each in queues), *(("exchange", each.name) for each in exchanges)]
+    )
+    sources = st.sampled_from([each.name for each in exchanges])
+    bindings = {}
+    for _ in range(draw(st.integers(0, 5))):
+        (kind, end), source, key = draw(ends), draw(sources), draw(names)
+        bindings[json.dumps([source, end, kind, key])] = Binding(source, end, kind, key, draw(tables))
+    policies = [
+        Policy(name, draw(names), draw(tables), "queues", draw(st.integers()))
+        for name in draw(st.lists(names, unique=True))
+    ]
+    return Topology(
+        exchanges=tuple(sorted(exchanges, key=lambda each: each.name)),
+        queues=tuple(sorted(queues, key=lambda each: each.name)),
+        bindings=tuple(each for _, each in sorted(bindings.items())),
+        policies=tuple(sorted(policies, key=lambda each: each.name)),
+    )
+
+
+@given(topologies(), st.none() | names)
+def test_a_topology_comes_back_from_its_definitions_as_it_was(topology: Topology, vhost: str | None) -> None:
+    definitions = json.dumps(to_definitions(topology, vhost=vhost))
+    assert from_definitions(definitions, file="d.json", vhost=vhost) == (topology, ())
+
+
+def test_what_definitions_cannot_hold_is_told() -> None:
+    topology = Topology(
+        description="x",
+        exchanges=(Exchange("e"),),
+        queues=(Queue("q", exclusive=True), Queue("r")),
+        bindings=(Binding("e", "q"), Binding("e", "r")),
+        publish=Target("e"),
+        external_queues=("x",),
+        scope=("*",),
+        silences=(Silence("code"),),
+    )
+    assert not_in_definitions(topology) == (
+        "1 exclusive queue, with bindings",
+        "the description",
+        "the publish target",
+        "the names of external entities",
+        "the scope",
+        "the silenced findings",
+    )
+    definitions = to_definitions(topology)
+    assert [each["name"] for each in definitions["queues"]] == ["r"]
+    assert [each["destination"] for each in definitions["bindings"]] == ["r"]
+    assert not_in_definitions(SHOP) == ()
