@@ -89,8 +89,9 @@ def logs(
 
 @app.command(epilog='eval "$(rmqkit broker env)"')
 def env() -> None:
-    """Print the shell line that sets RMQKIT_URL."""
-    typer.echo(f"export RMQKIT_URL={_running().url}")
+    """Print the shell line that sets RMQKIT_URL and RMQKIT_API_URL."""
+    node = _running()
+    typer.echo(f"export RMQKIT_URL={node.url} RMQKIT_API_URL={node.management_url.rstrip('/')}")
 
 
 @app.command(epilog="rmqkit broker ctl list_queues name messages", context_settings=_PASS_ON)

@@ -244,6 +244,7 @@ class _File:
         if fault := check_length(f"policy {name!r}", name) if name else ("a policy needs a name", ""):
             self.problems.append(Problem(self.document.where_key(path), *fault))
         if not any(each[:2] == path for each in self.faulty):
+            self.problems += references.check_policy(self.document, name)
             given = {key.replace("-", "_"): value for key, value in self.document.data["policies"][name].items()}
             self.policies[name] = Policy(name, **given, where=self.document.where_key(path))
 

@@ -124,6 +124,15 @@ def check_binding(document: Document, index: int, binding: Binding, known: Known
         yield Problem(where, message, f"Did you mean {guess}?" if guess else "Leave it out for all.")
 
 
+def check_policy(document: Document, name: str) -> Iterator[Problem]:
+    """Check that a policy's definition has policy keys: those of arguments, but without `x-`."""
+    for key in document.data["policies"][name]["definition"]:
+        if key.startswith("x-"):
+            where = document.where_key(("policies", name, "definition", key))
+            message = f"{key!r} is an argument, and no key of a policy"
+            yield Problem(where, message, f"Write {key.removeprefix('x-')}.")
+
+
 _DEFAULT_BOUND = (
     "the default exchange cannot be bound",
     "Leave the binding out: every queue is bound to it already, under its own name.",

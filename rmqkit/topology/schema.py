@@ -152,7 +152,7 @@ def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) 
                 f"{name} is {shown}, which the broker does not understand",
                 'Write a number above 0 and a unit: "7D".',
             )
-        case "minLength":
+        case "minLength" | "minProperties":
             return f"{name} is empty", "Write a value, or leave the key out."
         case _:
             return f"{name}: {violation.message}", ""
