@@ -1,102 +1,27 @@
 """Which broker to talk to, and how.
 
 Comes in: URLs, flags, environment variables. Goes out: Settings, with an Address per broker URL. Room: below every
-room that connects. Passwords stay out of every text made here, and so does each part of a URL that might be one.
-
-URLs follow https://www.rabbitmq.com/docs/uri-spec, with one decision: a trailing slash names the virtual host `/`, as
-no slash at all does, and as pika, Kombu and the Go client read it. To the letter it would be the virtual host with the
-empty name, which nobody means; `--vhost ""` still reaches it.
+room that connects. Passwords stay out of every text made here.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import quote, unquote_to_bytes
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from rmqkit.address import DEFAULT_URL, SYSTEM_TRUST, Address, Tls, bad_file, parse_urls
 from rmqkit.errors import SettingsError
 
 if TYPE_CHECKING:
     import ssl
 
-DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
 URL_VARIABLES = ("RMQKIT_URL", "AMQP_URL", "CLOUDAMQP_URL")  # the first one that is set counts
 API_URL_VARIABLE = "RMQKIT_API_URL"
-PORTS = {"amqp": 5672, "amqps": 5671}
-MECHANISMS = ("PLAIN", "EXTERNAL")
 MAX_SHORT_STRING_BYTES = 255  # AMQP 0-9-1 section 4.2.5.3
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How to be sure of the broker, and the broker of us; empty file names mean the system's trust, no certificate.
-
-    `insecure` turns off both the check of the certificate and that of the host name.
-    """
-
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
-    insecure: bool = False
-
-    def context(self) -> ssl.SSLContext:
-        """Build a client context from the files as they are now; raise SettingsError naming the file that is bad."""
-        import ssl  # noqa: PLC0415 - start-up time: few connections use TLS
-
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file or None)
-        except OSError as error:
-            raise _bad_file("--tls-ca-file", self.ca_file, error) from error
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.cert_file:
-            try:  # an encrypted key would otherwise ask for its passphrase on the terminal
-                context.load_cert_chain(self.cert_file, self.key_file or None, password=lambda: "")
-            except OSError as error:
-                files = f"{self.cert_file} with {self.key_file}" if self.key_file else self.cert_file
-                raise _bad_file("--tls-cert-file", files, error) from error
-        return context
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """One broker, as one URL names it; None means that the URL does not say, and the default holds.
-
-    `heartbeat_s` 0 turns heartbeats off. `auth_mechanisms` are SASL's names, tried in this order; empty means PLAIN.
-    """
-
-    host: str = "localhost"
-    port: int = 5672
-    vhost: str = "/"
-    username: str = "guest"
-    password: str | None = field(default="guest", repr=False)
-    tls: bool = False
-    tls_options: Tls = Tls()
-    server_name_indication: str = ""
-    heartbeat_s: int | None = None
-    connection_timeout_s: float | None = None
-    channel_max: int | None = None
-    frame_max: int | None = None
-    auth_mechanisms: tuple[str, ...] = ()
-
-    @property
-    def server_name(self) -> str:
-        """Return the name that the broker's certificate must carry."""
-        return self.server_name_indication or self.host
-
-    @property
-    def key(self) -> str:
-        """Name broker and virtual host, whoever logs in: `host:port/vhost`."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}/{'' if self.vhost == '/' else quote(self.vhost, safe='')}"
-
-    def __str__(self) -> str:
-        return f"{'amqps' if self.tls else 'amqp'}://{quote(self.username, safe='')}:***@{self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +32,7 @@ class Settings:
     """
 
     addresses: tuple[Address, ...] = (Address(),)
-    tls: Tls = Tls()
+    tls: Tls = SYSTEM_TRUST
     password_file: str = ""
     source: str = "default"
     api_url: str = field(default="", repr=False)  # may hold a password
@@ -136,7 +61,7 @@ def load_settings(
     *,
     vhost: str | None = None,
     password_file: str | Path | None = None,
-    tls: Tls = Tls(),
+    tls: Tls = SYSTEM_TRUST,
     environ: Mapping[str, str] = os.environ,
     api_url: str = "",
     source: str = "--url",
@@ -152,7 +77,7 @@ def load_settings(
     if vhost is not None:
         addresses = tuple(replace(address, vhost=vhost) for address in addresses)
     api_url = api_url or environ.get(API_URL_VARIABLE, "")
-    if tls != Tls() and not any(address.tls for address in addresses) and not api_url.startswith("https:"):
+    if tls != SYSTEM_TRUST and not any(address.tls for address in addresses) and not api_url.startswith("https:"):
         raise SettingsError(f"TLS options, but {source} has no amqps:// URL: the connection would not be encrypted")
     if tls.key_file and not tls.cert_file:
         raise SettingsError("--tls-key-file: there is no --tls-cert-file that it belongs to")
@@ -170,141 +95,13 @@ def load_settings(
     return Settings(addresses, tls, file, source, api_url)
 
 
-def parse_urls(text: str, *, source: str = "url") -> tuple[Address, ...]:
-    """Read one URL or several, separated by commas; `amqp://user:password@one:5672,two/vhost` is two hosts as well.
-
-    Raise SettingsError, which names `source` and holds no part of the URL that could belong to a password.
-    """
-    urls = re.split(r"\s*,\s*(?=amqps?://)", text.strip(), flags=re.IGNORECASE)
-    return tuple(address for url in urls for address in _UrlParser(source).parse(url))
-
-
-class _UrlParser:
-    """Reads one URL; `source` begins every error."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-
-    def parse(self, url: str) -> list[Address]:
-        scheme, rest = self._scheme(url)
-        rest, _, query = rest.partition("?")
-        authority, _, path = rest.partition("/")
-        if "@" in path + query or authority.count("@") > 1:
-            self._fail("an '@' too many", "within a user name, password or virtual host write / as %2F and @ as %40")
-        userinfo, at, hosts = authority.rpartition("@")
-        addresses = [self._host(Address(port=PORTS[scheme], tls=scheme == "amqps"), host) for host in hosts.split(",")]
-        common: dict[str, Any] = {"vhost": self._vhost(path)} | self._query(query, tls=scheme == "amqps")
-        if at:
-            username, colon, password = userinfo.partition(":")
-            common["username"] = self._decode("user name", username)
-            common["password"] = self._decode("password", password) if colon else None
-        return [replace(address, **common) for address in addresses]
-
-    def _scheme(self, url: str) -> tuple[str, str]:
-        scheme, separator, rest = url.partition("://")
-        if not separator or scheme.lower() not in PORTS:
-            self._fail("not an amqp:// or amqps:// URL", f"write {DEFAULT_URL}")
-        if re.search(r"[\s\x00-\x1f\x7f#\ud800-\udfff]", rest):
-            self._fail("white space, '#', or a character that is no text", "write a space as %20 and # as %23")
-        return scheme.lower(), rest
-
-    def _host(self, base: Address, text: str) -> Address:
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+(?:%25[^\]]+)?\]|[^:\[\]]*)(?::(\d{0,5}))?", text)
-        if not match:
-            self._fail(
-                "host and port are not of the form host:port",
-                "the port is a number, an IPv6 address stands in brackets, and a / in a password is written %2F",
-            )
-        host, port = self._decode("host", match[1].strip("[]")), int(match[2] or base.port)
-        if not 0 < port < 1 << 16:
-            self._fail("the port is not a number from 1 to 65535")
-        if not host.isprintable() or " " in host:
-            self._fail("the host name holds a character that no host name has")
-        return replace(base, host=host or "localhost", port=port)
-
-    def _vhost(self, path: str) -> str:
-        if "/" in path:
-            self._fail("a second '/' after the host", "a slash in the virtual host's name is written %2F")
-        return self._decode("virtual host", path) or "/"
-
-    def _decode(self, what: str, text: str) -> str:
-        if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-            self._fail(f"a '%' in the {what} that starts no percent-encoding", "write a percent sign as %25")
-        try:
-            value = unquote_to_bytes(text).decode()
-        except UnicodeDecodeError:
-            self._fail(f"the percent-encoded {what} is not UTF-8")
-        if "\0" in value:  # it separates user name and password in SASL PLAIN (RFC 4616)
-            self._fail(f"the {what} holds a NUL")
-        return value
-
-    def _query(self, query: str, *, tls: bool) -> dict[str, Any]:
-        """Read the parameters of https://www.rabbitmq.com/docs/uri-query-parameters, and `frame_max`, into fields."""
-        values: dict[str, list[str]] = {}
-        for pair in filter(None, query.split("&")):
-            name, _, value = pair.partition("=")
-            if name not in _PARAMETERS:
-                self._fail("unknown query parameter " + repr(name), f"known are {', '.join(_PARAMETERS)}")
-            if name in _TLS_PARAMETERS and not tls:
-                self._fail(f"{name} is for amqps:// only: this connection would not be encrypted")
-            values.setdefault(name, []).append(self._decode(name, value))
-        fields: dict[str, Any] = {}
-        options: dict[str, Any] = {}
-        for name, each in values.items():
-            if len(each) > 1 and name != "auth_mechanism":
-                self._fail(f"{name} is given twice")
-            if name in _NUMBERS:
-                fields[_NUMBERS[name][0]] = self._number(name, each[0])
-            elif name == "auth_mechanism":
-                fields["auth_mechanisms"] = tuple(self._choice(name, one.upper(), MECHANISMS) for one in each)
-            elif name == "server_name_indication":
-                fields[name] = each[0]
-            elif name == "verify":
-                options["insecure"] = self._choice(name, each[0], ("verify_peer", "verify_none")) == "verify_none"
-            else:
-                options[_TLS_FILES[name]] = each[0]
-        if "key_file" in options and "cert_file" not in options:
-            self._fail("keyfile without certfile")
-        return fields | {"tls_options": Tls(**options)}
-
-    def _number(self, name: str, value: str) -> float:
-        _, low, high = _NUMBERS[name]
-        if not re.fullmatch(r"[0-9]{1,10}", value) or not low <= int(value) <= high:
-            self._fail(f"{name} is not a whole number from {low} to {high}")
-        return int(value) / 1000 if name == "connection_timeout" else int(value)
-
-    def _choice(self, name: str, value: str, known: tuple[str, ...]) -> str:
-        if value not in known:
-            self._fail(f"{name} is not one of {', '.join(known)}")
-        return value
-
-    def _fail(self, what: str, advice: str = "") -> NoReturn:
-        raise SettingsError(f"{self._source}: {what}", advice=advice) from None
-
-
-# Parameter -> field and range. RabbitMQ gives the timeout in milliseconds, pika takes frames of up to 128 KiB.
-_NUMBERS = {
-    "heartbeat": ("heartbeat_s", 0, 65_535),
-    "connection_timeout": ("connection_timeout_s", 1, 3_600_000),
-    "channel_max": ("channel_max", 1, 65_535),
-    "frame_max": ("frame_max", 4_096, 131_072),
-}
-_TLS_FILES = {"cacertfile": "ca_file", "certfile": "cert_file", "keyfile": "key_file"}
-_TLS_PARAMETERS = (*_TLS_FILES, "verify", "server_name_indication")
-_PARAMETERS = (*_NUMBERS, "auth_mechanism", *_TLS_PARAMETERS)
-
-
 def _read_password(file: str) -> str:
     try:
         password = Path(file).read_bytes().decode().removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        raise _bad_file("--password-file", file, error) from error
+        raise bad_file("--password-file", file, error) from error
     except UnicodeDecodeError:
         raise SettingsError(f"--password-file: {file}: not UTF-8") from None
     if not password or "\0" in password or "\n" in password:
         raise SettingsError(f"--password-file: {file}: not one line of text")
     return password
-
-
-def _bad_file(option: str, file: str, error: OSError) -> SettingsError:
-    return SettingsError(f"{option}: {file}: {error.strerror or error}")

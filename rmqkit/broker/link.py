@@ -13,11 +13,12 @@ from collections.abc import Callable
 import pika
 
 from rmqkit import __version__
+from rmqkit.address import Address
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.management import Management
 from rmqkit.broker.transport import Transport
 from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, Unreachable
-from rmqkit.settings import Address, Settings
+from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
 FRAME_MAX = 131_072  # RabbitMQ's own default; negotiation may lower it

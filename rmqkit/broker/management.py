@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from rmqkit.address import Address
 from rmqkit.errors import (
     AccessRefused,
     AuthenticationFailed,
@@ -27,7 +28,7 @@ from rmqkit.errors import (
 )
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.report import QueueStatus
-from rmqkit.settings import Address, Settings
+from rmqkit.settings import Settings
 
 TIMEOUT_S = 30.0
 PORT, TLS_PORT = 15672, 15671

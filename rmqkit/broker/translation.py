@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pika import exceptions
 from pika.adapters.utils import connection_workflow
 
+from rmqkit.address import Address
 from rmqkit.broker.decoder import ProtocolError
 from rmqkit.errors import REFUSALS, AuthenticationFailed, BrokerError, ConnectionLost, Refused, Unreachable
-from rmqkit.settings import Address
 
 NOT_ALLOWED = 530  # AMQP 0-9-1 section 1.8: among others, a virtual host that is not there
 _NO_BROKER = (

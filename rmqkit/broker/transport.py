@@ -20,12 +20,12 @@ from pika import spec
 from pika.adapters.select_connection import IOLoop
 from pika.exceptions import ConnectionClosedByClient
 
+from rmqkit.address import Address
 from rmqkit.broker import oracle, translation
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.decoder import Decoder
 from rmqkit.broker.frames import Event
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
-from rmqkit.settings import Address
 
 READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
 WRITE_BYTES = 256 * 1024  # a partial write copies the rest, so a write must not be too large

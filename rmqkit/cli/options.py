@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from rmqkit.settings import DEFAULT_URL, Settings, Tls, load_settings
+from rmqkit.address import DEFAULT_URL, Tls
+from rmqkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from rmqkit.broker.connection import Connection

@@ -11,11 +11,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from rmqkit.address import Tls
 from rmqkit.cli import options
 from rmqkit.cli.options import Broker, grouped
 from rmqkit.errors import SettingsError, Unreachable
 from rmqkit.node import Node
-from rmqkit.settings import Tls
 
 
 @dataclass(frozen=True)

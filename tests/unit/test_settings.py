@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from rmqkit.address import DEFAULT_URL, Address, Tls, parse_urls
 from rmqkit.errors import SettingsError
-from rmqkit.settings import DEFAULT_URL, Address, Settings, Tls, load_settings, parse_urls
+from rmqkit.settings import Settings, load_settings
 
 CANARY = "c4n4ry"
 

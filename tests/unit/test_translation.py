@@ -10,6 +10,7 @@ import pytest
 from pika import exceptions
 from pika.adapters.utils import connection_workflow
 
+from rmqkit.address import Address
 from rmqkit.broker import translation
 from rmqkit.broker.decoder import ProtocolError
 from rmqkit.errors import (
@@ -23,7 +24,6 @@ from rmqkit.errors import (
     ResourceLocked,
     Unreachable,
 )
-from rmqkit.settings import Address
 
 ADDRESS = Address(password="canary")
 # What may end the opening of a connection, and what we call it.
