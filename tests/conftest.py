@@ -64,13 +64,13 @@ class Broker:
     url: str
     api_url: str
 
-    def api(self, method: str, path: str) -> bytes:
-        """Call RabbitMQ's HTTP API; `path` comes after `/api/`."""
+    def api(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """Call RabbitMQ's HTTP API; `path` comes after `/api/`, `body` is JSON."""
         where = urlsplit(self.api_url)
         passwords = HTTPPasswordMgrWithDefaultRealm()
         root = f"{where.scheme}://{where.hostname}:{where.port}/api/"
         passwords.add_password(None, root, where.username or "guest", where.password or "guest")
-        request = Request(root + path, method=method, headers={"content-type": "application/json"})
+        request = Request(root + path, body, method=method, headers={"content-type": "application/json"})
         with build_opener(HTTPBasicAuthHandler(passwords)).open(request, timeout=10) as response:
             return bytes(response.read())
 

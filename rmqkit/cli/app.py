@@ -39,6 +39,12 @@ COMMANDS: dict[str, Entry] = {
         TOPOLOGIES,
         ("rmqkit apply topologies/work.yaml", "rmqkit apply --dry-run orders.yaml audit.yaml"),
     ),
+    "convert": Entry(
+        "rmqkit.cli.convert:convert",
+        "Turn RabbitMQ's definitions into a topology file, or the reverse.",
+        TOPOLOGIES,
+        ("rmqkit convert definitions.json orders.yaml --vhost shop", "rmqkit convert orders.yaml orders.json"),
+    ),
     "schema": Entry(
         "rmqkit.cli.schema:schema",
         "Print the JSON Schema of a topology file, for editors.",

@@ -17,11 +17,11 @@ MAX_BYTES = 5_000_000  # some 70,000 bindings
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def read_text(path: str | Path) -> str:
-    """Read a file; raise DocumentError if it cannot be read, is too large, or not UTF-8."""
+def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
+    """Read a file; raise DocumentError if it cannot be read, has more than `limit` bytes, or is not UTF-8."""
     file = str(path)
     try:
-        content = _content(Path(path), file)
+        content = _content(Path(path), file, limit)
     except OSError as error:
         raise fatal(Location(file), f"the file cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path
@@ -29,17 +29,17 @@ def read_text(path: str | Path) -> str:
     return _decode(content, file)
 
 
-def _content(path: Path, file: str) -> bytes:
+def _content(path: Path, file: str, limit: int) -> bytes:
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise fatal(Location(file), "this is a folder, not a file", "Name the files in it.")
-    if status.st_size <= MAX_BYTES:
+    if status.st_size <= limit:
         with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-        if len(content) <= MAX_BYTES:
+            content = stream.read(limit + 1)
+        if len(content) <= limit:
             return content
     raise fatal(
-        Location(file), f"the file is larger than {MAX_BYTES:,} bytes", "A topology is small: is this the right file?"
+        Location(file), f"the file is larger than {limit:,} bytes", "A topology is small: is this the right file?"
     )
 
 

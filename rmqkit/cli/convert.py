@@ -1,0 +1,89 @@
+"""`rmqkit convert`.
+
+Comes in: definitions or a topology file. Goes out: the other. Room: cli.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import PurePath
+from typing import Annotated
+
+import typer
+
+from rmqkit.cli import files, output
+from rmqkit.errors import InputError
+
+MAX_BYTES = 200_000_000  # of definitions: those of a whole cluster can be large
+
+
+class Form(StrEnum):
+    """What a topology is written as."""
+
+    yaml = "yaml"
+    definitions = "definitions"
+
+
+_FORMS = {".json": Form.definitions, ".yaml": Form.yaml, ".yml": Form.yaml}
+_OTHER = {Form.yaml: Form.definitions, Form.definitions: Form.yaml}
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Definitions or a topology file; - for stdin.")],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; - for stdout.")] = files.STANDARD,
+    *,
+    to: Annotated[
+        Form | None, typer.Option("--to", help="What to write, where the names do not tell: .json, .yaml, .yml.")
+    ] = None,
+    vhost: Annotated[
+        str | None,
+        typer.Option(
+            "--vhost",
+            metavar="NAME",
+            help="The virtual host to take from definitions that hold several; or to write into definitions, which can"
+            " then be imported as a cluster's.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+) -> None:
+    """Turn RabbitMQ's definitions into a topology file, or a topology file into definitions.
+
+    Exchanges, queues, bindings and policies are carried over whole. What the other form does not have, such as users
+    and permissions, is listed on standard error.
+    """
+    read = _FORMS.get(PurePath(source).suffix.lower())
+    form = to or _FORMS.get(PurePath(target).suffix.lower()) or (_OTHER[read] if read else None)
+    if form in (None, read):
+        message = "the names do not tell what to write" if form is None else f"{source} is {form.value} already"
+        raise InputError(message, advice="Say --to yaml (from definitions) or --to definitions (from a topology file).")
+    text, omitted = (_to_yaml if form is Form.yaml else _to_definitions)(files.readable(source), vhost)
+    files.write(target, text, force=force)
+    if omitted:
+        output.note(f"Not carried over: {output.safe(', '.join(omitted))}.")
+
+
+def _to_yaml(source: str, vhost: str | None) -> tuple[str, tuple[str, ...]]:
+    from rmqkit.topology.definitions import from_definitions  # noqa: PLC0415 - start-up time
+    from rmqkit.topology.loader import loads  # noqa: PLC0415
+    from rmqkit.topology.text import read_text  # noqa: PLC0415
+    from rmqkit.topology.writer import to_yaml  # noqa: PLC0415
+
+    topology, omitted = from_definitions(read_text(source, MAX_BYTES), file=source, vhost=vhost)
+    if names := [*topology.external_exchanges, *topology.external_queues]:
+        output.note(f"Not declared there, so listed under external: {output.safe(', '.join(names))}.")
+    text = to_yaml(topology)
+    try:
+        loads(text, "the topology file")
+    except InputError as error:
+        output.warn(f"The broker took what `rmqkit apply` will refuse:\n{error}")
+    return text, omitted
+
+
+def _to_definitions(source: str, vhost: str | None) -> tuple[str, tuple[str, ...]]:
+    from rmqkit.topology.definitions import not_in_definitions, to_definitions  # noqa: PLC0415
+    from rmqkit.topology.loader import load  # noqa: PLC0415
+
+    topology = load(source)
+    definitions = to_definitions(topology, vhost=vhost)
+    return json.dumps(definitions, ensure_ascii=False, indent=2) + "\n", not_in_definitions(topology)

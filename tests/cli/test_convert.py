@@ -1,0 +1,127 @@
+"""`rmqkit convert`: definitions and topology files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rmqkit.topology.loader import load
+
+DEFINITIONS = {
+    "users": [{"name": "guest"}],
+    "exchanges": [{"name": "orders", "type": "topic", "vhost": "shop"}],
+    "queues": [{"name": "billing", "vhost": "shop"}, {"name": "elsewhere", "vhost": "/"}],
+    "bindings": [{"source": "orders", "destination": "billing", "routing_key": "#", "vhost": "shop"}],
+}
+YAML = """\
+exchanges:
+  orders: {type: topic}
+
+queues:
+  billing: {}
+
+bindings:
+  - {source: orders, destination: billing, routing_key: "#"}
+"""
+
+
+def convert(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "convert", *arguments]
+    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "d.json").write_text(json.dumps(DEFINITIONS))
+    (tmp_path / "t.yaml").write_text(f"description: Orders\n{YAML}")
+    return tmp_path
+
+
+def test_definitions_become_a_file_and_what_it_does_not_carry_is_listed(folder: Path) -> None:
+    done = convert(folder, "d.json", "new.yaml", "--vhost", "shop")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Not carried over: 1 user.\n")
+    assert (folder / "new.yaml").read_text() == YAML
+
+
+def test_there_and_back_through_pipes_is_the_same_topology(folder: Path) -> None:
+    there = convert(folder, "t.yaml", "-", "--vhost", "/")
+    assert there.stderr == "Not carried over: the description.\n"
+    assert {each["vhost"] for section in json.loads(there.stdout).values() for each in section} == {"/"}
+    back = convert(folder, "-", "-", "--to", "yaml", stdin=there.stdout)
+    assert (back.stdout, back.stderr) == (YAML, "")
+
+
+def test_a_file_that_is_there_is_replaced_only_by_force_and_keeps_its_permissions(folder: Path) -> None:
+    before = (folder / "t.yaml").read_text()
+    (folder / "t.yaml").chmod(0o640)
+    (folder / "link.yaml").symlink_to("t.yaml")
+    done = convert(folder, "d.json", "link.yaml", "--vhost", "shop")
+    assert (done.returncode, (folder / "t.yaml").read_text()) == (2, before)
+    assert "is there already" in done.stderr
+    assert convert(folder, "d.json", "link.yaml", "--vhost", "shop", "--force").returncode == 0
+    assert ((folder / "t.yaml").read_text(), (folder / "t.yaml").stat().st_mode & 0o777) == (YAML, 0o640)
+    assert (folder / "link.yaml").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["d.json", "new.yaml"],
+            2,
+            "d.json holds 2 virtual hosts, and a topology is of one\n  Choose with --vhost: /, shop.",
+        ),
+        (["d.json", "new.json"], 2, "d.json is definitions already"),
+        (["t.yaml", "new.yml"], 2, "t.yaml is yaml already"),
+        (["-", "new"], 2, "the names do not tell what to write"),
+        (["t.yaml", "no/folder/new.json"], 2, "new.json cannot be written: No such file or directory"),
+        (["t.yaml", ".", "--force"], 2, ". cannot be written: Is a directory"),
+        (["missing.json"], 2, "missing.json: the file cannot be read: No such file or directory"),
+        (["t.yaml", "--to", "yaml"], 2, "t.yaml is yaml already"),
+        (["t.yaml", "/dev/full", "--force"], 3, "/dev/full: No space left on device"),
+        (["-", "--to", "yaml"], 2, "/dev/stdin:1:1: this is not JSON"),
+    ],
+)
+def test_what_cannot_be_converted_is_an_error_and_leaves_nothing_behind(
+    folder: Path, arguments: list[str], code: int, message: str
+) -> None:
+    before = sorted(folder.iterdir())
+    done = convert(folder, *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_full_disk_leaves_the_old_file_as_it_was(folder: Path) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20));"
+    code = (
+        f"import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); {limited} from rmqkit.cli import main; main()"
+    )
+    command = [sys.executable, "-B", "-c", code, "convert", "d.json", "t.yaml", "--vhost", "shop", "--force"]
+    before = sorted(folder.iterdir()), (folder / "t.yaml").read_text()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, "t.yaml: File too large; nothing was changed" in done.stderr) == (3, True)
+    assert (sorted(folder.iterdir()), (folder / "t.yaml").read_text()) == before
+
+
+def test_what_only_a_broker_takes_is_converted_with_a_warning(folder: Path) -> None:
+    circle = [{"name": name, "arguments": {"alternate-exchange": other}} for name, other in ("ab", "ba")]
+    (folder / "d.json").write_text(json.dumps({"exchanges": circle}))
+    done = convert(folder, "d.json", "new.yaml")
+    assert done.returncode == 0
+    assert "warning: " in done.stderr
+    assert "the alternate exchanges run in a circle" in done.stderr
+    assert "alternate-exchange: b" in (folder / "new.yaml").read_text()
+
+
+def test_names_that_are_not_declared_there_become_external(folder: Path) -> None:
+    bindings = [{"source": "amq.topic", "destination": "theirs"}]
+    (folder / "d.json").write_text(json.dumps({"bindings": bindings}))
+    done = convert(folder, "d.json", "new.yaml")
+    assert done.stderr == "Not declared there, so listed under external: theirs.\n"
+    assert load(folder / "new.yaml").external_queues == ("theirs",)
