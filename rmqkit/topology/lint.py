@@ -1,0 +1,116 @@
+"""What is suspicious in a topology that is right by the rules of its file.
+
+Comes in: a Topology. Goes out: findings. Room: topology, pure. The rules are in `rmqkit.topology.rules`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from rmqkit.errors import Location
+from rmqkit.model import Binding, Silence, Topology
+from rmqkit.topology.rules import bindings, dead_letter_circles, dead_letters, policies, queue_types, reach
+from rmqkit.topology.rules.rule import Complaint, Rule, Severity, Subject, rule
+from rmqkit.topology.rules.wiring import Wiring, wire
+from rmqkit.topology.schema import suggest
+
+_NOWHERE = Location("<topology>")  # of what was not read from a file
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One suspicious thing: whose (an exchange, queue, binding or policy), where, what, and what to do about it."""
+
+    code: str
+    severity: Severity
+    name: str
+    where: Location
+    message: str
+    advice: str = ""
+
+
+@rule(
+    "silence-unused",
+    "warning",
+    why="An entry of `lint:` that silences nothing is misspelled, or left over and would hide the next finding.",
+    page="",
+    bad="""
+queues: {replies: {}}
+lint: [{ignore: drops-silently, name: replies, reason: Nobody waits for old replies.}]
+""",
+    good="""
+queues: {replies: {arguments: {x-message-ttl: 60000}}}
+lint: [{ignore: drops-silently, name: replies, reason: Nobody waits for old replies.}]
+""",
+)
+def silence_unused(_: Wiring) -> Iterator[Complaint]:
+    """Find nothing: what is silenced is known only when all rules have run."""
+    return iter(())
+
+
+RULES: Mapping[str, Rule] = {
+    each.code: each
+    for each in (
+        *reach.RULES,
+        *bindings.RULES,
+        *dead_letters.RULES,
+        *dead_letter_circles.RULES,
+        *queue_types.RULES,
+        *policies.RULES,
+        silence_unused,
+    )
+}
+"""Every rule by its code, in the order of the docs."""
+
+
+def lint(topology: Topology) -> tuple[Finding, ...]:
+    """Return what is suspicious and not silenced, by file, line, column and code.
+
+    Raises TopologyError if the pattern of a policy cannot be read.
+    """
+    return examine(topology)[0]
+
+
+def examine(topology: Topology) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Return what `lint` does, and besides what the topology's own `lint:` silences."""
+    wiring = wire(topology)
+    found = [_finding(each, *complaint) for each in RULES.values() for complaint in each.check(wiring)]
+    silencers = {silence: _pattern(silence.name) for silence in topology.silences}
+    used: set[Silence] = set()
+    silenced: list[Finding] = []
+    left: list[Finding] = []
+    for finding in found:
+        by = {each for each, name in silencers.items() if each.code == finding.code and name.fullmatch(finding.name)}
+        used |= by
+        (silenced if by else left).append(finding)
+    left += [_unused(silence) for silence in topology.silences if silence not in used]
+    return tuple(sorted(left, key=_place)), tuple(sorted(silenced, key=_place))
+
+
+def _place(finding: Finding) -> tuple[str, int, int, str, str, str]:
+    where = finding.where
+    return where.file, where.line, where.column, finding.code, finding.name, finding.message
+
+
+def _finding(rule: Rule, about: Subject, message: str, advice: str) -> Finding:
+    name = str(about) if isinstance(about, Binding) else about.name
+    return Finding(rule.code, rule.severity, name, about.where or _NOWHERE, message, advice)
+
+
+def _unused(silence: Silence) -> Finding:
+    whose = "" if silence.name == "*" else f" of {silence.name!r}"
+    message = f"there is no finding {silence.code!r}{whose} to silence"
+    advice = "Leave the entry out."
+    if silence.code not in RULES:
+        message = f"{silence.code!r} is no code of a finding"
+        guess = suggest(silence.code, RULES)
+        advice = f"Did you mean {guess}?" if guess else "See `rmqkit validate` for the codes."
+    rule = RULES["silence-unused"]
+    return Finding(rule.code, rule.severity, silence.name, silence.where or _NOWHERE, message, advice)
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """Compile a name in which `*` is any part and all else itself, brackets of a binding's key too."""
+    return re.compile(".*".join(map(re.escape, name.split("*"))), re.DOTALL)

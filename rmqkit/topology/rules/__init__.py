@@ -1,0 +1,1 @@
+"""What lint knows, by theme; `rmqkit.topology.lint` runs it."""
