@@ -69,6 +69,19 @@ def _values(field: Mapping[str, Any]) -> str:
     return f"{noun}, {field['minimum']} or more" if "minimum" in field else noun
 
 
+def lint() -> Iterator[str]:
+    """Yield the page about what lint finds: its rules, each with the examples that test it."""
+    from rmqkit.topology.lint import RULES  # noqa: PLC0415
+
+    yield (FOLDER / "lint.intro.md").read_text("utf-8")
+    rows = [f"| [`{rule.code}`](#{rule.code}) | {rule.severity} | {rule.why} |" for rule in RULES.values()]
+    yield "\n".join(["| code | severity | why it matters |", "|---|---|---|", *rows]) + "\n"
+    for rule in RULES.values():
+        page = f" [RabbitMQ's page]({rule.url})" if rule.url else ""
+        yield f"## {rule.code}\n\n{rule.severity.title()}. {rule.why}{page}\n"
+        yield f"Bad:\n\n```yaml\n{rule.bad}```\n\nGood:\n\n```yaml\n{rule.good}```\n"
+
+
 def exit_codes() -> Iterator[str]:
     """Yield the page about exit codes."""
     from rmqkit.exit_codes import MEANINGS  # noqa: PLC0415
@@ -105,6 +118,7 @@ def _help(command: Any, path: str) -> str:
 
 PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "topology-reference.md": topology_reference,
+    "lint.md": lint,
     "exit-codes.md": exit_codes,
     "command-reference.md": command_reference,
 }

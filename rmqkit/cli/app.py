@@ -27,6 +27,12 @@ class Entry(NamedTuple):
 
 TOPOLOGIES, MESSAGES, BROKER = "Topologies", "Messages", "A broker of your own"
 COMMANDS: dict[str, Entry] = {
+    "validate": Entry(
+        "rmqkit.cli.validate:validate",
+        "Check topology files, and say what is suspicious in them.",
+        TOPOLOGIES,
+        ("rmqkit validate topologies/work.yaml", "rmqkit validate --strict orders.yaml audit.yaml"),
+    ),
     "plan": Entry(
         "rmqkit.cli.plan:plan",
         "Say what applying topology files would do, and change nothing.",

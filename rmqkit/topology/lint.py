@@ -106,7 +106,7 @@ def _unused(silence: Silence) -> Finding:
     if silence.code not in RULES:
         message = f"{silence.code!r} is no code of a finding"
         guess = suggest(silence.code, RULES)
-        advice = f"Did you mean {guess}?" if guess else "See `rmqkit validate` for the codes."
+        advice = f"Did you mean {guess}?" if guess else "Write the code that `rmqkit validate` prints behind a finding."
     rule = RULES["silence-unused"]
     return Finding(rule.code, rule.severity, silence.name, silence.where or _NOWHERE, message, advice)
 
