@@ -13,7 +13,7 @@ from pathlib import Path
 
 from contestants import CONSUME, PUBLISH, Contestant
 
-BEGIN = "<!-- benchmark: begin (written by tests/benchmarks/run.py) -->"
+BEGIN = "<!-- benchmark: begin (written by tests/benchmarks/{}) -->"
 END = "<!-- benchmark: end -->"
 
 Rates = dict[Contestant, list[float]]
@@ -74,7 +74,7 @@ def render(
     command = " ".join(["python", "tests/benchmarks/run.py", *sys.argv[1:]])
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {_machine()}. Python {platform.python_version()}, {packages}.",
+        f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. Python {platform.python_version()}, {packages}.",
         *([f"Not installed, so left out: {', '.join(left_out)}."] if left_out else []),
         "",
         *rate_table(PUBLISH, rates, scale),
@@ -84,14 +84,17 @@ def render(
     return "\n".join(lines)
 
 
-def write(file: Path, text: str) -> None:
-    """Replace what stands between the markers."""
-    before, _, rest = file.read_text().partition(BEGIN)
+def write(file: Path, text: str, program: str) -> None:
+    """Replace what stands between the markers of one of the benchmarks."""
+    begin = BEGIN.format(program)
+    before, found, rest = file.read_text().partition(begin)
+    if not found:
+        sys.exit(f"{file} has no line {begin}")
     after = rest.partition(END)[2]
-    file.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    file.write_text(f"{before}{begin}\n\n{text}\n{END}{after}")
 
 
-def _machine() -> str:
+def machine() -> str:
     info = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     model = models[0] if models else platform.processor()

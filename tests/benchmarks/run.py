@@ -185,7 +185,7 @@ def main() -> int:
     text = render(rates, judged, left_out, {"RabbitMQ": rabbitmq} | versions(entered), scale)
     print(text)
     if options.write:
-        write(options.write, text)
+        write(options.write, text, "run.py")
     return 0 if all(each.met for each in judged) else 1
 
 
