@@ -39,11 +39,16 @@ _ENABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What a virtual host holds; `unseen` says in sentences what its user may not look at."""
+    """What a virtual host holds; `unseen` says in sentences what its user may not look at.
+
+    `parameters` are its runtime parameters (https://www.rabbitmq.com/docs/parameters), each with its component and
+    name, as far as the user may see them.
+    """
 
     topology: Topology
     default_queue_type: str = "classic"
     unseen: tuple[str, ...] = ()
+    parameters: tuple[Mapping[str, str], ...] = ()
 
 
 class Management:
@@ -102,7 +107,7 @@ class Management:
             bindings=tuple(Binding(**_fields(each, Binding)) for each in bindings if each["source"]),
             policies=policies,
         )
-        return Live(topology, self._default_queue_type(), unseen)
+        return Live(topology, self._default_queue_type(), unseen, self._parameters())
 
     def queues(self) -> tuple[QueueStatus, ...]:
         """Return how the queues do, sorted by name; RabbitMQ brings its numbers up to date every five seconds.
@@ -112,14 +117,6 @@ class Management:
         columns = "name,type,state,consumers,messages_ready,messages_unacknowledged,message_stats"
         found = self._call("GET", f"queues/{self._vhost}?columns={columns}")
         return tuple(sorted(map(_status, found), key=lambda each: each.name))
-
-    def definitions(self) -> dict[str, Any]:
-        """Return RabbitMQ's own export of the virtual host (https://www.rabbitmq.com/docs/definitions).
-
-        Raises what `live` raises.
-        """
-        found: dict[str, Any] = self._call("GET", f"definitions/{self._vhost}")
-        return found
 
     def put_policy(self, policy: Policy) -> None:
         """Create a policy, or change it. Raises Refused, Unreachable."""
@@ -142,6 +139,15 @@ class Management:
         except (AccessRefused, AuthenticationFailed):
             return (), (f"Policies cannot be seen: the user {self._username!r} lacks the tag policymaker",)
         return tuple(Policy(**_fields(each, Policy)) for each in found), ()
+
+    def _parameters(self) -> tuple[Mapping[str, str], ...]:
+        """Return no values: those of federation and shovels hold passwords."""
+        try:
+            found = self._call("GET", "parameters")
+        except (AccessRefused, AuthenticationFailed):
+            return ()
+        mine = (each for each in found if each["vhost"] == self._address.vhost)
+        return tuple({"component": each["component"], "name": each["name"]} for each in mine)
 
     def _default_queue_type(self) -> str:
         try:

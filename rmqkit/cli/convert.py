@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmqkit.cli import files, output
 from rmqkit.errors import InputError
+
+if TYPE_CHECKING:
+    from rmqkit.model import Topology
 
 MAX_BYTES = 200_000_000  # of definitions: those of a whole cluster can be large
 
@@ -65,11 +68,17 @@ def convert(
 
 def _to_yaml(source: str, vhost: str | None) -> tuple[str, tuple[str, ...]]:
     from rmqkit.topology.definitions import from_definitions  # noqa: PLC0415 - start-up time
-    from rmqkit.topology.loader import loads  # noqa: PLC0415
     from rmqkit.topology.text import read_text  # noqa: PLC0415
-    from rmqkit.topology.writer import to_yaml  # noqa: PLC0415
 
     topology, omitted = from_definitions(read_text(source, MAX_BYTES), file=source, vhost=vhost)
+    return as_topology_file(topology), omitted
+
+
+def as_topology_file(topology: Topology) -> str:
+    """Write the topology of a broker as a file; say what it does not declare, and what a broker alone takes."""
+    from rmqkit.topology.loader import loads  # noqa: PLC0415 - start-up time
+    from rmqkit.topology.writer import to_yaml  # noqa: PLC0415
+
     if names := [*topology.external_exchanges, *topology.external_queues]:
         output.note(f"Not declared there, so listed under external: {output.safe(', '.join(names))}.")
     text = to_yaml(topology)
@@ -77,13 +86,19 @@ def _to_yaml(source: str, vhost: str | None) -> tuple[str, tuple[str, ...]]:
         loads(text, "the topology file")
     except InputError as error:
         output.warn(f"The broker took what `rmqkit apply` will refuse:\n{error}")
-    return text, omitted
+    return text
 
 
 def _to_definitions(source: str, vhost: str | None) -> tuple[str, tuple[str, ...]]:
-    from rmqkit.topology.definitions import not_in_definitions, to_definitions  # noqa: PLC0415
+    from rmqkit.topology.definitions import not_in_definitions  # noqa: PLC0415
     from rmqkit.topology.loader import load  # noqa: PLC0415
 
     topology = load(source)
-    definitions = to_definitions(topology, vhost=vhost)
-    return json.dumps(definitions, ensure_ascii=False, indent=2) + "\n", not_in_definitions(topology)
+    return as_definitions(topology, vhost), not_in_definitions(topology)
+
+
+def as_definitions(topology: Topology, vhost: str | None = None) -> str:
+    """Write a topology as definitions: of a virtual host, or as a cluster's if `vhost` is given."""
+    from rmqkit.topology.definitions import to_definitions  # noqa: PLC0415 - start-up time
+
+    return json.dumps(to_definitions(topology, vhost=vhost), ensure_ascii=False, indent=2) + "\n"

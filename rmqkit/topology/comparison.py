@@ -46,28 +46,42 @@ def extras(expected: Topology, actual: Topology) -> Topology:
     """Return what is there and not expected, within the scope of what is expected; each kind sorted by name.
 
     In scope is a name that a pattern of `scope` matches, and a binding into what is expected or in scope: it belongs to
-    whom it feeds. What is listed as external, the default exchange and names that begin with `amq.` never are.
+    whom it feeds. What is listed as external never is, nor are exclusive queues, which go with their connection, the
+    default exchange and what the broker made for itself.
     """
-    declared = {each.name for each in expected.exchanges} | {each.name for each in expected.queues}
+    declared = {("exchange", each.name) for each in expected.exchanges}
+    declared |= {("queue", each.name) for each in expected.queues} | {
+        ("policy", each.name) for each in expected.policies
+    }
+    foreign = {("exchange", name) for name in ("", *expected.external_exchanges)}
+    foreign |= {("queue", name) for name in expected.external_queues}
+    foreign |= {("exchange", each.name) for each in actual.exchanges if is_internal(each)}
+    foreign |= {("queue", each.name) for each in actual.queues if each.exclusive or is_internal(each)}
     bindings = {binding_key(each) for each in expected.bindings}
 
-    def in_scope(name: str) -> bool:
-        return not name.startswith("amq.") and any(fnmatchcase(name, pattern) for pattern in expected.scope)
+    def in_scope(kind: str, name: str) -> bool:
+        return (kind, name) not in foreign and any(fnmatchcase(name, pattern) for pattern in expected.scope)
 
-    def beyond(there: Iterable[_Named], known: Iterable[_Named], external: Iterable[str]) -> tuple[_Named, ...]:
-        names = {each.name for each in known}.union(external)
-        return tuple(sorted((e for e in there if e.name not in names and in_scope(e.name)), key=lambda e: e.name))
+    def beyond(kind: Kind, there: Iterable[_Named]) -> tuple[_Named, ...]:
+        found = (each for each in there if (kind, each.name) not in declared and in_scope(kind, each.name))
+        return tuple(sorted(found, key=lambda each: each.name))
 
     def stray(binding: Binding) -> bool:
-        fed = binding.destination in declared or in_scope(binding.destination)
-        return bool(binding.source) and fed and binding_key(binding) not in bindings
+        end = (binding.destination_type, binding.destination)
+        return bool(binding.source) and (end in declared or in_scope(*end)) and binding_key(binding) not in bindings
 
     return Topology(
-        exchanges=beyond(actual.exchanges, expected.exchanges, ("", *expected.external_exchanges)),
-        queues=beyond(actual.queues, expected.queues, expected.external_queues),
+        exchanges=beyond("exchange", actual.exchanges),
+        queues=beyond("queue", actual.queues),
         bindings=tuple(sorted(filter(stray, actual.bindings), key=binding_key)),
-        policies=beyond(actual.policies, expected.policies, ()),
+        policies=beyond("policy", actual.policies),
     )
+
+
+def is_internal(entity: Exchange | Queue) -> bool:
+    """Tell whether the broker named it, or made it for itself, as federation does."""
+    made = entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments
+    return made or (isinstance(entity, Exchange) and entity.type == "x-federation-upstream")
 
 
 def binding_key(binding: Binding) -> str:

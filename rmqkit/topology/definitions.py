@@ -18,6 +18,7 @@ from typing import Any, TypeVar, get_args
 from rmqkit.errors import InputError, Location, Problem, TopologyError
 from rmqkit.model import AppliesTo, Binding, DestinationType, Exchange, Policy, Queue, Topology
 from rmqkit.topology import plain_json
+from rmqkit.topology.comparison import is_internal
 from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.schema import suggest
 
@@ -231,8 +232,7 @@ class _Reader:
 
     def _is_internal(self, kind: str, entity: Exchange | Queue) -> bool:
         """Tell whether the broker named it, or federation made it for itself; if so, it is omitted."""
-        made = "x-internal-purpose" in entity.arguments or getattr(entity, "type", "") == "x-federation-upstream"
-        if made := made or entity.name.startswith("amq."):
+        if made := is_internal(entity):
             self.internal.add((kind, entity.name))
             self.omitted[f"broker-owned {kind}"] += 1
         return made
