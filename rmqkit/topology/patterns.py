@@ -8,7 +8,7 @@ any two patterns name, so all that the wider one does not name behave alike: one
 
 from __future__ import annotations
 
-from functools import cache
+from itertools import zip_longest
 
 MAX_STATES = 2_000  # patterns like #.a.*.*.*... have a state for each set of places: beyond this many, say no
 
@@ -16,7 +16,6 @@ _OTHER = "."  # a word that neither names: no word holds a dot
 States = frozenset[int]
 
 
-@cache
 def words(key: str) -> tuple[str, ...]:
     """Split a routing key or pattern into words; the empty one has none."""
     return tuple(key.split(".")) if key else ()
@@ -27,7 +26,7 @@ def includes(wide: str, narrow: str) -> bool:
     if wide in (narrow, "#"):
         return True
     outer, inner = words(wide), words(narrow)
-    if not ({"*", "#"} & {*outer}) or not _ends_agree(outer, inner):
+    if not ({"*", "#"} & {*outer}) or not _may_include(outer, inner):
         return False
     named = {*outer} - {"*", "#"}
     todo = [(_closed(inner, frozenset({0})), _closed(outer, frozenset({0})))]
@@ -74,12 +73,12 @@ def _closed(pattern: tuple[str, ...], states: States) -> States:
     return frozenset(reached)
 
 
-def _ends_agree(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
-    """Tell whether what `outer` names at its beginning and at its end stands in `inner` too: a quick way to say no."""
+def _may_include(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
+    """Tell whether what `outer` begins and ends with stands in `inner` too: a quick way to say no."""
     for one, other in ((outer, inner), (outer[::-1], inner[::-1])):
-        for index, word in enumerate(one):
+        for word, same in zip_longest(one, other):
             if word in ("*", "#"):
                 break
-            if index >= len(other) or other[index] != word:
+            if word != same:
                 return False
     return True

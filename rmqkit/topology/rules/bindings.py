@@ -109,17 +109,15 @@ def _swallowed(group: Sequence[Binding]) -> Iterator[tuple[Binding, Binding]]:
     """Yield each binding that another one includes, with the first that does; of two equals the later goes."""
     first = {binding.routing_key: binding for binding in reversed(group)}
     patterns = list(reversed(first))
-    beginnings: dict[tuple[str, ...], list[str]] = defaultdict(list)  # pattern by each way it begins: not all by all
+    naming: dict[str, list[str]] = defaultdict(list)  # patterns by word: what a wider one names, the narrower must name
     for pattern in patterns:
-        parts = words(pattern)
-        for length in range(len(parts) + 1):
-            beginnings[parts[:length]].append(pattern)
+        for word in {*words(pattern)}:
+            naming[word].append(pattern)
     order = {pattern: index for index, pattern in enumerate(patterns)}
     swallowed: dict[str, str] = {}
     for wide in patterns:
-        parts = words(wide)
-        fixed = next((index for index, word in enumerate(parts) if word in ("*", "#")), None)
-        for narrow in beginnings[parts[:fixed]] if fixed is not None else ():
+        named = {*words(wide)} - {"*", "#"}
+        for narrow in min((naming[word] for word in named), key=len, default=patterns):
             if narrow == wide or narrow in swallowed or not includes(wide, narrow):
                 continue
             if order[wide] < order[narrow] or not includes(narrow, wide):
@@ -244,7 +242,7 @@ def transient_exchange(wiring: Wiring) -> Iterator[Complaint]:
 @rule(
     "exchange-cycle",
     "warning",
-    why="RabbitMQ passes a message through an exchange once, so the binding that closes a circle does nothing.",
+    why="What is published to one exchange of a circle may pass through all: they act as one, which is rarely meant.",
     page="docs/e2e",
     bad="""
 exchanges: {europe: {type: fanout}, world: {type: fanout}}

@@ -122,13 +122,14 @@ bindings: [{source: failures, destination: failed, routing_key: orders}]
 def dead_letter_nowhere(wiring: Wiring) -> Iterator[Complaint]:
     """Find dead letters whose routing key nothing takes; an exchange with no binding at all is told of elsewhere."""
     for queue in wiring.queues.values():
-        for exchange, key in letters(wiring, queue.name):
-            if key is None or not _is_nowhere(wiring, exchange, key):
-                continue
-            set_here = KEY in wiring.settings[queue.name]
-            how = f"have the routing key {key!r}" if set_here else f"keep their routing key, {key!r}"
-            what = f"no binding of exchange {exchange!r} takes" if exchange else "is the name of no queue"
-            message = f"dead letters of queue {queue.name!r} {how}, which {what}"
+        ways = letters(wiring, queue.name)
+        lost = [(exchange, key) for exchange, key in ways if key is not None and _is_nowhere(wiring, exchange, key)]
+        if lost:
+            exchange, key = lost[0]
+            rest = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            how = "have the routing key" if KEY in wiring.settings[queue.name] else "keep their routing key,"
+            what = f"no binding of exchange {exchange!r} takes" if exchange else "names no queue"
+            message = f"dead letters of queue {queue.name!r} {how} {key!r}{rest}, which {what}"
             yield queue, message, "Set x-dead-letter-routing-key to one that leads to a queue."
 
 

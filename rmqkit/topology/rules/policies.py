@@ -27,7 +27,8 @@ _SETTINGS = (
     "queue-version", "stream-max-segment-size-bytes", "target-group-size",
 )  # fmt: skip
 _ARGUMENTS_ONLY = ("max-priority", "queue-type", "quorum-initial-group-size", "single-active-consumer")
-_MANY = 3  # queues with one setting: from here on a policy says it better
+_TO_POLICIES = "Move it to policies:, where RabbitMQ's HTTP API is at hand."
+_MANY = 3  # queues alike: from here on a policy says it better
 
 
 def _entities(wiring: Wiring) -> list[Exchange | Queue]:
@@ -238,17 +239,18 @@ policies: {idle: {pattern: ^(orders|stock|billing)$, definition: {expires: 86400
 """,
 )
 def better_as_policy(wiring: Wiring) -> Iterator[Complaint]:
-    """Find the setting that most queues of a file repeat; one finding a file."""
-    files: dict[str, dict[tuple[str, str], list[Queue]]] = defaultdict(lambda: defaultdict(list))
+    """Find what most queues of a file are set to, as a whole: one policy counts alone. One finding a file."""
+    alike: dict[str, dict[str, list[Queue]]] = defaultdict(lambda: defaultdict(list))
     for queue in wiring.queues.values():
-        for name, value in queue.arguments.items():
-            if name.removeprefix("x-") in _SETTINGS:
-                files[queue.where.file if queue.where else ""][name, json.dumps(value)].append(queue)
-    for repeated in files.values():
-        (name, value), queues = max(repeated.items(), key=lambda item: len(item[1]))
+        settings = {name: value for name, value in queue.arguments.items() if name.removeprefix("x-") in _SETTINGS}
+        if settings:
+            file = queue.where.file if queue.where else ""
+            alike[file][json.dumps(settings, sort_keys=True)].append(queue)
+    for groups in alike.values():
+        common, queues = max(groups.items(), key=lambda group: len(group[1]))
         if len(queues) >= _MANY:
-            message = f"{len(queues)} queues have {name}: {value}, which a policy could set for all"
-            yield queues[0], message, "Move it to policies:, where RabbitMQ's HTTP API is at hand."
+            names = " and ".join(json.loads(common))
+            yield queues[0], f"{len(queues)} queues have the same {names}, which a policy could set", _TO_POLICIES
 
 
 RULES = (
