@@ -37,7 +37,7 @@ MEANINGS: dict[int, str] = {
     BUG: "a bug in rmqkit: please report it",
     BAD_INPUT: "bad usage or bad input; nothing was sent or declared",
     PARTLY_DONE: "partly done: the output or the input failed on the way; what was not handled is still queued;"
-    " with --detailed-exit-code, there is something to change",
+    " with --detailed-exit-code, there is something to change; of diff, there are differences",
     UNREACHABLE: "the broker is unreachable, was lost, or refused the login",
     REFUSED: "refused by the broker: missing, forbidden, locked, or there with other properties",
     NOT_CONFIRMED: "a message was not confirmed, or reached no queue",

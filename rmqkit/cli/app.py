@@ -51,6 +51,30 @@ COMMANDS: dict[str, Entry] = {
         TOPOLOGIES,
         ("rmqkit convert definitions.json orders.yaml --vhost shop", "rmqkit convert orders.yaml orders.json"),
     ),
+    "destroy": Entry(
+        "rmqkit.cli.destroy:destroy",
+        "Remove what topology files declare, unless it is in use.",
+        TOPOLOGIES,
+        ("rmqkit destroy --dry-run orders.yaml", "rmqkit destroy orders.yaml"),
+    ),
+    "export": Entry(
+        "rmqkit.cli.export:export",
+        "Write what a virtual host holds as a topology file.",
+        TOPOLOGIES,
+        ("rmqkit export -o live.yaml", "rmqkit export --format definitions --vhost shop -o shop.json"),
+    ),
+    "diff": Entry(
+        "rmqkit.cli.diff:diff",
+        "Say how two topologies differ: files, definitions or live brokers.",
+        TOPOLOGIES,
+        ("rmqkit diff orders.yaml amqp://localhost/shop", "rmqkit diff staging.json production.json --vhost shop"),
+    ),
+    "status": Entry(
+        "rmqkit.cli.status:status",
+        "Show what queues hold, who reads them, and how fast.",
+        TOPOLOGIES,
+        ("rmqkit status", "rmqkit status orders.yaml --watch"),
+    ),
     "schema": Entry(
         "rmqkit.cli.schema:schema",
         "Print the JSON Schema of a topology file, for editors.",

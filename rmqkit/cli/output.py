@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TextIO
 
@@ -46,9 +46,9 @@ def safe(text: str) -> str:
     )
 
 
-def out(text: str) -> None:
-    """Print a line to standard output; raise OutputError when the disk is full, say nothing when the reader left."""
-    _write(sys.stdout, text + "\n")
+def out(text: str) -> bool:
+    """Print a line to standard output, and tell whether it is read; raise OutputError when the disk is full."""
+    return _write(sys.stdout, text + "\n")
 
 
 def out_json(value: Any) -> None:
@@ -67,11 +67,24 @@ def warn(text: str) -> None:
     note(f"{paint('warning:', 'yellow', sys.stderr)} {safe(text)}")
 
 
-def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), styles: Sequence[Style | None] = ()) -> str:
-    """Align rows in columns as wide as their widest cell, for standard output; `styles` has one a row, if any."""
+def table(
+    rows: Sequence[Sequence[str]],
+    *,
+    header: Sequence[str] = (),
+    styles: Sequence[Style | None] = (),
+    numbers: Collection[int] = (),
+) -> str:
+    """Align rows in columns as wide as their widest cell, for standard output.
+
+    `styles` has one a row, if any; `numbers` are the columns, from 0, that are aligned to the right.
+    """
     cells = [[safe(cell).replace("\n", "\\n") for cell in row] for row in ([header] if header else []) + list(rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    aligned = [
+        (cell.rjust(width) if column in numbers else cell.ljust(width) for column, (cell, width) in enumerate(row))
+        for row in (zip(each, widths, strict=True) for each in cells)
+    ]
+    lines = ["  ".join(row).rstrip() for row in aligned]
     looks: list[Style | None] = ["bold"] if header else []
     looks += styles or [None] * len(rows)
     return "\n".join(
@@ -85,19 +98,22 @@ def flush() -> None:
         _write(stream, "")
 
 
-def _write(stream: TextIO | None, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> bool:
+    """Write, and tell whether there is still a reader; raise OutputError for any other failure."""
     if stream is None:  # closed before we started, as by `>&-`
-        return
+        return False
     try:
         stream.write(text)
         stream.flush()
     except UnicodeEncodeError:  # a stream of another encoding, as with PYTHONIOENCODING=ascii
-        _write(stream, text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+        return _write(stream, text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
     except OSError as error:
         _abandon(stream)
         if error.errno != errno.EPIPE:
             name = "standard output" if stream is sys.stdout else "standard error"
             raise OutputError(f"{name}: {error.strerror}") from error
+        return False
+    return True
 
 
 def _abandon(stream: TextIO) -> None:

@@ -1,0 +1,80 @@
+"""Where a topology comes from, as an argument of a command says.
+
+Comes in: the name of a topology file or of definitions, `-`, or the URL of a broker. Goes out: Origin. Room: cli.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from rmqkit.cli import convert
+from rmqkit.cli.files import readable
+from rmqkit.cli.options import Broker, connect
+from rmqkit.model import Topology
+
+if TYPE_CHECKING:
+    from rmqkit.settings import Settings
+
+_URL = re.compile(r"amqps?://", re.IGNORECASE)
+_OBJECT = re.compile(r'\s*\{\s*"')  # how definitions begin, and no topology file that a person wrote
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A topology, and what to call the place it comes from; `omitted` says in words what else is there.
+
+    `default_queue_type` is what a queue without a type is on the broker.
+    """
+
+    name: str
+    topology: Topology
+    omitted: tuple[str, ...] = ()
+    default_queue_type: str = "classic"
+
+
+def read(argument: str, broker: Broker) -> Origin:
+    """Read a topology file, definitions or a live broker; `--vhost` also chooses among those of definitions.
+
+    Raises DocumentError, TopologyError, InputError, SettingsError, and what `of_broker` raises.
+    """
+    from rmqkit.topology.loader import loads  # noqa: PLC0415 - start-up time
+    from rmqkit.topology.text import MAX_BYTES, read_text  # noqa: PLC0415
+
+    if _URL.match(argument):
+        return of_broker(replace(broker, url=[argument]).settings())
+    named_so = PurePath(argument).suffix.lower() == ".json"
+    path = readable(argument)
+    text = read_text(path, convert.MAX_BYTES if named_so else MAX_BYTES)
+    if named_so or _OBJECT.match(text):
+        return _of_definitions(text, path, vhost=broker.vhost)
+    return Origin(path, loads(text, path))
+
+
+def of_broker(settings: Settings) -> Origin:
+    """Return what a virtual host holds, sorted by name, as a topology file could: nothing exclusive, nothing internal.
+
+    Raises Unreachable, AuthenticationFailed and AccessRefused if the broker or its HTTP API does not answer.
+    """
+    from rmqkit.topology.definitions import not_in_definitions, to_definitions  # noqa: PLC0415 - start-up time
+
+    with connect(settings) as connection:
+        live = connection.live()
+    definitions = to_definitions(live.topology) | {"parameters": list(live.parameters)}
+    origin = _of_definitions(definitions, title(settings))
+    omitted = (*not_in_definitions(live.topology), *origin.omitted)
+    return replace(origin, omitted=omitted, default_queue_type=live.default_queue_type)
+
+
+def title(settings: Settings) -> str:
+    """Name the broker in a sentence."""
+    return str(settings.addresses[0]) if len(settings.addresses) == 1 else "the broker"
+
+
+def _of_definitions(source: str | Mapping[str, Any], name: str, vhost: str | None = None) -> Origin:
+    from rmqkit.topology.definitions import from_definitions  # noqa: PLC0415 - start-up time
+
+    return Origin(name, *from_definitions(source, file=name, vhost=vhost))
