@@ -1,6 +1,6 @@
 """Check a document's shape against the schema, in plain words.
 
-Comes in: a Document. Goes out: problems with their places. Room: topology. The one truth is `schema.json`, which
+Comes in: a Document. Goes out: problems with their places. Room: topology. The one truth is the schema file, which
 editors read too; jsonschema finds the violations, and the words for them are here.
 """
 
@@ -19,6 +19,7 @@ from rmqkit.topology.document import Document, KeyPath
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
+TOPOLOGY, SCENARIOS = "schema.json", "scenarios.schema.json"
 _NOUNS = {
     "string": "a text",
     "integer": "a whole number",
@@ -30,33 +31,36 @@ _COMPLETE = {
     "bindings": "Write {source: EXCHANGE, destination: QUEUE}.",
     "policies": 'Write {pattern: "^orders", definition: {message-ttl: 60000}}.',
     "lint": "Write {ignore: CODE, name: QUEUE, reason: WHY}.",
+    "scenarios": "Write {expect: [QUEUE]}, or {expect: []} for a message that reaches no queue.",
+    "then": "Write {queue: QUEUE, when: rejected, expect: [QUEUE]}.",
+    "": "Write `topology: FILE`, and `scenarios:` with a name and `expect: [QUEUE]` below it.",
 }
 Finding = tuple[KeyPath, Location, str, str]
 """What a finding is about, its place, what is wrong, what to write instead."""
 
 
-def schema_text() -> str:
-    """Return the JSON Schema of topology files, as `rmqkit schema` prints it."""
-    return files("rmqkit.topology").joinpath("schema.json").read_text("utf-8")
+def schema_text(file: str = TOPOLOGY) -> str:
+    """Return the JSON Schema of topology files, or of SCENARIOS, as `rmqkit schema` prints it."""
+    return files("rmqkit.topology").joinpath(file).read_text("utf-8")
 
 
 @cache
-def schema() -> Mapping[str, Any]:
+def schema(file: str = TOPOLOGY) -> Mapping[str, Any]:
     """Return the schema, parsed; not to be changed."""
-    parsed: Mapping[str, Any] = json.loads(schema_text())
+    parsed: Mapping[str, Any] = json.loads(schema_text(file))
     return parsed
 
 
 @cache
-def _violations() -> Callable[[Any], Iterable[ValidationError]]:
+def _violations(file: str) -> Callable[[Any], Iterable[ValidationError]]:
     from jsonschema import Draft202012Validator  # noqa: PLC0415 - a tenth of a second that most commands can do without
 
-    return Draft202012Validator(schema()).iter_errors
+    return Draft202012Validator(schema(file)).iter_errors
 
 
-def check(document: Document) -> Iterator[tuple[KeyPath, Problem]]:
+def check(document: Document, file: str = TOPOLOGY) -> Iterator[tuple[KeyPath, Problem]]:
     """Yield each place where the document has another shape than the schema, and what is wrong there."""
-    for violation in _violations()(document.data):
+    for violation in _violations(file)(document.data):
         rule: Any = violation.schema
         path = tuple(violation.absolute_path)
         if path in document.doubtful or (violation.validator == "type" and "enum" in rule):
@@ -84,11 +88,11 @@ def _explain(document: Document, path: KeyPath, violation: ValidationError) -> I
 def _unknown_keys(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
     fields: Any = violation.schema
     keys: Any = violation.instance
-    known = list(fields["properties"])
+    known, inside = list(fields["properties"]), _inside(path, fields)
     for key in keys:
         if key not in known:
             advice = f"Did you mean {guess}?" if (guess := suggest(key, known)) else f"Known here: {', '.join(known)}."
-            yield (*path, key), document.where_key((*path, key)), f"{key!r} is not known {_inside(path)}", advice
+            yield (*path, key), document.where_key((*path, key)), f"{key!r} is not known {inside}", advice
 
 
 def _missing_keys(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
@@ -106,7 +110,8 @@ def _missing_keys(document: Document, path: KeyPath, violation: ValidationError)
     lacking = [each for each in limit if each not in present]
     if violation.message.startswith(repr(lacking[0])):
         message = f"{_name(path)} lacks its {' and its '.join(lacking)}"
-        yield path, document.where(path), message, _COMPLETE[str(path[0])]
+        section = "then" if "then" in path[2:] else str(path[0]) if path else ""
+        yield path, document.where(path), message, _COMPLETE[section]
 
 
 def _wrong_type(document: Document, path: KeyPath, value: Any, expected: str | list[str]) -> tuple[str, str]:
@@ -143,16 +148,18 @@ def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) 
                 f"{name} is {shown}, and should be one of {', '.join(known)}",
                 f"Did you mean {guess}?" if guess else "",
             )
-        case "minimum":
-            return f"{name} is {shown}, and cannot be less than {limit}", f"Write {limit} or more."
-        case "maximum":
-            return f"{name} is {shown}, and cannot be more than {limit}", f"Write {limit} or less."
+        case "minimum" | "maximum" as edge:
+            beyond, within = ("less", "more") if edge == "minimum" else ("more", "less")
+            return f"{name} is {shown}, and cannot be {beyond} than {limit}", f"Write {limit} or {within}."
         case "pattern":
             return (
                 f"{name} is {shown}, which the broker does not understand",
                 'Write a number above 0 and a unit: "7D".',
             )
-        case "minLength" | "minProperties":
+        case "uniqueItems":
+            twice = next(each for each in value if value.count(each) > 1)
+            return f"{name} names {_short(twice)} twice", "Leave one out."
+        case "minLength" | "minProperties" | "minItems":
             return f"{name} is empty", "Write a value, or leave the key out."
         case _:
             return f"{name}: {violation.message}", ""
@@ -165,15 +172,15 @@ def suggest(word: str, known: Iterable[str]) -> str:
     )
 
 
-_KINDS = {"exchanges": "exchange", "queues": "queue", "policies": "policy"}
-_ITEMS = {"bindings": "a binding", "lint": "an entry of lint"}
+_KINDS = {"exchanges": "exchange", "queues": "queue", "policies": "policy", "scenarios": "scenario"}
+_ITEMS = {"bindings": "a binding", "lint": "an entry of lint", "scope": "a name pattern in scope"}
 
 
-def _inside(path: KeyPath) -> str:
+def _inside(path: KeyPath, fields: Mapping[str, Any]) -> str:
     match path:
         case ():
-            return "at the top of a topology"
-        case ("exchanges" | "queues" | "policies" as section, str(name), *_):
+            return f"at the top of a {fields['title'].lower()}"
+        case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name), *_):
             return f"in {_KINDS[section]} {name!r}"
         case ("bindings" | "lint" as section, int(), *_):
             return f"in {_ITEMS[section]}"
@@ -184,18 +191,18 @@ def _inside(path: KeyPath) -> str:
 def _name(path: KeyPath) -> str:
     """Name what a path leads to: `durable of queue 'a'`, `queue 'a'`, `routing_key`."""
     match path:
-        case ("exchanges" | "queues" | "policies" as section, str(name)):
+        case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name)):
             return f"{_KINDS[section]} {name!r}"
-        case ("exchanges" | "queues" | "policies" as section, str(name), *_):
+        case ("scenarios", str(name), *_, str(last), int()):
+            return f"an entry of {last} in scenario {name!r}"
+        case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name), *_):
             return f"{path[-1]} of {_KINDS[section]} {name!r}"
-        case ("bindings" | "lint" as section, int()):
+        case ("bindings" | "lint" | "scope" as section, int()):
             return _ITEMS[section]
-        case ("scope", int()):
-            return "a name pattern in scope"
         case ("external", str(section), int()):
             return f"a name in external {section}"
         case _:
-            return str(path[-1]) if path else "the topology"
+            return str(path[-1]) if path else "the file"
 
 
 def _actual(value: Any, source: str) -> str:
