@@ -64,11 +64,12 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
         problems += sorted(file.problems, key=lambda each: (each.where.line, each.where.column))
     if problems:
         failed = unreadable or any(file.document.problems for file in files)
-        raise (DocumentError if failed else TopologyError)(_count(problems), problems=problems)
+        raise (DocumentError if failed else TopologyError)(headline(problems), problems=problems)
     return topology
 
 
-def _count(problems: list[Problem]) -> str:
+def headline(problems: list[Problem]) -> str:
+    """Say how many problems there are, in which file or how many."""
     files = {problem.where.file for problem in problems}
     count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
     return f"{files.pop()}: {count}" if len(files) == 1 else f"{count} in {len(files)} files"

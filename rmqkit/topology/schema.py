@@ -137,7 +137,8 @@ def _unquoted(value: str, noun: str) -> str:
 
 
 def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) -> tuple[str, str]:
-    name, value = _name(path), violation.instance
+    name = _name(path)
+    value: Any = violation.instance
     limit: Any = violation.validator_value
     shown = "empty" if value is None else document.sources.get(path) or _short(value)
     match violation.validator:
