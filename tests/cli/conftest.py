@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
+
+from tests.conftest import Broker
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -29,3 +35,24 @@ def channel(broker_url: str) -> Iterator[BlockingChannel]:
 def queue(channel: BlockingChannel, queue_name: str) -> str:
     channel.queue_declare(queue_name, durable=True)
     return queue_name
+
+
+@pytest.fixture
+def live(broker: Broker, vhost_url: str, tmp_path: Path) -> Run:
+    """Run `rmqkit` on a virtual host of its own, with RabbitMQ's HTTP API and a state folder of its own."""
+    api = {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url}
+    env = os.environ | api | {"XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def run(*arguments: object, stdin: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from rmqkit.cli import main; main()", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, input=stdin, env=env | more, check=False)
+
+    return run
+
+
+@pytest.fixture
+def vhost_channel(vhost_url: str) -> Iterator[BlockingChannel]:
+    """An independent client on that virtual host."""
+    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
+    yield connection.channel()
+    connection.close()

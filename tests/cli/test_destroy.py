@@ -1,0 +1,116 @@
+"""`rmqkit destroy` against a real RabbitMQ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from tests.cli.conftest import Run
+
+ORDERS = """
+exchanges:
+  orders: {type: topic}
+queues:
+  billing: {}
+  stock: {type: quorum}
+bindings:
+  - {source: orders, destination: billing, routing_key: "order.#"}
+  - {source: amq.topic, destination: stock, routing_key: "#"}
+policies:
+  limit: {pattern: ^billing, definition: {max-length: 9}}
+"""
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Path:
+    file = tmp_path / "orders.yaml"
+    file.write_text(ORDERS)
+    return file
+
+
+@pytest.fixture
+def applied(live: Run, topology: Path) -> Path:
+    done = live("apply", topology)
+    assert done.returncode == 0, done.stderr
+    return topology
+
+
+def outcomes(live: Run, file: Path) -> set[str]:
+    return {each["outcome"] for each in json.loads(live("plan", file, "--json").stdout)["entities"]}
+
+
+def test_what_was_applied_is_removed_and_nothing_else(live: Run, applied: Path, vhost_channel: BlockingChannel) -> None:
+    vhost_channel.queue_declare("theirs", durable=True)
+    done = live("destroy", applied)
+    assert done.returncode == 0
+    assert [line.split()[:3] for line in done.stdout.splitlines()] == [
+        ["deleted", "exchange", "orders"],
+        ["deleted", "queue", "billing"],
+        ["deleted", "queue", "stock"],
+        ["deleted", "binding", "orders"],
+        ["deleted", "binding", "amq.topic"],
+        ["deleted", "policy", "limit"],
+    ]
+    assert "6 deleted" in done.stderr
+    assert outcomes(live, applied) == {"create"}
+    assert "theirs" in live("export").stdout
+
+
+def test_removing_twice_equals_removing_once(live: Run, applied: Path) -> None:
+    assert live("destroy", applied).returncode == 0
+    again = live("destroy", applied, "--json")
+    assert again.returncode == 0
+    assert {each["outcome"] for each in json.loads(again.stdout)["entities"]} == {"absent"}
+
+
+def test_a_dry_run_says_what_would_be_removed_and_removes_nothing(live: Run, applied: Path) -> None:
+    done = live("destroy", "--dry-run", applied)
+    assert done.returncode == 0
+    assert "deleted" not in done.stdout + done.stderr
+    assert done.stdout.count("delete ") == 6
+    assert outcomes(live, applied) == {"unchanged"}
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_a_queue_with_messages_or_consumers_keeps_everything_where_it_is(
+    live: Run, applied: Path, vhost_channel: BlockingChannel, dry_run: list[str]
+) -> None:
+    vhost_channel.confirm_delivery()
+    for _ in range(2):
+        vhost_channel.basic_publish("", "billing", b"x")
+    vhost_channel.basic_consume("stock", lambda *_: None)
+    done = live("destroy", applied, *dry_run)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "2 of the queues to delete are in use; nothing was changed" in done.stderr
+    assert f"{applied}:5:3: queue 'billing' has 2 messages" in done.stderr
+    assert f"{applied}:6:3: queue 'stock' has 1 consumer" in done.stderr
+    assert "--force" in done.stderr
+    error = json.loads(live("destroy", applied, *dry_run, "--json").stdout)
+    assert [problem["line"] for problem in error["problems"]] == [5, 6]
+    assert outcomes(live, applied) == {"unchanged"}
+
+
+def test_forced_it_removes_messages_and_consumers_with_their_queues(
+    live: Run, applied: Path, vhost_channel: BlockingChannel
+) -> None:
+    vhost_channel.confirm_delivery()
+    vhost_channel.basic_publish("", "billing", b"x")
+    vhost_channel.basic_consume("stock", lambda *_: None)
+    assert live("destroy", "--force", applied).returncode == 0
+    assert outcomes(live, applied) == {"create"}
+
+
+def test_without_the_http_api_a_file_without_policies_can_be_destroyed_and_one_with_them_is_refused(
+    live: Run, applied: Path, vhost_channel: BlockingChannel
+) -> None:
+    refused = live("destroy", applied, RMQKIT_API_URL="")
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert "policies need RabbitMQ's HTTP API" in refused.stderr
+    applied.write_text(ORDERS.partition("policies:")[0])
+    assert live("destroy", applied, RMQKIT_API_URL="").returncode == 0
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+        vhost_channel.queue_declare("billing", passive=True)
