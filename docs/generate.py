@@ -116,9 +116,23 @@ def _help(command: Any, path: str) -> str:
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
+def topologies() -> Iterator[str]:
+    """Yield the page of pictures, one of each topology that comes with rmqkit."""
+    from rmqkit.topology.graph import drawing, languages  # noqa: PLC0415
+    from rmqkit.topology.loader import load  # noqa: PLC0415
+    from rmqkit.topology.shipped import shipped  # noqa: PLC0415
+
+    yield "# Pictures\n\nThe topologies that come with rmqkit, as `rmqkit graph --format mermaid` draws them.\n"
+    for name, path in shipped().items():
+        topology = load(path)
+        yield f"## {name}\n\n{topology.description} ([{path.name}](../topologies/{path.name}))\n"
+        yield f"```mermaid\n{languages.mermaid(drawing.draw(topology))}```\n"
+
+
 PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "topology-reference.md": topology_reference,
     "lint.md": lint,
+    "topologies.md": topologies,
     "exit-codes.md": exit_codes,
     "command-reference.md": command_reference,
 }

@@ -45,6 +45,12 @@ COMMANDS: dict[str, Entry] = {
         TOPOLOGIES,
         ("rmqkit apply topologies/work.yaml", "rmqkit apply --dry-run orders.yaml audit.yaml"),
     ),
+    "graph": Entry(
+        "rmqkit.cli.graph:graph",
+        "Draw a topology: as a tree, Mermaid, DOT or SVG.",
+        TOPOLOGIES,
+        ("rmqkit graph topologies/topics.yaml", "rmqkit graph orders.yaml -o orders.svg"),
+    ),
     "convert": Entry(
         "rmqkit.cli.convert:convert",
         "Turn RabbitMQ's definitions into a topology file, or the reverse.",

@@ -1,0 +1,102 @@
+"""`rmqkit graph`: pictures of topology files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+YAML = """
+exchanges: {orders: {type: topic}}
+queues: {all: {}}
+bindings: [{source: orders, destination: all, routing_key: "#"}]
+"""
+
+
+def graph(folder: Path, *arguments: str, stdin: str = "", path: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "graph", *arguments]
+    environment = os.environ | {"PATH": path or os.environ["PATH"]}
+    return subprocess.run(
+        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "t.yaml").write_text(YAML)
+    return tmp_path
+
+
+def fake_dot(folder: Path, script: str) -> str:
+    """Return a PATH with nothing on it but a program `dot`."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "dot").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "bin" / "dot").chmod(0o755)
+    return str(folder / "bin")
+
+
+def test_a_tree_is_drawn_unless_something_else_is_asked_for(folder: Path) -> None:
+    tree = "orders  topic\n└─ # → all\n"
+    assert graph(folder, "t.yaml").stdout == tree
+    assert graph(folder, "-", stdin=YAML).stdout == tree
+    assert graph(folder, "t.yaml", "-o", "out.txt").stdout == ""
+    assert (folder / "out.txt").read_text() == tree
+
+
+@pytest.mark.parametrize(("name", "begin"), [("a.mmd", "flowchart LR\n"), ("a.dot", "digraph"), ("a.gv", "digraph")])
+def test_the_name_of_the_file_says_how_to_draw(folder: Path, name: str, begin: str) -> None:
+    assert graph(folder, "t.yaml", "-o", name).returncode == 0
+    assert (folder / name).read_text().startswith(begin)
+    again = graph(folder, "t.yaml", "-o", name)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+
+
+def test_what_is_not_drawn_is_told_and_all_draws_it(folder: Path) -> None:
+    (folder / "many.yaml").write_text("queues:\n" + "".join(f"  q{each}: {{}}\n" for each in range(300)))
+    few, whole = graph(folder, "many.yaml"), graph(folder, "many.yaml", "--all")
+    assert (len(few.stdout.splitlines()), len(whole.stdout.splitlines())) == (5, 301)
+    assert few.stderr == "297 that look like others are not drawn; --all draws them.\n"
+    assert whole.stderr == ""
+
+
+def test_a_name_cannot_control_the_terminal(folder: Path) -> None:
+    (folder / "t.yaml").write_text('queues: {"\\e[31m\\tred": {}}')
+    assert graph(folder, "t.yaml").stdout.splitlines()[1] == "└─ \\x1b[31m\\tred"
+
+
+def test_without_graphviz_an_svg_is_an_error_that_says_how_to_get_it(folder: Path) -> None:
+    done = graph(folder, "t.yaml", "-o", "a.svg", path="/nowhere")
+    assert done.returncode == 2
+    assert "its program dot is not installed\n  Install graphviz" in done.stderr
+    assert not (folder / "a.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo no font >&2; exit 3", "Graphviz failed: no font"),
+        ("exit 1", "Graphviz failed"),
+        ("kill -9 $$", "Graphviz failed"),
+    ],
+)
+def test_a_graphviz_that_fails_leaves_no_file(folder: Path, script: str, message: str) -> None:
+    done = graph(folder, "t.yaml", "-o", "a.svg", path=fake_dot(folder, script))
+    assert (done.returncode, message in done.stderr, (folder / "a.svg").exists()) == (2, True, False)
+
+
+def test_what_graphviz_draws_is_written(folder: Path) -> None:
+    path = fake_dot(folder, 'read -r first; echo "<svg>$1 $first</svg>"')
+    assert graph(folder, "t.yaml", "-o", "a.svg", path=path).returncode == 0
+    assert (folder / "a.svg").read_text() == "<svg>-Tsvg digraph topology {</svg>\n"
+
+
+@pytest.mark.skipif(not shutil.which("dot"), reason="Graphviz is not installed")
+def test_graphviz_itself_draws_an_svg(folder: Path) -> None:
+    done = graph(folder, "t.yaml", "--format", "svg")
+    assert done.returncode == 0
+    assert "</svg>" in done.stdout
+    assert "orders" in done.stdout
