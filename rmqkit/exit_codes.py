@@ -19,7 +19,7 @@ from rmqkit.errors import (
     Unreachable,
     Unroutable,
 )
-from rmqkit.report import Plan, PublishReport
+from rmqkit.report import Plan, PublishReport, ScenarioReport
 
 DONE = 0
 BUG = 1
@@ -30,6 +30,7 @@ REFUSED = 5
 NOT_CONFIRMED = 6
 CANCELLED = 7
 HANDLER_FAILED = 8
+TEST_FAILED = 9
 SIGNALLED = 128  # plus the signal's number: 130 for SIGINT, 143 for SIGTERM
 
 MEANINGS: dict[int, str] = {
@@ -43,6 +44,7 @@ MEANINGS: dict[int, str] = {
     NOT_CONFIRMED: "a message was not confirmed, or reached no queue",
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
     HANDLER_FAILED: "a handler failed",
+    TEST_FAILED: "a test failed: a message goes elsewhere than its scenario expects",
     SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",
     SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",
 }
@@ -63,7 +65,7 @@ _ERRORS: tuple[tuple[type[RmqkitError], int], ...] = (
 
 
 def exit_code(
-    outcome: BaseException | PublishReport | Plan | None,
+    outcome: BaseException | PublishReport | Plan | ScenarioReport | None,
     *,
     unroutable_is_error: bool = True,
     changes_count: bool = False,
@@ -80,6 +82,8 @@ def exit_code(
             if outcome.conflicts:
                 return REFUSED
             return PARTLY_DONE if changes_count and outcome.changes else DONE
+        case ScenarioReport():
+            return TEST_FAILED if outcome.failed else DONE
         case PublishReport():
             return _publish_code(outcome, unroutable_is_error=unroutable_is_error)
         case _:

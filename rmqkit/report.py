@@ -1,16 +1,16 @@
 """What an operation did, as numbers and outcomes that add up.
 
-Comes in: nothing. Goes out: PublishReport, ConsumeReport, QueueState, Plan, Step. Room: the nouns.
+Comes in: nothing. Goes out: PublishReport, ConsumeReport, QueueState, Plan, Step, ScenarioReport. Room: the nouns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from rmqkit.errors import Location
+from rmqkit.errors import Location, Problem
 from rmqkit.message import Message
 
 
@@ -172,7 +172,31 @@ class Plan:
         return tuple(step for step in self.steps if step.outcome not in still)
 
 
-def as_json(report: PublishReport | ConsumeReport | Plan) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ScenarioResult:
+    """How one scenario ended: it passed if it has no problems; `notes` say what was not looked at as asked."""
+
+    name: str
+    where: Location
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioReport:
+    """How the scenarios ended that were run, in their order; on a broker if `live`."""
+
+    results: tuple[ScenarioResult, ...] = ()
+    live: bool = False
+
+    @property
+    def failed(self) -> int:
+        """Count the scenarios that did not pass."""
+        return sum(bool(result.problems) for result in self.results)
+
+
+def as_json(report: PublishReport | ConsumeReport | Plan | ScenarioReport) -> dict[str, Any]:
     """Turn a report into what `--json` prints; failures and places in files are left out."""
     match report:
         case PublishReport():
@@ -183,6 +207,10 @@ def as_json(report: PublishReport | ConsumeReport | Plan) -> dict[str, Any]:
         case Plan():
             entities = [_step_as_json(step) for step in report.steps]
             return {"applied": report.applied, "entities": entities, "unseen": list(report.unseen)}
+        case ScenarioReport():
+            scenarios = [_scenario_as_json(result) for result in report.results]
+            counts = {"passed": len(scenarios) - report.failed, "failed": report.failed}
+            return {"live": report.live, **counts, "scenarios": scenarios}
 
 
 def _numbers(report: PublishReport | ConsumeReport, names: str) -> dict[str, Any]:
@@ -198,3 +226,16 @@ def _step_as_json(step: Step) -> dict[str, Any]:
     if step.note:
         entry["note"] = step.note
     return entry
+
+
+def _scenario_as_json(result: ScenarioResult) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "passed": not result.problems,
+        **asdict(result.where),
+        "problems": [
+            {**asdict(each.where), "message": each.message, "advice": each.advice} for each in result.problems
+        ],
+        "notes": list(result.notes),
+        "seconds": round(result.seconds, 3),
+    }
