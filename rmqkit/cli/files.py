@@ -32,14 +32,14 @@ def write(path: str, text: str, *, force: bool = False) -> None:
     if path == STANDARD:
         output.out(text.removesuffix("\n"))
         return
+    target = Path(path)
     try:
-        target = Path(path).resolve()  # what a symbolic link stands for is written, not the link
-        if target.exists() and not force:
-            raise InputError(f"{path} is there already, and was not touched", advice="Name another, or add --force.")
-        if target.exists() and not target.is_file():  # a folder, which is an error, or a device or pipe
+        if target.exists() and not target.is_file():  # a device or a pipe; or a folder, which is an error
             target.write_text(text, "utf-8")
             return
-        _replace(target, text)
+        if target.exists() and not force:
+            raise InputError(f"{path} is there already, and was not touched", advice="Name another, or add --force.")
+        _replace(target.resolve(), text)  # what a symbolic link stands for is replaced, not the link
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, OSError) and error.errno in _FULL:
             raise OutputError(f"{path}: {error.strerror}; nothing was changed") from error

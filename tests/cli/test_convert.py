@@ -67,6 +67,12 @@ def test_a_file_that_is_there_is_replaced_only_by_force_and_keeps_its_permission
     assert (folder / "link.yaml").is_symlink()
 
 
+def test_a_device_is_written_to_and_stays_one(folder: Path) -> None:
+    assert convert(folder, "t.yaml", "/dev/stdout", "--to", "definitions").stdout == convert(folder, "t.yaml").stdout
+    assert convert(folder, "t.yaml", "/dev/null", "--force").returncode == 0
+    assert Path("/dev/null").is_char_device()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -79,10 +85,10 @@ def test_a_file_that_is_there_is_replaced_only_by_force_and_keeps_its_permission
         (["t.yaml", "new.yml"], 2, "t.yaml is yaml already"),
         (["-", "new"], 2, "the names do not tell what to write"),
         (["t.yaml", "no/folder/new.json"], 2, "new.json cannot be written: No such file or directory"),
-        (["t.yaml", ".", "--force"], 2, ". cannot be written: Is a directory"),
+        (["t.yaml", "."], 2, ". cannot be written: Is a directory"),
         (["missing.json"], 2, "missing.json: the file cannot be read: No such file or directory"),
         (["t.yaml", "--to", "yaml"], 2, "t.yaml is yaml already"),
-        (["t.yaml", "/dev/full", "--force"], 3, "/dev/full: No space left on device"),
+        (["t.yaml", "/dev/full"], 3, "/dev/full: No space left on device"),
         (["-", "--to", "yaml"], 2, "/dev/stdin:1:1: this is not JSON"),
     ],
 )
