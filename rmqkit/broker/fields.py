@@ -9,7 +9,7 @@ every redelivery for ever: a single bad message must never stop a consumer. Type
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -180,6 +180,72 @@ def _headers(data: bytes, position: int) -> tuple[dict[str, Any], int, str]:
     except MalformedField as exc:
         return {}, end, f"headers: {exc}"
     return table, end, ""
+
+
+def split_properties(data: bytes) -> dict[str, bytes]:
+    """Return the properties that are set, each as it stands on the wire: to change one, and no byte of the others.
+
+    Raises MalformedField.
+    """
+    found: dict[str, bytes] = {}
+    try:
+        (flags,) = _FLAGS.unpack_from(data)
+        position = _FLAGS.size
+        for number, (name, kind) in enumerate(_PROPERTIES):
+            if flags & (1 << (15 - number)):
+                end = _property_end(data, position, kind)
+                found[name], position = data[position:end], end
+    except (struct.error, IndexError) as exc:
+        raise MalformedField("a property ends too early") from exc
+    return found
+
+
+def _property_end(data: bytes, position: int, kind: int) -> int:
+    if kind == _STRING:
+        return position + 1 + data[position]
+    if kind == _TABLE:
+        return _extent(data, position, 0)[1]
+    return position + (1 if kind == _OCTET else _MOMENT.size)
+
+
+def join_properties(parts: Mapping[str, bytes]) -> bytes:
+    """Put together what `split_properties` took apart."""
+    names = [name for name, _ in _PROPERTIES]
+    flags = sum(1 << (15 - names.index(name)) for name in parts)
+    return _FLAGS.pack(flags) + b"".join(parts[name] for name in names if name in parts)
+
+
+def split_table(data: bytes) -> list[tuple[str, bytes]]:
+    """Return the fields of a table, each with its value as it stands on the wire, and its type before it.
+
+    Raises MalformedField.
+    """
+    position, end = _extent(data, 0, 0)
+    fields = []
+    while position < end:
+        name, start = _short_string(data, position)
+        position = _value_end(data, start)
+        fields.append((name, data[start:position]))
+    return fields
+
+
+def _value_end(data: bytes, start: int) -> int:
+    if start >= len(data):
+        raise MalformedField("a value ends too early")
+    tag, position = data[start], start + 1
+    if tag in _FIXED:
+        return position + _FIXED[tag].size
+    if tag in b"SxAF":
+        return _extent(data, position, 0)[1]
+    try:
+        return position + {"t": 1, "T": _MOMENT.size, "D": _DECIMAL.size, "V": 0}[chr(tag)]
+    except KeyError as exc:
+        raise MalformedField(f"a value of the unknown type {chr(tag)!r}") from exc
+
+
+def join_table(fields: Iterable[tuple[str, bytes]]) -> bytes:
+    """Put together what `split_table` took apart."""
+    return _sized(b"".join(_encode_short_string(name) + value for name, value in fields))
 
 
 def encode_properties(properties: Properties) -> bytes:

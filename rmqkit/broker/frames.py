@@ -16,7 +16,7 @@ from pika import frame, spec
 
 from rmqkit.broker.fields import decode_properties, encode_properties, encode_table
 from rmqkit.errors import PayloadError
-from rmqkit.message import Delivery, Message, Properties
+from rmqkit.message import Delivery, Message, Origin, Properties
 from rmqkit.payload import properties
 
 FRAME_END = b"\xce"
@@ -140,6 +140,20 @@ class Encoder:
         self._method = b""
         self._header = (b"", b"")  # the content header around its body size
         self._heads: dict[int, bytes] = {}  # body size -> all frames before the body
+        self._origin: Origin | None = None
+
+    def forward(self, delivery: Delivery, exchange: str, header: bytes) -> bytes:
+        """Encode a delivery for another exchange; `header` has its properties as on the wire, one for each origin.
+
+        Raises PayloadError for properties that do not fit in a frame.
+        """
+        if delivery.origin is not self._origin:
+            publish = spec.Basic.Publish(exchange=exchange, routing_key=delivery.routing_key, mandatory=True)
+            self._method = encode_method(self._channel, publish)
+            self._header = self._frame_header(header)
+            self._origin, self._properties, self._heads = delivery.origin, None, {}
+        head = self._heads.get(len(delivery.body))
+        return self._encode_unseen(delivery.body) if head is None else head + delivery.body + FRAME_END
 
     def encode(self, message: Message) -> bytes:
         """Encode a message: its method, its header, and its body in as many frames as it takes.

@@ -1,0 +1,219 @@
+"""A queue gives way to another one of its name, under running publishers.
+
+Comes in: the queue as the file has it, and its bindings. Goes out: how much was moved. Room: broker.
+
+Each message is routed to one queue at every moment: RabbitMQ delivers one copy to a queue, by however many ways it is
+reached, so bindings are doubled before they are taken away. What happens at each step, and why, is in docs/replace.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from rmqkit.broker import methods
+from rmqkit.broker.aside import set_aside, take_back
+from rmqkit.broker.channel import Call
+from rmqkit.broker.mover import Moved, Mover
+from rmqkit.broker.siblings import MARKER, QueueSiblings
+from rmqkit.broker.site import Site, Stopped, deleting
+from rmqkit.errors import PropertyMismatch
+from rmqkit.model import Binding, Exchange, Queue
+
+_LATE = 100  # messages that came around the bindings: enough to be sure
+_FEW = 100  # messages that may be overtaken when new ones take the short way again
+_AROUND = "Stop those publishers, or wait for that with --wait; a binding that is not in the file has to be there."
+
+
+class _NotYet(Exception):
+    """The queue cannot be deleted now; everything is to be put back."""
+
+
+@dataclass
+class QueueReplacement:
+    """One queue's replacement; `stays_s` bounds the wait for publishers and consumers that are still there.
+
+    `conflicting` tells that the old queue is there, `classic` that it can be told to be deleted only if it is unused,
+    `resumed` that a run before us was killed.
+    """
+
+    site: Site
+    queue: Queue
+    siblings: QueueSiblings
+    bindings: Sequence[Binding]
+    conflicting: bool
+    resumed: bool
+    classic: bool
+    stays_s: float
+    moved: int = 0
+    twice: int = 0
+    aside_bytes: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def run(self) -> None:
+        """Replace the queue, from wherever a run before this one ended.
+
+        Raises PropertyMismatch when it cannot be done, and everything was put back; Stopped, ConnectionLost, and what
+        the mover raises: then another run goes on.
+        """
+        if self.conflicting:
+            try:
+                self._lead_away()
+                self._set_aside()
+            except _NotYet as exc:
+                self._step("put everything back")
+                self._bring_back()
+                message = f"queue {self.queue.name!r}: {exc}; everything was put back"
+                raise PropertyMismatch(
+                    406, "in use", methods.subject(self.queue), message=message, advice=_AROUND
+                ) from exc
+        else:
+            self._declare()
+        self.site.pause(self.site.pauses.on_disk_s)
+        self._bring_back()
+
+    # From the bindings to the siblings.
+
+    def _lead_away(self) -> None:
+        """Let everything that is bound come through `way`, then turn it to `came`."""
+        site, there, part = self.site, self.site.answer, self.siblings
+        if there(part.out) is None:  # else this was done
+            self._step("declare its siblings")
+            missing = [each for each in (part.kept, part.came) if there(each) is None]
+            declared: list[methods.Entity] = [MARKER, part.way, part.turn, *missing]
+            bound = (_binding(part.turn, part.came), _binding(part.way, self.queue), _binding(MARKER, part.way))
+            site.do(*map(methods.declaring, declared), *map(methods.declaring, bound))
+            self._step("lead its bindings through the exchange " + part.way.name)
+            site.do(*(methods.declaring(self._through_way(each)) for each in self.bindings))
+            site.pause(site.pauses.on_disk_s)
+            self._step("take its own bindings away")
+            site.do(*map(methods.unbinding, self.bindings))
+            self._step("make the way out for what it holds")
+            site.do(methods.declaring(part.out), methods.declaring(_binding(part.out, part.kept)))
+        self._step("turn what comes to " + part.came.name)
+        site.do(methods.unbinding(_binding(part.way, self.queue)))
+        site.pause(site.pauses.stale_s)
+
+    def _set_aside(self) -> None:
+        """Move what is in the queue to `kept` until nothing comes any more, and put the new queue in its place."""
+        part, deadline = self.siblings, time.monotonic() + self.stays_s
+        self._move(self.queue, part.out, f"set {{count}} messages aside, in {part.kept.name}")
+        while True:
+            late = self._mover(self.queue, part.out).move(count=_LATE, idle_s=self.site.pauses.quiet_s)
+            self._count(late, part.out)
+            if late.messages:
+                trouble = f"messages come to it around its bindings, through {_exchange(late.last_exchange)}"
+            else:
+                trouble = lacks_room(self.queue, self.site.ready(part.kept), self.aside_bytes) or self._swap()
+                if not trouble:
+                    return
+            if time.monotonic() > deadline:
+                raise _NotYet(trouble)
+
+    def _swap(self) -> str:
+        """Delete the old queue and declare the new one, in one write; say why not, if so."""
+        site = self.site
+        self._step("delete it and declare it anew")
+        state = site.answer(self.queue)
+        if state and state.consumer_count:
+            return f"it has {state.consumer_count} consumers"
+        if state and state.message_count:
+            return "messages come to it around its bindings"
+        try:
+            site.do(deleting(self.queue, if_unused=self.classic, if_empty=self.classic), *self._declaring())
+        except PropertyMismatch as exc:
+            if not exc.subject.startswith("deleting"):
+                raise
+            return exc.reply_text
+        return ""
+
+    # From the siblings to the new queue.
+
+    def _declare(self) -> None:
+        self._step("declare it")
+        self.site.do(*self._declaring())
+
+    def _declaring(self) -> list[Call]:
+        back = self.siblings.back
+        return [methods.declaring(each) for each in (self.queue, back, _binding(back, self.queue))]
+
+    def _bring_back(self) -> None:
+        """Move everything back, let new messages take the short way again, and remove the siblings."""
+        site, part = self.site, self.siblings
+        if site.answer(part.kept) is not None:
+            self._move(part.kept, part.back, "bring {count} messages back")
+        if site.answer(part.came) is not None:
+            self._follow_up()
+            self._step("lead new messages to it")
+            site.do(methods.declaring(_binding(part.way, self.queue)))
+            site.pause(site.pauses.stale_s)
+            self._move(part.came, part.back, "bring the last {count} messages back")
+        self._step("bind it")
+        site.do(*map(methods.declaring, self.bindings))
+        site.pause(site.pauses.stale_s)
+        self._step("remove its siblings")
+        site.do(*(methods.unbinding(self._through_way(each)) for each in self.bindings))
+        for queue in (part.kept, part.came):
+            self._move(queue, part.back, "bring {count} more messages back")
+            site.do(deleting(queue))
+        site.do(*(deleting(each) for each in (part.out, part.turn, part.back, part.way)))
+
+    def _follow_up(self) -> None:
+        """Bring back what came meanwhile, until little is left or the publishers are faster than we are."""
+        part, site = self.siblings, self.site
+        before, left = None, site.ready(part.came)
+        while left > _FEW and (before is None or left < before):
+            self._step(f"bring back {left} messages that came meanwhile")
+            self._count(self._mover(part.came, part.back).move(count=left), part.back)
+            before, left = left, site.ready(part.came)
+
+    # Moving.
+
+    def _move(self, source: Queue, target: Exchange, what: str) -> None:
+        """Move all that is in a queue; nothing more comes to it, or little."""
+        while left := self.site.ready(source):
+            self._step(what.format(count=left))
+            self._count(self._mover(source, target).move(count=left), target)
+
+    def _mover(self, source: Queue, target: Exchange) -> Mover:
+        change = set_aside if target is self.siblings.out else take_back
+        suspect = self.resumed or source is not self.queue
+        return Mover(self.site.publishing, source.name, target.name, change, suspect=suspect, stop=self.site.stop)
+
+    def _count(self, moved: Moved, target: Exchange) -> None:
+        self.twice += moved.twice
+        if target is self.siblings.out:
+            self.aside_bytes += moved.body_bytes
+        else:
+            self.moved += moved.messages
+            self.notes += moved.notes
+        if self.site.stop.requested:
+            raise Stopped
+
+    def _step(self, what: str) -> None:
+        self.site.step(f"queue {self.queue.name!r}: {what}")
+
+    def _through_way(self, binding: Binding) -> Binding:
+        return replace(binding, destination=self.siblings.way.name, destination_type="exchange")
+
+
+def lacks_room(queue: Queue, messages: int, body_bytes: int = 0) -> str:
+    """Say why a queue would drop or refuse some of these messages, with no dead-letter exchange that takes them."""
+    arguments = queue.arguments
+    if "x-dead-letter-exchange" in arguments and arguments.get("x-overflow", "drop-head") == "drop-head":
+        return ""
+    for name, held, what in (("x-max-length", messages, "messages"), ("x-max-length-bytes", body_bytes, "bytes")):
+        limit = arguments.get(name)
+        if isinstance(limit, int) and held > limit:
+            return f"it holds {held} {what}, and the new one has room for {limit} ({name})"
+    return ""
+
+
+def _binding(source: Exchange, destination: Exchange | Queue) -> Binding:
+    return Binding(source.name, destination.name, "queue" if isinstance(destination, Queue) else "exchange")
+
+
+def _exchange(name: str) -> str:
+    return f"exchange {name!r}" if name else "the default exchange"
