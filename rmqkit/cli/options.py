@@ -68,11 +68,11 @@ class Broker:
         bool, _option("--tls-insecure", help="Check neither certificate nor host name: anybody may listen.")
     ] = False
 
-    def settings(self) -> Settings:
-        """Return which broker is meant; raise SettingsError."""
+    def settings(self, *, source: str = "--url") -> Settings:
+        """Return which broker is meant; raise SettingsError, which says that the URL is that of `source`."""
         tls = Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file, insecure=self.tls_insecure)
         return load_settings(
-            self.url, vhost=self.vhost, password_file=self.password_file, tls=tls, api_url=self.api_url
+            self.url, vhost=self.vhost, password_file=self.password_file, tls=tls, api_url=self.api_url, source=source
         )
 
     def connect(self) -> Connection:

@@ -45,7 +45,7 @@ def read(argument: str, broker: Broker) -> Origin:
     from rmqkit.topology.text import MAX_BYTES, read_text  # noqa: PLC0415
 
     if _URL.match(argument):
-        return of_broker(replace(broker, url=[argument]).settings())
+        return of_broker(replace(broker, url=[argument]).settings(source="the URL"))
     named_so = PurePath(argument).suffix.lower() == ".json"
     path = readable(argument)
     text = read_text(path, convert.MAX_BYTES if named_so else MAX_BYTES)
