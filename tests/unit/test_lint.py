@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rmqkit.topology.lint import RULES, lint
+from rmqkit.errors import Location
+from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.topology.lint import RULES, examine, lint
 from rmqkit.topology.loader import load, loads
+from rmqkit.topology.routing import route
 from rmqkit.topology.rules.rule import Rule
 from rmqkit.topology.shipped import shipped
 
@@ -41,3 +48,123 @@ def test_a_case_has_the_findings_that_its_lines_name(path: Path) -> None:
 @pytest.mark.parametrize("path", shipped().values(), ids=shipped())
 def test_a_shipped_topology_has_no_finding(path: Path) -> None:
     assert lint(load(path)) == ()
+
+
+names = st.sampled_from(["a", "b", "c", "amq.topic"])
+keys = st.lists(st.sampled_from(["a", "b", "*", "#"]), max_size=3).map(".".join)
+values = st.sampled_from(["", "a", "c", 0, 1000, -1, None, True, 1.5, ["a"], {"a": 1}, b"a", "at-least-once", "lazy"])
+settings = st.sampled_from(
+    ["dead-letter-exchange", "dead-letter-routing-key", "message-ttl", "max-length", "overflow", "delivery-limit",
+     "alternate-exchange", "dead-letter-strategy", "queue-mode", "max-age", "ha-mode", "of-a-plugin"]
+)  # fmt: skip
+plain_arguments = st.dictionaries(st.sampled_from(["x-match", "a", "x-b"]), st.sampled_from(["any", "all", 1, None]))
+bindings = st.builds(
+    Binding, names, names, st.sampled_from(["queue", "exchange"]), keys, st.just({}) | plain_arguments
+)  # fmt: skip
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    """Topologies of few names, so that all of them have to do with each other."""
+
+    def arguments(prefix: str) -> dict[str, object]:
+        return {prefix + key: value for key, value in draw(st.dictionaries(settings, values, max_size=3)).items()}
+
+    kinds = st.sampled_from(["direct", "fanout", "topic", "headers", "x-of-a-plugin"])
+    exchanges = [
+        Exchange(name, draw(kinds), draw(st.booleans()), False, draw(st.booleans()), arguments(""))
+        for name in draw(st.sets(names))
+    ]
+    types = st.sampled_from([{}, {"x-queue-type": "classic"}, {"x-queue-type": "quorum"}, {"x-queue-type": "stream"}])
+    queues = [
+        Queue(name, draw(st.booleans()), False, draw(st.booleans()), arguments("x-") | draw(types))
+        for name in draw(st.sets(names))
+    ]
+    policies = [
+        Policy(name, draw(st.sampled_from(["a", "^b$", ".*", "^z"])), arguments(""), priority=draw(st.integers(0, 1)))
+        for name in draw(st.sets(names, max_size=3))
+    ]
+    return Topology(
+        exchanges=tuple(exchanges),
+        queues=tuple(queues),
+        bindings=tuple(draw(st.lists(bindings, max_size=8))),
+        publish=draw(st.none() | st.builds(Target, names, keys)),
+        external_exchanges=tuple(draw(st.sets(names, max_size=1))),
+        policies=tuple(policies),
+        silences=tuple(draw(st.lists(st.builds(Silence, st.sampled_from([*RULES, "x"]), names), max_size=2))),
+    )
+
+
+@given(topologies())
+def test_lint_says_the_same_of_a_topology_each_time_and_fails_on_none(topology: Topology) -> None:
+    findings, silenced = examine(topology)
+    assert (findings, silenced) == examine(topology)
+    assert {finding.severity for finding in findings} <= {"error", "warning", "hint"}
+    assert all(finding.message and "\n" not in finding.message for finding in (*findings, *silenced))
+
+
+idle = st.builds(
+    Binding,
+    st.sampled_from(["topic", "headers", "fanout"]),
+    st.sampled_from("qr"),
+    st.just("queue"),
+    keys,
+    plain_arguments,
+)
+
+
+@given(st.lists(idle, min_size=2, max_size=6), keys, plain_arguments)
+def test_a_message_is_routed_alike_without_a_binding_that_lint_calls_idle(
+    bindings: list[Binding], key: str, headers: dict[str, object]
+) -> None:
+    exchanges = [Exchange(kind, kind) for kind in ("topic", "headers", "fanout")]
+    placed = [replace(each, where=Location("a.yaml", index)) for index, each in enumerate(bindings)]
+    topology = Topology("", tuple(exchanges), (Queue("q"), Queue("r")), tuple(placed))
+    for finding in lint(topology):
+        if finding.code in ("same-routing-twice", "swallowed-pattern", "headers-never-match"):
+            at = finding.where.line
+            without = replace(topology, bindings=(*placed[:at], *placed[at + 1 :]))
+            for taken in (key, placed[at].routing_key.replace("*", "z").replace("#", "z")):
+                target = Target(placed[at].source, taken)
+                assert route(topology, target, headers).queues == route(without, target, headers).queues
+
+
+def test_a_silence_takes_its_findings_away_and_leaves_the_others() -> None:
+    text = "exchanges: {a: {}, ab: {}, b: {}}\n"
+    assert of(text) == ["nothing-bound"] * 3
+    findings, silenced = examine(loads(text + "lint: [{ignore: nothing-bound, name: a*, reason: r}]"))
+    assert [finding.name for finding in findings] == ["b"]
+    assert [finding.name for finding in silenced] == ["a", "ab"]
+
+
+def test_an_unknown_code_in_a_silence_is_told_with_the_one_that_was_meant() -> None:
+    (finding,) = lint(loads("lint: [{ignore: nothing-bond, reason: r}]"))
+    assert (finding.code, finding.advice) == ("silence-unused", "Did you mean nothing-bound?")
+    assert (finding.where.line, finding.where.column) == (1, 8)
+
+
+def test_findings_come_by_file_line_and_code() -> None:
+    queues = [Queue(name, False, arguments={"x-message-ttl": 1}) for name in "ba"]
+    placed = Queue("c", False, where=Location("a.yaml", 7, 3))
+    other = Queue("d", False, where=Location("a.yaml", 12, 3))
+    found = lint(Topology(queues=(other, placed, *queues)))
+    assert [(finding.code, finding.name) for finding in found] == [
+        ("drops-silently", "a"),
+        ("drops-silently", "b"),
+        ("transient-queue", "a"),
+        ("transient-queue", "b"),
+        ("transient-queue", "c"),
+        ("transient-queue", "d"),
+    ]
+
+
+def test_a_thousand_queues_and_ten_thousand_bindings_take_seconds() -> None:
+    exchanges = [Exchange(f"e{index}", ("topic", "direct", "fanout", "headers")[index % 4]) for index in range(100)]
+    arguments = {"x-dead-letter-exchange": "dead", "x-message-ttl": 1000}
+    queues = [Queue(f"q{index}", arguments=arguments) for index in range(1000)]
+    bindings = [Binding(f"e{index % 100}", f"q{index % 1000}", routing_key=f"a.{index}.*") for index in range(10_000)]
+    bindings += [Binding("e0", "q0", routing_key=f"*.{index}.b") for index in range(3000)]
+    policies = [Policy(f"p{index}", f"^q{index}$", {"max-length": 5}, "queues") for index in range(20)]
+    begun = time.monotonic()
+    lint(Topology("", (*exchanges, Exchange("dead")), tuple(queues), tuple(bindings), policies=tuple(policies)))
+    assert time.monotonic() - begun < 15  # it takes one

@@ -27,7 +27,7 @@ def _routing(wiring: Wiring, binding: Binding) -> object:
     """Return what decides whether a binding takes a message; None if the exchange's type is not known here."""
     kind = wiring.type_of(binding.source)
     if kind == "headers":
-        return json.dumps({"x-match": "all", **binding.arguments}, sort_keys=True)
+        return json.dumps({"x-match": "all", **binding.arguments}, sort_keys=True, default=repr)
     if kind in _BY_KEY:
         return kind, binding.routing_key
     return "everything" if kind == "fanout" else None

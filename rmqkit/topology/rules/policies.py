@@ -14,7 +14,7 @@ from typing import Any
 
 from rmqkit.model import Exchange, Policy, Queue
 from rmqkit.topology.names import BUILT_IN
-from rmqkit.topology.policies import policy_of, queue_type
+from rmqkit.topology.policies import effective, policy_of, queue_type
 from rmqkit.topology.rules.rule import Complaint, rule
 from rmqkit.topology.rules.wiring import Wiring, applies
 from rmqkit.topology.schema import schema, suggest
@@ -67,7 +67,7 @@ def policy_refused(wiring: Wiring) -> Iterator[Complaint]:
             elif key not in _SETTINGS and (guess := suggest(key, _SETTINGS)):
                 yield policy, f"policy {policy.name!r} sets {key!r}, which is not known", f"Did you mean {guess}?"
             elif not _is_valid(key, value):
-                message = f"{key} of policy {policy.name!r} cannot be {json.dumps(value)}"
+                message = f"{key} of policy {policy.name!r} cannot be {json.dumps(value, default=str)}"
                 yield policy, message, f"See x-{key} in the reference of topology files for what it can be."
 
 
@@ -101,11 +101,12 @@ def policy_target_undeclared(wiring: Wiring) -> Iterator[Complaint]:
             continue
         for key in ("dead-letter-exchange", "alternate-exchange"):
             exchange = policy.definition.get(key, "")
-            if not wiring.is_known(exchange):
+            if isinstance(exchange, str) and not wiring.is_known(exchange):
                 message = f"the {key} {exchange!r} of policy {policy.name!r} is not declared"
                 yield policy, message, "Declare it under exchanges:, or list it under external: if others do."
         queue = policy.definition.get("dead-letter-routing-key", "")
-        if policy.definition.get("dead-letter-exchange") == "" and queue and not wiring.is_known_queue(queue):
+        to_queue = policy.definition.get("dead-letter-exchange") == "" and isinstance(queue, str)
+        if to_queue and queue and not wiring.is_known_queue(queue):
             message = f"the dead-letter queue {queue!r} of policy {policy.name!r} is not declared"
             yield policy, message, "Declare it under queues:, or list it under external: if others do."
 
@@ -189,7 +190,7 @@ def policy_overruled(wiring: Wiring) -> Iterator[Complaint]:
         if not (policy := policy_of(wiring.topology, entity)):
             continue
         is_queue = isinstance(entity, Queue)
-        settings = wiring.settings[entity.name] if is_queue else entity.arguments
+        settings = effective(wiring.topology, entity)
         for key, value in policy.definition.items():
             name = f"x-{key}" if is_queue else key
             if name in entity.arguments and settings[name] != value:
@@ -245,7 +246,7 @@ def better_as_policy(wiring: Wiring) -> Iterator[Complaint]:
         settings = {name: value for name, value in queue.arguments.items() if name.removeprefix("x-") in _SETTINGS}
         if settings:
             file = queue.where.file if queue.where else ""
-            alike[file][json.dumps(settings, sort_keys=True)].append(queue)
+            alike[file][json.dumps(settings, sort_keys=True, default=repr)].append(queue)
     for groups in alike.values():
         common, queues = max(groups.items(), key=lambda group: len(group[1]))
         if len(queues) >= _MANY:

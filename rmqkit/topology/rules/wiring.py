@@ -15,6 +15,8 @@ from rmqkit.topology.matching import matches_topic
 from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.policies import effective, policy_of
 
+_NAMES = ("alternate-exchange", "x-dead-letter-exchange", "x-dead-letter-routing-key")
+
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
@@ -114,11 +116,13 @@ def wire(topology: Topology) -> Wiring:
         dict(out_of),
         dict(into_queue),
         dict(into_exchange),
-        {queue.name: effective(topology, queue) for queue in topology.queues},
-        {each.name: alternate for each in topology.exchanges if (alternate := _alternate(topology, each))},
+        {queue.name: _settings(topology, queue) for queue in topology.queues},
+        {each.name: other for each in topology.exchanges if (other := _settings(topology, each).get(_NAMES[0]))},
         dict(by_key),
     )
 
 
-def _alternate(topology: Topology, exchange: Exchange) -> Any:
-    return effective(topology, exchange).get("alternate-exchange")
+def _settings(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
+    """Return the effective arguments; a name that is no text is told of elsewhere, and would lead nowhere here."""
+    settings = effective(topology, entity)
+    return {name: value for name, value in settings.items() if name not in _NAMES or isinstance(value, str)}
