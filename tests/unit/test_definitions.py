@@ -82,7 +82,14 @@ CLUSTER_4 = {
             "auto_delete": False,
             "arguments": {"x-queue-type": "quorum"},
         },
-        {"name": "log", "vhost": "shop", "type": "stream", "durable": True, "auto_delete": False, "arguments": {}},
+        {
+            "name": "log",
+            "vhost": "shop",
+            "type": "stream",
+            "durable": True,
+            "auto_delete": False,
+            "arguments": {"x-max-age": "7D"},
+        },
         {
             "name": "amq.gen-1",
             "vhost": "shop",
@@ -149,7 +156,10 @@ CLUSTER_4 = {
 }
 SHOP = Topology(
     exchanges=(Exchange("shop", "topic"),),
-    queues=(Queue("log", arguments={"x-queue-type": "stream"}), Queue("orders", arguments={"x-queue-type": "quorum"})),
+    queues=(
+        Queue("log", arguments={"x-max-age": "7D", "x-queue-type": "stream"}),
+        Queue("orders", arguments={"x-queue-type": "quorum"}),
+    ),
     bindings=(Binding("shop", "orders", routing_key="order.#"),),
     policies=(Policy("ttl", "^orders", {"message-ttl": 60000}, "quorum_queues", 3),),
 )
