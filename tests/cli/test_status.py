@@ -1,0 +1,246 @@
+"""`rmqkit status` against a real RabbitMQ."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from rmqkit.cli import status
+from rmqkit.report import QueueStatus
+from tests.cli.conftest import Run
+from tests.conftest import Broker
+from tests.faults.proxy import Proxy
+
+ORDERS = """
+queues:
+  billing: {}
+  stock: {type: quorum}
+  gone: {}
+"""
+Watch = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Path:
+    file = tmp_path / "orders.yaml"
+    file.write_text(ORDERS)
+    return file
+
+
+@pytest.fixture
+def filled(vhost_channel: BlockingChannel) -> None:
+    """Leave three messages in `billing`, one of them out for delivery, and a queue of somebody else."""
+    vhost_channel.queue_declare("billing", durable=True)
+    vhost_channel.queue_declare("stock", durable=True, arguments={"x-queue-type": "quorum"})
+    vhost_channel.queue_declare("theirs", durable=True)
+    vhost_channel.confirm_delivery()
+    for _ in range(3):
+        vhost_channel.basic_publish("", "billing", b"x")
+    assert vhost_channel.basic_get("billing")[0]
+    vhost_channel.basic_consume("stock", lambda *_: None)
+
+
+@pytest.fixture
+def watch(broker: Broker, vhost_url: str) -> Iterator[Watch]:
+    """Start `rmqkit status --watch --json`, twice a second."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, url: str = vhost_url) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "status", "--watch", "--interval=0.5"]
+        env = os.environ | {"RMQKIT_URL": url, "RMQKIT_API_URL": broker.api_url}
+        full = [*command, "--json", *map(str, arguments)]
+        started.append(subprocess.Popen(full, env=env, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
+def line(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout
+    return dict(json.loads(process.stdout.readline()))
+
+
+@pytest.mark.usefixtures("filled")
+def test_the_counts_of_a_files_queues_are_those_of_the_moment(live: Run, topology: Path) -> None:
+    done = live("status", topology)
+    assert done.returncode == 0
+    header, *rows = [row.split() for row in done.stdout.splitlines()]
+    assert header[:6] == ["queue", "type", "state", "ready", "unacked", "consumers"]
+    assert [row[0] for row in rows] == ["billing", "stock", "gone"]
+    assert (rows[0][1], rows[0][3], rows[0][5]) == ("classic", "2", "0")
+    assert rows[0][-2:] == ["no", "consumers"]
+    assert (rows[1][1], rows[1][3], rows[1][5]) == ("quorum", "0", "1")
+    assert rows[2] == ["gone", "-", "missing"]
+    assert "1 to create: see `rmqkit plan" in done.stderr
+
+
+@pytest.mark.usefixtures("filled")
+def test_drift_is_counted_by_kind_and_is_no_error(live: Run, topology: Path) -> None:
+    topology.write_text(
+        "queues: {billing: {arguments: {x-max-length: 5}}, stock: {type: quorum}}\n"
+        "policies: {new: {pattern: ^x, definition: {max-length: 1}}}\n"
+        "scope: [their*]\n"
+    )
+    done = live("status", topology, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report["drift"] == {"create": 1, "change": 0, "conflict": 1, "extra": 1}
+    assert [(each["name"], each["ready"]) for each in report["queues"]] == [("billing", 2), ("stock", 0)]
+    said = live("status", topology).stderr
+    assert [each.partition(":")[0] for each in said.splitlines()] == ["1 to create", "1 in conflict", "1 extra"]
+
+
+@pytest.mark.usefixtures("filled")
+def test_without_a_file_all_queues_are_shown_as_soon_as_the_http_api_knows_them(live: Run) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        queues = {each["name"]: each for each in json.loads(live("status", "--json").stdout)["queues"]}
+        seen = [queues.get("billing", {}).get(name) for name in ("ready", "unacknowledged", "consumers", "state")]
+        if seen == [2, 1, 0, "running"]:
+            break
+        assert time.monotonic() < deadline, queues
+    assert list(queues) == ["billing", "stock", "theirs"]
+    assert "up to five seconds old" in live("status").stderr
+
+
+@pytest.mark.usefixtures("filled")
+def test_without_the_http_api_ready_and_consumers_are_seen_and_the_rest_is_said_to_be_unseen(
+    live: Run, topology: Path
+) -> None:
+    done = live("status", topology, RMQKIT_API_URL="")
+    assert done.returncode == 0
+    assert [row.split() for row in done.stdout.splitlines()][1:] == [
+        ["billing", "-", "-", "2", "-", "0", "-", "-", "no", "consumers"],
+        ["stock", "-", "-", "0", "-", "1", "-", "-"],
+        ["gone", "-", "missing"],
+    ]
+    assert "unacknowledged messages and rates" in done.stderr
+    assert "Bindings, policies" in done.stderr
+    alone = live("status", RMQKIT_API_URL="")
+    assert (alone.returncode, alone.stdout) == (4, "")
+    assert "name a topology file" in alone.stderr
+    named = live("status", topology, RMQKIT_API_URL="http://127.0.0.1:1")
+    assert (named.returncode, named.stdout) == (4, "")
+
+
+def test_an_exclusive_queue_of_somebody_else_is_shown_as_far_as_it_can_be(
+    live: Run, topology: Path, vhost_channel: BlockingChannel
+) -> None:
+    vhost_channel.queue_declare("billing", exclusive=True)
+    topology.write_text("queues: {billing: {exclusive: true, durable: false}}")
+    (queue,) = json.loads(live("status", topology, "--json").stdout)["queues"]
+    assert (queue["name"], queue["ready"], queue["type"]) == ("billing", 0, "classic")
+
+
+def test_what_a_person_should_look_at_stands_in_the_last_column() -> None:
+    def remark(**fields: Any) -> str:
+        known = {"ready": 0, "consumers": 1, "published_per_s": 0.0, "delivered_per_s": 0.0} | fields
+        return status._remark(QueueStatus("q", **known))[0]
+
+    assert remark() == remark(ready=5) == ""
+    assert remark(ready=5, consumers=0) == "no consumers"
+    assert remark(ready=5, published_per_s=90.0, delivered_per_s=50.0) == "growing"
+    assert remark(ready=5, published_per_s=90.0, delivered_per_s=89.0) == ""
+    assert remark(ready=0, published_per_s=90.0) == ""
+
+
+def test_numbers_are_aligned_to_the_right_and_what_is_not_known_is_a_dash() -> None:
+    queues = (QueueStatus("q", 1234567, 2), QueueStatus("long", 1, 30, "classic", "running", 7, 1234.5, 0.25, 0.0))
+    assert status._table(status.Status(queues)).splitlines() == [
+        "queue  type     state        ready  unacked  consumers   in/s  out/s",
+        "q      -        -        1,234,567        -          2      -      -",
+        "long   classic  running          1        7         30  1,234    0.2  growing",
+    ]
+
+
+@pytest.mark.usefixtures("filled")
+def test_watching_as_json_prints_a_line_a_look_until_ctrl_c(watch: Watch, topology: Path) -> None:
+    process = watch(topology)
+    looks = [line(process) for _ in range(3)]
+    assert [look["queues"][0]["ready"] for look in looks] == [2, 2, 2]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+
+
+def test_watching_ends_when_nobody_reads_on(watch: Watch, topology: Path) -> None:
+    process = watch(topology)
+    line(process)
+    assert process.stdout
+    process.stdout.close()
+    assert process.wait(10) == 0
+    process.stdout = None  # for the fixture
+
+
+def test_watching_goes_on_when_the_connection_breaks_and_says_so_while_there_is_none(
+    watch: Watch, topology: Path, vhost_url: str
+) -> None:
+    with Proxy(vhost_url) as proxy:
+        process = watch(topology, url=proxy.url)
+        line(process)
+        proxy.reset()
+        while "queues" not in line(process):
+            pass
+    while "error" not in (look := line(process)):
+        pass
+    assert look["error"] in ("Unreachable", "ConnectionLost")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+
+
+def test_watching_without_a_terminal_or_json_is_refused(live: Run) -> None:
+    done = live("status", "--watch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--json" in done.stderr
+
+
+@pytest.mark.usefixtures("filled")
+def test_watching_on_a_terminal_redraws_the_table_until_ctrl_c(broker: Broker, vhost_url: str, topology: Path) -> None:
+    env = os.environ | {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url, "TERM": "xterm"}
+    command = [
+        sys.executable,
+        "-c",
+        "from rmqkit.cli import main; main()",
+        "status",
+        "-w",
+        "--interval",
+        "0.2",
+        topology,
+    ]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    shown = _read(ours, until=lambda text: text.count("billing") >= 3)
+    process.send_signal(signal.SIGINT)
+    shown += _read(ours, until=lambda _: False)
+    os.close(ours)
+    assert process.wait(10) == 130
+    assert "to create" in shown
+    assert "\x1b[2K" in shown  # in the place of the one before
+    assert "Traceback" not in shown
+
+
+def _read(terminal: int, *, until: Callable[[str], bool]) -> str:
+    """Read a terminal until something is shown or its program ended."""
+    shown, deadline = "", time.monotonic() + 20
+    with suppress(OSError):  # how Linux tells that the program has ended
+        while not until(shown):
+            assert time.monotonic() < deadline, shown
+            if select.select([terminal], [], [], 0.5)[0]:
+                shown += os.read(terminal, 65536).decode(errors="replace")
+    return shown
