@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 
 
 class StopRequested(Exception):
-    """Raised inside `Stop.interruptible`, and nowhere else, when a stop is requested."""
+    """Ends what a requested stop cuts short: a wait inside `Stop.interruptible`, a rehearsal."""
 
 
 class Stop:

@@ -6,7 +6,8 @@ Comes in: settings or URLs, topologies, messages, queue names. Goes out: plans, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Self
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
 from rmqkit.broker import declare
 from rmqkit.broker.consumer import Consumer
@@ -20,6 +21,9 @@ from rmqkit.model import Topology
 from rmqkit.report import Fate, Plan, PublishReport, QueueState, QueueStatus
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
+
+if TYPE_CHECKING:
+    from rmqkit.broker.rehearsal import Rehearsal
 
 
 def connect(*urls: str, settings: Settings | None = None) -> Connection:
@@ -160,6 +164,13 @@ class Connection:
         """
         options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack)
         return Consumer(self._consuming, queue, options, stop=stop, on_warning=on_warning)
+
+    def rehearsal(self, *, stop: Stop | None = None) -> Rehearsal:
+        """Return a stage for the scenarios of `rmqkit test`, to be used in a `with` block; it needs AMQP alone."""
+        from rmqkit.broker.rehearsal import Rehearsal  # noqa: PLC0415 - start-up time: few connections test
+
+        stop = stop or Stop()
+        return Rehearsal(self._consuming, partial(self.publish, stop=stop), stop)
 
     def close(self) -> None:
         """Close; deliveries that were not settled go back to their queues."""

@@ -33,6 +33,12 @@ COMMANDS: dict[str, Entry] = {
         TOPOLOGIES,
         ("rmqkit validate topologies/work.yaml", "rmqkit validate --strict orders.yaml audit.yaml"),
     ),
+    "test": Entry(
+        "rmqkit.cli.test:run",
+        "Check that messages reach the queues that scenario files expect.",
+        TOPOLOGIES,
+        ("rmqkit test topologies/topics.test.yaml", "rmqkit test --live --junit results.xml topologies/*.test.yaml"),
+    ),
     "plan": Entry(
         "rmqkit.cli.plan:plan",
         "Say what applying topology files would do, and change nothing.",
