@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -293,6 +294,22 @@ def test_what_is_no_json_is_told_with_its_place(text: str, message: str) -> None
     with pytest.raises(DocumentError) as error:
         read(text)
     assert message in str(error.value)
+
+
+_fields = st.sampled_from(["name", "vhost", "type", "arguments", "source", "destination", "component", "definition"])
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_fields | st.text(), inner, max_size=5),
+)
+_sections = st.sampled_from([*CLUSTER_4, "limits", "metadata"])
+
+
+@given(_json | st.dictionaries(_sections, st.lists(st.dictionaries(_fields, _json, max_size=8), max_size=3) | _json))
+def test_whatever_the_data_is_the_answer_is_a_topology_or_an_error_of_ours(data: Any) -> None:
+    with suppress(InputError):
+        topology, _ = from_definitions(data, file="d.json")
+        with suppress(InputError):
+            loads(to_yaml(topology))
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9).filter(

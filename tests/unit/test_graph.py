@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -16,8 +17,9 @@ from rmqkit.topology.graph.drawing import Graph, draw
 from rmqkit.topology.graph.folding import fold
 from rmqkit.topology.graph.languages import dot, mermaid
 from rmqkit.topology.graph.tree import tree
-from rmqkit.topology.loader import loads
+from rmqkit.topology.loader import load, loads
 
+VALID = sorted((Path(__file__).parents[1] / "cases" / "valid").glob("*.yaml"))
 SHOP = loads("""
 exchanges:
   orders: {type: topic, arguments: {alternate-exchange: unrouted}}
@@ -89,6 +91,14 @@ def test_a_dead_letter_that_keeps_its_key_goes_to_the_default_exchange() -> None
 def test_what_is_neither_declared_nor_external_is_drawn_as_such() -> None:
     topology = Topology(queues=(Queue("q", arguments={"x-dead-letter-exchange": "gone"}),))
     assert "gone  not declared\n" in text(topology)
+
+
+@pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
+def test_every_valid_file_can_be_drawn_and_shows_all_it_declares(path: Path) -> None:
+    topology = load(path)
+    titles = {node.title for node in draw(topology).nodes}
+    assert {each.name for each in (*topology.exchanges, *topology.queues) if each.name == each.name.strip()} <= titles
+    assert list(tree(fold(draw(topology))))
 
 
 def test_a_topology_in_a_circle_is_drawn_once() -> None:

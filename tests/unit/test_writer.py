@@ -7,6 +7,7 @@ import json
 import math
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.shipped import shipped
 from rmqkit.topology.writer import to_yaml
 
+VALID = sorted((Path(__file__).parents[1] / "cases" / "valid").glob("*.yaml"))
 NASTY = (
     "#", "*", "*.x", "a.#", "on", "No", "~", "null", "true", "017", "0x1F", "1e5", "07.5", "1:30", "2026-01-01", "1_0",
     ": ", "a: b", "a #b", " ", " x ", "'", '"', "\\", "it's", "\\d+'\"", "{", "[a]", "&a", "!a", "%", "@", "`", "-",
@@ -135,6 +137,12 @@ def test_a_nasty_name_stays_what_it_is_wherever_it_stands(name: str) -> None:
 def test_a_shipped_topology_is_written_as_it_stands_but_for_its_comments(name: str) -> None:
     text = re.sub(r"^ *#.*\n| +# .*", "", shipped()[name].read_text("utf-8"), flags=re.MULTILINE)
     assert to_yaml(load(shipped()[name])) == text.strip().replace("{durable: true}", "{}") + "\n"
+
+
+@pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
+def test_every_valid_file_can_be_written_anew(path: Path) -> None:
+    topology = load(path)
+    assert loads(to_yaml(topology)) == topology
 
 
 def test_a_file_has_a_line_per_entity_and_leaves_defaults_out() -> None:
