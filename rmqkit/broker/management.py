@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,13 +65,14 @@ class Management:
         try:
             parts = urlsplit(url)
             self._tls, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+            self._host.encode("idna")  # as it is when it is looked up
         except ValueError:
             parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", self._host):
             raise SettingsError("--api-url: not an http:// or https:// URL", advice="write http://localhost:15672")
         self._username = unquote(parts.username) if parts.username else address.username
         self._password = unquote(parts.password) if parts.password else None
-        self._path = parts.path.rstrip("/").removesuffix("/api")
+        self._path = quote(parts.path.rstrip("/").removesuffix("/api"), safe="/%")
 
     def __str__(self) -> str:
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -82,6 +84,8 @@ class Management:
         A guessed address must also listen at the port that AMQP goes to. Raises Unreachable, AuthenticationFailed.
         """
         overview = self._call("GET", "overview")
+        if not isinstance(overview, dict):
+            raise self._stranger()
         listeners = overview.get("listeners", ())
         ports = {each.get("port") for each in listeners}
         guessed_wrong = not self._settings.api_url and listeners and self._address.port not in ports
@@ -184,15 +188,18 @@ class Management:
     def _parsed(self, content: bytes) -> Any:
         try:
             return json.loads(content)
-        except ValueError as error:
-            raise Unreachable(f"what answers at {self} is not RabbitMQ's HTTP API", advice=_ENABLE) from error
+        except (ValueError, RecursionError) as error:
+            raise self._stranger() from error
+
+    def _stranger(self) -> Unreachable:
+        return Unreachable(f"what answers at {self} is not RabbitMQ's HTTP API", advice=_ENABLE)
 
     def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
         try:
             answer = json.loads(content)
             reason = str(answer.get("reason") or answer.get("error"))
-        except (ValueError, AttributeError):
-            return Unreachable(f"what answers at {self} is not RabbitMQ's HTTP API", advice=_ENABLE)
+        except (ValueError, RecursionError, AttributeError):
+            return self._stranger()
         subject = f"{self}/api/{path.partition('?')[0]}"
         match status:
             case 401 if "login" in reason.lower():
