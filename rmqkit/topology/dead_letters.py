@@ -69,9 +69,11 @@ def dead_letters(topology: Topology, route: Route) -> tuple[DeadLetter, ...]:
     ahead: list[tuple[str, Route, tuple[str, ...]]] = [(queue, route, ()) for queue in reversed(route.queues)]
     while ahead:
         queue, came, chain = ahead.pop()
-        if (queue, came.keys) in seen:
+        key = _own_key(entities, queue)
+        state = queue, came.keys if key is None else (key,)
+        if state in seen:
             continue
-        seen.add((queue, came.keys))
+        seen.add(state)
         chain = (*chain, queue)
         for reasons, onward in _outcomes(entities, came, queue):
             cycles = tuple((*chain[chain.index(name) :], name) for name in onward.queues if name in chain)
@@ -115,6 +117,12 @@ def _kept(topology: Topology, queue: Queue, reason: Reason) -> str:
     return ""
 
 
+def _own_key(entities: Entities, name: str) -> str | None:
+    """Return the routing key a queue gives to what leaves it; None: it keeps those it has."""
+    queue = entities.queues.get(name)
+    return effective(entities.topology, queue).get("x-dead-letter-routing-key") if queue else None
+
+
 def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
     """Follow a message out of a queue, round cycles too."""
     queue = entities.queues.get(name)
@@ -122,7 +130,7 @@ def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
         unknown = f"queue {name!r} is not declared here: where its dead letters go is not known"
         return Route("", came.keys, unknown=(unknown,))
     settings = effective(entities.topology, queue)
-    exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key")
+    exchange, key = settings.get("x-dead-letter-exchange"), _own_key(entities, name)
     why = _kept(entities.topology, queue, reason)
     if why or exchange is None:
         return Route("", came.keys, why=why or f"dropped: queue {name!r} has no dead-letter exchange")

@@ -14,6 +14,7 @@ from rmqkit.model import Binding
 KINDS = ("direct", "fanout", "topic", "headers")
 _NARROW = 2**31  # an integer below goes as 32 bits, others as 64: in a list or table the two are not equal
 _NUMBERS = {"int", "long", "float", "time"}
+_ALIKE = ({"text", "bytes"}, {"list", "table"})  # equal in Erlang: the same bytes, and what is empty
 
 
 def matches(kind: str, binding: Binding, keys: Collection[str], headers: Mapping[str, Any]) -> bool | None:
@@ -73,9 +74,7 @@ def _equal(actual: tuple[str, Any], wanted: tuple[str, Any]) -> bool | None:
     kinds = {actual[0], wanted[0]}
     if "time" in kinds and kinds <= _NUMBERS:
         return None  # seconds before RabbitMQ 3.13, then milliseconds in the message alone
-    if kinds <= {"text", "bytes"}:
-        return bool(actual[1] == wanted[1])
-    if actual == wanted:
+    if actual == wanted or (actual[1] == wanted[1] and kinds in _ALIKE):
         return True
     # 1 and 1.0 are equal before RabbitMQ 3.13
     return None if kinds <= _NUMBERS and actual[1] == wanted[1] else False

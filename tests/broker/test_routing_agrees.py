@@ -1,0 +1,263 @@
+"""The offline router and a real RabbitMQ agree on where every message goes.
+
+Hypothesis makes topologies and messages; pika declares the ones and publishes the others. RMQKIT_TEST_EXAMPLES is how
+many topologies (25; each with many messages).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pika
+import pytest
+from hypothesis import HealthCheck, Phase, given, reject, settings
+from hypothesis import strategies as st
+from pika.adapters.blocking_connection import BlockingChannel
+
+from rmqkit.model import Binding, Exchange, Queue, Target, Topology
+from rmqkit.topology.dead_letters import dead_letter
+from rmqkit.topology.routing import Reason, Route, route
+
+EXAMPLES = int(os.environ.get("RMQKIT_TEST_EXAMPLES", "25"))
+agreement = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take longer than a test may
+    derandomize="RMQKIT_TEST_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
+
+EXCHANGES = ["e0", "e1", "e2", "e3", "e4"]
+QUEUES = ["q0", "q1", "q2", "q3", "q4"]
+BUILT_IN = ["amq.direct", "amq.fanout", "amq.topic", "amq.headers", "amq.match"]
+
+
+@pytest.fixture
+def channel(vhost_url: str) -> Iterator[BlockingChannel]:
+    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
+    yield connection.channel()
+    connection.close()
+
+
+# Topologies and messages: few names and words, so that much of it matches.
+
+words = st.sampled_from(["a", "b", "", "*", "#"])
+keys = st.one_of(st.lists(words, max_size=5).map(".".join), st.sampled_from(QUEUES))
+values = st.recursive(
+    st.sampled_from([None, True, False, 0, 1, 2**40, "", "1", "a", "true", b"a", b"1", Decimal(1), Decimal("0.5")]),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from("ab"), inner, max_size=2)),
+    max_leaves=3,
+)
+header_names = st.sampled_from(["h", "i", "x-h", "x-i", "CC"])
+arguments = st.builds(
+    lambda how, wanted: how | wanted,
+    st.sampled_from([{}, *({"x-match": how} for how in ("all", "any", "all-with-x", "any-with-x"))]),
+    st.dictionaries(header_names, values, max_size=2),
+)
+extra_keys = st.lists(st.one_of(keys, st.sampled_from([1, None])), max_size=3)
+headers = st.builds(
+    lambda plain, more: {name: value for name, value in plain.items() if name != "CC"} | more,
+    st.dictionaries(header_names, values, max_size=3),
+    st.fixed_dictionaries({}, optional={"CC": extra_keys, "BCC": extra_keys}),
+)
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    kinds = st.sampled_from(["direct", "fanout", "topic", "headers"])
+    alternates = st.sampled_from([None, None, *EXCHANGES, "nowhere", "amq.fanout", ""])
+    exchanges = []
+    for name in EXCHANGES:
+        alternate = draw(alternates)
+        more = {} if alternate is None else {"alternate-exchange": alternate}
+        exchanges.append(Exchange(name, draw(kinds), internal=draw(st.booleans()), arguments=more))
+    ends = st.one_of(
+        st.tuples(st.just("queue"), st.sampled_from(QUEUES)),
+        st.tuples(st.just("exchange"), st.sampled_from([*EXCHANGES, *BUILT_IN])),
+    )
+    sources = st.sampled_from([*EXCHANGES, *EXCHANGES, *BUILT_IN])
+    bindings = draw(
+        st.lists(
+            st.builds(
+                lambda source, end, key, more: Binding(source, end[1], end[0], key, more),
+                sources,
+                ends,
+                keys,
+                arguments,
+            ),
+            max_size=25,
+        )
+    )
+    return Topology(exchanges=tuple(exchanges), queues=tuple(map(Queue, QUEUES)), bindings=tuple(bindings))
+
+
+messages = st.tuples(st.sampled_from(["", *EXCHANGES, *EXCHANGES, *BUILT_IN]), keys, headers)
+
+
+# An independent client.
+
+
+def declare(channel: BlockingChannel, topology: Topology) -> None:
+    for exchange in topology.exchanges:
+        channel.exchange_declare(
+            exchange.name, exchange.type, internal=exchange.internal, arguments=dict(exchange.arguments)
+        )
+    for queue in topology.queues:
+        durable = queue.arguments.get("x-queue-type") == "quorum"
+        channel.queue_declare(queue.name, durable=durable, exclusive=not durable, arguments=dict(queue.arguments))
+    for binding in topology.bindings:
+        bind = channel.queue_bind if binding.destination_type == "queue" else channel.exchange_bind
+        bind(binding.destination, binding.source, binding.routing_key, dict(binding.arguments))
+
+
+def remove(channel: BlockingChannel, topology: Topology) -> None:
+    for binding in topology.bindings:
+        if binding.source.startswith("amq.") and binding.destination_type == "exchange":
+            channel.exchange_unbind(binding.destination, binding.source, binding.routing_key, dict(binding.arguments))
+    for queue in topology.queues:
+        channel.queue_delete(queue.name)
+    for exchange in topology.exchanges:
+        channel.exchange_delete(exchange.name)
+
+
+def publish(channel: BlockingChannel, exchange: str, key: str, more: dict[str, Any], body: str) -> None:
+    channel.basic_publish(exchange, key, body.encode(), pika.BasicProperties(headers=more, delivery_mode=1))
+
+
+def drain(channel: BlockingChannel, queue: str, *, auto_ack: bool = True) -> Iterator[tuple[int, str]]:
+    while True:
+        method, _, body = channel.basic_get(queue, auto_ack)
+        if not method:
+            return
+        yield method.delivery_tag, body.decode()
+
+
+def test_every_message_reaches_the_queues_the_router_says(channel: BlockingChannel) -> None:
+    @agreement
+    @given(topologies(), st.lists(messages, min_size=20, max_size=40))
+    def agree(topology: Topology, messages: list[tuple[str, str, dict[str, Any]]]) -> None:
+        internal = {exchange.name for exchange in topology.exchanges if exchange.internal}
+        expected: dict[str, Route] = {}
+        declare(channel, topology)
+        for number, (exchange, key, more) in enumerate(messages):
+            if exchange not in internal:
+                expected[str(number)] = route(topology, Target(exchange, key), more)
+                publish(channel, exchange, key, more, str(number))
+        live: dict[str, list[str]] = {body: [] for body in expected}
+        for queue in QUEUES:
+            for _, body in drain(channel, queue):
+                live[body].append(queue)
+        remove(channel, topology)
+        assert not any(offline.unknown for offline in expected.values())
+        assert not [
+            (messages[int(body)], "offline", offline.queues, "live", tuple(live[body]))
+            for body, offline in expected.items()
+            if offline.queues != tuple(live[body])
+        ]
+
+    agree()
+
+
+# Dead letters: a queue expires what comes in, pushes it out, or holds it until it is rejected.
+
+OUT_AT_ONCE: dict[str, Reason] = {"x-message-ttl": "expired", "x-max-length": "maxlen"}
+deaths = st.sampled_from(
+    [
+        {"x-match": "all-with-x", "x-first-death-reason": "expired"},
+        {"x-match": "any-with-x", "x-first-death-queue": "q0", "x-first-death-exchange": ""},
+        {"x-match": "all-with-x", "x-death": None},
+        {"CC": None},
+    ]
+)
+
+
+@st.composite
+def mortal(draw: st.DrawFn) -> Topology:
+    """A topology whose queues dead-letter."""
+    topology = draw(topologies())
+    queues = []
+    for name in QUEUES:
+        more: dict[str, Any] = {}
+        if draw(st.booleans()) or draw(st.booleans()):
+            more["x-dead-letter-exchange"] = draw(st.sampled_from(["", *EXCHANGES, "amq.fanout", "nowhere"]))
+        if "x-dead-letter-exchange" in more and draw(st.booleans()):
+            more["x-dead-letter-routing-key"] = draw(keys)
+        out = draw(st.sampled_from([None, *OUT_AT_ONCE]))
+        queues.append(Queue(name, arguments=more | ({out: 0} if out else {})))
+    ends = st.lists(st.tuples(st.sampled_from(EXCHANGES), st.sampled_from(QUEUES), deaths), max_size=4)
+    by_death = tuple(Binding(source, queue, arguments=more) for source, queue, more in draw(ends))
+    return replace(topology, queues=tuple(queues), bindings=topology.bindings[:12] + by_death)
+
+
+Held = tuple[str, str, Route]  # a copy that waits: its queue, its body, and how it came
+
+
+def settle(topology: Topology, arrived: list[Held]) -> list[Held]:
+    """Follow copies through queues that hold nothing, to those that do."""
+    out = {
+        queue.name: OUT_AT_ONCE[name] for queue in topology.queues for name in OUT_AT_ONCE if name in queue.arguments
+    }
+    held: list[Held] = []
+    while arrived:
+        queue, body, came = arrived.pop()
+        if queue in out:
+            onward = dead_letter(topology, came, queue, out[queue])
+            arrived += [(name, body, onward) for name in onward.queues]
+        else:
+            held.append((queue, body, came))
+        if len(held) + len(arrived) > 300:
+            reject()  # hypothesis may find another: this one multiplies
+    return held
+
+
+def wait_for(channel: BlockingChannel, held: list[Held]) -> dict[tuple[str, str], list[int]]:
+    """Take all copies out of their queues, unacknowledged, once as many are there as should be."""
+    wanted = Counter(queue for queue, _, _ in held)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        ready = {name: channel.queue_declare(name, passive=True).method.message_count for name in QUEUES}
+        if all(ready[name] == wanted[name] for name in QUEUES):
+            break
+    found: dict[tuple[str, str], list[int]] = {}
+    for queue in QUEUES:
+        for tag, body in drain(channel, queue, auto_ack=False):
+            found.setdefault((queue, body), []).append(tag)
+    return found
+
+
+def test_every_dead_letter_goes_where_the_router_says(channel: BlockingChannel) -> None:
+    @agreement
+    @given(mortal(), st.lists(messages, min_size=3, max_size=6))
+    def agree(topology: Topology, messages: list[tuple[str, str, dict[str, Any]]]) -> None:
+        internal = {exchange.name for exchange in topology.exchanges if exchange.internal}
+        routes = {
+            str(number): route(topology, Target(exchange, key), more)
+            for number, (exchange, key, more) in enumerate(messages)
+            if exchange not in internal
+        }
+        held = settle(topology, [(queue, body, came) for body, came in routes.items() for queue in came.queues])
+        rounds = [held]
+        for _ in range(2):
+            rejected = [(body, dead_letter(topology, came, queue, "rejected")) for queue, body, came in rounds[-1]]
+            onward = [(queue, body, came) for body, came in rejected for queue in came.queues]
+            rounds.append(settle(topology, onward))
+        declare(channel, topology)
+        for body in routes:
+            publish(channel, *messages[int(body)], body)
+        live = []
+        for held in rounds:
+            found = wait_for(channel, held)
+            live.append({copy: len(tags) for copy, tags in found.items()})
+            for tags in found.values():
+                for tag in tags:
+                    channel.basic_reject(tag, requeue=False)
+        remove(channel, topology)
+        assert live == [dict(Counter((queue, body) for queue, body, _ in held)) for held in rounds]
+
+    agree()
