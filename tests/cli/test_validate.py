@@ -1,0 +1,150 @@
+"""`rmqkit validate`: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
+CLEAN = "queues: {a: {}}\n"
+WARNED = "exchanges: {a: {}, b: {}}\n"
+REFUSED = "queues: {log: {type: stream, arguments: {x-max-length: 5}}}\n"
+HINTED = "queues: {a: {type: quorum}}\n"
+SILENCED = WARNED + "lint: [{ignore: nothing-bound, reason: readers come later}]\n"
+BROKEN = "queues: {a: {durable: 1}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in globals().items():
+        if name.isupper() and isinstance(text, str):
+            (tmp_path / f"{name.lower()}.yaml").write_text(text)
+    return tmp_path
+
+
+def validate(folder: Path, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    command = [*RMQKIT, "validate", *arguments]
+    return subprocess.run(
+        command, cwd=folder, input=stdin, capture_output=True, text=True, check=False, env=os.environ | env
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "strict_code", "summary"),
+    [
+        ("clean", 0, 0, "No findings in 1 file."),
+        ("hinted", 0, 0, "1 hint in 1 file."),
+        ("silenced", 0, 0, "No findings in 1 file; 2 silenced."),
+        ("warned", 0, 2, "2 warnings in 1 file."),
+        ("refused", 2, 2, "1 error in 1 file."),
+    ],
+)
+def test_the_exit_code_tells_errors_and_strictly_warnings_too(
+    folder: Path, name: str, code: int, strict_code: int, summary: str
+) -> None:
+    plain, strict = validate(folder, f"{name}.yaml"), validate(folder, "--strict", f"{name}.yaml")
+    assert (plain.returncode, strict.returncode) == (code, strict_code)
+    assert plain.stderr == strict.stderr == summary + "\n"
+
+
+def test_equal_findings_are_told_with_their_reason_once(folder: Path) -> None:
+    done = validate(folder, "warned.yaml", "hinted.yaml")
+    assert (
+        done.stdout
+        == """\
+warned.yaml:1:13: warning: nothing is bound to exchange 'a', and it has no alternate exchange [nothing-bound]
+warned.yaml:1:20: warning: nothing is bound to exchange 'b', and it has no alternate exchange [nothing-bound]
+  Bind a queue to it, or give it an alternate-exchange.
+  A message that no binding takes is dropped, and its publisher is told only if it set the mandatory flag.
+  https://www.rabbitmq.com/docs/publishers#unroutable
+
+hinted.yaml:1:10: hint: queue 'a' drops what fails too often, and has no dead-letter exchange [delivery-limit-drops]
+  Give it an x-dead-letter-exchange; x-delivery-limit: -1 is no limit at all.
+  From RabbitMQ 4.0 on a quorum queue drops a message that was delivered again more than 20 times.
+  https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+"""
+    )
+    assert done.stderr == "2 warnings, 1 hint in 2 files.\n"
+
+
+def test_the_gravest_findings_come_first(folder: Path) -> None:
+    lines = validate(folder, "hinted.yaml", "warned.yaml", "refused.yaml").stdout.splitlines()
+    severities = [line.split(": ")[1] for line in lines if "yaml:" in line]
+    assert severities == ["error", "warning", "warning", "hint"]
+
+
+def test_json_holds_every_finding_with_its_place_and_reason(folder: Path) -> None:
+    done = validate(folder, "--json", "refused.yaml", "silenced.yaml")
+    assert done.returncode == 2
+    report = json.loads(done.stdout)
+    assert report["silenced"] == 2
+    (finding,) = report["findings"]
+    assert finding.pop("why").endswith("(406).")
+    assert finding == {
+        "code": "argument-refused",
+        "severity": "error",
+        "name": "log",
+        "file": "refused.yaml",
+        "line": 1,
+        "column": 10,
+        "message": "queue 'log' is of type stream, which does not take x-max-length",
+        "advice": "Leave it out, or choose type: classic or quorum.",
+        "url": "https://www.rabbitmq.com/docs/queues#optional-arguments",
+    }
+    assert done.stderr == ""
+
+
+def test_a_file_that_cannot_be_a_topology_is_refused_before_lint(folder: Path) -> None:
+    done = validate(folder, "broken.yaml", "warned.yaml")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "broken.yaml:1:23: durable of queue 'a' is the number 1" in done.stderr
+    report = json.loads(validate(folder, "--json", "broken.yaml").stdout)
+    assert report["error"] == "TopologyError"
+
+
+def test_standard_input_is_a_file_named_with_a_dash(folder: Path) -> None:
+    done = validate(folder, "-", stdin=WARNED)
+    assert done.stdout.startswith("/dev/stdin:1:13: warning: ")
+
+
+def test_nothing_to_read_is_bad_usage(folder: Path) -> None:
+    done = validate(folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Name a topology file" in done.stderr
+
+
+def test_explain_shows_a_rule_with_both_examples(folder: Path) -> None:
+    done = validate(folder, "--explain", "nothing-bound")
+    assert done.returncode == 0
+    assert done.stdout.startswith("nothing-bound: warning\nA message that no binding takes is dropped")
+    assert "\nBad:\n  exchanges: {orders: {type: topic}}\n\nGood:\n  exchanges:" in done.stdout
+    report = json.loads(validate(folder, "--json", "--explain", "nothing-bound").stdout)
+    assert [*report] == ["code", "severity", "why", "url", "bad", "good"]
+
+
+def test_explain_suggests_the_code_that_was_meant(folder: Path) -> None:
+    done = validate(folder, "--explain", "nothing-bond")
+    assert done.returncode == 2
+    assert done.stderr == "error: 'nothing-bond' is no code of a finding\n  Did you mean nothing-bound?\n"
+    assert "nothing-bound, " in validate(folder, "--explain", "x").stderr
+
+
+def test_a_finding_is_one_line_whatever_the_routing_key_holds(folder: Path) -> None:
+    text = "exchanges: {f: {type: fanout}}\nqueues: {q: {}}\nbindings: [{source: f, destination: q}, "
+    text += r'{source: f, destination: q, routing_key: "a\nb\e[31m"}]'
+    first, *_ = validate(folder, "-", stdin=text).stdout.splitlines()
+    assert first.endswith("[same-routing-twice]")
+    assert r"f -> q [a\nb\x1b[31m]" in first
+
+
+def test_the_report_does_not_depend_on_the_hash_seed(folder: Path) -> None:
+    case = str(Path(__file__).parents[1] / "cases" / "lint" / "circles_of_dead_letters.yaml")
+    reports = {validate(folder, case, PYTHONHASHSEED=seed).stdout for seed in ("1", "2", "3")}
+    assert len(reports) == 1
+    assert "one -> two -> one" in reports.pop()
