@@ -13,7 +13,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from rmqkit.errors import TopologyError
-from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.model import Queue, Silence, Topology
 from rmqkit.topology.document import MAX_DEPTH, KeyPath
 from rmqkit.topology.scalars import LONGEST_NUMBER, read_scalar
 
@@ -65,23 +65,16 @@ def _queue(queue: Queue) -> dict[str, Any]:
 
 def _given(noun: Any) -> dict[str, Any]:
     """Return the fields of a noun that differ from their defaults, under the names a file has for them."""
-    key = {Silence: "code"}.get(type(noun), "name")  # stands elsewhere
-    values = {each.name: getattr(noun, each.name) for each in fields(noun) if each.name not in (key, "where")}
+    elsewhere = ("where", "code" if isinstance(noun, Silence) else "name")
     return {
-        name.replace("_", "-") if name == "apply_to" else name: values[name]
-        for name in values
-        if values[name] != _DEFAULTS.get(type(noun), {}).get(name, MISSING)
+        "apply-to" if each.name == "apply_to" else each.name: value
+        for each in fields(noun)
+        if each.name not in elsewhere and (value := getattr(noun, each.name)) != _default(each)
     }
 
 
 def _default(field: Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
-
-
-_DEFAULTS = {
-    noun: {field.name: _default(field) for field in fields(noun)}
-    for noun in (Exchange, Queue, Binding, Policy, Silence, Target)
-}
 
 
 def _section(name: str, value: Any) -> str:

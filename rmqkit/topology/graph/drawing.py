@@ -65,18 +65,15 @@ def draw(topology: Topology) -> Graph:
     settings = {(kind, each.name): effective(topology, each) for kind, each in _entities(topology)}
     for kind, entity in _entities(topology):
         drawing.nodes[kind, entity.name] = _node(entity, settings[kind, entity.name])
-    drawing.external = {*topology.external_exchanges, *topology.external_queues}
+    drawing.external |= {("exchange", name) for name in topology.external_exchanges}
+    drawing.external |= {("queue", name) for name in topology.external_queues}
     if target := topology.publish:
         to: _Id = ("exchange", target.exchange) if target.exchange else ("queue", target.routing_key)
         drawing.edge(("publisher", "publish"), to, "publish", target.routing_key if target.exchange else "")
     for binding in topology.bindings:
         source: _Id = ("exchange", binding.source)
-        drawing.edge(
-            source,
-            (binding.destination_type, binding.destination),
-            "binding",
-            _label(binding, drawing.node(source).type),
-        )
+        label = _label(binding, drawing.node(source).type)
+        drawing.edge(source, (binding.destination_type, binding.destination), "binding", label)
     for exchange in topology.exchanges:
         if alternate := settings["exchange", exchange.name].get("alternate-exchange"):
             drawing.edge(("exchange", exchange.name), ("exchange", str(alternate)), "alternate")
@@ -94,13 +91,13 @@ class _Drawing:
 
     nodes: dict[_Id, Node] = field(default_factory=dict)
     edges: dict[tuple[_Id, _Id, Relation], list[str]] = field(default_factory=dict)
-    external: set[str] = field(default_factory=set)
+    external: set[_Id] = field(default_factory=set)
 
     def node(self, identity: _Id) -> Node:
         if identity not in self.nodes:
             kind, name = identity
             built_in = kind == "exchange" and (not name or name in BUILT_IN)
-            note = "external" if name in self.external else "not declared"
+            note = "external" if identity in self.external else "not declared"
             notes = () if built_in or kind == "publisher" else (note,)
             self.nodes[identity] = Node(kind, name, BUILT_IN.get(name, "") if built_in else "", notes)
         return self.nodes[identity]
