@@ -222,10 +222,19 @@ class _Reader:
         return None if self._is_internal("exchange", exchange) else exchange
 
     def _queue(self, entry: dict[str, Any], item: Mapping[str, Any]) -> Queue | None:
-        if (kind := item.get("type") or "classic") != "classic":  # beside the arguments, or there alone
+        kind = item.get("type")  # RabbitMQ may write it beside the arguments, or there alone
+        if kind and (kind != "classic" or self._default_type() not in ("classic", "undefined")):
             entry["arguments"] = {"x-queue-type": kind} | entry["arguments"]
         queue = Queue(**entry)
         return None if self._is_internal("queue", queue) else queue
+
+    def _default_type(self) -> str:
+        """Return what a queue without a type is in the virtual host (RabbitMQ 3.13 and later say it)."""
+        vhosts = [item for item in self._list("vhosts") if _has_text(item, "name") and item["name"] == self.vhost]
+        metadata = [item.get("metadata") for item in (*vhosts, self.data)]
+        return next(
+            (each["default_queue_type"] for each in metadata if _has_text(each, "default_queue_type")), "classic"
+        )
 
     def _policy(self, entry: dict[str, Any], _: object) -> Policy:
         return Policy(**entry)

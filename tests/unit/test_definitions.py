@@ -198,6 +198,17 @@ def test_a_single_virtual_host_of_rabbitmq_4_has_no_virtual_host_in_its_entities
     )
 
 
+def test_a_classic_queue_says_so_where_queues_are_something_else_by_default() -> None:
+    queue = {"name": "old", "type": "classic"}
+    quorum, classic = {"default_queue_type": "quorum"}, {"default_queue_type": "classic"}
+    said = (Queue("old", arguments={"x-queue-type": "classic"}),)
+    assert read({"queues": [queue], "metadata": quorum}).queues == said
+    assert read({"queues": [queue], "metadata": classic}).queues == read({"queues": [queue]}).queues == (Queue("old"),)
+    vhosts = [{"name": "a", "metadata": quorum}, {"name": "b", "metadata": classic}]
+    assert read({"queues": [queue | {"vhost": "a"}], "vhosts": vhosts}).queues == said
+    assert read({"queues": [queue | {"vhost": "b"}], "vhosts": vhosts}).queues == (Queue("old"),)
+
+
 def test_of_several_virtual_hosts_one_must_be_chosen() -> None:
     queues = [{"name": vhost, "vhost": vhost} for vhost in ("b", "a")]
     definitions = {"queues": queues, "vhosts": [{"name": each} for each in ("a", "b", "empty")]}
