@@ -70,16 +70,30 @@ class Connection:
         topology: Topology,
         *,
         options: ApplyOptions = ApplyOptions(),  # noqa: B008 - frozen
+        stop: Stop | None = None,
         on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+        on_step: Callable[[str], None] = lambda _step: None,
     ) -> Plan:
         """Declare what is missing: policies, exchanges, queues, bindings; applying twice equals applying once.
 
-        `on_progress` is told how many changes are done, and how many there are. Raises PropertyMismatch with a problem
-        for each entity that is there with other properties, or that `options` would delete although it is in use; then
-        nothing was changed. Raises AccessRefused, ConnectionLost; then a second run finishes the work. Policies and
-        pruning need RabbitMQ's HTTP API: Unreachable without.
+        `on_progress` is told how many changes are done, and how many there are; `on_step` hears of each step of
+        replacing. What a `stop` kept from being replaced is in conflict still, and applying again goes on.
+
+        Raises PropertyMismatch with a problem for each entity that is there with other properties, or that `options`
+        would delete although it is in use; then nothing was changed. Raises AccessRefused, ConnectionLost; then a
+        second run finishes the work. Policies and pruning need RabbitMQ's HTTP API: Unreachable without.
         """
-        return declare.apply(self._consuming, topology, declare.sight(self._consuming), options, on_progress)
+        seen = declare.sight(self._consuming)
+        return declare.apply(
+            self._consuming,
+            self._publishing,
+            topology,
+            seen,
+            options,
+            stop=stop or Stop(),
+            on_progress=on_progress,
+            on_step=on_step,
+        )
 
     def destroy(self, topology: Topology, *, force: bool = False, dry_run: bool = False) -> Plan:
         """Remove what a topology declares, and return what was there; a `dry_run` only looks.

@@ -8,19 +8,22 @@ says what stays unseen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pika import spec
 
 from rmqkit.broker import methods, removal
+from rmqkit.broker import replace as replacement
 from rmqkit.broker.link import Link
 from rmqkit.broker.management import Live, Management
 from rmqkit.broker.options import ApplyOptions
 from rmqkit.broker.probing import Looker
+from rmqkit.broker.replace import Replaced
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import Outcome, Plan, QueueState, Step
+from rmqkit.stop import Stop
 from rmqkit.topology.comparison import compare, extras
 
 OnProgress = Callable[[int, int], None]
@@ -30,6 +33,9 @@ _REPLACE = (
     "`rmqkit apply --replace` puts new ones in their place and moves the messages; else give the entity another name,"
     " or delete it on the broker once it may go, and apply again."
 )
+
+
+_INTERRUPTED = "replacing it was interrupted, and some of its messages wait elsewhere: --replace goes on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +64,42 @@ def sight(link: Link) -> Sight:
 def plan(link: Link, topology: Topology, seen: Sight, options: ApplyOptions) -> Plan:
     """Find out what applying would do; nothing is declared.
 
-    Raises AccessRefused, ConnectionLost.
+    What an interrupted replacement left is in conflict as well. Raises AccessRefused, ConnectionLost.
     """
     if seen.live is None:
         found = _probed(link, topology, seen.blind)
     else:
         steps = compare(topology, seen.live.topology, default_queue_type=seen.live.default_queue_type)
         found = Plan(steps, unseen=seen.live.unseen)
+    left = {(methods.kind(each), each.name) for each in replacement.unfinished(link, topology)}
     wanted = {Outcome.EXTRA: Outcome.DELETE} if options.prune else {}
     if options.replace:
         wanted[Outcome.CONFLICT] = Outcome.REPLACE
-    return replace(
-        found, steps=tuple(replace(each, outcome=wanted.get(each.outcome, each.outcome)) for each in found.steps)
-    )
+
+    def decided(step: Step) -> Step:
+        if (step.kind, step.name) in left:
+            step = replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED)
+        return replace(step, outcome=wanted.get(step.outcome, step.outcome))
+
+    return replace(found, steps=tuple(map(decided, found.steps)))
 
 
 def apply(
     link: Link,
+    publishing: Link,
     topology: Topology,
     seen: Sight,
     options: ApplyOptions,
-    on_progress: OnProgress = lambda _done, _all: None,
+    *,
+    stop: Stop,
+    on_progress: OnProgress,
+    on_step: Callable[[str], None],
 ) -> Plan:
-    """Carry out the plan of a topology, unless something conflicts: policies, exchanges, queues, bindings; then prune.
+    """Carry out the plan of a topology, unless something conflicts: policies, exchanges, queues, bindings.
 
-    Raises PropertyMismatch with all conflicts as problems, or with all queues that prune would empty, before anything
-    was changed; Unreachable for policies without the HTTP API; AccessRefused, ConnectionLost.
+    Then replace, and prune. What a stop kept from being replaced is still in conflict in the plan that is returned.
+    Raises PropertyMismatch with all conflicts as problems, or with all queues that prune would empty or that cannot be
+    replaced, before anything was deleted; Unreachable for policies without the HTTP API; AccessRefused, ConnectionLost.
     """
     planned = plan(link, topology, seen, options)
     if planned.conflicts:
@@ -95,8 +111,38 @@ def apply(
     changes = len(planned.changes)
     for done in _carry_out(link, topology, planned, seen.api):
         on_progress(done, changes)
+    if options.replace and not stop.requested:
+        replacing = [step for step in planned.steps if step.outcome is Outcome.REPLACE]
+        replaced = replacement.replace(
+            link,
+            publishing,
+            topology,
+            [step for step in replacing if step.note != _INTERRUPTED or step.differences],
+            extra_bindings=seen.live.topology.bindings if seen.live else (),
+            wait_s=options.wait_s,
+            stop=stop,
+            on_step=on_step,
+        )
+        planned = _with_replaced(planned, replaced)
     removal.remove(link, seen.api, beyond, force=options.force)
     return replace(planned, applied=True)
+
+
+def _with_replaced(planned: Plan, replaced: Iterable[Replaced]) -> Plan:
+    """Say in the plan what replacing did; what a stop kept from being finished is a conflict again."""
+    done = {(each.kind, each.name): each for each in replaced if each.finished}
+
+    def told(step: Step) -> Step:
+        if step.outcome is not Outcome.REPLACE:
+            return step
+        result = done.get((step.kind, step.name))
+        if result is None:
+            return replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED)
+        moved = [f"{result.moved:,} messages moved"] if step.kind == "queue" else []
+        twice = [f"up to {result.twice:,} of them are there twice"] if result.twice else []
+        return replace(step, note="; ".join([*moved, *twice, *result.notes]))
+
+    return replace(planned, steps=tuple(map(told, planned.steps)))
 
 
 def _carry_out(link: Link, topology: Topology, planned: Plan, api: Management | None) -> Iterator[int]:
@@ -105,6 +151,7 @@ def _carry_out(link: Link, topology: Topology, planned: Plan, api: Management | 
     needed = (Outcome.CREATE, Outcome.CHANGE, Outcome.DECLARE)
     steps = iter(planned.steps)
     missing = [entity for entity, step in zip(entities, steps, strict=False) if step.outcome in needed]
+    left = {(step.kind, step.name) for step in planned.steps if step.note == _INTERRUPTED}
     done = 0
     for policy in topology.policies:  # first, so that a new queue begins under its policy
         step = next(steps)
@@ -113,9 +160,17 @@ def _carry_out(link: Link, topology: Topology, planned: Plan, api: Management | 
             done += 1
             yield done
     for noun in (Exchange, Queue, Binding):
-        for _ in methods.declare_all(link, [entity for entity in missing if isinstance(entity, noun)]):
+        these = [entity for entity in missing if isinstance(entity, noun) and not _touches(entity, left)]
+        for _ in methods.declare_all(link, these):
             done += 1
             yield done
+
+
+def _touches(entity: methods.Entity, left: Container[tuple[str, str]]) -> bool:
+    """Tell whether a binding has an end that is being replaced, and is restored with it."""
+    if not isinstance(entity, Binding):
+        return False
+    return ("exchange", entity.source) in left or (entity.destination_type, entity.destination) in left
 
 
 def destroy(link: Link, topology: Topology, seen: Sight, *, force: bool, dry_run: bool = False) -> Plan:

@@ -15,17 +15,23 @@ from rmqkit.broker.channel import Call, Channel
 from rmqkit.broker.link import Link
 from rmqkit.model import Binding, Exchange, Queue
 from rmqkit.payload import properties
+from rmqkit.report import Kind
 
 _CHANNELS = 4  # the broker works on each in a process of its own
 _WORTH_A_CHANNEL = 100
 Entity = Exchange | Queue | Binding
 
 
+def kind(entity: Entity) -> Kind:
+    """Return what an entity is called in plans."""
+    if isinstance(entity, Binding):
+        return "binding"
+    return "exchange" if isinstance(entity, Exchange) else "queue"
+
+
 def subject(entity: Entity) -> str:
     """Name an entity in errors: `queue 'orders'`."""
-    if isinstance(entity, Binding):
-        return f"binding {entity}"
-    return f"{'exchange' if isinstance(entity, Exchange) else 'queue'} {entity.name!r}"
+    return f"binding {entity}" if isinstance(entity, Binding) else f"{kind(entity)} {entity.name!r}"
 
 
 def declare(channel: Channel, entity: Entity, *, passive: bool = False) -> Any:

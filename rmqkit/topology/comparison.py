@@ -6,6 +6,7 @@ Comes in: two Topologies. Goes out: a Step for each entity, and what is extra. R
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.report import Difference, Kind, Outcome, Step
 
 EVERYTHING = ("*",)  # the scope that holds every name
+_OURS = re.compile(r"(^|\.)rmqkit\.[a-z]+$")  # what stands in while something is replaced
 _NOT_TEXT = ("none", "null", "true", "false")
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
 _Properties = Mapping[str, Any]
@@ -79,9 +81,9 @@ def extras(expected: Topology, actual: Topology) -> Topology:
 
 
 def is_internal(entity: Exchange | Queue) -> bool:
-    """Tell whether the broker named it, or made it for itself, as federation does."""
-    made = entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments
-    return made or (isinstance(entity, Exchange) and entity.type == "x-federation-upstream")
+    """Tell whether the broker made it for itself, as federation does, or rmqkit did, to stand in for another."""
+    made = entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments or _OURS.search(entity.name)
+    return bool(made) or (isinstance(entity, Exchange) and entity.type == "x-federation-upstream")
 
 
 def binding_key(binding: Binding) -> str:
