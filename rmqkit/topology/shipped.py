@@ -12,11 +12,11 @@ from rmqkit.errors import DocumentError
 
 
 def shipped() -> dict[str, Path]:
-    """Return the shipped topologies by name, in alphabetical order."""
+    """Return the shipped topologies by name, in alphabetical order; the scenarios beside them are not among them."""
     package = Path(str(files("rmqkit")))
     inside, beside = package / "topologies", package.parent / "topologies"  # a wheel; a checkout
     folder = inside if inside.is_dir() else beside
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.suffixes == [".yaml"]}
 
 
 def find(name: str) -> Path:

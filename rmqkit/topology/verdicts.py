@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rmqkit.errors import Problem
 from rmqkit.report import ScenarioResult
 from rmqkit.topology.dead_letters import dead_letter, dead_letters
-from rmqkit.topology.routing import Leg, Path, Route, route
+from rmqkit.topology.routing import Leg, Path, Reason, Route, route
 from rmqkit.topology.scenarios import Case, Scenario, Step
 
 
@@ -29,6 +29,12 @@ class Seen:
     note: str = ""
 
 
+_LEAVING: Mapping[Reason, str] = {
+    "rejected": "rejected in",
+    "expired": "expired in",
+    "maxlen": "pushed out of",
+    "delivery_limit": "delivered too often from",
+}
 Follow = Callable[[Scenario, Case], Seen]
 """How to find out where a message goes: on the router, as `offline` does, or on a broker."""
 
@@ -51,13 +57,13 @@ def judge(scenario: Scenario, follow: Follow = offline) -> ScenarioResult:
     for case in scenario.cases:
         if any(case.steps[: len(steps)] == steps for steps in failed):
             continue
-        message, advice = _impossible(scenario, case), ""
+        message, reasons = _impossible(scenario, case), []
         if not message:
             seen = follow(scenario, case)
-            notes += [f"{_story(scenario, case)}: {seen.note}"] if seen.note else []
-            message, advice = _difference(scenario, case, seen)
+            notes += [f"{case.where}: {seen.note}"] if seen.note else []
+            message, reasons = _difference(scenario, case, seen)
         if message:
-            problems.append(Problem(case.where, f"{_story(scenario, case)}: {message}", advice))
+            problems.append(Problem(case.where, message, "\n".join([_story(scenario, case), *reasons])))
             failed.append(case.steps)
     return ScenarioResult(scenario.name, scenario.where, tuple(problems), tuple(notes))
 
@@ -84,14 +90,15 @@ def _impossible(scenario: Scenario, case: Case) -> str:
     return dead_letter(topology, there, step.queue, step.when).why
 
 
-def _difference(scenario: Scenario, case: Case, seen: Seen) -> tuple[str, str]:
+def _difference(scenario: Scenario, case: Case, seen: Seen) -> tuple[str, list[str]]:
     """Say how what is seen differs from what is expected, and why; nothing if it does not."""
     if seen.unknown:
-        return "offline it cannot be told where it goes", "\n".join([*seen.unknown, "Run the test with --live."])
+        message = f"expected {_names(case.queues)}, but offline it cannot be told where it goes"
+        return message, [*seen.unknown, "A broker knows: run the test with --live."]
     if seen.queues == tuple(sorted(case.queues)):
-        return "", ""
-    lines = _reasons(scenario, case, seen, _trace(scenario, case.steps))
-    return f"expected {_names(case.queues)}, but it reached {_names(seen.queues)}", "\n".join(lines)
+        return "", []
+    reasons = _reasons(scenario, case, seen, _trace(scenario, case.steps))
+    return f"expected {_names(case.queues)}, but it reached {_names(seen.queues)}", list(reasons)
 
 
 def _reasons(scenario: Scenario, case: Case, seen: Seen, router: Route) -> Iterator[str]:
@@ -103,12 +110,12 @@ def _reasons(scenario: Scenario, case: Case, seen: Seen, router: Route) -> Itera
     for queue in case.queues:
         if queue not in seen.queues:
             bindings = [str(each) for each in scenario.topology.bindings if each.destination == queue]
-            yield f"{queue!r} is not reached; {', '.join(bindings) or 'nothing'} is bound to it"
+            yield f"{queue!r} is not reached; bound to it: {', '.join(bindings) or 'nothing'}"
     if router.why and not seen.queues:
         yield router.why
     if router.queues != seen.queues and not router.unknown:
         yield f"Offline it reaches {_names(router.queues)}: please report that the two differ."
-    yield f"Look: {_command(scenario)}"
+    yield f"The whole way: {_command(scenario)}"
 
 
 def _way(path: Path) -> str:
@@ -124,8 +131,8 @@ def _leg(leg: Leg) -> str:
 def _story(scenario: Scenario, case: Case) -> str:
     """Say what happens to the message."""
     headers = f", headers {', '.join(scenario.headers)}" if scenario.headers else ""
-    steps = "".join(f", then {step.when} in {step.queue!r}" for step in case.steps)
-    return f"published to {scenario.target}{headers}{steps}"
+    steps = "".join(f"; {_LEAVING[step.when]} {step.queue!r}" for step in case.steps)
+    return f"Published to {scenario.target}{headers}{steps}."
 
 
 def _names(queues: Iterable[str]) -> str:
