@@ -1,0 +1,81 @@
+"""Whatever a virtual host holds, applying with --prune makes it what the file says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import rmqkit
+from rmqkit.broker.connection import Connection
+from rmqkit.broker.options import ApplyOptions
+from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
+from rmqkit.report import Outcome
+from rmqkit.settings import load_settings
+from rmqkit.topology.definitions import from_definitions, to_definitions
+from tests.conftest import Broker
+
+# A name has the same properties in every topology, so that none conflicts with another.
+EXCHANGES = [Exchange(f"e{kind}", kind) for kind in ("direct", "fanout", "topic", "headers")]
+QUEUES = [Queue("classic"), Queue("quorum", arguments={"x-queue-type": "quorum"}), Queue("short", arguments={"x-n": 1})]
+SOURCES = [each.name for each in EXCHANGES] + ["amq.topic", "amq.direct"]
+ENDS = [("queue", each.name) for each in QUEUES] + [("exchange", each.name) for each in EXCHANGES]
+bindings = st.builds(
+    lambda source, end, key, table: Binding(source, end[1], end[0], key, table),
+    st.sampled_from(SOURCES), st.sampled_from(ENDS), st.sampled_from(["", "k"]), st.sampled_from([{}, {"a": 1}]),
+)  # fmt: skip
+policies = st.builds(Policy, st.sampled_from("pq"), st.just("^x"), st.sampled_from([{"max-length": n} for n in (1, 2)]))
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    def some(strategy: st.SearchStrategy[Any], key: Any) -> tuple[Any, ...]:
+        return tuple(draw(st.lists(strategy, unique_by=key, max_size=6)))
+
+    exchanges = some(st.sampled_from(EXCHANGES), lambda each: each.name)
+    queues = some(st.sampled_from(QUEUES), lambda each: each.name)
+    known = {("exchange", each.name) for each in exchanges} | {("queue", each.name) for each in queues}
+    sources = {each.name for each in exchanges} | {"amq.topic", "amq.direct"}
+    bound = [
+        each
+        for each in some(bindings, repr)
+        if each.source in sources and (each.destination_type, each.destination) in known
+    ]
+    return Topology(
+        exchanges=exchanges,
+        queues=queues,
+        bindings=tuple(bound),
+        policies=some(policies, lambda each: each.name),
+        scope=("*",),
+    )
+
+
+@pytest.fixture
+def connection(broker: Broker, vhost_url: str) -> Iterator[Connection]:
+    with rmqkit.connect(settings=load_settings([vhost_url], api_url=broker.api_url)) as connection:
+        yield connection
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+@given(topology=topologies())
+def test_applying_with_prune_leaves_what_the_file_says_and_twice_equals_once(
+    topology: Topology, connection: Connection
+) -> None:
+    prune = ApplyOptions(prune=True)
+    planned = connection.plan(topology, options=prune)
+    done = connection.apply(topology, options=prune)
+    assert done == replace(planned, applied=True)
+    again = connection.apply(topology, options=prune)
+    assert {step.outcome for step in again.steps} <= {Outcome.UNCHANGED}
+    live = from_definitions(to_definitions(connection.live().topology), file="live")[0]
+    assert live == from_definitions(to_definitions(topology), file="file")[0]
