@@ -68,7 +68,7 @@ RULES: Mapping[str, Rule] = {
 def lint(topology: Topology) -> tuple[Finding, ...]:
     """Return what is suspicious and not silenced, by file, line, column and code.
 
-    Raises TopologyError if the pattern of a policy cannot be read.
+    Silences that silence nothing are found too.
     """
     return examine(topology)[0]
 

@@ -81,7 +81,12 @@ def topologies(draw: st.DrawFn) -> Topology:
         for name in draw(st.sets(names))
     ]
     policies = [
-        Policy(name, draw(st.sampled_from(["a", "^b$", ".*", "^z"])), arguments(""), priority=draw(st.integers(0, 1)))
+        Policy(
+            name,
+            draw(st.sampled_from(["a", "^b$", ".*", "^z", "(", "[[:alpha:]]"])),
+            arguments(""),
+            priority=draw(st.integers(0, 1)),
+        )
         for name in draw(st.sets(names, max_size=3))
     ]
     return Topology(

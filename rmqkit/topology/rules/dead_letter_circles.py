@@ -63,11 +63,11 @@ bindings:
 """,
 )
 def dead_letter_hot_loop(wiring: Wiring) -> Iterator[Complaint]:
-    """Find circles of queues in which nothing waits."""
+    """Find queues whose dead letters come straight back; in a larger circle another consumer has to reject them too."""
     for circle in _circles(wiring):
-        if not any("x-message-ttl" in wiring.settings[queue.name] for queue in circle):
-            message = f"rejected messages come back without a pause: {_way(circle)}"
-            yield circle[0], message, "Lead them through a queue with x-message-ttl, or to one where they stay."
+        if len(circle) == 1 and "x-message-ttl" not in wiring.settings[circle[0].name]:
+            message = f"what is rejected from queue {circle[0].name!r} comes back to it at once"
+            yield circle[0], message, "Lead it through a queue with x-message-ttl, or to one where it stays."
 
 
 def _way(circle: list[Queue]) -> str:

@@ -44,6 +44,27 @@ def _could_apply(policy: Policy, entity: Exchange | Queue) -> bool:
 
 
 @rule(
+    "policy-unread",
+    "warning",
+    why="A pattern is read here as Python reads it: where RabbitMQ's rules differ, the policy is left out of account.",
+    page="docs/policies#how-policies-work",
+    bad="""
+queues: {orders1: {}}
+policies: {limits: {pattern: "^orders[[:digit:]]$", definition: {max-length: 1000, overflow: reject-publish}}}
+""",
+    good="""
+queues: {orders1: {}}
+policies: {limits: {pattern: "^orders[0-9]$", definition: {max-length: 1000, overflow: reject-publish}}}
+""",
+)
+def policy_unread(wiring: Wiring) -> Iterator[Complaint]:
+    """Find patterns that cannot be read here, and maybe nowhere."""
+    for policy in wiring.unread:
+        message = f"the pattern {policy.pattern!r} of policy {policy.name!r} cannot be read"
+        yield policy, message, r"Write a regular expression that Erlang and Python both know, like ^orders\."
+
+
+@rule(
     "policy-refused",
     "error",
     why="RabbitMQ refuses a policy with a setting it does not know, or with a value it cannot use.",
@@ -255,6 +276,7 @@ def better_as_policy(wiring: Wiring) -> Iterator[Complaint]:
 
 
 RULES = (
+    policy_unread,
     policy_refused,
     policy_target_undeclared,
     policy_matches_nothing,

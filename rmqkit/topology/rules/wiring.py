@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from rmqkit.errors import TopologyError
 from rmqkit.model import Arguments, Binding, Exchange, Policy, Queue, Topology
 from rmqkit.topology.matching import matches_topic
 from rmqkit.topology.names import BUILT_IN
@@ -24,7 +25,7 @@ class Wiring:
 
     `out_of` has the bindings of an exchange, `into_queue` and `into_exchange` those that lead to one, in the order of
     the file. `settings` are the arguments of each queue, `x-` and all, after policies; `alternates` the alternate
-    exchange of each exchange that has one.
+    exchange of each exchange that has one. `unread` are policies whose pattern cannot be read: `topology` is without.
     """
 
     topology: Topology
@@ -35,6 +36,7 @@ class Wiring:
     into_exchange: Mapping[str, list[Binding]]
     settings: Mapping[str, Arguments]
     alternates: Mapping[str, str]
+    unread: tuple[Policy, ...]
     _by_key: Mapping[tuple[str, str], list[Binding]]
 
     def type_of(self, exchange: str) -> str:
@@ -99,8 +101,19 @@ def applies(policy: Policy, entity: Exchange | Queue) -> bool:
     return policy_of(Topology(policies=(policy,)), entity) is not None
 
 
+def _is_readable(policy: Policy) -> bool:
+    try:
+        applies(replace(policy, apply_to="all", definition={}), Exchange("any"))
+    except TopologyError:
+        return False
+    else:
+        return True
+
+
 def wire(topology: Topology) -> Wiring:
-    """Index a topology; raise TopologyError if a policy's pattern cannot be read."""
+    """Index a topology."""
+    unread = tuple(policy for policy in topology.policies if not _is_readable(policy))
+    topology = replace(topology, policies=tuple(policy for policy in topology.policies if policy not in unread))
     out_of: dict[str, list[Binding]] = defaultdict(list)
     into_queue: dict[str, list[Binding]] = defaultdict(list)
     into_exchange: dict[str, list[Binding]] = defaultdict(list)
@@ -118,6 +131,7 @@ def wire(topology: Topology) -> Wiring:
         dict(into_exchange),
         {queue.name: _settings(topology, queue) for queue in topology.queues},
         {each.name: other for each in topology.exchanges if (other := _settings(topology, each).get(_NAMES[0]))},
+        unread,
         dict(by_key),
     )
 
