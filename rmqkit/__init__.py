@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         Problem,
         PropertyMismatch,
         Refused,
+        RemoteError,
+        ReplyTimeout,
         ResourceLocked,
         RmqkitError,
         SettingsError,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from rmqkit.message import Delivery, Message, Properties, Verdict
     from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
     from rmqkit.report import (
+        Answer,
         ConsumeReport,
         Difference,
         Failure,
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
         PublishReport,
         QueueState,
         QueueStatus,
+        ServeReport,
         Step,
     )
     from rmqkit.settings import Settings
@@ -69,6 +73,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessRefused",
+    "Answer",
     "AuthenticationFailed",
     "Binding",
     "BrokerError",
@@ -104,8 +109,11 @@ __all__ = [
     "QueueState",
     "QueueStatus",
     "Refused",
+    "RemoteError",
+    "ReplyTimeout",
     "ResourceLocked",
     "RmqkitError",
+    "ServeReport",
     "Settings",
     "SettingsError",
     "Silence",

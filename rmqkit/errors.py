@@ -15,12 +15,14 @@
     │   ├── ConsumerCancelled      the broker ended the consumer: its queue was deleted (exit 7)
     │   ├── NotConfirmed           the broker did not take responsibility in time (exit 6)
     │   ├── Unroutable             no queue was bound for a mandatory message (exit 6)
+    │   ├── ReplyTimeout           a request was not answered in time (exit 6)
     │   └── Refused                the broker said no (exit 5)
     │       ├── AccessRefused      403
     │       ├── NotFound           404
     │       ├── ResourceLocked     405
     │       └── PropertyMismatch   406
     └── HandlerError               what was to handle a delivery failed (exit 8)
+        └── RemoteError            ... at the other end: the reply to a request says so
 
 Comes in: nothing. Goes out: exceptions, and `Problem`, one finding in an input. Room: the lowest.
 """
@@ -135,6 +137,10 @@ class Unroutable(BrokerError):
     """A mandatory message reached no queue (basic.return)."""
 
 
+class ReplyTimeout(BrokerError):
+    """A request was not answered in time: it may have been handled, or may still be."""
+
+
 class Refused(BrokerError):
     """The broker refused an operation and closed its channel.
 
@@ -179,4 +185,11 @@ REFUSALS: dict[int, type[Refused]] = {403: AccessRefused, 404: NotFound, 405: Re
 
 
 class HandlerError(RmqkitError):
-    """What was to handle a delivery failed."""
+    """What was to handle a delivery failed.
+
+    Raised by a function that serves requests, its message is told to who asked.
+    """
+
+
+class RemoteError(HandlerError):
+    """What was to handle a request failed at the other end, and the reply says so."""

@@ -1,6 +1,7 @@
 """What an operation did, as numbers and outcomes that add up.
 
-Comes in: nothing. Goes out: PublishReport, ConsumeReport, QueueState, Plan, Step, ScenarioReport. Room: the nouns.
+Comes in: nothing. Goes out: PublishReport, ConsumeReport, Answer, ServeReport, QueueState, Plan, Step,
+ScenarioReport. Room: the nouns.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from rmqkit.errors import Location, Problem
-from rmqkit.message import Message
+from rmqkit.errors import Location, Problem, RmqkitError
+from rmqkit.message import Delivery, Message
 
 
 class Fate(Enum):
@@ -75,6 +76,42 @@ class ConsumeReport:
     redelivered: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request: the replies, in the order they came, and the first thing that went wrong, if any.
+
+    A reply that says that the server failed is among the replies.
+    """
+
+    request: Message
+    replies: tuple[Delivery, ...] = ()
+    error: RmqkitError | None = None
+
+    @property
+    def reply(self) -> Delivery:
+        """Return the first reply; raise the error, if there is one."""
+        if self.error is not None:
+            raise self.error
+        return self.replies[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeReport:
+    """What a server did: requests it got, and replies that were confirmed.
+
+    `failed` counts requests the function failed at, `unaddressed` those that named nobody to reply to, `undelivered`
+    replies that reached nobody, `redelivered` requests that another may have handled before.
+    """
+
+    requests: int = 0
+    replied: int = 0
+    failed: int = 0
+    unaddressed: int = 0
+    undelivered: int = 0
+    redelivered: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +233,7 @@ class ScenarioReport:
         return sum(bool(result.problems) for result in self.results)
 
 
-def as_json(report: PublishReport | ConsumeReport | Plan | ScenarioReport) -> dict[str, Any]:
+def as_json(report: PublishReport | ConsumeReport | ServeReport | Plan | ScenarioReport) -> dict[str, Any]:
     """Turn a report into what `--json` prints; failures and places in files are left out."""
     match report:
         case PublishReport():
@@ -204,6 +241,8 @@ def as_json(report: PublishReport | ConsumeReport | Plan | ScenarioReport) -> di
         case ConsumeReport():
             numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered")
             return numbers | {"shares": dict(report.shares)}
+        case ServeReport():
+            return _numbers(report, "requests replied failed unaddressed undelivered redelivered")
         case Plan():
             entities = [_step_as_json(step) for step in report.steps]
             return {"applied": report.applied, "entities": entities, "unseen": list(report.unseen)}
@@ -213,7 +252,7 @@ def as_json(report: PublishReport | ConsumeReport | Plan | ScenarioReport) -> di
             return {"live": report.live, **counts, "scenarios": scenarios}
 
 
-def _numbers(report: PublishReport | ConsumeReport, names: str) -> dict[str, Any]:
+def _numbers(report: PublishReport | ConsumeReport | ServeReport, names: str) -> dict[str, Any]:
     return {name: getattr(report, name) for name in names.split()} | {"seconds": round(report.seconds, 3)}
 
 

@@ -1,29 +1,33 @@
-"""The connection as users see it: declare, publish, consume.
+"""The connection as users see it: declare, publish, consume, call, serve.
 
-Comes in: settings or URLs, topologies, messages, queue names. Goes out: plans, reports, consumers. Room: broker.
+Comes in: settings or URLs, topologies, messages, queue names. Goes out: plans, reports, consumers, answers.
+Room: broker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from rmqkit.broker import declare
+from rmqkit.broker import declare, server
+from rmqkit.broker.caller import Caller
 from rmqkit.broker.consumer import Consumer
 from rmqkit.broker.link import Link
 from rmqkit.broker.management import Live
-from rmqkit.broker.options import ApplyOptions, ConsumeOptions, PublishOptions
+from rmqkit.broker.options import ApplyOptions, CallOptions, ConsumeOptions, PublishOptions, ServeOptions
 from rmqkit.broker.publisher import Publisher
 from rmqkit.errors import NotConfirmed, Unroutable
-from rmqkit.message import Message
+from rmqkit.message import Delivery, Message
 from rmqkit.model import Topology
-from rmqkit.report import Fate, Plan, PublishReport, QueueState, QueueStatus
+from rmqkit.report import Answer, Fate, Plan, PublishReport, QueueState, QueueStatus, ServeReport
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
 
 if TYPE_CHECKING:
     from rmqkit.broker.rehearsal import Rehearsal
+
+F = TypeVar("F", bound=server.Function)
 
 
 def connect(*urls: str, settings: Settings | None = None) -> Connection:
@@ -45,6 +49,8 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self._consuming = Link(settings, "consumer")
         self._publishing = Link(settings, "publisher")
+        self._callers: list[Caller] = []  # those that nobody uses at the moment
+        self._served: list[server.Served] = []
         self._consuming.verify()
 
     def __enter__(self) -> Self:
@@ -185,6 +191,80 @@ class Connection:
 
         stop = stop or Stop()
         return Rehearsal(self._consuming, partial(self.publish, stop=stop), stop)
+
+    def call(self, request: Message, *, timeout_s: float = 10.0) -> Delivery:
+        """Send a request and return the reply to it.
+
+        `reply_to` and `correlation_id` are set here; unless the request has an expiration, it expires with the time for
+        its reply. Raises ReplyTimeout, Unroutable when no queue takes the request, NotConfirmed when it is full,
+        RemoteError when the server says that it failed, Refused, and ConnectionLost: then it may have been handled.
+        """
+        (answer,) = self.call_many((request,), timeout_s=timeout_s)
+        return answer.reply
+
+    def call_many(
+        self,
+        requests: Iterable[Message],
+        *,
+        timeout_s: float = 10.0,
+        replies: int | None = 1,
+        window: int = 100,
+        idempotent: bool = False,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> Iterator[Answer]:
+        """Send requests, several at once, and yield an answer for each, in their order.
+
+        The options are explained at `CallOptions`. An answer has the replies, or the error that `call` would raise.
+        Raises what `requests` raises, ConnectionLost and AuthenticationFailed when there is no way to the broker any
+        more, all of them after the answers to what was sent before.
+        """
+        options = CallOptions(timeout_s, replies, window, idempotent)
+        try:
+            caller = self._callers.pop()
+        except IndexError:
+            caller = Caller(self._publishing)
+        try:
+            yield from caller.run(requests, options, on_warning)
+        finally:
+            self._callers.append(caller)
+
+    def serve(
+        self,
+        queue: str,
+        *,
+        prefetch: int = 1,
+        count: int | None = None,
+        concurrency: int = 1,
+        reject_failed: bool = False,
+    ) -> Callable[[F], F]:
+        """Register the decorated function to answer the requests in a queue, once `run` is called.
+
+        It gets a Delivery and returns the reply: bytes, str, a Message, or None for an empty one. The message of a
+        HandlerError that it raises is told to the requester, of any other exception the name alone. The options are
+        explained at `ServeOptions`.
+        """
+        options = ServeOptions(prefetch, count, concurrency, reject_failed)
+
+        def register(function: F) -> F:
+            self._served.append(server.Served(function, queue, options))
+            return function
+
+        return register
+
+    def run(
+        self,
+        *,
+        stop: Stop | None = None,
+        on_failure: server.OnFailure | None = None,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> ServeReport:
+        """Serve all that was registered, until a stop is requested; what runs by then is finished.
+
+        Each reply is confirmed before its request is acknowledged: at least once. `on_failure` gets every request that
+        a function failed at, and the exception; without it, they are logged. Raises what a consumer raises.
+        """
+        site = server.Site(self._consuming, self._publishing, stop or Stop(), on_failure, on_warning)
+        return server.run(self._served, site)
 
     def close(self) -> None:
         """Close; deliveries that were not settled go back to their queues."""

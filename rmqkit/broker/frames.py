@@ -22,6 +22,9 @@ from rmqkit.payload import properties
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8  # type, channel, size, and the end octet
 
+# Consumed from, it brings replies straight to the channel; with more behind it, it is the address of such a channel.
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
+
 FRAME_HEAD = struct.Struct(">BHI")
 _TAG = struct.Struct(">Q")
 _SETTLE = struct.Struct(">BHIIQBB")
@@ -129,7 +132,10 @@ def encode_nack(channel: int, tag: int, *, requeue: bool) -> bytes:
 
 
 class Encoder:
-    """Messages to bytes, for one channel; `mandatory` is always set."""
+    """Messages to bytes, for one channel; `mandatory` is set, but for direct replies.
+
+    Those are delivered and yet returned as unroutable, if it is set (https://www.rabbitmq.com/docs/direct-reply-to).
+    """
 
     def __init__(self, channel: int, frame_max: int) -> None:
         self._channel = channel
@@ -175,8 +181,9 @@ class Encoder:
     def _prepare(self, message: Message) -> None:
         if message.exchange != self._exchange or message.routing_key != self._routing_key:
             properties.check_target(message.exchange, message.routing_key)
+            mandatory = bool(message.exchange) or not message.routing_key.startswith(DIRECT_REPLY)
             publish = spec.Basic.Publish(
-                exchange=message.exchange, routing_key=message.routing_key, mandatory=True, immediate=False
+                exchange=message.exchange, routing_key=message.routing_key, mandatory=mandatory, immediate=False
             )
             self._method = encode_method(self._channel, publish)
             self._exchange, self._routing_key = message.exchange, message.routing_key

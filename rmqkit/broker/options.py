@@ -1,6 +1,7 @@
-"""How to publish, consume and apply. Room: broker.
+"""How to publish, consume, call, serve and apply. Room: broker.
 
-Comes in: nothing. Goes out: PublishOptions, ConsumeOptions, ApplyOptions.
+Comes in: nothing. Goes out: PublishOptions, ConsumeOptions, CallOptions, ServeOptions,
+ApplyOptions.
 """
 
 from __future__ import annotations
@@ -39,6 +40,37 @@ class ConsumeOptions:
     count: int | None = None
     idle_timeout_s: float | None = None
     no_ack: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How to call.
+
+    A call ends after so many `replies`, or after `timeout_s`; with None for replies, it takes what comes within that
+    time. So many requests as `window` says are on their way at once. Only one that is `idempotent`, so that handling it
+    twice does no harm, is sent again after a lost connection.
+    """
+
+    timeout_s: float = 10.0
+    replies: int | None = 1
+    window: int = 100
+    idempotent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How to serve.
+
+    `prefetch` bounds what waits at a server that is busy: 1 shares requests out best, more is faster for quick
+    functions. `count` ends after so many requests; `concurrency` runs the function on so many threads. A request that
+    failed is acknowledged, for the requester was told; `reject_failed` sends it to the dead-letter exchange as well, as
+    is done with one that named nobody to tell.
+    """
+
+    prefetch: int = 1
+    count: int | None = None
+    concurrency: int = 1
+    reject_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

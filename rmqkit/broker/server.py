@@ -1,0 +1,206 @@
+"""Serving: a function answers the requests in a queue.
+
+Comes in: requests, by a consumer. Goes out: replies, each confirmed before its request is acknowledged. Room: broker.
+
+A server that dies before that leaves the request in the queue: another handles it again, and a requester may get two
+replies, of which it takes the first: at least once (https://www.rabbitmq.com/docs/confirms).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rmqkit.broker import reply
+from rmqkit.broker.consumer import ACK_WITHIN_S, Consumer
+from rmqkit.broker.link import Link
+from rmqkit.broker.options import ConsumeOptions, PublishOptions, ServeOptions
+from rmqkit.broker.publisher import Publisher
+from rmqkit.broker.reply import Result
+from rmqkit.errors import HandlerError, InputError, RmqkitError
+from rmqkit.message import Delivery, Message, Verdict
+from rmqkit.report import Fate, ServeReport
+from rmqkit.stop import Stop
+
+Function = Callable[[Delivery], Result]
+OnFailure = Callable[[Delivery, Exception], None]
+
+_log = logging.getLogger("rmqkit")
+
+
+def log_failure(request: Delivery, error: Exception) -> None:
+    """Log that a function failed, with its traceback: what is done when nobody else wants to hear of it."""
+    _log.error("a request with routing key %r failed", request.routing_key, exc_info=error)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A function, and the queue of its requests."""
+
+    function: Function
+    queue: str
+    options: ServeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where servers work, what ends them, and who hears of failures and warnings."""
+
+    consuming: Link
+    publishing: Link
+    stop: Stop
+    on_failure: OnFailure | None = None
+    on_warning: Callable[[str], None] | None = None
+
+
+class Server:
+    """One thread's work at what is served: a consumer, the function, and a publisher. It is used once."""
+
+    def __init__(self, served: Served, count: int | None, site: Site) -> None:
+        self._function = served.function
+        self._options = served.options
+        self._site = site
+        self._warn = site.on_warning or (lambda _: None)
+        options = ConsumeOptions(served.options.prefetch, count)
+        self._consumer = Consumer(site.consuming, served.queue, options, stop=site.stop, on_warning=site.on_warning)
+        self._report = ServeReport()
+        self._replies_made = 0  # and handed to the publisher, which counts them as well
+        self._unconfirmed: dict[int, tuple[Delivery, Verdict]] = {}  # by the publisher's number
+        self._done: list[tuple[Delivery, Verdict]] = []  # to be settled
+
+    @property
+    def report(self) -> ServeReport:
+        """Return what was done so far."""
+        consumed = self._consumer.report
+        return replace(
+            self._report, requests=consumed.consumed, redelivered=consumed.redelivered, seconds=consumed.seconds
+        )
+
+    def run(self) -> None:
+        """Serve until the consumer ends, by its count, a stop or an error; what is running is finished."""
+        publisher = Publisher(
+            self._site.publishing, PublishOptions(), stop=self._site.stop, on_settled=self._note, on_warning=self._warn
+        )
+        with self._consumer:
+            self._consumer.subscribe()
+            try:
+                publisher.publish(self._replies())
+            finally:
+                self._settle()
+
+    def _replies(self) -> Iterator[Message | None]:
+        """Yield the replies as they are made, and None to wait for their confirms, before requests are acknowledged."""
+        settled_s = time.monotonic()
+        for batch in self._consumer.batches():
+            for request in batch:
+                if self._site.stop.requested:
+                    return  # the rest of the batch goes back to its queue
+                made, verdict = self._handle(request)
+                if made is None:
+                    self._done.append((request, verdict))
+                else:
+                    self._unconfirmed[self._replies_made] = request, verdict
+                    self._replies_made += 1
+                    yield made
+                if time.monotonic() - settled_s >= ACK_WITHIN_S or request is batch[-1]:
+                    yield None
+                    self._settle()
+                    settled_s = time.monotonic()
+
+    def _handle(self, request: Delivery) -> tuple[Message | None, Verdict]:
+        """Run the function; return the reply, None if nobody asked for one, and what becomes of the request."""
+        wanted = bool(request.properties.reply_to)
+        if not wanted:
+            if not self._report.unaddressed:
+                self._warn(f"queue {self._consumer.queue!r}: requests without reply_to are handled, and not answered")
+            self._count("unaddressed")
+        try:
+            result = self._function(request)
+            made = reply.answer(request, result) if wanted else None
+        except Exception as exc:  # noqa: BLE001 - whatever the function does wrong is told to who asked
+            self._count("failed")
+            (self._site.on_failure or log_failure)(request, exc)
+            # The text of a foreign error may hold anything, a password too: only what is meant to be told is told.
+            reason = exc.message if isinstance(exc, HandlerError) else type(exc).__name__
+            rejected = self._options.reject_failed or not wanted
+            return reply.failure(request, reason) if wanted else None, Verdict.REJECT if rejected else Verdict.ACK
+        return made, Verdict.ACK
+
+    def _note(self, index: int, message: Message, fate: Fate) -> None:
+        """Take in what became of a reply; one whose fate is unknown leaves its request where it is."""
+        request, verdict = self._unconfirmed.pop(index)
+        if fate is Fate.UNKNOWN:
+            return
+        self._done.append((request, verdict))
+        if fate is Fate.CONFIRMED:
+            self._count("replied")
+            return
+        if not self._report.undelivered:
+            why = "nobody is there any more" if fate is Fate.RETURNED else f"it was {fate.value}"
+            self._warn(f"a reply did not reach {message.routing_key!r}: {why}; its request is acknowledged")
+        self._count("undelivered")
+
+    def _count(self, name: str) -> None:
+        self._report = replace(self._report, **{name: getattr(self._report, name) + 1})
+
+    def _settle(self) -> None:
+        for verdict in (Verdict.ACK, Verdict.REJECT):
+            requests = [request for request, given in self._done if given is verdict]
+            if requests:
+                self._consumer.settle(requests, verdict)
+        self._done.clear()
+
+
+def run(everything: Sequence[Served], site: Site) -> ServeReport:
+    """Serve, on a thread for each server if there are several, and return what was done.
+
+    The first server that fails ends the others in good order. Raises its error.
+    """
+    if not everything:
+        raise InputError("nothing is served: decorate a function with `connection.serve(queue)` first")
+    started_s = time.monotonic()
+    servers = [Server(each, count, site) for each in everything for count in _shares(each.options)]
+    if len(servers) == 1:
+        servers[0].run()
+    else:
+        _run_all(servers, site.stop)
+    reports = [server.report for server in servers]
+    names = ("requests", "replied", "failed", "unaddressed", "undelivered", "redelivered")
+    sums = {name: sum(getattr(each, name) for each in reports) for name in names}
+    return ServeReport(**sums, seconds=time.monotonic() - started_s)
+
+
+def _shares(options: ServeOptions) -> list[int | None]:
+    """Deal the count out among the threads; none gets none."""
+    if options.count is None:
+        return [None] * options.concurrency
+    each, more = divmod(options.count, options.concurrency)
+    return [count for number in range(options.concurrency) if (count := each + (number < more))]
+
+
+def _run_all(servers: Sequence[Server], stop: Stop) -> None:
+    errors: list[BaseException] = []
+
+    def work(server: Server) -> None:
+        try:
+            server.run()
+        except BaseException as exc:  # noqa: BLE001 - raised again below, on the caller's thread
+            errors.append(exc)
+            stop.request()
+
+    threads = [threading.Thread(target=work, args=(server,), daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        stop.request()
+        for thread in threads:
+            thread.join()
+        raise
+    if errors:
+        raise min(errors, key=lambda each: isinstance(each, RmqkitError))  # a bug first
