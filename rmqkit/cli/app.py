@@ -33,6 +33,15 @@ COMMANDS: dict[str, Entry] = {
         TOPOLOGIES,
         ("rmqkit validate topologies/work.yaml", "rmqkit validate --strict orders.yaml audit.yaml"),
     ),
+    "route": Entry(
+        "rmqkit.cli.route:route",
+        "Say which queues a message reaches, and what becomes of it there.",
+        TOPOLOGIES,
+        (
+            "rmqkit route topologies/topics.yaml -e orders -r order.eu.paid",
+            "rmqkit route topologies/headers.yaml -e documents -H format=pdf -H pages:=1",
+        ),
+    ),
     "test": Entry(
         "rmqkit.cli.test:run",
         "Check that messages reach the queues that scenario files expect.",
