@@ -224,7 +224,7 @@ def conflict(planned: Plan) -> PropertyMismatch:
 
 
 def _reason(step: Step) -> str:
-    return "; ".join(map(str, step.differences)) or step.note
+    return "; ".join([*map(str, step.differences), *([step.note] if step.note else [])])
 
 
 def _probed(link: Link, topology: Topology, blind: str) -> Plan:

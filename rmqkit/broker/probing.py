@@ -94,7 +94,7 @@ class Looker:
             found = _INEQUIVALENT.search(refusal.reply_text)
             if found is None:
                 return differences, refusal.reply_text
-            differences.append(Difference(found["name"], _plain(found["actual"]), _plain(found["expected"])))
+            differences.append(Difference(found["name"], _shown(found["actual"]), _shown(found["expected"])))
             probe = _with_actual(entity, found["name"], found["actual"])
             if probe is None:
                 return differences, "there may be more differences, which cannot be seen behind this one"
@@ -106,6 +106,10 @@ def _plain(value: str) -> str:
     """Turn `the value '10' of type 'signedint'` into `10`."""
     found = _VALUE.match(value)
     return found["value"] if found else value.strip("'")
+
+
+def _shown(value: str) -> str:
+    return _plain(value) or '""'
 
 
 def _with_actual(entity: Exchange | Queue, name: str, actual: str) -> Exchange | Queue | None:
