@@ -57,7 +57,7 @@ class Problem:
     advice: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}" + (f"\n  {self.advice}" if self.advice else "")
+        return "\n  ".join([f"{self.where}: {self.message}", *self.advice.splitlines()])
 
 
 class RmqkitError(Exception):

@@ -91,7 +91,9 @@ class _File:
             self.faulty.add(path)
         scenarios = list(self._scenarios()) if not any(path[:1] in ((), ("topology",)) for path in self.faulty) else []
         if self.problems:
-            self.problems.sort(key=lambda each: (each.where.file != self.document.file, each.where.line))
+            self.problems.sort(
+                key=lambda each: (each.where.file != self.document.file, each.where.line, each.where.column)
+            )
             error = DocumentError if self.document.problems else TopologyError
             raise error(loader.headline(self.problems), problems=self.problems)
         return scenarios

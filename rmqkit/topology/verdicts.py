@@ -94,7 +94,7 @@ def _difference(scenario: Scenario, case: Case, seen: Seen) -> tuple[str, list[s
     """Say how what is seen differs from what is expected, and why; nothing if it does not."""
     if seen.unknown:
         message = f"expected {_names(case.queues)}, but offline it cannot be told where it goes"
-        return message, [*seen.unknown, "A broker knows: run the test with --live."]
+        return message, [*seen.unknown, "A broker may know: run the test with --live."]
     if seen.queues == tuple(sorted(case.queues)):
         return "", []
     reasons = _reasons(scenario, case, seen, _trace(scenario, case.steps))
