@@ -46,7 +46,7 @@ _DRIFT = {
     Outcome.EXTRA: "extra",
 }
 _STALE = "These numbers of RabbitMQ's HTTP API are up to five seconds old"
-_BLIND = "Nor can types, states, unacknowledged messages and rates be seen"
+_BLIND = "Nor can types, unacknowledged messages and rates be seen"
 _FILE_HELPS = "Without it name a topology file: ready and consumers of its queues are seen over AMQP."
 
 
@@ -130,7 +130,8 @@ def _exact(connection: Connection, name: str, known: QueueStatus | None) -> Queu
         return QueueStatus(name, 0, 0, state=MISSING)
     except (ResourceLocked, AccessRefused):
         return known or QueueStatus(name, 0, 0, state="locked")
-    return replace(known or QueueStatus(name, 0, 0), ready=state.ready, consumers=state.consumers)
+    known = known or QueueStatus(name, 0, 0)
+    return replace(known, ready=state.ready, consumers=state.consumers, state=known.state or "running")  # it answers
 
 
 def _looks(
@@ -186,11 +187,10 @@ def _remark(queue: QueueStatus) -> tuple[str, Style | None]:
     if queue.state in (MISSING, "down", "crashed", "stopped", "minority"):
         return "", "red"
     published, delivered = queue.published_per_s or 0, queue.delivered_per_s or 0
-    if queue.ready and published > _NOTABLE * delivered:
-        return "growing", "red"
+    growing = queue.ready and published > _NOTABLE * delivered
     if queue.ready and not queue.consumers:
-        return "no consumers", "yellow"
-    return "", None
+        return "no consumers", "red" if growing else "yellow"
+    return ("growing", "red") if growing else ("", None)
 
 
 def _count(number: int | None) -> str:

@@ -126,8 +126,8 @@ def test_without_the_http_api_ready_and_consumers_are_seen_and_the_rest_is_said_
     done = live("status", topology, RMQKIT_API_URL="")
     assert done.returncode == 0
     assert [row.split() for row in done.stdout.splitlines()][1:] == [
-        ["billing", "-", "-", "2", "-", "0", "-", "-", "no", "consumers"],
-        ["stock", "-", "-", "0", "-", "1", "-", "-"],
+        ["billing", "-", "running", "2", "-", "0", "-", "-", "no", "consumers"],
+        ["stock", "-", "running", "0", "-", "1", "-", "-"],
         ["gone", "-", "missing"],
     ]
     assert "unacknowledged messages and rates" in done.stderr
