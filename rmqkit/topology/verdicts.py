@@ -57,7 +57,8 @@ def judge(scenario: Scenario, follow: Follow = offline) -> ScenarioResult:
     for case in scenario.cases:
         if any(case.steps[: len(steps)] == steps for steps in failed):
             continue
-        message, reasons = _impossible(scenario, case), []
+        message = _impossible(scenario, case)
+        reasons: list[str] = []
         if not message:
             seen = follow(scenario, case)
             notes += [f"{case.where}: {seen.note}"] if seen.note else []
