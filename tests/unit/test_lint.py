@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmqkit.errors import Location
 from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.topology.dead_letters import dead_letters
 from rmqkit.topology.lint import RULES, examine, lint
 from rmqkit.topology.loader import load, loads
 from rmqkit.topology.routing import route
@@ -53,7 +54,7 @@ def test_a_shipped_topology_has_no_finding(path: Path) -> None:
 names = st.sampled_from(["a", "b", "c", "amq.topic"])
 keys = st.lists(st.sampled_from(["a", "b", "*", "#"]), max_size=3).map(".".join)
 values = st.sampled_from(["", "a", "c", 0, 1000, -1, None, True, 1.5, ["a"], {"a": 1}, b"a", "at-least-once", "lazy"])
-settings = st.sampled_from(
+setting_names = st.sampled_from(
     ["dead-letter-exchange", "dead-letter-routing-key", "message-ttl", "max-length", "overflow", "delivery-limit",
      "alternate-exchange", "dead-letter-strategy", "queue-mode", "max-age", "ha-mode", "of-a-plugin"]
 )  # fmt: skip
@@ -68,7 +69,7 @@ def topologies(draw: st.DrawFn) -> Topology:
     """Topologies of few names, so that all of them have to do with each other."""
 
     def arguments(prefix: str) -> dict[str, object]:
-        return {prefix + key: value for key, value in draw(st.dictionaries(settings, values, max_size=3)).items()}
+        return {prefix + key: value for key, value in draw(st.dictionaries(setting_names, values, max_size=3)).items()}
 
     kinds = st.sampled_from(["direct", "fanout", "topic", "headers", "x-of-a-plugin"])
     exchanges = [
@@ -100,6 +101,7 @@ def topologies(draw: st.DrawFn) -> Topology:
     )
 
 
+@settings(deadline=None)
 @given(topologies())
 def test_lint_says_the_same_of_a_topology_each_time_and_fails_on_none(topology: Topology) -> None:
     findings, silenced = examine(topology)
@@ -118,6 +120,7 @@ idle = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(idle, min_size=2, max_size=6), keys, plain_arguments)
 def test_a_message_is_routed_alike_without_a_binding_that_lint_calls_idle(
     bindings: list[Binding], key: str, headers: dict[str, object]
@@ -132,6 +135,38 @@ def test_a_message_is_routed_alike_without_a_binding_that_lint_calls_idle(
             for taken in (key, placed[at].routing_key.replace("*", "z").replace("#", "z")):
                 target = Target(placed[at].source, taken)
                 assert route(topology, target, headers).queues == route(without, target, headers).queues
+
+
+dead_letter_arguments = st.fixed_dictionaries(
+    {"x-dead-letter-exchange": st.sampled_from(["", "direct", "topic", "fanout"])},
+    optional={"x-dead-letter-routing-key": st.sampled_from(["a", "q", "r"]), "x-message-ttl": st.just(1000)},
+)
+fed = st.builds(
+    Binding,
+    st.sampled_from(["direct", "topic", "fanout"]),
+    st.sampled_from("qrs"),
+    st.just("queue"),
+    st.sampled_from(["a", "q", "r", "b.c", "#"]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(dead_letter_arguments, min_size=3, max_size=3), st.lists(fed, max_size=5))
+def test_the_router_agrees_on_dead_letters_that_lint_calls_lost(
+    arguments: list[dict[str, object]], bindings: list[Binding]
+) -> None:
+    exchanges = [Exchange(kind, kind) for kind in ("direct", "topic", "fanout")]
+    queues = [Queue(name, arguments=each) for name, each in zip("qrs", arguments, strict=True)]
+    topology = Topology("", tuple(exchanges), tuple(queues), tuple(bindings))
+    targets = [*(Target(each.source, each.routing_key) for each in bindings), *(Target("", name) for name in "qrs")]
+    letters = [letter for target in targets for letter in dead_letters(topology, route(topology, target))]
+    for finding in lint(topology):
+        of_queue = [letter for letter in letters if letter.queue == finding.name]
+        if finding.code == "dead-letter-nowhere":
+            assert any(not letter.route.queues for letter in of_queue)
+        if finding.code in ("dead-letter-expiry-cycle", "dead-letter-hot-loop"):
+            cycles = [cycle for letter in letters for cycle in letter.cycles if finding.name in cycle]
+            assert cycles
 
 
 def test_a_silence_takes_its_findings_away_and_leaves_the_others() -> None:
