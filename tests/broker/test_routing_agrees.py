@@ -6,6 +6,7 @@ many topologies (25; each with many messages).
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import pika
 import pytest
@@ -20,9 +22,10 @@ from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.model import Binding, Exchange, Queue, Target, Topology
+from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
 from rmqkit.topology.dead_letters import dead_letter
 from rmqkit.topology.routing import Reason, Route, route
+from tests.conftest import Broker
 
 EXAMPLES = int(os.environ.get("RMQKIT_TEST_EXAMPLES", "25"))
 agreement = settings(
@@ -261,3 +264,120 @@ def test_every_dead_letter_goes_where_the_router_says(channel: BlockingChannel) 
         assert live == [dict(Counter((queue, body) for queue, body, _ in held)) for held in rounds]
 
     agree()
+
+
+# What hypothesis does not make: policies, quorum queues, and a header that goes.
+
+
+def held_by(channel: BlockingChannel, expected: Route, *queues: str) -> list[str]:
+    """Return which queues hold a message, once as many do as should."""
+    deadline = time.monotonic() + 10
+    while True:
+        counts = {name: channel.queue_declare(name, passive=True).method.message_count for name in queues}
+        held = [name for name, number in counts.items() for _ in range(number)]
+        if len(held) >= len(expected.queues) or time.monotonic() > deadline:
+            return sorted(held)
+
+
+def leave(channel: BlockingChannel, queue: str, reason: Reason) -> None:
+    """Make the one message in a queue leave it; expired and maxlen are up to the queue's own settings."""
+    if reason == "rejected":
+        for tag, _ in list(drain(channel, queue, auto_ack=False)):
+            channel.basic_reject(tag, requeue=False)
+    if reason == "delivery_limit":
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and (taken := list(drain(channel, queue, auto_ack=False))):
+            for tag, _ in taken:
+                channel.basic_reject(tag, requeue=True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "arguments"),
+    [
+        ("rejected", {}),
+        ("expired", {"x-message-ttl": 1}),
+        ("maxlen", {"x-max-length": 0}),
+        ("maxlen", {"x-max-length": 0, "x-overflow": "reject-publish-dlx"}),
+        ("delivery_limit", {"x-delivery-limit": 1}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_queue_of_either_type_lets_go_as_the_router_says(
+    channel: BlockingChannel, kind: str, reason: Reason, arguments: dict[str, Any]
+) -> None:
+    own = {"x-queue-type": kind, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
+    topology = Topology(queues=(Queue("q", arguments=own | arguments), Queue("dead")))
+    if reason == "delivery_limit" and kind == "classic":
+        assert dead_letter(topology, Route("", ("q",)), "q", reason).why == "queue 'q' has no delivery limit"
+        return
+    declare(channel, topology)
+    offline = dead_letter(topology, route(topology, Target("", "q")), "q", reason)
+    publish(channel, "", "q", {}, "x")
+    if reason in ("rejected", "delivery_limit"):
+        held_by(channel, route(topology, Target("", "q")), "q")
+    leave(channel, "q", reason)
+    assert offline.queues == ("dead",)
+    assert held_by(channel, offline, "dead") == ["dead"]
+
+
+def test_policies_count_for_exchanges_and_queues_as_the_router_says(
+    broker: Broker, vhost_url: str, channel: BlockingChannel
+) -> None:
+    policies = (
+        Policy("low", "^q", {"dead-letter-exchange": "", "dead-letter-routing-key": "other"}, "queues", 1),
+        Policy("high", "q$", {"dead-letter-exchange": "", "dead-letter-routing-key": "dead"}, "all", 2),
+        Policy("passed over", "q", {"delivery-limit": 3, "dead-letter-exchange": "nowhere"}, "queues", 3),
+        Policy("rest", "^in", {"alternate-exchange": "amq.fanout"}, "exchanges"),
+    )
+    topology = Topology(
+        exchanges=(Exchange("in.1"), Exchange("in.2", arguments={"alternate-exchange": "nowhere"})),
+        queues=(
+            Queue("q"),
+            Queue("q.own", arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}),
+            Queue("q.low"),
+            *map(Queue, ["dead", "other"]),
+        ),
+        bindings=tuple(Binding("amq.fanout", queue) for queue in ("q", "q.own", "q.low")),
+        policies=policies,
+    )
+    declare(channel, topology)
+    for policy in policies:
+        body = {
+            "pattern": policy.pattern,
+            "definition": dict(policy.definition),
+            "apply-to": policy.apply_to,
+            "priority": policy.priority,
+        }
+        name = f"policies/{urlsplit(vhost_url).path[1:]}/{quote(policy.name)}"
+        broker.api("PUT", name, json.dumps(body).encode())
+    for exchange in ("in.1", "in.2"):
+        publish(channel, exchange, "x", {}, exchange)
+    came = route(topology, Target("in.1", "x"))
+    assert route(topology, Target("in.2", "x")).unroutable
+    assert held_by(channel, came, "q", "q.own", "q.low") == [*came.queues] == ["q", "q.low", "q.own"]
+    for queue, expected in {"q": ["dead"], "q.own": ["dead"], "q.low": ["other"]}.items():
+        offline = dead_letter(topology, came, queue, "rejected")
+        leave(channel, queue, "rejected")
+        assert held_by(channel, offline, "dead", "other") == [*offline.queues] == expected
+        channel.queue_purge(expected[0])
+
+
+def test_the_cc_header_goes_where_the_queue_has_a_routing_key_for_dead_letters(channel: BlockingChannel) -> None:
+    topology = Topology(
+        exchanges=(Exchange("dlx", "headers"),),
+        queues=(
+            Queue("keeps", arguments={"x-dead-letter-exchange": "dlx"}),
+            Queue("names", arguments={"x-dead-letter-exchange": "dlx", "x-dead-letter-routing-key": "x"}),
+            *map(Queue, ["all", "copied"]),
+        ),
+        bindings=(Binding("dlx", "all"), Binding("dlx", "copied", arguments={"CC": None})),
+    )
+    declare(channel, topology)
+    publish(channel, "", "keeps", {"CC": ["names"]}, "x")
+    came = route(topology, Target("", "keeps"), {"CC": ["names"]})
+    for queue in came.queues:
+        offline = dead_letter(topology, came, queue, "rejected")
+        leave(channel, queue, "rejected")
+        assert held_by(channel, offline, "all", "copied") == [*offline.queues]
+        for each in offline.queues:
+            channel.queue_purge(each)
