@@ -94,9 +94,9 @@ def _place(finding: Finding) -> tuple[str, int, int, str, str, str]:
     return where.file, where.line, where.column, finding.code, finding.name, finding.message
 
 
-def _finding(rule: Rule, about: Subject, message: str, advice: str) -> Finding:
+def _finding(found_by: Rule, about: Subject, message: str, advice: str) -> Finding:
     name = str(about) if isinstance(about, Binding) else about.name
-    return Finding(rule.code, rule.severity, name, about.where or _NOWHERE, message, advice)
+    return Finding(found_by.code, found_by.severity, name, about.where or _NOWHERE, message, advice)
 
 
 def _unused(silence: Silence) -> Finding:
@@ -107,8 +107,8 @@ def _unused(silence: Silence) -> Finding:
         message = f"{silence.code!r} is no code of a finding"
         guess = suggest(silence.code, RULES)
         advice = f"Did you mean {guess}?" if guess else "Write the code that `rmqkit validate` prints behind a finding."
-    rule = RULES["silence-unused"]
-    return Finding(rule.code, rule.severity, silence.name, silence.where or _NOWHERE, message, advice)
+    found_by = RULES["silence-unused"]
+    return Finding(found_by.code, found_by.severity, silence.name, silence.where or _NOWHERE, message, advice)
 
 
 def _pattern(name: str) -> re.Pattern[str]:

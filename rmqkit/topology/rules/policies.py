@@ -19,12 +19,15 @@ from rmqkit.topology.rules.rule import Complaint, rule
 from rmqkit.topology.rules.wiring import Wiring, applies
 from rmqkit.topology.schema import schema, suggest
 
-_SETTINGS = (
-    "alternate-exchange", "consumer-timeout", "dead-letter-exchange", "dead-letter-routing-key",
-    "dead-letter-strategy", "delivery-limit", "expires", "federation-upstream", "federation-upstream-set",
-    "initial-cluster-size", "max-age", "max-in-memory-bytes", "max-in-memory-length", "max-length",
-    "max-length-bytes", "message-ttl", "overflow", "queue-leader-locator", "queue-master-locator", "queue-mode",
-    "queue-version", "stream-max-segment-size-bytes", "target-group-size",
+_SETTINGS = (  # of RabbitMQ 3.10 to 4.3 and the plugins that come with it
+    "alternate-exchange", "consumer-disconnected-timeout", "consumer-timeout", "dead-letter-exchange",
+    "dead-letter-routing-key", "dead-letter-strategy", "delayed-retry-max", "delayed-retry-min", "delayed-retry-type",
+    "delivery-limit", "expires", "federation-upstream", "federation-upstream-pattern", "federation-upstream-set",
+    "ha-mode", "ha-params", "ha-promote-on-failure", "ha-promote-on-shutdown", "ha-sync-batch-size", "ha-sync-mode",
+    "initial-cluster-size", "max-age", "max-in-memory-bytes", "max-in-memory-length", "max-length", "max-length-bytes",
+    "member-placement-tag", "message-ttl", "overflow", "queue-leader-locator", "queue-master-locator", "queue-mode",
+    "queue-version", "routing-key", "selector-field-max-bytes", "selector-fields", "shards-per-node",
+    "stream-filter-size-bytes", "stream-max-segment-size-bytes", "target-group-size",
 )  # fmt: skip
 _ARGUMENTS_ONLY = ("max-priority", "queue-type", "quorum-initial-group-size", "single-active-consumer")
 _TO_POLICIES = "Move it to policies:, where RabbitMQ's HTTP API is at hand."
