@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 
 from rmqkit.broker import methods
 from rmqkit.broker.aside import set_aside, take_back
-from rmqkit.broker.channel import Call
 from rmqkit.broker.mover import Moved, Mover
 from rmqkit.broker.siblings import MARKER, QueueSiblings
 from rmqkit.broker.site import Site, Stopped, deleting
@@ -70,7 +69,8 @@ class QueueReplacement:
                     406, "in use", methods.subject(self.queue), message=message, advice=_AROUND
                 ) from exc
         else:
-            self._declare()
+            self._step("declare it")
+            self.site.do(methods.declaring(self.queue))
         self.site.pause(self.site.pauses.on_disk_s)
         self._bring_back()
 
@@ -122,7 +122,7 @@ class QueueReplacement:
         if state and state.message_count:
             return "messages come to it around its bindings"
         try:
-            site.do(deleting(self.queue, if_unused=self.classic, if_empty=self.classic), *self._declaring())
+            site.do(deleting(self.queue, if_unused=self.classic, if_empty=self.classic), methods.declaring(self.queue))
         except PropertyMismatch as exc:
             if not exc.subject.startswith("deleting"):
                 raise
@@ -131,17 +131,10 @@ class QueueReplacement:
 
     # From the siblings to the new queue.
 
-    def _declare(self) -> None:
-        self._step("declare it")
-        self.site.do(*self._declaring())
-
-    def _declaring(self) -> list[Call]:
-        back = self.siblings.back
-        return [methods.declaring(each) for each in (self.queue, back, _binding(back, self.queue))]
-
     def _bring_back(self) -> None:
         """Move everything back, let new messages take the short way again, and remove the siblings."""
         site, part = self.site, self.siblings
+        site.do(methods.declaring(part.back), methods.declaring(_binding(part.back, self.queue)))
         if site.answer(part.kept) is not None:
             self._move(part.kept, part.back, "bring {count} messages back")
         if site.answer(part.came) is not None:

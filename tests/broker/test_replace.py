@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import pika
 import pytest
 from pika import BasicProperties, URLParameters
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.broker.link import Link
-from rmqkit.broker.probing import Looker
-from rmqkit.broker.replace import Replaced, replace
-from rmqkit.broker.site import Pauses
+import rmqkit
+from rmqkit import Fate
+from rmqkit.broker import mover
+from rmqkit.broker.aside import KEPT_USER_ID, USER_ID
+from rmqkit.broker.mover import Mover
+from rmqkit.broker.replace import Replaced
+from rmqkit.broker.site import Site
+from rmqkit.errors import NotConfirmed, PropertyMismatch, Unroutable
 from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.report import Outcome
-from rmqkit.settings import load_settings
-from tests.faults.witness import declare, within
+from rmqkit.stop import Stop
+from tests.conftest import Broker
+from tests.faults.replacing import SHORT, bind, bound_queue, is_begun, left_over, links, replaced, waiting
+from tests.faults.witness import declare, ready, within
 
-SHORT = Pauses(on_disk_s=0.05, stale_s=0.1, quiet_s=0.2)
-
-
-@contextmanager
-def links(url: str) -> Iterator[tuple[Link, Link]]:
-    pair = Link(load_settings((url,)), "consumer"), Link(load_settings((url,)), "publisher")
-    try:
-        yield pair
-    finally:
-        for link in pair:
-            link.close()
-
-
-def replaced(url: str, topology: Topology, **options: Any) -> tuple[Replaced, ...]:
-    """Replace whatever conflicts with a topology."""
-    with links(url) as (consuming, publishing):
-        with Looker(consuming) as looker:
-            steps = [looker.look(each) for each in (*topology.exchanges, *topology.queues)]
-        conflicts = [each for each in steps if each.outcome is Outcome.CONFLICT]
-        return replace(consuming, publishing, topology, conflicts, pauses=SHORT, **options)
+TTL = {"x-message-ttl": 600_000}
 
 
 @pytest.fixture
@@ -49,34 +40,29 @@ def witness(vhost_url: str) -> Iterator[BlockingChannel]:
         yield connection.channel()
 
 
-def drained(channel: BlockingChannel, queue: str) -> list[tuple[bytes, BasicProperties, str]]:
+def drained(channel: BlockingChannel, queue: str) -> list[tuple[bytes, dict[str, Any], str]]:
     """Empty a queue; return bodies, properties and routing keys."""
     found = []
     while True:
         method, properties, body = channel.basic_get(queue, auto_ack=True)
         if method is None:
             return found
-        found.append((body, properties, method.routing_key))
+        found.append((body, vars(properties), method.routing_key))
 
 
-def left_over(url: str) -> list[str]:
-    """Return every name on the virtual host that only a replacement uses."""
-    with links(url) as (link, _), Looker(link) as looker:
-        names = [f"q.rmqkit.{part}" for part in ("way", "turn", "out", "back", "kept", "came", "trial", "gate")]
-        names += ["rmqkit.replacing"]
-        return [
-            f"{noun.__name__} {name}"
-            for name in names
-            for noun in (Exchange, Queue)
-            if looker.answer(noun(name)) is not None
-        ]
+def fill(channel: BlockingChannel, url: str, queue: str, amount: int) -> None:
+    """Declare a bound queue and put messages in it."""
+    declare(url, queue)
+    bind(url, queue)
+    for number in range(amount):
+        channel.basic_publish("amq.topic", "a.b", b"%d" % number)
+    within(5, lambda: ready(url, queue) == amount)
 
 
-CHANGES = {
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "classic to quorum": ({}, {"x-queue-type": "quorum"}),
     "quorum to classic": ({"x-queue-type": "quorum"}, {"x-queue-type": "classic"}),
     "a quorum queue's delivery limit": ({"x-queue-type": "quorum"}, {"x-queue-type": "quorum", "x-delivery-limit": 5}),
-    "TTL": ({}, {"x-message-ttl": 600_000}),
     "dead-letter exchange": ({"x-dead-letter-exchange": ""}, {"x-dead-letter-exchange": "amq.fanout"}),
     "length": ({"x-max-length": 900}, {"x-max-length": 1000, "x-overflow": "reject-publish"}),
     "single active consumer": ({"x-single-active-consumer": True}, {}),
@@ -90,17 +76,301 @@ def test_a_replaced_queue_has_its_new_properties_its_messages_in_order_and_its_b
 ) -> None:
     old, new = CHANGES[change]
     declare(vhost_url, "q", **{name.replace("-", "_"): value for name, value in old.items()})
-    witness.queue_bind("q", "amq.topic", "a.*")
+    bind(vhost_url, "q")
     for number in range(700):
         witness.basic_publish("amq.topic", "a.b", b"%d" % number)
-    topology = Topology(queues=(Queue("q", arguments=new),), bindings=(Binding("amq.topic", "q", routing_key="a.*"),))
-    within(5, lambda: witness.queue_declare("q", passive=True).method.message_count == 700)
-    (done,) = replaced(vhost_url, topology)
-    assert done == Replaced("queue", "q", moved=700)
+    within(5, lambda: ready(vhost_url, "q") == 700)
+    assert replaced(vhost_url, bound_queue("q", new)) == (Replaced("queue", "q", moved=700),)
     witness.queue_declare("q", durable=True, arguments=new)
-    witness.basic_publish("amq.topic", "a.c", b"later")
     if new.get("x-queue-type") != "stream":
-        found = drained(witness, "q")
-        assert [body for body, _, _ in found] == [*(b"%d" % number for number in range(700)), b"later"]
-        assert {key for _, _, key in found} == {"a.b", "a.c"}
-    assert left_over(vhost_url) == []
+        witness.basic_publish("amq.topic", "a.b", b"later")
+        bodies = [body for body, _, _ in drained(witness, "q")]
+        assert bodies == [*(b"%d" % number for number in range(700)), b"later"]
+    assert left_over(vhost_url, "q") == []
+
+
+SPECIMENS = [
+    BasicProperties(),
+    BasicProperties(expiration="60000", delivery_mode=2, priority=3),
+    BasicProperties(headers={"CC": ["elsewhere"], "n": 1, "deep": {"list": [1, "two", None]}}, expiration="90000"),
+    BasicProperties(
+        content_type="text/plain", content_encoding="utf-8", correlation_id="c", reply_to="r", message_id="m", type="t",
+        app_id="a", cluster_id="k", timestamp=1_800_000_000, delivery_mode=1, user_id="guest", headers={},
+    ),
+    BasicProperties(headers={"when": datetime(2026, 1, 1, tzinfo=UTC), "bytes": b"\xff", "big": 2**40, "no": False}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_moved_message_keeps_its_body_its_properties_and_its_key(
+    vhost_url: str, witness: BlockingChannel, kind: str
+) -> None:
+    for queue in ("q", "twin", "elsewhere"):
+        declare(vhost_url, queue)
+    bind(vhost_url, "q")
+    bind(vhost_url, "twin")
+    for number, properties in enumerate(SPECIMENS):
+        witness.basic_publish("amq.topic", "a.b", b"\x00\xff" * number, properties)
+    (done,) = replaced(vhost_url, bound_queue("q", {"x-queue-type": kind, **TTL}))
+    found, expected = drained(witness, "q"), drained(witness, "twin")
+    if kind == "quorum":  # it adds a header of its own to what it delivers
+        for _, properties, _ in (*found, *expected):
+            headers = properties["headers"] or {}
+            properties["headers"] = {name: headers[name] for name in headers if name != "x-delivery-count"}
+    assert found == expected
+    assert len(found) == done.moved == len(SPECIMENS)
+    assert ready(vhost_url, "elsewhere") == 0  # the CC header did not route again
+
+
+def test_a_user_id_that_is_not_ours_is_kept_in_a_header_and_told(
+    broker: Broker, vhost_url: str, witness: BlockingChannel
+) -> None:
+    vhost, url = urlsplit(vhost_url).path[1:], urlsplit(vhost_url)
+    broker.api("PUT", f"users/{vhost}", b'{"password": "p", "tags": ""}')
+    broker.api("PUT", f"permissions/{vhost}/{vhost}", b'{"configure": ".*", "write": ".*", "read": ".*"}')
+    declare(vhost_url, "q")
+    theirs = url._replace(netloc=f"{vhost}:p@{url.hostname}:{url.port}").geturl()
+    with pika.BlockingConnection(URLParameters(theirs)) as connection:
+        connection.channel().basic_publish("", "q", b"", BasicProperties(user_id=vhost))
+    (done,) = replaced(vhost_url, bound_queue("q", TTL))
+    broker.api("DELETE", f"users/{vhost}")
+    ((_, properties, _),) = drained(witness, "q")
+    assert properties["headers"] == {USER_ID: vhost}
+    assert done.notes == (f"1 messages {KEPT_USER_ID}",)
+
+
+def test_every_kind_of_binding_is_restored_also_those_that_only_the_broker_knew(
+    vhost_url: str, witness: BlockingChannel
+) -> None:
+    fill(witness, vhost_url, "q", 10)
+    witness.exchange_declare("upstream", "fanout", durable=True)
+    bindings = (
+        Binding("amq.direct", "q", routing_key="k"),
+        Binding("amq.fanout", "q"),
+        Binding("amq.headers", "q", arguments={"x-match": "any", "colour": "red"}),
+        Binding("upstream", "amq.direct", "exchange"),
+        Binding("upstream", "q", routing_key="a"),
+        Binding("upstream", "q", routing_key="b"),
+    )
+    for each in bindings[:3] + bindings[4:]:
+        witness.queue_bind("q", each.source, each.routing_key, dict(each.arguments))
+    topology = Topology(queues=(Queue("q", arguments=TTL),), bindings=bindings)
+    replaced(vhost_url, topology, extra_bindings=[Binding("amq.topic", "q", routing_key="a.b")])
+    drained(witness, "q")
+    witness.confirm_delivery()
+    red = BasicProperties(headers={"colour": "red"})
+    for exchange, key in (
+        ("amq.direct", "k"),
+        ("amq.fanout", ""),
+        ("amq.headers", ""),
+        ("upstream", "z"),
+        ("amq.topic", "a.b"),
+    ):
+        witness.basic_publish(exchange, key, exchange.encode(), red, mandatory=True)
+        assert [body for body, _, _ in drained(witness, "q")] == [exchange.encode()]
+    witness.exchange_delete("upstream")
+
+
+def test_a_queue_with_a_consumer_is_left_alone_until_the_consumer_is_gone(
+    vhost_url: str, witness: BlockingChannel
+) -> None:
+    fill(witness, vhost_url, "q", 10)
+    with pika.BlockingConnection(URLParameters(vhost_url)) as other:
+        consumer = other.channel()
+        consumer.basic_qos(prefetch_count=1)
+        consumer.basic_consume("q", lambda *_: None)
+        with pytest.raises(PropertyMismatch, match="has 1 consumer") as refused:
+            replaced(vhost_url, bound_queue("q", TTL))
+        assert len(refused.value.problems) == 1
+        assert left_over(vhost_url, "q") == []
+        leaving = threading.Event()
+
+        def leave(step: str) -> None:
+            if "wait for" in step and not leaving.is_set():
+                leaving.set()
+                consumer.close()
+
+        (done,) = replaced(vhost_url, bound_queue("q", TTL), wait_s=20, on_step=leave)
+    assert leaving.is_set()
+    assert done.moved == 10
+
+
+REFUSED: dict[str, tuple[dict[str, Any], Queue, str]] = {
+    "a stream": ({"arguments": {"x-queue-type": "stream"}}, Queue("q"), "is a stream"),
+    "deleted with its last consumer": ({"auto_delete": True}, Queue("q"), "last consumer"),
+    "a limit below its length": ({}, Queue("q", arguments={"x-max-length": 3}), r"holds 5 messages.*room for 3"),
+    "a limit in bytes": ({}, Queue("q", arguments={"x-max-length-bytes": 4}), r"holds \d bytes.*room for 4"),
+    "nonsense": ({}, Queue("q", arguments={"x-max-length": "many"}), "does not take the new one"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_replaced_stays_as_it_was(vhost_url: str, witness: BlockingChannel, case: str) -> None:
+    old, new, why = REFUSED[case]
+    witness.queue_declare("q", **{"durable": True, **old})
+    bind(vhost_url, "q")
+    for _ in range(5):
+        witness.basic_publish("amq.topic", "a.b", b"x")
+    within(5, lambda: ready(vhost_url, "q") == 5)
+    topology = replace(bound_queue("q", {}), queues=(new,))
+    with pytest.raises(PropertyMismatch) as refused:
+        replaced(vhost_url, topology)
+    assert re.search(why, str(refused.value))
+    assert left_over(vhost_url, "q") == []
+    assert ready(vhost_url, "q") == 5
+    witness.queue_declare("q", **{"durable": True, **old})
+
+
+def test_a_queue_that_is_published_to_around_its_bindings_is_put_back_with_every_message(
+    vhost_url: str, witness: BlockingChannel
+) -> None:
+    fill(witness, vhost_url, "q", 300)
+    stop, confirmed = Stop(), Counter[bytes]()
+
+    def publish() -> None:
+        numbers = (rmqkit.Message(b"around %d" % number, "q") for number in range(1_000_000))
+        with rmqkit.connect(vhost_url) as connection:
+            connection.publish(
+                numbers,
+                options=rmqkit.PublishOptions(rate=300),
+                stop=stop,
+                on_settled=lambda _, message, fate: confirmed.update([message.body] if fate is Fate.CONFIRMED else []),
+            )
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        within(5, lambda: len(confirmed) > 10)
+        with pytest.raises(PropertyMismatch, match="around its bindings, through the default exchange; everything was"):
+            replaced(vhost_url, bound_queue("q", TTL))
+    finally:
+        stop.request()
+        thread.join()
+    assert left_over(vhost_url, "q") == []
+    witness.basic_publish("amq.topic", "a.b", b"bound")
+    found = Counter(body for body, _, _ in drained(witness, "q"))
+    assert found == confirmed + Counter([b"bound", *(b"%d" % number for number in range(300))])
+
+
+def test_a_stop_ends_between_two_steps_and_another_run_goes_on(vhost_url: str, witness: BlockingChannel) -> None:
+    fill(witness, vhost_url, "q", 500)
+    wanted = bound_queue("q", TTL)
+    for word in ("set 500 messages", "delete it"):
+        stop = Stop()
+        (done,) = replaced(
+            vhost_url, wanted, stop=stop, on_step=lambda step, word=word, stop=stop: word in step and stop.request()
+        )
+        assert not done.finished
+        assert is_begun(vhost_url, wanted)
+    (done,) = replaced(vhost_url, wanted)
+    assert done == Replaced("queue", "q", moved=500)
+    assert not is_begun(vhost_url, wanted)
+    assert [body for body, _, _ in drained(witness, "q")] == [b"%d" % number for number in range(500)]
+
+
+def test_a_file_changed_back_puts_everything_back(vhost_url: str, witness: BlockingChannel) -> None:
+    fill(witness, vhost_url, "q", 500)
+    stop = Stop()
+    replaced(vhost_url, bound_queue("q", TTL), stop=stop, on_step=lambda step: "delete it" in step and stop.request())
+    witness.basic_publish("amq.topic", "a.b", b"meanwhile")
+    within(5, lambda: waiting(vhost_url, "q.rmqkit.came") == 1)
+    assert ready(vhost_url, "q") == 0
+    (done,) = replaced(vhost_url, bound_queue("q", {}))
+    assert done.moved == 501
+    witness.basic_publish("amq.topic", "a.b", b"later")
+    bodies = [body for body, _, _ in drained(witness, "q")]
+    assert bodies == [*(b"%d" % number for number in range(500)), b"meanwhile", b"later"]
+    assert left_over(vhost_url, "q") == []
+
+
+def test_two_runs_at_a_time_are_one_too_many(
+    vhost_url: str, witness: BlockingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmqkit.broker.site._LOCKED_S", 0.2)
+    fill(witness, vhost_url, "q", 1)
+    with links(vhost_url) as (consuming, publishing):
+        first = Site(consuming, publishing, Stop(), lambda _: None, SHORT)
+        first.lock()
+        with pytest.raises(PropertyMismatch, match="another run"):
+            replaced(vhost_url, bound_queue("q", TTL))
+        first.unlock()
+    assert len(replaced(vhost_url, bound_queue("q", TTL))) == 1
+
+
+def test_an_exchange_changes_its_type_and_no_confirmed_message_misses_one_of_its_queues(
+    vhost_url: str, witness: BlockingChannel
+) -> None:
+    witness.exchange_declare("x", "direct", durable=True)
+    queues = [f"q{number}" for number in range(8)]
+    for queue in queues:
+        declare(vhost_url, queue)
+        witness.queue_bind(queue, "x", "k")
+    witness.exchange_bind("x", "amq.fanout", "")
+    declare(vhost_url, "extra")
+    witness.queue_bind("extra", "x", "k")
+    topology = Topology(
+        exchanges=(Exchange("x", "topic"),),
+        bindings=(*(Binding("x", queue, routing_key="k") for queue in queues), Binding("amq.fanout", "x", "exchange")),
+    )
+    stop, confirmed, republished = Stop(), set[bytes](), []
+
+    def publish() -> None:
+        number = 0
+        while not stop.requested:  # a run ends when the exchange is gone for a moment
+            first, number = number, number + 100_000
+            messages = (rmqkit.Message(b"%d" % each, "k", "x") for each in range(first, number))
+            ending = Stop()
+
+            def settled(_: int, message: rmqkit.Message, fate: Fate, ending: Stop = ending) -> None:
+                if fate is Fate.CONFIRMED:
+                    confirmed.add(message.body)
+                if fate is not Fate.CONFIRMED or stop.requested:
+                    ending.request()
+
+            with rmqkit.connect(vhost_url) as connection:
+                options = rmqkit.PublishOptions(rate=1000)
+                report = connection.publish(messages, check=False, stop=ending, on_settled=settled, options=options)
+                republished.append(report.republished)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        within(5, lambda: len(confirmed) > 100)
+        extra = [Binding("x", "extra", routing_key="k")]
+        assert replaced(vhost_url, topology, extra_bindings=extra) == (Replaced("exchange", "x"),)
+        reached = len(confirmed)
+        within(5, lambda: len(confirmed) > reached + 100)
+    finally:
+        stop.request()
+        thread.join()
+    for queue in (*queues, "extra"):
+        found = Counter(body for body, _, _ in drained(witness, queue))
+        assert confirmed <= found.keys()
+        assert found.total() - len(found) <= sum(republished)
+    witness.exchange_declare("x", "topic", durable=True)
+    witness.basic_publish("amq.fanout", "k", b"through two exchanges")
+    within(5, lambda: ready(vhost_url, "extra") == 1)
+    assert left_over(vhost_url, "x") == []
+
+
+def test_a_move_to_a_queue_that_is_full_ends_with_every_message_once(
+    vhost_url: str, witness: BlockingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mover, "PAUSE_S", 0.01)
+    fill(witness, vhost_url, "q", 50)
+    declare(vhost_url, "full", x_max_length=20, x_overflow="reject-publish")
+    witness.queue_bind("full", "amq.fanout")
+    with links(vhost_url) as (_, publishing), pytest.raises(NotConfirmed, match="takes no more"):
+        Mover(publishing, "q", "amq.fanout").move()
+    within(5, lambda: ready(vhost_url, "q") + ready(vhost_url, "full") == 50)
+    bodies = [body for queue in ("full", "q") for body, _, _ in drained(witness, queue)]
+    assert sorted(bodies, key=int) == [b"%d" % number for number in range(50)]
+
+
+def test_a_move_to_an_exchange_without_a_queue_leaves_every_message_where_it_is(
+    vhost_url: str, witness: BlockingChannel
+) -> None:
+    fill(witness, vhost_url, "q", 50)
+    with links(vhost_url) as (_, publishing), pytest.raises(Unroutable):
+        Mover(publishing, "q", "amq.fanout").move()
+    within(5, lambda: ready(vhost_url, "q") == 50)

@@ -1,6 +1,6 @@
 """Replace what conflicts with a topology, as `rmqkit apply --replace` does; as a program, until it kills itself.
 
-    python -m tests.faults.replacing URL STEP QUEUE EXCHANGE KEY ARGUMENTS
+    python -m tests.faults.replacing URL STEP QUEUE ARGUMENTS
 
 replaces a queue, and is gone with `kill -9` at the beginning of that step, counted from 1.
 """
@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pika
+
 from rmqkit.broker.link import Link
 from rmqkit.broker.probing import Looker
 from rmqkit.broker.replace import Replaced, replace, unfinished
@@ -25,7 +27,8 @@ from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import Outcome
 from rmqkit.settings import load_settings
 
-SHORT = Pauses(on_disk_s=0.05, stale_s=0.2, quiet_s=0.2)  # where the broker is not killed
+SHORT = Pauses(on_disk_s=0.0, stale_s=0.15, quiet_s=0.15)  # where the broker is not killed
+EXCHANGE, KEY = "amq.topic", "a.b"  # of every queue's binding
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,10 +51,16 @@ def replaced(url: str, topology: Topology, *, pauses: Pauses = SHORT, **options:
         return replace(consuming, publishing, topology, conflicts, pauses=pauses, **options)
 
 
-def bound_queue(queue: str, exchange: str, key: str, arguments: dict[str, Any]) -> Topology:
+def bound_queue(queue: str, arguments: dict[str, Any]) -> Topology:
     """Return a queue with one binding, as a topology."""
-    binding = Binding(exchange, queue, routing_key=key)
+    binding = Binding(EXCHANGE, queue, routing_key=KEY)
     return Topology(queues=(Queue(queue, arguments=arguments),), bindings=(binding,))
+
+
+def bind(url: str, queue: str) -> None:
+    """Bind a queue, by plain pika."""
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        connection.channel().queue_bind(queue, EXCHANGE, KEY)
 
 
 def left_over(url: str, name: str) -> list[str]:
@@ -67,16 +76,29 @@ def is_begun(url: str, topology: Topology) -> bool:
         return bool(unfinished(link, topology))
 
 
-def killed_at(step: int, url: str, queue: str, exchange: str, key: str, arguments: dict[str, Any]) -> bool:
+def killed_at(step: int, url: str, queue: str, arguments: dict[str, Any]) -> bool:
     """Let a process replace a queue, which kills itself at a step; tell whether it came so far."""
-    command = [sys.executable, "-m", __name__, url, str(step), queue, exchange, key, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+    with start(url, queue, arguments, step) as process:
+        _, errors = process.communicate(timeout=50)
+    assert process.returncode in (0, -signal.SIGKILL), errors
+    return process.returncode != 0
+
+
+def start(url: str, queue: str, arguments: dict[str, Any], step: int = 0) -> subprocess.Popen[str]:
+    """Start a process that replaces a queue."""
+    command = [sys.executable, "-m", __name__, url, str(step), queue, json.dumps(arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def waiting(url: str, queue: str) -> int:
+    """Return how many messages a queue has ready; 0 if it is not there."""
+    with links(url) as (link, _), Looker(link) as looker:
+        answer = looker.answer(Queue(queue))
+        return answer.message_count if answer else 0
 
 
 def _main() -> None:
-    url, step, queue, exchange, key, arguments = sys.argv[1:]
+    url, step, queue, arguments = sys.argv[1:]
     left = int(step)
 
     def count_down(_what: str) -> None:
@@ -85,7 +107,7 @@ def _main() -> None:
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    replaced(url, bound_queue(queue, exchange, key, json.loads(arguments)), on_step=count_down)
+    replaced(url, bound_queue(queue, json.loads(arguments)), on_step=count_down)
 
 
 if __name__ == "__main__":
