@@ -21,7 +21,6 @@ from tests.faults.replacing import (
     KEY,
     bind,
     bound_queue,
-    is_begun,
     killed_at,
     left_over,
     replaced,
@@ -108,7 +107,7 @@ def test_34_rmqkit_killed_at_a_step_of_a_replacement_and_run_again_loses_nothing
 
 
 def test_34_rmqkit_killed_while_it_moves_messages_may_double_those_on_their_way_and_no_others(vhost_url: str) -> None:
-    ledger, amount = ExchangeLedger("q"), 20_000
+    ledger, amount = ExchangeLedger("q"), 8000
     declare(vhost_url, "q")
     bind(vhost_url, "q")
     with rmqkit.connect(vhost_url) as connection:
