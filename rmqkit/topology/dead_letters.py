@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from rmqkit.model import Queue, Topology
+from rmqkit.topology.matching import PERHAPS
 from rmqkit.topology.policies import effective, queue_type
 from rmqkit.topology.routing import Entities, Reason, Route
 
@@ -134,10 +135,13 @@ def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
     why = _kept(entities.topology, queue, reason)
     if why or exchange is None:
         return Route("", came.keys, why=why or f"dropped: queue {name!r} has no dead-letter exchange")
-    headers = {header: value for header, value in came.headers.items() if key is None or header != "CC"}
+    headers = dict(came.headers)
+    if key is not None and "CC" in headers:
+        headers["CC"] = PERHAPS  # it goes with the keys it stands for, until RabbitMQ 3.13
     if not came.deaths:
         first = {"reason": reason, "queue": name, "exchange": came.exchange}
-        headers |= {"x-death": [first]} | {f"x-first-death-{each}": value for each, value in first.items()}
+        headers |= {f"x-first-death-{each}": value for each, value in first.items()}
+        headers |= {"x-death": PERHAPS} | {f"x-last-death-{each}": PERHAPS for each in first}  # until, and from 3.13 on
     deaths = ((name, reason), *(death for death in came.deaths if death != (name, reason)))
     onward = entities.follow(Route(exchange, came.keys if key is None else (key,), headers, deaths=deaths))
     if not onward.why:

@@ -16,6 +16,9 @@ _NARROW = 2**31  # an integer below goes as 32 bits, others as 64: in a list or 
 _NUMBERS = {"int", "long", "float", "time"}
 _ALIKE = ({"text", "bytes"}, {"list", "table"})  # equal in Erlang: the same bytes, and what is empty
 
+PERHAPS = object()
+"""The value of a header that a message has by some versions of RabbitMQ only."""
+
 
 def matches(kind: str, binding: Binding, keys: Collection[str], headers: Mapping[str, Any]) -> bool | None:
     """Tell whether an exchange of a type sends a message with these routing keys and headers along a binding.
@@ -67,6 +70,8 @@ def _has(headers: Mapping[str, Any], name: str, wanted: Any) -> bool | None:
     """Tell whether a header is there with a value; a binding argument without value asks for its presence only."""
     if name not in headers:
         return False
+    if headers[name] is PERHAPS:
+        return None
     return True if wanted is None else _equal(_wire(headers[name]), _wire(wanted))
 
 

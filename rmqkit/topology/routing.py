@@ -195,9 +195,7 @@ class Entities:
 def _doubt(exchange: Exchange, destinations: list[str]) -> str:
     ends = ", ".join(map(repr, dict.fromkeys(destinations)))
     if exchange.type in KINDS:
-        return (
-            f"whether exchange {exchange.name!r} leads to {ends} depends on RabbitMQ's version: a number's type differs"
-        )
+        return f"whether exchange {exchange.name!r} leads to {ends} depends on RabbitMQ's version, by its headers"
     return f"exchange {exchange.name!r} is of type {exchange.type}: whether it leads to {ends} only the broker knows"
 
 

@@ -52,6 +52,7 @@ def channel(vhost_url: str) -> Iterator[BlockingChannel]:
 
 words = st.sampled_from(["a", "b", "", "*", "#"])
 keys = st.one_of(st.lists(words, max_size=5).map(".".join), st.sampled_from(QUEUES))
+patterns = keys.filter(lambda key: key.split(".").count("#") <= 2)  # newer brokers refuse more
 values = st.recursive(
     st.sampled_from([None, True, False, 0, 1, 2**40, "", "1", "a", "true", b"a", b"1", Decimal(1), Decimal("0.5")]),
     lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from("ab"), inner, max_size=2)),
@@ -174,8 +175,6 @@ deaths = st.sampled_from(
     [
         {"x-match": "all-with-x", "x-first-death-reason": "expired"},
         {"x-match": "any-with-x", "x-first-death-queue": "q0", "x-first-death-exchange": ""},
-        {"x-match": "all-with-x", "x-death": None},
-        {"CC": None},
     ]
 )
 
@@ -201,6 +200,13 @@ def mortal(draw: st.DrawFn) -> Topology:
 Held = tuple[str, str, Route]  # a copy that waits: its queue, its body, and how it came
 
 
+def known(onward: Route) -> Route:
+    """Pass a route that is the same on every RabbitMQ: dead letters have other headers on some."""
+    if onward.unknown:
+        reject()
+    return onward
+
+
 def settle(topology: Topology, arrived: list[Held]) -> list[Held]:
     """Follow copies through queues that hold nothing, to those that do."""
     out = {
@@ -210,7 +216,7 @@ def settle(topology: Topology, arrived: list[Held]) -> list[Held]:
     while arrived:
         queue, body, came = arrived.pop()
         if queue in out:
-            onward = dead_letter(topology, came, queue, out[queue])
+            onward = known(dead_letter(topology, came, queue, out[queue]))
             arrived += [(name, body, onward) for name in onward.queues]
         else:
             held.append((queue, body, came))
@@ -247,7 +253,9 @@ def test_every_dead_letter_goes_where_the_router_says(channel: BlockingChannel) 
         held = settle(topology, [(queue, body, came) for body, came in routes.items() for queue in came.queues])
         rounds = [held]
         for _ in range(2):
-            rejected = [(body, dead_letter(topology, came, queue, "rejected")) for queue, body, came in rounds[-1]]
+            rejected = [
+                (body, known(dead_letter(topology, came, queue, "rejected"))) for queue, body, came in rounds[-1]
+            ]
             onward = [(queue, body, came) for body, came in rejected for queue in came.queues]
             rounds.append(settle(topology, onward))
         declare(channel, topology)
@@ -266,7 +274,7 @@ def test_every_dead_letter_goes_where_the_router_says(channel: BlockingChannel) 
     agree()
 
 
-# What hypothesis does not make: policies, quorum queues, and a header that goes.
+# What hypothesis does not make: policies and quorum queues.
 
 
 def held_by(channel: BlockingChannel, expected: Route, *queues: str) -> list[str]:
@@ -360,24 +368,3 @@ def test_policies_count_for_exchanges_and_queues_as_the_router_says(
         leave(channel, queue, "rejected")
         assert held_by(channel, offline, "dead", "other") == [*offline.queues] == expected
         channel.queue_purge(expected[0])
-
-
-def test_the_cc_header_goes_where_the_queue_has_a_routing_key_for_dead_letters(channel: BlockingChannel) -> None:
-    topology = Topology(
-        exchanges=(Exchange("dlx", "headers"),),
-        queues=(
-            Queue("keeps", arguments={"x-dead-letter-exchange": "dlx"}),
-            Queue("names", arguments={"x-dead-letter-exchange": "dlx", "x-dead-letter-routing-key": "x"}),
-            *map(Queue, ["all", "copied"]),
-        ),
-        bindings=(Binding("dlx", "all"), Binding("dlx", "copied", arguments={"CC": None})),
-    )
-    declare(channel, topology)
-    publish(channel, "", "keeps", {"CC": ["names"]}, "x")
-    came = route(topology, Target("", "keeps"), {"CC": ["names"]})
-    for queue in came.queues:
-        offline = dead_letter(topology, came, queue, "rejected")
-        leave(channel, queue, "rejected")
-        assert held_by(channel, offline, "all", "copied") == [*offline.queues]
-        for each in offline.queues:
-            channel.queue_purge(each)
