@@ -69,9 +69,11 @@ class Caller:
         self._encoder: Encoder
 
     def run(
-        self, requests: Iterable[Message], options: CallOptions, on_warning: Callable[[str], None] | None = None
+        self, requests: Iterable[Message | None], options: CallOptions, on_warning: Callable[[str], None] | None = None
     ) -> Iterator[Answer]:
         """Send the requests, a window of them at a time, and yield an answer for each, in their order.
+
+        A None among them waits until those before it were answered.
 
         What the iterable raises is raised again after the requests before it were answered, and so is a connection
         that cannot be recovered, PayloadError for a request that sets what a call sets itself.
@@ -79,17 +81,22 @@ class Caller:
         self._options, ignored = options, self.ignored
         coming, calls = iter(requests), deque[_Call]()
         ending: Exception | None = None
-        more = True
+        more, room = True, 0
         try:
             while more or calls:
                 while calls and calls[0].done:
                     yield _answer(calls.popleft())
-                if more and len(calls) < options.window:
+                room = room if calls else max(options.window, 1)
+                if more and len(calls) < room:
                     try:
-                        request = next(coming, None)
-                        if more := request is not None:
-                            calls.append(self._prepare(request))
-                            self._flush()
+                        request = next(coming)
+                        if request is None:
+                            room = 0
+                            continue
+                        calls.append(self._prepare(request))
+                        self._flush()
+                    except StopIteration:
+                        more = False
                     except Exception as exc:  # noqa: BLE001 - raised below
                         ending, more = exc, False
                 elif calls:

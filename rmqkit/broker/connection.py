@@ -204,7 +204,7 @@ class Connection:
 
     def call_many(
         self,
-        requests: Iterable[Message],
+        requests: Iterable[Message | None],
         *,
         timeout_s: float = 10.0,
         replies: int | None = 1,
@@ -214,7 +214,8 @@ class Connection:
     ) -> Iterator[Answer]:
         """Send requests, several at once, and yield an answer for each, in their order.
 
-        The options are explained at `CallOptions`. An answer has the replies, or the error that `call` would raise.
+        The options are explained at `CallOptions`. An answer has the replies, or the error that `call` would raise. A None
+        among the requests waits until those before it were answered.
         Raises what `requests` raises, ConnectionLost and AuthenticationFailed when there is no way to the broker any
         more, all of them after the answers to what was sent before.
         """

@@ -118,6 +118,16 @@ COMMANDS: dict[str, Entry] = {
         MESSAGES,
         ("rmqkit consume worker_queue", "rmqkit consume worker_queue --workers 3 --idle-timeout 5"),
     ),
+    "call": Entry(
+        "rmqkit.cli.call:call",
+        "Send requests to a server, and print its replies.",
+        MESSAGES,
+        (
+            'rmqkit call rpc_requests "21"',
+            "rmqkit call rpc_requests -f picture.jpg -o smaller.jpg --timeout 60",
+            "rmqkit call rpc_requests --lines numbers.txt --window 100",
+        ),
+    ),
     "broker": Entry(
         "rmqkit.cli.broker:app",
         "Start and stop a private RabbitMQ node, on loopback only.",

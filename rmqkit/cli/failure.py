@@ -18,7 +18,7 @@ from rmqkit.cli import output
 from rmqkit.errors import OutputError, Problem, RmqkitError
 
 DEBUG = "RMQKIT_DEBUG"  # set it to see tracebacks
-_REPORTS_ON_STDERR = {"consume"}  # its standard output belongs to the messages
+_REPORTS_ON_STDERR = {"consume", "call"}  # its standard output belongs to the messages
 _OUTPUT_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

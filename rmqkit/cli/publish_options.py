@@ -5,7 +5,7 @@ Comes in: what Typer parsed. Goes out: Inputs, a Target, Properties. Room: cli.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -114,8 +114,8 @@ class TargetOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class PropertyOptions:
-    """What the messages say about themselves."""
+class RequestOptions:
+    """What the messages say about themselves, but for where the reply goes and which one it is."""
 
     header: Annotated[
         list[str],
@@ -126,8 +126,6 @@ class PropertyOptions:
     ] = None
     content_encoding: Annotated[str | None, _property("--content-encoding", "NAME", "Like gzip or utf-8.")] = None
     priority: Annotated[int | None, _property("--priority", "0-255", "For priority queues.")] = None
-    correlation_id: Annotated[str | None, _property("--correlation-id", "ID", "Which request this answers.")] = None
-    reply_to: Annotated[str | None, _property("--reply-to", "QUEUE", "Where answers go.")] = None
     expiration: Annotated[str | None, _property("--expiration", "MS", "How long it may wait in a queue.")] = None
     message_id: Annotated[str | None, _property("--message-id", "ID", "The message's own name.")] = None
     timestamp: Annotated[str | None, _property("--timestamp", "WHEN", "Seconds since 1970, ISO 8601, or now.")] = None
@@ -147,8 +145,6 @@ class PropertyOptions:
             headers=header_table(self.header),
             delivery_mode=1 if self.transient else 2,
             priority=self.priority,
-            correlation_id=self.correlation_id,
-            reply_to=self.reply_to,
             expiration=self.expiration,
             message_id=self.message_id,
             timestamp=moment(self.timestamp),
@@ -156,3 +152,17 @@ class PropertyOptions:
             user_id=self.user_id,
             app_id=self.app_id,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PropertyOptions(RequestOptions):
+    """What the messages say about themselves."""
+
+    correlation_id: Annotated[str | None, _property("--correlation-id", "ID", "Which request this answers.")] = None
+    reply_to: Annotated[str | None, _property("--reply-to", "QUEUE", "Where answers go.")] = None
+
+    def properties(self) -> Properties:
+        """Return the properties; raise PayloadError."""
+        return replace(
+            RequestOptions.properties(self), correlation_id=self.correlation_id, reply_to=self.reply_to
+        )  # `super` does not know a class with slots

@@ -1,0 +1,178 @@
+"""`rmqkit call`: requests to a server, and its replies to standard output.
+
+Comes in: the command's options. Goes out: the bodies of the replies, an exit code. Room: cli.
+"""
+
+from __future__ import annotations
+
+import json as codec
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rmqkit import exit_codes
+from rmqkit.cli import failure, output
+from rmqkit.cli.consume import Print
+from rmqkit.cli.files import STANDARD
+from rmqkit.cli.options import Broker, Json, connect, grouped
+from rmqkit.cli.publish_options import RequestOptions
+from rmqkit.errors import OutputError, RmqkitError
+from rmqkit.model import Target
+from rmqkit.report import Answer
+
+
+class _Tally:
+    """What was done so far; `error` is that of the first request that has one."""
+
+    def __init__(self) -> None:
+        self.error: RmqkitError | None = None
+        self._requests = self._answered = self._replies = 0
+        self._started_s = time.monotonic()
+
+    def count(self, answer: Answer, *, quiet: bool, several: bool) -> None:
+        """Take in an answer, and tell its error unless `quiet`."""
+        self._requests += 1
+        self._answered += answer.error is None
+        self._replies += len(answer.replies)
+        self.error = self.error or answer.error
+        if answer.error is not None and not quiet:
+            output.note((f"request {self._requests}: " if several else "") + failure.as_text(answer.error))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report that `--json` prints."""
+        counts = {"requests": self._requests, "answered": self._answered, "replies": self._replies}
+        return counts | {"seconds": round(time.monotonic() - self._started_s, 3)}
+
+    def summary(self) -> str:
+        """Say how many requests were answered."""
+        seconds = max(time.monotonic() - self._started_s, 1e-6)
+        answered = f"{self._answered:,} of {self._requests:,} requests were answered"
+        return f"{answered} in {seconds:.2f} s, {self._requests / seconds:,.0f}/s."
+
+
+@grouped
+def call(
+    properties: RequestOptions,
+    broker: Broker,
+    *,
+    queue: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[QUEUE]", help="The queue of the requests; with -e or -r, the first request.", show_default=False
+        ),
+    ] = None,
+    payloads: Annotated[
+        list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="A request each.", show_default=False)
+    ] = None,
+    exchange: Annotated[
+        str, typer.Option("-e", "--exchange", metavar="NAME", help="An exchange instead of a queue.")
+    ] = "",
+    routing_key: Annotated[
+        str, typer.Option("-r", "--routing-key", metavar="KEY", help="The routing key for it.")
+    ] = "",
+    file: Annotated[
+        list[str] | None,
+        typer.Option("-f", "--file", metavar="PATH", help="A file as one request, - for standard input; repeat it."),
+    ] = None,
+    lines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A request per line; - is standard input, and the default when something is piped in.",
+            show_default=False,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.001, help="How long each request may wait for its replies.")
+    ] = 10.0,
+    replies: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Wait for N replies to each; 0: take what comes in time.")
+    ] = 1,
+    window: Annotated[int, typer.Option(metavar="N", min=1, help="How many requests may be on their way at once.")] = 1,
+    idempotent: Annotated[
+        bool, typer.Option("--idempotent", help="Ask again after a lost connection: handling it twice does no harm.")
+    ] = False,
+    format: Annotated[  # noqa: A002 - the flag's word
+        Print, typer.Option(help="raw: each reply's body and a newline; json: an envelope a line.")
+    ] = Print.RAW,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the body of the one reply there, byte for byte.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send requests, and print the reply to each, in their order; the report goes to standard error.
+
+    A reply that does not come in time, or a request that no queue takes, exits with 6; a server that says that it
+    failed, with 8. A request that is not answered in time expires, and is not sent again.
+    """
+    from rmqkit.broker.reply import error_in  # noqa: PLC0415 - start-up time
+    from rmqkit.cli.intake import Contradiction, Inputs, Intake  # noqa: PLC0415
+    from rmqkit.handlers.printing import Printer  # noqa: PLC0415
+    from rmqkit.payload.sources import Outline  # noqa: PLC0415
+    from rmqkit.stop import Stop  # noqa: PLC0415
+
+    target, words = _target(exchange, routing_key, [*([] if queue is None else [queue]), *(payloads or ())])
+    inputs = Inputs(words, tuple(file or ()), lines)
+    try:
+        inputs.check()
+    except Contradiction as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    outline = Outline(target.exchange, target.routing_key, properties.properties())
+    intake = Intake(inputs, outline, Stop(), override_target=True)
+    if out is not None and (intake.total != 1 or replies != 1):
+        raise typer.BadParameter("--output takes the one reply to one request")
+    printer = None if out else Printer(as_json=format is Print.JSON)
+    tally, ending = _Tally(), None
+    with connect(broker.settings()) as connection:
+        answers = connection.call_many(
+            intake,
+            timeout_s=timeout,
+            replies=replies or None,
+            window=window,
+            idempotent=idempotent,
+            on_warning=output.warn,
+        )
+        try:
+            for answer in answers:
+                tally.count(answer, quiet=json, several=intake.total != 1)
+                if printer is not None:
+                    printer.write([reply for reply in answer.replies if error_in(reply) is None])
+                elif answer.error is None:
+                    _write(out or "", answer.reply.body)
+        except RmqkitError as exc:
+            ending = exc
+    ending = ending or intake.failure
+    if json:
+        error = ending or tally.error
+        output.note(codec.dumps(tally.as_json() | (failure.as_json(error) if error else {}), indent=2))
+    else:
+        if ending is not None and ending is not tally.error:  # else it was told
+            output.note(failure.as_text(ending))
+        if intake.total != 1:
+            output.note(tally.summary())
+    raise typer.Exit(exit_codes.exit_code(ending or tally.error))
+
+
+def _target(exchange: str, routing_key: str, words: list[str]) -> tuple[Target, tuple[str, ...]]:
+    if exchange or routing_key:
+        return Target(exchange, routing_key), tuple(words)
+    if not words:
+        raise typer.BadParameter("name the queue of the requests, or an --exchange")
+    return Target("", words[0]), tuple(words[1:])
+
+
+def _write(path: str, body: bytes) -> None:
+    """Write a reply to a file, or to standard output if it is `-`, byte for byte. Raises OutputError."""
+    try:
+        Path("/dev/stdout" if path == STANDARD else path).write_bytes(body)
+    except OSError as exc:
+        raise OutputError(f"{path}: {exc.strerror}; the request was answered") from exc
