@@ -1,0 +1,127 @@
+"""`rmqkit route`: where a message goes, with no broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+YAML = """
+exchanges:
+  orders: {type: topic, arguments: {alternate-exchange: rest}}
+  audit: {type: fanout}
+  rest: {type: fanout}
+  retry: {}
+  hash: {type: x-consistent-hash}
+queues:
+  billing: {arguments: {x-dead-letter-exchange: retry, x-dead-letter-routing-key: wait}}
+  wait: {arguments: {x-message-ttl: 1000, x-dead-letter-exchange: "", x-dead-letter-routing-key: billing}}
+  all: {arguments: {x-max-length: 5}}
+  pdf: {}
+bindings:
+  - {source: orders, destination: billing, routing_key: order.*.paid}
+  - {source: orders, destination: audit, destination_type: exchange, routing_key: "#.paid"}
+  - {source: audit, destination: all}
+  - {source: audit, destination: orders, destination_type: exchange}
+  - {source: rest, destination: all}
+  - {source: retry, destination: wait, routing_key: wait}
+  - {source: amq.headers, destination: pdf, arguments: {format: pdf, pages: 1}}
+  - {source: hash, destination: pdf, routing_key: "1"}
+"""
+
+TREE = """\
+orders  ← order.eu.paid
+├─ order.*.paid → billing
+│  └─ if rejected → retry  ← wait
+│     └─ wait → wait
+│        └─ if rejected or expired → default exchange  ← billing
+│           ├─ → billing
+│           └─ a cycle, billing → wait → billing: dropped if it goes round without a rejection
+└─ #.paid → audit
+   ├─ → all
+   │  └─ if rejected or pushed out: dropped: queue 'all' has no dead-letter exchange
+   └─ → orders  as above
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "t.yaml").write_text(YAML)
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "route", *arguments]
+    environment = os.environ | {"RMQKIT_URL": "amqp://127.0.0.1:1/"}  # where nobody listens
+    return subprocess.run(
+        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_way_of_a_message_is_a_tree_that_ends_in_what_becomes_of_it(folder: Path) -> None:
+    found = run(folder, "t.yaml", "-e", "orders", "-r", "order.eu.paid")
+    assert (found.returncode, found.stdout, found.stderr) == (0, TREE, "")
+
+
+def test_without_a_target_the_message_goes_where_the_file_publishes(folder: Path) -> None:
+    publish = "publish: {exchange: orders, routing_key: order.eu.paid}\n"
+    assert run(folder, "-", stdin=YAML + publish).stdout == TREE
+    missing = run(folder, "t.yaml")
+    assert (missing.returncode, "no `publish:`" in missing.stderr) == (2, True)
+
+
+def test_headers_are_typed_as_publish_takes_them(folder: Path) -> None:
+    target = ("t.yaml", "-e", "amq.headers", "-H", "format=pdf")
+    assert '{"format": "pdf", "pages": 1} → pdf' in run(folder, *target, "-H", "pages:=1").stdout
+    assert run(folder, *target, "-H", "pages=1").returncode == 6
+    assert "→ pdf" in run(folder, "t.yaml", "-q", "all", "-H", 'CC:=["pdf"]').stdout
+    refused = run(folder, "t.yaml", "-q", "all", "-H", "CC=pdf")
+    assert (refused.returncode, "no list of routing keys" in refused.stderr) == (2, True)
+
+
+def test_json_holds_queues_paths_and_dead_letters(folder: Path) -> None:
+    found = json.loads(run(folder, "t.yaml", "-e", "orders", "-r", "order.eu.paid", "--json").stdout)
+    assert (found["queues"], found["unroutable"], found["unknown"]) == (["all", "billing"], False, [])
+    assert [[leg["destination"] for leg in path] for path in found["paths"]] == [["billing"], ["audit", "all"]]
+    assert found["paths"][0][0]["routing_key"] == "order.*.paid"
+    letters = {letter["queue"]: letter for letter in found["dead_letters"]}
+    assert letters["wait"]["cycles"] == [["billing", "wait", "billing"]]
+    assert (letters["billing"]["reasons"], letters["billing"]["queues"]) == (["rejected"], ["wait"])
+    assert letters["all"]["why"].startswith("dropped")
+
+
+def test_an_alternate_exchange_is_told_as_such(folder: Path) -> None:
+    found = run(folder, "t.yaml", "-e", "orders", "-r", "x", "--json")
+    assert [leg["by"] for leg in json.loads(found.stdout)["paths"][0]] == ["alternate", "binding"]
+    assert "no match, so its alternate → rest" in run(folder, "t.yaml", "-e", "orders", "-r", "x").stdout
+
+
+def test_an_unroutable_message_exits_with_6_and_says_why_and_what_is_near(folder: Path) -> None:
+    found = run(folder, "t.yaml", "-e", "retry", "-r", "wiat")
+    assert (found.returncode, found.stdout) == (6, "")
+    assert "matches routing key 'wiat'; the nearest is 'wait'" in found.stderr
+    as_json = run(folder, "t.yaml", "-q", "biling", "--json")
+    assert as_json.returncode == 6
+    told = json.loads(as_json.stdout)
+    assert (told["unroutable"], told["why"]) == (True, "there is no queue 'biling'; the nearest is 'billing'")
+
+
+def test_an_exchange_that_is_not_there_is_bad_input(folder: Path) -> None:
+    found = run(folder, "t.yaml", "-e", "ordes")
+    assert (found.returncode, "exchange 'ordes' is not declared; the nearest is 'orders'" in found.stderr) == (2, True)
+
+
+def test_what_a_plugin_decides_is_a_warning_and_no_failure(folder: Path) -> None:
+    found = run(folder, "t.yaml", "-e", "hash", "-r", "x")
+    assert (found.returncode, "of type x-consistent-hash" in found.stderr) == (0, True)
+
+
+def test_names_of_files_cannot_move_the_cursor(folder: Path) -> None:
+    (folder / "odd.yaml").write_text('queues: {"a\\e[2J": {}}\n')
+    found = run(folder, "odd.yaml", "-q", "a\x1b[2J")
+    assert "\x1b" not in found.stdout
+    assert "a\\x1b[2J" in found.stdout
