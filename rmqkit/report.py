@@ -66,7 +66,9 @@ class PublishReport:
 class ConsumeReport:
     """What a consumer did: settled deliveries by verdict, and how many came a second time.
 
-    `shares` counts deliveries by consumer, in the order the consumers were started.
+    `failed` counts deliveries that the handler failed on, which were rejected, and `unmatched` those that the filter
+    left out, which have any verdict or, at the end, none. `shares` counts deliveries by consumer, in the order the
+    consumers were started.
     """
 
     consumed: int = 0
@@ -74,6 +76,8 @@ class ConsumeReport:
     rejected: int = 0
     requeued: int = 0
     redelivered: int = 0
+    failed: int = 0
+    unmatched: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
 
@@ -239,7 +243,7 @@ def as_json(report: PublishReport | ConsumeReport | ServeReport | Plan | Scenari
         case PublishReport():
             return _numbers(report, "published confirmed returned nacked refused unknown republished")
         case ConsumeReport():
-            numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered")
+            numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered failed unmatched")
             return numbers | {"shares": dict(report.shares)}
         case ServeReport():
             return _numbers(report, "requests replied failed unaddressed undelivered redelivered")

@@ -18,6 +18,7 @@ from typing import Self
 
 from pika import spec
 
+from rmqkit.broker.brake import Brake
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import Event, encode_ack, encode_nack
 from rmqkit.broker.link import Link
@@ -58,6 +59,8 @@ class Consumer:
         self._channel: Channel | None = None
         self._low = 1  # every delivery tag below it is settled
         self._settled_above: set[int] = set()
+        self._brake = Brake()
+        self._woken = False
         self._report = ConsumeReport()
         self._started_s = time.monotonic()
         self._last_s = self._started_s  # when the last delivery came, or the last subscription was made
@@ -104,21 +107,30 @@ class Consumer:
         finally:
             self.settle(done, Verdict.ACK)
 
-    def batches(self) -> Iterator[list[Delivery]]:
-        """Yield deliveries in the lots they arrive in, each to be settled by the caller.
+    def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
+        """Yield deliveries in the lots they arrive in, each to be settled by the caller; after a `wake` an empty one.
 
-        Raises ConsumerCancelled when the broker ends the consumer, NotFound, AccessRefused, ResourceLocked,
-        ConnectionLost when the connection cannot be recovered.
+        While the caller is `busy` with earlier ones, the time is not idle. Raises ConsumerCancelled when the broker
+        ends the consumer, NotFound, AccessRefused, ResourceLocked, ConnectionLost when the connection cannot be
+        recovered.
         """
         self.subscribe()
         idle_s = self._options.idle_timeout_s
         self._last_s = time.monotonic()
-        with self._stop.waking(self._wake):
+        with self._stop.waking(self._end_wait):
             while not self._stop.requested and self._report.consumed != self._options.count:
+                self._give_back_due()
+                if self._woken:
+                    self._woken = False
+                    yield []
+                    self._last_s = time.monotonic()
+                    continue
+                if busy():
+                    self._last_s = time.monotonic()
                 left_s = _WAIT_S if idle_s is None else self._last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
-                for batch in self._receive(min(left_s, _WAIT_S)):
+                for batch in self._receive(min(left_s, _WAIT_S, self._brake.due_in_s())):
                     wanted = self._cut(batch)
                     if wanted:
                         yield wanted
@@ -127,7 +139,8 @@ class Consumer:
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
         """Acknowledge, reject or requeue deliveries; what was settled before, or came from a lost channel, is skipped.
 
-        A rejected message goes to the queue's dead-letter exchange, or is dropped where there is none.
+        A rejected message goes to the queue's dead-letter exchange, or is dropped where there is none. One that is
+        requeued again, having been redelivered, goes back after a pause, which grows up to ten seconds.
         """
         channel = self._channel
         if not self._manual:
@@ -139,16 +152,14 @@ class Consumer:
         )
         if channel is None or not tags:
             return
-        try:
-            if verdict is Verdict.ACK:
-                self._acknowledge(channel, tags)
-            else:
-                for tag in tags:
-                    channel.send(encode_nack(channel.number, tag, requeue=verdict is Verdict.REQUEUE))
-        except BrokerError:
-            return  # the broker gives them out again; the next wait recovers, or raises
-        self._note_settled(tags)
-        self._count(verdict, len(tags))
+        if verdict is Verdict.REQUEUE:
+            again = {each.delivery_tag for each in deliveries if each.redelivered}
+            self._brake.hold([tag for tag in tags if tag in again])
+            self._count(verdict, len(tags))
+            self._send(channel, verdict, [tag for tag in tags if tag not in again])
+        elif self._send(channel, verdict, tags):
+            self._brake.ease()
+            self._count(verdict, len(tags))
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Acknowledge one delivery now."""
@@ -163,14 +174,40 @@ class Consumer:
         self.settle((delivery,), Verdict.REQUEUE)
 
     def is_settled(self, delivery: Delivery) -> bool:
-        """Tell whether a delivery of the current channel was settled."""
-        return delivery.delivery_tag < self._low or delivery.delivery_tag in self._settled_above
+        """Tell whether a delivery of the current channel was settled, or is about to be given back."""
+        tag = delivery.delivery_tag
+        return tag < self._low or tag in self._settled_above or tag in self._brake
+
+    def wake(self) -> None:
+        """Have `batches` yield an empty batch soon; any thread may call this."""
+        self._woken = True  # first, for by now there may be another channel
+        self._end_wait()
 
     def close(self) -> None:
         """Stop consuming; what was delivered and not settled goes back to its queue."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+    def _give_back_due(self) -> None:
+        """Requeue what was held for a while."""
+        if (due := self._brake.take_due()) and self._channel is not None:
+            self._send(self._channel, Verdict.REQUEUE, due)
+
+    def _send(self, channel: Channel, verdict: Verdict, tags: list[int]) -> bool:
+        """Tell the broker; False if it is gone: it gives them out again, and the next wait recovers, or raises."""
+        if not tags:
+            return False
+        try:
+            if verdict is Verdict.ACK:
+                self._acknowledge(channel, tags)
+            else:
+                for tag in tags:
+                    channel.send(encode_nack(channel.number, tag, requeue=verdict is Verdict.REQUEUE))
+        except BrokerError:
+            return False
+        self._note_settled(tags)
+        return True
 
     def _acknowledge(self, channel: Channel, tags: list[int]) -> None:
         """Acknowledge with one frame when nothing unsettled lies between, which is the rule."""
@@ -248,6 +285,7 @@ class Consumer:
         prefetch = self._options.prefetch if count is None else max(1, min(self._options.prefetch, count))
         self._channel = channel
         self._low, self._settled_above = 1, set()
+        self._brake.clear()
         self._events.clear()
         self._left.clear()
         self.tag = f"rmqkit-{channel.session}"
@@ -256,6 +294,6 @@ class Consumer:
         channel.call(consume, spec.Basic.ConsumeOk, subject=queue)
         self._last_s = time.monotonic()  # an outage is no idle time
 
-    def _wake(self) -> None:
+    def _end_wait(self) -> None:
         if self._channel is not None:
             self._channel.wake()

@@ -1,4 +1,4 @@
-"""`rmqkit consume`: the messages of a queue to standard output, each acknowledged once it is out.
+"""`rmqkit consume`: the messages of a queue, each settled once it was handled: printed, if nothing else is named.
 
 Comes in: the command's options. Goes out: messages, a report on standard error, an exit code. Room: cli.
 """
@@ -9,7 +9,6 @@ import json as codec
 import os
 import sys
 from contextlib import nullcontext
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -17,22 +16,23 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import consumption, failure, output, workers
 from rmqkit.cli.consumption import Job, Outcome
+from rmqkit.cli.handling import FilterOptions, HandlerOptions, Print
 from rmqkit.cli.options import Broker, Json, grouped
 from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import OutputError
+from rmqkit.message import Verdict
 from rmqkit.report import ConsumeReport, as_json
 
+__all__ = ["Print", "consume"]  # how a message is printed is also `call`'s to say
 
-class Print(Enum):
-    """How a message is printed."""
-
-    RAW = "raw"
-    JSON = "json"
+_PAST = {Verdict.ACK: "acknowledged", Verdict.REJECT: "rejected", Verdict.REQUEUE: "given back"}
 
 
 @grouped
 def consume(
     queue: Annotated[str, typer.Argument(help="The queue.")],
+    handling: HandlerOptions,
+    filtering: FilterOptions,
     broker: Broker,
     *,
     count: Annotated[
@@ -43,11 +43,15 @@ def consume(
         typer.Option(metavar="SECONDS", min=0, help="End after so long without a message.", show_default=False),
     ] = None,
     prefetch: Annotated[
-        int, typer.Option(metavar="N", min=1, max=65535, help="How many may be under way to each consumer.")
-    ] = 1000,
-    format: Annotated[  # noqa: A002 - the flag's word
-        Print, typer.Option(help="raw: each body and a newline; json: an envelope a line, for `publish --envelopes`.")
-    ] = Print.RAW,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=65535,
+            help="How many may be under way to each consumer: 1000, with --exec two a command, if not given.",
+            show_default=False,
+        ),
+    ] = None,
     worker_count: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes.")] = 1,
     channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="Consume with N consumers on one connection, in each process.")
@@ -59,18 +63,27 @@ def consume(
 ) -> None:
     """Print the messages of a queue as they come, until Ctrl-C; each is acknowledged once it is out.
 
-    What was not printed whole stays in the queue. The report goes to standard error.
+    Or save them, run a command for each, call a function, or forward them. What was not handled whole stays in the
+    queue, and what a handler fails on is rejected: dead-lettered, or dropped where the queue has no dead-letter
+    exchange. The report goes to standard error.
     """
     if sys.stdout is None:  # closed, as by `>&-`: its number may come to stand for any other file
         raise OutputError("standard output is closed")
-    job = Job(broker.settings(), queue, prefetch, count, idle_timeout, no_ack, format is Print.JSON, channels)
+    handling.check()
+    filtering.check()
+    if no_ack and (filtering.filter is not None or not handling.prints):
+        raise typer.BadParameter("--no-ack is for printing everything: what is settled needs acknowledgements")
+    ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
+    job = Job(broker.settings(), queue, ahead, count, idle_timeout, no_ack, channels, handling, filtering)
     with Signals() as signals:
         try:
             outcome = _run(job, worker_count, signals)
         except StoppedAtOnce:
             os._exit(exit_codes.SIGNALLED + signals.received)  # the broker queues again what was not acknowledged
-        _tell(outcome, several=worker_count > 1 or channels > 1, as_json_object=json)
+        _tell(outcome, filtering.verdict, several=worker_count > 1 or channels > 1, as_json_object=json)
         code = exit_codes.exit_code(outcome.error)
+        if not code and outcome.report.failed:
+            code = exit_codes.HANDLER_FAILED
         raise typer.Exit(code or (exit_codes.SIGNALLED + signals.received if signals.received else exit_codes.DONE))
 
 
@@ -87,7 +100,7 @@ def _run(job: Job, worker_count: int, signals: Signals) -> Outcome:
         return consumption.run(job, signals.stop, on_progress=take)
 
 
-def _tell(outcome: Outcome, *, several: bool, as_json_object: bool) -> None:
+def _tell(outcome: Outcome, unmatched: Verdict, *, several: bool, as_json_object: bool) -> None:
     report, error = outcome.report, outcome.error
     if as_json_object:
         output.note(codec.dumps(as_json(report) | (failure.as_json(error) if error else {}), indent=2))
@@ -95,7 +108,7 @@ def _tell(outcome: Outcome, *, several: bool, as_json_object: bool) -> None:
     if several and report.consumed:
         output.note(_shares(report))
     if report.consumed or not error:
-        output.note(_summary(report))
+        output.note(_summary(report, unmatched))
     if error:
         output.note(failure.as_text(error))
 
@@ -106,9 +119,20 @@ def _shares(report: ConsumeReport) -> str:
     return output.table([("consumer", "messages", "share"), *rows])
 
 
-def _summary(report: ConsumeReport) -> str:
-    """Say how many messages were printed; those that were delivered and not printed are back in the queue."""
-    rate = f", {report.acknowledged / report.seconds:,.0f}/s" if report.acknowledged and report.seconds else ""
-    things = "message" if report.acknowledged == 1 else "messages"
-    again = f"; {report.redelivered:,} had been delivered before" if report.redelivered and report.acknowledged else ""
-    return f"Consumed {report.acknowledged:,} {things} in {report.seconds:.2f} s{rate}{again}."
+def _summary(report: ConsumeReport, unmatched: Verdict) -> str:
+    """Say how many messages were handled; those that were delivered and not settled are back in the queue."""
+
+    def of_ours(settled: int, verdict: Verdict) -> int:
+        return settled - (report.unmatched if verdict is unmatched else 0)
+
+    done = of_ours(report.acknowledged, Verdict.ACK)
+    rate = f", {done / report.seconds:,.0f}/s" if done and report.seconds else ""
+    again = f"; {report.redelivered:,} had been delivered before" if report.redelivered and done else ""
+    others = {
+        "rejected": of_ours(report.rejected, Verdict.REJECT) - report.failed,
+        "requeued": report.requeued,
+        "failed, and were rejected": report.failed,
+        f"did not match, and were {_PAST[unmatched]}": report.unmatched,
+    }
+    told = "".join(f"; {number:,} {what}" for what, number in others.items() if number > 0)
+    return f"Consumed {done:,} {'message' if done == 1 else 'messages'} in {report.seconds:.2f} s{rate}{again}{told}."

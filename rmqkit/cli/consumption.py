@@ -1,6 +1,6 @@
-"""Consuming to standard output over one connection: one consumer, or several with a channel each.
+"""Consuming over one connection: one consumer, or several with a channel each, and one handler.
 
-Comes in: a Job. Goes out: an Outcome, and messages on standard output. Room: cli; `workers` does it with processes.
+Comes in: a Job. Goes out: an Outcome, and what the handler does. Room: cli; `workers` does it with processes.
 """
 
 from __future__ import annotations
@@ -8,19 +8,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from rmqkit.broker.consumer import Consumer
+from rmqkit.broker.connection import Connection
 from rmqkit.cli import output
+from rmqkit.cli.handling import FilterOptions, HandlerOptions, Predicate
 from rmqkit.cli.options import connect
-from rmqkit.errors import OutputError, RmqkitError
-from rmqkit.handlers.printing import Printer
-from rmqkit.message import Verdict
+from rmqkit.errors import RmqkitError
+from rmqkit.handlers.handler import Handler, Source
 from rmqkit.report import ConsumeReport
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
+if TYPE_CHECKING:
+    from rmqkit.handlers.filtering import Filtered
+
 PROGRESS_EVERY_S = 0.05
+KINDS_OF_FAILURE = 20  # that are told; of a next one it is only counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,9 @@ class Job:
     count: int | None = None
     idle_timeout_s: float | None = None
     no_ack: bool = False
-    as_json: bool = False
     channels: int = 1
+    handling: HandlerOptions = field(default_factory=HandlerOptions)
+    filtering: FilterOptions = field(default_factory=FilterOptions)
 
     def split(self, parts: int) -> list[Job]:
         """Deal the count out, so that the parts together take exactly that many; no part takes none."""
@@ -60,7 +66,7 @@ def combine(reports: Mapping[str, ConsumeReport], error: RmqkitError | None, sec
         return sum(getattr(report, field) for report in reports.values())
 
     shares = {name: report.acknowledged for name, report in reports.items()}
-    names = ("consumed", "acknowledged", "rejected", "requeued", "redelivered")
+    names = ("consumed", "acknowledged", "rejected", "requeued", "redelivered", "failed", "unmatched")
     return Outcome(ConsumeReport(**{name: total(name) for name in names}, seconds=seconds, shares=shares), error)
 
 
@@ -72,62 +78,119 @@ def run(
     on_consuming: Callable[[], None] = lambda: None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
-    """Print the messages of a queue, each acknowledged once it is out, up to the end of the job or a stop.
+    """Handle the messages of a queue, each settled as the handler says, up to the end of the job or a stop.
 
     `on_consuming` is called once the broker knows all consumers, which are subscribed in order; `on_progress` now and
-    then, with how many messages were printed.
+    then, with how many messages were acknowledged.
     """
     started_s = time.monotonic()
-    consumers: list[Consumer] = []
+    lanes: list[_Lane] = []
+    handler: Handler | None = None
     error: RmqkitError | None = None
     try:
-        printer = Printer(as_json=job.as_json, lock_fd=lock_fd)
+        handler = job.handling.make(job.queue, job.settings, lock_fd)
+        matches = job.filtering.make(output.warn)
+        failures = _Failures()
         with connect(job.settings) as connection:
-            for part in job.split(job.channels):
-                consumer = connection.consume(
-                    part.queue,
-                    prefetch=part.prefetch,
-                    count=part.count,
-                    idle_timeout_s=part.idle_timeout_s,
-                    no_ack=part.no_ack,
-                    stop=stop,
-                    on_warning=output.warn,
-                )
-                consumer.subscribe()
-                consumers.append(consumer)
+            lanes += (_Lane(part, connection, matches, stop, failures) for part in job.split(job.channels))
             on_consuming()
-            error = _print_all(consumers, printer, stop, on_progress)
+            error = _work_all(lanes, handler, stop, on_progress)
     except RmqkitError as exc:
         error = exc
-    reports = {f"channel {number}": consumer.report for number, consumer in enumerate(consumers, 1)}
+    finally:
+        if handler:
+            handler.close()
+    reports = {f"channel {number}": lane.report for number, lane in enumerate(lanes, 1)}
     return combine(reports, error, time.monotonic() - started_s)
 
 
-def _print_all(
-    consumers: Sequence[Consumer], printer: Printer, stop: Stop, on_progress: Callable[[int], None]
+class _Failures:
+    """Tells of each kind of failure once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def tell(self, failure: str) -> None:
+        if failure not in self._told and len(self._told) < KINDS_OF_FAILURE:
+            self._told.add(failure)
+            output.warn(f"{failure}; its message was rejected. Others like it are only counted.")
+
+
+class _Lane:
+    """A consumer, subscribed, with the filter before the handler, and what came of its deliveries."""
+
+    def __init__(
+        self, job: Job, connection: Connection, matches: Predicate | None, stop: Stop, failures: _Failures
+    ) -> None:
+        self._consumer = connection.consume(
+            job.queue,
+            prefetch=job.prefetch,
+            count=None if matches else job.count,
+            idle_timeout_s=job.idle_timeout_s,
+            no_ack=job.no_ack,
+            stop=stop,
+            on_warning=output.warn,
+        )
+        self._stop = stop
+        self._failures = failures
+        self._failed = 0
+        self._filtered: Filtered | None = None
+        if matches:
+            from rmqkit.handlers.filtering import Filtered  # noqa: PLC0415 - start-up time: jinja2
+
+            self._filtered = Filtered(
+                self._consumer,
+                matches,
+                job.filtering.verdict,
+                count=job.count,
+                prefetch=job.prefetch,
+                warn=output.warn,
+            )
+        self._consumer.subscribe()
+
+    @property
+    def report(self) -> ConsumeReport:
+        """Return what was done so far."""
+        unmatched = self._filtered.left_out if self._filtered else 0
+        return replace(self._consumer.report, failed=self._failed, unmatched=unmatched)
+
+    def work(self, handler: Handler, tell: Callable[[], None]) -> None:
+        """Let the handler handle what comes, and settle what it says, and nothing else."""
+        with self._consumer as consumer:
+            source: Source = self._filtered or consumer
+            for deliveries, verdict, failure in handler.handle(source, self._stop):
+                consumer.settle(deliveries, verdict)
+                if failure:
+                    self._failed += len(deliveries)
+                    self._failures.tell(failure)
+                tell()
+
+
+def _work_all(
+    lanes: Sequence[_Lane], handler: Handler, stop: Stop, on_progress: Callable[[int], None]
 ) -> RmqkitError | None:
-    """Let every consumer print, each on a thread of its own if there are several; return the first error."""
+    """Let every lane work, each on a thread of its own if there are several; return the first error."""
     told_s = 0.0
 
     def tell() -> None:
         nonlocal told_s
         if time.monotonic() - told_s >= PROGRESS_EVERY_S:
             told_s = time.monotonic()
-            on_progress(sum(consumer.report.acknowledged for consumer in consumers))
+            on_progress(sum(lane.report.acknowledged for lane in lanes))
 
-    if len(consumers) == 1:
-        _print(consumers[0], printer, stop, tell)
+    if len(lanes) == 1:
+        lanes[0].work(handler, tell)
         return None
     errors: list[BaseException] = []
 
-    def work(consumer: Consumer) -> None:
+    def work(lane: _Lane) -> None:
         try:
-            _print(consumer, printer, stop, tell)
+            lane.work(handler, tell)
         except BaseException as exc:  # noqa: BLE001 - raised again below, on the main thread
             errors.append(exc)
             stop.request()  # one cannot go on: the others finish what they have
 
-    threads = [threading.Thread(target=work, args=(consumer,), daemon=True) for consumer in consumers]
+    threads = [threading.Thread(target=work, args=(lane,), daemon=True) for lane in lanes]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -136,18 +199,3 @@ def _print_all(
         if not isinstance(error, RmqkitError):
             raise error
     return errors[0] if errors else None  # type: ignore[return-value] # all others were raised above
-
-
-def _print(consumer: Consumer, printer: Printer, stop: Stop, tell: Callable[[], None]) -> None:
-    """Print batch by batch; acknowledge what is wholly out, and nothing else."""
-    with consumer:
-        for batch in consumer.batches():
-            try:
-                written = printer.write(batch, stop)
-            except OutputError as exc:
-                consumer.settle(batch[: exc.written], Verdict.ACK)
-                raise
-            consumer.settle(batch[:written], Verdict.ACK)
-            tell()
-            if written < len(batch):
-                return

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rmqkit.errors import OutputError
+from rmqkit.handlers.handler import Settled, Source
 from rmqkit.message import Delivery
 from rmqkit.payload import envelopes
 from rmqkit.stop import Stop
@@ -48,6 +49,21 @@ class Printer:
             raise OutputError(f"the output cannot be written: {exc.strerror}") from exc
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
+
+    def handle(self, source: Source, stop: Stop) -> Iterator[Settled]:
+        """Print what comes. Raises OutputError when no more can be written."""
+        for batch in source.batches():
+            try:
+                written = self.write(batch, stop)
+            except OutputError as exc:
+                yield Settled(batch[: exc.written])
+                raise
+            yield Settled(batch[:written])
+            if written < len(batch):
+                return
+
+    def close(self) -> None:
+        """Do nothing: nothing runs on."""
 
     def write(self, deliveries: Sequence[Delivery], stop: Stop | None = None) -> int:
         """Write a batch; return how many deliveries are wholly out: all, unless a stop ended a wait for the reader.

@@ -32,13 +32,14 @@ class Writer:
         self._origin: Origin | None = None
         self._head = b""
 
-    def write(self, delivery: Delivery) -> bytes:
-        """Return the envelope, without a line end."""
+    def write(self, delivery: Delivery, *, body_file: str = "") -> bytes:
+        """Return the envelope, without a line end; instead of the body it may name the file that has it."""
         if delivery.origin is not self._origin:
             self._head = _head(delivery.origin)
             self._origin = delivery.origin
         redelivered = b"true" if delivery.redelivered else b"false"
-        return b'%s, "redelivered": %s, %s}' % (self._head, redelivered, _body(delivery.body))
+        body = b'"body_file": "%s"' % body_file.encode() if body_file else _body(delivery.body)
+        return b'%s, "redelivered": %s, %s}' % (self._head, redelivered, body)
 
 
 def _head(origin: Origin) -> bytes:

@@ -1,0 +1,103 @@
+"""Deliveries to a Python function: what it returns is the verdict.
+
+Comes in: deliveries. Goes out: verdicts; an exception rejects its message. Room: handlers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+from rmqkit.errors import HandlerError, SettingsError
+from rmqkit.handlers.handler import Settled, Source
+from rmqkit.message import Delivery, Verdict
+from rmqkit.stop import Stop
+
+Function = Callable[[Delivery], object]  # None or a Verdict, if it is right
+ACK_WITHIN_S = 0.02  # an acknowledgement waits this long at most for others to go with it
+
+
+def load(target: str) -> Function:
+    """Import `module:function`, from the current folder too.
+
+    Raises SettingsError when that is not there, or cannot be called with a delivery.
+    """
+    name, _, attribute = target.partition(":")
+    if not name or not attribute:
+        raise SettingsError(f"--handler {target}: write module:function, like orders:bill")
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - text, as sys.path holds
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        found: Any = import_module(name)
+        for each in attribute.split("."):
+            found = getattr(found, each)
+        inspect.signature(found).bind(None)
+    except (Exception, SystemExit) as exc:
+        raise SettingsError(f"--handler {target}: {type(exc).__name__}: {exc}") from exc
+    if inspect.iscoroutinefunction(found):
+        raise SettingsError(f"--handler {target}: it is a coroutine function; an ordinary one is called")
+    return found  # type: ignore[no-any-return]
+
+
+class Caller:
+    """Calls a function with each delivery, one after the other.
+
+    None is taken for Verdict.ACK. A message on which it raises is rejected, to be dead-lettered; the failure names the
+    exception and its place, and not its text, which may hold a piece of the body.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+
+    def handle(self, source: Source, stop: Stop) -> Iterator[Settled]:
+        """Call the function with what comes; a call that runs is always waited for."""
+        for batch in source.batches():
+            yield from self._call_each(batch, stop)
+
+    def close(self) -> None:
+        """Do nothing: a call cannot be ended."""
+
+    def _call_each(self, batch: Sequence[Delivery], stop: Stop) -> Iterator[Settled]:
+        done: list[Delivery] = []
+        since_s = time.monotonic()
+        for delivery in batch:
+            if stop.requested:
+                break
+            verdict, failure = self._call(delivery)
+            if verdict is Verdict.ACK:
+                done.append(delivery)
+                if time.monotonic() - since_s < ACK_WITHIN_S:
+                    continue
+            if done:
+                yield Settled(done)
+            if verdict is not Verdict.ACK:
+                yield Settled((delivery,), verdict, failure)
+            done, since_s = [], time.monotonic()
+        if done:
+            yield Settled(done)
+
+    def _call(self, delivery: Delivery) -> tuple[Verdict, str]:
+        try:
+            verdict = self._function(delivery)
+        except Exception as exc:  # noqa: BLE001 - whatever the user's code raises
+            return Verdict.REJECT, f"the handler raised {_name(exc)}"
+        except (SystemExit, KeyboardInterrupt) as exc:
+            raise HandlerError(f"the handler ended the run: it raised {_name(exc)}") from exc
+        if verdict is None:
+            return Verdict.ACK, ""
+        if not isinstance(verdict, Verdict):
+            what = f"the handler returned a value of type {type(verdict).__name__}"
+            raise HandlerError(f"{what}, and neither a Verdict nor None; its message is queued again")
+        return verdict, ""
+
+
+def _name(exc: BaseException) -> str:
+    """Name an exception and the line it comes from; its traceback's last line without the text."""
+    place = traceback.extract_tb(exc.__traceback__)[-1]
+    return f"{type(exc).__name__} in {place.filename}, line {place.lineno}"

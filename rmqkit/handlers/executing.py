@@ -1,0 +1,256 @@
+"""Deliveries to commands: a process each, the body on its standard input, its exit code the verdict.
+
+Comes in: deliveries. Goes out: verdicts, each as soon as its command has ended. Room: handlers.
+
+There is no shell, and no part of a message becomes part of the command. A command is started by posix_spawn, which
+copies nothing of our memory, as the leader of a process group of its own: Ctrl-C does not reach it, and a timeout ends
+whatever it started too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import shlex
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+from rmqkit.errors import HandlerError, RmqkitError, SettingsError
+from rmqkit.handlers.environment import Environments
+from rmqkit.handlers.handler import Settled, Source
+from rmqkit.message import Delivery, Verdict
+from rmqkit.stop import Stop
+
+GRACE_S = 30.0  # how long commands may run on after a stop
+KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
+_WAIT_S = 60.0  # an endless wait, in slices
+VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit code; all others are failures
+_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # what Python ignores, a command should not
+
+
+def parse(command: str) -> tuple[str, ...]:
+    """Split a command line as a shell would, and find its program, whose path comes first.
+
+    Raises SettingsError if it is not there.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as exc:
+        raise SettingsError(f"--exec: {exc}: {command}") from exc
+    if not words:
+        raise SettingsError("--exec: there is no command")
+    program = shutil.which(words[0])
+    if program is None:
+        raise SettingsError(
+            f"--exec: there is no program {words[0]!r} that can be run", advice="For a shell write: sh -c '...'"
+        )
+    return (program, *words)
+
+
+class Executor:
+    """Runs a command for each delivery, `concurrency` at a time for each source.
+
+    `command` is a program's path and its arguments, the name it is called by first. One that runs for longer than
+    `timeout_s` is ended, with all it started, and counts as failed; None means no end. After a stop commands may run on
+    for `grace_s`; then they are ended, and their messages given back.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        queue: str,
+        *,
+        concurrency: int = 1,
+        timeout_s: float | None = None,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except (AttributeError, OSError) as exc:
+            raise HandlerError("commands are run on Linux only, from version 5.3 on") from exc
+        self._program, *self._arguments = command
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+        self._grace_s = grace_s
+        self._environments = Environments(queue, os.environb)
+        self._lock = threading.Lock()
+        self._running: set[int] = set()  # process groups whose leader was not reaped, so that no other has its number
+        self._ending = False  # what does not end well now was ended by us
+
+    def handle(self, source: Source, stop: Stop) -> Iterator[Settled]:
+        """Run commands for what comes. Raises HandlerError when none can be started."""
+        crew = _Crew(self, source, self._concurrency)
+        try:
+            for batch in source.batches(busy=crew.is_busy):
+                crew.give(batch)
+                yield from crew.take()
+            with stop.waking(crew.wake):
+                while crew.is_busy() and not stop.requested:
+                    yield from crew.take(_WAIT_S)
+            yield from self._wind_up(crew)
+        except RmqkitError:
+            yield from self._wind_up(crew)
+            raise
+        finally:
+            crew.dismiss()
+
+    def close(self) -> None:
+        """Kill all commands, and what they started."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: signal.Signals) -> None:
+        """Send all commands a signal; no others are started, and what fails now is given back."""
+        with self._lock:
+            self._ending = True
+            for group in self._running:
+                _signal(group, number)
+
+    def run(self, delivery: Delivery) -> Settled:
+        """Run the command for one delivery, and wait for it. Raises HandlerError when it cannot be started."""
+        try:
+            group = self._start(delivery)
+        except OSError as exc:
+            if exc.errno == errno.E2BIG:  # one variable of more than 128 KiB, or 2 MiB of them
+                return Settled((delivery,), Verdict.REJECT, "the properties are too large for environment variables")
+            raise HandlerError(f"the command cannot be started: {exc.strerror}") from exc
+        if not group:
+            return Settled((delivery,), Verdict.REQUEUE)
+        in_time = self._wait(group)
+        with self._lock:
+            self._running.discard(group)
+            _, status = os.waitpid(group, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if in_time and code in VERDICTS:
+            return Settled((delivery,), VERDICTS[code])
+        if self._ending:
+            return Settled((delivery,), Verdict.REQUEUE)
+        return Settled((delivery,), Verdict.REJECT, f"the command {self._fault(code, in_time=in_time)}")
+
+    def _start(self, delivery: Delivery) -> int:
+        """Start the command; return its process group, 0 if none is to be started any more."""
+        environment = self._environments.make(delivery)
+        body = os.memfd_create("rmqkit-body")  # a file, and no pipe: nobody has to read it
+        try:
+            os.pwrite(body, delivery.body, 0)
+            with self._lock:
+                if self._ending:
+                    return 0
+                group = os.posix_spawn(
+                    self._program,
+                    self._arguments,
+                    environment,
+                    file_actions=[(os.POSIX_SPAWN_DUP2, body, 0)],
+                    setpgroup=0,
+                    setsigdef=_RESTORED,
+                )
+                self._running.add(group)
+                return group
+        finally:
+            os.close(body)
+
+    def _wait(self, group: int) -> bool:
+        """Wait until a command has ended; end it after its time, and return False then."""
+        ended = select.poll()
+        process = os.pidfd_open(group)
+        try:
+            ended.register(process, select.POLLIN)
+            if ended.poll(None if self._timeout_s is None else self._timeout_s * 1000):
+                return True
+            _signal(group, signal.SIGTERM)
+            ended.poll(KILL_AFTER_S * 1000)
+            _signal(group, signal.SIGKILL)  # whatever is left of the group
+            ended.poll()
+            return False
+        finally:
+            os.close(process)
+
+    def _fault(self, code: int, *, in_time: bool) -> str:
+        if not in_time:
+            return f"was ended, for it took more than {self._timeout_s:g} s"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    def _wind_up(self, crew: _Crew) -> Iterator[Settled]:
+        """Give back what was not begun, and wait for what runs, with bounded patience."""
+        crew.give_back()
+        for patience_s, number in (
+            (self._grace_s, signal.SIGTERM),
+            (KILL_AFTER_S, signal.SIGKILL),
+            (KILL_AFTER_S, signal.SIGKILL),
+        ):
+            due_s = time.monotonic() + patience_s
+            while crew.is_busy() and (left_s := due_s - time.monotonic()) > 0:
+                yield from crew.take(left_s)
+            if crew.is_busy():
+                self.end(number)
+
+
+class _Crew:
+    """The threads that each run one command at a time, for one source."""
+
+    def __init__(self, executor: Executor, source: Source, size: int) -> None:
+        self._executor = executor
+        self._source = source
+        self._waiting: SimpleQueue[Delivery | None] = SimpleQueue()
+        self._done: SimpleQueue[Settled | BaseException | None] = SimpleQueue()
+        self._under_way = 0  # given, and not taken or given back
+        self._threads = [threading.Thread(target=self._work, name="rmqkit-exec", daemon=True) for _ in range(size)]
+        for thread in self._threads:
+            thread.start()
+
+    def is_busy(self) -> bool:
+        """Tell whether something is to be waited for."""
+        return self._under_way > 0
+
+    def give(self, deliveries: Sequence[Delivery]) -> None:
+        """Have commands run for deliveries, in this order."""
+        self._under_way += len(deliveries)
+        for delivery in deliveries:
+            self._waiting.put(delivery)
+
+    def give_back(self) -> None:
+        """Forget what was not begun."""
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
+                self._under_way -= 1
+
+    def take(self, timeout_s: float = 0.0) -> Iterator[Settled]:
+        """Yield what is done, waiting so long for the first; raise what ended a thread."""
+        with suppress(Empty):
+            while True:
+                done = self._done.get(timeout_s > 0, timeout_s)
+                timeout_s = 0.0
+                if isinstance(done, BaseException):
+                    raise done
+                if done is not None:
+                    self._under_way -= 1
+                    yield done
+
+    def wake(self) -> None:
+        """End a wait in `take`; a signal handler may call this."""
+        self._done.put(None)
+
+    def dismiss(self) -> None:
+        """Let the threads end, and begin nothing more."""
+        self.give_back()
+        for _ in self._threads:
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (delivery := self._waiting.get()) is not None:
+            try:
+                self._done.put(self._executor.run(delivery))
+            except BaseException as exc:  # noqa: BLE001 - raised again where the verdicts are taken
+                self._done.put(exc)
+            self._source.wake()
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

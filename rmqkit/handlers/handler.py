@@ -1,0 +1,51 @@
+"""What every way to handle deliveries has in common: they come in batches, and go out with a verdict.
+
+Comes in: a source of deliveries. Goes out: Settled, as soon as the verdict is known. Room: handlers.
+
+    deliveries -source.batches-> Handler.handle -Settled-> consumer.settle
+
+A handler settles nothing itself: what it does not yield, because it was stopped or raised, goes back to the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from rmqkit.message import Delivery, Verdict
+from rmqkit.stop import Stop
+
+
+class Settled(NamedTuple):
+    """Deliveries whose verdict is known, in any order; `failure` says why handling failed (empty: it did not)."""
+
+    deliveries: Sequence[Delivery]
+    verdict: Verdict = Verdict.ACK
+    failure: str = ""
+
+
+class Source(Protocol):
+    """Where deliveries come from: a Consumer, or what stands before one."""
+
+    def batches(self, *, busy: Callable[[], bool] = ...) -> Iterator[list[Delivery]]:
+        """Yield deliveries as they come; see `Consumer.batches`."""
+        ...
+
+    def wake(self) -> None:
+        """Have `batches` yield an empty batch soon; any thread may call this."""
+        ...
+
+
+class Handler(Protocol):
+    """Something that handles deliveries; several threads may each call `handle`, with a source of their own."""
+
+    def handle(self, source: Source, stop: Stop) -> Iterator[Settled]:
+        """Handle what comes until the source ends; after a requested stop finish what was begun, and no more.
+
+        Raises RmqkitError when it cannot go on.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up at once what still runs."""
+        ...

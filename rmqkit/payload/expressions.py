@@ -1,0 +1,138 @@
+"""Expressions over messages, in Jinja2's language, that can neither reach out nor grow without end.
+
+Comes in: the text of an expression, and a message's variables. Goes out: a value. Room: payload; the only one that
+knows Jinja2 (https://jinja.palletsprojects.com/templates/#expressions).
+
+What is missing is undefined, which is false, and so is what it has inside: `body.customer.name` is safe to ask for. To
+compare it with `<` is no error either, but false as a whole. A key of a mapping goes before a method of that name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jinja2 import ChainableUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rmqkit.errors import Location, PayloadError, Problem
+
+_AT = re.compile(r" at (\d+)$", re.ASCII)  # where Jinja2's lexer stopped
+MAX_LENGTH = 1_000_000  # of a text or list that an operator makes
+MAX_BITS = 100_000  # of a number, likewise
+_PADDING_FILTERS = ("batch", "center", "format", "indent", "slice")  # any of these can fill the memory
+_PADDING_METHODS = frozenset(("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"))
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox, with bounds for what grows: `*`, `**`, `%`, padding."""
+
+    intercepted_binops = frozenset(("*", "**", "%"))
+
+    def __init__(self) -> None:
+        super().__init__(undefined=ChainableUndefined, autoescape=False)
+        self.globals.clear()
+        for name in _PADDING_FILTERS:
+            del self.filters[name]
+        self.filters["tojson"] = _to_json
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Look for a key first: in JSON `items` is a name like any other."""
+        if isinstance(obj, Mapping) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def wrap_str_format(self, _value: Any) -> None:
+        """Leave `str.format` to `is_safe_attribute`."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Refuse what pads a text to any length."""
+        padding = isinstance(obj, str | bytes) and attr in _PADDING_METHODS
+        return not padding and super().is_safe_attribute(obj, attr, value)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Calculate, unless the result would be too large."""
+        if _size(operator, left, right) > 1:
+            raise SecurityError(f"the result of {operator} would be too large")
+        return super().call_binop(context, operator, left, right)
+
+
+def _to_json(value: Any) -> str:
+    """Write JSON as it is, and not for HTML, as Jinja2's own filter of that name."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _size(operator: str, left: Any, right: Any) -> float:
+    """Estimate a result's size as a share of what is allowed."""
+    if operator == "%":
+        return 2 if isinstance(left, str | bytes) else 0  # formatting, with any width
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length() * max(right, 0) if operator == "**" else left.bit_length() + right.bit_length()
+        return bits / MAX_BITS
+    for one, times in ((left, right), (right, left)):
+        if hasattr(one, "__len__") and isinstance(times, int):
+            return len(one) * max(times, 0) / MAX_LENGTH
+    return 0
+
+
+class Expression:
+    """An expression, compiled once; `names` are the variables it may use, and `uses` those that it does.
+
+    Raises PayloadError with the place of the fault; `origin` names the text in it, as `--filter`.
+    """
+
+    def __init__(self, text: str, *, names: Iterable[str], origin: str) -> None:
+        sandbox = Sandbox()
+        try:
+            self._evaluate = sandbox.compile_expression(text)
+            self.uses = frozenset(meta.find_undeclared_variables(sandbox.parse("{{(" + text + "\n)}}")))
+        except (TemplateError, RecursionError) as exc:
+            column, said = _place(sandbox, text, exc)
+            raise PayloadError("Bad expression", problems=[Problem(Location(origin, 1, column), said)]) from None
+        for name in sorted(self.uses - set(names)):
+            known = ", ".join(sorted(names))
+            problem = Problem(Location(origin, 1, text.find(name) + 1), f"{name!r} is not known", f"There are {known}.")
+            raise PayloadError("Bad expression", problems=[problem])
+
+    def evaluate(self, variables: Mapping[str, Any]) -> Any:
+        """Return the value; None for what is undefined.
+
+        Raises PayloadError when there is none, as of 1/0; the error tells nothing of the variables.
+        """
+        try:
+            return self._evaluate(**variables)
+        except UndefinedError:
+            return None
+        except SecurityError as exc:
+            raise PayloadError(f"the expression was stopped: {exc.message}") from exc
+        except Exception as exc:
+            raise PayloadError(f"the expression has no value for a message: {type(exc).__name__}") from exc
+
+
+def _place(sandbox: Sandbox, text: str, exc: Exception) -> tuple[int, str]:
+    """Return the column of a fault, from 1, and what it is; Jinja2 itself tells only the line."""
+    said = exc.message or "" if isinstance(exc, TemplateError) else "nested too deeply"
+    if found := _AT.search(said):
+        return int(found[1]) + 1, said[: found.start()]
+    if not isinstance(exc, TemplateSyntaxError):
+        return 1, said
+    # A token a line, and the line tells the token.
+    columns: list[int] = []
+    tokens: list[str] = []
+    column = -1  # from 1, and the two braces do not count
+    try:
+        for _, kind, token in sandbox.lex("{{" + text):
+            if kind not in ("whitespace", "variable_begin"):
+                tokens.append(token)
+                columns += [column] * (token.count("\n") + 1)
+            column += len(token)
+    except TemplateSyntaxError:
+        return column, said
+    try:
+        sandbox.compile_expression("\n".join(tokens))
+    except TemplateSyntaxError as again:
+        column = columns[min(again.lineno, len(columns)) - 1] if columns else 1
+    return column, said
