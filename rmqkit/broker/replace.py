@@ -17,7 +17,14 @@ from rmqkit.broker.link import Link
 from rmqkit.broker.probing import Looker
 from rmqkit.broker.replace_exchange import ExchangeReplacement
 from rmqkit.broker.replace_queue import QueueReplacement, lacks_room
-from rmqkit.broker.siblings import MARKER, QueueSiblings, bindings_of, exchange_sibling, trial_of
+from rmqkit.broker.siblings import (
+    MARKER,
+    QueueSiblings,
+    bindings_of_exchange,
+    bindings_of_queue,
+    exchange_sibling,
+    trial_of,
+)
 from rmqkit.broker.site import Pauses, Site, Stopped, deleting
 from rmqkit.errors import BrokerError, Location, Problem, PropertyMismatch, Refused
 from rmqkit.model import Binding, Exchange, Queue, Topology
@@ -112,7 +119,7 @@ def _replace(
 ) -> Replaced:
     if isinstance(entity, Exchange):
         gate = exchange_sibling(entity)
-        own = bindings_of(entity.name, gate.name, "exchange", bindings)
+        own = bindings_of_exchange(entity, gate, bindings)
         exchange = ExchangeReplacement(site, entity, gate, own, conflicting=step is not None)
         try:
             exchange.run()
@@ -125,7 +132,7 @@ def _replace(
         site,
         entity,
         siblings,
-        bindings_of(entity.name, siblings.way.name, "queue", bindings),
+        bindings_of_queue(entity, siblings, bindings),
         conflicting=step is not None,
         resumed=resumed,
         classic=kinds[0] == "classic",

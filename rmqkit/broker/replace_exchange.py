@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from rmqkit.broker import methods
 from rmqkit.broker.channel import Call
-from rmqkit.broker.siblings import MARKER
+from rmqkit.broker.siblings import MARKER, way_key
 from rmqkit.broker.site import Site, deleting
 from rmqkit.errors import PropertyMismatch
 from rmqkit.model import Binding, Exchange
@@ -61,7 +61,7 @@ class ExchangeReplacement:
             self.site.do(methods.declaring(self.gate))
         except PropertyMismatch:
             return []
-        ways = {(each.routing_key, repr(sorted(each.arguments.items()))): each for each in outgoing}
+        ways = {way_key(each): each for each in outgoing}
         return [self._to_gate(each) for each in ways.values()]
 
     def _to_gate(self, binding: Binding) -> Binding:

@@ -67,22 +67,40 @@ def trial_of(entity: Exchange | Queue) -> Exchange | Queue:
     return replace(entity, name=sibling(entity.name, "trial"))
 
 
-def bindings_of(name: str, stand_in: str, kind: str, bindings: Iterable[Binding]) -> list[Binding]:
-    """Return the bindings that lead to an entity or from it, also through its stand-in, each once and as its own.
+def bindings_of_queue(queue: Queue, siblings: QueueSiblings, bindings: Iterable[Binding]) -> list[Binding]:
+    """Return the bindings of a queue, each once; those to `way` are its own, and those from siblings are not."""
+    names = {queue.name: "queue", siblings.way.name: "exchange"}
+    ours = {"", MARKER.name, *(each.name for each in (siblings.way, siblings.turn, siblings.out, siblings.back))}
+    return _distinct(
+        replace(each, destination=queue.name, destination_type="queue")
+        for each in bindings
+        if names.get(each.destination) == each.destination_type and each.source not in ours
+    )
 
-    `kind` is queue or exchange. Those of the default exchange need no declaring, and the marker's are ours.
-    """
-    found: dict[tuple[object, ...], Binding] = {}
-    for each in bindings:
-        binding = each
-        if binding.source in ("", MARKER.name):
-            continue
-        if binding.destination_type == "exchange" and binding.destination == stand_in:
-            binding = replace(binding, destination=name, destination_type=kind)  # type: ignore[arg-type]
-        if kind == "exchange" and binding.source == stand_in:
-            binding = replace(binding, source=name)
-        leads_to = binding.destination_type == kind and binding.destination == name
-        if leads_to or (kind == "exchange" and binding.source == name):
-            key = (binding.source, binding.destination, binding.destination_type, binding.routing_key)
-            found.setdefault((*key, repr(sorted(binding.arguments.items()))), binding)
-    return [each for each in found.values() if each.source != each.destination or each.destination_type != "exchange"]
+
+def bindings_of_exchange(exchange: Exchange, gate: Exchange, bindings: Iterable[Binding]) -> list[Binding]:
+    """Return the bindings from an exchange and to it, each once; those of its gate are its own."""
+
+    def own(binding: Binding) -> Binding:
+        if binding.source == gate.name:
+            binding = replace(binding, source=exchange.name)
+        if (binding.destination_type, binding.destination) == ("exchange", gate.name):
+            binding = replace(binding, destination=exchange.name)
+        return binding
+
+    found = []
+    for each in map(own, bindings):
+        leads_here = (each.destination_type, each.destination) == ("exchange", exchange.name)
+        if leads_here != (each.source == exchange.name) and each.source != MARKER.name:  # both: between it and its gate
+            found.append(each)
+    return _distinct(found)
+
+
+def way_key(binding: Binding) -> tuple[str, str]:
+    """Return what decides which messages a binding takes."""
+    return binding.routing_key, repr(sorted(binding.arguments.items()))
+
+
+def _distinct(bindings: Iterable[Binding]) -> list[Binding]:
+    by_key = {(each.source, each.destination, each.destination_type, *way_key(each)): each for each in bindings}
+    return list(by_key.values())
