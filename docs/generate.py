@@ -39,6 +39,21 @@ def topology_reference() -> Iterator[str]:
             yield from _fields(arguments)
 
 
+def testing_topologies() -> Iterator[str]:
+    """Yield the page about scenarios."""
+    from rmqkit.topology.schema import SCENARIOS, schema  # noqa: PLC0415
+
+    root = schema(SCENARIOS)
+    definitions = root["$defs"]
+    yield (FOLDER / "testing-topologies.intro.md").read_text("utf-8")
+    publish = definitions["scenario"]["properties"]["publish"]
+    for definition in (root, definitions["scenario"], publish, definitions["then"]["items"]):
+        yield f"### {definition['title']}\n\n{definition['description']}\n"
+        fields = definition["properties"].items()
+        known = {name: definitions.get(field.get("$ref", "").removeprefix("#/$defs/"), field) for name, field in fields}
+        yield from _fields({**definition, "properties": known})
+
+
 def _fields(definition: Mapping[str, Any]) -> Iterator[str]:
     rows = ["| name | value | default | meaning |", "|---|---|---|---|"]
     for name, field in definition["properties"].items():
@@ -133,6 +148,7 @@ PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "topology-reference.md": topology_reference,
     "lint.md": lint,
     "topologies.md": topologies,
+    "testing-topologies.md": testing_topologies,
     "exit-codes.md": exit_codes,
     "command-reference.md": command_reference,
 }

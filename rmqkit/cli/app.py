@@ -100,7 +100,7 @@ COMMANDS: dict[str, Entry] = {
         "rmqkit.cli.schema:schema",
         "Print the JSON Schema of a topology file, for editors.",
         TOPOLOGIES,
-        ("rmqkit schema > topology.schema.json",),
+        ("rmqkit schema > topology.schema.json", "rmqkit schema scenarios > scenarios.schema.json"),
     ),
     "publish": Entry(
         "rmqkit.cli.publish:publish",
@@ -114,9 +114,13 @@ COMMANDS: dict[str, Entry] = {
     ),
     "consume": Entry(
         "rmqkit.cli.consume:consume",
-        "Consume a queue: bodies to standard output, then acknowledged.",
+        "Consume a queue: print, save, run a command, call a function, forward; then acknowledge.",
         MESSAGES,
-        ("rmqkit consume worker_queue", "rmqkit consume worker_queue --workers 3 --idle-timeout 5"),
+        (
+            "rmqkit consume worker_queue",
+            "rmqkit consume worker_queue --workers 3 --idle-timeout 5",
+            "rmqkit consume orders --exec './bill --now' --concurrency 4 --timeout 60",
+        ),
     ),
     "call": Entry(
         "rmqkit.cli.call:call",
@@ -126,6 +130,16 @@ COMMANDS: dict[str, Entry] = {
             'rmqkit call rpc_requests "21"',
             "rmqkit call rpc_requests -f picture.jpg -o smaller.jpg --timeout 60",
             "rmqkit call rpc_requests --lines numbers.txt --window 100",
+        ),
+    ),
+    "serve": Entry(
+        "rmqkit.cli.serve:serve",
+        "Answer requests with a command or a Python function.",
+        MESSAGES,
+        (
+            "rmqkit serve rpc_requests --exec 'jq .number*2' --format json",
+            "rmqkit serve rpc_requests --handler accounts:balance --concurrency 4",
+            "rmqkit serve pictures --exec 'convert - -resize 50% -' --content-type image/jpeg --timeout 30",
         ),
     ),
     "broker": Entry(

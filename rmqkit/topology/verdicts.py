@@ -142,9 +142,8 @@ def _names(queues: Iterable[str]) -> str:
 
 def _command(scenario: Scenario) -> str:
     """Return the command that shows the whole way of a scenario's message."""
-    words = ["rmqkit", "route", *scenario.files]
-    words += ["-e", scenario.target.exchange] if scenario.target.exchange else []
-    words += ["-r", scenario.target.routing_key] if scenario.target.routing_key else []
+    exchange, key = scenario.target.exchange, scenario.target.routing_key
+    words = ["rmqkit", "route", *scenario.files, *(["-e", exchange, "-r", key] if exchange else ["-q", key])]
     for name, value in scenario.headers.items():
         words += ["-H", f"{name}={value}" if isinstance(value, str) else f"{name}:={json.dumps(value)}"]
     return shlex.join(words)

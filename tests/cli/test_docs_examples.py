@@ -15,7 +15,14 @@ import pytest
 from tests.conftest import Broker
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/getting-started.md", "docs/library.md", "docs/life-of-a-topology.md", "docs/messages.md")
+PAGES = (
+    "README.md",
+    "docs/getting-started.md",
+    "docs/library.md",
+    "docs/life-of-a-topology.md",
+    "docs/messages.md",
+    "docs/testing-topologies.md",
+)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _URL = re.compile(r"amqp://[^\s,]*?(?=[.:,]?(?:\s|$))")

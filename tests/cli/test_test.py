@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -112,3 +113,17 @@ def test_a_signal_ends_a_live_run_and_leaves_nothing_behind(
     assert json.loads(broker.api("GET", queues)) == []
     exchanges = json.loads(broker.api("GET", queues.replace("queues", "exchanges")))
     assert [each["name"] for each in exchanges if each["name"].startswith("rmqkit")] == []
+
+
+def test_the_schema_of_scenario_files_is_printed_for_editors() -> None:
+    command = [*COMMAND[:-1], "schema", "scenarios"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == json.loads((ROOT / "rmqkit/topology/scenarios.schema.json").read_text())
+
+
+def test_the_command_that_a_failure_names_shows_the_whole_way(run: Run) -> None:
+    done = run("tests/cases/scenarios/failing/elsewhere.test.yaml")
+    hint = next(line for line in done.stdout.splitlines() if "The whole way: rmqkit" in line)
+    words = shlex.split(hint.partition("The whole way: rmqkit ")[2])
+    shown = subprocess.run([*COMMAND[:-1], *words], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "audit" in shown.stdout
