@@ -21,11 +21,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import HTTPBasicAuthHandler, HTTPPasswordMgrWithDefaultRealm, Request, build_opener
 
+import hypothesis
 import pika
 import pytest
 
 from rmqkit.node import Node
 
+# A machine that is busy with other tests is no finding: neither the time an example takes, nor that of making one.
+hypothesis.settings.register_profile("rmqkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("rmqkit")
 FOLDER = "RMQKIT_TEST_FOLDER"  # where this session's nodes live; xdist's workers inherit it
 # Ends the session's nodes when its standard input closes: however the session ends, kill -9 included, the system
 # closes that pipe.

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.report import Difference, Kind, Outcome, Step
+from rmqkit.topology.names import any_part
 
 EVERYTHING = ("*",)  # the scope that holds every name
 _OURS = re.compile(r"(^|\.)rmqkit\.[a-z]+$")  # what stands in while something is replaced
@@ -60,9 +60,10 @@ def extras(expected: Topology, actual: Topology) -> Topology:
     foreign |= {("exchange", each.name) for each in actual.exchanges if is_internal(each)}
     foreign |= {("queue", each.name) for each in actual.queues if each.exclusive or is_internal(each)}
     bindings = {binding_key(each) for each in expected.bindings}
+    scope = [any_part(pattern) for pattern in expected.scope]
 
     def in_scope(kind: str, name: str) -> bool:
-        return (kind, name) not in foreign and any(fnmatchcase(name, pattern) for pattern in expected.scope)
+        return (kind, name) not in foreign and any(pattern.fullmatch(name) for pattern in scope)
 
     def beyond(kind: Kind, there: Iterable[_Named]) -> tuple[_Named, ...]:
         found = (each for each in there if (kind, each.name) not in declared and in_scope(kind, each.name))

@@ -5,12 +5,12 @@ Comes in: a Topology. Goes out: findings. Room: topology, pure. The rules are in
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rmqkit.errors import Location
 from rmqkit.model import Binding, Silence, Topology
+from rmqkit.topology.names import any_part
 from rmqkit.topology.rules import bindings, dead_letter_circles, dead_letters, policies, queue_types, reach
 from rmqkit.topology.rules.rule import Complaint, Rule, Severity, Subject, rule
 from rmqkit.topology.rules.wiring import Wiring, wire
@@ -77,7 +77,7 @@ def examine(topology: Topology) -> tuple[tuple[Finding, ...], tuple[Finding, ...
     """Return what `lint` does, and besides what the topology's own `lint:` silences."""
     wiring = wire(topology)
     found = [_finding(each, *complaint) for each in RULES.values() for complaint in each.check(wiring)]
-    silencers = {silence: _pattern(silence.name) for silence in topology.silences}
+    silencers = {silence: any_part(silence.name) for silence in topology.silences}
     used: set[Silence] = set()
     silenced: list[Finding] = []
     left: list[Finding] = []
@@ -109,8 +109,3 @@ def _unused(silence: Silence) -> Finding:
         advice = f"Did you mean {guess}?" if guess else "Write the code that `rmqkit validate` prints behind a finding."
     found_by = RULES["silence-unused"]
     return Finding(found_by.code, found_by.severity, silence.name, silence.where or _NOWHERE, message, advice)
-
-
-def _pattern(name: str) -> re.Pattern[str]:
-    """Compile a name in which `*` is any part and all else itself, brackets of a binding's key too."""
-    return re.compile(".*".join(map(re.escape, name.split("*"))), re.DOTALL)

@@ -6,6 +6,7 @@ Checked against RabbitMQ 3.10 and AMQP 0-9-1 section 4.2.5: anything of 1 to 255
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,11 @@ BUILT_IN = {
 
 Fault = tuple[str, str]
 """What is wrong, and what to write instead."""
+
+
+def any_part(pattern: str) -> re.Pattern[str]:
+    """Compile a name in which `*` is any part and all else itself, the brackets of a binding's key too."""
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
 
 
 def check_name(kind: str, name: str) -> Fault | None:

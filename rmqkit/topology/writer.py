@@ -99,7 +99,8 @@ def _flow(value: Any, path: KeyPath) -> str:
         case int() if abs(value) < _TOO_LARGE:
             return str(value)
         case float() if math.isfinite(value):
-            return repr(value)
+            text = repr(value)  # YAML 1.1 wants a point in a number with an exponent
+            return text if "." in text else text.replace("e", ".0e")
         case list() | Mapping() if len(path) >= MAX_DEPTH:
             raise _refusal(path, f"the nesting is deeper than {MAX_DEPTH} levels")
         case list():
