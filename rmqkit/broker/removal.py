@@ -5,7 +5,7 @@ Comes in: what is to go, as a Topology. Goes out: what was there. Room: broker.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pika import spec
@@ -16,8 +16,10 @@ from rmqkit.broker.link import Link
 from rmqkit.broker.management import Management
 from rmqkit.broker.probing import Looker
 from rmqkit.errors import ConnectionLost, Location, Problem, PropertyMismatch
-from rmqkit.model import Queue, Topology
+from rmqkit.model import Binding, Queue, Topology
+from rmqkit.topology.comparison import binding_key
 
+_OTHERS = "Remove those bindings; --force deletes the exchanges, and what is bound to them gets no more messages."
 _FORCE = "Consume or move the messages and stop the consumers; --force deletes the queues with what they hold."
 
 
@@ -32,10 +34,13 @@ def check_unused(link: Link, queues: Sequence[Queue]) -> None:
             for queue in queues
             if (held := _held(looker.answer(queue)))
         ]
+    _refuse("queues", problems, "nothing was changed", _FORCE)
+
+
+def _refuse(what: str, problems: Sequence[Problem], done: str, advice: str) -> None:
     if problems:
-        count = f"{len(problems)} of the queues to delete {'is' if len(problems) == 1 else 'are'} in use"
-        message = f"{count}; nothing was changed"
-        raise PropertyMismatch(406, "in use", "queues", message=message, advice=_FORCE, problems=problems)
+        message = f"{len(problems)} of the {what} to delete {'is' if len(problems) == 1 else 'are'} in use; {done}"
+        raise PropertyMismatch(406, "in use", what, message=message, advice=advice, problems=problems)
 
 
 def _held(answer: Any) -> str:
@@ -49,9 +54,12 @@ def _held(answer: Any) -> str:
 def remove(link: Link, api: Management | None, topology: Topology, *, force: bool) -> None:
     """Remove everything a topology declares, as far as it is there: bindings, queues, exchanges, policies.
 
-    Unless forced, the broker is told to keep a queue that is in use after all, and an exchange that others bound. What
-    it keeps ends the removal. Raises PropertyMismatch about that, AccessRefused, Unreachable, ConnectionLost.
+    Unless forced, nothing is removed if others bound an exchange, as far as the HTTP API shows it; and the broker is
+    told to keep such an exchange, and a queue that is in use after all, which ends the removal. Raises PropertyMismatch
+    about that, AccessRefused, Unreachable, ConnectionLost.
     """
+    if api is not None and topology.exchanges and not force:
+        _check_unbound(topology, api.live().topology.bindings)
     try:
         _delete(link, topology, force=force, typeless="classic")
     except ConnectionLost as exc:
@@ -61,6 +69,23 @@ def remove(link: Link, api: Management | None, topology: Topology, *, force: boo
     for policy in topology.policies:
         if api is not None:
             api.delete_policy(policy.name)
+
+
+def _check_unbound(topology: Topology, bindings: Iterable[Binding]) -> None:
+    """Make sure that no exchange feeds what stays."""
+    going = {("exchange", each.name): each.where for each in topology.exchanges}
+    going |= {("queue", each.name): each.where for each in topology.queues}
+    unbound = {binding_key(each) for each in topology.bindings}
+    problems = [
+        Problem(
+            going["exchange", each.source] or Location("broker"), f"exchange {each.source!r}: others bound it: {each}"
+        )
+        for each in bindings
+        if ("exchange", each.source) in going
+        and (each.destination_type, each.destination) not in going
+        and binding_key(each) not in unbound
+    ]
+    _refuse("exchanges", problems, "none was removed, and no queue", _OTHERS)
 
 
 def _delete(link: Link, topology: Topology, *, force: bool, typeless: str) -> None:

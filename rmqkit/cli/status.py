@@ -6,15 +6,17 @@ Comes in: topology files, if any. Goes out: how the queues do, once or again and
 from __future__ import annotations
 
 import json as json_module
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rmqkit import exit_codes
 from rmqkit.cli import failure, output, plan
 from rmqkit.cli.options import Broker, Json, connect, grouped
 from rmqkit.cli.output import Style
@@ -92,6 +94,7 @@ def status(
                 output.note("\n".join(map(output.safe, _remarks(now, files or ()))))
             return
         looks = _looks(connection, settings, topology, interval)
+        signal.signal(signal.SIGTERM, _end)
         if json:
             _stream(looks)
         else:
@@ -145,6 +148,10 @@ def _looks(
             yield look(connection, settings, topology)
         except (Unreachable, ConnectionLost) as error:
             yield error
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(exit_codes.SIGNALLED + number)  # and not without giving the terminal its cursor back
 
 
 def _stream(looks: Iterator[Status | BrokerError]) -> None:

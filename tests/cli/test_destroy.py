@@ -94,6 +94,19 @@ def test_a_queue_with_messages_or_consumers_keeps_everything_where_it_is(
     assert outcomes(live, applied) == {"unchanged"}
 
 
+def test_an_exchange_that_others_bound_keeps_everything_where_it_is(
+    live: Run, applied: Path, vhost_channel: BlockingChannel
+) -> None:
+    vhost_channel.queue_declare("theirs", durable=True)
+    vhost_channel.queue_bind("theirs", "orders", "theirs")
+    done = live("destroy", applied)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"{applied}:3:3: exchange 'orders': others bound it: orders -> theirs [theirs]" in done.stderr
+    assert outcomes(live, applied) == {"unchanged"}
+    assert live("destroy", "--force", applied).returncode == 0
+    assert outcomes(live, applied) == {"create"}
+
+
 def test_forced_it_removes_messages_and_consumers_with_their_queues(
     live: Run, applied: Path, vhost_channel: BlockingChannel
 ) -> None:

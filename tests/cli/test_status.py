@@ -210,7 +210,10 @@ def test_watching_without_a_terminal_or_json_is_refused(live: Run) -> None:
 
 
 @pytest.mark.usefixtures("filled")
-def test_watching_on_a_terminal_redraws_the_table_until_ctrl_c(broker: Broker, vhost_url: str, topology: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_watching_on_a_terminal_redraws_the_table_until_it_is_stopped(
+    number: signal.Signals, code: int, broker: Broker, vhost_url: str, topology: Path
+) -> None:
     env = os.environ | {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url, "TERM": "xterm"}
     command = [
         sys.executable,
@@ -226,11 +229,12 @@ def test_watching_on_a_terminal_redraws_the_table_until_ctrl_c(broker: Broker, v
     process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     shown = _read(ours, until=lambda text: text.count("billing") >= 3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     shown += _read(ours, until=lambda _: False)
     os.close(ours)
-    assert process.wait(10) == 130
+    assert process.wait(10) == code
     assert "to create" in shown
+    assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
     assert "\x1b[2K" in shown  # in the place of the one before
     assert "Traceback" not in shown
 
