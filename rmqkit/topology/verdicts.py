@@ -115,7 +115,7 @@ def _reasons(scenario: Scenario, case: Case, seen: Seen, router: Route) -> Itera
     if router.why and not seen.queues:
         yield router.why
     if router.queues != seen.queues and not router.unknown:
-        yield f"Offline it reaches {_names(router.queues)}: please report that the two differ."
+        yield f"Offline it reaches {_names(router.queues)}: please report the difference, and RabbitMQ's version."
     yield f"The whole way: {_command(scenario)}"
 
 
