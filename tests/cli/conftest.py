@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.cli.deliveries import Start
 from tests.conftest import Broker
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -56,3 +58,28 @@ def vhost_channel(vhost_url: str) -> Iterator[BlockingChannel]:
     connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
     yield connection.channel()
     connection.close()
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Start `rmqkit consume` in a folder of its own, its standard output to a pipe unless told otherwise."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: object, stdout: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "rmqkit", "consume", *map(str, arguments)]
+        process = subprocess.Popen(  # unbuffered, so that reading a line takes no more than that
+            command,
+            bufsize=0,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            env=environment | variables,
+            cwd=tmp_path,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

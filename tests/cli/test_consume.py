@@ -2,73 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
+from tests.cli.deliveries import Start, await_state, drain, fill, report
+
 RMQKIT = (sys.executable, "-m", "rmqkit")
-
-
-@pytest.fixture
-def start(environment: dict[str, str]) -> Iterator[Start]:
-    """Start `rmqkit consume`, its standard output to a pipe unless told otherwise."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*arguments: object, stdout: Any = subprocess.PIPE) -> subprocess.Popen[bytes]:
-        command = [*RMQKIT, "consume", *map(str, arguments)]
-        process = subprocess.Popen(  # unbuffered, so that reading a line takes no more than that
-            command, bufsize=0, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, env=environment
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def fill(channel: BlockingChannel, queue: str, count: int, size: int = 0) -> list[bytes]:
-    bodies = [(b"%d " % number).ljust(size, b"x") for number in range(count)]
-    for body in bodies:
-        channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2))
-    await_state(channel, queue, ready=count)
-    return bodies
-
-
-def await_state(channel: BlockingChannel, queue: str, **expected: int) -> None:
-    """Wait until a queue has so many messages `ready`, or so many `consumers`."""
-    deadline_s = time.monotonic() + 20
-    while True:
-        method = channel.queue_declare(queue, passive=True).method
-        state = {"ready": method.message_count, "consumers": method.consumer_count}
-        if expected.items() <= state.items():
-            return
-        assert time.monotonic() < deadline_s, f"{queue} is {state}, and does not become {expected}"
-
-
-def drain(channel: BlockingChannel, queue: str) -> list[bytes]:
-    bodies = []
-    while True:
-        method, _, body = channel.basic_get(queue, auto_ack=True)
-        if method is None:
-            return bodies
-        bodies.append(body)
-
-
-def report(stderr: bytes) -> dict[str, Any]:
-    return dict(json.loads(stderr[stderr.index(b"{") :]))
 
 
 def test_20_000_bodies_are_printed_in_order_and_the_queue_is_empty(
