@@ -86,9 +86,9 @@ class Caller:
         try:
             verdict = self._function(delivery)
         except Exception as exc:  # noqa: BLE001 - whatever the user's code raises
-            return Verdict.REJECT, f"the handler raised {_name(exc)}"
+            return Verdict.REJECT, f"the handler raised {name_of(exc)}"
         except (SystemExit, KeyboardInterrupt) as exc:
-            raise HandlerError(f"the handler ended the run: it raised {_name(exc)}") from exc
+            raise HandlerError(f"the handler ended the run: it raised {name_of(exc)}") from exc
         if verdict is None:
             return Verdict.ACK, ""
         if not isinstance(verdict, Verdict):
@@ -97,7 +97,7 @@ class Caller:
         return verdict, ""
 
 
-def _name(exc: BaseException) -> str:
+def name_of(exc: BaseException) -> str:
     """Name an exception and the line it comes from; its traceback's last line without the text."""
     place = traceback.extract_tb(exc.__traceback__)[-1]
     return f"{type(exc).__name__} in {place.filename}, line {place.lineno}"

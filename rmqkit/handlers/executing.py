@@ -111,10 +111,13 @@ class Executor:
             for group in self._running:
                 _signal(group, number)
 
-    def run(self, delivery: Delivery) -> Settled:
-        """Run the command for one delivery, and wait for it. Raises HandlerError when it cannot be started."""
+    def run(self, delivery: Delivery, output: int = 1) -> Settled:
+        """Run the command for one delivery, with a descriptor for its standard output, and wait for it.
+
+        Raises HandlerError when it cannot be started.
+        """
         try:
-            group = self._start(delivery)
+            group = self._start(delivery, output)
         except OSError as exc:
             if exc.errno == errno.E2BIG:  # one variable of more than 128 KiB, or 2 MiB of them
                 return Settled((delivery,), Verdict.REJECT, "the properties are too large for environment variables")
@@ -132,7 +135,7 @@ class Executor:
             return Settled((delivery,), Verdict.REQUEUE)
         return Settled((delivery,), Verdict.REJECT, f"the command {self._fault(code, in_time=in_time)}")
 
-    def _start(self, delivery: Delivery) -> int:
+    def _start(self, delivery: Delivery, output: int) -> int:
         """Start the command; return its process group, 0 if none is to be started any more."""
         environment = self._environments.make(delivery)
         body = os.memfd_create("rmqkit-body")  # a file, and no pipe: nobody has to read it
@@ -145,7 +148,7 @@ class Executor:
                     self._program,
                     self._arguments,
                     environment,
-                    file_actions=[(os.POSIX_SPAWN_DUP2, body, 0)],
+                    file_actions=[(os.POSIX_SPAWN_DUP2, body, 0), (os.POSIX_SPAWN_DUP2, output, 1)],
                     setpgroup=0,
                     setsigdef=_RESTORED,
                 )

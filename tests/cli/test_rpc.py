@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 import rmqkit
-from rmqkit import Delivery, HandlerError, Stop
+from rmqkit import Delivery, HandlerError, Message, Stop
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff\n"
 
@@ -166,3 +170,174 @@ def test_what_cannot_be_meant_is_a_usage_error(run: Any, arguments: tuple[str, .
     done = run("call", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+# serve
+
+
+class Serve:
+    """`rmqkit serve` as a process; it is stopped when the block ends."""
+
+    def __init__(self, environment: dict[str, str], folder: Path, channel: Any, queue: str) -> None:
+        self._environment, self._folder, self._channel, self.queue = environment, folder, channel, queue
+        self.process: Any = None
+
+    def __call__(self, *arguments: str) -> Serve:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rmqkit", "serve", self.queue, *arguments],
+            env=self._environment,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        deadline = time.monotonic() + 20
+        while not self._channel.queue_declare(self.queue, passive=True).method.consumer_count:
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.process:  # which closes the pipes, and waits
+            self.process.kill()
+
+    def stop(self) -> tuple[int, str, str]:
+        """Interrupt it, and return its exit code and what it printed."""
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def serve(environment: dict[str, str], tmp_path: Path, channel: Any, queue: str) -> Serve:
+    """Start `rmqkit serve` for the test's queue, and wait until it consumes."""
+    return Serve(environment, tmp_path, channel, queue)
+
+
+def matching(pattern: str) -> Any:
+    """Return what equals any text that the pattern is found in."""
+
+    class Matching(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            return re.search(pattern, str(other)) is not None
+
+        __hash__ = str.__hash__
+
+    return Matching(pattern)
+
+
+@contextmanager
+def calling(client: rmqkit.Connection, queue: str, timeout_s: float = 10) -> Iterator[list[rmqkit.Answer]]:
+    """Call while the block runs; the answer is there when it has ended."""
+    answers: list[rmqkit.Answer] = []
+    request = Message(b"", queue)
+    thread = threading.Thread(target=lambda: answers.extend(client.call_many([request], timeout_s=timeout_s)))
+    thread.start()
+    yield answers
+    thread.join()
+
+
+@pytest.fixture
+def client(broker_url: str) -> Iterator[rmqkit.Connection]:
+    with rmqkit.connect(broker_url) as connection:
+        yield connection
+
+
+def test_a_commands_output_is_the_reply_byte_for_byte(client: rmqkit.Connection, serve: Serve) -> None:
+    with serve("--exec", "cat", "--content-type", "image/png"):
+        reply = client.call(Message(PNG, serve.queue))
+        assert client.call(Message(b"", serve.queue)).body == b""
+        assert serve.stop() == (130, "", matching("Served 2 requests in .* s"))
+    assert (reply.body, reply.properties.content_type) == (PNG, "image/png")
+
+
+def test_a_command_that_fails_or_takes_too_long_is_told_to_who_asked(client: rmqkit.Connection, serve: Serve) -> None:
+    with serve("--exec", "sh -c 'read what; $what; echo done'", "--timeout", "0.5", "--json"):
+        answers = client.call_many(
+            [Message(each, serve.queue) for each in (b"exit 3", b"exit 9", b"sleep 60", b"true")]
+        )
+        said = [str(answer.error) for answer in answers]
+        code, out, err = serve.stop()
+    assert said[0].startswith("the server failed: the command refused")
+    assert said[1].startswith("the server failed: the command ended with exit code 9")
+    assert said[2].startswith("the server failed: the command was ended")
+    assert said[3] == "None"
+    report = json.loads(out)
+    assert (code, report["requests"], report["replied"], report["failed"]) == (130, 4, 4, 3)
+    assert err.count("warning: a request failed: the command") == 3
+
+
+def test_a_python_function_answers_and_the_format_of_its_replies_is_checked(
+    client: rmqkit.Connection, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "accounts.py").write_text("def echo(request):\n    return request.body[::-1].decode()\n")
+    with serve("--handler", "accounts:echo", "--format", "json", "--concurrency", "3"):
+        good = client.call(Message(b"]2 ,1[", serve.queue))
+        with pytest.raises(rmqkit.RemoteError, match="PayloadError"):
+            client.call(Message(b"]2 ,1", serve.queue))
+        with pytest.raises(rmqkit.RemoteError, match="UnicodeDecodeError"):
+            client.call(Message(b"\xff", serve.queue))
+        code, _, err = serve.stop()
+    assert (good.body, good.properties.content_type) == (b"[1, 2]", "application/json")
+    assert code == 130
+    assert "the handler raised UnicodeDecodeError in" in err
+    assert "accounts.py, line 2" in err
+
+
+def test_a_stop_waits_for_what_runs(client: rmqkit.Connection, serve: Serve) -> None:
+    with (
+        serve("--exec", "sh -c 'echo it runs >&2; sleep 1; echo done'") as server,
+        calling(client, serve.queue) as answers,
+    ):
+        server.process.stderr.readline()
+        code, _, err = server.stop()
+    assert (code, answers[0].reply.body) == (130, b"done\n")
+    assert err == matching("Served 1 request in .* s")
+
+
+def test_a_second_stop_ends_what_runs_and_its_request_goes_back(
+    client: rmqkit.Connection, serve: Serve, channel: Any
+) -> None:
+    with serve("--exec", "sh -c 'echo $$ >&2; sleep 60'") as server, calling(client, serve.queue, 3) as answers:
+        command = int(server.process.stderr.readline())
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.2)  # or the system makes one signal of two
+        code, _, _ = server.stop()
+        assert channel.queue_declare(serve.queue, passive=True).method.message_count == 1
+    assert (code, type(answers[0].error)) == (130, rmqkit.ReplyTimeout)
+    assert not Path(f"/proc/{command}/exe").exists()
+
+
+def test_an_exact_count_ends_the_server_with_0(client: rmqkit.Connection, serve: Serve) -> None:
+    with serve("--exec", "cat", "-n", "2"):
+        bodies = [
+            answer.reply.body for answer in client.call_many([Message(b"1", serve.queue), Message(b"2", serve.queue)])
+        ]
+        assert serve.process.wait(10) == 0
+    assert bodies == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), b"say who answers"),
+        (("--exec", "cat", "--handler", "a:b"), b"say who answers"),
+        (("--handler", "os:getcwd", "--timeout", "1"), b"--timeout is for --exec"),
+        (("--exec", "there-is-no-such-program"), b"there is no program"),
+        (("--handler", "there_is_no_such:module"), b"ModuleNotFoundError"),
+    ],
+)
+def test_a_server_that_cannot_be_is_a_usage_error(run: Any, arguments: tuple[str, ...], said: bytes) -> None:
+    done = run("serve", "requests", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_queue_that_is_not_there_is_exit_5(run: Any, queue_name: str) -> None:
+    assert run("serve", queue_name, "--exec", "cat").returncode == 5

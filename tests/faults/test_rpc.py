@@ -1,0 +1,214 @@
+"""Request and reply when a side dies (33): every call ends with one result or one error, and nothing leaks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pika
+import pytest
+
+import rmqkit
+from rmqkit import Delivery, Message, ServeReport, Stop
+from rmqkit.node import Node
+from tests.faults.ledger import Ledger
+from tests.faults.proxy import Proxy
+from tests.faults.test_broker_killed import OpenBooks
+from tests.faults.witness import ready, within
+
+pytestmark = pytest.mark.usefixtures("leak_free")
+
+DYING_SERVER = """
+import os, signal, sys
+from rmqkit import connect
+from rmqkit.broker.consumer import Consumer
+
+url, queue, moment = sys.argv[1:]
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if moment == "after the reply":
+    Consumer.settle = die
+with connect(url) as connection:
+    @connection.serve(queue)
+    def answer(request):
+        if moment == "before the reply":
+            die()
+        return "of the dying"
+    connection.run()
+"""
+
+
+class Server:
+    """A server on a thread, and what it did."""
+
+    def __init__(self) -> None:
+        self.stop = Stop()
+        self.report = ServeReport()
+        self.warnings: list[str] = []
+
+
+@contextmanager
+def served(url: str, queue: str, prefix: bytes = b"") -> Iterator[Server]:
+    """Answer each request with its own body while the block runs."""
+    server = Server()
+
+    def answer(request: Delivery) -> bytes:
+        return prefix + request.body
+
+    with rmqkit.connect(url) as connection:
+        connection.serve(queue, prefetch=10)(answer)
+
+        def work() -> None:
+            server.report = connection.run(stop=server.stop, on_warning=server.warnings.append)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stop.request()
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def consumers(url: str, queue: str) -> int:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        return int(connection.channel().queue_declare(queue, passive=True).method.consumer_count)
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"), [("before the reply", b"second: 1"), ("after the reply", b"of the dying")]
+)
+def test_33_a_server_killed_around_its_reply_costs_no_call_and_no_request(
+    broker_url: str, ledger: Ledger, moment: str, expected: bytes
+) -> None:
+    queue, answered, warnings = ledger.queue, threading.Event(), list[str]()
+    replies: list[bytes] = []
+    with rmqkit.connect(broker_url) as connection:
+
+        def call() -> None:
+            replies.append(connection.call(Message(b"1", queue), timeout_s=30).body)
+            answered.set()
+
+        command = [sys.executable, "-c", DYING_SERVER, broker_url, queue, moment]
+        with subprocess.Popen(command) as process:
+            within(20, lambda: consumers(broker_url, queue) == 1)
+            thread = threading.Thread(target=call)
+            thread.start()
+            assert process.wait(20) == -signal.SIGKILL
+        with served(broker_url, queue, b"second: ") as second:
+            assert answered.wait(20)
+            thread.join()
+            answers = connection.call_many([Message(b"2", queue)], on_warning=warnings.append)
+            assert [answer.reply.body for answer in answers] == [b"second: 2"]
+    assert replies == [expected]
+    assert (second.report.requests, second.report.redelivered) == (2, 1)
+    late = moment == "after the reply"  # then the second reply to the first request comes too
+    assert len(warnings) == late
+    assert ready(broker_url, queue) == 0
+
+
+def test_33_a_client_killed_in_mid_call_leaves_its_server_to_the_others(broker_url: str, ledger: Ledger) -> None:
+    queue, begun, go_on = ledger.queue, threading.Event(), threading.Event()
+
+    def slow(request: Delivery) -> bytes:
+        begun.set()
+        assert go_on.wait(20)
+        return request.body
+
+    stop = Stop()
+    with rmqkit.connect(broker_url) as server, rmqkit.connect(broker_url) as other:
+        server.serve(queue)(slow)
+        thread = threading.Thread(target=server.run, kwargs={"stop": stop})
+        thread.start()
+        with subprocess.Popen([sys.executable, "-m", "rmqkit", "call", "-u", broker_url, queue, "1"]) as client:
+            assert begun.wait(20)
+            client.kill()
+        go_on.set()
+        assert other.call(Message(b"2", queue)).body == b"2"
+        stop.request()
+        thread.join()
+    assert ready(broker_url, queue) == 0
+
+
+def test_33_a_broker_killed_under_a_hundred_calls_ends_each_once_and_the_next_ones_work(
+    node: Node, on_node: OpenBooks
+) -> None:
+    queue = on_node().queue
+    with rmqkit.connect(node.url) as connection, served(node.url, queue) as server:
+        killed = threading.Event()
+
+        def requests() -> Iterator[Message]:
+            for number in range(3000):
+                if number == 1000:
+                    node.kill()
+                    killed.set()
+                yield Message(b"%d" % number, queue)
+
+        def restart() -> None:
+            assert killed.wait(30)
+            node.start()
+
+        thread = threading.Thread(target=restart)
+        thread.start()
+        answers = list(connection.call_many(requests(), timeout_s=30, window=100))
+        thread.join()
+        good = [answer for answer in answers if answer.error is None]
+        bad = [answer for answer in answers if answer.error is not None]
+        assert [answer.request.body for answer in answers] == [b"%d" % number for number in range(3000)]
+        assert all([reply.body for reply in answer.replies] == [answer.request.body] for answer in good)
+        assert all(isinstance(answer.error, rmqkit.ConnectionLost) and not answer.replies for answer in bad)
+        assert 0 < len(bad) <= 100
+        assert connection.call(Message(b"again", queue)).body == b"again"
+    assert any("subscribing again" in warning for warning in server.warnings)
+
+
+def test_33_calls_that_may_be_handled_twice_survive_connections_that_are_closed(node: Node, on_node: OpenBooks) -> None:
+    queue = on_node().queue
+    with rmqkit.connect(node.url) as connection, served(node.url, queue):
+
+        def requests() -> Iterator[Message]:
+            for number in range(2000):
+                if number == 1000:
+                    assert node.ctl("close_all_connections", "a test").returncode == 0
+                yield Message(b"%d" % number, queue)
+
+        answers = connection.call_many(requests(), timeout_s=30, window=100, idempotent=True)
+        assert [answer.reply.body for answer in answers] == [b"%d" % number for number in range(2000)]
+
+
+def test_33_a_frozen_broker_is_a_timeout_and_what_comes_late_is_ignored(node: Node, on_node: OpenBooks) -> None:
+    queue, warnings = on_node().queue, list[str]()
+    with rmqkit.connect(node.url) as connection, served(node.url, queue):
+        assert connection.call(Message(b"0", queue)).body == b"0"
+        os.kill(node.pid, signal.SIGSTOP)
+        try:
+            timed_out = list(connection.call_many([Message(b"1", queue)] * 3, timeout_s=0.5, window=3))
+        finally:
+            os.kill(node.pid, signal.SIGCONT)
+        assert [type(answer.error) for answer in timed_out] == [rmqkit.ReplyTimeout] * 3
+        answers = connection.call_many([Message(b"2", queue)], timeout_s=20, on_warning=warnings.append)
+        assert [answer.reply.body for answer in answers] == [b"2"]
+    assert len(warnings) <= 1  # the three may have expired, or been answered late
+
+
+def test_33_no_way_to_the_broker_any_more_ends_the_calls_with_one_error(broker_url: str, ledger: Ledger) -> None:
+    requests = (Message(b"%d" % number, ledger.queue) for number in range(10))
+    answers: list[rmqkit.Answer] = []
+    proxy = Proxy(broker_url)
+    with served(broker_url, ledger.queue):
+        with proxy:
+            connection = rmqkit.connect(proxy.url)
+            coming = connection.call_many(requests, timeout_s=1, window=1)
+            assert next(coming).reply.body == b"0"
+        with connection, pytest.raises(rmqkit.ConnectionLost):
+            answers.extend(coming)
+    assert [type(answer.error) for answer in answers] == [rmqkit.ConnectionLost] * len(answers)
+    assert len(answers) in (1, 2)  # the one on its way, if it was lost, and the one that could not be sent
