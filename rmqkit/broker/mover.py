@@ -215,10 +215,10 @@ class _Session:
         first = self._low if confirm.multiple else confirm.tag
         last = confirm.tag or self._sent
         settled = [tag for tag in range(first, last + 1) if tag >= self._low and tag not in above]
-        if confirm.ack:
+        if confirm.ack and settled:
             channel.send(encode_ack(channel.number, last, multiple=confirm.multiple))
             self._moved.messages += len(settled)
-        else:
+        elif not confirm.ack:
             self.nacked = True
             for tag in settled:
                 channel.send(encode_nack(channel.number, tag, requeue=True))

@@ -18,12 +18,14 @@ from rmqkit.broker.aside import set_aside, take_back
 from rmqkit.broker.mover import Moved, Mover
 from rmqkit.broker.siblings import MARKER, QueueSiblings
 from rmqkit.broker.site import Site, Stopped, deleting
-from rmqkit.errors import PropertyMismatch
+from rmqkit.errors import AccessRefused, NotConfirmed, PropertyMismatch
 from rmqkit.model import Binding, Exchange, Queue
 
 _LATE = 100  # messages that came around the bindings: enough to be sure
+_TRIES = 20  # to empty a queue
 _FEW = 100  # messages that may be overtaken when new ones take the short way again
-_AROUND = "Stop those publishers, or wait for that with --wait; a binding that is not in the file has to be there."
+_IDLE_S = 5.0  # a broker may pause so long over messages it is known to have
+_AROUND = "Apply again once this has ended; --wait SECONDS waits for it. A binding to the queue has to be in the file."
 
 
 class _NotYet(Exception):
@@ -78,39 +80,47 @@ class QueueReplacement:
 
     def _lead_away(self) -> None:
         """Let everything that is bound come through `way`, then turn it to `came`."""
-        site, there, part = self.site, self.site.answer, self.siblings
-        if there(part.out) is None:  # else this was done
-            self._step("declare its siblings")
-            missing = [each for each in (part.kept, part.came) if there(each) is None]
-            declared: list[methods.Entity] = [MARKER, part.way, part.turn, *missing]
-            bound = (_binding(part.turn, part.came), _binding(part.way, self.queue), _binding(MARKER, part.way))
-            site.do(*map(methods.declaring, declared), *map(methods.declaring, bound))
-            self._step("lead its bindings through the exchange " + part.way.name)
-            site.do(*(methods.declaring(self._through_way(each)) for each in self.bindings))
+        site, part = self.site, self.siblings
+        self._step("declare its siblings")
+        missing = [each for each in (part.kept, part.came) if site.answer(each) is None]
+        declared: list[methods.Entity] = [MARKER, part.way, part.turn, *missing]
+        bound = (_binding(part.turn, part.came), _binding(MARKER, part.way))
+        site.do(*map(methods.declaring, declared), *map(methods.declaring, bound))
+        if site.answer(part.out) is None:  # else this was done
+            self._step(f"lead its bindings through the exchange {part.way.name}")
+            through = (_binding(part.way, self.queue), *map(self._through_way, self.bindings))
+            site.do(*map(methods.declaring, through))
             site.pause(site.pauses.on_disk_s)
             self._step("take its own bindings away")
             site.do(*map(methods.unbinding, self.bindings))
-            self._step("make the way out for what it holds")
-            site.do(methods.declaring(part.out), methods.declaring(_binding(part.out, part.kept)))
-        self._step("turn what comes to " + part.came.name)
+        self._step("make the way out for what it holds")
+        site.do(methods.declaring(part.out), methods.declaring(_binding(part.out, part.kept)))
+        self._step(f"turn what comes to {part.came.name}")
         site.do(methods.unbinding(_binding(part.way, self.queue)))
         site.pause(site.pauses.stale_s)
 
     def _set_aside(self) -> None:
         """Move what is in the queue to `kept` until nothing comes any more, and put the new queue in its place."""
         part, deadline = self.siblings, time.monotonic() + self.stays_s
-        self._move(self.queue, part.out, f"set {{count}} messages aside, in {part.kept.name}")
-        while True:
-            late = self._mover(self.queue, part.out).move(count=_LATE, idle_s=self.site.pauses.quiet_s)
-            self._count(late, part.out)
-            if late.messages:
-                trouble = f"messages come to it around its bindings, through {_exchange(late.last_exchange)}"
-            else:
-                trouble = lacks_room(self.queue, self.site.ready(part.kept), self.aside_bytes) or self._swap()
-                if not trouble:
-                    return
-            if time.monotonic() > deadline:
-                raise _NotYet(trouble)
+        try:
+            self._move_once(self.queue, part.out, f"set {{count}} messages aside, in {part.kept.name}")
+            while trouble := self._late() or self._lacks_room() or self._swap():
+                if time.monotonic() > deadline:
+                    raise _NotYet(trouble)
+        except AccessRefused as exc:  # somebody consumes, exclusively
+            raise _NotYet(exc.reply_text) from exc
+
+    def _late(self) -> str:
+        """Say what still comes, although no binding leads here."""
+        late = self._mover(self.queue, self.siblings.out).move(count=_LATE, idle_s=self.site.pauses.quiet_s)
+        self._count(late, self.siblings.out)
+        if not late.messages:
+            return ""
+        through = f"exchange {late.last_exchange!r}" if late.last_exchange else "the default exchange"
+        return f"messages come to it around its bindings, through {through}"
+
+    def _lacks_room(self) -> str:
+        return lacks_room(self.queue, self.site.ready(self.siblings.kept), self.aside_bytes)
 
     def _swap(self) -> str:
         """Delete the old queue and declare the new one, in one write; say why not, if so."""
@@ -159,16 +169,24 @@ class QueueReplacement:
         before, left = None, site.ready(part.came)
         while left > _FEW and (before is None or left < before):
             self._step(f"bring back {left} messages that came meanwhile")
-            self._count(self._mover(part.came, part.back).move(count=left), part.back)
+            self._count(self._mover(part.came, part.back).move(count=left, idle_s=_IDLE_S), part.back)
             before, left = left, site.ready(part.came)
 
     # Moving.
 
     def _move(self, source: Queue, target: Exchange, what: str) -> None:
-        """Move all that is in a queue; nothing more comes to it, or little."""
-        while left := self.site.ready(source):
+        """Move all that is in a queue which nothing comes to any more."""
+        for _ in range(_TRIES):
+            if self._move_once(source, target, what) == 0:
+                return
+        raise NotConfirmed(f"queue {source.name!r} gives its messages to somebody else", advice="Find its consumer.")
+
+    def _move_once(self, source: Queue, target: Exchange, what: str) -> int:
+        left = self.site.ready(source)
+        if left:
             self._step(what.format(count=left))
-            self._count(self._mover(source, target).move(count=left), target)
+            self._count(self._mover(source, target).move(count=left, idle_s=_IDLE_S), target)
+        return left
 
     def _mover(self, source: Queue, target: Exchange) -> Mover:
         change = set_aside if target is self.siblings.out else take_back
@@ -206,7 +224,3 @@ def lacks_room(queue: Queue, messages: int, body_bytes: int = 0) -> str:
 
 def _binding(source: Exchange, destination: Exchange | Queue) -> Binding:
     return Binding(source.name, destination.name, "queue" if isinstance(destination, Queue) else "exchange")
-
-
-def _exchange(name: str) -> str:
-    return f"exchange {name!r}" if name else "the default exchange"

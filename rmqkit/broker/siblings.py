@@ -15,7 +15,8 @@ from rmqkit.model import Binding, Exchange, Queue
 
 NAME_BYTES = 255  # the longest name (AMQP 0-9-1 section 4.2.5.3)
 MARKER = Exchange("rmqkit.replacing", "fanout", internal=True)  # is there as long as something is being replaced
-LOCK = Queue(MARKER.name, durable=False, exclusive=True)  # goes with the connection of the run that holds it
+# It goes with the connection of the run that holds it.
+LOCK = Queue(MARKER.name, durable=False, exclusive=True, arguments={"x-queue-type": "classic"})
 
 
 def sibling(name: str, part: str) -> str:
