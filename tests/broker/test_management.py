@@ -25,7 +25,7 @@ CANARY = "c4n4ry"
 
 
 def look(url: str, api_url: str) -> Live:
-    with rmqkit.connect(settings=load_settings([url], api_url=api_url)) as connection:
+    with rmqkit.connect(settings=load_settings([url], api_url=api_url, environ={})) as connection:
         return connection.live()
 
 
@@ -221,7 +221,7 @@ def test_a_broker_at_the_usual_port_that_listens_elsewhere_is_not_taken_for_ours
     monkeypatch.setattr(management, "PORT", urlsplit(api).port)
     with pytest.raises(Unreachable, match="belongs to another broker"):
         look(broker.url, "")
-    with rmqkit.connect(broker.url) as connection:
+    with rmqkit.connect(settings=load_settings([broker.url], environ={})) as connection:
         plan = connection.plan(Topology())
     assert "belongs to another broker" in plan.unseen[0]
 

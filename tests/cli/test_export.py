@@ -97,7 +97,7 @@ def test_what_is_exported_is_what_is_there_and_can_be_applied_elsewhere(
         assert {step.outcome for step in (*compare(file, topology), *compare(topology, file))} <= {Outcome.UNCHANGED}
         unscoped, all_of_it = here.plan(file), here.plan(replace(file, scope=("*",)))
         assert {step.outcome for step in (*unscoped.steps, *all_of_it.steps)} <= {Outcome.UNCHANGED}
-        over_amqp = load_settings([], environ={"RMQKIT_URL": _url(one)})
+        over_amqp = load_settings([_url(one)], environ={})
         with rmqkit.connect(settings=over_amqp) as blind:
             assert {step.outcome for step in blind.plan(file).steps} <= {Outcome.UNCHANGED, Outcome.DECLARE}
         there.apply(file)
