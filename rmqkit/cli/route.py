@@ -28,6 +28,7 @@ _LEAVING: dict[Reason, str] = {
     "maxlen": "pushed out",
     "delivery_limit": "delivered too often",
 }
+_SHORT = 3  # steps that are rather told again than looked up above
 
 
 def route(
@@ -88,6 +89,7 @@ class _Tree:
     def __init__(self, letters: tuple[DeadLetter, ...]) -> None:
         self.letters = letters
         self.told: set[str] = set()
+        self.led: set[tuple[str, tuple[str, ...]]] = set()  # ways of dead letters
 
     def lines(self, found: Route) -> Iterator[str]:
         """Yield the lines, coloured for standard output."""
@@ -124,8 +126,12 @@ class _Tree:
             if sentence := onward.why or "; ".join(onward.unknown):
                 yield _dim(f"{when}: {output.safe(sentence)}"), list(self._legs(onward, onward.exchange, set()))
             else:
+                way = onward.exchange, onward.keys
+                again = way in self.led and len(onward.legs) > _SHORT
+                self.led.add(way)
                 text = f"{when} → {_name(onward.exchange or 'default exchange', 'bold')}" + _dim(f"  ← {_keys(onward)}")
-                yield text, [*self._legs(onward, onward.exchange, set()), *map(_round, letter.cycles)]
+                legs = [] if again else self._legs(onward, onward.exchange, set())
+                yield text + _dim(", as above" if again else ""), [*legs, *map(_round, letter.cycles)]
 
 
 def _round(cycle: tuple[str, ...]) -> tuple[str, list[Any]]:

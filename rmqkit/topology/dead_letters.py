@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import get_args
 
 from rmqkit.model import Queue, Topology
 from rmqkit.topology.matching import PERHAPS
-from rmqkit.topology.policies import effective, queue_type
+from rmqkit.topology.policies import queue_type
 from rmqkit.topology.routing import Entities, Reason, Route
+
+MAX_CYCLES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """Where a message goes that leaves `queue` for any of `reasons`.
 
-    `cycles` name the queues it may come back to, each as the way from that queue round to itself; RabbitMQ drops a
-    message that went round without a rejection on the way.
+    `cycles` name the queues it may come back to, each as the way from that queue round to itself, the shortest first
+    and MAX_CYCLES at most; RabbitMQ drops a message that went round without a rejection on the way.
     """
 
     queue: str
@@ -77,8 +80,9 @@ def dead_letters(topology: Topology, route: Route) -> tuple[DeadLetter, ...]:
         seen.add(state)
         chain = (*chain, queue)
         for reasons, onward in _outcomes(entities, came, queue):
-            cycles = tuple((*chain[chain.index(name) :], name) for name in onward.queues if name in chain)
-            found.append(DeadLetter(queue, reasons, onward, cycles))
+            ends, backward = set(onward.queues), range(len(chain) - 1, -1, -1)
+            cycles = ((*chain[start:], chain[start]) for start in backward if chain[start] in ends)
+            found.append(DeadLetter(queue, reasons, onward, tuple(islice(cycles, MAX_CYCLES))))
             ahead += [(name, onward, chain) for name in reversed(onward.queues)]
     return tuple(found)
 
@@ -99,13 +103,13 @@ def _reasons(entities: Entities, name: str) -> tuple[Reason, ...]:
     queue = entities.queues.get(name)
     if not queue:
         return reasons
-    ttl = "x-message-ttl" in effective(entities.topology, queue)
-    return tuple(each for each in reasons if (ttl or each != "expired") and not _kept(entities.topology, queue, each))
+    ttl = "x-message-ttl" in entities.settings(queue)
+    return tuple(each for each in reasons if (ttl or each != "expired") and not _kept(entities, queue, each))
 
 
-def _kept(topology: Topology, queue: Queue, reason: Reason) -> str:
+def _kept(entities: Entities, queue: Queue, reason: Reason) -> str:
     """Say why no message leaves a queue for a reason, or nothing."""
-    kind, settings = queue_type(queue), effective(topology, queue)
+    kind, settings = queue_type(queue), entities.settings(queue)
     if kind == "stream":
         return f"{queue.name!r} is a stream: it dead-letters nothing"
     if reason == "maxlen":
@@ -121,7 +125,7 @@ def _kept(topology: Topology, queue: Queue, reason: Reason) -> str:
 def _own_key(entities: Entities, name: str) -> str | None:
     """Return the routing key a queue gives to what leaves it; None: it keeps those it has."""
     queue = entities.queues.get(name)
-    return effective(entities.topology, queue).get("x-dead-letter-routing-key") if queue else None
+    return entities.settings(queue).get("x-dead-letter-routing-key") if queue else None
 
 
 def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
@@ -130,9 +134,9 @@ def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
     if not queue:
         unknown = f"queue {name!r} is not declared here: where its dead letters go is not known"
         return Route("", came.keys, unknown=(unknown,))
-    settings = effective(entities.topology, queue)
+    settings = entities.settings(queue)
     exchange, key = settings.get("x-dead-letter-exchange"), _own_key(entities, name)
-    why = _kept(entities.topology, queue, reason)
+    why = _kept(entities, queue, reason)
     if why or exchange is None:
         return Route("", came.keys, why=why or f"dropped: queue {name!r} has no dead-letter exchange")
     headers = dict(came.headers)
@@ -143,7 +147,7 @@ def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
         headers |= {f"x-first-death-{each}": value for each, value in first.items()}
         headers |= {"x-death": PERHAPS} | {f"x-last-death-{each}": PERHAPS for each in first}  # until, and from 3.13 on
     deaths = ((name, reason), *(death for death in came.deaths if death != (name, reason)))
-    onward = entities.follow(Route(exchange, came.keys if key is None else (key,), headers, deaths=deaths))
+    onward = entities.follow_once(Route(exchange, came.keys if key is None else (key,), headers, deaths=deaths))
     if not onward.why:
         return onward
     safe = (settings.get("x-dead-letter-strategy"), settings.get("x-overflow")) == ("at-least-once", "reject-publish")

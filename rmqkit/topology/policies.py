@@ -28,8 +28,9 @@ _FOREIGN = {
     "stream": _QUORUM | _CLASSIC | _NEVER_IN_STREAMS,
 }
 _APPLIES = {"classic": "classic_queues", "quorum": "quorum_queues", "stream": "streams"}
-# Of these limits the lower one counts; of all else the argument.
+# Of these limits the lower one counts; of all else the argument, but for a few where the policy does.
 _LIMITS = {"expires", "message-ttl", "max-length", "max-length-bytes", "delivery-limit"}
+_POLICY_WINS = {"quorum": {"overflow"}, "stream": {"max-length-bytes", "max-age", "stream-max-segment-size-bytes"}}
 
 
 def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
@@ -40,9 +41,12 @@ def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
     arguments = dict(entity.arguments)
     policy = policy_of(topology, entity)
     prefix = "x-" if isinstance(entity, Queue) else ""
+    wins = _POLICY_WINS.get(queue_type(entity), set()) if isinstance(entity, Queue) else set()
     for key, value in policy.definition.items() if policy else ():
         own = arguments.setdefault(prefix + key, value)
-        if key in _LIMITS and isinstance(own, int) and isinstance(value, int):
+        if key in wins:
+            arguments[prefix + key] = value
+        elif key in _LIMITS and isinstance(own, int) and isinstance(value, int):
             arguments[prefix + key] = min(own, value)
     return arguments
 

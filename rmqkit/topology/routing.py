@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rmqkit.errors import PayloadError, TopologyError
-from rmqkit.model import Binding, Exchange, Target, Topology
+from rmqkit.model import Binding, Exchange, Queue, Target, Topology
 from rmqkit.topology.matching import KINDS, matches
 from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.policies import effective
@@ -117,9 +117,17 @@ class Entities:
         self.exchanges = {exchange.name: exchange for exchange in (*built_in, *topology.exchanges)}
         self.external = set(topology.external_exchanges) - self.exchanges.keys()
         self.queues = {queue.name: queue for queue in topology.queues}
+        self._followed: dict[object, Route] = {}
+        self._settings: dict[str, dict[str, Any]] = {}
         self.bindings: dict[str, list[Binding]] = {}
         for binding in topology.bindings:
             self.bindings.setdefault(binding.source, []).append(binding)
+
+    def settings(self, queue: Queue) -> dict[str, Any]:
+        """Return the arguments of a queue, its policy's included."""
+        if queue.name not in self._settings:
+            self._settings[queue.name] = effective(self.topology, queue)
+        return self._settings[queue.name]
 
     def publish_fault(self, exchange: str) -> str:
         """Say why nobody can publish to an exchange, or nothing."""
@@ -151,6 +159,13 @@ class Entities:
         queues = tuple(sorted({leg.destination for leg in legs if not leg.to_exchange}))
         why = "" if queues or unknown else "; ".join(dead_ends) or f"exchange {letter.exchange!r} leads in a circle"
         return replace(letter, queues=queues, legs=tuple(legs), why=why, unknown=tuple(unknown))
+
+    def follow_once(self, letter: Route) -> Route:
+        """Follow a dead letter, of one message: all that died first in the same way have the same headers."""
+        key = letter.exchange, letter.keys, letter.deaths[-1]
+        if key not in self._followed:
+            self._followed[key] = self.follow(letter)
+        return replace(self._followed[key], deaths=letter.deaths)
 
     def _legs(self, name: str, letter: Route, unknown: list[str]) -> Iterator[Leg]:
         """Yield the steps a message takes from an exchange; what cannot be told is added to `unknown`."""

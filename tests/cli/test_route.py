@@ -125,3 +125,17 @@ def test_names_of_files_cannot_move_the_cursor(folder: Path) -> None:
     found = run(folder, "odd.yaml", "-q", "a\x1b[2J")
     assert "\x1b" not in found.stdout
     assert "a\\x1b[2J" in found.stdout
+
+
+def test_where_many_queues_lead_alike_is_drawn_once(folder: Path) -> None:
+    names = [f"q{each}" for each in range(50)]
+    own = "{arguments: {x-dead-letter-exchange: all}}"
+    (folder / "many.yaml").write_text(
+        "exchanges: {all: {type: fanout}}\nqueues:\n"
+        + "".join(f"  {name}: {own}\n" for name in names)
+        + "bindings:\n"
+        + "".join(f"  - {{source: all, destination: {name}}}\n" for name in names)
+    )
+    lines = run(folder, "many.yaml", "-e", "all").stdout.splitlines()
+    assert sum(", as above" in line for line in lines) == 49
+    assert len(lines) < 1000

@@ -45,6 +45,12 @@ def test_an_argument_wins_over_the_policy() -> None:
     assert found == {"x-dead-letter-exchange": "argument", "x-dead-letter-routing-key": "key"}
 
 
+def test_the_overflow_of_a_quorum_queue_is_the_policys() -> None:
+    topology = policies(Policy("overflow", ".*", {"overflow": "reject-publish"}))
+    assert effective(topology, queue(queue_type="quorum", overflow="drop-head"))["x-overflow"] == "reject-publish"
+    assert effective(topology, queue(overflow="drop-head")) == {"x-overflow": "drop-head"}
+
+
 @pytest.mark.parametrize("key", ["message-ttl", "expires", "max-length", "max-length-bytes"])
 def test_of_two_limits_the_lower_one_counts(key: str) -> None:
     topology = policies(Policy("limit", ".*", {key: 10}))
