@@ -26,7 +26,7 @@ from rmqkit.broker.frames import encode_ack, encode_nack
 from rmqkit.broker.link import Link
 from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled
 from rmqkit.message import Message, Properties
-from rmqkit.model import Binding, Exchange, Queue, Topology
+from rmqkit.model import Topology
 from rmqkit.stop import Stop, StopRequested
 from rmqkit.topology.policies import effective
 from rmqkit.topology.routing import Reason
@@ -107,8 +107,7 @@ class _Stage:
     def __enter__(self) -> Self:
         play = self._actors.topology
         try:
-            for noun in (Exchange, Queue, Binding):
-                entities = [each for each in (*play.exchanges, *play.queues, *play.bindings) if isinstance(each, noun)]
+            for entities in (play.exchanges, play.queues, play.bindings):
                 for _ in methods.declare_all(self._link, entities):
                     self._check_stop()
             self._channel = self._link.channel()
