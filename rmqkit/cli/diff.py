@@ -5,8 +5,7 @@ Comes in: two topologies, each from a file, from definitions or from a broker. G
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,9 +13,12 @@ from rmqkit import exit_codes
 from rmqkit.cli import origin, output
 from rmqkit.cli.files import STANDARD
 from rmqkit.cli.options import Broker, Json, grouped
+from rmqkit.cli.origin import Origin
 from rmqkit.cli.output import Style
 from rmqkit.errors import InputError
-from rmqkit.report import Outcome, Step
+
+if TYPE_CHECKING:
+    from rmqkit.topology.comparison import Diff
 
 _WHAT = "A topology file, definitions (.json), - for stdin, or the amqp:// URL of a broker."
 
@@ -32,32 +34,27 @@ def diff(
     """Say in which exchanges, queues, bindings and policies two topologies differ.
 
     Each is a topology file, RabbitMQ's definitions, or a live broker, which is looked at through its HTTP API. The exit
-    code is 0 if they are equal and 3 if they differ. --vhost also chooses from definitions that hold several.
+    code is 0 if they are equal and 3 if they differ. --vhost also chooses from definitions that hold several; of two
+    brokers whose HTTP APIs are at unusual ports, export one first.
     """
-    from rmqkit.topology.comparison import compare  # noqa: PLC0415 - start-up time
+    from rmqkit.topology import comparison  # noqa: PLC0415 - start-up time
 
     if first == second == STANDARD:
         raise InputError("standard input can be only one of the two")
     a, b = origin.read(first, broker), origin.read(second, broker)
     default = next((each for each in (a.default_queue_type, b.default_queue_type) if each != "classic"), "classic")
-    there = compare(a.topology, b.topology, default_queue_type=default)
-    only_a = [step for step in there if step.outcome is Outcome.CREATE]
-    only_b = [step for step in compare(b.topology, a.topology) if step.outcome is Outcome.CREATE]
-    different = [step for step in there if step.differences]
+    found = comparison.diff(a.topology, b.topology, default_queue_type=default)
     if json:
-        output.out_json(_as_json(a.name, b.name, only_a, only_b, different))
+        output.out_json(_as_json(a, b, found))
     else:
-        for each in (a, b):
-            if each.omitted:
-                output.note(output.safe(f"Left out of {each.name}: {', '.join(each.omitted)}."))
-        _show(a.name, b.name, only_a, only_b, different)
-    raise typer.Exit(exit_codes.PARTLY_DONE if only_a or only_b or different else exit_codes.DONE)
+        _show(a, b, found)
+    raise typer.Exit(exit_codes.DONE if found.equal else exit_codes.PARTLY_DONE)
 
 
-def _as_json(a: str, b: str, only_a: Sequence[Step], only_b: Sequence[Step], different: Sequence[Step]) -> Any:
-    only = [{"kind": each.kind, "name": each.name, "only_in": "a"} for each in only_a]
-    only += [{"kind": each.kind, "name": each.name, "only_in": "b"} for each in only_b]
-    differing = [
+def _as_json(a: Origin, b: Origin, found: Diff) -> dict[str, Any]:
+    sides = (("a", found.only_first), ("b", found.only_second))
+    only = [{"kind": step.kind, "name": step.name, "only_in": side} for side, steps in sides for step in steps]
+    different = [
         {
             "kind": step.kind,
             "name": step.name,
@@ -65,25 +62,31 @@ def _as_json(a: str, b: str, only_a: Sequence[Step], only_b: Sequence[Step], dif
                 {"property": each.property, "a": each.expected, "b": each.actual} for each in step.differences
             ],
         }
-        for step in different
+        for step in found.different
     ]
-    return {"a": a, "b": b, "equal": not only and not differing, "entities": [*only, *differing]}
+    return {"a": a.name, "b": b.name, "equal": found.equal, "entities": [*only, *different]}
 
 
-def _show(a: str, b: str, only_a: Sequence[Step], only_b: Sequence[Step], different: Sequence[Step]) -> None:
+def _show(a: Origin, b: Origin, found: Diff) -> None:
     """Print a table with a column for each side, and a summary."""
-    rows: list[tuple[Style, tuple[str, ...]]] = [
-        ("red", (each.kind, each.name, "", "only here", "")) for each in only_a
-    ]
-    rows += [("green", (each.kind, each.name, "", "", "only here")) for each in only_b]
+    rows: list[tuple[Style, tuple[str, ...]]]
+    rows = [("red", (step.kind, step.name, "", "only here", "")) for step in found.only_first]
+    rows += [("green", (step.kind, step.name, "", "", "only here")) for step in found.only_second]
     rows += [
         ("yellow", (step.kind, step.name, each.property, each.expected, each.actual))
-        for step in different
+        for step in found.different
         for each in step.differences
     ]
     if rows:
-        header = ("kind", "name", "property", a, b)
+        header = ("kind", "name", "property", a.name, b.name)
         output.out(output.table([row for _, row in rows], header=header, styles=[style for style, _ in rows]))
-    counts = ((len(only_a), f"only in {a}"), (len(only_b), f"only in {b}"), (len(different), "different"))
+    for each in (a, b):
+        if each.omitted:
+            output.note(output.safe(f"Left out of {each.name}: {', '.join(each.omitted)}."))
+    counts = (
+        (len(found.only_first), f"only in {a.name}"),
+        (len(found.only_second), f"only in {b.name}"),
+        (len(found.different), "different"),
+    )
     said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-    output.note(output.safe(f"{said}." if said else f"{a} and {b} are equal."))
+    output.note(output.safe(f"{said}." if said else f"{a.name} and {b.name} are equal."))

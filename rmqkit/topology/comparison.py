@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
@@ -42,6 +43,28 @@ def compare(expected: Topology, actual: Topology, *, default_queue_type: str = "
     steps += [Step("binding", str(each), Outcome.EXTRA) for each in beyond.bindings]
     steps += [Step("policy", each.name, Outcome.EXTRA) for each in beyond.policies]
     return tuple(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What only one of two topologies has, and what both have and differs; a difference is expected by the first."""
+
+    only_first: tuple[Step, ...]
+    only_second: tuple[Step, ...]
+    different: tuple[Step, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Tell whether there is nothing to tell."""
+        return not (self.only_first or self.only_second or self.different)
+
+
+def diff(first: Topology, second: Topology, *, default_queue_type: str = "classic") -> Diff:
+    """Tell how two topologies differ in exchanges, queues, bindings and policies, in their order."""
+    steps = compare(first, second, default_queue_type=default_queue_type)
+    missing = tuple(step for step in steps if step.outcome is Outcome.CREATE)
+    beyond = tuple(step for step in compare(second, first) if step.outcome is Outcome.CREATE)
+    return Diff(missing, beyond, tuple(step for step in steps if step.differences))
 
 
 def extras(expected: Topology, actual: Topology) -> Topology:

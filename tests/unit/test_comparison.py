@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.report import Difference, Outcome
-from rmqkit.topology.comparison import compare, extras
+from rmqkit.topology.comparison import compare, diff, extras
 
 # Few names and values, so that two topologies have much in common.
 names = st.sampled_from(["a", "b", "a.x", "b.x", "[", "*"])
@@ -108,6 +108,23 @@ def test_when_all_is_done_that_a_comparison_asks_for_nothing_is_left_to_do(
         policies=tuple(each for each in after if isinstance(each, Policy)),
     )
     assert {step.outcome for step in compare(expected, live)} <= {Outcome.UNCHANGED}
+
+
+@given(topologies(), topologies())
+def test_seen_from_the_other_side_the_differences_are_the_same(first: Topology, second: Topology) -> None:
+    there, back = diff(first, second), diff(second, first)
+    assert (there.only_first, there.only_second) == (back.only_second, back.only_first)
+    turned = {
+        (step.kind, step.name, each.property, each.expected, each.actual)
+        for step in back.different
+        for each in step.differences
+    }
+    assert turned == {
+        (step.kind, step.name, each.property, each.actual, each.expected)
+        for step in there.different
+        for each in step.differences
+    }
+    assert diff(first, first).equal
 
 
 def differences(expected: Any, actual: Any, **options: Any) -> list[str]:
