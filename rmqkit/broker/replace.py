@@ -26,7 +26,7 @@ from rmqkit.broker.siblings import (
     trial_of,
 )
 from rmqkit.broker.site import Pauses, Site, Stopped, deleting
-from rmqkit.errors import BrokerError, Location, Problem, PropertyMismatch, Refused
+from rmqkit.errors import BrokerError, Location, Problem, PropertyMismatch, Refused, ResourceLocked
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import Kind, Step
 from rmqkit.stop import Stop
@@ -126,8 +126,8 @@ def _replace(
         except Stopped:
             return Replaced("exchange", entity.name, finished=False)
         return Replaced("exchange", entity.name)
-    kinds = (_actual_type(entity, step), entity.arguments.get(_TYPE))
-    siblings = QueueSiblings.of(entity, quorum="quorum" in kinds)
+    kinds = (_actual_type(entity, step), str(entity.arguments.get(_TYPE, "")))
+    siblings = QueueSiblings.of(entity, kinds)
     queue = QueueReplacement(
         site,
         entity,
@@ -135,7 +135,7 @@ def _replace(
         bindings_of_queue(entity, siblings, bindings),
         conflicting=step is not None,
         resumed=resumed,
-        classic=kinds[0] == "classic",
+        classic=kinds[0] in ("classic", ""),
         stays_s=wait_s,
     )
     finished = True
@@ -155,15 +155,18 @@ def _check(site: Site, entities: Sequence[tuple[Exchange | Queue, Step | None]],
     problems = [problem for entity, step in entities if step for problem in _obstacles(site, entity, step)]
     deadline = time.monotonic() + wait_s
     queues = [entity for entity, step in entities if step and isinstance(entity, Queue)]
+    told = False
     while not problems:
-        busy = [(queue, state.consumer_count) for queue in queues if (state := site.answer(queue))]
-        busy = [(queue, consumers) for queue, consumers in busy if consumers]
+        states = [(queue, site.answer(queue)) for queue in queues]
+        busy = [(queue, state.consumer_count) for queue, state in states if state and state.consumer_count]
         if not busy:
             return
-        if time.monotonic() >= deadline or site.stop.wait(_LOOK_EVERY_S):
+        if time.monotonic() >= deadline:
             problems = [_problem(queue, f"has {_count(consumers, 'consumer')}") for queue, consumers in busy]
-            break
-        site.step("wait for the consumers of " + ", ".join(repr(queue.name) for queue, _ in busy))
+        elif not told:
+            site.step("wait for the consumers of " + ", ".join(repr(queue.name) for queue, _ in busy))
+            told = True
+        site.pause(min(_LOOK_EVERY_S, wait_s))
     if problems:
         noun = "entity" if len(problems) == 1 else "entities"
         message = f"{len(problems)} {noun} cannot be replaced; nothing was changed"
@@ -184,7 +187,11 @@ def _obstacles(site: Site, entity: Exchange | Queue, step: Step) -> Iterator[Pro
             yield _problem(entity, "is deleted with its last consumer, and what moves its messages is one")
         if _actual_type(entity, step) == "stream":
             yield _problem(entity, "is a stream: its log cannot be moved; its readers would lose their offsets")
-        lack = lacks_room(entity, site.ready(entity))
+        try:
+            lack = lacks_room(entity, site.ready(entity))
+        except ResourceLocked:
+            yield _problem(entity, "is held by another connection, and goes with it")
+            return
         if lack:
             yield _problem(entity, f"{lack}: make room first, or give it a dead-letter exchange")
     try:

@@ -18,7 +18,7 @@ from rmqkit.broker.aside import set_aside, take_back
 from rmqkit.broker.mover import Moved, Mover
 from rmqkit.broker.siblings import MARKER, QueueSiblings
 from rmqkit.broker.site import Site, Stopped, deleting
-from rmqkit.errors import AccessRefused, NotConfirmed, PropertyMismatch
+from rmqkit.errors import AccessRefused, ConnectionLost, NotConfirmed, PropertyMismatch
 from rmqkit.model import Binding, Exchange, Queue
 
 _LATE = 100  # messages that came around the bindings: enough to be sure
@@ -36,8 +36,8 @@ class _NotYet(Exception):
 class QueueReplacement:
     """One queue's replacement; `stays_s` bounds the wait for publishers and consumers that are still there.
 
-    `conflicting` tells that the old queue is there, `classic` that it can be told to be deleted only if it is unused,
-    `resumed` that a run before us was killed.
+    `conflicting` tells that the old queue is there, `classic` that the broker can be told to delete it only if it is
+    unused, as far as is known, `resumed` that a run before us was killed.
     """
 
     site: Site
@@ -137,6 +137,11 @@ class QueueReplacement:
             if not exc.subject.startswith("deleting"):
                 raise
             return exc.reply_text
+        except ConnectionLost as exc:
+            if "NOT_IMPLEMENTED" not in exc.message:
+                raise
+            self.classic = False  # the virtual host's default is another type; nothing was done
+            return self._swap()
         return ""
 
     # From the siblings to the new queue.

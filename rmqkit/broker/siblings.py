@@ -8,7 +8,7 @@ A run that was killed is found again by these names alone: there is no file that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rmqkit.model import Binding, Exchange, Queue
@@ -41,9 +41,14 @@ class QueueSiblings:
     came: Queue
 
     @classmethod
-    def of(cls, queue: Queue, *, quorum: bool = False) -> QueueSiblings:
-        """Return the siblings of a queue; `quorum` makes them as safe as the queue is, or will be."""
-        kind = {"x-queue-type": "quorum" if quorum else "classic"}
+    def of(cls, queue: Queue, kinds: Sequence[str] = ()) -> QueueSiblings:
+        """Return the siblings of a queue, as safe as the old one and the new one, whose types are `kinds`.
+
+        An empty one is the virtual host's default.
+        """
+        kind = {"x-queue-type": "quorum" if "quorum" in kinds else "classic"}
+        if "" in kinds and "quorum" not in kinds:
+            kind = {}
         turn = sibling(queue.name, "turn")
         return cls(
             way=Exchange(sibling(queue.name, "way"), "fanout", internal=True, arguments={"alternate-exchange": turn}),

@@ -22,9 +22,11 @@ from rmqkit.broker import mover
 from rmqkit.broker.aside import KEPT_USER_ID, USER_ID
 from rmqkit.broker.mover import Mover
 from rmqkit.broker.replace import Replaced
+from rmqkit.broker.replace import replace as replace_entities
 from rmqkit.broker.site import Site
 from rmqkit.errors import NotConfirmed, PropertyMismatch, Unroutable
 from rmqkit.model import Binding, Exchange, Queue, Topology
+from rmqkit.report import Outcome, Step
 from rmqkit.stop import Stop
 from tests.conftest import Broker
 from tests.faults.replacing import SHORT, bind, bound_queue, is_begun, left_over, links, replaced, waiting
@@ -219,6 +221,24 @@ def test_what_cannot_be_replaced_stays_as_it_was(vhost_url: str, witness: Blocki
     assert left_over(vhost_url, "q") == []
     assert ready(vhost_url, "q") == 5
     witness.queue_declare("q", **{"durable": True, **old})
+
+
+def test_a_queue_of_another_connection_is_refused(vhost_url: str, witness: BlockingChannel) -> None:
+    witness.queue_declare("q", exclusive=True)
+    conflict = Step("queue", "q", Outcome.CONFLICT)
+    with links(vhost_url) as both, pytest.raises(PropertyMismatch, match="held by another connection"):
+        replace_entities(*both, bound_queue("q", TTL), [conflict], pauses=SHORT)
+
+
+def test_a_quorum_queue_is_replaced_also_if_its_type_is_not_known(vhost_url: str, witness: BlockingChannel) -> None:
+    declare(vhost_url, "q", x_queue_type="quorum")
+    witness.basic_publish("", "q", b"x")
+    within(5, lambda: ready(vhost_url, "q") == 1)
+    conflict = Step("queue", "q", Outcome.CONFLICT)
+    with links(vhost_url) as both:
+        (done,) = replace_entities(*both, bound_queue("q", TTL), [conflict], pauses=SHORT)
+    assert done.moved == 1
+    witness.queue_declare("q", durable=True, arguments=TTL)
 
 
 def test_a_queue_that_is_published_to_around_its_bindings_is_put_back_with_every_message(
