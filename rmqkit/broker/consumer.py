@@ -136,6 +136,12 @@ class Consumer:
                         yield wanted
                     self._last_s = time.monotonic()
 
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing has come that was not yielded yet."""
+        channel = self._channel
+        return not (self._events or self._left) and (channel is None or channel.inbox.empty())
+
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
         """Acknowledge, reject or requeue deliveries; what was settled before, or came from a lost channel, is skipped.
 

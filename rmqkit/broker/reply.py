@@ -31,13 +31,13 @@ def answer(request: Delivery, result: Result) -> Message:
     match result:
         case Message():
             body, given = result.body, result.properties
+            properties.check(given)
         case bytes() | str() | None:
             body = (result or "").encode() if not isinstance(result, bytes) else result
             kind = formats.content_type(body, None)
             given = Properties(content_type=kind.type, content_encoding=kind.encoding)
         case _:
             raise HandlerError(f"a reply has to be bytes, str, a Message or None, not {type(result).__name__}")
-    properties.check(given)
     return _addressed(request, body, given)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rmqkit.broker import reply
 from rmqkit.broker.consumer import ACK_WITHIN_S, Consumer
@@ -66,18 +67,16 @@ class Server:
         self._warn = site.on_warning or (lambda _: None)
         options = ConsumeOptions(served.options.prefetch, count)
         self._consumer = Consumer(site.consuming, served.queue, options, stop=site.stop, on_warning=site.on_warning)
-        self._report = ServeReport()
+        self._counts: Counter[str] = Counter()
         self._replies_made = 0  # and handed to the publisher, which counts them as well
         self._unconfirmed: dict[int, tuple[Delivery, Verdict]] = {}  # by the publisher's number
         self._done: list[tuple[Delivery, Verdict]] = []  # to be settled
 
     @property
-    def report(self) -> ServeReport:
-        """Return what was done so far."""
+    def counts(self) -> Counter[str]:
+        """Count what was done so far, by the names of a ServeReport."""
         consumed = self._consumer.report
-        return replace(
-            self._report, requests=consumed.consumed, redelivered=consumed.redelivered, seconds=consumed.seconds
-        )
+        return self._counts + Counter(requests=consumed.consumed, redelivered=consumed.redelivered)
 
     def run(self) -> None:
         """Serve until the consumer ends, by its count, a stop or an error; what is running is finished."""
@@ -105,7 +104,8 @@ class Server:
                     self._unconfirmed[self._replies_made] = request, verdict
                     self._replies_made += 1
                     yield made
-                if time.monotonic() - settled_s >= ACK_WITHIN_S or request is batch[-1]:
+                idle = request is batch[-1] and self._consumer.is_idle
+                if idle or time.monotonic() - settled_s >= ACK_WITHIN_S:
                     yield None
                     self._settle()
                     settled_s = time.monotonic()
@@ -114,14 +114,14 @@ class Server:
         """Run the function; return the reply, None if nobody asked for one, and what becomes of the request."""
         wanted = bool(request.properties.reply_to)
         if not wanted:
-            if not self._report.unaddressed:
+            if not self._counts["unaddressed"]:
                 self._warn(f"queue {self._consumer.queue!r}: requests without reply_to are handled, and not answered")
-            self._count("unaddressed")
+            self._counts["unaddressed"] += 1
         try:
             result = self._function(request)
             made = reply.answer(request, result) if wanted else None
         except Exception as exc:  # noqa: BLE001 - whatever the function does wrong is told to who asked
-            self._count("failed")
+            self._counts["failed"] += 1
             (self._site.on_failure or log_failure)(request, exc)
             # The text of a foreign error may hold anything, a password too: only what is meant to be told is told.
             reason = exc.message if isinstance(exc, HandlerError) else type(exc).__name__
@@ -136,15 +136,12 @@ class Server:
             return
         self._done.append((request, verdict))
         if fate is Fate.CONFIRMED:
-            self._count("replied")
+            self._counts["replied"] += 1
             return
-        if not self._report.undelivered:
+        if not self._counts["undelivered"]:
             why = "nobody is there any more" if fate is Fate.RETURNED else f"it was {fate.value}"
             self._warn(f"a reply did not reach {message.routing_key!r}: {why}; its request is acknowledged")
-        self._count("undelivered")
-
-    def _count(self, name: str) -> None:
-        self._report = replace(self._report, **{name: getattr(self._report, name) + 1})
+        self._counts["undelivered"] += 1
 
     def _settle(self) -> None:
         for verdict in (Verdict.ACK, Verdict.REJECT):
@@ -167,10 +164,8 @@ def run(everything: Sequence[Served], site: Site) -> ServeReport:
         servers[0].run()
     else:
         _run_all(servers, site.stop)
-    reports = [server.report for server in servers]
-    names = ("requests", "replied", "failed", "unaddressed", "undelivered", "redelivered")
-    sums = {name: sum(getattr(each, name) for each in reports) for name in names}
-    return ServeReport(**sums, seconds=time.monotonic() - started_s)
+    counts = sum((server.counts for server in servers), Counter())
+    return ServeReport(**counts, seconds=time.monotonic() - started_s)
 
 
 def _shares(options: ServeOptions) -> list[int | None]:
