@@ -1,0 +1,597 @@
+"""What `rmqkit consume` does with deliveries, against a real RabbitMQ: nothing is acknowledged before it is done."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from tests.cli.deliveries import Start, await_state, drain, fill, report
+from tests.conftest import Namespace
+
+CANARY = "c4nary-p4ssword"
+HOSTILE = ("$(touch x)", "`touch x`", "; touch x", "../../x", "-rf", "a\nb", "a\0b", "{}", "%s", "'\"", "é\u2028")
+TELL = """
+import base64, json, os, sys
+ours = {name: value for name, value in os.environ.items() if name.startswith(("RMQKIT", "AMQP", "CLOUDAMQP"))}
+print(json.dumps({"environment": ours, "body": base64.b64encode(sys.stdin.buffer.read()).decode()}), flush=True)
+"""
+
+
+@pytest.fixture
+def dead(channel: BlockingChannel, namespace: Namespace) -> tuple[str, str]:
+    """A queue, and the one its dead letters go to."""
+    queue, letters = namespace.queue(), namespace.queue("dead")
+    channel.queue_declare(letters, durable=True)
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": letters}
+    channel.queue_declare(queue, durable=True, arguments=arguments)
+    return queue, letters
+
+
+def python(script: str) -> str:
+    return shlex.join([sys.executable, "-S", "-c", script])
+
+
+def shell(script: str) -> str:
+    return shlex.join(["sh", "-c", script])
+
+
+def within(holds: Callable[[], object], what: str = "it did not happen") -> None:
+    deadline_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def readline(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def publish_hostile(channel: BlockingChannel, namespace: Namespace) -> str:
+    """Publish a message for each hostile text, which is all its fields and its body; return the queue."""
+    exchange, queue = namespace.exchange(), namespace.queue()
+    channel.exchange_declare(exchange, "fanout")
+    channel.queue_declare(queue, durable=True)
+    channel.queue_bind(queue, exchange)
+    for text in HOSTILE:
+        properties = pika.BasicProperties(
+            content_type=text, content_encoding=text, headers={f"x{text}": text}, correlation_id=text, reply_to=text,
+            message_id=text, type=text, app_id=text, cluster_id=text,
+        )  # fmt: skip
+        channel.basic_publish(exchange, text, text.encode(), properties)
+    await_state(channel, queue, ready=len(HOSTILE))
+    return queue
+
+
+# Commands.
+
+
+def test_a_command_gets_the_body_and_all_that_is_known_of_the_message_and_no_credentials(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
+    moment = datetime.fromisoformat("2026-01-31T12:00:00Z")
+    properties = pika.BasicProperties(
+        content_type="application/json", content_encoding="utf-8", headers={"n": 1, "who": "é"}, delivery_mode=2,
+        priority=3, correlation_id="c", reply_to="r", expiration="600000", message_id="m",
+        timestamp=int(moment.timestamp()), type="t", app_id="a", cluster_id="k",
+    )  # fmt: skip
+    everything = bytes(range(256)) * 10_000
+    channel.basic_publish("", queue, everything, properties)
+    secret = f"amqp://guest:{CANARY}@localhost"
+    process = start(
+        queue, "-n", 1, "--exec", python(TELL), "--json", AMQP_URL=secret, CLOUDAMQP_URL=secret,
+        RMQKIT_API_URL=secret.replace("amqp", "http"), RMQKIT_MESSAGE_ID="of another message", RMQKIT_USER_ID="x",
+    )  # fmt: skip
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    assert CANARY.encode() not in stdout + stderr
+    told = json.loads(stdout)
+    assert base64.b64decode(told["body"]) == everything
+    environment = {name: value for name, value in told["environment"].items() if "TEST" not in name}
+    assert json.loads(environment.pop("RMQKIT_HEADERS")) == {"n": 1, "who": "é"}
+    assert environment == {
+        "RMQKIT_QUEUE": queue, "RMQKIT_EXCHANGE": "", "RMQKIT_ROUTING_KEY": queue, "RMQKIT_REDELIVERED": "false",
+        "RMQKIT_DELIVERY_TAG": "1", "RMQKIT_CONTENT_TYPE": "application/json", "RMQKIT_CONTENT_ENCODING": "utf-8",
+        "RMQKIT_DELIVERY_MODE": "2", "RMQKIT_PRIORITY": "3", "RMQKIT_CORRELATION_ID": "c", "RMQKIT_REPLY_TO": "r",
+        "RMQKIT_EXPIRATION": "600000", "RMQKIT_MESSAGE_ID": "m", "RMQKIT_TIMESTAMP": "2026-01-31T12:00:00Z",
+        "RMQKIT_TYPE": "t", "RMQKIT_APP_ID": "a", "RMQKIT_CLUSTER_ID": "k",
+    }  # fmt: skip
+    assert report(stderr)["acknowledged"] == 1
+
+
+def test_hostile_fields_of_a_message_are_text_to_a_command_and_nothing_else(
+    start: Start, channel: BlockingChannel, namespace: Namespace, tmp_path: Path
+) -> None:
+    queue = publish_hostile(channel, namespace)
+    before = set(tmp_path.iterdir())
+    stdout, stderr = start(queue, "-n", len(HOSTILE), "--exec", python(TELL)).communicate(timeout=20)
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    assert len(lines) == len(HOSTILE), stderr
+    names = "ROUTING_KEY CONTENT_TYPE CONTENT_ENCODING CORRELATION_ID REPLY_TO MESSAGE_ID TYPE APP_ID CLUSTER_ID"
+    for text, told in zip(HOSTILE, lines, strict=True):
+        seen = {told["environment"][f"RMQKIT_{name}"] for name in names.split()}
+        assert seen == {text.replace("\0", "\N{REPLACEMENT CHARACTER}")}
+        assert json.loads(told["environment"]["RMQKIT_HEADERS"]) == {f"x{text}": text}
+        assert base64.b64decode(told["body"]) == text.encode()
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_the_exit_code_of_a_command_is_the_verdict(
+    start: Start, channel: BlockingChannel, dead: tuple[str, str]
+) -> None:
+    queue, letters = dead
+    for body in (b"exit 0", b"exit 3", b"exit 1", b"exit 1", b"kill -9 $$", b"exit 4"):
+        channel.basic_publish("", queue, body)
+    process = start(queue, "-n", 6, "--exec", "sh", "--json")
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 8
+    told = report(stderr)
+    verdicts = {name: told[name] for name in ("acknowledged", "rejected", "requeued", "failed")}
+    assert verdicts == {"acknowledged": 1, "rejected": 4, "requeued": 1, "failed": 3}
+    assert stderr.count(b"the command ended with exit code 1") == 1
+    assert stderr.count(b"the command was killed by SIGKILL") == 1
+    await_state(channel, letters, ready=4)
+    assert drain(channel, letters) == [b"exit 3", b"exit 1", b"exit 1", b"kill -9 $$"]
+    assert drain(channel, queue) == [b"exit 4"]
+
+
+def test_a_command_need_not_read_its_input(start: Start, channel: BlockingChannel, queue: str) -> None:
+    channel.basic_publish("", queue, b"x" * 5_000_000)
+    process = start(queue, "-n", 1, "--exec", "true")
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, b"Consumed 1 message" in stderr) == (0, True), stderr
+
+
+def test_properties_too_large_for_an_environment_fail_that_message_alone(
+    start: Start, channel: BlockingChannel, dead: tuple[str, str]
+) -> None:
+    queue, letters = dead
+    channel.basic_publish("", queue, b"large", pika.BasicProperties(headers={"x": "é" * 50_000}))
+    channel.basic_publish("", queue, b"small")
+    process = start(queue, "-n", 2, "--exec", "cat")
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (8, b"small")
+    assert b"too large for environment variables" in stderr
+    await_state(channel, letters, ready=1)
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_it_started(
+    start: Start, channel: BlockingChannel, dead: tuple[str, str]
+) -> None:
+    queue, letters = dead
+    channel.basic_publish("", queue, b"x")
+    script = "sleep 100 & echo $!; (trap '' TERM; echo ready; sleep 100) & wait"
+    process = start(queue, "-n", 1, "--exec", shell(script), "--timeout", 0.5)
+    grandchild = next(int(line) for line in iter(lambda: readline(process), b"") if line.strip().isdigit())
+    assert process.wait(20) == 8
+    assert process.stderr is not None
+    assert b"it took more than 0.5 s" in process.stderr.read()
+    within(lambda: is_gone(grandchild), "what the command started still runs")
+    assert process.stdout is not None
+    process.stdout.read()  # which ends when nobody has it open any more: not the one that heeds no SIGTERM either
+    await_state(channel, letters, ready=1)
+
+
+def test_as_many_commands_run_at_a_time_as_are_asked_for_and_no_more(
+    start: Start, channel: BlockingChannel, queue: str, tmp_path: Path
+) -> None:
+    fill(channel, queue, 9)
+    (tmp_path / "running").mkdir()
+    script = """
+        touch running/$$; echo $$ >> begun
+        until [ $(wc -l < begun) -ge 3 ]; do sleep 0.02; done  # the first ones wait for each other
+        ls running | wc -l; rm running/$$
+    """
+    process = start(queue, "-n", 9, "--exec", shell(script), "--concurrency", 3)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert max(map(int, stdout.split())) == 3
+    await_state(channel, queue, ready=0)
+
+
+def test_the_idle_clock_stands_still_while_a_command_runs(start: Start, channel: BlockingChannel, queue: str) -> None:
+    fill(channel, queue, 4)
+    process = start(queue, "--idle-timeout", 0.2, "--exec", "sleep 0.5", "--prefetch", 1)
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, b"Consumed 4 messages" in stderr) == (0, True), stderr
+
+
+WAITING = shell("echo $$; until [ -e go ]; do sleep 0.02; done; echo done")
+
+
+@pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
+def test_a_signal_lets_commands_finish_and_begins_no_others(
+    start: Start, channel: BlockingChannel, queue: str, tmp_path: Path, how: tuple[object, ...]
+) -> None:
+    fill(channel, queue, 6)
+    process = start(queue, "--exec", WAITING, *how)
+    running = 2 if how else 1
+    for _ in range(running):
+        readline(process)
+    process.send_signal(signal.SIGINT)
+    (tmp_path / "go").touch()
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130, stderr
+    assert stdout.count(b"done") == running
+    await_state(channel, queue, ready=6 - running, consumers=0)
+
+
+def test_two_signals_end_commands_at_once_and_their_messages_stay(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
+    fill(channel, queue, 3)
+    process = start(queue, "--exec", WAITING)
+    pid = int(readline(process))
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # a second SIGINT might be taken for the first
+    assert process.wait(10) == 130
+    within(lambda: is_gone(pid), "the command still runs")
+    await_state(channel, queue, ready=3, consumers=0)
+
+
+def test_nothing_is_acknowledged_when_it_is_killed_while_a_command_runs(
+    start: Start, channel: BlockingChannel, queue: str, tmp_path: Path
+) -> None:
+    bodies = fill(channel, queue, 2)
+    process = start(queue, "--exec", WAITING)
+    readline(process)
+    process.kill()
+    process.wait()
+    await_state(channel, queue, ready=2, consumers=0)
+    assert drain(channel, queue) == bodies
+    (tmp_path / "go").touch()
+
+
+@pytest.mark.parametrize("how", ["--exec", "--handler"])
+def test_what_is_always_requeued_comes_again_at_a_bounded_rate(
+    start: Start, channel: BlockingChannel, queue: str, tmp_path: Path, how: str
+) -> None:
+    bodies = fill(channel, queue, 5)
+    (tmp_path / "later.py").write_text(
+        "import rmqkit\ndef again(_):\n    print('x', flush=True)\n    return rmqkit.Verdict.REQUEUE\n"
+    )
+    what = shell("echo x; exit 4") if how == "--exec" else "later:again"
+    process = start(queue, how, what, "--prefetch", 5)
+    for _ in range(10):  # once at once, and once after the first pause
+        assert readline(process) == b"x\n"
+    ended_s = time.monotonic() + 1
+    within(lambda: time.monotonic() > ended_s)
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=20)
+    assert stdout.count(b"x") <= 5
+    await_state(channel, queue, ready=5)
+    assert sorted(drain(channel, queue)) == bodies
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--exec", "no-such-program-here x"), b"there is no program 'no-such-program-here'"),
+        (("--handler", "no_such_module:f"), b"No module named 'no_such_module'"),
+        (("--handler", "no_such_module:f", "--workers", 2), b"No module named 'no_such_module'"),
+        (("--filter", "body == = 1"), b"--filter:1:9: unexpected '='"),
+        (("--to-url", "amqp://guest:guest@127.0.0.1:1/"), b"nobody listens at 127.0.0.1:1"),
+    ],
+)
+def test_a_handler_that_cannot_be_is_told_before_anything_is_consumed(
+    start: Start, channel: BlockingChannel, queue: str, arguments: tuple[object, ...], said: bytes
+) -> None:
+    fill(channel, queue, 1)
+    process = start(queue, *arguments)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == (4 if "--to-url" in arguments else 2)
+    assert stderr.count(said) == 1
+    delivery, _, _ = channel.basic_get(queue)
+    assert not delivery.redelivered
+
+
+# Functions.
+
+FUNCTIONS = """
+import rmqkit, sys, time
+def judge(delivery):
+    if delivery.body == b"raise":
+        raise ValueError("a secret of the body")
+    if delivery.body == b"exit":
+        sys.exit(0)
+    if delivery.body == b"wrong":
+        return True
+    return {b"reject": rmqkit.Verdict.REJECT, b"requeue": rmqkit.Verdict.REQUEUE}.get(delivery.body)
+def note(delivery):
+    sys.stdout.buffer.write(delivery.body + b"\\n")
+    sys.stdout.flush()
+def sleep(delivery):
+    time.sleep(float(delivery.body))
+def wait(delivery):
+    print("begun", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.fixture
+def functions(tmp_path: Path) -> Path:
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("functions")
+def test_what_a_function_returns_is_the_verdict_and_an_exception_rejects_without_its_text(
+    start: Start, channel: BlockingChannel, dead: tuple[str, str]
+) -> None:
+    queue, letters = dead
+    for body in (b"fine", b"reject", b"raise", b"raise", b"fine", b"requeue"):
+        channel.basic_publish("", queue, body)
+    process = start(queue, "-n", 6, "--handler", "functions:judge", "--json")
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 8
+    told = report(stderr)
+    assert (told["acknowledged"], told["rejected"], told["requeued"], told["failed"]) == (2, 3, 1, 2)
+    assert stderr.count(b"the handler raised ValueError in ") == 1
+    assert b"functions.py, line 5" in stderr
+    assert b"secret" not in stderr
+    await_state(channel, letters, ready=3)
+    assert drain(channel, letters) == [b"reject", b"raise", b"raise"]
+    assert drain(channel, queue) == [b"requeue"]
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize(("body", "said"), [(b"exit", b"raised SystemExit"), (b"wrong", b"a value of type bool")])
+def test_a_function_that_cannot_be_right_ends_the_run_and_its_message_stays(
+    start: Start, channel: BlockingChannel, queue: str, body: bytes, said: bytes
+) -> None:
+    channel.basic_publish("", queue, b"fine")
+    channel.basic_publish("", queue, body)
+    process = start(queue, "--handler", "functions:judge")
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 8
+    assert said in stderr
+    await_state(channel, queue, consumers=0)
+    assert body in drain(channel, queue)
+
+
+@pytest.mark.usefixtures("functions")
+def test_workers_call_a_function_with_each_message_once(start: Start, channel: BlockingChannel, queue: str) -> None:
+    bodies = fill(channel, queue, 1_000)
+    process = start(queue, "-n", 1_000, "--handler", "functions:note", "--workers", 2)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert sorted(stdout.splitlines()) == sorted(bodies)
+    await_state(channel, queue, ready=0)
+
+
+@pytest.mark.usefixtures("functions")
+def test_two_signals_end_a_function_at_once(start: Start, channel: BlockingChannel, queue: str) -> None:
+    fill(channel, queue, 2)
+    process = start(queue, "--handler", "functions:wait")
+    assert readline(process) == b"begun\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 130
+    await_state(channel, queue, ready=2, consumers=0)
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("how", [("--handler", "functions:sleep"), ("--exec", "sleep 4")])
+def test_heartbeats_go_on_while_a_handler_works_for_longer(
+    start: Start, channel: BlockingChannel, queue: str, broker_url: str, how: tuple[str, str]
+) -> None:
+    channel.basic_publish("", queue, b"4")
+    process = start(queue, "-n", 1, *how, "--json", "-u", f"{broker_url}?heartbeat=1")
+    _, stderr = process.communicate(timeout=20)
+    told = report(stderr)
+    assert (told["acknowledged"], told["redelivered"], stderr.count(b"warning")) == (1, 0, 0), stderr
+    await_state(channel, queue, ready=0)
+
+
+# Files.
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    """Return the bodies of a folder by the name of their files, which are all named in a file of properties."""
+    told = [json.loads(path.read_text()) for path in sorted(folder.glob("*.properties.json"))]
+    return {each["body_file"]: (folder / each["body_file"]).read_bytes() for each in told}
+
+
+def test_saved_messages_are_whole_and_can_be_published_again_as_they_were(
+    start: Start, channel: BlockingChannel, queue: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    properties = pika.BasicProperties(
+        content_type="application/json; charset=utf-8", headers={"n": 1, "raw": b"\xff", "list": [True, None]},
+        delivery_mode=1, priority=7, message_id="m", timestamp=1_769_860_800,
+    )  # fmt: skip
+    sent = [(b'{"a": 1}', properties), (bytes(range(256)), pika.BasicProperties()), (b"", properties)]
+    for body, each in sent:
+        channel.basic_publish("", queue, body, each)
+    process = start(queue, "-n", 3, "--save-to", "kept/here")
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    folder = tmp_path / "kept" / "here"
+    assert [Path(name).suffix for name in saved(folder)] == [".json", ".bin", ".json"]
+    assert list(saved(folder).values()) == [body for body, _ in sent]
+    assert len(list(folder.iterdir())) == 6
+    command = [sys.executable, "-m", "rmqkit", "publish", "--envelopes", "-"]
+    subprocess.run(command, input=_with_bodies(folder), env=environment, check=True, capture_output=True)
+    for body, each in sent:
+        _, found, again = channel.basic_get(queue, auto_ack=True)
+        assert (again, vars(found)) == (body, vars(each))
+
+
+def _with_bodies(folder: Path) -> bytes:
+    lines = []
+    for path in sorted(folder.glob("*.properties.json")):
+        envelope = json.loads(path.read_text())
+        body = (folder / envelope.pop("body_file")).read_bytes()
+        lines.append(json.dumps(envelope | {"body_base64": base64.b64encode(body).decode()}))
+    return "\n".join(lines).encode()
+
+
+def test_hostile_fields_of_a_message_name_no_file(
+    start: Start, channel: BlockingChannel, namespace: Namespace, tmp_path: Path
+) -> None:
+    queue = publish_hostile(channel, namespace)
+    process = start(queue, "-n", len(HOSTILE), "--save-to", "kept")
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    names = [path.name for path in (tmp_path / "kept").iterdir()]
+    assert all(re.fullmatch(r"[0-9TZ.]{23}-[0-9a-f]{6}-\d{6}(\.bin|\.properties\.json)", name) for name in names), names
+    assert sorted(saved(tmp_path / "kept").values()) == sorted(text.encode() for text in HOSTILE)
+
+
+def test_a_disk_that_takes_no_more_ends_it_and_what_is_not_saved_stays(
+    channel: BlockingChannel, queue: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """A limit of the size of files stands in for the disk."""
+    bodies = [*fill(channel, queue, 150), b"x" * 50_000]
+    channel.basic_publish("", queue, bodies[-1])
+    rmqkit = [sys.executable, "-m", "rmqkit", "consume", queue, "--save-to", "kept", "--json"]
+    command = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *rmqkit]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 3, done.stderr
+    assert report(done.stderr)["error"] == "OutputError"
+    kept = saved(tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == 2 * len(kept), "parts of files are left"
+    await_state(channel, queue, ready=len(bodies) - len(kept), consumers=0)
+    assert sorted([*kept.values(), *drain(channel, queue)]) == sorted(bodies)
+
+
+def test_what_is_acknowledged_is_saved_when_it_is_killed_at_any_moment(
+    start: Start, channel: BlockingChannel, queue: str, tmp_path: Path
+) -> None:
+    bodies = fill(channel, queue, 1_000, size=2_000)
+    process = start(queue, "--save-to", "kept", "--prefetch", 100)
+    within(lambda: (tmp_path / "kept").exists() and len(list((tmp_path / "kept").glob("*.properties.json"))) > 150)
+    process.kill()
+    process.wait()
+    await_state(channel, queue, consumers=0)
+    kept = set(saved(tmp_path / "kept").values())
+    assert kept <= set(bodies)
+    left = drain(channel, queue)
+    assert kept | set(left) == set(bodies)
+    assert len(left) < len(bodies)
+
+
+# Other exchanges.
+
+
+def test_messages_are_forwarded_to_another_broker_as_they_are(
+    start: Start, channel: BlockingChannel, queue: str, vhost_url: str
+) -> None:
+    properties = pika.BasicProperties(
+        content_type="x/y", headers={"n": 1, "raw": b"\xff", "when": datetime(2026, 1, 31, tzinfo=UTC)},
+        delivery_mode=1, priority=7, correlation_id="c", reply_to="r", expiration="600000", message_id="m", timestamp=1_769_860_800,
+        type="t", user_id="guest", app_id="a", cluster_id="k",
+    )  # fmt: skip
+    everything = bytes(range(256)) * 1_000
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        there = connection.channel()
+        there.queue_declare(queue)
+        there.queue_declare("elsewhere")
+        for target in ((), ("--to-queue", "elsewhere"), ("--to-routing-key", "elsewhere")):
+            channel.basic_publish("", queue, everything, properties)
+            process = start(queue, "-n", 1, "--to-url", vhost_url, *target)
+            _, stderr = process.communicate(timeout=20)
+            assert process.returncode == 0, stderr
+            delivery, found, body = there.basic_get("elsewhere" if target else queue, auto_ack=True)
+            assert (delivery.exchange, body) == ("", everything)
+            assert vars(found) == vars(properties)
+    await_state(channel, queue, ready=0)
+
+
+def test_forwarding_keeps_the_order_and_takes_all(
+    start: Start, channel: BlockingChannel, queue: str, namespace: Namespace
+) -> None:
+    exchange, target = namespace.exchange(), namespace.queue("target")
+    channel.exchange_declare(exchange, "topic")
+    channel.queue_declare(target)
+    channel.queue_bind(target, exchange, queue)  # the key is the message's own
+    bodies = fill(channel, queue, 3_000)
+    process = start(queue, "-n", 3_000, "--to-exchange", exchange)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    await_state(channel, queue, ready=0)
+    assert drain(channel, target) == bodies
+
+
+@pytest.mark.parametrize("target", [("--to-queue", "rmqkit.no.such.queue"), ("--to-exchange", "rmqkit.no.exchange")])
+def test_what_cannot_be_forwarded_ends_it_and_stays(
+    start: Start, channel: BlockingChannel, queue: str, target: tuple[str, str]
+) -> None:
+    bodies = fill(channel, queue, 10)
+    process = start(queue, *target)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 6, stderr
+    assert target[1].encode() in stderr
+    await_state(channel, queue, ready=10, consumers=0)
+    assert sorted(drain(channel, queue)) == sorted(bodies)
+
+
+# Filters.
+
+
+def publish_orders(channel: BlockingChannel, queue: str) -> None:
+    for number in range(10):
+        body = json.dumps({"total": number, "items": [number]}).encode()
+        channel.basic_publish("", queue, body, pika.BasicProperties(headers={"even": number % 2 == 0}))
+    channel.basic_publish("", queue, b"no JSON")
+    channel.basic_publish("", queue, b'{"total": "a text, which is not less or more than a number"}')
+    await_state(channel, queue, ready=12)
+
+
+@pytest.mark.parametrize(("unmatched", "left"), [("ack", (0, 0)), ("reject", (0, 10)), (None, (10, 0))])
+def test_a_filter_lets_through_what_matches_and_the_rest_has_the_verdict_that_was_chosen(
+    start: Start, channel: BlockingChannel, dead: tuple[str, str], unmatched: str | None, left: tuple[int, int]
+) -> None:
+    publish_orders(channel, dead[0])
+    chosen = ("--unmatched", unmatched) if unmatched else ()
+    expression = "headers.even and body.total > 5 and routing_key and not redelivered"
+    process = start(dead[0], "--idle-timeout", 0.5, "--filter", expression, *chosen, "--json")
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    assert [json.loads(line)["total"] for line in stdout.splitlines()] == [6, 8]
+    assert report(stderr)["unmatched"] == 10
+    for name, ready in zip(dead, left, strict=True):
+        await_state(channel, name, ready=ready, consumers=0)
+
+
+def test_a_count_counts_what_matches_and_what_has_no_value_is_told_once(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
+    publish_orders(channel, queue)
+    channel.basic_publish("", queue, b'{"total": 100}')
+    process = start(queue, "-n", 3, "--filter", "body.total > 7", "--exec", "cat")
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    assert stdout.count(b"{") == 3
+    assert stderr.count(b"no value for a message: TypeError") == 1
+    assert b"Consumed 3 messages" in stderr
+    assert b"10 did not match, and were given back" in stderr
+    await_state(channel, queue, ready=10)
+
+
+def test_a_prefetch_full_of_what_does_not_match_is_told(start: Start, channel: BlockingChannel, queue: str) -> None:
+    publish_orders(channel, queue)
+    process = start(queue, "--idle-timeout", 0.5, "--filter", "body.total > 7", "--prefetch", 8)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (0, b"")
+    assert b"raise --prefetch" in stderr
+    await_state(channel, queue, ready=12)
