@@ -43,17 +43,22 @@ def validate(
     """Check topology files, and say what is suspicious in them, without a broker.
 
     What the schema or a reference forbids is an error, as it is for apply. Beyond that, findings are errors (the broker
-    would refuse it), warnings or hints; each has a code, and `lint:` in the file can silence it, with a reason.
+    would refuse it), warnings or hints; each has a code, and `lint:` in the file can silence it, with a reason. Files
+    of scenarios (.test.yaml) are checked as what `rmqkit test` takes.
     """
     from rmqkit.topology.lint import RULES, examine  # noqa: PLC0415 - start-up time
     from rmqkit.topology.loader import load  # noqa: PLC0415
+    from rmqkit.topology.scenarios import SUFFIX as SCENARIOS  # noqa: PLC0415
+    from rmqkit.topology.scenarios import load as load_scenarios  # noqa: PLC0415
 
     if explain:
         _explain(explain, as_one_json=json)
         return
     if not files:
         raise typer.BadParameter("Name a topology file, or - for standard input.", param_hint="FILE")
-    findings, silenced = examine(load(*map(readable, files)))
+    scenarios = [file for file in files if file.endswith(SCENARIOS)]
+    load_scenarios(*scenarios)
+    findings, silenced = examine(load(*(readable(file) for file in files if file not in scenarios)))
     if json:
         found = [_as_json(finding, RULES[finding.code]) for finding in findings]
         output.out_json({"findings": found, "silenced": len(silenced)})

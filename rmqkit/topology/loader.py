@@ -134,6 +134,10 @@ class _File:
     def check_shape(self) -> None:
         """Check the document against the schema; raise DocumentError if most of it seems to be something else."""
         self.problems += self.document.problems
+        if "scenarios" in self.document.data:
+            where = self.document.where_key(("scenarios",))
+            fault = Problem(where, "these are scenarios, and no topology", "`rmqkit test` runs them.")
+            raise DocumentError("not a topology", problems=[fault])
         for path, problem in check(self.document):
             self.problems.append(problem)
             self.faulty.add(path)

@@ -18,6 +18,8 @@ from rmqkit.topology.names import Fault, check_arguments, check_length
 from rmqkit.topology.routing import Reason
 from rmqkit.topology.schema import SCENARIOS, check, suggest
 
+SUFFIX = ".test.yaml"  # by which a file of scenarios is told from a topology
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

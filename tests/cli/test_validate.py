@@ -148,3 +148,12 @@ def test_the_report_does_not_depend_on_the_hash_seed(folder: Path) -> None:
     reports = {validate(folder, case, PYTHONHASHSEED=seed).stdout for seed in ("1", "2", "3")}
     assert len(reports) == 1
     assert "one -> two -> one" in reports.pop()
+
+
+def test_files_of_scenarios_beside_topologies_are_checked_as_such() -> None:
+    root = Path(__file__).parents[2]
+    done = validate(root, *map(str, sorted(root.glob("topologies/*.yaml"))))
+    assert done.returncode == 0, done.stderr
+    done = validate(root, "topologies/work.yaml", "tests/cases/scenarios/invalid/names.test.yaml")
+    assert done.returncode == 2
+    assert "the exchange 'ordrs' is not declared" in done.stderr
