@@ -498,8 +498,8 @@ def test_messages_are_forwarded_to_another_broker_as_they_are(
 ) -> None:
     properties = pika.BasicProperties(
         content_type="x/y", headers={"n": 1, "raw": b"\xff", "when": datetime(2026, 1, 31, tzinfo=UTC)},
-        delivery_mode=1, priority=7, correlation_id="c", reply_to="r", expiration="600000", message_id="m", timestamp=1_769_860_800,
-        type="t", user_id="guest", app_id="a", cluster_id="k",
+        delivery_mode=1, priority=7, correlation_id="c", reply_to="r", expiration="600000", message_id="m",
+        timestamp=1_769_860_800, type="t", user_id="guest", app_id="a", cluster_id="k",
     )  # fmt: skip
     everything = bytes(range(256)) * 1_000
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:

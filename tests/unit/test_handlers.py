@@ -1,0 +1,210 @@
+"""Handlers without a broker: patience, pauses, and what is refused before anything is consumed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+
+from rmqkit.broker import brake
+from rmqkit.broker.brake import Brake
+from rmqkit.cli.handling import FilterOptions, HandlerOptions, Print
+from rmqkit.errors import RmqkitError, SettingsError
+from rmqkit.handlers import calling, executing
+from rmqkit.handlers.executing import Executor
+from rmqkit.handlers.handler import Settled
+from rmqkit.message import PERSISTENT, Delivery, Properties, Verdict
+from rmqkit.stop import Stop
+
+
+@dataclass(frozen=True)
+class _Origin:
+    exchange: str = ""
+    routing_key: str = "q"
+    properties: Properties = PERSISTENT
+    consumer_tag: str = "ctag1"
+    malformed: str = ""
+
+
+class _Source:
+    """Yields one batch, then waits for a stop."""
+
+    def __init__(self, stop: Stop, *bodies: bytes) -> None:
+        self._stop = stop
+        self._batch = [Delivery(body, tag, False, _Origin()) for tag, body in enumerate(bodies, 1)]
+        self._woken = threading.Event()
+
+    def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:  # noqa: ARG002
+        yield self._batch
+        while not self._stop.requested:
+            self._woken.wait(0.01)
+            self._woken.clear()
+            yield []
+
+    def wake(self) -> None:
+        self._woken.set()
+
+
+def _run(executor: Executor, stop: Stop, *bodies: bytes) -> list[Settled]:
+    return list(executor.handle(_Source(stop, *bodies), stop))
+
+
+def test_commands_that_go_on_after_a_stop_are_ended_in_the_end_and_their_messages_given_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(executing, "KILL_AFTER_S", 0.3)
+    ready = tmp_path / "ready"
+    stubborn = f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done"
+    executor = Executor(("/bin/sh", "sh", "-c", stubborn), "q", grace_s=0.3)
+    stop = Stop()
+
+    def request() -> None:
+        while not ready.exists():
+            time.sleep(0.01)
+        stop.request()
+
+    threading.Thread(target=request).start()
+    assert [each.verdict for each in _run(executor, stop, b"begun", b"not begun")] == [Verdict.REQUEUE]
+
+
+def test_a_command_that_heeds_no_sigterm_after_its_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executing, "KILL_AFTER_S", 0.2)
+    executor = Executor(("/bin/sh", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"), "q", timeout_s=0.2)
+    [delivery] = next(_Source(Stop(), b"x").batches())
+    settled = executor.run(delivery)
+    assert settled.verdict is Verdict.REJECT
+    assert "more than 0.2 s" in settled.failure
+
+
+def test_a_command_that_is_ended_by_the_second_signal_is_given_back_and_no_other_is_started() -> None:
+    executor = Executor(("/bin/sh", "sh", "-c", "sleep 60"), "q")
+    [delivery] = next(_Source(Stop(), b"x").batches())
+    threading.Timer(0.2, executor.close).start()
+    assert executor.run(delivery) == Settled((delivery,), Verdict.REQUEUE)
+    assert executor.run(delivery) == Settled((delivery,), Verdict.REQUEUE)
+
+
+def test_a_command_gets_the_signals_that_python_ignores() -> None:
+    executor = Executor(("/bin/sh", "sh", "-c", "kill -PIPE $$"), "q")
+    [delivery] = next(_Source(Stop(), b"x").batches())
+    assert executor.run(delivery).failure == f"the command was killed by {signal.SIGPIPE.name}"
+
+
+@pytest.mark.parametrize("command", ["", "  ", "a 'b", "no-such-program-here", "/etc/passwd", "/"])
+def test_a_command_that_cannot_be_run_is_refused(command: str) -> None:
+    with pytest.raises(SettingsError, match="--exec"):
+        executing.parse(command)
+
+
+def test_what_is_given_back_again_and_again_waits_longer_each_time_until_there_is_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(brake.time, "monotonic", lambda: now_s)
+    held = Brake()
+    pauses = []
+    for _ in range(6):
+        held.hold([2, 1])
+        pauses.append(held.due_in_s())
+        assert (held.take_due(), 1 in held) == ([], True)
+        now_s += pauses[-1]
+        assert held.take_due() == [1, 2]
+    held.ease()
+    held.hold([3])
+    assert [*pauses, held.due_in_s()] == [1, 2, 4, 8, 10, 10, 1]
+
+
+FUNCTIONS = """
+import sys
+value = 1
+def fine(delivery): ...
+def none(): ...
+async def later(delivery): ...
+class Kind:
+    def __call__(self, delivery): ...
+kind = Kind()
+"""
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "some_functions.py").write_text(FUNCTIONS)
+    (tmp_path / "bad_syntax.py").write_text("def (")
+    (tmp_path / "exits.py").write_text("import sys; sys.exit(0)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("some_functions", None)
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("name", ["fine", "kind", "kind.__call__"])
+def test_a_function_of_the_current_folder_is_found(name: str) -> None:
+    assert callable(calling.load(f"some_functions:{name}"))
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("some_functions", "write module:function"),
+        ("some_functions:", "write module:function"),
+        (":fine", "write module:function"),
+        ("no_such_module:fine", "No module named 'no_such_module'"),
+        ("some_functions:nosuch", "no attribute 'nosuch'"),
+        ("some_functions:value", "not a callable object"),
+        ("some_functions:none", "too many positional arguments"),
+        ("some_functions:later", "coroutine"),
+        ("bad_syntax:f", "SyntaxError"),
+        ("exits:f", "SystemExit"),
+        ("..:f", "ValueError|TypeError"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused(target: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        calling.load(target)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        HandlerOptions(save_to="x", exec="true"),
+        HandlerOptions(exec="true", handler="a:b"),
+        HandlerOptions(handler="a:b", to_queue="q"),
+        HandlerOptions(save_to="x", format=Print.JSON),
+        HandlerOptions(to_url="amqp://localhost", format=Print.JSON),
+        HandlerOptions(to_queue="q", to_exchange="e"),
+        HandlerOptions(to_queue="q", to_routing_key="k"),
+        HandlerOptions(timeout=1),
+        HandlerOptions(handler="a:b", concurrency=2),
+        FilterOptions(unmatched=Verdict.ACK),
+        FilterOptions(filter="body =="),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: HandlerOptions | FilterOptions) -> None:
+    with pytest.raises((typer.BadParameter, RmqkitError)):
+        options.check()
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "filtered", "prefetch"),
+    [
+        (HandlerOptions(), None, False, 1000),
+        (HandlerOptions(exec="true"), None, False, 2),
+        (HandlerOptions(exec="true", concurrency=8), None, False, 16),
+        (HandlerOptions(exec="true", concurrency=8), 4, False, 8),
+        (HandlerOptions(exec="true"), None, True, 1000),
+        (HandlerOptions(), 7, False, 7),
+    ],
+)
+def test_the_prefetch_is_enough_for_all_commands(
+    options: HandlerOptions, given: int | None, filtered: bool, prefetch: int
+) -> None:
+    assert options.prefetch(given, filtered=filtered) == prefetch
