@@ -13,7 +13,7 @@ import http.client
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -33,6 +33,7 @@ from rmqkit.settings import Settings
 
 TIMEOUT_S = 30.0
 PORT, TLS_PORT = 15672, 15671
+_QUEUE_TYPES = ("classic", "quorum", "stream")
 _ENABLE = (
     "It is RabbitMQ's management plugin: `rabbitmq-plugins enable rabbitmq_management`; --api-url says where it is."
 )
@@ -102,16 +103,17 @@ class Management:
         exchanges = self._call(
             "GET", f"exchanges/{self._vhost}?columns=name,type,durable,auto_delete,internal,arguments"
         )
-        queues = self._call("GET", f"queues/{self._vhost}?columns=name,durable,auto_delete,exclusive,arguments")
+        queues = self._call("GET", f"queues/{self._vhost}?columns=name,type,durable,auto_delete,exclusive,arguments")
         bindings = self._call("GET", f"bindings/{self._vhost}")
         policies, unseen = self._policies()
+        default = self._default_queue_type()
         topology = Topology(
             exchanges=tuple(Exchange(**_fields(each, Exchange)) for each in exchanges if each["name"]),
-            queues=tuple(Queue(**_fields(each, Queue)) for each in queues),
+            queues=tuple(_queue(each, default) for each in queues),
             bindings=tuple(Binding(**_fields(each, Binding)) for each in bindings if each["source"]),
             policies=policies,
         )
-        return Live(topology, self._default_queue_type(), unseen, self._parameters())
+        return Live(topology, default, unseen, self._parameters())
 
     def queues(self) -> tuple[QueueStatus, ...]:
         """Return how the queues do, sorted by name; RabbitMQ brings its numbers up to date every five seconds.
@@ -157,7 +159,7 @@ class Management:
         """Look into the list: an entry of its own is for administrators."""
         found = self._call("GET", "vhosts?columns=name,default_queue_type")
         kinds = (each.get("default_queue_type") for each in found if each["name"] == self._address.vhost)
-        return next((kind for kind in kinds if kind in ("quorum", "stream")), "classic")
+        return next((kind for kind in kinds if kind in _QUEUE_TYPES), "classic")
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         password = self._password if self._password is not None else self._settings.password(self._address)
@@ -216,6 +218,15 @@ def _fields(entity: Mapping[str, Any], noun: type[Any]) -> dict[str, Any]:
     """Return what of an entity of the API belongs to a noun; `apply-to` is written `apply_to` there."""
     given = {name.replace("-", "_"): value for name, value in entity.items()}
     return {name: given[name] for name in noun.__slots__ if name in given}
+
+
+def _queue(queue: Mapping[str, Any], default_type: str) -> Queue:
+    """Make a queue, with its type among its arguments if it came before the virtual host got another default."""
+    found = Queue(**_fields(queue, Queue))
+    kind = queue.get("type")
+    if kind == default_type or kind not in _QUEUE_TYPES or "x-queue-type" in found.arguments:
+        return found
+    return replace(found, arguments={"x-queue-type": kind} | dict(found.arguments))
 
 
 def _status(queue: Mapping[str, Any]) -> QueueStatus:

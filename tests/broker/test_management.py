@@ -56,6 +56,18 @@ def test_a_virtual_host_is_seen_as_others_filled_it(broker: Broker, vhost_url: s
     assert (live.default_queue_type, live.unseen) == ("classic", ())
 
 
+def test_a_queue_that_is_not_of_the_virtual_hosts_default_type_says_so() -> None:
+    # As RabbitMQ 3.13 and later write it; 3.10 cannot have another default.
+    old, new = (
+        {"name": "q", "type": "classic"},
+        {"name": "q", "type": "quorum", "arguments": {"x-queue-type": "quorum"}},
+    )
+    assert management._queue(old, "quorum").arguments == {"x-queue-type": "classic"}
+    assert management._queue(old, "classic").arguments == {}
+    assert management._queue(new, "classic").arguments == {"x-queue-type": "quorum"}
+    assert management._queue({"name": "q", "type": "MQTT QoS 0"}, "quorum").arguments == {}
+
+
 def test_parameters_are_seen_by_name_and_never_with_their_values(broker: Broker, vhost_url: str) -> None:
     name = urlsplit(vhost_url).path[1:]
     operator = {"pattern": CANARY, "definition": {"max-length": 5}, "apply-to": "queues"}
