@@ -1,10 +1,12 @@
 """What a topology is made of, in RabbitMQ's own words.
 
-Comes in: nothing. Goes out: Exchange, Queue, Binding, Policy, Silence, Target and Topology, frozen. Room: the nouns.
+Comes in: nothing. Goes out: Contract, Exchange, Queue, Binding, Policy, Silence, Target and Topology, frozen. Room: the
+nouns.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +16,23 @@ from rmqkit.errors import Location
 Arguments = Mapping[str, Any]
 DestinationType = Literal["queue", "exchange"]
 AppliesTo = Literal["all", "exchanges", "queues", "classic_queues", "quorum_queues", "streams"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What bodies have to be: of a format, and as a schema says: a JSON Schema for `json`, an XSD for `xml`.
+
+    `schema` is a file's path; where the contract was read from a file, it is relative to that one.
+    """
+
+    format: Literal["json", "xml"]
+    schema: str
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def path(self) -> str:
+        """Return the schema's path from the current folder."""
+        return os.path.join(os.path.dirname(self.where.file if self.where else ""), self.schema)  # noqa: PTH118, PTH120
 
 
 @dataclass(frozen=True, slots=True)

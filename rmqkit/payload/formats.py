@@ -6,9 +6,11 @@ never a changed byte, and never a piece of the body in an error. Room: payload; 
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from enum import Enum
 from pathlib import PurePath
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.payload import strict_json
@@ -38,6 +40,7 @@ _OF_FORMAT = {
     Format.TEXT: TEXT,
     Format.BINARY: BINARY,
 }
+_SMALL = 1024 * 1024  # characters; beyond it, checking takes longer, and no memory
 _CHECKED_BY_NAME = {".json": Format.JSON, ".xml": Format.XML}
 
 
@@ -77,10 +80,29 @@ def check_json(body: bytes, where: Location) -> str:
     Raises PayloadError: see `strict_json.find_fault`.
     """
     text = decode(body, where, "JSON")
-    fault = strict_json.find_fault(text)
-    if fault:
-        _refuse(text[: fault.position], where, f"not JSON: {fault.message}")
+    if len(text) > _SMALL:
+        _check_json(text, where)
+    else:
+        _read_json(text, where)
     return text
+
+
+def read_json(body: bytes, where: Location) -> tuple[str, Any]:
+    """Refuse what `check_json` refuses; return the text and its value."""
+    text = decode(body, where, "JSON")
+    return text, _read_json(text, where)
+
+
+def _read_json(text: str, where: Location) -> Any:
+    with suppress(ValueError, RecursionError):
+        return strict_json.read(text)
+    _check_json(text, where)
+    return json.loads(text)
+
+
+def _check_json(text: str, where: Location) -> None:
+    if fault := strict_json.find_fault(text):
+        refuse(text[: fault.position], where, f"not JSON: {fault.message}")
 
 
 def check_xml(body: bytes, where: Location) -> None:
@@ -113,15 +135,20 @@ def decode(body: bytes, where: Location, what: str) -> str:
     try:
         text = body.decode()
     except UnicodeDecodeError as exc:
-        _refuse(body[: exc.start].decode(), where, f"not UTF-8, which {what} has to be ({exc.reason})")
+        refuse(body[: exc.start].decode(), where, f"not UTF-8, which {what} has to be ({exc.reason})")
     return text
 
 
-def _refuse(before: str, where: Location, message: str) -> NoReturn:
-    """Place the fault after `before`, the part of the body that is in order."""
+def refuse(before: str, where: Location, message: str) -> NoReturn:
+    """Raise PayloadError, with the fault placed after `before`, the part of the body that is in order."""
+    raise PayloadError("Bad payload", problems=[Problem(place(before, where), message)])
+
+
+def place(before: str, where: Location) -> Location:
+    """Return the place after `before`, the begin of a body whose first byte is at `where`."""
     line = (where.line or 1) + before.count("\n")
     column = len(before) - (before.rfind("\n") + 1) + 1
-    raise PayloadError("Bad payload", problems=[Problem(Location(where.file, line, column), message)])
+    return Location(where.file, line, column)
 
 
 def _is_utf8(body: bytes) -> bool:

@@ -1,6 +1,6 @@
 """Where a text stops being JSON that every parser reads alike.
 
-Comes in: text. Goes out: the first fault and its position, or nothing. Room: payload.
+Comes in: text. Goes out: its value; or the first fault and its position. Room: payload.
 
 Stricter than Python's `json`, by RFC 8259: no NaN or Infinity, no byte order mark; and by RFC 7493 (I-JSON), whose
 list of what parsers disagree on this is: no name twice in an object, no lone surrogate, no number that is none as a
@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
 
 MAX_DEPTH = 500  # what a parser that recurses, Python's own among them, still reads
 MAX_NUMBER_LENGTH = 1000
@@ -26,6 +27,8 @@ _TOKEN = re.compile(
         |(?P<word>true|false|null)|(?P<mark>[][{}:,])|(?P<end>\Z))""",
     re.VERBOSE,
 )
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURELY_FINITE = 300  # digits: no double has more before its point
 _STRING_START = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 
 # What may come next: state -> what is expected, in words.
@@ -40,6 +43,66 @@ class Fault(NamedTuple):
 
     position: int
     message: str
+
+
+def read(text: str) -> Any:
+    """Return the value of a text in which there is surely no fault, an order of magnitude faster than finding one.
+
+    Raises ValueError or RecursionError when that cannot be told so fast: ask `find_fault`.
+    """
+    if len(text) > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH:
+        raise ValueError("it may be nested too deeply")
+    if _SURROGATE.search(text):
+        raise ValueError("there may be half a surrogate pair")
+    return _DECODER.decode(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _SURELY_FINITE:
+        raise ValueError("it may be beyond the range of a double")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value) or len(digits) > _SURELY_FINITE:
+        raise ValueError("it may be beyond the range of a double")
+    return value
+
+
+def _constant(_name: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+
+
+def position_of(text: str, path: Sequence[str | int]) -> int:
+    """Return where a value begins in a text without fault; `path` has names and indexes that are there."""
+    position = _skip_space(text, 0)
+    for step in path:
+        position = _skip_space(text, position + 1)
+        index = 0
+        while True:
+            if isinstance(step, str):
+                name, end = _PLAIN.raw_decode(text, position)
+                position = _skip_space(text, _skip_space(text, end) + 1)
+            if step == (name if isinstance(step, str) else index):
+                break
+            _, end = _PLAIN.raw_decode(text, position)
+            position = _skip_space(text, _skip_space(text, end) + 1)
+            index += 1
+    return position
+
+
+_PLAIN = json.JSONDecoder()
 
 
 def find_fault(text: str) -> Fault | None:

@@ -147,3 +147,34 @@ def test_the_content_type_follows_the_format_then_the_name_then_the_bytes(
     expected: ContentType,
 ) -> None:
     assert formats.content_type(body, format, name) == expected
+
+
+@given(st.text(alphabet='[]{}:,"\\ntfuNad801.-eE \n', max_size=14) | _VALUES.map(json.dumps))
+def test_what_is_read_fast_has_no_fault(text: str) -> None:
+    try:
+        value = strict_json.read(text)
+    except ValueError:
+        return
+    assert strict_json.find_fault(text) is None
+    assert value == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 501 + "]" * 501, "1" * 310, "0." + "1" * 1000, "-1e999", '"\\ud800"', '{"a":1,"\\u0061":1}', "\ufeff1"],
+)
+def test_what_may_be_a_fault_is_not_read_fast(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        strict_json.read(text)
+
+
+@given(_VALUES, st.sampled_from([None, 2]), st.data())
+def test_every_value_is_found_in_its_text(value: object, indent: int | None, data: st.DataObject) -> None:
+    text = " \n" + json.dumps(value, indent=indent)
+    path: list[str | int] = []
+    inner = value
+    while isinstance(inner, list | dict) and inner and data.draw(st.booleans()):
+        path.append(data.draw(st.sampled_from(list(inner) if isinstance(inner, dict) else range(len(inner)))))
+        inner = inner[path[-1]]  # type: ignore[index]
+    found, _ = json.JSONDecoder().raw_decode(text, strict_json.position_of(text, path))
+    assert found == inner

@@ -1,0 +1,49 @@
+"""Whether a body keeps its contract: JSON as a JSON Schema says, or XML as an XML Schema (XSD) says.
+
+Comes in: a Contract, once; then bodies. Goes out: nothing, or a PayloadError with the place of each fault and the rule
+that is broken, and never a piece of the body. Room: payload; `json_schema` and `xml_schema` know the libraries.
+
+A schema may refer to files beside it, in its folder or below. Nothing else is read, and nothing from a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Literal
+
+from rmqkit.errors import Location, SettingsError
+from rmqkit.model import Contract
+
+Check = Callable[[bytes, Location], None]
+"""Refuses a body that is not what it should be; the place is that of its first byte. Raises PayloadError."""
+
+_FORMATS: dict[str, Literal["json", "xml"]] = {".json": "json", ".xsd": "xml"}
+
+
+def of_schema(schema: str) -> Contract:
+    """Return the contract that a schema file stands for: by its name, .json or .xsd. Raises SettingsError."""
+    suffix = PurePath(schema).suffix.lower()
+    if suffix not in _FORMATS:
+        raise SettingsError(
+            f"{schema}: a schema is a JSON Schema, named .json, or an XML Schema, named .xsd",
+            advice="Give the file that name, or convert it to one of them.",
+        )
+    return Contract(_FORMATS[suffix], schema)
+
+
+def compile_contract(contract: Contract) -> Check:
+    """Read a contract's schema, and return what refuses a body that breaks it; any thread may call that.
+
+    Raises PayloadError with every problem of the schema, each with its file, line and column.
+
+        check = rmqkit.compile_contract(rmqkit.Contract("json", "order.schema.json"))
+        check(b'{"total": -1}', rmqkit.Location("an order"))
+    """
+    if contract.format == "json":
+        from rmqkit.payload import json_schema  # noqa: PLC0415 - only the library that is needed is imported
+
+        return json_schema.compile_schema(Path(contract.path))
+    from rmqkit.payload import xml_schema  # noqa: PLC0415
+
+    return xml_schema.compile_schema(Path(contract.path))

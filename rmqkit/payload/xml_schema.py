@@ -1,0 +1,121 @@
+"""XML Schemas (XSD 1.0): the one module that knows lxml.
+
+Comes in: a schema file, once; then bodies. Goes out: what checks them. Room: payload.
+
+Neither a schema nor a body may have a DOCTYPE, so that there is no entity to expand; what a body's `xsi:schemaLocation`
+names is never looked at.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rmqkit.errors import Location, PayloadError, Problem, SettingsError
+from rmqkit.payload import formats
+from rmqkit.payload.contracts import Check
+from rmqkit.payload.schema_folder import SchemaFolder
+
+try:
+    from lxml import etree
+except ImportError as exc:
+    raise SettingsError(
+        "an XML Schema needs the package lxml, which is not installed", advice="Run: pip install 'rmqkit[xsd]'"
+    ) from exc
+
+MAX_PROBLEMS = 20  # that are told of one body
+_NAME = re.compile(r"[^/\[\]*:@]+(?=\[|/|$)")  # of a step in a path, without its prefix
+
+
+def compile_schema(file: Path) -> Check:
+    """Return what refuses a body that is not XML, or not as the schema says. Raises PayloadError for a bad schema."""
+    folder = SchemaFolder(file)
+    files = _Files(folder)
+    schema = None
+    if (body := files.read(file)) is not None:
+        parser = _parser()
+        parser.resolvers.add(files)
+        try:
+            schema = etree.XMLSchema(etree.fromstring(body, parser, base_url=str(folder.folder / file.name)))
+        except etree.LxmlError as exc:
+            if not folder.problems:
+                folder.problems += [
+                    Problem(Location(str(file), each.line, each.column + 1), f"not an XML Schema: {each.message}")
+                    for each in exc.error_log
+                ]
+    folder.raise_problems()
+    return _Checker(schema, frozenset(files.names)).check
+
+
+def _parser() -> Any:
+    return etree.XMLParser(no_network=True, resolve_entities=False, load_dtd=False, huge_tree=False)
+
+
+class _Files(etree.Resolver):  # type: ignore[misc] # lxml has no types
+    """What a schema includes and imports, from its folder alone; `names` are those of elements and attributes."""
+
+    def __init__(self, folder: SchemaFolder) -> None:
+        super().__init__()
+        self._folder = folder
+        self.names: set[str] = set()
+
+    def resolve(self, url: str, _public_id: object, context: object) -> Any:
+        """Return a file to libxml2, which would skip an import that is not there."""
+        file = self._folder.beside(url, f"{self._folder.folder}/")
+        body = None if file is None else self.read(file)
+        return self.resolve_string(body or b"<none/>", context, base_url=url)
+
+    def read(self, file: Path) -> bytes | None:
+        """Return well-formed XML; None, and a problem, if it is none."""
+        body = self._folder.read(file)
+        if body is None:
+            return None
+        try:
+            formats.check_xml(body, Location(str(file)))
+            root = etree.fromstring(body, _parser())
+        except PayloadError as exc:
+            self._folder.problems += exc.problems
+            return None
+        except etree.XMLSyntaxError as exc:
+            self._folder.refuse(file, f"not well-formed XML: {exc}")
+            return None
+        self.names.update(filter(None, (each.get("name") for each in root.iter())))
+        return body
+
+
+class _Checker:
+    """A compiled schema, and the names in it, which an error may show."""
+
+    def __init__(self, schema: Any, names: frozenset[str]) -> None:
+        self._schema = schema
+        self._names = names
+        self._parser = _parser()
+        self._lock = threading.Lock()  # the schema keeps the errors of its last document
+
+    def check(self, body: bytes, where: Location) -> None:
+        formats.check_xml(body, where)
+        try:
+            document = etree.fromstring(body, self._parser)
+        except etree.XMLSyntaxError as exc:  # libxml2 is stricter than expat, in what it bounds
+            place = Location(where.file, (where.line or 1) + (exc.lineno or 1) - 1, 1)
+            raise PayloadError("Bad payload", problems=[Problem(place, "not XML that libxml2 reads")]) from None
+        with self._lock:
+            if self._schema.validate(document):
+                return
+            problems = list(islice(self._problems(where), MAX_PROBLEMS))
+        raise PayloadError("Bad payload", problems=problems)
+
+    def _problems(self, where: Location) -> Iterator[Problem]:
+        for error in self._schema.error_log:
+            rule = error.type_name.removeprefix("SCHEMAV_").lower().replace("_", "-")
+            path = _NAME.sub(self._known, error.path or "the document")
+            place = Location(where.file, (where.line or 1) + max(error.line, 1) - 1, 1)
+            yield Problem(place, f"{path} breaks the rule {rule}")
+
+    def _known(self, found: re.Match[str]) -> str:
+        """Return a name of the schema; one that is not may be a secret: `*` stands for it."""
+        return found[0] if found[0] in self._names else "*"
