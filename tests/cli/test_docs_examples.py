@@ -21,6 +21,7 @@ PAGES = (
     "docs/library.md",
     "docs/life-of-a-topology.md",
     "docs/messages.md",
+    "docs/patterns/request-reply.md",
     "docs/testing-topologies.md",
 )
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
