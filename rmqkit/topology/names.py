@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rmqkit.topology.schema import suggest
-
 MAX_NAME_BYTES = 255
 BUILT_IN = {
     "amq.direct": "direct",
@@ -61,6 +59,8 @@ def _short(name: str) -> str:
 
 def check_exchange_type(kind: str) -> Fault | None:
     """Check for a misspelling of the four types; any other type may be a plugin's."""
+    from rmqkit.topology.schema import suggest  # noqa: PLC0415 - start-up time: it reads YAML
+
     known = ["direct", "fanout", "topic", "headers"]
     guess = "" if kind in known or kind.startswith("x-") else suggest(kind.strip(), [*known, "header"])
     guess = "headers" if guess == "header" else guess
@@ -69,6 +69,8 @@ def check_exchange_type(kind: str) -> Fault | None:
 
 def check_queue_type(kind: str) -> Fault | None:
     """Check for a misspelling of the three types; any other may be one of a newer broker."""
+    from rmqkit.topology.schema import suggest  # noqa: PLC0415 - start-up time: it reads YAML
+
     known = ["classic", "quorum", "stream"]
     guess = "" if kind in known else suggest(kind.strip(), known)
     return (f"{kind!r} is no queue type", f"Did you mean {guess}?") if guess else None
