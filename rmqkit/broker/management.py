@@ -44,13 +44,13 @@ class Live:
     """What a virtual host holds; `unseen` says in sentences what its user may not look at.
 
     `parameters` are its runtime parameters (https://www.rabbitmq.com/docs/parameters), each with its component and
-    name, as far as the user may see them.
+    name; None if its user may not look at them.
     """
 
     topology: Topology
     default_queue_type: str = "classic"
     unseen: tuple[str, ...] = ()
-    parameters: tuple[Mapping[str, str], ...] = ()
+    parameters: tuple[Mapping[str, str], ...] | None = ()
 
 
 class Management:
@@ -146,12 +146,12 @@ class Management:
             return (), (f"Policies cannot be seen: the user {self._username!r} lacks the tag policymaker",)
         return tuple(Policy(**_fields(each, Policy)) for each in found), ()
 
-    def _parameters(self) -> tuple[Mapping[str, str], ...]:
+    def _parameters(self) -> tuple[Mapping[str, str], ...] | None:
         """Return no values: those of federation and shovels hold passwords."""
         try:
             found = self._call("GET", "parameters")
         except (AccessRefused, AuthenticationFailed):
-            return ()
+            return None
         mine = (each for each in found if each["vhost"] == self._address.vhost)
         return tuple({"component": each["component"], "name": each["name"]} for each in mine)
 

@@ -63,9 +63,14 @@ def of_broker(settings: Settings) -> Origin:
 
     with connect(settings) as connection:
         live = connection.live()
-    definitions = to_definitions(live.topology) | {"parameters": list(live.parameters)}
+    definitions = to_definitions(live.topology) | {"parameters": list(live.parameters or ())}
     origin = _of_definitions(definitions, title(settings))
-    omitted = (*not_in_definitions(live.topology), *origin.omitted)
+    hidden = [name for name, unseen in (("policies", live.unseen), ("parameters", live.parameters is None)) if unseen]
+    omitted = (
+        *not_in_definitions(live.topology),
+        *origin.omitted,
+        *(f"{name} that may not be seen" for name in hidden),
+    )
     return replace(origin, omitted=omitted, default_queue_type=live.default_queue_type)
 
 

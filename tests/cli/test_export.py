@@ -152,6 +152,21 @@ def test_what_the_broker_has_by_itself_is_left_out_and_named(live: Run) -> None:
 
 
 @pytest.mark.usefixtures("filled")
+def test_what_the_user_may_not_see_is_said_to_be_left_out(live: Run, broker: Broker, vhost_url: str) -> None:
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    broker.api("PUT", f"users/{name}", json.dumps({"password": "p", "tags": "management"}).encode())
+    try:
+        rights = json.dumps({"configure": ".*", "write": ".*", "read": ".*"}).encode()
+        broker.api("PUT", f"permissions{urlsplit(vhost_url).path}/{name}", rights)
+        api = urlsplit(broker.api_url)._replace(netloc=broker.api_url.rpartition("@")[2]).geturl()
+        done = live("export", "--url", vhost_url.replace("guest:guest@", f"{name}:p@"), "--api-url", api)
+    finally:
+        broker.api("DELETE", f"users/{name}")
+    assert done.returncode == 0
+    assert "parameters that may not be seen" in done.stderr
+
+
+@pytest.mark.usefixtures("filled")
 def test_definitions_can_be_imported_by_rabbitmq_itself(live: Run, broker: Broker) -> None:
     done = live("export", "--format", "definitions")
     assert done.returncode == 0
