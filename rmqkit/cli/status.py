@@ -129,8 +129,8 @@ def _exact(connection: Connection, name: str, known: QueueStatus | None) -> Queu
     """Ask for a queue's counts of this moment; the rest is what is known of it."""
     try:
         state = connection.queue_state(name)
-    except NotFound:
-        return QueueStatus(name, 0, 0, state=MISSING)
+    except NotFound:  # or its node is down, which the HTTP API knows
+        return known or QueueStatus(name, 0, 0, state=MISSING)
     except (ResourceLocked, AccessRefused):
         return known or QueueStatus(name, 0, 0, state="locked")
     known = known or QueueStatus(name, 0, 0)
