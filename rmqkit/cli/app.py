@@ -152,7 +152,7 @@ COMMANDS: dict[str, Entry] = {
         "rmqkit.cli.demo:demo",
         "Show a messaging pattern at work, from topology to lost and found.",
         BROKER,
-        ("rmqkit demo work",),
+        ("rmqkit demo work", "rmqkit demo rpc"),
     ),
 }
 SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": None}

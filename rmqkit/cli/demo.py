@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rmqkit.cli.crew import Ledger
     from rmqkit.report import PublishReport
 
-PATTERNS = ("work",)
+PATTERNS = {"work": 100_000, "rpc": 10_000}  # and how many messages or calls, if nobody says
 _QUEUE = "worker_queue"
 
 
@@ -34,27 +34,51 @@ def demo(
     pattern: Annotated[
         str, typer.Argument(metavar="[PATTERN]", help=f"Which pattern: {', '.join(PATTERNS)}.")
     ] = "work",
-    count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many messages.")] = 100_000,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--count", metavar="N", min=1, help="How many messages, or calls: 100,000, or 10,000 with rpc."
+        ),
+    ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, max=64, help="How many consumer processes.")
+        int, typer.Option("--workers", metavar="N", min=1, max=64, help="How many consumer or server processes.")
     ] = 3,
     *,
     json: Json = False,
 ) -> None:
     """Show a pattern at work, on a private RabbitMQ node that is removed afterwards.
 
-    work: messages are published with confirms, and dealt out to worker processes. Exits with 0 only if none was lost.
+    work: messages are published with confirms, and dealt out to worker processes. rpc: requests are answered by server
+    processes, one of which is killed half-way. Exits with 0 only if nothing was lost, and every call answered.
     """
     if pattern not in PATTERNS:
         raise typer.BadParameter(f"{pattern!r} is none of: {', '.join(PATTERNS)}", param_hint="PATTERN")
     signal.signal(signal.SIGTERM, _exit)
     with _private_node() as url:
-        ledger, report = _work(url, count, workers)
-    if json:
+        amount = count or PATTERNS[pattern]
+        complete = (_show_rpc if pattern == "rpc" else _show_work)(url, amount, workers, json)
+    raise typer.Exit(exit_codes.DONE if complete else exit_codes.NOT_CONFIRMED)
+
+
+def _show_work(url: str, count: int, workers: int, as_json: bool) -> bool:  # noqa: FBT001 - the flag's value
+    ledger, report = _work(url, count, workers)
+    if as_json:
         output.out_json(_as_json(ledger, report))
     else:
         _print(ledger, report)
-    raise typer.Exit(exit_codes.DONE if ledger.complete and report.complete else exit_codes.NOT_CONFIRMED)
+    return ledger.complete and report.complete
+
+
+def _show_rpc(url: str, count: int, servers: int, as_json: bool) -> bool:  # noqa: FBT001 - the flag's value
+    from rmqkit.cli import demo_rpc  # noqa: PLC0415 - start-up time
+
+    ledger = demo_rpc.run(url, count, servers)
+    if as_json:
+        output.out_json(ledger.as_json())
+    else:
+        _print_shares("server", "replies", ledger.shares)
+        output.out(output.table(ledger.as_rows()))
+    return ledger.complete
 
 
 def _exit(number: int, _frame: object) -> None:
@@ -143,14 +167,7 @@ def _as_json(ledger: Ledger, report: PublishReport) -> dict[str, object]:
 
 
 def _print(ledger: Ledger, report: PublishReport) -> None:
-    consumed = max(ledger.consumed, 1)
-    rows = [
-        (f"worker {number}", f"{share:,}", f"{share / consumed:6.1%}", _bar(share / consumed))
-        for number, share in enumerate(ledger.shares, 1)
-    ]
-    output.out("")
-    output.out(output.table(rows, header=("consumer", "messages", "share", "")))
-    output.out("")
+    _print_shares("worker", "messages", ledger.shares)
     publish_rate = f"{report.confirmed / report.seconds:,.0f} a second"
     consume_rate = f"{ledger.consumed / ledger.seconds:,.0f} a second, from the first publish to the last delivery"
     totals = [
@@ -161,6 +178,17 @@ def _print(ledger: Ledger, report: PublishReport) -> None:
         ("duplicated", f"{ledger.duplicated:,}", ""),
     ]
     output.out(output.table(totals))
+
+
+def _print_shares(who: str, what: str, shares: Sequence[int]) -> None:
+    total = max(sum(shares), 1)
+    rows = [
+        (f"{who} {number}", f"{share:,}", f"{share / total:6.1%}", _bar(share / total))
+        for number, share in enumerate(shares, 1)
+    ]
+    output.out("")
+    output.out(output.table(rows, header=("consumer" if who == "worker" else who, what, "share", "")))
+    output.out("")
 
 
 def _bar(share: float) -> str:

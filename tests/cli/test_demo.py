@@ -34,6 +34,17 @@ def _somebody_listens(port: int) -> bool:
     )
 
 
+def test_every_call_is_answered_although_a_server_is_killed_half_way() -> None:
+    done = _demo("rpc", "--count", "600", "--workers", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    counts = ("calls", "answered", "wrong", "unanswered")
+    assert [report[name] for name in counts] == [600, 600, 0, 0]
+    assert sum(report["shares"].values()) == 600
+    assert min(report["shares"].values()) > 0
+    assert "kill -9" in done.stderr
+
+
 def test_an_unknown_pattern_is_bad_usage() -> None:
     done = _demo("pubsup")
     assert (done.returncode, done.stdout) == (2, "")
