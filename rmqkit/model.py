@@ -39,8 +39,8 @@ class Contract:
 class Exchange:
     """Where messages are published to (https://www.rabbitmq.com/docs/exchanges).
 
-    `type` is direct, fanout, topic, headers, or a plugin's; `name` has 1 to 255 bytes of UTF-8. `where` is its place
-    in the file it was read from and takes no part in comparisons.
+    `type` is direct, fanout, topic, headers, or a plugin's; `name` has 1 to 255 bytes of UTF-8. The broker knows nothing
+    of its `contract`. `where` is its place in the file it was read from and takes no part in comparisons.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Exchange:
     auto_delete: bool = False
     internal: bool = False
     arguments: Arguments = field(default_factory=dict)
+    contract: Contract | None = None
     where: Location | None = field(default=None, compare=False, repr=False)
 
 
@@ -64,6 +65,7 @@ class Queue:
     auto_delete: bool = False
     exclusive: bool = False
     arguments: Arguments = field(default_factory=dict)
+    contract: Contract | None = None
     where: Location | None = field(default=None, compare=False, repr=False)
 
 

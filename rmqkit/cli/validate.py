@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import output
+from rmqkit.cli import contracts, output
 from rmqkit.cli.files import readable
 from rmqkit.cli.options import Json
 from rmqkit.cli.output import Style
@@ -44,7 +44,7 @@ def validate(
 
     What the schema or a reference forbids is an error, as it is for apply. Beyond that, findings are errors (the broker
     would refuse it), warnings or hints; each has a code, and `lint:` in the file can silence it, with a reason. Files
-    of scenarios (.test.yaml) are checked as what `rmqkit test` takes.
+    of scenarios (.test.yaml) are checked as what `rmqkit test` takes, and the schemas of contracts are read.
     """
     from rmqkit.topology.lint import RULES, examine  # noqa: PLC0415 - start-up time
     from rmqkit.topology.loader import load  # noqa: PLC0415
@@ -58,7 +58,9 @@ def validate(
         raise typer.BadParameter("Name a topology file, or - for standard input.", param_hint="FILE")
     scenarios = [file for file in files if file.endswith(SCENARIOS)]
     load_scenarios(*scenarios)
-    findings, silenced = examine(load(*(readable(file) for file in files if file not in scenarios)))
+    topology = load(*(readable(file) for file in files if file not in scenarios))
+    contracts.check(topology)
+    findings, silenced = examine(topology)
     if json:
         found = [_as_json(finding, RULES[finding.code]) for finding in findings]
         output.out_json({"findings": found, "silenced": len(silenced)})

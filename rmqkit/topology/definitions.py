@@ -34,6 +34,7 @@ _NEEDLESS = {"vhost", "type", "properties_key"}  # looked at elsewhere, or made 
 # Where the definitions come from: nothing that could be lost.
 _ORIGIN = {"rabbit_version", "rabbitmq_version", "product_name", "product_version", "rabbitmq_definition_format"}
 _ORIGIN |= {"original_cluster_name", "original_vhost_name", "explanation"}
+_NOT_THERE = ("where", "exclusive", "contract")  # fields of nouns that definitions lack
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
 
 
@@ -79,8 +80,10 @@ def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str,
 def not_in_definitions(topology: Topology) -> tuple[str, ...]:
     """Say in words what of a topology definitions cannot hold."""
     lost = len(_exclusive(topology))
+    contracts = sum(each.contract is not None for each in (*topology.exchanges, *topology.queues))
     parts = {
         f"{_count(lost, 'exclusive queue')}, with bindings": lost,
+        _count(contracts, "contract"): contracts,
         "the description": topology.description,
         "the publish target": topology.publish,
         "the names of external entities": topology.external_exchanges or topology.external_queues,
@@ -96,7 +99,7 @@ def _exclusive(topology: Topology) -> set[str]:
 
 def _fields(section: str) -> list[Any]:
     """Return the fields of a noun that definitions have; an exclusive queue is never among them."""
-    return [each for each in fields(_NOUNS[section]) if each.name not in ("where", "exclusive")]
+    return [each for each in fields(_NOUNS[section]) if each.name not in _NOT_THERE]
 
 
 def _key(noun_field: Any) -> str:

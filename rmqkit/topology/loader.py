@@ -6,6 +6,7 @@ Comes in: paths. Goes out: Topology. Room: topology.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmqkit.errors import DocumentError, Location, Problem, TopologyError
-from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Silence, Target, Topology
 from rmqkit.topology import references
 from rmqkit.topology.document import Document, KeyPath, parse, read
 from rmqkit.topology.names import check_arguments, check_length, check_name
@@ -112,7 +113,11 @@ def _add(all_files: dict[str, _Entity], one_file: dict[str, _Entity], kind: str)
 def _identity(entity: Exchange | Queue | Policy | Binding) -> str:
     """Return what tells an entity from another; unlike ==, it tells true from 1."""
     properties = {name: getattr(entity, name) for name in entity.__slots__ if name != "where"}
-    return json.dumps(properties, sort_keys=True)
+    return json.dumps(properties, sort_keys=True, default=_contract_identity)
+
+
+def _contract_identity(contract: Contract) -> list[str]:
+    return [contract.format, os.path.abspath(contract.path)]  # noqa: PTH100 - `..` goes, and links stay
 
 
 def _texts(values: Any) -> list[str]:
@@ -230,6 +235,10 @@ class _File:
         properties["arguments"] = {name: arguments[name] for name in arguments if (*path, name) not in self.faulty}
         for inner, fault in check_arguments(properties["arguments"]):
             self.problems.append(Problem(self.document.where((*path, *inner)), *fault))
+        if contract := properties.pop("contract", None):
+            path = (section, key, "contract")
+            if not any(each[:3] == path for each in self.faulty):
+                properties["contract"] = Contract(**contract, where=self.document.where(path))
         return properties | {"where": self.document.where_key((section, key))}
 
     def _exchange(self, name: str) -> None:

@@ -30,6 +30,7 @@ _NOUNS = {
 _COMPLETE = {
     "bindings": "Write {source: EXCHANGE, destination: QUEUE}.",
     "policies": 'Write {pattern: "^orders", definition: {message-ttl: 60000}}.',
+    "contract": "Write {format: json, schema: FILE}.",
     "lint": "Write {ignore: CODE, name: QUEUE, reason: WHY}.",
     "scenarios": "Write {expect: [QUEUE]}, or {expect: []} for a message that reaches no queue.",
     "then": "Write {queue: QUEUE, when: rejected, expect: [QUEUE]}.",
@@ -110,7 +111,8 @@ def _missing_keys(document: Document, path: KeyPath, violation: ValidationError)
     lacking = [each for each in limit if each not in present]
     if violation.message.startswith(repr(lacking[0])):
         message = f"{_name(path)} lacks its {' and its '.join(lacking)}"
-        section = "then" if "then" in path[2:] else str(path[0]) if path else ""
+        inner = next((each for each in ("then", "contract") if each in path[2:]), "")
+        section = inner or (str(path[0]) if path else "")
         yield path, document.where(path), message, _COMPLETE[section]
 
 

@@ -13,7 +13,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from rmqkit.errors import TopologyError
-from rmqkit.model import Queue, Silence, Topology
+from rmqkit.model import Contract, Queue, Silence, Topology
 from rmqkit.topology.document import MAX_DEPTH, KeyPath
 from rmqkit.topology.scalars import LONGEST_NUMBER, read_scalar
 
@@ -67,7 +67,7 @@ def _given(noun: Any) -> dict[str, Any]:
     """Return the fields of a noun that differ from their defaults, under the names a file has for them."""
     elsewhere = ("where", "code" if isinstance(noun, Silence) else "name")
     return {
-        "apply-to" if each.name == "apply_to" else each.name: value
+        "apply-to" if each.name == "apply_to" else each.name: _given(value) if isinstance(value, Contract) else value
         for each in fields(noun)
         if each.name not in elsewhere and (value := getattr(noun, each.name)) != _default(each)
     }

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.errors import TopologyError
-from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Silence, Target, Topology
 from rmqkit.topology.document import parse
 from rmqkit.topology.loader import load, loads
 from rmqkit.topology.names import BUILT_IN
@@ -46,6 +46,7 @@ tables = st.dictionaries(
     keys.map("x-".__add__).filter(lambda name: name not in _KNOWN and len(name.encode()) < 256), values, max_size=3
 )
 _KNOWN = {"x-match", "x-expires"}
+contracts = st.none() | st.builds(Contract, st.sampled_from(["json", "xml"]), keys.filter(bool))
 
 
 @st.composite
@@ -56,14 +57,18 @@ def topologies(draw: st.DrawFn) -> Topology:
         return draw(st.lists(strategy, max_size=4, unique=True))
 
     exchanges = [
-        Exchange(name, draw(st.sampled_from(["direct", "topic", "x-none"])), *draw(flags), draw(tables))
+        Exchange(
+            name, draw(st.sampled_from(["direct", "topic", "x-none"])), *draw(flags), draw(tables), draw(contracts)
+        )
         for name in unique(names)
         for flags in [st.tuples(*[st.booleans()] * 3)]
     ]
     queues = []
     for name in unique(names):
         kind = draw(st.sampled_from([{}, {"x-queue-type": "classic"}, {"x-queue-type": "x-jms"}]))
-        queues.append(Queue(name, draw(st.booleans()), draw(st.booleans()), False, draw(tables) | kind))
+        queues.append(
+            Queue(name, draw(st.booleans()), draw(st.booleans()), False, draw(tables) | kind, draw(contracts))
+        )
     replicated = Queue(
         "\x01replicated", arguments=draw(tables) | {"x-queue-type": draw(st.sampled_from(["quorum", "stream"]))}
     )
