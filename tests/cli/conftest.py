@@ -11,12 +11,10 @@ from typing import Any
 
 import pika
 import pytest
-import typer
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.cli import failure
-from rmqkit.cli.app import app
 from tests.cli.deliveries import Start
+from tests.cli.here import rmqkit
 from tests.conftest import Broker
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -43,30 +41,12 @@ def queue(channel: BlockingChannel, queue_name: str) -> str:
 
 
 @pytest.fixture
-def live(
-    broker: Broker,
-    vhost_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Run:
-    """Run `rmqkit` on a virtual host of its own, with RabbitMQ's HTTP API and a state folder of its own.
-
-    Within this process, which saves its start, unless there is something for standard input.
-    """
+def live(broker: Broker, vhost_url: str, tmp_path: Path) -> Run:
+    """Run `rmqkit` on a virtual host of its own, with RabbitMQ's HTTP API and a state folder of its own."""
     own = {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url, "XDG_STATE_HOME": str(tmp_path / "state")}
 
     def run(*arguments: object, stdin: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-        words = list(map(str, arguments))
-        if stdin is not None:
-            command = [sys.executable, "-c", "from rmqkit.cli import main; main()", *words]
-            env = os.environ | own | more
-            return subprocess.run(command, capture_output=True, text=True, input=stdin, env=env, check=False)
-        with monkeypatch.context() as patched:
-            for name, value in (own | more).items():
-                patched.setenv(name, value)
-            code = failure.run(lambda: typer.main.get_command(app)(words, prog_name="rmqkit"), words)
-        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+        return rmqkit(*arguments, stdin=stdin or "", env=own | more)
 
     return run
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rmqkit.topology.loader import load
+from tests.cli.here import rmqkit
 
 DEFINITIONS = {
     "users": [{"name": "guest"}],
@@ -29,9 +30,8 @@ bindings:
 """
 
 
-def convert(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "convert", *arguments]
-    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, text=True, check=False)
+def convert(folder: Path, *arguments: str, stdin: str = "", apart: bool = False) -> subprocess.CompletedProcess[str]:
+    return rmqkit("convert", *arguments, folder=folder, stdin=stdin, apart=apart)
 
 
 @pytest.fixture
@@ -68,7 +68,8 @@ def test_a_file_that_is_there_is_replaced_only_by_force_and_keeps_its_permission
 
 
 def test_a_device_is_written_to_and_stays_one(folder: Path) -> None:
-    assert convert(folder, "t.yaml", "/dev/stdout", "--to", "definitions").stdout == convert(folder, "t.yaml").stdout
+    to_device = convert(folder, "t.yaml", "/dev/stdout", "--to", "definitions", apart=True)
+    assert to_device.stdout == convert(folder, "t.yaml").stdout
     assert convert(folder, "t.yaml", "/dev/null", "--force").returncode == 0
     assert Path("/dev/null").is_char_device()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.here import rmqkit
 
 YAML = """
 exchanges: {orders: {type: topic}}
@@ -18,11 +19,7 @@ bindings: [{source: orders, destination: all, routing_key: "#"}]
 
 
 def graph(folder: Path, *arguments: str, stdin: str = "", path: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "graph", *arguments]
-    environment = os.environ | {"PATH": path or os.environ["PATH"]}
-    return subprocess.run(
-        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=False
-    )
+    return rmqkit("graph", *arguments, folder=folder, stdin=stdin, env={"PATH": path or os.environ["PATH"]})
 
 
 @pytest.fixture

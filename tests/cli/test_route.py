@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.here import rmqkit
 
 YAML = """
 exchanges:
@@ -55,11 +55,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "route", *arguments]
-    environment = os.environ | {"RMQKIT_URL": "amqp://127.0.0.1:1/"}  # where nobody listens
-    return subprocess.run(
-        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=False
-    )
+    nobody = {"RMQKIT_URL": "amqp://127.0.0.1:1/"}
+    return rmqkit("route", *arguments, folder=folder, stdin=stdin, env=nobody)
 
 
 def test_the_way_of_a_message_is_a_tree_that_ends_in_what_becomes_of_it(folder: Path) -> None:

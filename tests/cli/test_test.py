@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.cli.here import rmqkit
 from tests.conftest import Broker
 
 ROOT = Path(__file__).parents[2]
@@ -27,9 +27,7 @@ def run() -> Run:
     """Run `rmqkit test`; unless told otherwise, with no broker to talk to."""
 
     def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {"RMQKIT_URL": "amqp://localhost:1"} | more
-        command = [*COMMAND, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, check=False)
+        return rmqkit("test", *arguments, folder=ROOT, env={"RMQKIT_URL": "amqp://localhost:1"} | more)
 
     return run
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.here import rmqkit
 
 RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
 CLEAN = "queues: {a: {}}\n"
@@ -28,10 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def validate(folder: Path, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    command = [*RMQKIT, "validate", *arguments]
-    return subprocess.run(
-        command, cwd=folder, input=stdin, capture_output=True, text=True, check=False, env=os.environ | env
-    )
+    return rmqkit("validate", *arguments, folder=folder, stdin=stdin, env=env)
 
 
 @pytest.mark.parametrize(
