@@ -117,6 +117,7 @@ class Caller:
         expiration_ms = min(max(int(timeout_s * 1000), 1), MAX_EXPIRATION_MS)
         properties = replace(
             given,
+            delivery_mode=1,  # where its reply goes does not survive a restart of the broker: nor need the request
             reply_to=DIRECT_REPLY,
             correlation_id=f"{self._prefix}.{number}",
             # What nobody waits for any more need not be handled (https://www.rabbitmq.com/docs/ttl).

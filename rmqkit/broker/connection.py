@@ -1,4 +1,4 @@
-"""The connection as users see it: declare, publish, consume, call, serve.
+"""The connection as users see it: declare, publish, consume, move, call, serve.
 
 Comes in: settings or URLs, topologies, messages, queue names. Goes out: plans, reports, consumers, answers.
 Room: broker.
@@ -195,9 +195,10 @@ class Connection:
     def call(self, request: Message, *, timeout_s: float = 10.0) -> Delivery:
         """Send a request and return the reply to it.
 
-        `reply_to` and `correlation_id` are set here; unless the request has an expiration, it expires with the time for
-        its reply. Raises ReplyTimeout, Unroutable when no queue takes the request, NotConfirmed when it is full,
-        RemoteError when the server says that it failed, Refused, and ConnectionLost: then it may have been handled.
+        `reply_to` and `correlation_id` are set here. The request is transient, for its reply would be lost with the
+        broker, and expires with the time for its reply, unless it says otherwise. Raises ReplyTimeout, Unroutable when
+        no queue takes the request, NotConfirmed when it is full, RemoteError when the server says that it failed,
+        Refused, and ConnectionLost: then it may have been handled.
         """
         (answer,) = self.call_many((request,), timeout_s=timeout_s)
         return answer.reply
@@ -214,10 +215,10 @@ class Connection:
     ) -> Iterator[Answer]:
         """Send requests, several at once, and yield an answer for each, in their order.
 
-        The options are explained at `CallOptions`. An answer has the replies, or the error that `call` would raise. A None
-        among the requests waits until those before it were answered.
-        Raises what `requests` raises, ConnectionLost and AuthenticationFailed when there is no way to the broker any
-        more, all of them after the answers to what was sent before.
+        The options are explained at `CallOptions`; a None among the requests waits until those before it were answered.
+        An answer has the replies, or the error that `call` would raise. Raises what `requests` raises, and
+        ConnectionLost or AuthenticationFailed when there is no way to the broker any more, after the answers to what
+        was sent before.
         """
         options = CallOptions(timeout_s, replies, window, idempotent)
         try:

@@ -178,10 +178,13 @@ def test_a_request_nobody_answers_is_an_error_after_its_time_and_then_expires(
     _await(lambda: _depth(witness, queue) == 0, "the request to expire")
 
 
-def test_a_request_keeps_an_expiration_of_its_own(connection: rmqkit.Connection, queue: str, witness: Any) -> None:
+def test_a_request_keeps_an_expiration_of_its_own_and_does_not_outlive_its_broker(
+    connection: rmqkit.Connection, queue: str, witness: Any
+) -> None:
     with pytest.raises(rmqkit.ReplyTimeout):
         connection.call(Message(b"?", queue, properties=Properties(expiration="60000")), timeout_s=0.1)
-    assert witness.basic_get(queue, auto_ack=True)[1].expiration == "60000"
+    properties = witness.basic_get(queue, auto_ack=True)[1]
+    assert (properties.expiration, properties.delivery_mode) == ("60000", 1)
 
 
 def test_a_full_queue_is_an_error_at_once(connection: rmqkit.Connection, namespace: Any, witness: Any) -> None:
