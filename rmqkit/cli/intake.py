@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rmqkit.errors import PayloadError
+from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Message
-from rmqkit.payload import properties, sources, tagged
+from rmqkit.payload import formats, properties, sources, tagged
 from rmqkit.payload.sources import Outline
-from rmqkit.payload.streams import STDIN, Stream
+from rmqkit.payload.streams import STDIN, Place, Stream
 from rmqkit.stop import Stop, StopRequested
+
+if TYPE_CHECKING:
+    from rmqkit.payload.resume import Resume
+    from rmqkit.payload.stencils import Stencil
 
 
 class Contradiction(Exception):
@@ -26,67 +32,168 @@ class Contradiction(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What was named as input: payloads and files go together, everything else excludes the rest."""
+    """What was named as input: payloads and files go together, everything else excludes the rest.
+
+    `template` is a body to be filled in, or @ and the name of a file that has it; `resume` names a state.
+    """
 
     payloads: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     lines: str | None = None
     envelopes: str | None = None
     count: int | None = None
+    rows: str | None = None
+    template: str | None = None
+    seed: int | None = None
+    timing: float | None = None
+    resume: str | None = None
+
+    @property
+    def streams(self) -> dict[str, str]:
+        """Return what is read message by message: by which flag, and from where."""
+        named = {"--lines": self.lines, "--rows": self.rows, "--envelopes": self.envelopes}
+        return {flag: path for flag, path in named.items() if path is not None}
+
+    @property
+    def templated(self) -> bool:
+        """Tell whether body, routing key and headers are filled in."""
+        return self.template is not None or self.rows is not None
 
     def check(self) -> None:
-        """Raise Contradiction unless the input is of one kind."""
-        streams = [
-            f"--{name}" for name, given in (("lines", self.lines), ("envelopes", self.envelopes)) if given is not None
-        ]
-        if len(streams) > 1:
-            raise Contradiction("--lines and --envelopes are two ways to read one input: give one of them")
-        if streams and (self.payloads or self.files):
-            raise Contradiction(f"{streams[0]} takes its messages from a stream: give no payload and no --file with it")
-        if streams and self.count is not None:
-            raise Contradiction(f"{streams[0]} takes what comes: --count goes with payloads, files, or alone")
-        if self.files.count(STDIN) > 1:
-            raise Contradiction("standard input can be read only once")
-        if not (streams or self.payloads or self.files or self.count is not None) and os.isatty(0):
-            raise Contradiction("nothing to publish: give a payload, a --file, --lines, a --count, or pipe lines in")
+        """Raise Contradiction unless the input is of one kind, and all flags are of use."""
+        streams, named = list(self.streams), bool(self.payloads or self.files)
+        source = [*streams, "--template"][0]
+        nothing = not (streams or named or self.template is not None or self.count is not None)
+        faults = (
+            (len(streams) > 1, f"{' and '.join(streams)} are two ways to read one input: give one of them"),
+            (streams and named, f"{source} takes its messages from a stream: give no payload and no --file with it"),
+            (
+                streams and self.count is not None,
+                f"{source} takes what comes: --count goes with payloads, files, or alone",
+            ),
+            (self.template is not None and named, "--template makes the bodies: give no payload and no --file with it"),
+            (
+                self.template is not None and streams not in ([], ["--rows"]),
+                f"--template and {source} both make the bodies: give one of them, or --rows for what varies",
+            ),
+            (self.seed is not None and not self.templated, "--seed is for --template and --rows"),
+            (self.timing is not None and self.envelopes is None, "--timing is for --envelopes, which tell the time"),
+            (
+                self.resume is not None and (not streams or STDIN in self.streams.values()),
+                "--resume goes with a file that is read message by message: --lines, --rows or --envelopes FILE",
+            ),
+            (self.files.count(STDIN) > 1, "standard input can be read only once"),
+            (
+                nothing and os.isatty(0),
+                "nothing to publish: give a payload, a --file, --lines, a --template, a --count, or pipe lines in",
+            ),
+        )
+        for fault, message in faults:
+            if fault:
+                raise Contradiction(message)
 
 
 class Intake:
     """The messages of a run. `total` is their number, None if only the end of the input tells.
 
-    Making one checks everything that is there to be checked: raises PayloadError, and StopRequested while it waits.
-    Iterating it never raises PayloadError: input that fails on the way ends it, and `failure` says why.
+    `routing_key` and `headers` are templates, if the input is `templated`; `job` names this run in a state to go on
+    from, which is then `resume`. Making one checks everything that is there to be checked: raises PayloadError, and
+    StopRequested while it waits. Iterating it never raises PayloadError: input that fails on the way ends it, and
+    `failure` says why. `ended` tells that all was taken.
     """
 
-    def __init__(self, inputs: Inputs, outline: Outline, stop: Stop, *, override_target: bool) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        outline: Outline,
+        stop: Stop,
+        *,
+        override_target: bool,
+        routing_key: str | None = None,
+        headers: Sequence[str] = (),
+        job: str = "",
+    ) -> None:
         self.failure: PayloadError | None = None
         self.total: int | None = None
-        self._messages: Iterable[Message | None]
-        if inputs.envelopes is not None:
-            stream = Stream(inputs.envelopes, stop)
-            self._messages = sources.envelope_lines(outline, stream, override=override_target)
-        elif inputs.payloads or inputs.files:
-            self._messages = self._named(inputs, outline, stop)
-        elif inputs.count is not None and inputs.lines is None:
-            self.total = inputs.count
-            self._messages = sources.numbers(outline, inputs.count)
-        else:
-            self._messages = sources.lines(outline, Stream(inputs.lines or STDIN, stop))
+        self.resume: Resume | None = None
+        self.ended = False
+        self._stop = stop
+        self._override = override_target
+        stencil = _stencil(inputs, outline, stop, routing_key, headers) if inputs.templated else None
+        self._messages = (
+            self._streamed(inputs, outline, stencil, job)
+            if inputs.streams or (stencil is None and not (inputs.payloads or inputs.files or inputs.count is not None))
+            else self._counted(inputs, outline, stencil)
+        )
 
-    def _named(self, inputs: Inputs, outline: Outline, stop: Stop) -> Iterable[Message]:
-        payloads = sources.arguments(outline, inputs.payloads)
-        files = sources.Files(outline, inputs.files, stop)
+    def _counted(self, inputs: Inputs, outline: Outline, stencil: Stencil | None) -> Iterable[Message]:
         count = 1 if inputs.count is None else inputs.count
-        self.total = count * (len(payloads) + len(files))
+        self.total = count
+        if stencil is not None:
+            stencil.check_names()
+            list(stencil.numbered(min(count, 1)))
+            return stencil.numbered(count)
+        if not (inputs.payloads or inputs.files):
+            return sources.numbers(outline, count)
+        payloads = sources.arguments(outline, inputs.payloads)
+        files = sources.Files(outline, inputs.files, self._stop)
+        self.total *= len(payloads) + len(files)
         return sources.repeated(_Both(payloads, files), count)
+
+    def _streamed(
+        self, inputs: Inputs, outline: Outline, stencil: Stencil | None, job: str
+    ) -> Iterable[Message | None]:
+        kind, path = next(iter(inputs.streams.items()), ("--lines", STDIN))
+        replay = None
+        if kind == "--envelopes":
+            from rmqkit.payload.recordings import Replay  # noqa: PLC0415 - start-up time
+
+            replay = Replay(outline, self._stop, override=self._override, speed=inputs.timing)
+            if Path(path).is_dir() and inputs.resume is None:
+                return replay.folder(path)
+        stream = Stream(path, self._stop)
+
+        def read(place: Place) -> Iterator[Message | None]:
+            if stencil is not None:
+                return stencil.rows(stream, place)
+            if stream.rereadable:
+                stream.seek(place)
+            return replay.lines(stream) if replay else sources.lines(outline, stream)
+
+        begin: Place = Place()
+        if inputs.resume is not None:
+            from rmqkit.payload.resume import Resume  # noqa: PLC0415 - start-up time
+
+            self.resume = Resume(inputs.resume, f"{kind[2:]} {job}", stream, read)
+            begin = self.resume.place
+        if stencil is not None and stream.rereadable:
+            for _ in read(begin):
+                pass
+            if self._stop.requested:
+                raise StopRequested
+        return self.resume.messages() if self.resume else read(begin)
 
     def __iter__(self) -> Iterator[Message | None]:
         try:
             yield from self._messages
+            self.ended = not self._stop.requested
         except PayloadError as exc:
             self.failure = exc
         except StopRequested:
             return
+
+
+def _stencil(inputs: Inputs, outline: Outline, stop: Stop, routing_key: str | None, headers: Sequence[str]) -> Stencil:
+    from rmqkit.payload.stencils import Stencil  # noqa: PLC0415 - start-up time
+
+    text, origin = inputs.template, "--template"
+    if text is not None and text.startswith("@"):
+        stream = Stream(text[1:], stop)
+        try:
+            text, origin = formats.decode(stream.read_all(), Location(stream.name), "a template"), stream.name
+        finally:
+            stream.close()
+    return Stencil(outline, body=text, origin=origin, routing_key=routing_key, headers=headers, seed=inputs.seed)
 
 
 @dataclass(frozen=True, slots=True)

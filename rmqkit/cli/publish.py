@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from rmqkit.payload.sources import Outline
 from rmqkit.report import Fate, PublishReport, as_json
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop, StopRequested
+
+if TYPE_CHECKING:
+    from rmqkit.payload.resume import Resume
 
 WORK = Target("", "worker_queue")  # the `publish:` section of the packaged `work` topology
 
@@ -50,27 +53,51 @@ def publish(
     With nothing named, each line that is piped in is a message. Without a target, messages go where the topology
     applied last says. The exit code is 0 only if every message is known to be where it was sent.
     """
-    what, named, given = inputs.inputs(), target.target(), properties.properties()
-    if what.envelopes is not None and given != Properties():
-        raise typer.BadParameter("envelopes carry their own properties: leave headers and properties out")
+    if inputs.resume is not None and no_confirms:
+        raise typer.BadParameter("--resume goes on from what was confirmed: leave --no-confirms out")
     settings = broker.settings()
-    where = named or _default_target(settings)
     with Signals() as signals:
         try:
-            outline = Outline(where.exchange, where.routing_key, given, inputs.format)
-            intake = Intake(what, outline, signals.stop, override_target=named is not None)
+            intake = _intake(inputs, target, properties, settings, signals.stop)
             with connect(settings) as connection:
                 options = PublishOptions(confirms=not no_confirms, rate=rate)
                 report, error, at_once = _publish(connection, intake, options, signals.stop)
-                error = error or publish_report.trouble(report, mandatory=target.mandatory) or intake.failure
+                unsaved = _finish(intake)
+                error = error or publish_report.trouble(report, mandatory=target.mandatory) or intake.failure or unsaved
                 code = publish_report.exit_code(report, error, signals.received)
-                _tell(report, error, as_json_object=json)
+                _tell(report, error, intake.resume, as_json_object=json)
                 if at_once:
                     output.flush()
                     os._exit(code)  # closing would wait for the broker
         except (StopRequested, StoppedAtOnce):  # before anything was sent
             code = exit_codes.SIGNALLED + signals.received
     raise typer.Exit(code)
+
+
+def _intake(
+    inputs: InputOptions, target: TargetOptions, properties: PropertyOptions, settings: Settings, stop: Stop
+) -> Intake:
+    """Return the messages, checked as far as they are there, and say where they go and what they go on from."""
+    what, named = inputs.inputs(), target.target()
+    given = (replace(properties, header=[]) if what.templated else properties).properties()
+    if what.envelopes is not None and given != Properties():
+        raise typer.BadParameter("envelopes carry their own properties: leave headers and properties out")
+    recorded = what.envelopes is not None and named is None
+    where = named or (_fallback(settings) if recorded else _default_target(settings))
+    key = target.routing_key if what.templated else None
+    goes = "to where each came from" if recorded else f"to {where}"
+    intake = Intake(
+        what,
+        Outline(where.exchange, where.routing_key if key is None else "", given, inputs.format),
+        stop,
+        override_target=named is not None,
+        routing_key=key,
+        headers=properties.header,
+        job=f"{goes} at {settings.addresses[0].key}",
+    )
+    if intake.resume and (going_on := publish_report.going_on(intake.resume)):
+        output.note(going_on)
+    return intake
 
 
 def _default_target(settings: Settings) -> Target:
@@ -84,6 +111,12 @@ def _default_target(settings: Settings) -> Target:
         raise typer.BadParameter(f"{files}, applied last, has no `publish:` section: name a --queue or an --exchange")
     output.note(f"Publishing to {output.safe(str(applied.target))}, as {files} says, applied last.")
     return applied.target
+
+
+def _fallback(settings: Settings) -> Target:
+    """Return the target of envelopes that name none: few do, so nothing is said of it."""
+    applied = remembered.recall(settings)
+    return (applied and applied.target) or WORK
 
 
 def _publish(
@@ -104,7 +137,13 @@ def _publish(
 
         try:
             report = connection.publish(
-                intake, options=options, check=False, stop=stop, on_progress=take, on_warning=output.warn
+                intake,
+                options=options,
+                check=False,
+                stop=stop,
+                on_progress=take,
+                on_settled=intake.resume.settled if intake.resume else None,
+                on_warning=output.warn,
             )
         except RmqkitError as exc:
             return report, exc, False
@@ -114,9 +153,20 @@ def _publish(
     return report, None, False
 
 
-def _tell(report: PublishReport, error: RmqkitError | None, *, as_json_object: bool) -> None:
+def _finish(intake: Intake) -> RmqkitError | None:
+    """Save how far it came, if that is to be kept; return why it cannot be."""
+    try:
+        if intake.resume is not None:
+            intake.resume.finish(complete=intake.ended)
+    except RmqkitError as exc:
+        return exc
+    return None
+
+
+def _tell(report: PublishReport, error: RmqkitError | None, resume: Resume | None, *, as_json_object: bool) -> None:
     if as_json_object:
-        output.out_json(as_json(report) | (failure.as_json(error) if error else {}))
+        resumed = {"resumed": publish_report.resumed(resume)} if resume else {}
+        output.out_json(as_json(report) | resumed | (failure.as_json(error) if error else {}))
         return
     if report.published or not error:
         output.note(publish_report.summary(report))

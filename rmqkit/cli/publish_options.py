@@ -60,15 +60,54 @@ class InputOptions:
         str | None,
         _input(
             "--envelopes",
-            metavar="FILE",
-            help="Messages as `consume --format json` prints them; - is standard input. They go where they came from"
-            " unless a target is named.",
+            metavar="PATH",
+            help="Messages as `consume --format json` prints them, or a folder of `consume --save-to`; - is standard"
+            " input. They go where they came from unless a target is named.",
         ),
+    ] = None
+    timing: Annotated[
+        float | None,
+        _input("--timing", metavar="N", min=0.001, help="Envelopes in the time they came, N times as fast."),
+    ] = None
+    template: Annotated[
+        str | None,
+        _input(
+            "--template",
+            metavar="TEXT|@FILE",
+            help="A body to be filled in (Jinja2), as are -r and -H then: {{ n }}, {{ uuid }}, {{ now }},"
+            " {{ random_int(1, 6) }}, {{ choice(['a', 'b']) }} and the fields of --rows.",
+        ),
+    ] = None
+    rows: Annotated[
+        str | None,
+        _input(
+            "--rows",
+            metavar="FILE",
+            help="A message per row of CSV with a header, or of JSON lines; - is standard input. Without a --template"
+            " the row is the body, as JSON.",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        _input("--seed", metavar="N", min=0, help="Random values, uuid among them, that are the same in every run."),
     ] = None
     count: Annotated[
         int | None,
         _input(
-            "-n", "--count", metavar="N", min=0, help="Payloads and files N times; without any, the numbers 0 to N-1."
+            "-n",
+            "--count",
+            metavar="N",
+            min=0,
+            help="Payloads, files or a template N times; without any, the numbers 0 to N-1.",
+        ),
+    ] = None
+    resume: Annotated[
+        str | None,
+        _input(
+            "--resume",
+            metavar="STATE",
+            help="Keep in this file how far it came, and go on from there: with the FILE of --lines, --rows or"
+            " --envelopes.",
         ),
     ] = None
     format: Annotated[Format | None, _input("--format", help="What every body has to be: it is checked.")] = None
@@ -77,7 +116,18 @@ class InputOptions:
         """Return what was named; raise a usage error for what does not go together."""
         from rmqkit.cli.intake import Contradiction, Inputs  # noqa: PLC0415 - start-up time
 
-        inputs = Inputs(tuple(self.payloads or ()), tuple(self.file), self.lines, self.envelopes, self.count)
+        inputs = Inputs(
+            tuple(self.payloads or ()),
+            tuple(self.file),
+            self.lines,
+            self.envelopes,
+            self.count,
+            self.rows,
+            self.template,
+            self.seed,
+            self.timing,
+            self.resume,
+        )
         try:
             inputs.check()
         except Contradiction as exc:

@@ -5,11 +5,16 @@ Comes in: a PublishReport. Goes out: the words and the code for it. Room: cli.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rmqkit import exit_codes
 from rmqkit.errors import REFUSALS, InputError, NotConfirmed, Refused, RmqkitError, Unroutable
 from rmqkit.message import Message
 from rmqkit.model import Target
 from rmqkit.report import Failure, Fate, PublishReport
+
+if TYPE_CHECKING:
+    from rmqkit.payload.resume import Resume
 
 _COUNTS = ("confirmed", "returned", "nacked", "refused", "unknown", "republished")
 
@@ -58,6 +63,23 @@ def summary(report: PublishReport) -> str:
     things = "message" if report.published == 1 else "messages"
     line = f"{did} {report.published:,} {things} in {report.seconds:.2f} s{rate}"
     return f"{line}: {', '.join(counts)}." if counts else f"{line}."
+
+
+def going_on(resume: Resume) -> str:
+    """Say what a run goes on from; empty when it begins anew."""
+    if not (resume.place.n or resume.doubtful):
+        return ""
+    parts = [f"Going on after line {resume.place.line:,}: {resume.skipped:,} messages are confirmed"]
+    if resume.retried:
+        parts.append(f"{resume.retried:,} that failed are sent again first")
+    if resume.doubtful:
+        parts.append(f"of those that follow, up to {resume.doubtful:,} may be there already, and will be there twice")
+    return "; ".join(parts) + "."
+
+
+def resumed(resume: Resume) -> dict[str, int]:
+    """Return what a run went on from, for `--json`."""
+    return {"skipped": resume.skipped, "retried": resume.retried, "doubtful": resume.doubtful}
 
 
 def _first(report: PublishReport, fate: Fate) -> Failure | None:

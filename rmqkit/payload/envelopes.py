@@ -3,10 +3,11 @@
 Comes in: deliveries, or lines of JSON. Goes out: lines of JSON, or messages. Room: payload.
 
     {"exchange": "", "routing_key": "orders", "headers": {"n": 1}, "delivery_mode": 2, "consumer_tag": "ctag1",
-     "redelivered": false, "body": "hi"}
+     "redelivered": false, "received_at": "2026-01-31T12:00:00.123456Z", "body": "hi"}
 
-The names are AMQP's. A body that is not UTF-8 stands in `body_base64`; header values that JSON lacks are written as
-`tagged` says. A property that is not set is left out, but for `delivery_mode`: left out, it means persistent here.
+The names are AMQP's. A body that is not UTF-8 stands in `body_base64`, or `body_file` names a file beside; header
+values that JSON lacks are written as `tagged` says. A property that is not set is left out, but for `delivery_mode`:
+left out, it means persistent here. `received_at` is when the line was written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import fields
-from typing import Any, NoReturn
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, NoReturn
 
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import Delivery, Message, Origin, Properties
@@ -22,7 +25,17 @@ from rmqkit.payload import formats, properties, tagged
 
 _PROPERTIES = tuple(field.name for field in fields(Properties))
 _OF_A_DELIVERY = ("consumer_tag", "redelivered", "malformed")  # told by `consume`; nothing to publish
-_NAMES = frozenset((*_PROPERTIES, *_OF_A_DELIVERY, "exchange", "routing_key", "body", "body_base64"))
+_BODIES = ("body", "body_base64", "body_file")
+_NAMES = frozenset((*_PROPERTIES, *_OF_A_DELIVERY, "exchange", "routing_key", "received_at", *_BODIES))
+
+
+class Envelope(NamedTuple):
+    """A message, whether it says where it goes, the moment it was written down (None: not told), and its place."""
+
+    message: Message
+    addressed: bool
+    received_at: datetime | None
+    where: Location
 
 
 class Writer:
@@ -39,7 +52,8 @@ class Writer:
             self._origin = delivery.origin
         redelivered = b"true" if delivery.redelivered else b"false"
         body = b'"body_file": "%s"' % body_file.encode() if body_file else _body(delivery.body)
-        return b'%s, "redelivered": %s, %s}' % (self._head, redelivered, body)
+        now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6].encode()  # without +00:00
+        return b'%s, "redelivered": %s, "received_at": "%sZ", %s}' % (self._head, redelivered, now, body)
 
 
 def _head(origin: Origin) -> bytes:
@@ -62,17 +76,18 @@ def _body(body: bytes) -> bytes:
 
 
 class Reader:
-    """Envelopes to messages; equal properties become one object, which is checked and marshalled once."""
+    """Envelopes to messages; equal properties become one object, which is checked and marshalled once.
 
-    def __init__(self) -> None:
+    `folder` holds the files that envelopes name; None refuses such envelopes.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._last_written = ""
         self._last = Properties()
 
-    def read(self, line: bytes, where: Location) -> tuple[Message, bool]:
-        """Return the message, and whether the envelope says where it goes.
-
-        `where` is the place of the line's first byte. Raises PayloadError with that place.
-        """
+    def read(self, line: bytes, where: Location) -> Envelope:
+        """Read one; `where` is the place of the line's first byte. Raises PayloadError with that place."""
         envelope = json.loads(formats.check_json(line, where))
         if not isinstance(envelope, dict):
             _refuse(where, 'an envelope is an object, like {"body": "hi"}')
@@ -82,14 +97,35 @@ class Reader:
         if "malformed" in envelope:
             _refuse(where, "its properties could not be read whole; take 'malformed' out to publish what there is")
         try:
-            return self._message(envelope), not envelope.keys().isdisjoint(("exchange", "routing_key"))
+            exchange, routing_key = envelope.get("exchange", ""), envelope.get("routing_key", "")
+            properties.check_target(exchange, routing_key)
+            message = Message(self._body(envelope), routing_key, exchange, self._properties(envelope))
+            moment = envelope.get("received_at")
+            received_at = None if moment is None else tagged.parse_timestamp(moment)
         except (ValueError, PayloadError) as exc:
             _refuse(where, str(exc))
+        return Envelope(message, not envelope.keys().isdisjoint(("exchange", "routing_key")), received_at, where)
 
-    def _message(self, envelope: dict[str, Any]) -> Message:
-        exchange, routing_key = envelope.get("exchange", ""), envelope.get("routing_key", "")
-        properties.check_target(exchange, routing_key)
-        return Message(_read_body(envelope), routing_key, exchange, self._properties(envelope))
+    def _body(self, envelope: dict[str, Any]) -> bytes:
+        given = [name for name in _BODIES if name in envelope]
+        if len(given) != 1:
+            raise ValueError("an envelope has either 'body' or 'body_base64', or 'body_file' in a folder")
+        value = envelope[given[0]]
+        if given[0] == "body_base64":
+            return tagged.parse_base64(value)
+        if not isinstance(value, str):
+            raise ValueError(f"'{given[0]}' has to be text; JSON goes in as text too, with its quotes escaped")  # noqa: TRY004
+        return value.encode() if given[0] == "body" else self._read_file(value)
+
+    def _read_file(self, name: str) -> bytes:
+        if self._folder is None:
+            raise ValueError("'body_file' is for a folder of files: give the folder")
+        if PurePath(name).name != name or "\0" in name:
+            raise ValueError("'body_file' has to name a file in the same folder")
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as exc:
+            raise ValueError(f"its body, {name}, cannot be read: {exc.strerror}") from exc
 
     def _properties(self, envelope: dict[str, Any]) -> Properties:
         values = {name: envelope[name] for name in _PROPERTIES if name in envelope}
@@ -103,16 +139,6 @@ class Reader:
             properties.check(found)
             self._last, self._last_written = found, written
         return self._last
-
-
-def _read_body(envelope: dict[str, Any]) -> bytes:
-    if ("body" in envelope) == ("body_base64" in envelope):
-        raise ValueError("an envelope has either 'body' or 'body_base64'")
-    if "body_base64" in envelope:
-        return tagged.parse_base64(envelope["body_base64"])
-    if not isinstance(envelope["body"], str):
-        raise ValueError("'body' has to be text; JSON goes in as text too, with its quotes escaped")  # noqa: TRY004
-    return envelope["body"].encode()
 
 
 def _did_you_mean(name: str) -> str:

@@ -53,7 +53,12 @@ def parse_headers(arguments: Iterable[str]) -> dict[str, Any]:
 
     What JSON lacks is written as in an envelope: `moment:={"$timestamp": "2026-01-31T12:00:00Z"}`. Raises PayloadError.
     """
-    headers: dict[str, Any] = {}
+    return {name: parse_typed(name, value) if typed else value for name, value, typed in split_headers(arguments)}
+
+
+def split_headers(arguments: Iterable[str]) -> list[tuple[str, str, bool]]:
+    """Return name, text and whether it is typed, of each header; raise PayloadError for what is none."""
+    headers: dict[str, tuple[str, str, bool]] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals or name in ("", ":"):
@@ -64,11 +69,12 @@ def parse_headers(arguments: Iterable[str]) -> dict[str, Any]:
         name = name.removesuffix(":")
         if name in headers:
             raise PayloadError(f"Header {name!r} is given twice")
-        headers[name] = _typed(name, value) if typed else value
-    return headers
+        headers[name] = (name, value, typed)
+    return list(headers.values())
 
 
-def _typed(name: str, text: str) -> Any:
+def parse_typed(name: str, text: str) -> Any:
+    """Read the JSON of a header as `name:=JSON` has it. Raises PayloadError."""
     where = Location(f"header {name!r}")
     try:
         return tagged.from_json(json.loads(formats.check_json(text.encode("utf-8", "surrogateescape"), where)))

@@ -1,4 +1,4 @@
-"""Where messages come from: arguments, numbers, files and folders, lines, envelopes.
+"""Where messages come from: arguments, numbers, files and folders, lines; envelopes and rows have modules of their own.
 
 Comes in: what the user named. Goes out: an iterable of messages. Room: payload.
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import PERSISTENT, Message, Properties
-from rmqkit.payload import envelopes, formats, properties
+from rmqkit.payload import formats, properties
 from rmqkit.payload.formats import ContentType, Format
 from rmqkit.payload.streams import STDIN, Stream
 from rmqkit.stop import Stop
@@ -114,11 +114,11 @@ class Files:
         for path in paths:
             for name in _expand(path, problems):
                 try:
-                    body, regular = self._read(name, stop)
+                    body, rereadable = self._read(name, stop)
                 except PayloadError as exc:
                     problems += exc.problems or [Problem(Location(name), str(exc).removeprefix(f"{name}: "))]
                     continue
-                keep = len(body) <= room or not regular
+                keep = len(body) <= room or not rereadable
                 room -= len(body) if keep else 0
                 self._files.append(_File(name, body if keep else None))
         if problems:
@@ -144,7 +144,7 @@ class Files:
             stream.close()
         format = self._outline.format or formats.format_of(path)  # noqa: A001 - the flag's word
         formats.check(body, format, Location(stream.name))
-        return body, stream.regular
+        return body, stream.rereadable
 
 
 def _expand(path: str, problems: list[Problem]) -> Iterator[str]:
@@ -171,36 +171,13 @@ def lines(outline: Outline, stream: Stream) -> Iterator[Message | None]:
 
     Raises PayloadError at the first bad one.
     """
-    number = 0
     for line in stream.lines():
         if line is None:
             yield None
             continue
-        number += 1
         if outline.format is not None:
-            formats.check(line, outline.format, Location(stream.name, number, 1))
+            formats.check(line, outline.format, Location(stream.name, stream.line, 1))
         yield outline.message(line)
-
-
-def envelope_lines(outline: Outline, stream: Stream, *, override: bool) -> Iterator[Message | None]:
-    """Yield the message of each envelope, one a line, and None before a wait for input; empty lines are skipped.
-
-    It goes where the envelope says, or to the outline's target if `override`, or if the envelope names none. Raises
-    PayloadError at the first bad one.
-    """
-    reader = envelopes.Reader()
-    number = 0
-    for line in stream.lines():
-        if line is None:
-            yield None
-            continue
-        number += 1
-        if not line.strip():
-            continue
-        message, addressed = reader.read(line, Location(stream.name, number, 1))
-        if override or not addressed:
-            message = replace(message, exchange=outline.exchange, routing_key=outline.routing_key)
-        yield message
 
 
 def _problems(body: bytes, format: Format | None, where: Location) -> Sequence[Problem]:  # noqa: A002 - the flag's word

@@ -9,6 +9,7 @@ import os
 import select
 import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from rmqkit.errors import PayloadError
 from rmqkit.stop import Stop, StopRequested
@@ -17,28 +18,38 @@ STDIN = "-"
 _CHUNK_BYTES = 65_536  # what a pipe holds
 
 
-class Stream:
-    """An open input; `regular` tells that it can be read again. Making one waits for the writer of a FIFO.
+class Place(NamedTuple):
+    """A place between two lines: the bytes, the lines and the messages before it."""
 
-    Raises PayloadError if it cannot be opened, and StopRequested when asked to stop while it waits.
+    offset: int = 0
+    line: int = 0
+    n: int = 0
+
+
+class Stream:
+    """An open input. Making one waits for the writer of a FIFO.
+
+    `rereadable` tells that it is a file, and not standard input, which somebody else may have begun to read. `offset`
+    and `line` count the bytes and lines up to the end of the last line it yielded. Raises PayloadError if it cannot be
+    opened, and StopRequested when asked to stop while it waits.
     """
 
     def __init__(self, path: str, stop: Stop) -> None:
         self.name = "standard input" if path == STDIN else path
         self._stop = stop
-        self._lines_read = 0
-        self._bytes_read = 0
+        self.offset = self.line = self._bytes_read = 0
         try:
             self._fd = 0 if path == STDIN else self._open(path)
             status = os.fstat(self._fd)
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(21, "it is a folder")
-            self.regular = stat.S_ISREG(status.st_mode)
-            start = os.lseek(self._fd, 0, os.SEEK_CUR) if self.regular else 0
+            regular = stat.S_ISREG(status.st_mode)
+            start = os.lseek(self._fd, 0, os.SEEK_CUR) if regular else 0
         except OSError as exc:
             raise PayloadError(f"{self.name}: cannot be read: {exc.strerror}") from exc
-        self._expected_bytes = status.st_size - start if self.regular else 0
-        self._poll = None if self.regular else select.poll()
+        self.rereadable = regular and path != STDIN
+        self._expected_bytes = status.st_size - start if regular else 0
+        self._poll = None if regular else select.poll()
         if self._poll:
             self._poll.register(self._fd, select.POLLIN)
 
@@ -64,16 +75,17 @@ class Stream:
                 unfinished.append(head)
                 if rest:
                     *whole, tail = rest
-                    self._lines_read += 1
-                    yield b"".join(unfinished)
-                    for line in whole:
-                        self._lines_read += 1
+                    for line in (b"".join(unfinished), *whole):
+                        self.line += 1
+                        self.offset += len(line) + 1
                         yield line
                     unfinished = [tail]
         except StopRequested:
             return
         last = b"".join(unfinished)
         if last:
+            self.line += 1
+            self.offset += len(last)
             yield last
 
     def read_all(self) -> bytes:
@@ -82,6 +94,23 @@ class Stream:
         while chunk := self._read():
             chunks.append(chunk)
         return b"".join(chunks)
+
+    @property
+    def stopped(self) -> bool:
+        """Tell whether it ended because that was asked for."""
+        return self._stop.requested
+
+    def seek(self, place: Place) -> None:
+        """Go to a place in a file that is `rereadable`."""
+        self.offset, self.line, self._bytes_read = place.offset, place.line, place.offset
+        os.lseek(self._fd, place.offset, os.SEEK_SET)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return bytes of a file, fewer where it ends, and stay where we are. Raises PayloadError."""
+        try:
+            return os.pread(self._fd, size, offset)
+        except OSError as exc:
+            raise PayloadError(f"{self.name}: cannot be read: {exc.strerror}") from exc
 
     def close(self) -> None:
         """Close the input, unless it is standard input, which is not ours."""
@@ -111,4 +140,4 @@ class Stream:
             return chunk
 
     def _place(self) -> str:
-        return f"after line {self._lines_read} (byte {self._bytes_read})"
+        return f"after line {self.line} (byte {self._bytes_read})"

@@ -69,7 +69,7 @@ def test_a_message_survives_the_way_through_an_envelope(
 ) -> None:
     line = Writer().write(_delivery(body, exchange=exchange, routing_key=routing_key, properties=properties))
     assert b"\n" not in line
-    message, addressed = Reader().read(line, _HERE)
+    message, addressed, _, _ = Reader().read(line, _HERE)
     assert addressed
     assert (message.body, message.exchange, message.routing_key) == (body, exchange, routing_key)
     assert repr(message.properties) == repr(properties)  # as text, because 1 == 1.0 == True
@@ -94,7 +94,7 @@ def test_what_no_json_can_hold_is_still_written() -> None:
 
 
 def test_an_envelope_written_by_hand_is_persistent_and_goes_to_the_default_target() -> None:
-    message, addressed = Reader().read(b'{"body": "hi"}', _HERE)
+    message, addressed, _, _ = Reader().read(b'{"body": "hi"}', _HERE)
     assert not addressed
     assert (message.body, message.properties.delivery_mode) == (b"hi", 2)
 
@@ -102,7 +102,7 @@ def test_an_envelope_written_by_hand_is_persistent_and_goes_to_the_default_targe
 def test_equal_properties_become_one_object_and_unequal_types_do_not() -> None:
     reader = Reader()
     lines = [b'{"body": "", "headers": {"n": %s}}' % value for value in (b"1", b"1", b"1.0", b"true")]
-    first, second, third, fourth = (reader.read(line, _HERE)[0].properties for line in lines)
+    first, second, third, fourth = (reader.read(line, _HERE).message.properties for line in lines)
     assert first is second
     assert [type(each.headers["n"]) for each in (first, third, fourth) if each.headers] == [int, float, bool]
 

@@ -11,6 +11,7 @@ from rmqkit.errors import PayloadError
 from rmqkit.message import Message, Properties
 from rmqkit.payload import sources
 from rmqkit.payload.formats import Format
+from rmqkit.payload.recordings import Replay
 from rmqkit.payload.sources import Outline
 from rmqkit.payload.streams import Stream
 from rmqkit.stop import Stop, StopRequested
@@ -191,7 +192,7 @@ def test_envelopes_go_where_they_say_unless_overridden(tmp_path: Path) -> None:
 
     def targets(*, override: bool) -> list[tuple[str, str]]:
         stream = Stream(str(path), Stop())
-        messages = sources.envelope_lines(outline, stream, override=override)
+        messages = Replay(outline, Stop(), override=override).lines(stream)
         return [(each.exchange, each.routing_key) for each in messages if isinstance(each, Message)]
 
     assert targets(override=False) == [("x", "k"), ("", "default")]

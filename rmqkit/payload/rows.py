@@ -1,0 +1,127 @@
+"""Rows: CSV with a header line, or JSON lines.
+
+Comes in: lines. Goes out: rows, whose fields are text in CSV and what JSON makes of them in JSON lines. Room: payload.
+
+CSV is that of RFC 4180, in UTF-8: commas, double quotes around what holds a comma, a quote or a line's end, and a quote
+in there written twice. JSON lines are objects. Which of the two it is, the name says, or else the first character: a
+`{` begins JSON. Empty lines are no rows.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from pathlib import PurePath
+from typing import Any, NamedTuple, NoReturn
+
+from rmqkit.errors import Location, PayloadError, Problem
+from rmqkit.payload import formats
+
+MAX_ROW_BYTES = 16 * 1024 * 1024  # a quote that is not closed would take all that follows
+_JSON_NAMES = {".json", ".jsonl", ".ndjson"}
+_QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')
+_PLAIN = re.compile(r'[^",]*+')
+
+
+class Row(NamedTuple):
+    """The fields of a row by name, where it begins, and its line if that is JSON."""
+
+    fields: dict[str, Any]
+    where: Location
+    line: bytes | None = None
+
+    def as_json(self) -> bytes:
+        """Return it as a JSON object."""
+        return json.dumps(self.fields, ensure_ascii=False).encode() if self.line is None else self.line
+
+
+class Reader:
+    """Lines to rows. `names` are the fields that all rows have, none for JSON lines; None until that is known."""
+
+    def __init__(self, name: str) -> None:
+        self.names: tuple[str, ...] | None = None
+        self._name = name
+        self._is_json: bool | None = None
+        self._unfinished: list[bytes] = []  # lines of a row with an open quote
+        self._size = 0
+
+    def read(self, line: bytes, number: int) -> Row | None:
+        """Return the row that ends with this line, if one does. Raises PayloadError with the place of a fault."""
+        if self._is_json is None:
+            line = line.removeprefix(codecs.BOM_UTF8)  # Excel's CSV begins so
+            self._is_json = PurePath(self._name).suffix.lower() in _JSON_NAMES or line.startswith(b"{")
+            self.names = () if self._is_json else None
+        if self._is_json:
+            return _from_json(line, Location(self._name, number, 1)) if line.strip() else None
+        was_open = bool(self._unfinished)
+        self._unfinished.append(line)
+        self._size += len(line)
+        if was_open == (line.count(b'"') % 2 == 0):  # still in quotes: all before had an odd number of them
+            if self._size > MAX_ROW_BYTES:
+                self.finish(number)
+            return None
+        record, number = b"\n".join(self._unfinished), number - len(self._unfinished) + 1
+        self._unfinished, self._size = [], 0
+        return self._from_csv(record.removesuffix(b"\r"), Location(self._name, number, 1))
+
+    def finish(self, number: int) -> None:
+        """Take the input's end, after so many lines. Raises PayloadError if a row is not whole."""
+        if self._unfinished:
+            where = Location(self._name, number - len(self._unfinished) + 1, 1)
+            _refuse(where, "a double quote in this row is not closed")
+
+    def _from_csv(self, record: bytes, where: Location) -> Row | None:
+        text = formats.decode(record, where, "CSV")
+        if not text:
+            return None
+        values = text.split(",") if '"' not in text else _split(text, where)
+        if self.names is None:
+            _check_header(values, where)
+            self.names = tuple(values)
+            return None
+        if len(values) != len(self.names):
+            _refuse(where, f"{len(values)} fields; the header has {len(self.names)}")
+        return Row(dict(zip(self.names, values, strict=True)), where)
+
+
+def _from_json(line: bytes, where: Location) -> Row:
+    fields = json.loads(formats.check_json(line, where))
+    if not isinstance(fields, dict):
+        _refuse(where, 'a row is an object, like {"id": 1}')
+    return Row(fields, where, line)
+
+
+def _split(text: str, where: Location) -> list[str]:
+    """Split a record with quotes in it."""
+    values = []
+    position = 0
+    while True:
+        if quoted := _QUOTED.match(text, position):
+            values.append(quoted[1].replace('""', '"'))
+            position = quoted.end()
+        else:
+            plain = _PLAIN.match(text, position)
+            values.append(plain[0] if plain else "")
+            position += len(values[-1])
+        if position == len(text):
+            return values
+        if text[position] != ",":
+            line = where.line + text.count("\n", 0, position)
+            column = position - text.rfind("\n", 0, position)
+            _refuse(
+                Location(where.file, line, column), "a comma has to follow a field; in quotes, a quote is written twice"
+            )
+        position += 1
+
+
+def _check_header(names: list[str], where: Location) -> None:
+    if "" in names:
+        _refuse(where, f"field {names.index('') + 1} of the header has no name")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        _refuse(where, f"the header has {twice!r} twice")
+
+
+def _refuse(where: Location, message: str) -> NoReturn:
+    raise PayloadError("Bad row", problems=[Problem(where, message)])
