@@ -28,8 +28,8 @@ from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled
 from rmqkit.message import Message, Properties
 from rmqkit.model import Topology
 from rmqkit.stop import Stop, StopRequested
+from rmqkit.topology.deaths import Reason
 from rmqkit.topology.policies import effective
-from rmqkit.topology.routing import Reason
 from rmqkit.topology.scenarios import Case, Scenario, Step
 from rmqkit.topology.standin import stand_in
 from rmqkit.topology.verdicts import Seen, offline

@@ -20,7 +20,8 @@ from rmqkit.errors import Unroutable
 
 if TYPE_CHECKING:
     from rmqkit.topology.dead_letters import DeadLetter
-    from rmqkit.topology.routing import Leg, Reason, Route
+    from rmqkit.topology.deaths import Reason
+    from rmqkit.topology.routing import Leg, Route
 
 _LEAVING: dict[Reason, str] = {
     "rejected": "rejected",

@@ -6,15 +6,16 @@ topology, pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import get_args
+from typing import Any, get_args
 
 from rmqkit.model import Queue, Topology
+from rmqkit.topology.deaths import Reason, cycle, orders
 from rmqkit.topology.matching import PERHAPS
 from rmqkit.topology.policies import queue_type
-from rmqkit.topology.routing import Entities, Reason, Route
+from rmqkit.topology.routing import Entities, Route
 
 MAX_CYCLES = 10
 
@@ -42,27 +43,27 @@ def dead_letter(topology: Topology, route: Route, queue: str, reason: Reason) ->
         first = route(topology, Target("orders", "order.eu.paid"))
         print(dead_letter(topology, first, "billing", "rejected").queues)
     """
-    onward = _leave(Entities(topology), route, queue, reason)
-    cycles = tuple(cycle for name in onward.queues if (cycle := _cycle(name, onward.deaths)))
-    if not cycles:
+    entities = Entities(topology)
+    onward = _leave(entities, route, queue, reason)
+    ways = {name: [cycle(name, order) for order in orders(onward.deaths)] for name in onward.queues}
+    closed = {name: round_[-1] for name, round_ in ways.items() if all(round_)}
+    for name, round_ in ways.items():
+        if any(round_) and name not in closed:
+            doubt = f"whether RabbitMQ drops it before queue {name!r}, as a cycle, depends on its version"
+            onward = replace(_without(onward, {name}), unknown=(*onward.unknown, doubt))
+    if not closed:
         return onward
-    ends = {cycle[0] for cycle in cycles}
-    queues = tuple(name for name in onward.queues if name not in ends)
-    legs = tuple(leg for leg in onward.legs if leg.to_exchange or leg.destination not in ends)
-    why = "" if queues else f"dropped: the cycle {' -> '.join(cycles[0])} has no rejection in it"
-    return replace(onward, queues=queues, legs=legs, why=why, cycles=cycles)
+    onward = replace(_without(onward, closed.keys()), cycles=tuple(closed.values()))
+    if onward.queues or onward.unknown:
+        return onward
+    sentence = f"the cycle {' -> '.join(onward.cycles[0])} has no rejection in it"
+    return replace(onward, why=f"{_fate(entities, queue)}: {sentence}")
 
 
-def _cycle(name: str, deaths: tuple[tuple[str, Reason], ...]) -> tuple[str, ...]:
-    """Return the way from a queue round to it, or nothing if it was not there before, or rejected since."""
-    way = [name]
-    for queue, reason in deaths:
-        if reason == "rejected":
-            break
-        way.append(queue)
-        if queue == name:
-            return tuple(reversed(way))
-    return ()
+def _without(route: Route, queues: Collection[str]) -> Route:
+    """Return a route that leads to some queues no more."""
+    legs = tuple(leg for leg in route.legs if leg.to_exchange or leg.destination not in queues)
+    return replace(route, queues=tuple(name for name in route.queues if name not in queues), legs=legs)
 
 
 def dead_letters(topology: Topology, route: Route) -> tuple[DeadLetter, ...]:
@@ -110,7 +111,7 @@ def _reasons(entities: Entities, name: str) -> tuple[Reason, ...]:
 def _kept(entities: Entities, queue: Queue, reason: Reason) -> str:
     """Say why no message leaves a queue for a reason, or nothing."""
     kind, settings = queue_type(queue), entities.settings(queue)
-    if kind == "stream":
+    if _is_stream(queue):
         return f"{queue.name!r} is a stream: it dead-letters nothing"
     if reason == "maxlen":
         if not {"x-max-length", "x-max-length-bytes"} & settings.keys():
@@ -146,11 +147,29 @@ def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
         first = {"reason": reason, "queue": name, "exchange": came.exchange}
         headers |= {f"x-first-death-{each}": value for each, value in first.items()}
         headers |= {"x-death": PERHAPS} | {f"x-last-death-{each}": PERHAPS for each in first}  # until, and from 3.13 on
-    deaths = ((name, reason), *(death for death in came.deaths if death != (name, reason)))
+    deaths = ((name, reason), *came.deaths)
     onward = entities.follow_once(Route(exchange, came.keys if key is None else (key,), headers, deaths=deaths))
-    if not onward.why:
+    if onward.why:
+        return replace(onward, why=f"{_fate(entities, name)}: {onward.why}")
+    streams = [each for each in onward.queues if each in entities.queues and _is_stream(entities.queues[each])]
+    if not streams or dead_letters_at_least_once(queue, settings):
         return onward
-    safe = (settings.get("x-dead-letter-strategy"), settings.get("x-overflow")) == ("at-least-once", "reject-publish")
-    safe = safe and queue_type(queue) == "quorum"
-    fate = f"kept in queue {name!r} until there is a way" if safe else "dropped"
-    return replace(onward, why=f"{fate}: {onward.why}")
+    doubts = tuple(f"whether stream {each!r} gets dead letters depends on RabbitMQ's version" for each in streams)
+    return replace(_without(onward, streams), unknown=(*onward.unknown, *doubts))  # it does from 3.12 on
+
+
+def _is_stream(queue: Queue) -> bool:
+    return queue_type(queue) == "stream"
+
+
+def dead_letters_at_least_once(queue: Queue, settings: Mapping[str, Any]) -> bool:
+    """Tell whether a queue of these settings waits until its dead letters have arrived."""
+    asked = settings.get("x-dead-letter-strategy"), settings.get("x-overflow")
+    return queue_type(queue) == "quorum" and asked == ("at-least-once", "reject-publish")
+
+
+def _fate(entities: Entities, name: str) -> str:
+    """Say what becomes of a dead letter that has nowhere to go."""
+    queue = entities.queues[name]
+    safe = dead_letters_at_least_once(queue, entities.settings(queue))
+    return f"kept in queue {name!r} until there is a way" if safe else "dropped"

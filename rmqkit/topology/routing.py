@@ -11,19 +11,17 @@ import difflib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from rmqkit.errors import PayloadError, TopologyError
 from rmqkit.model import Binding, Exchange, Queue, Target, Topology
+from rmqkit.topology.deaths import Deaths
 from rmqkit.topology.matching import KINDS, matches
 from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.policies import effective
 
 MAX_PATHS = 1000  # ways that are listed; the shortest come first
 _MAX_STEPS = 20_000  # steps looked at while listing them
-
-Reason = Literal["rejected", "expired", "maxlen", "delivery_limit"]
-"""Why a message leaves a queue for the dead-letter exchange, in RabbitMQ's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Route:
     legs: tuple[Leg, ...] = ()
     why: str = ""
     unknown: tuple[str, ...] = ()
-    deaths: tuple[tuple[str, Reason], ...] = ()
+    deaths: Deaths = ()
     cycles: tuple[tuple[str, ...], ...] = ()
 
     @property

@@ -13,9 +13,9 @@ from typing import Any
 from rmqkit.errors import DocumentError, InputError, Location, Problem, TopologyError
 from rmqkit.model import Target, Topology
 from rmqkit.topology import loader, references
+from rmqkit.topology.deaths import Reason
 from rmqkit.topology.document import Document, KeyPath, read
 from rmqkit.topology.names import Fault, check_arguments, check_length
-from rmqkit.topology.routing import Reason
 from rmqkit.topology.schema import SCENARIOS, check, suggest
 
 SUFFIX = ".test.yaml"  # by which a file of scenarios is told from a topology

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
+from rmqkit.topology.deaths import Reason
 from rmqkit.topology.names import BUILT_IN, MAX_NAME_BYTES
 from rmqkit.topology.policies import effective, queue_type
-from rmqkit.topology.routing import Reason
 
 EXPIRES_MS = 300_000  # after so long without a consumer the broker deletes a queue, should nobody else do it
 TTL_MS = 100

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from rmqkit.errors import Problem
 from rmqkit.report import ScenarioResult
 from rmqkit.topology.dead_letters import dead_letter, dead_letters
-from rmqkit.topology.routing import Leg, Path, Reason, Route, route
+from rmqkit.topology.deaths import Reason
+from rmqkit.topology.routing import Leg, Path, Route, route
 from rmqkit.topology.scenarios import Case, Scenario, Step
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
+from itertools import count
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -24,7 +25,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
 from rmqkit.topology.dead_letters import dead_letter
-from rmqkit.topology.routing import Reason, Route, route
+from rmqkit.topology.deaths import Deaths, Reason, cycle, orders
+from rmqkit.topology.routing import Route, route
 from tests.conftest import Broker
 
 EXAMPLES = int(os.environ.get("RMQKIT_TEST_EXAMPLES", "25"))
@@ -113,7 +115,7 @@ def declare(channel: BlockingChannel, topology: Topology) -> None:
             exchange.name, exchange.type, internal=exchange.internal, arguments=dict(exchange.arguments)
         )
     for queue in topology.queues:
-        durable = queue.arguments.get("x-queue-type") == "quorum"
+        durable = queue.arguments.get("x-queue-type") in ("quorum", "stream")
         channel.queue_declare(queue.name, durable=durable, exclusive=not durable, arguments=dict(queue.arguments))
     for binding in topology.bindings:
         bind = channel.queue_bind if binding.destination_type == "queue" else channel.exchange_bind
@@ -139,7 +141,7 @@ def drain(channel: BlockingChannel, queue: str, *, auto_ack: bool = True) -> Ite
         method, _, body = channel.basic_get(queue, auto_ack)
         if not method:
             return
-        yield method.delivery_tag, body.decode()
+        yield method.delivery_tag, (body or b"").decode()
 
 
 def test_every_message_reaches_the_queues_the_router_says(channel: BlockingChannel) -> None:
@@ -326,6 +328,133 @@ def test_a_queue_of_either_type_lets_go_as_the_router_says(
     leave(channel, "q", reason)
     assert offline.queues == ("dead",)
     assert held_by(channel, offline, "dead") == ["dead"]
+
+
+# Chains of dead letters: one message goes from queue to queue, led out of each for a reason of the test's own.
+
+LENGTH = 9
+CHAIN = tuple(
+    Queue(name, arguments={"x-queue-type": kind, "x-dead-letter-exchange": f"from {name}", "x-max-length": LENGTH})
+    for name, kind in {"c0": "classic", "c1": "classic", "c2": "classic", "k": "quorum"}.items()
+)
+ways = st.tuples(*(st.sampled_from([queue.name for queue in CHAIN]) for _ in CHAIN))
+reasons = st.lists(st.sampled_from(["rejected", "maxlen"]), min_size=3, max_size=9)
+
+
+def our_version(channel: BlockingChannel) -> tuple[int, ...]:
+    server: Any = channel.connection._impl.server_properties
+    version: str = server["version"]
+    return tuple(map(int, version.split("-", maxsplit=1)[0].split(".")))
+
+
+def x_death(channel: BlockingChannel, queue: str, wanted: str, *, expected: bool) -> tuple[int, Deaths] | None:
+    """Take a message, and all else, out of a queue: its delivery tag and deaths; None if it is not there."""
+    channel.queue_declare(queue, passive=True)
+    publish(channel, "", queue, {}, "marker")
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        method, properties, body = channel.basic_get(queue)
+        if not method or not properties:
+            continue
+        if body == wanted.encode():
+            deaths = (properties.headers or {}).get("x-death", [])
+            return method.delivery_tag, tuple((each["queue"], each["reason"]) for each in deaths)
+        channel.basic_ack(method.delivery_tag)
+        assert body in (b"marker", b"filler")
+        if body == b"marker" and not expected:
+            break
+    return None
+
+
+def test_a_message_that_goes_on_and_on_as_a_dead_letter_is_where_the_router_says(channel: BlockingChannel) -> None:
+    exchanges = tuple(Exchange(f"from {queue.name}", "fanout") for queue in CHAIN)
+    declare(channel, Topology(exchanges=exchanges, queues=CHAIN))
+    newer = our_version(channel) >= (3, 13, 3)
+    numbers = count()
+
+    @agreement
+    @given(ways, reasons)
+    def agree(ways: tuple[str, ...], reasons: list[Reason]) -> None:
+        onward = dict(zip((queue.name for queue in CHAIN), ways, strict=True))
+        bindings = tuple(Binding(f"from {queue}", target) for queue, target in onward.items())
+        topology = Topology(exchanges=exchanges, queues=CHAIN, bindings=bindings)
+        declare(channel, Topology(bindings=bindings))
+        body = f"message {next(numbers)}"
+        publish(channel, "", "c0", {}, body)
+        try:
+            follow(topology, body, onward, reasons)
+        finally:
+            channel.basic_recover(requeue=True)
+            for binding in bindings:
+                channel.queue_unbind(binding.destination, binding.source, "")
+            for queue in CHAIN:
+                channel.queue_purge(queue.name)
+
+    def follow(topology: Topology, body: str, onward: dict[str, str], reasons: list[Reason]) -> None:
+        came, place = route(topology, Target("", "c0")), "c0"
+        found = x_death(channel, place, body, expected=True)
+        for reason in reasons:
+            assert found
+            for queue in CHAIN:
+                channel.queue_purge(queue.name)  # of markers and fillers
+            channel.basic_reject(found[0], requeue=reason == "maxlen")
+            for _ in range(LENGTH if reason == "maxlen" else 0):
+                publish(channel, "", place, {}, "filler")
+            channel.queue_declare(place, passive=True)  # answered when it has let the message go
+            came, place = dead_letter(topology, came, place, reason), onward[place]
+            order = orders(came.deaths)[newer]
+            dropped = bool(cycle(place, order))
+            found = x_death(channel, place, body, expected=not dropped)
+            assert (found and found[1]) == (None if dropped else order)
+            assert came.unknown or came.queues == (() if dropped else (place,))
+            if dropped:
+                return
+
+    agree()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"x-queue-type": "classic"},
+        {"x-queue-type": "quorum"},
+        {"x-queue-type": "quorum", "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"},
+    ],
+    ids=["classic", "at most once", "at least once"],
+)
+def test_a_stream_gets_dead_letters_where_the_router_says(channel: BlockingChannel, source: dict[str, Any]) -> None:
+    topology = Topology(
+        exchanges=(Exchange("dlx", "fanout"),),
+        queues=(
+            Queue("q", arguments={**source, "x-dead-letter-exchange": "dlx"}),
+            Queue("history", arguments={"x-queue-type": "stream"}),
+            Queue("rest"),
+        ),
+        bindings=(Binding("dlx", "history"), Binding("dlx", "rest")),
+    )
+    declare(channel, topology)
+    came = route(topology, Target("", "q"))
+    publish(channel, "", "q", {}, "dead letter")
+    held_by(channel, came, "q")
+    leave(channel, "q", "rejected")
+    offline = dead_letter(topology, came, "q", "rejected")
+    assert held_by(channel, replace(offline, queues=("rest",)), "rest") == ["rest"]
+    publish(channel, "", "history", {}, "marker")
+    channel.basic_qos(prefetch_count=9)
+    bodies = []
+    for method, _, body in channel.consume("history", arguments={"x-stream-offset": "first"}, inactivity_timeout=10):
+        assert method
+        bodies.append(body)
+        channel.basic_ack(method.delivery_tag)
+        if body == b"marker":
+            break
+    channel.cancel()
+    arrived = b"dead letter" in bodies
+    if "x-dead-letter-strategy" in source:
+        assert (offline.queues, arrived) == (("history", "rest"), True)
+    else:
+        assert (offline.queues, bool(offline.unknown)) == (("rest",), True)
+        assert arrived == (our_version(channel) >= (3, 12))
 
 
 def test_policies_count_for_exchanges_and_queues_as_the_router_says(

@@ -11,6 +11,7 @@ import pytest
 from rmqkit.errors import PayloadError, TopologyError
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
 from rmqkit.topology.dead_letters import dead_letter, dead_letters
+from rmqkit.topology.deaths import Reason, orders
 from rmqkit.topology.loader import loads
 from rmqkit.topology.matching import matches, matches_topic
 from rmqkit.topology.routing import MAX_PATHS, Route, route
@@ -315,8 +316,58 @@ def test_a_cycle_is_gone_round_after_a_rejection_and_broken_without_one() -> Non
     broken = dead_letter(topology, dead_letter(topology, came, "work", "expired"), "wait", "expired")
     assert (broken.queues, broken.cycles) == ((), (("work", "wait", "work"),))
     assert broken.why == "dropped: the cycle work -> wait -> work has no rejection in it"
-    later = dead_letter(topology, dead_letter(topology, again, "work", "expired"), "wait", "expired")
-    assert later.queues == ()  # the rejection was before this round
+
+
+def through(topology: Topology, *deaths: tuple[str, Reason]) -> Route:
+    found = route(topology, Target("", deaths[0][0]))
+    for queue, reason in deaths:
+        found = dead_letter(topology, found, queue, reason)
+    return found
+
+
+def test_a_cycle_that_only_some_versions_break_leaves_it_open() -> None:
+    topology = loads("""
+        queues:
+          a: {arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: b}}
+          b: {arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: a}}
+    """)
+    way: list[tuple[str, Reason]] = [("a", "rejected"), ("b", "expired"), ("a", "expired")]
+    assert through(topology, *way[:2]).queues == ("a",)
+    third = through(topology, *way)  # 3.12 and before hold the rejection for newer than b's expiry
+    assert (third.queues, third.cycles, third.unroutable) == ((), (), False)
+    assert third.unknown == ("whether RabbitMQ drops it before queue 'b', as a cycle, depends on its version",)
+    assert orders(third.deaths) == (
+        (("a", "expired"), ("a", "rejected"), ("b", "expired")),
+        (("a", "expired"), ("b", "expired"), ("a", "rejected")),
+    )
+
+
+def test_an_at_least_once_queue_keeps_what_would_go_round() -> None:
+    policy = {"dead-letter-strategy": "at-least-once", "overflow": "reject-publish", "delivery-limit": 1}
+    own = {"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "q"}
+    topology = Topology(queues=(Queue("q", arguments=own),), policies=(Policy("safe", "q", policy, "queues"),))
+    onward = through(topology, ("q", "delivery_limit"))
+    assert onward.why == "kept in queue 'q' until there is a way: the cycle q -> q has no rejection in it"
+
+
+@pytest.mark.parametrize(
+    ("source", "certain"),
+    [
+        ({"x-queue-type": "classic"}, False),
+        ({"x-queue-type": "quorum"}, False),
+        ({"x-queue-type": "quorum", "x-dead-letter-strategy": "at-least-once"}, False),
+        ({"x-queue-type": "quorum", "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}, True),
+    ],
+)
+def test_whether_a_stream_gets_dead_letters_is_certain_from_at_least_once_queues_only(
+    source: dict[str, Any], certain: bool
+) -> None:
+    own = {**source, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "history"}
+    topology = Topology(queues=(Queue("q", arguments=own), Queue("history", arguments={"x-queue-type": "stream"})))
+    onward = dead_letter(topology, CAME, "q", "rejected")
+    assert (onward.queues, onward.unroutable) == (("history",) if certain else (), False)
+    assert bool(onward.unknown) is not certain
+    assert [leg.destination for leg in onward.legs] == (["history"] if certain else [])
 
 
 def test_each_hop_is_told_once_and_a_cycle_is_named() -> None:
