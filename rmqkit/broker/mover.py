@@ -30,6 +30,7 @@ IDLE_S = 0.2
 TRIES = 5  # to bring messages to a queue that refuses them
 PAUSE_S = 0.2  # doubled at each try
 _TAG = "rmqkit-mover"
+_LATE_S = 0.05
 _WAIT_S = 1.0  # between two looks at the clocks
 _FULL = "Consume from it, or give it room, and do this again: nothing is lost."
 
@@ -47,7 +48,7 @@ class Moved:
     """How many messages were moved, and how many of them at most are there twice.
 
     `body_bytes` is the sum of what was sent, `last_exchange` where the last message was first published to, and `notes`
-    counts messages by what is to be said of them.
+    counts messages by what is to be said of them. `lost` tells that the connection was, in between.
     """
 
     messages: int = 0
@@ -55,6 +56,7 @@ class Moved:
     body_bytes: int = 0
     last_exchange: str = ""
     notes: Counter[str] = field(default_factory=Counter)
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,23 +73,40 @@ class Mover:
     suspect: bool = False
     stop: Stop = field(default_factory=Stop)
 
-    def move(self, *, count: int | None = None, idle_s: float = IDLE_S) -> Moved:
+    def move(
+        self, *, count: int | None = None, idle_s: float = IDLE_S, on_count: Callable[[], int | None] | None = None
+    ) -> Moved:
         """Move messages until none came for `idle_s`, at least `count` were moved, or a stop is requested.
 
+        With `on_count` that is asked once `count` were moved, and says after how many more to ask again; None: never.
         Whatever was delivered by then is moved too: nothing goes back to the queue. The queue is kept from other
         consumers meanwhile, where its type allows that. Raises Unroutable when the exchange has no queue, NotConfirmed
         when that queue takes no more, NotFound, AccessRefused when there is a consumer, ConsumerCancelled,
         ConnectionLost; every message is in one queue or the other then, and moving again goes on.
         """
-        moved, refusals, suspect = Moved(), 0, self.suspect
+        moved, refusals, goal = Moved(), 0, count
+
+        def goes_on() -> bool:
+            nonlocal goal
+            if goal is not None and moved.messages >= goal:
+                if on_count is None:
+                    return False
+                more = on_count()
+                goal = None if more is None else moved.messages + more
+            return True
+
         while True:
             before = moved.messages
-            session = self._open(moved, suspect=suspect)
+            session = self._open(moved)
+            if moved.lost and goal is not None and on_count is None:
+                # A broker that was killed may have forgotten acknowledgements; nothing marks what comes again.
+                moved.twice += max(0, session.ready - (goal - before))
             try:
                 with self.stop.waking(session.channel.wake):
-                    session.run(None if count is None else count - before, idle_s)
+                    session.run(goes_on, idle_s)
             except ConnectionLost:
-                suspect = True
+                moved.lost = True
+                moved.twice += session.under_way
                 if self.stop.requested:
                     return moved
                 continue
@@ -101,41 +120,45 @@ class Mover:
                 raise NotConfirmed(what, advice=_FULL)
             self.stop.wait(PAUSE_S * 2**refusals)
 
-    def _open(self, moved: Moved, *, suspect: bool) -> _Session:
-        opened: list[Channel] = []
+    def _open(self, moved: Moved) -> _Session:
+        opened: list[_Session] = []
 
         def subscribe(channel: Channel) -> None:
             try:
-                self._subscribe(channel, exclusive=True)
+                ready = self._subscribe(channel, exclusive=True)
             except AccessRefused as exc:
                 if "exclusive" not in exc.reply_text:
                     raise
                 # A queue with a single active consumer takes no exclusive one; but the first is as good
                 # (https://www.rabbitmq.com/docs/consumers#single-active-consumer).
                 channel = self.link.channel()
-                self._subscribe(channel, exclusive=False)
-            opened.append(channel)
+                ready = self._subscribe(channel, exclusive=False)
+            opened.append(_Session(self, channel, moved, ready))
 
         self.link.recover(self.stop, subscribe)
-        return _Session(self, opened[-1], moved, suspect=suspect)
+        return opened[-1]
 
-    def _subscribe(self, channel: Channel, *, exclusive: bool) -> None:
+    def _subscribe(self, channel: Channel, *, exclusive: bool) -> int:
+        """Begin to consume; return how many messages were ready."""
         queue = f"queue {self.queue!r}"
         consume = spec.Basic.Consume(queue=self.queue, consumer_tag=_TAG, exclusive=exclusive)
         channel.call(spec.Confirm.Select(), spec.Confirm.SelectOk, subject="publisher confirms")
         channel.call(spec.Basic.Qos(0, PREFETCH, False), spec.Basic.QosOk, subject=queue)  # noqa: FBT003
+        passive = spec.Queue.Declare(queue=self.queue, passive=True)
+        ready: int = channel.call(passive, spec.Queue.DeclareOk, subject=queue).message_count
         channel.call(consume, spec.Basic.ConsumeOk, subject=queue)
+        return ready
 
 
 class _Session:
     """What is moved over one channel; it is added to `moved`."""
 
-    def __init__(self, mover: Mover, channel: Channel, moved: Moved, *, suspect: bool) -> None:
+    def __init__(self, mover: Mover, channel: Channel, moved: Moved, ready: int) -> None:
         self.channel = channel
+        self.ready = ready
         self.nacked = False
         self._mover = mover
         self._moved = moved
-        self._suspect = suspect
         self._encoder = Encoder(channel.number, channel.transport.frame_max)
         self._origin: Origin | None = None
         self._header, self._note = b"", ""  # what the properties of that origin become
@@ -143,38 +166,38 @@ class _Session:
         self._low = 1  # every tag below it is settled
         self._settled_above: set[int] = set()
 
-    def run(self, count: int | None, idle_s: float) -> None:
+    def run(self, goes_on: Callable[[], bool], idle_s: float) -> None:
         """Move messages until one of the reasons to end, and then what was delivered by then."""
         channel, stop, link = self.channel, self._mover.stop, self._mover.link
         options = PublishOptions()
         patience = Patience(options.confirm_timeout_s, options.blocked_timeout_s)
-        last_s, before = time.monotonic(), self._moved.messages
+        last_s = time.monotonic()
         while not (
             stop.requested
             or self.nacked
-            or (count is not None and self._moved.messages - before >= count)
-            or (not self._under_way and time.monotonic() - last_s >= idle_s)
+            or not goes_on()
+            or (not self.under_way and time.monotonic() - last_s >= idle_s)
         ):
-            events = channel.wait(_WAIT_S if self._under_way else min(idle_s, _WAIT_S))
+            events = channel.wait(_WAIT_S if self.under_way else min(idle_s, _WAIT_S))
             if events:
                 self._take(events)
                 patience.moved()
                 last_s = time.monotonic()
-            elif self._under_way:
-                patience.check(blocked=link.blocked, stopping=False, waiting_for=self._under_way)
+            elif self.under_way:
+                patience.check(blocked=link.blocked, stopping=False, waiting_for=self.under_way)
+        self._take(channel.wait(_LATE_S))  # a quorum queue may not hear of what is acknowledged in the same moment
         channel.call(spec.Basic.Cancel(_TAG), spec.Basic.CancelOk, subject=f"queue {self._mover.queue!r}")
-        self._take(channel.wait(0))  # what came before the answer
-        while self._under_way:
-            events = channel.wait(_WAIT_S)
+        while (events := channel.wait(_WAIT_S if self.under_way else _LATE_S)) or self.under_way:
             self._take(events)
             if not events:
                 try:
-                    patience.check(blocked=link.blocked, stopping=stop.requested, waiting_for=self._under_way)
+                    patience.check(blocked=link.blocked, stopping=stop.requested, waiting_for=self.under_way)
                 except StoppedWaiting:
                     return  # what is unsettled goes back
 
     @property
-    def _under_way(self) -> int:
+    def under_way(self) -> int:
+        """Return how many messages were sent and are not settled."""
         return self._sent + 1 - self._low - len(self._settled_above)
 
     def _take(self, events: list[Event]) -> None:
@@ -202,7 +225,7 @@ class _Session:
                 self._origin = origin
             pieces.append(encoder.forward(delivery, mover.exchange, self._header))
             moved.body_bytes += len(delivery.body)
-            moved.twice += self._suspect and delivery.redelivered
+            moved.twice += mover.suspect and delivery.redelivered
             if self._note:
                 moved.notes[self._note] += 1
         moved.last_exchange = deliveries[-1].exchange

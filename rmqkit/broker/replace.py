@@ -134,7 +134,7 @@ def _replace(
         siblings,
         bindings_of_queue(entity, siblings, bindings),
         conflicting=step is not None,
-        resumed=resumed,
+        suspect=resumed,
         classic=kinds[0] in ("classic", ""),
         stays_s=wait_s,
     )

@@ -37,7 +37,7 @@ class QueueReplacement:
     """One queue's replacement; `stays_s` bounds the wait for publishers and consumers that are still there.
 
     `conflicting` tells that the old queue is there, `classic` that the broker can be told to delete it only if it is
-    unused, as far as is known, `resumed` that a run before us was killed.
+    unused, as far as is known, `suspect` that a run before us was killed, or a connection lost.
     """
 
     site: Site
@@ -45,7 +45,7 @@ class QueueReplacement:
     siblings: QueueSiblings
     bindings: Sequence[Binding]
     conflicting: bool
-    resumed: bool
+    suspect: bool
     classic: bool
     stays_s: float
     moved: int = 0
@@ -154,10 +154,6 @@ class QueueReplacement:
             self._move(part.kept, part.back, "bring {count} messages back")
         if site.answer(part.came) is not None:
             self._follow_up()
-            self._step("lead new messages to it")
-            site.do(methods.declaring(_binding(part.way, self.queue)))
-            site.pause(site.pauses.stale_s)
-            self._move(part.came, part.back, "bring the last {count} messages back")
         self._step("bind it")
         site.do(*map(methods.declaring, self.bindings))
         site.pause(site.pauses.stale_s)
@@ -169,13 +165,36 @@ class QueueReplacement:
         site.do(*(deleting(each) for each in (part.out, part.turn, part.back, part.way)))
 
     def _follow_up(self) -> None:
-        """Bring back what came meanwhile, until little is left or the publishers are faster than we are."""
+        """Bring back what came meanwhile; lead new messages to the queue when few are left, which they overtake.
+
+        They are led there too when more come than can be moved. One mover does it all: one that ends early leaves what
+        a quorum queue was about to deliver, and that comes again behind newer messages.
+        """
         part, site = self.siblings, self.site
-        before, left = None, site.ready(part.came)
-        while left > _FEW and (before is None or left < before):
-            self._step(f"bring back {left} messages that came meanwhile")
-            self._count(self._mover(part.came, part.back).move(count=left, idle_s=_IDLE_S), part.back)
-            before, left = left, site.ready(part.came)
+        lefts: list[int] = []  # each time it was asked
+        turned = False
+
+        def turn() -> None:
+            nonlocal turned
+            site.tell(f"queue {self.queue.name!r}: lead new messages to it")
+            site.do(methods.declaring(_binding(part.way, self.queue)))
+            turned = True
+
+        def caught_up() -> int | None:
+            left = site.ready(part.came)
+            if left > _FEW and (not lefts or left < lefts[-1]):
+                lefts.append(left)
+                return left
+            turn()
+            return None
+
+        self._step(f"bring back what came meanwhile, {site.ready(part.came)} messages and more")
+        mover = self._mover(part.came, part.back)
+        self._count(mover.move(count=0, idle_s=site.pauses.stale_s, on_count=caught_up), part.back)
+        if not turned:  # the broker paused
+            turn()
+            site.pause(site.pauses.stale_s)
+        self._move(part.came, part.back, "bring the last {count} messages back")
 
     # Moving.
 
@@ -195,11 +214,11 @@ class QueueReplacement:
 
     def _mover(self, source: Queue, target: Exchange) -> Mover:
         change = set_aside if target is self.siblings.out else take_back
-        suspect = self.resumed or source is not self.queue
-        return Mover(self.site.publishing, source.name, target.name, change, suspect=suspect, stop=self.site.stop)
+        return Mover(self.site.publishing, source.name, target.name, change, suspect=self.suspect, stop=self.site.stop)
 
     def _count(self, moved: Moved, target: Exchange) -> None:
         self.twice += moved.twice
+        self.suspect |= moved.lost
         if target is self.siblings.out:
             self.aside_bytes += moved.body_bytes
         else:
