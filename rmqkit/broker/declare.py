@@ -107,7 +107,7 @@ def apply(
     _check_sight(topology, seen, options)
     beyond = extras(topology, seen.live.topology) if options.prune and seen.live else Topology()
     if not options.force:
-        removal.check_unused(link, beyond.queues)
+        removal.check_unused(link, beyond, seen.live.topology if seen.live else None)
     changes = len(planned.changes)
     for done in _carry_out(link, topology, planned, seen.api):
         on_progress(done, changes)
@@ -180,9 +180,12 @@ def destroy(link: Link, topology: Topology, seen: Sight, *, force: bool, dry_run
     ConnectionLost.
     """
     _check_sight(topology, seen, ApplyOptions())
-    if not force:
-        removal.check_unused(link, topology.queues)
     planned = plan(link, topology, seen, ApplyOptions())
+    if not force:
+        interrupted = replace(planned, steps=tuple(step for step in planned.steps if step.note == _INTERRUPTED))
+        if interrupted.conflicts:
+            raise conflict(interrupted)
+        removal.check_unused(link, topology, seen.live.topology if seen.live else None)
     steps = tuple(
         Step(
             each.kind, each.name, Outcome.ABSENT if each.outcome is Outcome.CREATE else Outcome.DELETE, where=each.where

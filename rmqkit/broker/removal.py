@@ -16,30 +16,33 @@ from rmqkit.broker.link import Link
 from rmqkit.broker.management import Management
 from rmqkit.broker.probing import Looker
 from rmqkit.errors import ConnectionLost, Location, Problem, PropertyMismatch
-from rmqkit.model import Binding, Queue, Topology
+from rmqkit.model import Binding, Topology
 from rmqkit.topology.comparison import binding_key
 
 _OTHERS = "Remove those bindings; --force deletes the exchanges, and what is bound to them gets no more messages."
 _FORCE = "Consume or move the messages and stop the consumers; --force deletes the queues with what they hold."
 
 
-def check_unused(link: Link, queues: Sequence[Queue]) -> None:
-    """Make sure that no queue holds messages or has consumers; `problems` of the error has one for each that does.
+def check_unused(link: Link, topology: Topology, live: Topology | None) -> None:
+    """Make sure that no queue to be removed holds messages or has consumers, and that no exchange feeds what stays.
 
-    Raises PropertyMismatch, ResourceLocked, AccessRefused, ConnectionLost.
+    The latter can only be told from what is `live`; None means that it cannot be seen. Raises PropertyMismatch with a
+    problem for each, ResourceLocked, AccessRefused, ConnectionLost.
     """
     with Looker(link) as looker:
         problems = [
             Problem(queue.where or Location("broker"), f"queue {queue.name!r} {held}")
-            for queue in queues
+            for queue in topology.queues
             if (held := _held(looker.answer(queue)))
         ]
-    _refuse("queues", problems, "nothing was changed", _FORCE)
+    _refuse("queues", problems, _FORCE)
+    _refuse("exchanges", list(_bound_by_others(topology, live.bindings if live else ())), _OTHERS)
 
 
-def _refuse(what: str, problems: Sequence[Problem], done: str, advice: str) -> None:
+def _refuse(what: str, problems: Sequence[Problem], advice: str) -> None:
     if problems:
-        message = f"{len(problems)} of the {what} to delete {'is' if len(problems) == 1 else 'are'} in use; {done}"
+        are = "is" if len(problems) == 1 else "are"
+        message = f"{len(problems)} of the {what} to delete {are} in use; nothing was changed"
         raise PropertyMismatch(406, "in use", what, message=message, advice=advice, problems=problems)
 
 
@@ -54,12 +57,9 @@ def _held(answer: Any) -> str:
 def remove(link: Link, api: Management | None, topology: Topology, *, force: bool) -> None:
     """Remove everything a topology declares, as far as it is there: bindings, queues, exchanges, policies.
 
-    Unless forced, nothing is removed if others bound an exchange, as far as the HTTP API shows it; and the broker is
-    told to keep such an exchange, and a queue that is in use after all, which ends the removal. Raises PropertyMismatch
-    about that, AccessRefused, Unreachable, ConnectionLost.
+    Unless forced, the broker is told to keep a queue that is in use after all, and an exchange that others bound, which
+    ends the removal. Raises PropertyMismatch about that, AccessRefused, Unreachable, ConnectionLost.
     """
-    if api is not None and topology.exchanges and not force:
-        _check_unbound(topology, api.live().topology.bindings)
     try:
         _delete(link, topology, force=force, typeless="classic")
     except ConnectionLost as exc:
@@ -71,21 +71,16 @@ def remove(link: Link, api: Management | None, topology: Topology, *, force: boo
             api.delete_policy(policy.name)
 
 
-def _check_unbound(topology: Topology, bindings: Iterable[Binding]) -> None:
-    """Make sure that no exchange feeds what stays."""
+def _bound_by_others(topology: Topology, bindings: Iterable[Binding]) -> Iterator[Problem]:
+    """Yield the bindings by which an exchange to be removed feeds what stays."""
     going = {("exchange", each.name): each.where for each in topology.exchanges}
     going |= {("queue", each.name): each.where for each in topology.queues}
     unbound = {binding_key(each) for each in topology.bindings}
-    problems = [
-        Problem(
-            going["exchange", each.source] or Location("broker"), f"exchange {each.source!r}: others bound it: {each}"
-        )
-        for each in bindings
-        if ("exchange", each.source) in going
-        and (each.destination_type, each.destination) not in going
-        and binding_key(each) not in unbound
-    ]
-    _refuse("exchanges", problems, "none was removed, and no queue", _OTHERS)
+    for each in bindings:
+        ours = (each.destination_type, each.destination) in going or binding_key(each) in unbound
+        if ("exchange", each.source) in going and not ours:
+            where = going["exchange", each.source] or Location("broker")
+            yield Problem(where, f"exchange {each.source!r}: others bound it: {each}")
 
 
 def _delete(link: Link, topology: Topology, *, force: bool, typeless: str) -> None:

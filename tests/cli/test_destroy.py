@@ -94,12 +94,13 @@ def test_a_queue_with_messages_or_consumers_keeps_everything_where_it_is(
     assert outcomes(live, applied) == {"unchanged"}
 
 
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 def test_an_exchange_that_others_bound_keeps_everything_where_it_is(
-    live: Run, applied: Path, vhost_channel: BlockingChannel
+    live: Run, applied: Path, vhost_channel: BlockingChannel, dry_run: list[str]
 ) -> None:
     vhost_channel.queue_declare("theirs", durable=True)
     vhost_channel.queue_bind("theirs", "orders", "theirs")
-    done = live("destroy", applied)
+    done = live("destroy", applied, *dry_run)
     assert (done.returncode, done.stdout) == (5, "")
     assert f"{applied}:3:3: exchange 'orders': others bound it: orders -> theirs [theirs]" in done.stderr
     assert outcomes(live, applied) == {"unchanged"}

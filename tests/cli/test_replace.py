@@ -118,7 +118,7 @@ def test_what_was_interrupted_is_told_and_a_rerun_goes_on(
         told.read()
     assert begun.wait(30) == (130 if number is signal.SIGINT else -number)
     channel.basic_publish("shop", "paid", b"4")
-    for command in ("plan", "apply"):
+    for command in ("plan", "apply", "destroy"):
         refused = run(command, "new.yaml")
         assert refused.returncode == 5
         assert "replacing it was interrupted" in refused.stdout + refused.stderr

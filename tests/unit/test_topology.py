@@ -170,8 +170,9 @@ def test_a_shipped_topology_shows_a_learner_the_three_commands(path: Path) -> No
     text = path.read_text("utf-8")
     assert text.startswith("# yaml-language-server: $schema=../rmqkit/topology/schema.json\n")
     assert f"rmqkit apply topologies/{path.name}" in text
-    assert "rmqkit publish " in text
-    assert "rmqkit consume " in text
+    into, out_of = ("call", "serve") if path.stem == "rpc" else ("publish", "consume")
+    assert f"rmqkit {into} " in text
+    assert f"rmqkit {out_of} " in text
     assert load(path).publish
 
 
