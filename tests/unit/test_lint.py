@@ -183,6 +183,31 @@ def test_an_unknown_code_in_a_silence_is_told_with_the_one_that_was_meant() -> N
     assert (finding.where.line, finding.where.column) == (1, 8)
 
 
+@pytest.mark.parametrize(
+    ("exchange", "key", "told"),
+    [
+        ("in", "", True),  # on to another exchange, where it ends
+        ("in", "a", False),
+        ("by-header", "", False),  # whose headers are known to the publisher alone
+        ("theirs", "", False),
+        ("empty", "", False),  # as nothing-bound
+        ("", "q", False),
+    ],
+)
+def test_a_publish_target_is_told_of_if_it_surely_reaches_nothing(exchange: str, key: str, told: bool) -> None:
+    topology = loads(f"""
+        exchanges: {{in: {{type: fanout}}, further: {{}}, by-header: {{type: headers}}, empty: {{}}}}
+        queues: {{q: {{}}}}
+        bindings:
+          - {{source: in, destination: further, destination_type: exchange}}
+          - {{source: further, destination: q, routing_key: a}}
+          - {{source: by-header, destination: q, arguments: {{a: 1}}}}
+        external: {{exchanges: [theirs]}}
+        publish: {{exchange: "{exchange}", routing_key: "{key}"}}
+    """)
+    assert ("publish-unroutable" in {finding.code for finding in lint(topology)}) is told
+
+
 def test_findings_come_by_file_line_and_code() -> None:
     queues = [Queue(name, False, arguments={"x-message-ttl": 1}) for name in "ba"]
     placed = Queue("c", False, where=Location("a.yaml", 7, 3))

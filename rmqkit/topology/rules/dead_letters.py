@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rmqkit.model import Queue
+from rmqkit.topology.dead_letters import dead_letters_at_least_once
 from rmqkit.topology.policies import queue_type
 from rmqkit.topology.rules.rule import Complaint, rule
 from rmqkit.topology.rules.wiring import Wiring
@@ -226,6 +227,44 @@ def dead_letter_at_most_once(wiring: Wiring) -> Iterator[Complaint]:
             yield queue, message, advice
 
 
+@rule(
+    "dead-letter-to-stream",
+    "warning",
+    why="Up to RabbitMQ 3.11 a stream gets no dead letters but from queues that dead-letter at least once.",
+    page="docs/quorum-queues#dead-lettering",
+    bad="""
+queues:
+  orders: {type: classic, arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: failures}}
+  failures: {type: stream}
+""",
+    good="""
+queues:
+  orders:
+    type: quorum
+    arguments:
+      x-dead-letter-exchange: ""
+      x-dead-letter-routing-key: failures
+      x-dead-letter-strategy: at-least-once
+      x-overflow: reject-publish
+  failures: {type: stream}
+""",
+)
+def dead_letter_to_stream(wiring: Wiring) -> Iterator[Complaint]:
+    """Find streams that get dead letters from some versions of RabbitMQ only."""
+    streams = {name for name, queue in wiring.queues.items() if queue_type(queue) == "stream"}
+    for queue in wiring.queues.values() if streams else ():
+        if queue.name in streams or dead_letters_at_least_once(queue, wiring.settings[queue.name]):
+            continue
+        reached = {name for each in letters(wiring, queue.name) for name in wiring.reached(*each, surely=False)}
+        if lost := sorted(reached & streams):
+            message = f"dead letters of queue {queue.name!r} may not arrive in stream {', '.join(map(repr, lost))}"
+            yield (
+                queue,
+                message,
+                "Lead them to a queue, or write type: quorum with x-dead-letter-strategy: at-least-once.",
+            )
+
+
 def _quorum_with_dead_letters(wiring: Wiring) -> Iterator[tuple[Queue, dict[str, object]]]:
     for queue in wiring.queues.values():
         settings = dict(wiring.settings[queue.name])
@@ -240,4 +279,5 @@ RULES = (
     dead_letter_key_alone,
     at_least_once_ignored,
     dead_letter_at_most_once,
+    dead_letter_to_stream,
 )

@@ -24,6 +24,7 @@ TAKEN_BY: dict[str, tuple[str, ...]] = {
 }
 """The types of queue that take an argument, where not all do."""
 
+_MAX_HASHES = 2  # in a topic pattern, since RabbitMQ 4.3.5
 _OUTDATED = {
     "queue-mode": "does nothing since RabbitMQ 3.12, and 4.3 refuses it",
     "queue-version": "1 is a format that RabbitMQ 4.0 gave up, and 4.3 refuses it",
@@ -138,4 +139,29 @@ def _outdated(key: str, value: object) -> str:
     return "" if key == "queue-version" and value != 1 else _OUTDATED.get(key, "")
 
 
-RULES = (argument_refused, type_missing, overflow_ignored, transient_queue, outdated_setting)
+@rule(
+    "many-hashes",
+    "hint",
+    why="From 4.3.5 on RabbitMQ refuses a topic pattern in which more than two words are #: each slows every match.",
+    page="docs/exchanges#types",
+    bad="""
+exchanges: {orders: {type: topic}}
+queues: {billing: {}}
+bindings: [{source: orders, destination: billing, routing_key: "#.eu.#.paid.#"}]
+""",
+    good="""
+exchanges: {orders: {type: topic}}
+queues: {billing: {}}
+bindings: [{source: orders, destination: billing, routing_key: "order.eu.#.paid.#"}]
+""",
+)
+def many_hashes(wiring: Wiring) -> Iterator[Complaint]:
+    """Find topic patterns that newer releases do not take."""
+    for binding in wiring.topology.bindings:
+        number = binding.routing_key.split(".").count("#")
+        if number > _MAX_HASHES and wiring.type_of(binding.source) == "topic":
+            message = f"the pattern {binding.routing_key!r} to {binding.destination!r} has {number} words that are #"
+            yield binding, message, "Write * for what is always one word; # is mostly needed once, at the end."
+
+
+RULES = (argument_refused, type_missing, overflow_ignored, transient_queue, outdated_setting, many_hashes)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rmqkit.model import Exchange
+from rmqkit.topology.routing import Entities, Route
 from rmqkit.topology.rules.dead_letters import dead_letter_targets
 from rmqkit.topology.rules.rule import Complaint, rule
 from rmqkit.topology.rules.wiring import Wiring
@@ -90,4 +92,35 @@ def queue_unreached(wiring: Wiring) -> Iterator[Complaint]:
         yield queue, message, "Bind it, if it was forgotten; publishers may also name it directly."
 
 
-RULES = (nothing_bound, exchange_unreached, queue_unreached)
+@rule(
+    "publish-unroutable",
+    "warning",
+    why="What `rmqkit publish` sends when it is given no target is dropped, as no binding takes it.",
+    page="docs/publishers#unroutable",
+    bad="""
+exchanges: {orders: {type: topic}}
+queues: {billing: {}}
+bindings: [{source: orders, destination: billing, routing_key: order.*.paid}]
+publish: {exchange: orders, routing_key: order.paid}
+""",
+    good="""
+exchanges: {orders: {type: topic}}
+queues: {billing: {}}
+bindings: [{source: orders, destination: billing, routing_key: order.*.paid}]
+publish: {exchange: orders, routing_key: order.eu.paid}
+""",
+)
+def publish_unroutable(wiring: Wiring) -> Iterator[Complaint]:
+    """Find a publish target that leads nowhere; where headers decide, or nothing is bound, that is told elsewhere."""
+    target = wiring.topology.publish
+    if not target or target.exchange not in wiring.out_of:
+        return
+    found = Entities(wiring.topology).follow(Route(target.exchange, (target.routing_key,)))
+    passed = {target.exchange, *(leg.destination for leg in found.legs if leg.to_exchange)}
+    if found.unroutable and not any(wiring.type_of(name) == "headers" for name in passed):
+        about = wiring.exchanges.get(target.exchange, Exchange(target.exchange))
+        message = f"a message to the target of publish:, {target}, reaches no queue: {found.why}"
+        yield about, message, "Name a routing key in publish: that a binding takes, or bind a queue."
+
+
+RULES = (nothing_bound, exchange_unreached, queue_unreached, publish_unroutable)
