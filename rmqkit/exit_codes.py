@@ -44,7 +44,7 @@ MEANINGS: dict[int, str] = {
     REFUSED: "refused by the broker: missing, forbidden, locked, or there with other properties",
     NOT_CONFIRMED: "a message was not confirmed, reached no queue, or got no reply in time",
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
-    HANDLER_FAILED: "a handler failed, here or at the server that was called",
+    HANDLER_FAILED: "a handler failed, here or at the server that was called; or a consumed message broke its contract",
     TEST_FAILED: "a test failed: a message goes elsewhere than its scenario expects",
     SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",
     SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",

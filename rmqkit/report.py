@@ -67,8 +67,9 @@ class ConsumeReport:
     """What a consumer did: settled deliveries by verdict, and how many came a second time.
 
     `failed` counts deliveries that the handler failed on, which were rejected, and `unmatched` those that the filter
-    left out, which have any verdict or, at the end, none. `shares` counts deliveries by consumer, in the order the
-    consumers were started.
+    left out, which have any verdict or, at the end, none. `invalid` counts those that broke the contract, which were
+    rejected, or sent on and acknowledged. `shares` counts deliveries by consumer, in the order the consumers were
+    started.
     """
 
     consumed: int = 0
@@ -78,6 +79,7 @@ class ConsumeReport:
     redelivered: int = 0
     failed: int = 0
     unmatched: int = 0
+    invalid: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
 
@@ -243,7 +245,7 @@ def as_json(report: PublishReport | ConsumeReport | ServeReport | Plan | Scenari
         case PublishReport():
             return _numbers(report, "published confirmed returned nacked refused unknown republished")
         case ConsumeReport():
-            numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered failed unmatched")
+            numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered failed unmatched invalid")
             return numbers | {"shares": dict(report.shares)}
         case ServeReport():
             return _numbers(report, "requests replied failed unaddressed undelivered redelivered")

@@ -16,6 +16,7 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import consumption, failure, output, workers
 from rmqkit.cli.consumption import Job, Outcome
+from rmqkit.cli.contracts import ConsumedSchemaOptions
 from rmqkit.cli.handling import FilterOptions, HandlerOptions, Print
 from rmqkit.cli.options import Broker, Json, grouped
 from rmqkit.cli.signals import Signals, StoppedAtOnce
@@ -25,6 +26,7 @@ from rmqkit.report import ConsumeReport, as_json
 
 __all__ = ["Print", "consume"]  # how a message is printed is also `call`'s to say
 
+_LEFT = {Verdict.ACK: "sent on with the reason", Verdict.REJECT: "rejected"}
 _PAST = {Verdict.ACK: "acknowledged", Verdict.REJECT: "rejected", Verdict.REQUEUE: "given back"}
 
 
@@ -33,6 +35,7 @@ def consume(
     queue: Annotated[str, typer.Argument(help="The queue.")],
     handling: HandlerOptions,
     filtering: FilterOptions,
+    contract: ConsumedSchemaOptions,
     broker: Broker,
     *,
     count: Annotated[
@@ -71,18 +74,24 @@ def consume(
         raise OutputError("standard output is closed")
     handling.check()
     filtering.check()
+    settings = broker.settings()
+    schema = contract.for_queue(queue, settings)
     if no_ack and (filtering.filter is not None or not handling.prints):
         raise typer.BadParameter("--no-ack is for printing everything: what is settled needs acknowledgements")
+    if no_ack and schema:
+        raise typer.BadParameter("a contract needs acknowledgements: leave --no-ack out, or add --no-schema")
     ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
-    job = Job(broker.settings(), queue, ahead, count, idle_timeout, no_ack, channels, handling, filtering)
+    invalid_to = contract.target(queue, settings) if schema else None
+    job = Job(settings, queue, ahead, count, idle_timeout, no_ack, channels, schema, invalid_to, handling, filtering)
     with Signals() as signals:
         try:
             outcome = _run(job, worker_count, signals)
         except StoppedAtOnce:
             os._exit(exit_codes.SIGNALLED + signals.received)  # the broker queues again what was not acknowledged
-        _tell(outcome, filtering.verdict, several=worker_count > 1 or channels > 1, as_json_object=json)
+        invalid = Verdict.ACK if invalid_to else Verdict.REJECT
+        _tell(outcome, filtering.verdict, invalid, several=worker_count > 1 or channels > 1, as_json_object=json)
         code = exit_codes.exit_code(outcome.error)
-        if not code and outcome.report.failed:
+        if not code and (outcome.report.failed or outcome.report.invalid):
             code = exit_codes.HANDLER_FAILED
         raise typer.Exit(code or (exit_codes.SIGNALLED + signals.received if signals.received else exit_codes.DONE))
 
@@ -100,7 +109,7 @@ def _run(job: Job, worker_count: int, signals: Signals) -> Outcome:
         return consumption.run(job, signals.stop, on_progress=take)
 
 
-def _tell(outcome: Outcome, unmatched: Verdict, *, several: bool, as_json_object: bool) -> None:
+def _tell(outcome: Outcome, unmatched: Verdict, invalid: Verdict, *, several: bool, as_json_object: bool) -> None:
     report, error = outcome.report, outcome.error
     if as_json_object:
         output.note(codec.dumps(as_json(report) | (failure.as_json(error) if error else {}), indent=2))
@@ -108,7 +117,7 @@ def _tell(outcome: Outcome, unmatched: Verdict, *, several: bool, as_json_object
     if several and report.consumed:
         output.note(_shares(report))
     if report.consumed or not error:
-        output.note(_summary(report, unmatched))
+        output.note(_summary(report, unmatched, invalid))
     if error:
         output.note(failure.as_text(error))
 
@@ -119,11 +128,12 @@ def _shares(report: ConsumeReport) -> str:
     return output.table([("consumer", "messages", "share"), *rows])
 
 
-def _summary(report: ConsumeReport, unmatched: Verdict) -> str:
+def _summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict) -> str:
     """Say how many messages were handled; those that were delivered and not settled are back in the queue."""
 
     def of_ours(settled: int, verdict: Verdict) -> int:
-        return settled - (report.unmatched if verdict is unmatched else 0)
+        left_out = (report.unmatched if verdict is unmatched else 0) + (report.invalid if verdict is invalid else 0)
+        return settled - left_out
 
     done = of_ours(report.acknowledged, Verdict.ACK)
     rate = f", {done / report.seconds:,.0f}/s" if done and report.seconds else ""
@@ -132,6 +142,7 @@ def _summary(report: ConsumeReport, unmatched: Verdict) -> str:
         "rejected": of_ours(report.rejected, Verdict.REJECT) - report.failed,
         "requeued": report.requeued,
         "failed, and were rejected": report.failed,
+        f"broke the contract, and were {_LEFT[invalid]}": report.invalid,
         f"did not match, and were {_PAST[unmatched]}": report.unmatched,
     }
     told = "".join(f"; {number:,} {what}" for what, number in others.items() if number > 0)

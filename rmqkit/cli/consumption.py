@@ -15,14 +15,17 @@ from rmqkit.broker.connection import Connection
 from rmqkit.cli import output
 from rmqkit.cli.handling import FilterOptions, HandlerOptions, Predicate
 from rmqkit.cli.options import connect
-from rmqkit.errors import RmqkitError
+from rmqkit.errors import PayloadError, RmqkitError
 from rmqkit.handlers.handler import Handler, Source
+from rmqkit.model import Contract, Target
 from rmqkit.report import ConsumeReport
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
 if TYPE_CHECKING:
+    from rmqkit.handlers.checking import Checked
     from rmqkit.handlers.filtering import Filtered
+    from rmqkit.payload.contracts import Check
 
 PROGRESS_EVERY_S = 0.05
 KINDS_OF_FAILURE = 20  # that are told; of a next one it is only counted
@@ -30,7 +33,10 @@ KINDS_OF_FAILURE = 20  # that are told; of a next one it is only counted
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to consume, and how; `count` None means no end, `idle_timeout_s` None means to wait for ever."""
+    """What to consume, and how; `count` None means no end, `idle_timeout_s` None means to wait for ever.
+
+    What breaks the `contract` goes to `invalid_to`, or is rejected.
+    """
 
     settings: Settings
     queue: str
@@ -39,6 +45,8 @@ class Job:
     idle_timeout_s: float | None = None
     no_ack: bool = False
     channels: int = 1
+    contract: Contract | None = None
+    invalid_to: Target | None = None
     handling: HandlerOptions = field(default_factory=HandlerOptions)
     filtering: FilterOptions = field(default_factory=FilterOptions)
 
@@ -66,7 +74,7 @@ def combine(reports: Mapping[str, ConsumeReport], error: RmqkitError | None, sec
         return sum(getattr(report, field) for report in reports.values())
 
     shares = {name: report.acknowledged for name, report in reports.items()}
-    names = ("consumed", "acknowledged", "rejected", "requeued", "redelivered", "failed", "unmatched")
+    names = ("consumed", "acknowledged", "rejected", "requeued", "redelivered", "failed", "unmatched", "invalid")
     return Outcome(ConsumeReport(**{name: total(name) for name in names}, seconds=seconds, shares=shares), error)
 
 
@@ -90,9 +98,14 @@ def run(
     try:
         handler = job.handling.make(job.queue, job.settings, lock_fd)
         matches = job.filtering.make(output.warn)
+        check = _check(job.contract)
         failures = _Failures()
         with connect(job.settings) as connection:
-            lanes += (_Lane(part, connection, matches, stop, failures) for part in job.split(job.channels))
+            if job.invalid_to and not job.invalid_to.exchange:
+                connection.queue_state(job.invalid_to.routing_key)  # that it is not there is better said now
+            lanes += (
+                _Lane(part, connection, matches, check, stop, failures=failures) for part in job.split(job.channels)
+            )
             on_consuming()
             error = _work_all(lanes, handler, stop, on_progress)
     except RmqkitError as exc:
@@ -104,23 +117,38 @@ def run(
     return combine(reports, error, time.monotonic() - started_s)
 
 
+def _check(contract: Contract | None) -> Check | None:
+    if contract is None:
+        return None
+    from rmqkit.payload.contracts import compile_contract  # noqa: PLC0415 - start-up time
+
+    return compile_contract(contract)
+
+
 class _Failures:
     """Tells of each kind of failure once."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
 
-    def tell(self, failure: str) -> None:
+    def tell(self, failure: str, *, subject: str = "", fate: str = "its message was rejected") -> None:
         if failure not in self._told and len(self._told) < KINDS_OF_FAILURE:
             self._told.add(failure)
-            output.warn(f"{failure}; its message was rejected. Others like it are only counted.")
+            output.warn(f"{subject}{failure}; {fate}. Others like it are only counted.")
 
 
 class _Lane:
-    """A consumer, subscribed, with the filter before the handler, and what came of its deliveries."""
+    """A consumer, subscribed, with filter and contract before the handler, and what came of its deliveries."""
 
     def __init__(
-        self, job: Job, connection: Connection, matches: Predicate | None, stop: Stop, failures: _Failures
+        self,
+        job: Job,
+        connection: Connection,
+        matches: Predicate | None,
+        check: Check | None,
+        stop: Stop,
+        *,
+        failures: _Failures,
     ) -> None:
         self._consumer = connection.consume(
             job.queue,
@@ -146,18 +174,32 @@ class _Lane:
                 prefetch=job.prefetch,
                 warn=output.warn,
             )
+        self._checked: Checked | None = None
+        if check:
+            from rmqkit.handlers.checking import Checked  # noqa: PLC0415 - start-up time
+            from rmqkit.handlers.failing import Exit  # noqa: PLC0415
+
+            target = job.invalid_to
+            fate = f"it goes to {target} with the reason" if target else "it was rejected"
+
+            def tell(number: int, error: PayloadError) -> None:
+                failures.tell(error.problems[0].message, subject=f"message {number}: ", fate=fate)
+
+            way_out = Exit(connection, target, stop)
+            self._checked = Checked(self._filtered or self._consumer, check, way_out, self._consumer.settle, tell)
         self._consumer.subscribe()
 
     @property
     def report(self) -> ConsumeReport:
         """Return what was done so far."""
         unmatched = self._filtered.left_out if self._filtered else 0
-        return replace(self._consumer.report, failed=self._failed, unmatched=unmatched)
+        invalid = self._checked.invalid if self._checked else 0
+        return replace(self._consumer.report, failed=self._failed, unmatched=unmatched, invalid=invalid)
 
     def work(self, handler: Handler, tell: Callable[[], None]) -> None:
         """Let the handler handle what comes, and settle what it says, and nothing else."""
         with self._consumer as consumer:
-            source: Source = self._filtered or consumer
+            source: Source = self._checked or self._filtered or consumer
             for deliveries, verdict, failure in handler.handle(source, self._stop):
                 consumer.settle(deliveries, verdict)
                 if failure:

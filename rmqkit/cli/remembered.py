@@ -1,6 +1,7 @@
-"""What was applied last to a broker, so that `rmqkit publish` knows where to publish.
+"""What was applied last to a broker, so that `rmqkit publish` and `consume` know what the broker does not.
 
-Comes in: settings, and the topology that was applied. Goes out: its publish target. Room: cli.
+Comes in: settings, and the topology that was applied. Goes out: its publish target, contracts, where dead letters go.
+Room: cli.
 
 A file per broker and virtual host in the user's state folder, for its owner alone, and with no password. It is a
 convenience: what cannot be written or read is a warning, never an error.
@@ -11,15 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import platformdirs
 
 from rmqkit.cli import output
-from rmqkit.model import Target, Topology
+from rmqkit.model import Contract, Exchange, Queue, Target, Topology
 from rmqkit.settings import Settings
 
 _LOOPBACK = {"127.0.0.1", "::1"}
@@ -27,10 +28,17 @@ _LOOPBACK = {"127.0.0.1", "::1"}
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The publish target of the topology applied last (None: it names none), and the files it came from."""
+    """Of the topology applied last: its publish target (None: it names none), and the files it came from.
+
+    `exchanges` and `queues` have the contracts by name, `dead_letters` where what a queue rejects goes; there an empty
+    routing key is the message's own.
+    """
 
     target: Target | None
     files: tuple[str, ...]
+    exchanges: Mapping[str, Contract] = field(default_factory=dict)
+    queues: Mapping[str, Contract] = field(default_factory=dict)
+    dead_letters: Mapping[str, Target] = field(default_factory=dict)
 
 
 def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> None:
@@ -38,11 +46,14 @@ def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> No
     import tempfile  # noqa: PLC0415 - start-up time: `publish` only reads
 
     file = _file(settings)
-    target = topology.publish
+    dead_letters = {each.name: target for each in topology.queues if (target := _dead_letters(topology, each))}
     kept = {
         "broker": _key(settings),
         "files": list(files),
-        "publish": target and {"exchange": target.exchange, "routing_key": target.routing_key},
+        "publish": topology.publish and asdict(topology.publish),
+        "exchanges": _contracts(topology.exchanges),
+        "queues": _contracts(topology.queues),
+        "dead_letters": {name: asdict(target) for name, target in dead_letters.items()},
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -65,15 +76,45 @@ def recall(settings: Settings) -> Remembered | None:
     try:
         kept = json.loads(file.read_bytes())
         publish = kept["publish"]
-        target = None if publish is None else Target(_text(publish["exchange"]), _text(publish["routing_key"]))
-        return Remembered(target, tuple(map(_text, kept["files"])))
+        return Remembered(
+            None if publish is None else _target(publish),
+            tuple(map(_text, kept["files"])),
+            exchanges={name: _contract(each) for name, each in kept.get("exchanges", {}).items()},
+            queues={name: _contract(each) for name, each in kept.get("queues", {}).items()},
+            dead_letters={name: _target(each) for name, each in kept.get("dead_letters", {}).items()},
+        )
     except FileNotFoundError:
         return None
     except OSError as error:
         output.warn(f"what was applied last cannot be read from {file}: {error.strerror}")
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         output.warn(f"what was applied last cannot be read from {file}: not what rmqkit writes there; it is ignored")
     return None
+
+
+def _contracts(entities: Iterable[Exchange | Queue]) -> dict[str, dict[str, str]]:
+    """Return contracts by name, their schemas as paths that hold in every folder."""
+    return {
+        each.name: {"format": each.contract.format, "schema": os.path.abspath(each.contract.path)}  # noqa: PTH100
+        for each in entities
+        if each.contract
+    }
+
+
+def _dead_letters(topology: Topology, queue: Queue) -> Target | None:
+    from rmqkit.topology.policies import effective  # noqa: PLC0415 - start-up time
+
+    arguments = effective(topology, queue)
+    exchange, key = arguments.get("x-dead-letter-exchange"), arguments.get("x-dead-letter-routing-key", "")
+    return Target(exchange, key) if isinstance(exchange, str) and isinstance(key, str) else None
+
+
+def _target(kept: Mapping[str, object]) -> Target:
+    return Target(_text(kept["exchange"]), _text(kept["routing_key"]))
+
+
+def _contract(kept: Mapping[str, object]) -> Contract:
+    return Contract("xml" if kept["format"] == "xml" else "json", _text(kept["schema"]))
 
 
 def _text(value: object) -> str:

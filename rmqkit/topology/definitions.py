@@ -80,7 +80,8 @@ def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str,
 def not_in_definitions(topology: Topology) -> tuple[str, ...]:
     """Say in words what of a topology definitions cannot hold."""
     lost = len(_exclusive(topology))
-    contracts = sum(each.contract is not None for each in (*topology.exchanges, *topology.queues))
+    entities: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
+    contracts = sum(each.contract is not None for each in entities)
     parts = {
         f"{_count(lost, 'exclusive queue')}, with bindings": lost,
         _count(contracts, "contract"): contracts,

@@ -1,0 +1,67 @@
+"""Only what keeps the contract comes to the handler; the rest leaves with the reason.
+
+Comes in: deliveries, and what refuses a body. Goes out: batches of what keeps the contract. Room: handlers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rmqkit.errors import Location, PayloadError
+from rmqkit.handlers.failing import Exit, Failed
+from rmqkit.handlers.handler import Source
+from rmqkit.message import Delivery, Verdict
+from rmqkit.payload.contracts import Check
+
+
+class Checked:
+    """A source of what keeps the contract.
+
+    `settle` gets what does not, once it has left, and `tell` why, each with its number, from 1 for the first message of
+    this source. `invalid` counts them.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        check: Check,
+        way_out: Exit,
+        settle: Callable[[Sequence[Delivery], Verdict], None],
+        tell: Callable[[int, PayloadError], None],
+    ) -> None:
+        self.invalid = 0
+        self._source = source
+        self._check = check
+        self._exit = way_out
+        self._settle = settle
+        self._tell = tell
+        self._number = 0
+
+    def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
+        """Yield what keeps the contract of each batch, which may be nothing. Raises what `Exit.leave` raises."""
+        for batch in self._source.batches(busy=busy):
+            kept: list[Delivery] = []
+            failed: list[Failed] = []
+            for delivery in batch:
+                self._number += 1
+                try:
+                    self._check(delivery.body, Location("the message"))
+                except PayloadError as exc:
+                    self._tell(self._number, exc)
+                    failed.append(Failed(delivery, reason(exc)))
+                else:
+                    kept.append(delivery)
+            if failed:
+                for settled in self._exit.leave(failed):
+                    self._settle(settled.deliveries, settled.verdict)
+                    self.invalid += len(settled.deliveries)
+            yield kept
+
+    def wake(self) -> None:
+        """Have `batches` yield an empty batch soon."""
+        self._source.wake()
+
+
+def reason(error: PayloadError) -> str:
+    """Write a refusal on one line: each fault, and at which line and column of the body."""
+    return "; ".join(f"{each.message} (at {each.where.line}:{each.where.column})" for each in error.problems)

@@ -1,0 +1,188 @@
+"""Contracts on the command line, against a real RabbitMQ: what breaks one is not sent, and leaves with the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from tests.cli.conftest import Run
+from tests.cli.deliveries import Start, await_state, drain, report
+from tests.conftest import Namespace
+
+SCHEMA = {"type": "object", "properties": {"total": {"type": "number", "minimum": 0}}, "required": ["total"]}
+XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name="total" type="xs:int"/></xs:schema>"""
+TOPOLOGY = """
+exchanges:
+  orders: {type: fanout, contract: {format: json, schema: schemas/order.json}}
+queues:
+  billing:
+    contract: {format: json, schema: schemas/order.json}
+    arguments: {x-dead-letter-exchange: failures, x-dead-letter-routing-key: billing.failed}
+  plain: {}
+  parked: {}
+bindings:
+  - {source: orders, destination: billing}
+  - {source: failures, destination: parked, routing_key: "*.failed"}
+publish: {exchange: orders}
+"""
+GOOD, BAD = b'{"total": 1}', b'{"total": -1, "card": "hunter2"}'
+RULE = "/total breaks the rule minimum: 0"
+
+
+@pytest.fixture
+def schema(tmp_path: Path) -> Path:
+    (tmp_path / "schemas").mkdir()
+    path = tmp_path / "schemas" / "order.json"
+    path.write_text(json.dumps(SCHEMA))
+    return path
+
+
+@pytest.fixture
+def topology(tmp_path: Path, schema: Path) -> Path:
+    assert schema.exists()
+    path = tmp_path / "shop.yaml"
+    path.write_text(TOPOLOGY.replace("exchanges:\n", "exchanges:\n  failures: {type: topic}\n"))
+    return path
+
+
+def sent(channel: BlockingChannel, queue: str, *bodies: bytes, exchange: str = "", **properties: object) -> None:
+    for body in bodies:
+        channel.basic_publish(exchange, queue, body, pika.BasicProperties(delivery_mode=2, **properties))
+    await_state(channel, queue, ready=len(bodies))
+
+
+def test_an_invalid_message_leaves_with_the_reason_and_is_told_without_its_body(
+    start: Start, channel: BlockingChannel, queue: str, namespace: Namespace, schema: Path
+) -> None:
+    aside = namespace.queue("aside")
+    channel.queue_declare(aside, durable=True)
+    sent(channel, queue, GOOD, BAD, GOOD, b"{", headers={"trace": 7, "CC": [queue]}, expiration="600000")
+    process = start(queue, "--schema", schema, "--invalid-to", aside, "--idle-timeout", 0.5, "--json")
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout.splitlines()) == (8, [GOOD, GOOD]), stderr
+    assert f"message 2: {RULE}; it goes to queue '{aside}' (default exchange) with the reason" in stderr.decode()
+    assert b"hunter2" not in stderr
+    assert report(stderr)["invalid"] == 2
+    await_state(channel, queue, ready=0, consumers=0)
+    method, properties, body = channel.basic_get(aside, auto_ack=True)
+    assert method
+    assert body == BAD
+    assert properties.expiration is None
+    assert properties.delivery_mode == 2
+    assert properties.headers == {
+        "trace": 7,
+        "x-rmqkit-reason": f"{RULE} (at 1:11)",
+        "x-rmqkit-exchange": "",
+        "x-rmqkit-routing-key": queue,
+        "x-rmqkit-expiration": "600000",
+    }
+    assert drain(channel, aside) == [b"{"]
+
+
+def test_with_no_place_to_go_an_invalid_message_is_rejected_and_dead_lettered_by_the_broker(
+    start: Start, channel: BlockingChannel, namespace: Namespace, schema: Path
+) -> None:
+    dead, queue = namespace.queue("dead"), namespace.queue()
+    channel.queue_declare(dead, durable=True)
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+    channel.queue_declare(queue, durable=True, arguments=arguments)
+    sent(channel, queue, BAD, GOOD, BAD)
+    process = start(queue, "--schema", schema, "--count", 3)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout.splitlines()) == (8, [GOOD])
+    assert stderr.decode().count(f"{RULE}; it was rejected. Others like it are only counted.") == 1
+    assert "Consumed 1 message in" in stderr.decode()
+    assert "2 broke the contract, and were rejected" in stderr.decode()
+    await_state(channel, dead, ready=2)
+
+
+def test_what_cannot_leave_stays_in_its_queue(start: Start, channel: BlockingChannel, queue: str, schema: Path) -> None:
+    sent(channel, queue, BAD)
+    process = start(queue, "--schema", schema, "--invalid-to", f"{queue}-none", "--idle-timeout", 5)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 5, stderr
+    assert f"{queue}-none" in stderr.decode()
+    await_state(channel, queue, ready=1, consumers=0)
+
+
+def test_workers_check_as_one_consumer_does(
+    start: Start, channel: BlockingChannel, queue: str, namespace: Namespace, schema: Path
+) -> None:
+    aside = namespace.queue("aside")
+    channel.queue_declare(aside, durable=True)
+    sent(channel, queue, *[GOOD, BAD] * 100)
+    how = ("--workers", 2, "--channels", 2, "--idle-timeout", 0.5, "--json")
+    process = start(queue, "--schema", schema, "--invalid-to", aside, *how)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout.splitlines()) == (8, [GOOD] * 100), stderr
+    assert report(stderr)["invalid"] == 100
+    assert drain(channel, aside) == [BAD] * 100
+
+
+def test_consume_keeps_to_the_contract_of_the_topology_applied_last(
+    live: Run, start: Start, vhost_channel: BlockingChannel, vhost_url: str, topology: Path
+) -> None:
+    assert live("apply", topology).returncode == 0
+    vhost_channel.basic_publish("orders", "o.1", BAD)
+    vhost_channel.basic_publish("orders", "o.2", GOOD)
+    process = start("billing", "--idle-timeout", 0.5, RMQKIT_URL=vhost_url)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout.splitlines()) == (8, [GOOD]), stderr
+    assert f"Checking against {topology.parent}/schemas/order.json, the contract of queue 'billing'" in stderr.decode()
+    method, properties, body = vhost_channel.basic_get("parked", auto_ack=True)
+    assert method
+    assert (body, method.routing_key) == (BAD, "billing.failed")
+    assert properties.headers["x-rmqkit-exchange"] == "orders"
+    assert properties.headers["x-rmqkit-routing-key"] == "o.1"
+    vhost_channel.basic_publish("", "billing", BAD)
+    process = start("billing", "--no-schema", "-n", 1, RMQKIT_URL=vhost_url)
+    assert process.communicate(timeout=30)[0].splitlines() == [BAD]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--schema", "none.json"), "none.json: the schema cannot be read: No such file"),
+        (("--schema", "order.yaml"), "a schema is a JSON Schema, named .json, or an XML Schema, named .xsd"),
+        (("--schema", "bad.json"), 'bad.json:1:10: not a JSON Schema: "objekt" is not valid'),
+        (("--schema", "schemas/order.json", "--no-schema"), "contradict"),
+        (("--schema", "schemas/order.json", "--no-ack"), "a contract needs acknowledgements"),
+        (("--schema", "schemas/order.json", "--invalid-to", "q"), "would come back into queue 'q' for ever"),
+    ],
+)
+def test_a_bad_schema_ends_consuming_before_it_begins(
+    live: Run, schema: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path = schema.parents[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text('{"type": "objekt"}')
+    done = live("consume", "q", "--idle-timeout", 0, *arguments)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_validate_reads_the_schemas_and_plan_does_not_see_them(live: Run, topology: Path, tmp_path: Path) -> None:
+    assert live("validate", topology).returncode == 0
+    assert live("apply", topology).returncode == 0
+    topology.write_text(
+        topology.read_text().replace("contract: {format: json, schema: schemas/order.json}", "durable: true")
+    )
+    assert live("plan", "--detailed-exit-code", topology).returncode == 0
+    (tmp_path / "schemas" / "order.json").write_text('{"type": 1}')
+    topology.write_text(TOPOLOGY.replace("exchanges:\n", "exchanges:\n  failures: {type: topic}\n"))
+    done = live("validate", topology)
+    assert done.returncode == 2
+    place = f"{topology}:4:36: the contract of exchange 'orders': {tmp_path}/schemas/order.json:1:10: not a JSON Schema"
+    assert place in done.stderr
+    assert live("plan", topology).returncode == 0
+
+
+def test_converting_to_definitions_says_that_contracts_are_lost(live: Run, topology: Path) -> None:
+    done = live("convert", topology, topology.with_suffix(".json"))
+    assert done.returncode == 0
+    assert "2 contracts" in done.stderr
+    assert "contract" not in topology.with_suffix(".json").read_text()
