@@ -67,7 +67,9 @@ if TYPE_CHECKING:
     )
     from rmqkit.settings import Settings
     from rmqkit.stop import Stop
+    from rmqkit.topology.lint import Finding, lint
     from rmqkit.topology.loader import load
+    from rmqkit.topology.routing import Route, route
 
 __version__ = "0.1.0"
 
@@ -88,6 +90,7 @@ __all__ = [
     "Exchange",
     "Failure",
     "Fate",
+    "Finding",
     "HandlerError",
     "InputError",
     "Location",
@@ -113,6 +116,7 @@ __all__ = [
     "ReplyTimeout",
     "ResourceLocked",
     "RmqkitError",
+    "Route",
     "ServeReport",
     "Settings",
     "SettingsError",
@@ -127,11 +131,24 @@ __all__ = [
     "Verdict",
     "__version__",
     "connect",
+    "lint",
     "load",
+    "route",
 ]
 
 # Where the names live, the cheapest to import first.
-_ROOMS = ("errors", "message", "model", "report", "stop", "settings", "topology.loader", "broker.connection")
+_ROOMS = (
+    "errors",
+    "message",
+    "model",
+    "report",
+    "stop",
+    "settings",
+    "topology.loader",
+    "topology.routing",
+    "topology.lint",
+    "broker.connection",
+)
 
 
 def __getattr__(name: str) -> Any:
