@@ -42,8 +42,9 @@ class Mark:
     those noted before, then all from `place` on.
     """
 
-    def __init__(self, place: Place, failed: dict[int, Place]) -> None:
+    def __init__(self, place: Place, failed: dict[int, Place], most: int = MAX_FAILED) -> None:
         self.place = place
+        self._most = most
         self._noted = failed
         self._first = self._next = place.n
         self._taken = 0
@@ -74,7 +75,7 @@ class Mark:
         if fate is Fate.CONFIRMED:
             self._noted.pop(begin.n, None)
         elif begin.n not in self._noted:
-            if len(self._noted) >= MAX_FAILED:
+            if len(self._noted) >= self._most:
                 return  # the mark stays before it
             self._noted[begin.n] = begin
         if begin.n >= self._first:

@@ -64,7 +64,8 @@ def _measured(value: Any) -> Any:
     if isinstance(value, list | tuple | dict):
         left, pending = MAX_LENGTH, [value]
         while pending:
-            for each in pending.pop():
+            outer = pending.pop()
+            for each in (*outer, *outer.values()) if isinstance(outer, dict) else outer:
                 left -= len(each) if isinstance(each, str) else 1
                 if isinstance(each, list | tuple | dict):
                     pending.append(each)
@@ -90,6 +91,7 @@ class Template:
             _bound(tree)
             tree.set_environment(sandbox)
             self.uses = frozenset(meta.find_undeclared_variables(tree))
+            self._own = {each.name for each in tree.find_all(nodes.Name) if each.ctx == "store"}
             template = sandbox.from_string(tree)
         except UnicodeEncodeError:
             self._refuse(1, 1, "not UTF-8, which a template has to be")
@@ -101,7 +103,7 @@ class Template:
 
     def check_names(self, names: Iterable[str]) -> None:
         """Refuse a name that nothing has."""
-        for name in sorted(self.uses - set(names)):
+        for name in sorted(self.uses - self._own - set(names)):
             found = re.search(rf"\{{[{{%](?:(?!\}}\}}|%\}}).)*?\b{re.escape(name)}\b", self.text, re.DOTALL)
             place = _line_and_column(self.text, found.end() - len(name) if found else 0)
             self._refuse(*place, f"{name!r} is not known", f"There are {', '.join(sorted(names))}.")
