@@ -122,7 +122,13 @@ class AuthenticationFailed(BrokerError):
 
 
 class ConnectionLost(BrokerError):
-    """The connection broke, and could not be recovered within the time allowed."""
+    """The connection broke, and could not be recovered within the time allowed.
+
+    `reply_code` and `reply_text` are the broker's own words, if it closed the connection; 0 if it said nothing.
+    """
+
+    reply_code: int = 0
+    reply_text: str = ""
 
 
 class ConsumerCancelled(BrokerError):

@@ -40,7 +40,7 @@ class _Call:
     correlation_id: str
     request: Message
     message: Message
-    deadline_s: float
+    deadline_s: float = 0.0  # 0 until it was sent
     replies: list[Delivery] = field(default_factory=list)
     error: RmqkitError | None = None
     done: bool = False
@@ -111,6 +111,8 @@ class Caller:
 
     def _prepare(self, request: Message) -> _Call:
         given = request.properties
+        if not isinstance(request.body, bytes):
+            raise PayloadError(f"a body has to be bytes, not {type(request.body).__name__}")
         if given.reply_to is not None or given.correlation_id is not None:
             raise PayloadError("a call sets reply_to and correlation_id itself: leave them out")
         number, timeout_s = next(self._numbers), self._options.timeout_s
@@ -123,13 +125,7 @@ class Caller:
             # What nobody waits for any more need not be handled (https://www.rabbitmq.com/docs/ttl).
             expiration=given.expiration or str(expiration_ms),
         )
-        call = _Call(
-            number,
-            f"{self._prefix}.{number}",
-            request,
-            replace(request, properties=properties),
-            time.monotonic() + timeout_s,
-        )
+        call = _Call(number, f"{self._prefix}.{number}", request, replace(request, properties=properties))
         self._unsent.append(call)
         return call
 
@@ -158,6 +154,7 @@ class Caller:
             self._lose(exc)
             return
         self._unsent.popleft()
+        call.deadline_s = call.deadline_s or time.monotonic() + self._options.timeout_s
         self._waiting[call.correlation_id] = call
         self._unconfirmed.add(Sent(call.number, call.message))
 
@@ -173,11 +170,12 @@ class Caller:
         """Note that the channel is gone, and with it the way of all replies that had not come."""
         self._channel = None
         lost, self._waiting = list(self._waiting.values()), {}
-        if isinstance(error, ConnectionLost) and self._options.idempotent:
-            self._unsent.extendleft(reversed(lost))
-            return
-        for call in lost:
-            call.end(error)
+        again = isinstance(error, ConnectionLost) and self._options.idempotent
+        for call in reversed(lost):
+            if again and time.monotonic() < call.deadline_s:
+                self._unsent.appendleft(call)
+            else:
+                call.end(error)
 
     def _look(self, first: _Call) -> None:
         """Take in what has come, or wait for it until the time of the first call is over."""

@@ -137,6 +137,11 @@ class Consumer:
                     self._last_s = time.monotonic()
 
     @property
+    def frame_max(self) -> int:
+        """Return how large a frame may be on the way to this broker, in bytes; 0 before subscribing."""
+        return self._channel.transport.frame_max if self._channel is not None else 0
+
+    @property
     def is_idle(self) -> bool:
         """Tell whether nothing has come that was not yielded yet."""
         channel = self._channel

@@ -24,7 +24,7 @@ from rmqkit.broker.postponed import TRIES, Postponed
 from rmqkit.broker.tally import OnSettled, Tally
 from rmqkit.broker.unconfirmed import Sent, Unconfirmed
 from rmqkit.broker.window import Window
-from rmqkit.errors import BrokerError, NotConfirmed, NotFound, PayloadError, Refused
+from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, NotFound, PayloadError, Refused
 from rmqkit.message import Message
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
@@ -33,6 +33,7 @@ LOOK_EVERY = 256  # messages between two looks at what the broker answered
 PROGRESS_EVERY_S = 0.1
 WAIT_S = 1.0  # between two looks at the clocks
 WAIT_STOPPING_S = 0.2
+HARD_ERROR = 500  # from this reply code on, it is not an operator who closes a connection (AMQP 0-9-1 section 1.8)
 
 
 class _GivenUp(Exception):
@@ -258,7 +259,9 @@ class Publisher:
         in_flight = self._unconfirmed.take_all()
         self._tally.settle([sent for sent in in_flight if sent.place in returned], Fate.RETURNED, returned.copy())
         unsettled = [sent for sent in in_flight if sent.place not in returned]
-        if isinstance(error, Refused):
+        if isinstance(error, Refused) or (
+            isinstance(error, ConnectionLost) and error.reply_code >= HARD_ERROR and unsettled
+        ):
             self._isolate(unsettled, error)
         else:
             self._warn(f"{error}; connecting again, {len(unsettled)} unconfirmed messages will be sent again")
@@ -268,13 +271,15 @@ class Publisher:
         except BrokerError as exc:
             raise _GivenUp(None if self._stop.requested else exc) from exc
 
-    def _isolate(self, unsettled: list[Sent], error: Refused) -> None:
-        """Find the message the broker closed the channel over: alone in flight, it is the culprit."""
+    def _isolate(self, unsettled: list[Sent], error: Refused | ConnectionLost) -> None:
+        """Find the message the broker closed the channel over, or broke at: alone in flight, it is the culprit."""
         if not unsettled:
             raise _GivenUp(error)
         if len(unsettled) > 1:
             self._window.shrink(len(unsettled))
             return
+        if isinstance(error, ConnectionLost) and unsettled[0].tries < TRIES:
+            return  # it may have been the broker's own trouble
         culprit = unsettled.pop()
         reason = f"{error.reply_code} {error.reply_text}"
         self._tally.fail(culprit, Fate.REFUSED, reason)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rmqkit.broker.frames import Encoder
 from rmqkit.errors import HandlerError, RemoteError
 from rmqkit.message import Delivery, Message, Properties
-from rmqkit.payload import formats, properties
+from rmqkit.payload import formats
 
 Result = bytes | str | Message | None  # what a function that serves returns; None is an empty reply
 
@@ -23,22 +24,27 @@ ERROR_HEADER = "rmqkit-error"
 _ERROR_CHARACTERS = 500  # a header has to fit in a frame, which may be 4,096 bytes small
 
 
-def answer(request: Delivery, result: Result) -> Message:
+def answer(request: Delivery, result: Result, frame_max: int) -> Message:
     """Make the reply to a request that has a `reply_to`; of a Message, the body and the properties go.
 
-    Raises HandlerError for any other result, PayloadError for properties that AMQP cannot carry.
+    Raises HandlerError for any other result, PayloadError for properties that AMQP cannot carry, or no frame of so many
+    bytes: once it was handed to a publisher, it would end the server.
     """
     match result:
         case Message():
             body, given = result.body, result.properties
-            properties.check(given)
+            if not isinstance(body, bytes):
+                raise HandlerError(f"a body has to be bytes, not {type(body).__name__}")
         case bytes() | str() | None:
             body = (result or "").encode() if not isinstance(result, bytes) else result
             kind = formats.content_type(body, None)
             given = Properties(content_type=kind.type, content_encoding=kind.encoding)
         case _:
             raise HandlerError(f"a reply has to be bytes, str, a Message or None, not {type(result).__name__}")
-    return _addressed(request, body, given)
+    made = _addressed(request, body, given)
+    if isinstance(result, Message):
+        Encoder(1, frame_max).encode(replace(made, body=b""))
+    return made
 
 
 def failure(request: Delivery, reason: str) -> Message:

@@ -119,7 +119,7 @@ class Server:
             self._counts["unaddressed"] += 1
         try:
             result = self._function(request)
-            made = reply.answer(request, result) if wanted else None
+            made = reply.answer(request, result, self._consumer.frame_max) if wanted else None
         except Exception as exc:  # noqa: BLE001 - whatever the function does wrong is told to who asked
             self._counts["failed"] += 1
             (self._site.on_failure or log_failure)(request, exc)
@@ -138,7 +138,7 @@ class Server:
         if fate is Fate.CONFIRMED:
             self._counts["replied"] += 1
             return
-        if not self._counts["undelivered"]:
+        if fate is not Fate.RETURNED or not self._counts["undelivered"]:  # a client that has gone may have asked a lot
             why = "nobody is there any more" if fate is Fate.RETURNED else f"it was {fate.value}"
             self._warn(f"a reply did not reach {message.routing_key!r}: {why}; its request is acknowledged")
         self._counts["undelivered"] += 1

@@ -39,9 +39,11 @@ def refused(reply_code: int, reply_text: str, subject: str) -> Refused:
 
 def lost(error: BaseException | None, address: Address) -> BrokerError:
     """Return why a connection that was open is no longer."""
+    code, text = 0, ""
     match error:
         case exceptions.ConnectionClosedByBroker():
-            what = f"the broker closed it: {error.reply_code} {error.reply_text}"
+            code, text = error.reply_code, error.reply_text
+            what = f"the broker closed it: {code} {text}"
         case exceptions.AMQPHeartbeatTimeout():
             what = "the broker fell silent for longer than the heartbeat"
         case ProtocolError():
@@ -50,7 +52,9 @@ def lost(error: BaseException | None, address: Address) -> BrokerError:
             what = "it was closed on this side"
         case _:
             what = "the peer closed it, or the network failed"
-    return ConnectionLost(f"{address}: the connection was lost: {what}")
+    found = ConnectionLost(f"{address}: the connection was lost: {what}")
+    found.reply_code, found.reply_text = code, text
+    return found
 
 
 def not_opened(error: BaseException, address: Address) -> BrokerError:

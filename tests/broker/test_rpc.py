@@ -247,7 +247,13 @@ def test_a_handler_error_is_told_in_its_own_words(connection: rmqkit.Connection,
 
 
 @pytest.mark.parametrize(
-    "result", [ValueError("the password is hunter2"), 7, Message(b"", properties=Properties(priority=300))]
+    "result",
+    [
+        ValueError("the password is hunter2"),
+        7,
+        Message(b"", properties=Properties(priority=300)),
+        Message(b"", properties=Properties(headers={"large": "x" * 200_000})),
+    ],
 )
 def test_of_any_other_failure_only_the_kind_is_told(
     connection: rmqkit.Connection, queue: str, serve: Any, witness: Any, result: Any
@@ -301,6 +307,19 @@ def test_a_reply_that_nobody_is_there_for_is_counted_and_its_request_acknowledge
     assert (serving.report.requests, serving.report.undelivered, serving.report.replied) == (3, 2, 1)
     assert len(serving.warnings) == 1
     assert _depth(witness, queue) == 0
+
+
+def test_a_server_survives_addresses_that_no_reply_can_go_to(
+    connection: rmqkit.Connection, queue: str, serve: Any, witness: Any
+) -> None:
+    addresses = ["\0", "x" * 255, "amq.rabbitmq.reply-to.", "amq.rabbitmq.reply-to.x.y", "amq.rabbitmq.reply-to.g1h2"]
+    with serve(queue, _echo) as serving:
+        for address in addresses:
+            properties = pika.BasicProperties(reply_to=address, correlation_id="1" * 255)
+            witness.basic_publish("", queue, b"?", properties)
+        assert connection.call(Message(b"!", queue)).body == b"!"
+    assert serving.error is None
+    assert serving.report.requests == len(addresses) + 1
 
 
 # Many replies

@@ -232,3 +232,17 @@ def test_iterating_again_after_a_break_goes_on_with_what_had_come_already(
             consumer.acknowledge(delivery)
     assert [each.body for each in ledger.handled] == [message.body for message in Ledger("").messages(range(10))]
     assert ledger.consumer_violations(ready(broker_url, ledger.queue), 0) == []
+
+
+def test_a_message_that_breaks_the_connection_each_time_is_refused_alone(
+    connection: rmqkit.Connection, ledger: Ledger, broker_url: str
+) -> None:
+    def stream() -> Iterator[Message]:
+        yield from ledger.messages(range(300))
+        yield Message(b"", "amq.rabbitmq.reply-to.x.y")  # RabbitMQ 3.10 crashes on it: 541; newer ones return it
+        yield from ledger.messages(range(300, 600))
+
+    report = connection.publish(stream(), check=False, on_warning=lambda _: None)
+    assert (report.published, report.confirmed >= 600, report.unknown) == (601, True, 0)
+    assert [failure.index for failure in report.failures] in ([300], [])
+    assert ready(broker_url, ledger.queue) >= 600
