@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from itertools import count
 from types import TracebackType
 from typing import Self
@@ -29,7 +30,7 @@ from rmqkit.message import Message, Properties
 from rmqkit.model import Topology
 from rmqkit.stop import Stop, StopRequested
 from rmqkit.topology.deaths import Reason
-from rmqkit.topology.policies import effective
+from rmqkit.topology.policies import effective, unread
 from rmqkit.topology.scenarios import Case, Scenario, Step
 from rmqkit.topology.standin import stand_in
 from rmqkit.topology.verdicts import Seen, offline
@@ -72,11 +73,8 @@ class Rehearsal:
         Raises StopRequested when a stop is, Refused when the topology is, and AccessRefused, NotConfirmed,
         ConnectionLost.
         """
-        for step in case.steps:
-            queue = next(queue for queue in scenario.topology.queues if queue.name == step.queue)
-            if step.when == "maxlen" and effective(scenario.topology, queue).get("x-overflow") == "reject-publish-dlx":
-                router = offline(scenario, case)
-                return Seen(router.queues, router.unknown, "looked at offline only, because of reject-publish-dlx")
+        if why := _beyond_rehearsal(scenario, case):
+            return replace(offline(scenario, case), note=f"looked at offline only, because of {why}")
         if scenario.topology is not self._topology:
             self._open.close()
             self._stages.clear()
@@ -86,6 +84,17 @@ class Rehearsal:
             stage = _Stage(self._link, self._publish, self._stop, scenario.topology, leaving)
             self._stages[leaving] = self._open.enter_context(stage)
         return Seen(self._stages[leaving].follow(scenario, case))
+
+
+def _beyond_rehearsal(scenario: Scenario, case: Case) -> str:
+    """Name what a stand-in cannot have, or nothing."""
+    for policy in unread(scenario.topology):
+        return f"the pattern of policy {policy.name!r}"
+    for step in case.steps:
+        queue = next(queue for queue in scenario.topology.queues if queue.name == step.queue)
+        if step.when == "maxlen" and effective(scenario.topology, queue).get("x-overflow") == "reject-publish-dlx":
+            return "reject-publish-dlx"
+    return ""
 
 
 class _Stage:

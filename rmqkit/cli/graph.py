@@ -70,8 +70,12 @@ def graph(
     """
     from rmqkit.topology.graph import drawing, folding, languages  # noqa: PLC0415 - start-up time
     from rmqkit.topology.loader import load  # noqa: PLC0415
+    from rmqkit.topology.policies import unread  # noqa: PLC0415
 
-    picture = drawing.draw(load(*map(files.readable, sources)))
+    topology = load(*map(files.readable, sources))
+    for policy in unread(topology):
+        output.warn(f"policy {policy.name!r} is not drawn: its pattern cannot be read here")
+    picture = drawing.draw(topology)
     picture = picture if everything else folding.fold(picture)
     match format or _FORMATS.get(PurePath(target).suffix.lower(), Format.tree):
         case Format.mermaid:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from rmqkit.model import Queue, Topology
 from rmqkit.topology.deaths import Reason, cycle, orders
 from rmqkit.topology.matching import PERHAPS
-from rmqkit.topology.policies import queue_type
+from rmqkit.topology.policies import doubt, queue_type
 from rmqkit.topology.routing import Entities, Route
 
 MAX_CYCLES = 10
@@ -102,10 +102,18 @@ def _reasons(entities: Entities, name: str) -> tuple[Reason, ...]:
     """Return for what reasons a message may leave a queue, whatever it was published with."""
     reasons: tuple[Reason, ...] = get_args(Reason)
     queue = entities.queues.get(name)
-    if not queue:
+    if not queue or _doubt(entities, name):
         return reasons
     ttl = "x-message-ttl" in entities.settings(queue)
     return tuple(each for each in reasons if (ttl or each != "expired") and not _kept(entities, queue, each))
+
+
+def _doubt(entities: Entities, name: str) -> str:
+    """Say why it is not known what becomes of messages in a queue, or nothing."""
+    queue = entities.queues.get(name)
+    if not queue:
+        return f"queue {name!r} is not declared here: where its dead letters go is not known"
+    return "" if _is_stream(queue) else doubt(entities.topology, queue)
 
 
 def _kept(entities: Entities, queue: Queue, reason: Reason) -> str:
@@ -132,8 +140,8 @@ def _own_key(entities: Entities, name: str) -> str | None:
 def _leave(entities: Entities, came: Route, name: str, reason: Reason) -> Route:
     """Follow a message out of a queue, round cycles too."""
     queue = entities.queues.get(name)
-    if not queue:
-        unknown = f"queue {name!r} is not declared here: where its dead letters go is not known"
+    unknown = _doubt(entities, name)
+    if not queue or unknown:
         return Route("", came.keys, unknown=(unknown,))
     settings = entities.settings(queue)
     exchange, key = settings.get("x-dead-letter-exchange"), _own_key(entities, name)

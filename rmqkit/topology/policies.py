@@ -6,9 +6,9 @@ Comes in: a Topology and one of its exchanges or queues. Goes out: arguments. Ro
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
-from rmqkit.errors import Location, Problem, TopologyError
 from rmqkit.model import Exchange, Policy, Queue, Topology
 
 _STREAM = {"max-age", "stream-max-segment-size-bytes", "initial-cluster-size"}
@@ -34,10 +34,7 @@ _POLICY_WINS = {"quorum": {"overflow"}, "stream": {"max-length-bytes", "max-age"
 
 
 def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
-    """Return the arguments an exchange or queue has on the broker, in argument form: `x-message-ttl`, ...
-
-    Raises TopologyError if a policy's pattern cannot be read.
-    """
+    """Return the arguments an exchange or queue has on the broker, in argument form: `x-message-ttl`, ..."""
     arguments = dict(entity.arguments)
     policy = policy_of(topology, entity)
     prefix = "x-" if isinstance(entity, Queue) else ""
@@ -62,24 +59,39 @@ def queue_type(queue: Queue) -> str:
     return str(queue.arguments.get("x-queue-type", "classic"))
 
 
+def unread(topology: Topology) -> tuple[Policy, ...]:
+    """Return the policies whose pattern cannot be read here; they are left out of account."""
+    return tuple(policy for policy in topology.policies if not _pattern(policy.pattern))
+
+
+def doubt(topology: Topology, entity: Exchange | Queue) -> str:
+    """Say why it is not known what an exchange or queue is set to, if a policy that is not read may be for it."""
+    for policy in unread(topology):
+        if _is_for(policy, entity):
+            return (
+                f"whether policy {policy.name!r} is for {entity.name!r} is not known: its pattern cannot be read here"
+            )
+    return ""
+
+
 def _applies(policy: Policy, entity: Exchange | Queue) -> bool:
+    pattern = _pattern(policy.pattern)
+    return pattern is not None and _is_for(policy, entity) and bool(pattern.search(entity.name.encode()))
+
+
+def _is_for(policy: Policy, entity: Exchange | Queue) -> bool:
+    """Tell whether a policy is for what an entity is, whatever its name."""
     if isinstance(entity, Exchange):
-        applies = policy.apply_to in ("all", "exchanges")
-    else:
-        kind = queue_type(entity)
-        applies = policy.apply_to in ("all", "queues", _APPLIES.get(kind))
-        applies = applies and not policy.definition.keys() & _FOREIGN.get(kind, set())
-    return applies and bool(_pattern(policy).search(entity.name.encode()))
+        return policy.apply_to in ("all", "exchanges")
+    kind = queue_type(entity)
+    right = policy.apply_to in ("all", "queues", _APPLIES.get(kind))
+    return right and not policy.definition.keys() & _FOREIGN.get(kind, set())
 
 
-def _pattern(policy: Policy) -> re.Pattern[bytes]:
-    """Compile a pattern as Erlang does, for bytes; character classes like [:alpha:] are beyond Python."""
+@cache
+def _pattern(pattern: str) -> re.Pattern[bytes] | None:
+    """Compile a pattern as Erlang does, for bytes; None if that is beyond Python, as classes like [:alpha:] are."""
     try:
-        if "[:" not in policy.pattern:
-            return re.compile(policy.pattern.encode())
+        return None if "[:" in pattern else re.compile(pattern.encode())
     except re.error:
-        pass
-    message = f"the pattern {policy.pattern!r} of policy {policy.name!r} cannot be read"
-    advice = r"Write a regular expression that Erlang and Python both know, like ^orders\."
-    problem = Problem(policy.where or Location("policies"), message, advice)
-    raise TopologyError("a policy cannot be told to apply or not", problems=[problem])
+        return None

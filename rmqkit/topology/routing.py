@@ -18,7 +18,7 @@ from rmqkit.model import Binding, Exchange, Queue, Target, Topology
 from rmqkit.topology.deaths import Deaths
 from rmqkit.topology.matching import KINDS, matches
 from rmqkit.topology.names import BUILT_IN
-from rmqkit.topology.policies import effective
+from rmqkit.topology.policies import doubt, effective
 
 MAX_PATHS = 1000  # ways that are listed; the shortest come first
 _MAX_STEPS = 20_000  # steps looked at while listing them
@@ -186,7 +186,11 @@ class Entities:
         if doubtful := [binding.destination for binding, verdict in verdicts if verdict is None]:
             unknown.append(_doubt(exchange, doubtful))
         alternate = effective(self.topology, exchange).get("alternate-exchange")
-        if alternate is not None and all(verdict is False for _, verdict in verdicts):
+        if any(verdict is not False for _, verdict in verdicts):
+            return
+        if "alternate-exchange" not in exchange.arguments and (why := doubt(self.topology, exchange)):
+            unknown.append(why)
+        elif alternate is not None:
             yield Leg(name, alternate, to_exchange=True)
 
     def _dead_end(self, name: str, letter: Route) -> str:

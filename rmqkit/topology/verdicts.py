@@ -49,8 +49,7 @@ def offline(scenario: Scenario, case: Case) -> Seen:
 def judge(scenario: Scenario, follow: Follow = offline) -> ScenarioResult:
     """Compare what is expected of a message with where it goes.
 
-    A case is left out if one that leads to it failed. Raises TopologyError if a policy cannot be read, and what
-    `follow` raises.
+    A case is left out if one that leads to it failed. Raises what `follow` raises.
     """
     problems: list[Problem] = []
     notes: list[str] = []
@@ -96,7 +95,7 @@ def _difference(scenario: Scenario, case: Case, seen: Seen) -> tuple[str, list[s
     """Say how what is seen differs from what is expected, and why; nothing if it does not."""
     if seen.unknown:
         message = f"expected {_names(case.queues)}, but offline it cannot be told where it goes"
-        return message, [*seen.unknown, "A broker may know: run the test with --live."]
+        return message, [*seen.unknown, *([] if seen.note else ["A broker may know: run the test with --live."])]
     if seen.queues == tuple(sorted(case.queues)):
         return "", []
     reasons = _reasons(scenario, case, seen, _trace(scenario, case.steps))

@@ -126,6 +126,22 @@ def test_a_stop_ends_a_rehearsal_and_leaves_nothing_behind(vhost_url: str, tmp_p
     assert left() == []
 
 
+def test_a_policy_that_cannot_be_read_here_is_no_reason_to_fail_where_it_does_not_count(
+    vhost_url: str, tmp_path: Path
+) -> None:
+    policy = "policies: {odd: {pattern: '[[:alpha:]]', definition: {dead-letter-exchange: orders}}}\n"
+    lines = "  a: {expect: [billing, audit]}\n"
+    lines += "  b: {expect: [billing, audit], then: [{queue: billing, when: rejected, expect: []}]}\n"
+    plain, leaving = scenarios(tmp_path, lines, ORDERS + policy)
+    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+        for follow in (offline, rehearsal.follow):
+            assert judge(plain, follow).problems == ()
+            (problem,) = judge(leaving, follow).problems
+            assert "policy 'odd' is for 'billing' is not known" in problem.advice
+            assert ("--live" in problem.advice) == (follow is offline)
+        assert judge(plain, rehearsal.follow).notes[0].endswith("because of the pattern of policy 'odd'")
+
+
 def test_an_overflow_that_refuses_new_messages_is_looked_at_offline_and_says_so(vhost_url: str, tmp_path: Path) -> None:
     topology = """
 queues:

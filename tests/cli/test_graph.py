@@ -60,6 +60,13 @@ def test_what_is_not_drawn_is_told_and_all_draws_it(folder: Path) -> None:
     assert whole.stderr == ""
 
 
+def test_a_policy_that_cannot_be_read_is_told_and_the_rest_is_drawn(folder: Path) -> None:
+    policy = "policies: {odd: {pattern: '[[:alpha:]]', definition: {max-length: 5}}}\n"
+    drawn = graph(folder, "-", stdin=YAML + policy)
+    assert drawn.stdout == graph(folder, "t.yaml").stdout
+    assert drawn.stderr == "warning: policy 'odd' is not drawn: its pattern cannot be read here\n"
+
+
 def test_a_name_cannot_control_the_terminal(folder: Path) -> None:
     (folder / "t.yaml").write_text('queues: {"\\e[31m\\tred": {}}')
     assert graph(folder, "t.yaml").stdout.splitlines()[1] == "└─ \\x1b[31m\\tred"

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from rmqkit.errors import TopologyError
 from rmqkit.model import Exchange, Policy, Queue, Topology
-from rmqkit.topology.policies import effective
+from rmqkit.topology.policies import doubt, effective, unread
 
 
 def policies(*policies: Policy) -> Topology:
@@ -71,6 +70,9 @@ def test_a_policy_may_be_for_one_queue_type() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["(", "[[:alpha:]]"])
-def test_a_pattern_that_cannot_be_read_is_an_error_that_names_its_policy(pattern: str) -> None:
-    with pytest.raises(TopologyError, match="odd"):
-        effective(policies(Policy("odd", pattern, {"message-ttl": 5})), queue())
+def test_a_policy_whose_pattern_cannot_be_read_is_left_out_and_named_where_it_may_count(pattern: str) -> None:
+    topology = policies(Policy("plain", ".", {"message-ttl": 5}, "queues"), Policy("odd", pattern, {}, "queues", 1))
+    assert effective(topology, queue()) == {"x-message-ttl": 5}
+    assert [policy.name for policy in unread(topology)] == ["odd"]
+    assert "policy 'odd' is for 'orders' is not known" in doubt(topology, queue())
+    assert doubt(topology, Exchange("orders")) == ""

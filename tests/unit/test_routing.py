@@ -299,6 +299,24 @@ def test_a_policy_may_say_where_dead_letters_go() -> None:
     assert told[-1].cycles == (("dead", "dead"),)
 
 
+def test_a_policy_that_cannot_be_read_leaves_open_what_it_could_change() -> None:
+    odd = Policy("odd", "[[:alpha:]]", {"dead-letter-exchange": "", "alternate-exchange": "rest"})
+    topology = Topology(
+        exchanges=(Exchange("in"), Exchange("own", arguments={"alternate-exchange": "in"}), Exchange("rest", "fanout")),
+        queues=(*queues("q", "dead"), Queue("history", arguments={"x-queue-type": "stream"})),
+        bindings=(Binding("in", "q", routing_key="q"),),
+        policies=(odd,),
+    )
+    assert (route(topology, Target("in", "q")).queues, route(topology, Target("in", "q")).unknown) == (("q",), ())
+    for exchange in ("in", "own"):
+        (sentence,) = route(topology, Target(exchange, "x")).unknown
+        assert "policy 'odd' is for 'in' is not known" in sentence
+    (sentence,) = dead_letter(topology, CAME, "q", "rejected").unknown
+    assert "policy 'odd' is for 'q' is not known" in sentence
+    assert dead_letters(topology, CAME)[0].reasons == ("rejected", "expired", "maxlen", "delivery_limit")
+    assert not dead_letter(topology, CAME, "history", "rejected").unknown  # the policy is for no stream
+
+
 def retrying() -> Topology:
     """A work queue whose rejected messages wait in another, and come back when they expire."""
     return loads("""

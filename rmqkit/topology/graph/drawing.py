@@ -60,7 +60,7 @@ class Graph:
 
 
 def draw(topology: Topology) -> Graph:
-    """Return the graph of a topology, policies included; raise TopologyError if one has a pattern nobody can read."""
+    """Return the graph of a topology, policies included but for those that cannot be read here."""
     drawing = _Drawing()
     settings = {(kind, each.name): effective(topology, each) for kind, each in _entities(topology)}
     for kind, entity in _entities(topology):

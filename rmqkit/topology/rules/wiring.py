@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmqkit.errors import TopologyError
 from rmqkit.model import Arguments, Binding, Exchange, Policy, Queue, Topology
 from rmqkit.topology.matching import matches_topic
 from rmqkit.topology.names import BUILT_IN
-from rmqkit.topology.policies import effective, policy_of
+from rmqkit.topology.policies import effective, policy_of, unread
 
 _NAMES = ("alternate-exchange", "x-dead-letter-exchange", "x-dead-letter-routing-key")
 
@@ -101,19 +100,10 @@ def applies(policy: Policy, entity: Exchange | Queue) -> bool:
     return policy_of(Topology(policies=(policy,)), entity) is not None
 
 
-def _is_readable(policy: Policy) -> bool:
-    try:
-        applies(replace(policy, apply_to="all", definition={}), Exchange("any"))
-    except TopologyError:
-        return False
-    else:
-        return True
-
-
 def wire(topology: Topology) -> Wiring:
     """Index a topology."""
-    unread = tuple(policy for policy in topology.policies if not _is_readable(policy))
-    topology = replace(topology, policies=tuple(policy for policy in topology.policies if policy not in unread))
+    left_out = unread(topology)
+    topology = replace(topology, policies=tuple(policy for policy in topology.policies if policy not in left_out))
     out_of: dict[str, list[Binding]] = defaultdict(list)
     into_queue: dict[str, list[Binding]] = defaultdict(list)
     into_exchange: dict[str, list[Binding]] = defaultdict(list)
@@ -131,7 +121,7 @@ def wire(topology: Topology) -> Wiring:
         dict(into_exchange),
         {queue.name: _settings(topology, queue) for queue in topology.queues},
         {each.name: other for each in topology.exchanges if (other := _settings(topology, each).get(_NAMES[0]))},
-        unread,
+        left_out,
         dict(by_key),
     )
 
