@@ -100,7 +100,10 @@ class Mover:
             session = self._open(moved)
             if moved.lost and goal is not None and on_count is None:
                 # A broker that was killed may have forgotten acknowledgements; nothing marks what comes again.
-                moved.twice += max(0, session.ready - (goal - before))
+                again = max(0, session.ready - (goal - before))
+                moved.twice, goal = moved.twice + again, goal + again
+            else:
+                session.suspect |= moved.lost
             try:
                 with self.stop.waking(session.channel.wake):
                     session.run(goes_on, idle_s)
@@ -156,6 +159,7 @@ class _Session:
     def __init__(self, mover: Mover, channel: Channel, moved: Moved, ready: int) -> None:
         self.channel = channel
         self.ready = ready
+        self.suspect = mover.suspect  # a message that comes redelivered may be there twice
         self.nacked = False
         self._mover = mover
         self._moved = moved
@@ -225,7 +229,7 @@ class _Session:
                 self._origin = origin
             pieces.append(encoder.forward(delivery, mover.exchange, self._header))
             moved.body_bytes += len(delivery.body)
-            moved.twice += mover.suspect and delivery.redelivered
+            moved.twice += self.suspect and delivery.redelivered
             if self._note:
                 moved.notes[self._note] += 1
         moved.last_exchange = deliveries[-1].exchange

@@ -37,7 +37,7 @@ class QueueReplacement:
     """One queue's replacement; `stays_s` bounds the wait for publishers and consumers that are still there.
 
     `conflicting` tells that the old queue is there, `classic` that the broker can be told to delete it only if it is
-    unused, as far as is known, `suspect` that a run before us was killed, or a connection lost.
+    unused, as far as is known, `suspect` that a run before us was killed.
     """
 
     site: Site
@@ -218,7 +218,6 @@ class QueueReplacement:
 
     def _count(self, moved: Moved, target: Exchange) -> None:
         self.twice += moved.twice
-        self.suspect |= moved.lost
         if target is self.siblings.out:
             self.aside_bytes += moved.body_bytes
         else:

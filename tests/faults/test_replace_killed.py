@@ -35,6 +35,7 @@ from tests.faults.test_broker_killed import restart_after_kill
 from tests.faults.witness import declare, within
 
 MOST_STEPS = 20
+pytestmark = pytest.mark.timeout(150)  # a process or a broker is started for every blow
 
 
 class ExchangeLedger(Ledger):
