@@ -7,10 +7,14 @@ At least once: a delivery whose copy was confirmed, and whose acknowledgement wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import count
+from queue import Empty, SimpleQueue
 
 from rmqkit.broker.connection import Connection
-from rmqkit.errors import HandlerError, NotConfirmed, RmqkitError, Unroutable
+from rmqkit.errors import HandlerError, NotConfirmed, Unroutable
 from rmqkit.handlers.handler import Settled, Source
 from rmqkit.message import Delivery, Message
 from rmqkit.report import Fate, PublishReport
@@ -34,32 +38,23 @@ class Forwarder:
         Raises Unroutable when a copy reached no queue, NotConfirmed when it was not taken for any other reason,
         HandlerError for properties that cannot be read, ConnectionLost; what was not confirmed stays queued.
         """
-        for batch in source.batches():
-            if batch and not stop.requested:
-                yield from self._forward(batch, stop)
+        ferry = _Ferry(self._connection, self._message, source.wake)
+        try:
+            for batch in source.batches(busy=ferry.is_busy):
+                ferry.give(batch)
+                yield ferry.take()
+                if ferry.ended:
+                    break
+            ferry.land(at_once=stop.requested)
+            yield ferry.take()
+        finally:
+            ferry.halt()
+        if ferry.trouble:
+            raise ferry.trouble
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
-
-    def _forward(self, batch: Sequence[Delivery], stop: Stop) -> Iterator[Settled]:
-        confirmed: list[Delivery] = []
-        error: RmqkitError | None = None
-
-        def note(place: int, _message: Message, fate: Fate) -> None:
-            if fate is Fate.CONFIRMED:
-                confirmed.append(batch[place])
-
-        try:
-            messages = map(self._message, batch)
-            report = self._connection.publish(messages, check=False, stop=stop, on_settled=note)
-            error = self._trouble(report)
-        except RmqkitError as exc:
-            error = exc
-        if confirmed:
-            yield Settled(confirmed)
-        if error:
-            raise error
 
     def _message(self, delivery: Delivery) -> Message:
         origin = delivery.origin
@@ -69,14 +64,99 @@ class Forwarder:
         key = origin.routing_key if self._routing_key is None else self._routing_key
         return Message(delivery.body, key, exchange, origin.properties)
 
-    def _trouble(self, report: PublishReport) -> RmqkitError | None:
-        if not report.failures or report.interrupted:  # what was not sent because of a stop is no trouble
-            return None
-        first = report.failures[0]
-        where = f"exchange {first.message.exchange!r} with routing key {first.message.routing_key!r}"
-        if first.fate is Fate.RETURNED:
-            return Unroutable(
-                f"a message to {where} reached no queue: {first.reason}",
-                advice="Bind a queue there, or take these messages out with --filter; it is still in its queue.",
-            )
-        return NotConfirmed(f"a message to {where} was not taken: {first.reason}", advice="It is still in its queue.")
+
+class _Ferry:
+    """A thread that publishes what it is given, one endless call, and tells what was confirmed.
+
+    `trouble` is what ended it before its time. Whenever there is nothing to publish it waits for the confirms; what
+    comes meanwhile goes together.
+    """
+
+    def __init__(
+        self, connection: Connection, convert: Callable[[Delivery], Message], wake: Callable[[], None]
+    ) -> None:
+        self.ended = False  # nothing more will be published
+        self.trouble: BaseException | None = None
+        self._convert = convert
+        self._wake = wake
+        self._stop = Stop()
+        self._given: SimpleQueue[Delivery | None] = SimpleQueue()
+        self._places = count()
+        self._sent: dict[int, Delivery] = {}  # by their places among the messages
+        self._confirmed: SimpleQueue[Delivery] = SimpleQueue()
+        self._under_way = 0  # given and not taken
+        self._thread = threading.Thread(target=self._run, args=(connection,), name="rmqkit-forward", daemon=True)
+        self._thread.start()
+
+    def is_busy(self) -> bool:
+        """Tell whether something is to be confirmed."""
+        return self._under_way > 0 and not self.ended
+
+    def give(self, deliveries: Sequence[Delivery]) -> None:
+        """Have deliveries published, in this order."""
+        self._under_way += len(deliveries)
+        for delivery in deliveries:
+            self._given.put(delivery)
+
+    def take(self) -> Settled:
+        """Return what was confirmed since the last time."""
+        confirmed: list[Delivery] = []
+        with suppress(Empty):
+            while True:
+                confirmed.append(self._confirmed.get_nowait())
+        self._under_way -= len(confirmed)
+        return Settled(confirmed)
+
+    def land(self, *, at_once: bool) -> None:
+        """Wait until all is confirmed; `at_once`, only what was sent already."""
+        if at_once:
+            self._stop.request()
+        self._given.put(None)
+        self._thread.join()
+
+    def halt(self) -> None:
+        """Publish nothing more."""
+        self._stop.request()
+        self._given.put(None)
+
+    def _run(self, connection: Connection) -> None:
+        try:
+            report = connection.publish(self._messages(), check=False, stop=self._stop, on_settled=self._note)
+            self.trouble = _trouble(report)
+        except BaseException as exc:  # noqa: BLE001 - raised again by the handler
+            self.trouble = exc
+        self.ended = True
+        self._wake()
+
+    def _messages(self) -> Iterator[Message | None]:
+        while True:
+            try:
+                delivery = self._given.get_nowait()
+            except Empty:
+                yield None  # which waits for the confirms
+                delivery = self._given.get()
+            if delivery is None:
+                return
+            message = self._convert(delivery)
+            self._sent[next(self._places)] = delivery
+            yield message
+
+    def _note(self, place: int, _message: Message, fate: Fate) -> None:
+        if fate is not Fate.CONFIRMED:
+            self.halt()  # the report says why
+            return
+        self._confirmed.put(self._sent.pop(place))
+        if self._confirmed.qsize() == 1:  # else somebody is on the way
+            self._wake()
+
+
+def _trouble(report: PublishReport) -> Unroutable | NotConfirmed | None:
+    """Return what is wrong with the first message that was not taken; one without an answer is none after a stop."""
+    for each in report.failures:
+        where = f"a message to exchange {each.message.exchange!r} with routing key {each.message.routing_key!r}"
+        if each.fate is Fate.RETURNED:
+            advice = "Bind a queue there, or leave these messages out with --filter; it is still in its queue."
+            return Unroutable(f"{where} reached no queue: {each.reason}", advice=advice)
+        if each.fate is not Fate.UNKNOWN or not report.interrupted:
+            return NotConfirmed(f"{where} was not taken: {each.reason}", advice="It is still in its queue.")
+    return None
