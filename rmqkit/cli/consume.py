@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import consumption, failure, output, workers
+from rmqkit.cli import consumption, failure, output, remembered, workers
 from rmqkit.cli.consumption import Job, Outcome
 from rmqkit.cli.contracts import ConsumedSchemaOptions
 from rmqkit.cli.handling import FilterOptions, HandlerOptions, Print
@@ -75,13 +75,14 @@ def consume(
     handling.check()
     filtering.check()
     settings = broker.settings()
-    schema = contract.for_queue(queue, settings)
+    applied = remembered.recall(settings)
+    schema = contract.of_queue(queue, applied)
     if no_ack and (filtering.filter is not None or not handling.prints):
         raise typer.BadParameter("--no-ack is for printing everything: what is settled needs acknowledgements")
     if no_ack and schema:
         raise typer.BadParameter("a contract needs acknowledgements: leave --no-ack out, or add --no-schema")
     ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
-    invalid_to = contract.target(queue, settings) if schema else None
+    invalid_to = contract.target(queue, applied) if schema else None
     job = Job(settings, queue, ahead, count, idle_timeout, no_ack, channels, schema, invalid_to, handling, filtering)
     with Signals() as signals:
         try:

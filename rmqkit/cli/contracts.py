@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmqkit.cli import output, remembered
+from rmqkit.cli import output
+from rmqkit.cli.remembered import Remembered
 from rmqkit.errors import PayloadError, Problem, SettingsError, TopologyError
 from rmqkit.model import Contract, Exchange, Queue, Target, Topology
-from rmqkit.settings import Settings
+
+if TYPE_CHECKING:
+    from rmqkit.payload.contracts import Check
 
 
 def _contract(*names: str, metavar: str | None = None, help: str) -> Any:  # noqa: A002 - Typer's word
@@ -36,25 +39,49 @@ class SchemaOptions:
     ] = None
     no_schema: Annotated[bool, _contract("--no-schema", help="Check no body against a contract.")] = False
 
-    def given(self) -> Contract | None:
-        """Return the contract that was named; raise a usage error, or SettingsError."""
+    def contracts(self, applied: Remembered | None) -> Contracts:
+        """Return the contracts of a run; raise a usage error, or SettingsError."""
+        if self.schema is None:
+            return Contracts(None, None if self.no_schema else applied)
+        if self.no_schema:
+            raise typer.BadParameter("--schema and --no-schema contradict each other")
         from rmqkit.payload.contracts import of_schema  # noqa: PLC0415 - start-up time
 
-        if self.schema is not None and self.no_schema:
-            raise typer.BadParameter("--schema and --no-schema contradict each other")
-        return None if self.schema is None else of_schema(self.schema)
+        return Contracts(of_schema(self.schema), None)
 
-    def for_target(self, target: Target, settings: Settings) -> Contract | None:
-        """Return the contract of what is published to a target: of its exchange, or of the queue it means."""
-        if (given := self.given()) or self.no_schema:
-            return given
-        applied = remembered.recall(settings)
-        contracts = {} if applied is None else applied.exchanges if target.exchange else applied.queues
-        return _told(contracts.get(target.exchange or target.routing_key), str(target), applied)
 
-    def for_queue(self, queue: str, settings: Settings) -> Contract | None:
-        """Return the contract of what is in a queue."""
-        return self.for_target(Target("", queue), settings)
+class Contracts:
+    """The contracts of a run: one for all, or those of what was applied last; what is used of these is said, once."""
+
+    def __init__(self, given: Contract | None, applied: Remembered | None) -> None:
+        self._given = given
+        self._applied = applied
+        self._checks: dict[Contract, Check] = {}
+
+    def of(self, exchange: str, routing_key: str) -> Contract | None:
+        """Return the contract of what is published there: that of the exchange, or of the queue that is meant."""
+        if self._given or not self._applied:
+            return self._given
+        return self._applied.exchanges.get(exchange) if exchange else self._applied.queues.get(routing_key)
+
+    def check(self, exchange: str, routing_key: str) -> Check | None:
+        """Return what refuses bodies there. Raises PayloadError for a bad schema."""
+        contract = self.of(exchange, routing_key)
+        if contract is None:
+            return None
+        if contract not in self._checks:
+            from rmqkit.payload.contracts import compile_contract  # noqa: PLC0415 - start-up time
+
+            self.tell(contract, Target(exchange, routing_key))
+            self._checks[contract] = compile_contract(contract)
+        return self._checks[contract]
+
+    def tell(self, contract: Contract, target: Target) -> None:
+        """Say on standard error whose contract it is, unless it was named."""
+        if self._applied:
+            about = Target(target.exchange) if target.exchange else f"queue {target.routing_key!r}"
+            files = ", ".join(self._applied.files)
+            output.note(output.safe(f"Checking against {contract.schema}, the contract of {about} in {files}."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +98,15 @@ class ConsumedSchemaOptions(SchemaOptions):
         ),
     ] = None
 
-    def target(self, queue: str, settings: Settings) -> Target | None:
+    def of_queue(self, queue: str, applied: Remembered | None) -> Contract | None:
+        """Return the contract of what is in a queue."""
+        contracts = self.contracts(applied)
+        if contract := contracts.of("", queue):
+            contracts.tell(contract, Target("", queue))
+        return contract
+
+    def target(self, queue: str, applied: Remembered | None) -> Target | None:
         """Return where invalid messages of a queue go; None to reject them. Raises SettingsError for a circle."""
-        applied = remembered.recall(settings)
         known = applied.dead_letters.get(queue) if applied else None
         target = known if self.invalid_to is None else Target("", self.invalid_to)
         if target in (Target("", queue), Target("", "")):
@@ -82,16 +115,6 @@ class ConsumedSchemaOptions(SchemaOptions):
                 advice="Name another queue with --invalid-to.",
             )
         return target
-
-
-def _told(contract: Contract | None, about: str, applied: remembered.Remembered | None) -> Contract | None:
-    """Say on standard error whose contract it is."""
-    if contract and applied:
-        files = output.safe(", ".join(applied.files))
-        output.note(
-            f"Checking against {output.safe(contract.schema)}, the contract of {output.safe(about)} in {files}."
-        )
-    return contract
 
 
 def check(topology: Topology) -> None:

@@ -15,13 +15,15 @@ from rmqkit import exit_codes
 from rmqkit.broker.connection import Connection
 from rmqkit.broker.options import PublishOptions
 from rmqkit.cli import failure, output, publish_report, remembered
+from rmqkit.cli.contracts import SchemaOptions
 from rmqkit.cli.intake import Intake
 from rmqkit.cli.options import Broker, Json, connect, grouped
 from rmqkit.cli.publish_options import InputOptions, PropertyOptions, TargetOptions
 from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import RmqkitError
 from rmqkit.message import Properties
-from rmqkit.model import Target
+from rmqkit.model import Contract, Target
+from rmqkit.payload.formats import Format
 from rmqkit.payload.sources import Outline
 from rmqkit.report import Fate, PublishReport, as_json
 from rmqkit.settings import Settings
@@ -36,6 +38,7 @@ WORK = Target("", "worker_queue")  # the `publish:` section of the packaged `wor
 @grouped
 def publish(
     inputs: InputOptions,
+    schema: SchemaOptions,
     target: TargetOptions,
     properties: PropertyOptions,
     broker: Broker,
@@ -58,7 +61,7 @@ def publish(
     settings = broker.settings()
     with Signals() as signals:
         try:
-            intake = _intake(inputs, target, properties, settings, signals.stop)
+            intake = _intake(inputs, schema, target, properties, settings=settings, stop=signals.stop)
             with connect(settings) as connection:
                 options = PublishOptions(confirms=not no_confirms, rate=rate)
                 report, error, at_once = _publish(connection, intake, options, signals.stop)
@@ -75,7 +78,13 @@ def publish(
 
 
 def _intake(
-    inputs: InputOptions, target: TargetOptions, properties: PropertyOptions, settings: Settings, stop: Stop
+    inputs: InputOptions,
+    schema: SchemaOptions,
+    target: TargetOptions,
+    properties: PropertyOptions,
+    *,
+    settings: Settings,
+    stop: Stop,
 ) -> Intake:
     """Return the messages, checked as far as they are there, and say where they go and what they go on from."""
     what, named = inputs.inputs(), target.target()
@@ -83,12 +92,19 @@ def _intake(
     if what.envelopes is not None and given != Properties():
         raise typer.BadParameter("envelopes carry their own properties: leave headers and properties out")
     recorded = what.envelopes is not None and named is None
-    where = named or (_fallback(settings) if recorded else _default_target(settings))
+    applied = remembered.recall(settings)
+    where = named or (((applied and applied.target) or WORK) if recorded else _default_target(applied))
     key = target.routing_key if what.templated else None
+    routing_key = where.routing_key if key is None else ""
+    contracts = schema.contracts(applied)
+    if not recorded:
+        contracts.check(where.exchange, routing_key)  # a bad schema is told before there is any input
+    format = _format(inputs.format, contracts.of(where.exchange, routing_key))  # noqa: A001 - the flag's word
+    outline = Outline(where.exchange, routing_key, given, format, contracts.check)
     goes = "to where each came from" if recorded else f"to {where}"
     intake = Intake(
         what,
-        Outline(where.exchange, where.routing_key if key is None else "", given, inputs.format),
+        outline,
         stop,
         override_target=named is not None,
         routing_key=key,
@@ -100,9 +116,17 @@ def _intake(
     return intake
 
 
-def _default_target(settings: Settings) -> Target:
+def _format(asked: Format | None, contract: Contract | None) -> Format | None:
+    """Return the format of all bodies; raise a usage error if it is not that of the contract."""
+    if contract is None or asked is Format(contract.format):
+        return asked
+    if asked is not None:
+        raise typer.BadParameter(f"--format {asked.value}: the contract says {contract.format}; add --no-schema")
+    return Format(contract.format)
+
+
+def _default_target(applied: remembered.Remembered | None) -> Target:
     """Return the target of the topology applied last, and say so."""
-    applied = remembered.recall(settings)
     if applied is None:
         output.note(f"Publishing to {WORK}, for no target is named and nothing was applied to this broker yet.")
         return WORK
@@ -111,12 +135,6 @@ def _default_target(settings: Settings) -> Target:
         raise typer.BadParameter(f"{files}, applied last, has no `publish:` section: name a --queue or an --exchange")
     output.note(f"Publishing to {output.safe(str(applied.target))}, as {files} says, applied last.")
     return applied.target
-
-
-def _fallback(settings: Settings) -> Target:
-    """Return the target of envelopes that name none: few do, so nothing is said of it."""
-    applied = remembered.recall(settings)
-    return (applied and applied.target) or WORK
 
 
 def _publish(

@@ -57,7 +57,9 @@ class Replay:
             if self.stop.requested:
                 raise StopRequested
             try:
-                self._due(read(file))
+                envelope = read(file)
+                self._due(envelope)
+                self._message(envelope)
             except PayloadError as exc:
                 problems += exc.problems
         if not files:
@@ -79,10 +81,16 @@ class Replay:
                     yield None
                 if not self._wait_until(due_s):
                     return
-            message = envelope.message
-            if self.override or not envelope.addressed:
-                message = replace(message, exchange=self.outline.exchange, routing_key=self.outline.routing_key)
-            yield message
+            yield self._message(envelope)
+
+    def _message(self, envelope: Envelope) -> Message:
+        """Return the message, with its target, if its body keeps the contract there."""
+        message, outline = envelope.message, self.outline
+        if self.override or not envelope.addressed:
+            message = replace(message, exchange=outline.exchange, routing_key=outline.routing_key)
+        if check := outline.contract_of(message.exchange, message.routing_key):
+            check(message.body, Location(f"the body in {envelope.where}"))
+        return message
 
     def _due(self, envelope: Envelope) -> datetime | None:
         if self.speed and envelope.received_at is None:

@@ -9,13 +9,15 @@ messages as they come. A stream cannot be checked beforehand: it yields what is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import PERSISTENT, Message, Properties
 from rmqkit.payload import formats, properties
+from rmqkit.payload.contracts import Check
 from rmqkit.payload.formats import ContentType, Format
 from rmqkit.payload.streams import STDIN, Stream
 from rmqkit.stop import Stop
@@ -23,10 +25,18 @@ from rmqkit.stop import Stop
 _HELD_BYTES = 64 * 1024 * 1024  # files up to this total are read once; what is beyond is read again when its turn comes
 
 
+ContractOf = Callable[[str, str], Check | None]
+
+
+def _no_contract(_exchange: str, _routing_key: str) -> None:
+    pass
+
+
 class Outline:
     """What all messages of a run have in common: where they go, their properties, and the format that was asked for.
 
-    Raises PayloadError for what AMQP cannot carry. A content type in `properties` stands; none means that of the body.
+    `contract_of` returns what checks a body by its exchange and routing key, if it has a contract. A content type in
+    `properties` stands; none means that of the body. Raises PayloadError for what AMQP cannot carry.
     """
 
     def __init__(
@@ -35,13 +45,30 @@ class Outline:
         routing_key: str = "",
         properties: Properties = PERSISTENT,
         format: Format | None = None,  # noqa: A002 - the flag's word
+        contract_of: ContractOf = _no_contract,
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
         self.properties = properties
         self.format = format
+        self.contract_of = contract_of
         self._typed: dict[ContentType, Properties] = {}
         _check(exchange, routing_key, properties)
+
+    @cached_property
+    def contract(self) -> Check | None:
+        """Return what checks the bodies, if they have a contract."""
+        return self.contract_of(self.exchange, self.routing_key)
+
+    def check(self, body: bytes, where: Location, name: str = "") -> None:
+        """Refuse a body that breaks the contract; else one that is not of its format, or what its file's name promises.
+
+        Raises PayloadError.
+        """
+        if self.contract is not None:
+            self.contract(body, where)
+        else:
+            formats.check(body, self.format or formats.format_of(name), where)
 
     def message(self, body: bytes, name: str = "") -> Message:
         """Make a message of a body; `name` is that of the file it was read from."""
@@ -68,10 +95,21 @@ def _check(exchange: str, routing_key: str, given: Properties) -> None:
 
 
 def numbers(outline: Outline, count: int) -> Iterator[Message]:
-    """Yield the bodies 0 to count-1, as text, in order."""
+    """Return the bodies 0 to count-1, as text, in order. Raises PayloadError for one that breaks the contract."""
     shared = outline.typed(formats.TEXT)
     routing_key, exchange = outline.routing_key, outline.exchange
-    return (Message(b"%d" % number, routing_key, exchange, shared) for number in range(count))
+    messages = (Message(b"%d" % number, routing_key, exchange, shared) for number in range(count))
+    if outline.contract is None:
+        return messages
+    for number in range(min(count, 1)):
+        outline.check(b"%d" % number, Location(f"message {number}"))
+    return _checked(outline, messages)
+
+
+def _checked(outline: Outline, messages: Iterable[Message]) -> Iterator[Message]:
+    for number, message in enumerate(messages):
+        outline.check(message.body, Location(f"message {number}"))
+        yield message
 
 
 def arguments(outline: Outline, payloads: Sequence[str]) -> list[Message]:
@@ -80,7 +118,7 @@ def arguments(outline: Outline, payloads: Sequence[str]) -> list[Message]:
     problems: list[Problem] = []
     for number, payload in enumerate(payloads, 1):
         body = os.fsencode(payload)
-        problems += _problems(body, outline.format, Location(f"payload {number}"))
+        problems += _problems(outline, body, Location(f"payload {number}"))
         messages.append(outline.message(body))
     if problems:
         raise PayloadError("Nothing was published: not every payload is what it should be", problems=problems)
@@ -142,8 +180,7 @@ class Files:
             body = stream.read_all()
         finally:
             stream.close()
-        format = self._outline.format or formats.format_of(path)  # noqa: A001 - the flag's word
-        formats.check(body, format, Location(stream.name))
+        self._outline.check(body, Location(stream.name), path)
         return body, stream.rereadable
 
 
@@ -175,14 +212,14 @@ def lines(outline: Outline, stream: Stream) -> Iterator[Message | None]:
         if line is None:
             yield None
             continue
-        if outline.format is not None:
-            formats.check(line, outline.format, Location(stream.name, stream.line, 1))
+        if outline.format is not None or outline.contract is not None:
+            outline.check(line, Location(stream.name, stream.line, 1))
         yield outline.message(line)
 
 
-def _problems(body: bytes, format: Format | None, where: Location) -> Sequence[Problem]:  # noqa: A002 - the flag's word
+def _problems(outline: Outline, body: bytes, where: Location) -> Sequence[Problem]:
     try:
-        formats.check(body, format, where)
+        outline.check(body, where)
     except PayloadError as exc:
         return exc.problems
     return ()

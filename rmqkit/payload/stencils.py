@@ -194,7 +194,9 @@ class Stencil:
             body = self._body.render().encode() if self._body else row.as_json() if row else b""
         except (ValueError, PayloadError) as exc:
             raise PayloadError("A template cannot be filled in", problems=[Problem(where, str(exc))]) from exc
-        if self._body is not None and self._format is not None:
+        if check := self._outline.contract_of(self._outline.exchange, key):
+            check(body, Location(f"the body made for {where}"))
+        elif self._body is not None and self._format is not None:
             formats.check(body, self._format, Location(f"the body made for {where}"))
         return Message(body, key, self._outline.exchange, found)
 

@@ -186,3 +186,102 @@ def test_converting_to_definitions_says_that_contracts_are_lost(live: Run, topol
     assert done.returncode == 0
     assert "2 contracts" in done.stderr
     assert "contract" not in topology.with_suffix(".json").read_text()
+
+
+def test_nothing_is_sent_if_one_payload_or_file_breaks_the_contract(
+    live: Run, vhost_channel: BlockingChannel, schema: Path, tmp_path: Path
+) -> None:
+    vhost_channel.queue_declare("q", durable=True)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "1.json").write_bytes(GOOD)
+    (folder / "2.json").write_bytes(b'{\n "total": -1}')
+    (folder / "3.txt").write_bytes(b"{}")
+    done = live("publish", "-q", "q", "--schema", schema, GOOD.decode(), BAD.decode(), "-f", folder)
+    assert done.returncode == 2
+    assert f"payload 2:1:11: {RULE}" in done.stderr
+    done = live("publish", "-q", "q", "--schema", schema, GOOD.decode(), "-f", folder)
+    assert done.returncode == 2
+    assert f"{folder}/2.json:2:11: {RULE}" in done.stderr
+    assert f'{folder}/3.txt:1:1: the value breaks the rule required: "total"' in done.stderr
+    assert "hunter2" not in done.stderr
+    assert live("publish", "-q", "q", "--schema", schema, "-n", 3).returncode == 2
+    await_state(vhost_channel, "q", ready=0)
+    assert live("publish", "-q", "q", "--schema", schema, GOOD.decode(), "-f", folder / "1.json").returncode == 0
+    for _ in range(2):
+        method, properties, body = vhost_channel.basic_get("q", auto_ack=True)
+        assert method
+        assert (body, properties.content_type) == (GOOD, "application/json")
+
+
+def test_of_a_stream_what_comes_before_a_broken_contract_is_sent(
+    live: Run, vhost_channel: BlockingChannel, schema: Path
+) -> None:
+    vhost_channel.queue_declare("q", durable=True)
+    lines = "\n".join(each.decode() for each in (GOOD, GOOD, BAD, GOOD))
+    done = live("publish", "-q", "q", "--schema", schema, "--lines", "-", "--json", stdin=lines + "\n")
+    assert done.returncode == 3
+    told = json.loads(done.stdout)
+    assert (told["confirmed"], told["problems"][0]["line"], told["problems"][0]["column"]) == (2, 3, 11)
+    assert drain(vhost_channel, "q") == [GOOD, GOOD]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (("--template", '{"total": {{ 1 - n }}}', "-n", "3"), "the body made for message 2:1:11"),
+        (("--rows", "FOLDER/rows.jsonl"), "the body made for rows.jsonl:2:1:1:"),
+        (("--envelopes", "FOLDER/envelopes.jsonl"), "the body in envelopes.jsonl:2:1:1:11"),
+    ],
+)
+def test_templates_rows_and_envelopes_keep_to_the_contract_too(
+    live: Run, vhost_channel: BlockingChannel, schema: Path, arguments: tuple[str, ...], place: str
+) -> None:
+    vhost_channel.queue_declare("q", durable=True)
+    folder = schema.parents[1]
+    (folder / "rows.jsonl").write_text('{"total": 1}\n{"total": -1}\n')
+    bodies = (GOOD.decode(), BAD.decode())
+    (folder / "envelopes.jsonl").write_text("".join(json.dumps({"body": body}) + "\n" for body in bodies))
+    done = live("publish", "-q", "q", "--schema", schema, *(each.replace("FOLDER", str(folder)) for each in arguments))
+    assert done.returncode in (2, 3)
+    assert place in done.stderr.replace(f"{folder}/", "")
+    assert RULE in done.stderr
+
+
+def test_publish_keeps_to_the_contract_of_the_topology_applied_last(
+    live: Run, vhost_channel: BlockingChannel, topology: Path
+) -> None:
+    assert live("apply", topology).returncode == 0
+    told = f"Checking against {topology.parent}/schemas/order.json, the contract of exchange 'orders' in {topology}."
+    done = live("publish", BAD.decode())
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert live("publish", "-q", "billing", BAD.decode()).returncode == 2
+    assert live("publish", "-q", "plain", BAD.decode()).returncode == 0
+    envelopes = "".join(
+        json.dumps({"exchange": "", "routing_key": key, "body": "{}"}) + "\n" for key in ("plain", "billing")
+    )
+    done = live("publish", "--envelopes", "-", stdin=envelopes)
+    assert (done.returncode, done.stderr.count("Checking against")) == (3, 1)
+    assert drain(vhost_channel, "plain") == [BAD, b"{}"]
+    assert drain(vhost_channel, "billing") == []
+    done = live("publish", "--no-schema", BAD.decode())
+    assert (done.returncode, "Checking" in done.stderr) == (0, False)
+    assert drain(vhost_channel, "billing") == [BAD]
+    other = topology.with_name("any.json")
+    other.write_text("true")
+    assert live("publish", "--schema", other, BAD.decode()).returncode == 0
+    done = live("publish", "--format", "text", "x")
+    assert done.returncode == 2
+    assert "the contract says json" in done.stderr
+
+
+def test_xml_keeps_to_an_xml_schema(live: Run, vhost_channel: BlockingChannel, tmp_path: Path) -> None:
+    vhost_channel.queue_declare("q", durable=True)
+    (tmp_path / "total.xsd").write_text(XSD)
+    done = live("publish", "-q", "q", "--schema", tmp_path / "total.xsd", "<total>hunter2</total>")
+    assert done.returncode == 2
+    assert "payload 1:1:1: /total breaks the rule cvc-datatype-valid" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert live("publish", "-q", "q", "--schema", tmp_path / "total.xsd", "<total>7</total>").returncode == 0
+    assert drain(vhost_channel, "q") == [b"<total>7</total>"]
