@@ -165,7 +165,7 @@ class TargetOptions:
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What the messages say about themselves, but for where the reply goes and which one it is."""
+    """What the messages say about themselves, but for what a call says itself."""
 
     header: Annotated[
         list[str],
@@ -182,7 +182,6 @@ class RequestOptions:
     type: Annotated[str | None, _property("--type", "NAME", "What kind of message this is.")] = None
     user_id: Annotated[str | None, _property("--user-id", "USER", "Has to be the login: the broker checks it.")] = None
     app_id: Annotated[str | None, _property("--app-id", "NAME", "Which program it comes from.")] = None
-    transient: Annotated[bool, _property("--transient", None, "Not persistent: gone when the broker restarts.")] = False
 
     def properties(self) -> Properties:
         """Return the properties; raise PayloadError."""
@@ -193,7 +192,6 @@ class RequestOptions:
             content_type=self.content_type,
             content_encoding=self.content_encoding,
             headers=header_table(self.header),
-            delivery_mode=1 if self.transient else 2,
             priority=self.priority,
             expiration=self.expiration,
             message_id=self.message_id,
@@ -210,9 +208,13 @@ class PropertyOptions(RequestOptions):
 
     correlation_id: Annotated[str | None, _property("--correlation-id", "ID", "Which request this answers.")] = None
     reply_to: Annotated[str | None, _property("--reply-to", "QUEUE", "Where answers go.")] = None
+    transient: Annotated[bool, _property("--transient", None, "Not persistent: gone when the broker restarts.")] = False
 
     def properties(self) -> Properties:
         """Return the properties; raise PayloadError."""
         return replace(
-            RequestOptions.properties(self), correlation_id=self.correlation_id, reply_to=self.reply_to
-        )  # `super` does not know a class with slots
+            RequestOptions.properties(self),  # `super` does not know a class with slots
+            correlation_id=self.correlation_id,
+            reply_to=self.reply_to,
+            delivery_mode=1 if self.transient else 2,
+        )
