@@ -35,7 +35,12 @@ def apply(
     ] = False,
     replace: plan.Replace = False,
     wait: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="With --replace: how long consumers may take to leave.")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="With --replace: how long consumers, and publishers that use no binding, may take.",
+        ),
     ] = 0.0,
     json: Json = False,
 ) -> None:
