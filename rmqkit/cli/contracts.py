@@ -49,6 +49,13 @@ class SchemaOptions:
 
         return Contracts(of_schema(self.schema), None)
 
+    def of_queue(self, queue: str, applied: Remembered | None) -> Contract | None:
+        """Return the contract of what is in a queue."""
+        contracts = self.contracts(applied)
+        if contract := contracts.of("", queue):
+            contracts.tell(contract, Target("", queue))
+        return contract
+
 
 class Contracts:
     """The contracts of a run: one for all, or those of what was applied last; what is used of these is said, once."""
@@ -97,13 +104,6 @@ class ConsumedSchemaOptions(SchemaOptions):
             " that the topology applied last has for the queue; without one they are rejected.",
         ),
     ] = None
-
-    def of_queue(self, queue: str, applied: Remembered | None) -> Contract | None:
-        """Return the contract of what is in a queue."""
-        contracts = self.contracts(applied)
-        if contract := contracts.of("", queue):
-            contracts.tell(contract, Target("", queue))
-        return contract
 
     def target(self, queue: str, applied: Remembered | None) -> Target | None:
         """Return where invalid messages of a queue go; None to reject them. Raises SettingsError for a circle."""

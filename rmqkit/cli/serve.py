@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import output
+from rmqkit.cli import output, remembered
+from rmqkit.cli.contracts import SchemaOptions
 from rmqkit.cli.options import Broker, Json, connect, grouped
 from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import HandlerError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @grouped
 def serve(
     queue: Annotated[str, typer.Argument(help="The queue of the requests.")],
+    schema: SchemaOptions,
     broker: Broker,
     *,
     command: Annotated[
@@ -71,7 +73,7 @@ def serve(
     """Answer the requests of a queue, until Ctrl-C; each is acknowledged once its reply is confirmed.
 
     The reply goes where the request's reply_to says, with its correlation id. A failure is a reply of the type
-    rmqkit.error. A server that dies leaves its request to the next.
+    rmqkit.error, also for a request that breaks its contract. A server that dies leaves its request to the next.
     """
     from rmqkit.handlers import answering, calling  # noqa: PLC0415 - start-up time
     from rmqkit.handlers.executing import Executor, parse  # noqa: PLC0415
@@ -82,10 +84,15 @@ def serve(
         raise typer.BadParameter("--timeout is for --exec: a function cannot be ended")
     executor = None if command is None else Executor(parse(command), queue, timeout_s=timeout)
     function = answering.by_command(executor) if executor else cast("answering.Function", calling.load(handler or ""))
+    settings = broker.settings()
+    if contract := schema.of_queue(queue, remembered.recall(settings)):
+        from rmqkit.payload.contracts import compile_contract  # noqa: PLC0415
+
+        function = answering.checked(function, compile_contract(contract))
     function = answering.typed(function, format, content_type)
     with Signals() as signals:
         try:
-            with connect(broker.settings()) as connection:
+            with connect(settings) as connection:
                 connection.serve(
                     queue, prefetch=prefetch, count=count, concurrency=concurrency, reject_failed=reject_failed
                 )(function)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+import rmqkit
 from tests.cli.conftest import Run
 from tests.cli.deliveries import Start, await_state, drain, report
+from tests.cli.here import COMMAND
 from tests.conftest import Namespace
 
 SCHEMA = {"type": "object", "properties": {"total": {"type": "number", "minimum": 0}}, "required": ["total"]}
@@ -285,3 +288,16 @@ def test_xml_keeps_to_an_xml_schema(live: Run, vhost_channel: BlockingChannel, t
     assert "hunter2" not in done.stderr
     assert live("publish", "-q", "q", "--schema", tmp_path / "total.xsd", "<total>7</total>").returncode == 0
     assert drain(vhost_channel, "q") == [b"<total>7</total>"]
+
+
+def test_serve_answers_no_request_that_breaks_the_contract(
+    broker_url: str, environment: dict[str, str], queue: str, schema: Path
+) -> None:
+    command = [*COMMAND, "serve", queue, "--exec", "cat", "--schema", str(schema), "-n", "2"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        with rmqkit.connect(broker_url) as connection:
+            assert connection.call(rmqkit.Message(GOOD, queue), timeout_s=20).body == GOOD
+            with pytest.raises(rmqkit.RemoteError, match=f"the request breaks its contract: {RULE}") as caught:
+                connection.call(rmqkit.Message(BAD, queue), timeout_s=20)
+        assert "hunter2" not in str(caught.value)
+        assert "hunter2" not in server.communicate(timeout=20)[1]
