@@ -1,7 +1,7 @@
 """The offline router and a real RabbitMQ agree on where every message goes.
 
 Hypothesis makes topologies and messages; pika declares the ones and publishes the others. RMQKIT_TEST_EXAMPLES is how
-many topologies (25; each with many messages).
+many topologies (20; each with many messages).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rmqkit.topology.deaths import Deaths, Reason, cycle, orders
 from rmqkit.topology.routing import Route, route
 from tests.conftest import Broker
 
-EXAMPLES = int(os.environ.get("RMQKIT_TEST_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("RMQKIT_TEST_EXAMPLES", "20"))
 agreement = settings(
     max_examples=EXAMPLES,
     deadline=None,
