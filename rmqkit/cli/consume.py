@@ -142,9 +142,9 @@ def _summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict) -> str
     others = {
         "rejected": of_ours(report.rejected, Verdict.REJECT) - report.failed,
         "requeued": report.requeued,
-        "failed, and were rejected": report.failed,
+        "failed (rejected)": report.failed,
         f"broke the contract, and were {_LEFT[invalid]}": report.invalid,
-        f"did not match, and were {_PAST[unmatched]}": report.unmatched,
+        f"did not match ({_PAST[unmatched]})": report.unmatched,
     }
     told = "".join(f"; {number:,} {what}" for what, number in others.items() if number > 0)
     return f"Consumed {done:,} {'message' if done == 1 else 'messages'} in {report.seconds:.2f} s{rate}{again}{told}."

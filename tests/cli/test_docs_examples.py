@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "docs/getting-started.md",
+    "docs/handlers.md",
     "docs/library.md",
     "docs/life-of-a-topology.md",
     "docs/messages.md",

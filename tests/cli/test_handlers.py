@@ -584,7 +584,7 @@ def test_a_count_counts_what_matches_and_what_has_no_value_is_told_once(
     assert stdout.count(b"{") == 3
     assert stderr.count(b"no value for a message: TypeError") == 1
     assert b"Consumed 3 messages" in stderr
-    assert b"10 did not match, and were given back" in stderr
+    assert b"10 did not match (given back)" in stderr
     await_state(channel, queue, ready=10)
 
 
