@@ -50,7 +50,8 @@ if TYPE_CHECKING:
         Unroutable,
     )
     from rmqkit.message import Delivery, Message, Properties, Verdict
-    from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+    from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Silence, Target, Topology
+    from rmqkit.payload.contracts import compile_contract
     from rmqkit.report import (
         Answer,
         ConsumeReport,
@@ -84,6 +85,7 @@ __all__ = [
     "ConsumeReport",
     "Consumer",
     "ConsumerCancelled",
+    "Contract",
     "Delivery",
     "Difference",
     "DocumentError",
@@ -130,6 +132,7 @@ __all__ = [
     "Unroutable",
     "Verdict",
     "__version__",
+    "compile_contract",
     "connect",
     "lint",
     "load",
@@ -144,6 +147,7 @@ _ROOMS = (
     "report",
     "stop",
     "settings",
+    "payload.contracts",
     "topology.loader",
     "topology.routing",
     "topology.lint",
