@@ -188,7 +188,9 @@ class Entities:
         alternate = effective(self.topology, exchange).get("alternate-exchange")
         if any(verdict is not False for _, verdict in verdicts):
             return
-        if "alternate-exchange" not in exchange.arguments and (why := doubt(self.topology, exchange)):
+        by_policy = any("alternate-exchange" in policy.definition for policy in self.topology.policies)
+        by_policy = by_policy and "alternate-exchange" not in exchange.arguments
+        if by_policy and (why := doubt(self.topology, exchange)):
             unknown.append(why)
         elif alternate is not None:
             yield Leg(name, alternate, to_exchange=True)

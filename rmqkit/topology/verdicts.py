@@ -14,6 +14,7 @@ from rmqkit.errors import Problem
 from rmqkit.report import ScenarioResult
 from rmqkit.topology.dead_letters import dead_letter, dead_letters
 from rmqkit.topology.deaths import Reason
+from rmqkit.topology.policies import unread
 from rmqkit.topology.routing import Leg, Path, Route, route
 from rmqkit.topology.scenarios import Case, Scenario, Step
 
@@ -95,7 +96,8 @@ def _difference(scenario: Scenario, case: Case, seen: Seen) -> tuple[str, list[s
     """Say how what is seen differs from what is expected, and why; nothing if it does not."""
     if seen.unknown:
         message = f"expected {_names(case.queues)}, but offline it cannot be told where it goes"
-        return message, [*seen.unknown, *([] if seen.note else ["A broker may know: run the test with --live."])]
+        advice = [] if seen.note or unread(scenario.topology) else ["A broker may know: run the test with --live."]
+        return message, [*seen.unknown, *advice]
     if seen.queues == tuple(sorted(case.queues)):
         return "", []
     reasons = _reasons(scenario, case, seen, _trace(scenario, case.steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -311,6 +312,8 @@ def test_a_policy_that_cannot_be_read_leaves_open_what_it_could_change() -> None
     for exchange in ("in", "own"):
         (sentence,) = route(topology, Target(exchange, "x")).unknown
         assert "policy 'odd' is for 'in' is not known" in sentence
+    elsewhere = replace(topology, policies=(Policy("odd", "[[:alpha:]]", {"max-length": 5}),))
+    assert route(elsewhere, Target("in", "x")).unroutable  # no policy has an alternate exchange
     (sentence,) = dead_letter(topology, CAME, "q", "rejected").unknown
     assert "policy 'odd' is for 'q' is not known" in sentence
     assert dead_letters(topology, CAME)[0].reasons == ("rejected", "expired", "maxlen", "delivery_limit")
