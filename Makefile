@@ -26,6 +26,7 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/topologies.py
 	$(BIN)/python tests/benchmarks/handlers.py
+	$(BIN)/python tests/benchmarks/contracts.py
 
 setup: .venv/dev rabbitmq ## the virtual environment and RabbitMQ, and no more
 

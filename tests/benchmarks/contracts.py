@@ -1,0 +1,174 @@
+"""The benchmark of contracts: small orders, published and consumed with and without a schema that they keep.
+
+    python tests/benchmarks/contracts.py [--quick] [--write docs/performance.md]
+
+Each run is a process of its own, on one queue of one private node; the contestants take turns, in an order that changes
+each round, and what each published or consumed is counted. Exits 1 if a requirement is not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contestants import RMQKIT
+from report import Judged, judged_table, machine, write
+
+import rmqkit
+from rmqkit.node import Node
+
+ROUNDS = 5
+COUNT = 100_000
+QUEUE = "bench"
+ORDER = (
+    '{"id": "ord-%06d", "customer": "Ada", "lines": [{"sku": "A-1", "quantity": 2}], "total": 19.9, "express": false}'
+)
+XML_ORDER = '<order id="%06d"><customer>Ada</customer><line sku="A-1" quantity="2"/><total>19.9</total></order>'
+TEXT = {"type": "string", "minLength": 1}
+LINE = {"type": "object", "required": ["sku", "quantity"], "properties": {"sku": TEXT, "quantity": {"minimum": 1}}}
+SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "required": ["id", "customer", "lines", "total"],
+    "additionalProperties": False,
+    "properties": {
+        "id": {"type": "string", "pattern": "^ord-[0-9]+$"},
+        "customer": TEXT,
+        "lines": {"type": "array", "minItems": 1, "items": LINE},
+        "total": {"type": "number", "minimum": 0},
+        "express": {"type": "boolean"},
+    },
+}
+XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name="order"><xs:complexType>
+  <xs:sequence>
+    <xs:element name="customer" type="xs:string"/>
+    <xs:element name="line" maxOccurs="unbounded"><xs:complexType>
+      <xs:attribute name="sku" type="xs:string" use="required"/>
+      <xs:attribute name="quantity" type="xs:positiveInteger" use="required"/>
+    </xs:complexType></xs:element>
+    <xs:element name="total" type="xs:decimal"/>
+  </xs:sequence>
+  <xs:attribute name="id" type="xs:string" use="required"/>
+</xs:complexType></xs:element></xs:schema>"""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Flags of `rmqkit publish` or `consume`, in a folder with the files they name."""
+
+    name: str
+    command: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _publish(name: str, file: str, *how: str) -> Contestant:
+    return Contestant(f"publish {name}", ("publish", "-q", QUEUE, "--lines", file, *how))
+
+
+def _consume(name: str, *how: str) -> Contestant:
+    return Contestant(f"consume {name}", ("consume", QUEUE, "-n", "{count}", *how))
+
+
+PLAIN = _publish("JSON, unchecked", "orders.jsonl")
+STRICT = _publish("JSON, `--format json`", "orders.jsonl", "--format", "json")
+JSON = _publish("JSON, `--schema order.json`", "orders.jsonl", "--schema", "order.json")
+PLAIN_XML = _publish("XML, unchecked", "orders.xml")
+XML = _publish("XML, `--schema order.xsd`", "orders.xml", "--schema", "order.xsd")
+PRINT = _consume("JSON, unchecked")
+CHECK = _consume("JSON, `--schema order.json`", "--schema", "order.json")
+CONTESTANTS = (PLAIN, STRICT, JSON, PLAIN_XML, XML, PRINT, CHECK)
+# The median rate must be so many times that of the other.
+RATIOS = ((JSON, PLAIN, 0.5),)
+
+Rates = dict[Contestant, list[float]]
+
+
+def run(contestant: Contestant, url: str, folder: Path, count: int) -> float:
+    """Let a contestant do its work; return messages a second."""
+    if contestant in (PRINT, CHECK):
+        with rmqkit.connect(url) as connection:
+            connection.publish(rmqkit.Message((ORDER % number).encode(), QUEUE) for number in range(count))
+    command = [RMQKIT, *(part.format(count=count) for part in contestant.command), "--json"]
+    env = os.environ | {"RMQKIT_URL": url, "XDG_STATE_HOME": str(folder)}
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr.decode()}")
+    consumed = contestant in (PRINT, CHECK)
+    report = json.loads(done.stderr if consumed else done.stdout)
+    if report["acknowledged" if consumed else "confirmed"] != count:
+        sys.exit(f"{contestant} did not do all: {report}")
+    if not consumed:
+        with rmqkit.connect(url) as connection:
+            for _ in connection.consume(QUEUE, count=count):
+                pass
+    return count / float(report["seconds"])
+
+
+def measure(url: str, folder: Path, rounds: int, count: int) -> Rates:
+    (folder / "orders.jsonl").write_text("".join(ORDER % number + "\n" for number in range(count)))
+    (folder / "orders.xml").write_text("".join(XML_ORDER % number + "\n" for number in range(count)))
+    (folder / "order.json").write_text(json.dumps(SCHEMA))
+    (folder / "order.xsd").write_text(XSD)
+    with rmqkit.connect(url) as connection:
+        connection.apply(rmqkit.Topology(queues=(rmqkit.Queue(QUEUE),)))
+    rates: Rates = {each: [] for each in CONTESTANTS}
+    for turn in range(rounds):
+        for each in random.Random(turn).sample(CONTESTANTS, len(CONTESTANTS)):
+            rates[each].append(run(each, url, folder, count))
+            told = f"round {turn + 1} of {rounds}  {rates[each][-1]:9,.0f}/s  {each}"
+            print(told, file=sys.stderr, flush=True)
+    return rates
+
+
+def judge(rates: Rates) -> list[Judged]:
+    judged = []
+    for ours, other, factor in RATIOS:
+        ratio = statistics.median(rates[ours]) / statistics.median(rates[other])
+        judged.append(Judged(f"{ours} against {other}", f"{ratio:.2f} times", f"{factor:g} at least", ratio >= factor))
+    return judged
+
+
+def render(rates: Rates, judged: list[Judged], version: str, count: int) -> str:
+    command = " ".join(["python", "tests/benchmarks/contracts.py", *sys.argv[1:]])
+    lines = [f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. RabbitMQ {version}.", ""]
+    lines += [f"| {count:,} orders of about 110 bytes | median /s | slowest to fastest /s |", "|---|---:|---:|"]
+    for each, found in rates.items():
+        spread = f"{min(found):,.0f} to {max(found):,.0f}"
+        lines.append(f"| {each} | {statistics.median(found):,.0f} | {spread} |")
+    return "\n".join([*lines, "", *judged_table(judged)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure what contracts cost.")
+    parser.add_argument("--quick", action="store_true", help="one round of a fifth of the messages")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of FILE")
+    options = parser.parse_args()
+    rounds, count = (1, COUNT // 5) if options.quick else (ROUNDS, COUNT)
+    with tempfile.TemporaryDirectory(prefix="rmqkit-bench-") as folder:
+        node = Node(Path(folder, "node"))
+        status = node.start(0)
+        try:
+            rates = measure(status.url, Path(folder), rounds, count)
+        finally:
+            node.discard()
+    judged = judge(rates)
+    text = render(rates, judged, status.version, count)
+    print(text)
+    if options.write:
+        write(options.write, text, "contracts.py")
+    return 0 if all(each.met for each in judged) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
