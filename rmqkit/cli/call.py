@@ -18,7 +18,7 @@ from rmqkit.cli.consume import Print
 from rmqkit.cli.files import STANDARD
 from rmqkit.cli.options import Broker, Json, connect, grouped
 from rmqkit.cli.publish_options import RequestOptions
-from rmqkit.errors import OutputError, RmqkitError
+from rmqkit.errors import InputError, OutputError, RmqkitError
 from rmqkit.model import Target
 from rmqkit.report import Answer
 
@@ -28,28 +28,28 @@ class _Tally:
 
     def __init__(self) -> None:
         self.error: RmqkitError | None = None
-        self._requests = self._answered = self._replies = 0
+        self.requests = self._answered = self._replies = 0
         self._started_s = time.monotonic()
 
     def count(self, answer: Answer, *, quiet: bool, several: bool) -> None:
         """Take in an answer, and tell its error unless `quiet`."""
-        self._requests += 1
+        self.requests += 1
         self._answered += answer.error is None
         self._replies += len(answer.replies)
         self.error = self.error or answer.error
         if answer.error is not None and not quiet:
-            output.note((f"request {self._requests}: " if several else "") + failure.as_text(answer.error))
+            output.note((f"request {self.requests}: " if several else "") + failure.as_text(answer.error))
 
     def as_json(self) -> dict[str, Any]:
         """Return the report that `--json` prints."""
-        counts = {"requests": self._requests, "answered": self._answered, "replies": self._replies}
+        counts = {"requests": self.requests, "answered": self._answered, "replies": self._replies}
         return counts | {"seconds": round(time.monotonic() - self._started_s, 3)}
 
     def summary(self) -> str:
         """Say how many requests were answered."""
         seconds = max(time.monotonic() - self._started_s, 1e-6)
-        answered = f"{self._answered:,} of {self._requests:,} requests were answered"
-        return f"{answered} in {seconds:.2f} s, {self._requests / seconds:,.0f}/s."
+        answered = f"{self._answered:,} of {self.requests:,} requests were answered"
+        return f"{answered} in {seconds:.2f} s, {self.requests / seconds:,.0f}/s."
 
 
 @grouped
@@ -159,6 +159,8 @@ def call(
             output.note(failure.as_text(ending))
         if intake.total != 1:
             output.note(tally.summary())
+    if isinstance(ending, InputError) and tally.requests:
+        raise typer.Exit(exit_codes.PARTLY_DONE)
     raise typer.Exit(exit_codes.exit_code(ending or tally.error))
 
 
