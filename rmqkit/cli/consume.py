@@ -79,6 +79,8 @@ def consume(
     schema = contract.of_queue(queue, applied)
     if no_ack and (filtering.filter is not None or not handling.prints):
         raise typer.BadParameter("--no-ack is for printing everything: what is settled needs acknowledgements")
+    if contract.invalid_to is not None and not schema:
+        raise typer.BadParameter("--invalid-to is for a contract, and there is none: name a --schema")
     if no_ack and schema:
         raise typer.BadParameter("a contract needs acknowledgements: leave --no-ack out, or add --no-schema")
     ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)

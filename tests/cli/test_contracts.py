@@ -112,6 +112,32 @@ def test_what_cannot_leave_stays_in_its_queue(start: Start, channel: BlockingCha
     await_state(channel, queue, ready=1, consumers=0)
 
 
+def test_what_no_queue_takes_ends_consuming_and_stays_with_all_that_follows(
+    live: Run, start: Start, vhost_channel: BlockingChannel, vhost_url: str, topology: Path
+) -> None:
+    topology.write_text(topology.read_text().replace("*.failed", "none"))
+    assert live("apply", topology).returncode == 0
+    sent(vhost_channel, "billing", GOOD, BAD, GOOD)
+    process = start("billing", "--idle-timeout", 5, RMQKIT_URL=vhost_url)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 6, stderr
+    assert "cannot leave to exchange 'failures', routing key 'billing.failed': it reached no queue" in stderr.decode()
+    await_state(vhost_channel, "billing", consumers=0)
+    assert BAD in drain(vhost_channel, "billing")
+
+
+def test_what_the_filter_leaves_out_is_not_checked(
+    start: Start, channel: BlockingChannel, queue: str, schema: Path
+) -> None:
+    sent(channel, queue, BAD, b'{"total": 5}', b'{"total": -5}')
+    how = ("--filter", "body.total != -1", "--unmatched", "ack", "--idle-timeout", 0.5, "--json")
+    process = start(queue, "--schema", schema, *how)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout.splitlines()) == (8, [b'{"total": 5}']), stderr
+    counts = report(stderr)
+    assert (counts["invalid"], counts["unmatched"], counts["rejected"]) == (1, 1, 1)
+
+
 def test_workers_check_as_one_consumer_does(
     start: Start, channel: BlockingChannel, queue: str, namespace: Namespace, schema: Path
 ) -> None:
@@ -153,6 +179,7 @@ def test_consume_keeps_to_the_contract_of_the_topology_applied_last(
         (("--schema", "order.yaml"), "a schema is a JSON Schema, named .json, or an XML Schema, named .xsd"),
         (("--schema", "bad.json"), 'bad.json:1:10: not a JSON Schema: "objekt" is not valid'),
         (("--schema", "schemas/order.json", "--no-schema"), "contradict"),
+        (("--invalid-to", "aside"), "--invalid-to is for a contract, and there is none"),
         (("--schema", "schemas/order.json", "--no-ack"), "a contract needs acknowledgements"),
         (("--schema", "schemas/order.json", "--invalid-to", "q"), "would come back into queue 'q' for ever"),
     ],

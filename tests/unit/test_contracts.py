@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,11 @@ def test_threads_share_a_contract_and_each_is_told_its_own_faults(order_xml: con
 def test_a_contract_declared_in_a_file_has_its_schema_beside_that_file() -> None:
     assert Contract("json", "a.json", Location("topologies/x.yaml", 3, 1)).path == "topologies/a.json"
     assert Contract("json", "a.json").path == "a.json"
+
+
+def test_without_lxml_an_xml_schema_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lxml", None)
+    monkeypatch.delitem(sys.modules, "rmqkit.payload.xml_schema", raising=False)
+    monkeypatch.delattr("rmqkit.payload.xml_schema", raising=False)
+    with pytest.raises(SettingsError, match=r"pip install 'rmqkit\[xsd\]'"):
+        compiled(tmp_path, "s.xsd", SKU_XSD)
