@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pika
@@ -56,6 +57,13 @@ def sent(channel: BlockingChannel, queue: str, *bodies: bytes, exchange: str = "
     for body in bodies:
         channel.basic_publish(exchange, queue, body, pika.BasicProperties(delivery_mode=2, **properties))
     await_state(channel, queue, ready=len(bodies))
+
+
+def await_some(channel: BlockingChannel, queue: str) -> None:
+    deadline_s = time.monotonic() + 20
+    while not channel.queue_declare(queue, passive=True).method.message_count:
+        assert time.monotonic() < deadline_s, "nothing came"
+        channel.connection.sleep(0.02)  # a queue that is asked all the time does nothing else
 
 
 def test_an_invalid_message_leaves_with_the_reason_and_is_told_without_its_body(
@@ -328,3 +336,25 @@ def test_serve_answers_no_request_that_breaks_the_contract(
                 connection.call(rmqkit.Message(BAD, queue), timeout_s=20)
         assert "hunter2" not in str(caught.value)
         assert "hunter2" not in server.communicate(timeout=20)[1]
+
+
+def test_a_consumer_killed_while_invalid_messages_leave_loses_none(
+    start: Start, channel: BlockingChannel, queue: str, namespace: Namespace, schema: Path
+) -> None:
+    aside = namespace.queue("aside")
+    channel.queue_declare(aside, durable=True)
+    bodies = [b'{"total": -%d}' % number for number in range(1, 2001)]
+    sent(channel, queue, *bodies)
+    options = ("--schema", schema, "--invalid-to", aside, "--prefetch", 50)
+    killed = start(queue, *options)
+    await_some(channel, aside)
+    killed.kill()
+    killed.wait(20)
+    await_state(channel, queue, consumers=0)
+    left = channel.queue_declare(queue, passive=True).method.message_count
+    assert left, "it was not killed in the middle: have more messages"
+    assert start(queue, *options, "--idle-timeout", 0.5).wait(30) == 8
+    found = drain(channel, aside)
+    assert set(found) == set(bodies)
+    assert len(found) - len(bodies) <= 50
+    await_state(channel, queue, ready=0)
