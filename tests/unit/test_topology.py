@@ -120,15 +120,18 @@ _NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r
 _LEAVES = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(st.characters(exclude_categories=["Cs"]))
 )
-_VALUES = st.recursive(_LEAVES, lambda inner: st.lists(inner) | st.dictionaries(_NAMES, inner), max_leaves=5)
+_VALUES = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3), max_leaves=5
+)
 
 
 @given(
     st.dictionaries(
         _NAMES,
         st.fixed_dictionaries(
-            {"durable": st.booleans(), "arguments": st.dictionaries(_NAMES.map("my-{}".format), _VALUES)}
+            {"durable": st.booleans(), "arguments": st.dictionaries(_NAMES.map("my-{}".format), _VALUES, max_size=3)}
         ),
+        max_size=3,
     )
 )
 def test_any_queue_the_broker_takes_comes_through_unchanged(queues: dict[str, dict[str, object]]) -> None:
