@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rmqkit.broker.connection import Connection, connect
     from rmqkit.broker.consumer import Consumer
-    from rmqkit.broker.options import PublishOptions
+    from rmqkit.broker.options import ApplyOptions, PublishOptions, Replay
     from rmqkit.errors import (
         AccessRefused,
         AuthenticationFailed,
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
         Difference,
         Failure,
         Fate,
+        MoveGroup,
+        MoveReport,
         Outcome,
         Plan,
         PublishReport,
@@ -77,6 +79,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessRefused",
     "Answer",
+    "ApplyOptions",
     "AuthenticationFailed",
     "Binding",
     "BrokerError",
@@ -97,6 +100,8 @@ __all__ = [
     "InputError",
     "Location",
     "Message",
+    "MoveGroup",
+    "MoveReport",
     "NodeError",
     "NotConfirmed",
     "NotFound",
@@ -115,6 +120,7 @@ __all__ = [
     "QueueStatus",
     "Refused",
     "RemoteError",
+    "Replay",
     "ReplyTimeout",
     "ResourceLocked",
     "RmqkitError",

@@ -20,7 +20,7 @@ from rmqkit.errors import (
     Unreachable,
     Unroutable,
 )
-from rmqkit.report import Plan, PublishReport, ScenarioReport
+from rmqkit.report import MoveReport, Plan, PublishReport, ScenarioReport
 
 DONE = 0
 BUG = 1
@@ -67,7 +67,7 @@ _ERRORS: tuple[tuple[type[RmqkitError], int], ...] = (
 
 
 def exit_code(
-    outcome: BaseException | PublishReport | Plan | ScenarioReport | None,
+    outcome: BaseException | PublishReport | MoveReport | Plan | ScenarioReport | None,
     *,
     unroutable_is_error: bool = True,
     changes_count: bool = False,
@@ -81,15 +81,21 @@ def exit_code(
         case None:
             return DONE
         case Plan():
-            if outcome.conflicts:
-                return REFUSED
-            return PARTLY_DONE if changes_count and outcome.changes else DONE
+            return _plan_code(outcome, changes_count=changes_count)
         case ScenarioReport():
             return TEST_FAILED if outcome.failed else DONE
+        case MoveReport():
+            return NOT_CONFIRMED if outcome.stayed else DONE
         case PublishReport():
             return _publish_code(outcome, unroutable_is_error=unroutable_is_error)
         case _:
             return next((code for error, code in _ERRORS if isinstance(outcome, error)), BUG)
+
+
+def _plan_code(plan: Plan, *, changes_count: bool) -> int:
+    if plan.conflicts:
+        return REFUSED
+    return PARTLY_DONE if changes_count and plan.changes else DONE
 
 
 def _publish_code(report: PublishReport, *, unroutable_is_error: bool) -> int:

@@ -1,18 +1,20 @@
 """What an operation did, as numbers and outcomes that add up.
 
-Comes in: nothing. Goes out: PublishReport, ConsumeReport, Answer, ServeReport, QueueState, Plan, Step,
-ScenarioReport. Room: the nouns.
+Comes in: nothing. Goes out: PublishReport, ConsumeReport, MoveReport, Answer, ServeReport, QueueState, Plan,
+Step, ScenarioReport. Room: the nouns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from enum import Enum
 from typing import Any, Literal
 
 from rmqkit.errors import Location, Problem, RmqkitError
 from rmqkit.message import Delivery, Message
+from rmqkit.model import Target
 
 
 class Fate(Enum):
@@ -82,6 +84,50 @@ class ConsumeReport:
     invalid: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MoveGroup:
+    """Messages that died in one way and came from one place: `queue` and `reason` are empty for those that never died.
+
+    `target` is where they go; where it is None, `trouble` says why they stay. `oldest` and `newest` tell when they
+    died, or else their timestamps; None if that is not known.
+    """
+
+    reason: str = ""
+    queue: str = ""
+    exchange: str = ""
+    routing_keys: tuple[str, ...] = ()
+    target: Target | None = None
+    trouble: str = ""
+    messages: int = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MoveReport:
+    """What became of the messages that were in a queue: looked = moved + unmatched + stayed.
+
+    `ready` is how many there were at the start, `redelivered` counts those of the moved ones that had been delivered
+    before: no others may be there twice. `unmatched` were not to be moved, `stayed` counts by reason those that could
+    not be. Of a `dry_run`, `moved` counts what would be, and `groups` has all that matches, the largest group first.
+    """
+
+    ready: int = 0
+    moved: int = 0
+    redelivered: int = 0
+    unmatched: int = 0
+    stayed: Mapping[str, int] = field(default_factory=dict)
+    groups: tuple[MoveGroup, ...] = ()
+    dry_run: bool = False
+    interrupted: bool = False
+    seconds: float = 0.0
+
+    @property
+    def looked(self) -> int:
+        """Count the messages that were looked at."""
+        return self.moved + self.unmatched + sum(self.stayed.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +285,7 @@ class ScenarioReport:
         return sum(bool(result.problems) for result in self.results)
 
 
-def as_json(report: PublishReport | ConsumeReport | ServeReport | Plan | ScenarioReport) -> dict[str, Any]:
+def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | Plan | ScenarioReport) -> dict[str, Any]:
     """Turn a report into what `--json` prints; failures and places in files are left out."""
     match report:
         case PublishReport():
@@ -247,6 +293,10 @@ def as_json(report: PublishReport | ConsumeReport | ServeReport | Plan | Scenari
         case ConsumeReport():
             numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered failed unmatched invalid")
             return numbers | {"shares": dict(report.shares)}
+        case MoveReport():
+            numbers = _numbers(report, "ready looked moved redelivered unmatched")
+            groups = [_group_as_json(group) for group in report.groups]
+            return {"dry_run": report.dry_run, **numbers, "stayed": dict(report.stayed), "groups": groups}
         case ServeReport():
             return _numbers(report, "requests replied failed unaddressed undelivered redelivered")
         case Plan():
@@ -258,8 +308,13 @@ def as_json(report: PublishReport | ConsumeReport | ServeReport | Plan | Scenari
             return {"live": report.live, **counts, "scenarios": scenarios}
 
 
-def _numbers(report: PublishReport | ConsumeReport | ServeReport, names: str) -> dict[str, Any]:
+def _numbers(report: PublishReport | ConsumeReport | MoveReport | ServeReport, names: str) -> dict[str, Any]:
     return {name: getattr(report, name) for name in names.split()} | {"seconds": round(report.seconds, 3)}
+
+
+def _group_as_json(group: MoveGroup) -> dict[str, Any]:
+    times = {name: time and time.isoformat() for name, time in (("oldest", group.oldest), ("newest", group.newest))}
+    return asdict(group) | times
 
 
 def _step_as_json(step: Step) -> dict[str, Any]:

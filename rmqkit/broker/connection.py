@@ -15,12 +15,20 @@ from rmqkit.broker.caller import Caller
 from rmqkit.broker.consumer import Consumer
 from rmqkit.broker.link import Link
 from rmqkit.broker.management import Live
-from rmqkit.broker.options import ApplyOptions, CallOptions, ConsumeOptions, PublishOptions, ServeOptions
+from rmqkit.broker.options import (
+    ApplyOptions,
+    CallOptions,
+    ConsumeOptions,
+    MoveOptions,
+    PublishOptions,
+    Replay,
+    ServeOptions,
+)
 from rmqkit.broker.publisher import Publisher
 from rmqkit.errors import NotConfirmed, Unroutable
 from rmqkit.message import Delivery, Message
-from rmqkit.model import Topology
-from rmqkit.report import Answer, Fate, Plan, PublishReport, QueueState, QueueStatus, ServeReport
+from rmqkit.model import Exchange, Target, Topology
+from rmqkit.report import Answer, Fate, MoveReport, Plan, PublishReport, QueueState, QueueStatus, ServeReport
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
 
@@ -184,6 +192,34 @@ class Connection:
         """
         options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack)
         return Consumer(self._consuming, queue, options, stop=stop, on_warning=on_warning)
+
+    def move(
+        self,
+        source: str,
+        to: Replay | Target | Exchange = Replay.QUEUE,
+        *,
+        matches: Callable[[Delivery], bool] = lambda _: True,
+        limit: int | None = None,
+        rate: float | None = None,
+        dry_run: bool = False,
+        stop: Stop | None = None,
+        on_progress: Callable[[int, str], None] = lambda _looked, _blocked: None,
+        on_warning: Callable[[str], None] = lambda _: None,
+    ) -> MoveReport:
+        """Move what a queue holds back to where it came from, or to a target; an Exchange gets it with its own key.
+
+        Each message is acknowledged once its copy is confirmed. What does not match, or cannot be moved, stays; one
+        pass over what is there at the start is made. `limit` bounds how many are moved, `rate` how many a second;
+        `on_progress` hears how many were looked at, and why the broker takes nothing. Raises NotFound, AccessRefused,
+        ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost; the `report` of these has the numbers.
+        """
+        from rmqkit.broker.move import Move  # noqa: PLC0415 - start-up time: few connections move
+        from rmqkit.broker.ways import finder  # noqa: PLC0415
+
+        options = MoveOptions(limit, rate, dry_run)
+        return Move(
+            self._publishing, source, finder(to), matches, options, stop or Stop(), on_progress, on_warning
+        ).run()
 
     def rehearsal(self, *, stop: Stop | None = None) -> Rehearsal:
         """Return a stage for the scenarios of `rmqkit test`, to be used in a `with` block; it needs AMQP alone."""

@@ -126,9 +126,9 @@ def encode_ack(channel: int, tag: int, *, multiple: bool) -> bytes:
     return _SETTLE.pack(spec.FRAME_METHOD, channel, SETTLE_PAYLOAD, ACK_INDEX, tag, multiple, 0xCE)
 
 
-def encode_nack(channel: int, tag: int, *, requeue: bool) -> bytes:
-    """Encode basic.nack for one delivery: RabbitMQ dead-letters or drops it unless `requeue`."""
-    return _SETTLE.pack(spec.FRAME_METHOD, channel, SETTLE_PAYLOAD, NACK_INDEX, tag, 2 * requeue, 0xCE)
+def encode_nack(channel: int, tag: int, *, requeue: bool, multiple: bool = False) -> bytes:
+    """Encode basic.nack for one delivery, or all up to it: RabbitMQ dead-letters or drops them unless `requeue`."""
+    return _SETTLE.pack(spec.FRAME_METHOD, channel, SETTLE_PAYLOAD, NACK_INDEX, tag, 2 * requeue + multiple, 0xCE)
 
 
 class Encoder:
@@ -148,13 +148,15 @@ class Encoder:
         self._heads: dict[int, bytes] = {}  # body size -> all frames before the body
         self._origin: Origin | None = None
 
-    def forward(self, delivery: Delivery, exchange: str, header: bytes) -> bytes:
-        """Encode a delivery for another exchange; `header` has its properties as on the wire, one for each origin.
+    def forward(self, delivery: Delivery, exchange: str, header: bytes, routing_key: str | None = None) -> bytes:
+        """Encode a delivery for another exchange, with its own routing key unless one is given.
 
+        `header` has its properties as on the wire; all of this has to be the same for each delivery of an origin.
         Raises PayloadError for properties that do not fit in a frame.
         """
         if delivery.origin is not self._origin:
-            publish = spec.Basic.Publish(exchange=exchange, routing_key=delivery.routing_key, mandatory=True)
+            key = delivery.routing_key if routing_key is None else routing_key
+            publish = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=True)
             self._method = encode_method(self._channel, publish)
             self._header = self._frame_header(header)
             self._origin, self._properties, self._heads = delivery.origin, None, {}

@@ -1,12 +1,13 @@
-"""How to publish, consume, call, serve and apply. Room: broker.
+"""How to publish, consume, move, call, serve and apply. Room: broker.
 
-Comes in: nothing. Goes out: PublishOptions, ConsumeOptions, CallOptions, ServeOptions,
+Comes in: nothing. Goes out: PublishOptions, ConsumeOptions, MoveOptions, Replay, CallOptions, ServeOptions,
 ApplyOptions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,30 @@ class ConsumeOptions:
     count: int | None = None
     idle_timeout_s: float | None = None
     no_ack: bool = False
+
+
+class Replay(Enum):
+    """Back to where a dead-lettered message came from.
+
+    QUEUE is the queue it died in last: no other queue gets it a second time. EXCHANGE is the exchange it was first
+    published to, with its routing keys: every queue that is bound there gets it.
+    """
+
+    QUEUE = "queue"
+    EXCHANGE = "exchange"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOptions:
+    """How to move.
+
+    `limit` ends after so many messages, `rate` is in messages a second. A `dry_run` looks at the messages and gives
+    them back.
+    """
+
+    limit: int | None = None
+    rate: float | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,16 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit consume orders --exec './bill --now' --concurrency 4 --timeout 60",
         ),
     ),
+    "move": Entry(
+        "rmqkit.cli.move:move",
+        "Move messages: replay a dead-letter queue, drain one queue into another.",
+        MESSAGES,
+        (
+            "rmqkit move parked --dry-run",
+            "rmqkit move parked --filter 'death.reason == \"rejected\" and death.age < 3600' --rate 100",
+            "rmqkit move old_orders --to-queue orders",
+        ),
+    ),
     "call": Entry(
         "rmqkit.cli.call:call",
         "Send requests to a server, and print its replies.",

@@ -140,19 +140,17 @@ class HandlerOptions:
         return [name for name, value in ways.items() if value is not None] + ["--to-..."] * self._forwards
 
 
+FILTER_HELP = (
+    "Only what this is true for, in Jinja2's language: of body (if JSON), headers, properties, routing_key,"
+    " exchange, redelivered, and death.reason, .queue, .exchange, .routing_keys, .count, .time, .age (in seconds)."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class FilterOptions:
     """Which deliveries are handled, and what becomes of the others."""
 
-    filter: Annotated[
-        str | None,
-        _handling(
-            "--filter",
-            metavar="EXPRESSION",
-            help="Only what this is true for, in Jinja2's language: of body (if JSON), headers, properties,"
-            " routing_key, exchange, redelivered.",
-        ),
-    ] = None
+    filter: Annotated[str | None, _handling("--filter", metavar="EXPRESSION", help=FILTER_HELP)] = None
     unmatched: Annotated[
         Verdict | None,
         _handling("--unmatched", help="What becomes of the others; requeue, the default, holds them until the end."),

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
 from typing import Any
 
 from rmqkit.broker.consumer import Consumer
 from rmqkit.errors import PayloadError
 from rmqkit.message import Delivery, Origin, Properties, Verdict
+from rmqkit.payload.deaths import deaths
 from rmqkit.payload.expressions import Expression
 
-NAMES = ("body", "exchange", "headers", "properties", "redelivered", "routing_key")
+NAMES = ("body", "death", "exchange", "headers", "properties", "redelivered", "routing_key")
 
 
 class Matcher:
@@ -42,6 +44,8 @@ class Matcher:
         variables = last[1] | {"redelivered": delivery.redelivered}
         if "body" in self._expression.uses:
             variables |= _body(delivery.body)
+        if "death" in self._expression.uses:
+            variables |= _death(delivery.origin)
         try:
             return bool(self._expression.evaluate(variables))
         except PayloadError as exc:
@@ -63,6 +67,15 @@ def _describe(origin: Origin) -> dict[str, Any]:
         "headers": properties.get("headers", {}),
         "properties": properties,
     }
+
+
+def _death(origin: Origin) -> dict[str, Any]:
+    """Return how it died last, if it did, and how many seconds ago it first died so."""
+    died = deaths(origin.properties.headers)
+    if not died:
+        return {}
+    age = {"age": (datetime.now(UTC) - died[0].time).total_seconds()} if died[0].time else {}
+    return {"death": asdict(died[0]) | age}
 
 
 def _body(body: bytes) -> dict[str, Any]:

@@ -1,0 +1,372 @@
+"""What a move does over one channel: it takes deliveries, publishes them, and acknowledges what was confirmed.
+
+Comes in: a move, and a channel. Goes out: what was moved and what was left, in the move's books. Room: broker.
+
+Confirm before acknowledge: at least once (https://www.rabbitmq.com/docs/confirms). What is to stay is held until the
+channel closes, for requeued at once it would come at once again (https://www.rabbitmq.com/docs/nack). It does not take
+the room of what follows: a prefetch is that of a consumer, so a new one takes over from time to time.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING, NamedTuple
+
+from pika import spec
+
+from rmqkit.broker import methods
+from rmqkit.broker.channel import Channel
+from rmqkit.broker.frames import Confirm, Encoder, Event, LazyOrigin, Returned, encode_ack, encode_nack
+from rmqkit.broker.inventory import Inventory
+from rmqkit.broker.options import PublishOptions
+from rmqkit.broker.patience import Patience, StoppedWaiting
+from rmqkit.broker.probing import Looker
+from rmqkit.broker.ways import Way
+from rmqkit.errors import ConsumerCancelled, PayloadError, Refused
+from rmqkit.message import Delivery, Origin
+from rmqkit.model import Exchange, Queue
+
+if TYPE_CHECKING:
+    from rmqkit.broker.move import Move
+
+PREFETCH, FIRST_PREFETCH, LEAST_PREFETCH = 2000, 20, 10
+PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
+TRIES = 5  # to bring a message to a queue that refuses it
+PAUSE_S = 0.2  # doubled at each try
+_IDLE_S, _LONGEST_IDLE_S = 1.0, 10.0  # without a message: if the queue is empty, and if it seems not to be
+_WAIT_S = 1.0  # between two looks at the clocks
+_LOT, _LOTS = 32, 20  # how many messages are given back together, and how many times in a row
+_RETURN_S = 10.0  # what is not back in its queue by then may come back out of order
+_LATE_S = 0.05  # a quorum queue may not hear of what is acknowledged in the moment its channel closes
+
+
+@dataclass
+class Left:
+    """What was left in the queue; and of a dry run, what it found."""
+
+    unmatched: int = 0
+    stayed: Counter[str] = field(default_factory=Counter)
+    inventory: Inventory = field(default_factory=Inventory)
+
+
+class _Flight(NamedTuple):
+    """A message on its way, and how often it was nacked."""
+
+    delivery: Delivery
+    way: Way
+    nacks: int = 0
+
+
+class Crossing:
+    """A pass over the queue; it ends early when its channel does."""
+
+    def __init__(self, move: Move, channel: Channel, looker: Looker) -> None:
+        options = PublishOptions()
+        self.channel = channel
+        self._move = move
+        self._looker = looker
+        self._subject = f"queue {move.source!r}"
+        self._username = channel.transport.address.username
+        self._encoder = Encoder(channel.number, channel.transport.frame_max)
+        self._patience = Patience(options.confirm_timeout_s, options.blocked_timeout_s)
+        self._backlog: deque[Delivery] = deque()  # delivered, and not looked at
+        self._under_way: dict[int, _Flight] = {}  # by the number of the publish, in its order
+        self._returned: dict[int, str] = {}  # likewise: why
+        self._returns_seen_to = 0
+        self._nacked: deque[tuple[float, _Flight]] = deque()  # to be sent again, and when
+        self._full: set[str] = set()  # queues that took nothing, at any try
+        self._absent: dict[str, bool] = {}  # ends of ways, as in errors
+        self._origin: Origin | None = None
+        self._way: Way | str = ""  # of that origin
+        self._looked = self._picked = self._sent = 0
+        self._bytes = 0  # of the bodies looked at
+        self._low = 1  # every delivery tag below it is acknowledged
+        self._acked_above: set[int] = set()
+        self._owed: list[int] = []  # delivery tags to be acknowledged
+        self._consumers = self._prefetch = 0
+        self._received = self._base = 0  # the last delivery tag, and that when the last consumer began
+        self._held = self._acked = 0  # of the last consumer's deliveries
+        self._kept = array("Q")  # delivery tags of what is to stay
+        self._started_s = self._last_s = time.monotonic()
+        channel.call(spec.Confirm.Select(), spec.Confirm.SelectOk, subject="publisher confirms")
+
+    @property
+    def _tag(self) -> str:
+        return f"rmqkit-move-{self._consumers:08}"  # the broker may sort by it
+
+    def ready(self) -> int:
+        """Count what is ready in the queue."""
+        declare = spec.Queue.Declare(queue=self._move.source, passive=True)
+        return int(self.channel.call(declare, spec.Queue.DeclareOk, subject=self._subject).message_count)
+
+    def run(self) -> None:
+        """Move messages until there is a reason to end, and then wait for what is under way."""
+        move = self._move
+        self._to_look_at = move.ready - move.moved
+        self._to_pick = self._to_look_at if move.options.limit is None else move.options.limit - move.moved
+        if not self._has_ended():
+            self._subscribe()
+        while not self._has_ended():
+            if self._is_spent():
+                self._subscribe()
+            self._look()
+            self._work_off()
+        while self._under_way or self._nacked:
+            if move.stop.requested:
+                self._nacked.clear()  # they stay
+            try:
+                self._look()
+            except StoppedWaiting:
+                break  # and the channel closes: all goes back
+        else:
+            self._acknowledge()
+            self._give_back()
+        self.channel.wait(_LATE_S)
+
+    def _give_back(self) -> None:
+        """Requeue what is to stay, in order.
+
+        A consumer would get it again at once. RabbitMQ 3.10 mixes up what a quorum queue gets back in large lots, or
+        in many at once.
+        """
+        self._cancel()
+        self._kept.extend(delivery.delivery_tag for delivery in self._backlog)
+        tags = sorted(self._kept)
+        lasts = [*range(_LOT - 1, len(tags) - 1, _LOT), len(tags) - 1] if tags else []
+        deadline_s = time.monotonic() + _RETURN_S
+        for number, last in enumerate(lasts, 1):
+            self.channel.send(encode_nack(self.channel.number, tags[last], requeue=True, multiple=True))
+            while not number % _LOTS and self.ready() <= last and time.monotonic() < deadline_s:
+                self.channel.wait(_LATE_S / 10)
+
+    # What is to be done, and when.
+
+    def _has_ended(self) -> bool:
+        if self._move.stop.requested or self._looked >= self._to_look_at or self._picked >= self._to_pick:
+            return True
+        if self._backlog or self._under_way or self._nacked:
+            return False
+        idle_s = time.monotonic() - self._last_s
+        return idle_s >= _LONGEST_IDLE_S or (idle_s >= _IDLE_S and not self.ready())
+
+    def _allowed(self) -> int:
+        """Count the messages that may be looked at now."""
+        rate = self._move.options.rate
+        most = min(len(self._backlog), self._to_look_at - self._looked, self._to_pick - self._picked)
+        if rate is not None:
+            most = min(most, 1 + int((time.monotonic() - self._started_s) * rate) - self._picked)
+        return max(most, 0)
+
+    def _timeout_s(self) -> float:
+        """Return how long there is nothing to do, unless something comes."""
+        now, timeout_s = time.monotonic(), _WAIT_S
+        if self._nacked:
+            timeout_s = min(timeout_s, self._nacked[0][0] - now)
+        if self._backlog:
+            rate = self._move.options.rate
+            timeout_s = 0 if rate is None else min(timeout_s, self._started_s + self._picked / rate - now)
+        return max(timeout_s, 0)
+
+    def _is_spent(self) -> bool:
+        """Tell whether the consumer is to be replaced, and nothing is on its way to it: that would lose its place."""
+        if self._received - self._base - self._acked < self._prefetch:
+            return False
+        return self._consumers == 1 or self._held >= self._prefetch // 2
+
+    def _subscribe(self) -> None:
+        """Put a consumer in the place of the one before: what that one holds does not count for it.
+
+        The first one is there to see how large the messages are.
+        """
+        channel = self.channel
+        if self._consumers:
+            self._cancel()
+            mean = self._bytes // max(self._looked, 1) + 1
+            self._prefetch = max(LEAST_PREFETCH, min(PREFETCH, PREFETCH_BYTES // mean))
+        else:
+            self._prefetch = FIRST_PREFETCH
+        self._consumers += 1
+        self._base, self._held, self._acked = self._received, 0, 0
+        channel.call(spec.Basic.Qos(0, self._prefetch, False), spec.Basic.QosOk, subject=self._subject)  # noqa: FBT003
+        consume = spec.Basic.Consume(queue=self._move.source, consumer_tag=self._tag)
+        channel.call(consume, spec.Basic.ConsumeOk, subject=self._subject)
+        self._acknowledge()
+
+    def _cancel(self) -> None:
+        if self._consumers:
+            self.channel.call(spec.Basic.Cancel(self._tag), spec.Basic.CancelOk, subject=self._subject)
+
+    # The way out.
+
+    def _work_off(self) -> None:
+        """Look at what was delivered, and send what is to be moved."""
+        move, pieces = self._move, []
+        for _ in range(self._allowed()):
+            delivery = self._backlog.popleft()
+            self._looked += 1
+            self._bytes += len(delivery.body)
+            if not move.matches(delivery):
+                move.left.unmatched += 1
+                self._keep(delivery)
+                continue
+            way = self._find(delivery)
+            if move.options.dry_run:
+                move.left.inventory.add(delivery.origin, way)
+            if isinstance(way, str):
+                self._stay(delivery, way)
+                continue
+            self._picked += 1
+            if move.options.dry_run:
+                move.moved += 1
+                self._keep(delivery)
+            else:
+                pieces.append(self._encode(_Flight(delivery, way)))
+        self._send(b"".join(pieces))
+
+    def _find(self, delivery: Delivery) -> Way | str:
+        origin = delivery.origin
+        if origin is not self._origin:
+            assert isinstance(origin, LazyOrigin)  # noqa: S101 - the decoder makes no others
+            self._origin = origin
+            self._way = self._move.find(origin, self._username)
+            if isinstance(self._way, Way):
+                self._way = self._trouble(self._way) or self._way
+        return self._way
+
+    def _trouble(self, way: Way) -> str:
+        """Say that a way ends nowhere: publishing to an exchange that is not there would end the channel."""
+        end = Exchange(way.exchange) if way.exchange else Queue(way.routing_key)
+        name = methods.subject(end)
+        if name not in self._absent:
+            try:
+                self._absent[name] = self._looker.answer(end) is None
+            except Refused:  # it may not be looked at, but is there
+                self._absent[name] = False
+        return f"there is no {name}" if self._absent[name] else ""
+
+    def _encode(self, flight: _Flight) -> bytes:
+        delivery, way, _ = flight
+        try:
+            data = self._encoder.forward(delivery, way.exchange, way.header, way.routing_key)
+        except PayloadError as exc:  # it was the largest that a frame holds
+            self._stay(delivery, exc.message)
+            return b""
+        self._sent += 1
+        self._under_way[self._sent] = flight
+        return data
+
+    def _stay(self, delivery: Delivery, why: str) -> None:
+        self._move.left.stayed[why] += 1
+        self._keep(delivery)
+
+    def _send(self, data: bytes) -> None:
+        if data:  # nothing is no frame
+            self.channel.send(data)
+
+    def _keep(self, delivery: Delivery) -> None:
+        self._kept.append(delivery.delivery_tag)
+        self._held += 1
+
+    # The way back.
+
+    def _look(self) -> None:
+        """Take in what the broker says, or wait for it."""
+        events = self.channel.wait(self._timeout_s(), subject=self._subject)
+        if events:
+            self._take(events)
+            self._last_s = time.monotonic()
+        if events or not self._under_way:
+            self._patience.moved()
+        stopping = self._move.stop.requested
+        self._patience.check(blocked=self._move.link.blocked, stopping=stopping, waiting_for=len(self._under_way))
+        while self._nacked and self._nacked[0][0] <= time.monotonic():
+            self._send(self._encode(self._nacked.popleft()[1]))
+        self._move.tell()
+
+    def _take(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, list):
+                self._backlog.extend(event)
+                self._received = event[-1].delivery_tag
+            elif isinstance(event, Confirm):
+                self._settle(event)
+            elif isinstance(event, Returned):
+                self._note(event)
+            elif isinstance(event, spec.Basic.Cancel):
+                raise ConsumerCancelled(f"{self._subject} was deleted while its messages were moved")
+
+    def _note(self, returned: Returned) -> None:
+        """Tie a return, which has no number, to its message: the next that equals it, in the order of publishing."""
+        target, body = (returned.exchange, returned.routing_key), returned.body
+        numbers = range(self._returns_seen_to + 1, self._sent + 1)
+        number = next((each for each in numbers if self._is(each, target, body, returned.header)), 0)
+        # The broker may have been told to add a header.
+        number = number or next((each for each in numbers if self._is(each, target, body)), 0)
+        if number:
+            key = returned.routing_key
+            what = f"exchange {returned.exchange!r} has no queue for routing key" if returned.exchange else "no queue"
+            self._returned[number] = f"{what} {key!r}: {returned.reply_code} {returned.reply_text}"
+            self._returns_seen_to = number
+
+    def _is(self, number: int, target: tuple[str, str], body: bytes, header: bytes | None = None) -> bool:
+        flight = self._under_way.get(number)
+        if flight is None or flight.delivery.body != body or flight.way[:2] != target:
+            return False
+        return header is None or flight.way.header == header
+
+    def _settle(self, confirm: Confirm) -> None:
+        flights = self._under_way
+        if confirm.multiple:
+            numbers = list(takewhile(lambda number: not confirm.tag or number <= confirm.tag, flights))
+        else:
+            numbers = [confirm.tag] if confirm.tag in flights else []
+        taken = []
+        for number in numbers:
+            flight = flights.pop(number)
+            if number in self._returned:
+                self._stay(flight.delivery, self._returned.pop(number))
+            elif confirm.ack:
+                taken.append(flight)
+            else:
+                self._refused(flight)
+        if taken:
+            self._full.difference_update(each.way.routing_key for each in taken if self._full)
+            self._owed += [each.delivery.delivery_tag for each in taken]
+            if self._consumers > 1:  # else more would be on their way to the first
+                self._acknowledge()
+            self._move.moved += len(taken)
+            self._move.redelivered += sum(each.delivery.redelivered for each in taken)
+
+    def _refused(self, flight: _Flight) -> None:
+        """Try again after a pause; but not through an exchange, where other queues may have taken it."""
+        delivery, way, nacks = flight
+        nacks += 1
+        if way.exchange:
+            self._stay(delivery, f"a queue behind exchange {way.exchange!r} takes no more; others may have got it")
+        elif nacks < TRIES and way.routing_key not in self._full and not self._move.stop.requested:
+            self._nacked.append((time.monotonic() + PAUSE_S * 2 ** (nacks - 1), _Flight(delivery, way, nacks)))
+        else:
+            self._full.add(way.routing_key)
+            self._stay(delivery, f"queue {way.routing_key!r} takes no more")
+
+    def _acknowledge(self) -> None:
+        """Acknowledge with one frame when nothing that is not settled lies below, which is the rule."""
+        if not self._owed:
+            return
+        channel, above, tags = self.channel, self._acked_above, sorted(self._owed)
+        self._owed = []
+        self._acked += sum(tag > self._base for tag in tags)
+        if tags[0] == self._low and tags[-1] - tags[0] + 1 == len(tags):
+            channel.send(encode_ack(channel.number, tags[-1], multiple=True))
+            self._low = tags[-1] + 1
+        else:
+            channel.send(b"".join(encode_ack(channel.number, tag, multiple=False) for tag in tags))
+            above.update(tags)
+        while self._low in above:
+            above.remove(self._low)
+            self._low += 1

@@ -1,0 +1,281 @@
+"""Moving messages on a live broker: back to where they came from, or to a target; what stays, stays in its place."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+import pytest
+from pika import BasicProperties, URLParameters
+from pika.adapters.blocking_connection import BlockingChannel
+
+import rmqkit
+from rmqkit import Connection, Delivery, Exchange, Replay, Stop, Target
+from rmqkit.broker import crossing
+from rmqkit.broker.aside import USER_ID
+from rmqkit.broker.fields import decode_properties, encode_properties
+from rmqkit.broker.frames import LazyOrigin
+from rmqkit.broker.ways import DIED, Way, finder
+from rmqkit.errors import NotFound
+from tests.faults.witness import bodies, declare, ready, within
+
+KEYS = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "parked"}
+
+
+@pytest.fixture
+def witness(vhost_url: str) -> Iterator[BlockingChannel]:
+    """A channel of plain pika, on a virtual host with a queue `work`, bound to amq.topic; its dead go to `parked`."""
+    declare(vhost_url, "work", **KEYS)
+    declare(vhost_url, "parked")
+    with pika.BlockingConnection(URLParameters(vhost_url)) as connection:
+        channel = connection.channel()
+        channel.queue_bind("work", "amq.topic", "order.#")
+        yield channel
+
+
+@pytest.fixture
+def connection(vhost_url: str, witness: BlockingChannel) -> Iterator[Connection]:  # noqa: ARG001 - its queues
+    with rmqkit.connect(vhost_url) as connection:
+        yield connection
+
+
+def killed(channel: BlockingChannel, url: str, amount: int, queue: str = "work", **properties: Any) -> None:
+    """Publish messages, and reject them."""
+    for number in range(amount):
+        channel.basic_publish("amq.topic", f"order.{number % 2}", b"%d" % number, BasicProperties(**properties))
+    before = ready(url, "parked")
+    within(5, lambda: ready(url, queue) == amount)
+    for _ in range(amount):
+        method, _, _ = channel.basic_get(queue)
+        channel.basic_reject(method.delivery_tag, requeue=False)
+    within(5, lambda: ready(url, "parked") == before + amount)
+
+
+def drained(channel: BlockingChannel, queue: str) -> list[tuple[bytes, str, str, dict[str, Any]]]:
+    """Empty a queue; return bodies, exchanges, routing keys and properties."""
+    found = []
+    while True:
+        method, properties, body = channel.basic_get(queue, auto_ack=True)
+        if method is None:
+            return found
+        set_ = {name: value for name, value in vars(properties).items() if value is not None}
+        found.append((body, method.exchange, method.routing_key, set_))
+
+
+def is_even(delivery: Delivery) -> bool:
+    return int(delivery.body) % 2 == 0
+
+
+def test_dead_letters_go_back_to_the_queue_they_died_in_and_to_no_other_with_their_history_set_aside(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    declare(vhost_url, "audit")
+    witness.queue_bind("audit", "amq.topic", "#")
+    sent = {"headers": {"mine": [1, {"a": 25}], "CC": ["audit"]}, "message_id": "m", "priority": 3, "type": "t"}
+    killed(witness, vhost_url, 3, **sent)
+    witness.queue_purge("audit")
+    report = connection.move("parked")
+    assert (report.moved, report.redelivered, report.stayed) == (3, 0, {})
+    found = drained(witness, "work")
+    assert [body for body, *_ in found] == [b"0", b"1", b"2"]
+    assert ready(vhost_url, "parked") == ready(vhost_url, "audit") == 0
+    for number, (_, exchange, key, properties) in enumerate(found):
+        died = properties["headers"].pop(DIED)
+        assert (exchange, key) == ("", "work")
+        assert properties == sent | {"headers": {"mine": [1, {"a": 25}]}}
+        assert died[0]["routing-keys"] == [f"order.{number % 2}", "audit"]
+
+
+def test_to_the_exchange_dead_letters_are_published_as_they_were_at_first(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    killed(witness, vhost_url, 2, headers={"CC": ["order.copy"]})
+    declare(vhost_url, "copies")
+    witness.queue_bind("copies", "amq.topic", "order.copy")
+    assert connection.move("parked", Replay.EXCHANGE).moved == 2
+    assert [found[:3] for found in drained(witness, "work")] == [
+        (b"0", "amq.topic", "order.0"),
+        (b"1", "amq.topic", "order.1"),
+    ]
+    assert ready(vhost_url, "copies") == 2
+
+
+def test_a_message_that_died_again_and_again_goes_back_to_where_it_died_last(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    declare(vhost_url, "graves", x_max_length=10)
+    declare(vhost_url, "short", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="graves")
+    killed(witness, vhost_url, 1)
+    assert connection.move("parked", Target("", "short")).moved == 1
+    within(5, lambda: ready(vhost_url, "graves") == 1)
+    (group,) = connection.move("graves", dry_run=True).groups
+    assert (group.reason, group.queue, group.target) == ("expired", "short", Target("", "short"))
+    (group,) = connection.move("graves", Replay.EXCHANGE, dry_run=True).groups
+    assert group.target == Target("amq.topic", "order.0")
+
+
+def test_a_message_that_went_back_can_die_and_go_back_as_often_as_you_like(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    """With its x-death header it would be taken for one in a cycle, and dropped, by RabbitMQ before 4.0."""
+    declare(vhost_url, "hurry", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="parked")
+    witness.basic_publish("", "hurry", b"again", BasicProperties(delivery_mode=2))
+    for _ in range(3):
+        within(5, lambda: ready(vhost_url, "parked") == 1)
+        assert connection.move("parked").moved == 1
+    within(5, lambda: ready(vhost_url, "parked") == 1)
+    assert [each["count"] for each in drained(witness, "parked")[0][3]["headers"]["x-death"]] == [1]
+
+
+def test_a_queue_is_drained_into_another_byte_for_byte_with_the_marks_of_death(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    declare(vhost_url, "other")
+    killed(witness, vhost_url, 2, content_type="text/plain", expiration="600000", headers={"mine": "x"})
+    connection.publish(rmqkit.Message(size * b"\x00\xff", "parked") for size in (0, 1, 65_532, 65_536, 200_000))
+    before = drained(witness, "parked")
+    killed(witness, vhost_url, 2, content_type="text/plain", expiration="600000", headers={"mine": "x"})
+    connection.publish(rmqkit.Message(size * b"\x00\xff", "parked") for size in (0, 1, 65_532, 65_536, 200_000))
+    assert connection.move("parked", Target("", "other")).moved == 7
+    after = drained(witness, "other")
+
+    def without_time(found: list[tuple[bytes, str, str, dict[str, Any]]]) -> list[Any]:
+        for *_, properties in found:
+            for death in properties.get("headers", {}).get("x-death", ()):
+                del death["time"]
+        return [(body, properties) for body, _, _, properties in found]
+
+    assert without_time(after) == without_time(before)
+
+
+def test_an_exchange_gets_messages_with_their_own_keys_or_with_the_one_that_is_named(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    declare(vhost_url, "all")
+    witness.queue_bind("all", "amq.direct", "parked")
+    witness.queue_bind("all", "amq.direct", "named")
+    connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(3))
+    assert connection.move("parked", Exchange("amq.direct"), limit=2).moved == 2
+    assert connection.move("parked", Target("amq.direct", "named")).moved == 1
+    assert [found[2] for found in drained(witness, "all")] == ["parked", "parked", "named"]
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_what_does_not_match_stays_in_its_place_however_much_it_is(
+    vhost_url: str, connection: Connection, kind: str
+) -> None:
+    amount = 3 * crossing.PREFETCH + 7
+    declare(vhost_url, "long", x_queue_type=kind)
+    connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(amount))
+    report = connection.move("long", Target("", "work"), matches=lambda delivery: delivery.body.endswith(b"9"))
+    assert report.moved + report.unmatched == report.looked == report.ready == amount
+    assert report.redelivered == 0
+    within(10, lambda: ready(vhost_url, "long") == report.unmatched)
+    stayed, moved = bodies(vhost_url, "long"), bodies(vhost_url, "work")
+    assert Counter(stayed + moved) == Counter(b"%d" % number for number in range(amount))
+    assert all(body.endswith(b"9") for body in moved)
+    assert (stayed, moved) == (sorted(stayed, key=int), sorted(moved, key=int))
+
+
+def test_it_ends_after_one_pass_when_messages_come_back_as_fast_as_they_go(
+    vhost_url: str, connection: Connection
+) -> None:
+    declare(vhost_url, "bouncing", x_max_length=0, **KEYS)
+    connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(500))
+    report = connection.move("parked", Target("", "bouncing"))
+    assert report.moved == report.looked == 500
+    within(5, lambda: ready(vhost_url, "parked") == 500)
+
+
+def test_a_limit_is_exact_and_a_dry_run_tells_the_same_and_changes_nothing(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    killed(witness, vhost_url, 20)
+    dry = connection.move("parked", matches=is_even, limit=5, dry_run=True)
+    (group,) = dry.groups
+    assert (group.messages, group.reason, group.queue, group.exchange) == (5, "rejected", "work", "amq.topic")
+    assert (group.routing_keys, group.target) == (("order.0",), Target("", "work"))
+    assert group.oldest is not None
+    within(5, lambda: ready(vhost_url, "parked") == 20)
+    wet = connection.move("parked", matches=is_even, limit=5)
+    assert (dry.moved, dry.looked) == (wet.moved, wet.looked) == (5, 9)
+    assert wet.redelivered == 5
+    assert bodies(vhost_url, "work") == [b"0", b"2", b"4", b"6", b"8"]
+    within(5, lambda: ready(vhost_url, "parked") == 15)
+    assert [int(body) for body in bodies(vhost_url, "parked")] == [1, 3, 5, 7, *range(9, 20)]
+
+
+def test_what_has_no_origin_any_more_stays_and_the_rest_is_moved(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    killed(witness, vhost_url, 3)
+    declare(vhost_url, "gone", **KEYS)
+    witness.queue_bind("gone", "amq.topic", "order.#")
+    killed(witness, vhost_url, 3, queue="gone")
+    witness.queue_purge("work")
+    witness.queue_delete("gone")
+    witness.basic_publish("", "parked", b"never died")
+    within(5, lambda: ready(vhost_url, "parked") == 7)
+    report = connection.move("parked")
+    assert report.moved == 3
+    assert report.stayed == {"there is no queue 'gone'": 3, "no x-death header tells where it came from": 1}
+    within(5, lambda: ready(vhost_url, "parked") == 4)
+
+
+def test_what_an_exchange_routes_nowhere_stays_and_the_rest_is_moved(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    killed(witness, vhost_url, 1000)
+    witness.queue_unbind("work", "amq.topic", "order.#")
+    witness.queue_bind("work", "amq.topic", "order.1")
+    report = connection.move("parked", Replay.EXCHANGE)
+    assert (report.moved, sum(report.stayed.values())) == (500, 500)
+    within(5, lambda: ready(vhost_url, "parked") == 500)
+    assert bodies(vhost_url, "work") == [b"%d" % number for number in range(1, 1000, 2)]
+    assert bodies(vhost_url, "parked") == [b"%d" % number for number in range(0, 1000, 2)]
+
+
+def test_what_a_full_queue_refuses_is_tried_again_and_then_stays(
+    vhost_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crossing, "PAUSE_S", 0.01)
+    declare(vhost_url, "full", x_max_length=20, x_overflow="reject-publish")
+    connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(100))
+    report = connection.move("parked", Target("", "full"))
+    assert report.stayed == {"queue 'full' takes no more": 100 - report.moved}
+    assert 20 <= report.moved < 100
+    within(5, lambda: ready(vhost_url, "parked") == 100 - report.moved)
+    found = bodies(vhost_url, "full") + bodies(vhost_url, "parked")
+    assert Counter(found) == Counter(b"%d" % number for number in range(100))
+
+
+def test_a_stop_moves_what_was_begun_and_leaves_the_rest_each_message_once(
+    vhost_url: str, connection: Connection
+) -> None:
+    connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(2000))
+    stop = Stop()
+    threading.Timer(0.3, stop.request).start()
+    report = connection.move("parked", Target("", "work"), rate=1000, stop=stop)
+    assert report.interrupted
+    assert 0 < report.moved < 2000
+    within(5, lambda: ready(vhost_url, "parked") == 2000 - report.moved)
+    assert bodies(vhost_url, "work") + bodies(vhost_url, "parked") == [b"%d" % number for number in range(2000)]
+
+
+def test_a_user_id_of_somebody_else_waits_in_a_header_for_the_broker_would_refuse_it() -> None:
+    origin = LazyOrigin("", "", "parked", encode_properties(rmqkit.Properties(user_id="them", headers={"a": 1})))
+    find = finder(Target("", "work"))
+    assert find(origin, "them") == Way("", "work", origin.header)
+    way = find(origin, "us")
+    assert isinstance(way, Way)
+    properties, _ = decode_properties(way.header)
+    assert (properties.user_id, properties.headers) == (None, {"a": 1, USER_ID: "them"})
+
+
+def test_no_queue_is_an_error_and_an_empty_one_is_none(connection: Connection) -> None:
+    assert connection.move("parked").ready == 0
+    with pytest.raises(NotFound, match="nowhere"):
+        connection.move("nowhere")
