@@ -20,6 +20,7 @@ from pathlib import Path
 import platformdirs
 
 from rmqkit.cli import output
+from rmqkit.errors import TopologyError
 from rmqkit.model import Contract, Exchange, Queue, Target, Topology
 from rmqkit.settings import Settings
 
@@ -104,7 +105,10 @@ def _contracts(entities: Iterable[Exchange | Queue]) -> dict[str, dict[str, str]
 def _dead_letters(topology: Topology, queue: Queue) -> Target | None:
     from rmqkit.topology.policies import effective  # noqa: PLC0415 - start-up time
 
-    arguments = effective(topology, queue)
+    try:
+        arguments = effective(topology, queue)
+    except TopologyError:  # a policy's pattern, that the broker can read and we cannot
+        arguments = dict(queue.arguments)
     exchange, key = arguments.get("x-dead-letter-exchange"), arguments.get("x-dead-letter-routing-key", "")
     return Target(exchange, key) if isinstance(exchange, str) and isinstance(key, str) else None
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from rmqkit.cli import remembered
-from rmqkit.model import Target, Topology
+from rmqkit.errors import Location
+from rmqkit.model import Contract, Exchange, Policy, Queue, Target, Topology
 from rmqkit.settings import Settings, load_settings
 
 WORK = Topology(publish=Target("orders", "order.eu"))
@@ -56,7 +59,17 @@ def test_a_virtual_host_with_the_longest_name_is_remembered() -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"", b"\xff\0", b"[]", b"{}", b'{"publish": 1, "files": []}', b'{"publish": {}, "files": []}', b"[" * 99999],
+    [
+        b"",
+        b"\xff\0",
+        b"[]",
+        b"{}",
+        b'{"publish": 1, "files": []}',
+        b'{"publish": {}, "files": []}',
+        b'{"publish": null, "files": [], "queues": {"q": 1}}',
+        b'{"publish": null, "files": [], "dead_letters": []}',
+        b"[" * 99999,
+    ],
 )
 def test_garbage_is_ignored_with_a_warning(state: Path, capsys: pytest.CaptureFixture[str], garbage: bytes) -> None:
     where = settings("amqp://h")
@@ -73,3 +86,47 @@ def test_a_state_folder_that_cannot_be_written_is_a_warning(state: Path, capsys:
     assert "warning: " in capsys.readouterr().err
     assert remembered.recall(settings("amqp://h")) is None
     assert list(state.iterdir()) == [state / "rmqkit"]
+
+
+def test_contracts_and_dead_letters_are_remembered_as_what_holds_in_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract = Contract("json", "../a.json", Location("topologies/x.yaml", 1, 1))
+    dead = {"x-dead-letter-exchange": "failures"}
+    topology = Topology(
+        exchanges=(Exchange("orders", contract=contract), Exchange("plain")),
+        queues=(
+            Queue("billing", contract=Contract("xml", "/b.xsd")),
+            Queue("dead", arguments=dead),
+            Queue("by.policy"),
+        ),
+        policies=(Policy("p", "^by", {"dead-letter-exchange": "", "dead-letter-routing-key": "parked"}),),
+    )
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    where = settings("amqp://h")
+    remembered.remember(where, topology, [])
+    monkeypatch.chdir("/")
+    found = remembered.recall(where)
+    assert found is not None
+    assert found.exchanges == {"orders": Contract("json", str(tmp_path / "project" / "a.json"))}
+    assert found.queues == {"billing": Contract("xml", "/b.xsd")}
+    assert found.dead_letters == {"dead": Target("failures"), "by.policy": Target("", "parked")}
+
+
+def test_a_pattern_that_only_the_broker_can_read_is_no_error_after_applying() -> None:
+    where = settings("amqp://h")
+    queue = Queue("q", arguments={"x-dead-letter-exchange": "failures"})
+    remembered.remember(where, Topology(queues=(queue,), policies=(Policy("p", "(?|a|b)", {"max-length": 1}),)), [])
+    found = remembered.recall(where)
+    assert found is not None
+    assert found.dead_letters == {"q": Target("failures")}
+
+
+def test_what_an_older_version_remembered_is_read() -> None:
+    where = settings("amqp://h")
+    remembered.remember(where, WORK, ["a.yaml"])
+    (file,) = (each for each in Path(os.environ["XDG_STATE_HOME"]).rglob("*.json"))
+    kept = json.loads(file.read_bytes())
+    file.write_text(json.dumps({name: kept[name] for name in ("broker", "files", "publish")}))
+    assert remembered.recall(where) == remembered.Remembered(Target("orders", "order.eu"), ("a.yaml",))
