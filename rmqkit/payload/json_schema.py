@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from jsonschema_rs import ValidationError, Validator, validator_for
 
@@ -21,6 +22,7 @@ from rmqkit.payload.contracts import Check
 from rmqkit.payload.schema_folder import SchemaFolder
 
 MAX_PROBLEMS = 20  # that are told of one body
+_UNWANTED = ("additionalProperties", "unevaluatedProperties")
 _NEWEST = "https://json-schema.org/draft/2020-12/schema"
 _LONGEST = 60  # characters of a rule
 # What an error says of the schema; all else in it is of the body.
@@ -45,14 +47,10 @@ class _Compiler:
         file, folder = self._folder.file, self._folder
         schema = self._read(file)
         folder.raise_problems()
-        own = (
-            schema.get("$id", "") if isinstance(schema, dict) else ""
-        )  # relative addresses begin at it, if there is one
-        self._base = (own or folder.uri).rpartition("/")[0] + "/"
+        own = urljoin(folder.uri, schema.get("$id", "") if isinstance(schema, dict) else "")
+        self._base = own.rpartition("/")[0] + "/"  # what references are relative to
         try:
-            validator = validator_for(
-                schema, validate_formats=True, retriever=self._retrieve, base_uri=None if own else folder.uri
-            )
+            validator = validator_for(schema, validate_formats=True, retriever=self._retrieve, base_uri=folder.uri)
         except ValueError as exc:
             if not folder.problems:
                 folder.refuse(file, _in_short(getattr(exc, "message", str(exc)).partition("\n")[0]))
@@ -110,7 +108,7 @@ class _Checker:
             raise PayloadError("Bad payload", problems=[self._problem(text, where, error) for error in errors])
 
     def _problem(self, text: str, where: Location, error: ValidationError) -> Problem:
-        path = error.instance_path
+        path = error.instance_path + _unwanted(error)
         place = formats.place(text[: strict_json.position_of(text, path)], where)
         return Problem(place, f"{self._pointer(path)} breaks the rule {_rule(error)}")
 
@@ -118,6 +116,11 @@ class _Checker:
         """Write a JSON pointer (RFC 6901); a name that is not the schema's may be a secret: `*` stands for it."""
         steps = [step if isinstance(step, int) or step in self._texts else "*" for step in path]
         return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps) or "the value"
+
+
+def _unwanted(error: ValidationError) -> list[str | int]:
+    """Return the first name that should not be in the object, if that is the fault."""
+    return error.kind.as_dict()["unexpected"][:1] if error.kind.name in _UNWANTED else []
 
 
 def _rule(error: ValidationError) -> str:

@@ -80,7 +80,7 @@ def problems(check: contracts.Check, body: bytes) -> list[str]:
         (b'{"id": "o-1", "kind": "odd"}', '3:23: /kind breaks the rule enum: ["new", "old"]'),
         (b'{"id": "o-1", "mail": "nobody"}', '3:23: /mail breaks the rule format: "email"'),
         (b'{"id": "o-1", "lines": [{}, {"a/b": 10}]}', "3:37: /lines/1/a~1b breaks the rule maximum: 9"),
-        (b'{"id": "o-1", "lines": [{"z": 10}]}', "3:25: /lines/0 breaks the rule additionalProperties"),
+        (b'{"id": "o-1", "lines": [{"z": 10}]}', "3:31: /lines/0/* breaks the rule additionalProperties"),
         (b'{"id": "o-1", "unheard-of": "x"}', '3:29: /* breaks the rule type: "integer"'),
         (b"[]", '3:1: the value breaks the rule type: "object"'),
         (b'{"id": "o-1", "id": "o-2"}', "3:15: not JSON: a name that the object has already (at 1:2 of the text)"),
@@ -238,14 +238,16 @@ def test_no_schema_and_no_body_makes_a_connection(tmp_path: Path) -> None:
             server.accept()
 
 
-@pytest.mark.parametrize("base", ["https://example.com/schemas/order.json", "urn:ignored"])
+@pytest.mark.parametrize(
+    "base", ["https://example.com/schemas/order.json", "order.json", "elsewhere/order.json", "urn:a"]
+)
 def test_a_schema_with_an_address_of_its_own_finds_the_files_beside_it(tmp_path: Path, base: str) -> None:
     folder = tmp_path / "a b%20ä"
     (folder / "parts").mkdir(parents=True)
     (folder / "parts" / "line.json").write_text(json.dumps(LINE | {"description": "uses itself"}))
-    reference = "parts/line.json" if base.startswith("https") else "#/$defs/line"
+    reference = "#/$defs/line" if base.startswith("urn") else "parts/line.json"
     check = compiled(folder, "order.json", {"$id": base, "items": {"$ref": reference}, "$defs": {"line": LINE}})
-    assert problems(check, b'[{"z": 1}]') == ["orders.jsonl:3:2: /0 breaks the rule additionalProperties"]
+    assert problems(check, b'[{"z": 1}]') == ["orders.jsonl:3:8: /0/* breaks the rule additionalProperties"]
 
 
 def test_an_xml_schema_finds_the_files_beside_it_whatever_its_folder_is_called(tmp_path: Path) -> None:
@@ -308,3 +310,14 @@ def test_without_lxml_an_xml_schema_says_how_to_install_it(tmp_path: Path, monke
     monkeypatch.delattr("rmqkit.payload.xml_schema", raising=False)
     with pytest.raises(SettingsError, match=r"pip install 'rmqkit\[xsd\]'"):
         compiled(tmp_path, "s.xsd", SKU_XSD)
+
+
+@pytest.mark.parametrize("own", [{}, {"$id": "https://example.com/tree.json"}])
+def test_schemas_may_refer_to_each_other(tmp_path: Path, own: dict[str, str]) -> None:
+    (tmp_path / "leaf.json").write_text('{"anyOf": [{"type": "integer"}, {"$ref": "tree.json"}]}')
+    check = compiled(tmp_path, "tree.json", own | {"type": "array", "items": {"$ref": "leaf.json"}})
+    check(b"[1, [2, [3]]]", Location("x"))
+    assert problems(check, b'[1, ["x"]]') == ["orders.jsonl:3:5: /1 breaks the rule anyOf"]
+    includes = '<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:include schemaLocation="{}"/>'
+    (tmp_path / "b.xsd").write_text(includes.format("a.xsd") + "</xs:schema>")
+    compiled(tmp_path, "a.xsd", includes.format("b.xsd") + '<xs:element name="a"/></xs:schema>')(b"<a/>", Location("x"))
