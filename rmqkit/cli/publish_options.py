@@ -6,6 +6,7 @@ Comes in: what Typer parsed. Goes out: Inputs, a Target, Properties. Room: cli.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from rmqkit.model import Target
 
 
-def _input(*names: str, metavar: str | None = None, help: str, **more: Any) -> Any:  # noqa: A002 - Typer's word
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Input", show_default=False, **more)
+def _input(*names: str, metavar: str | None = None, help: str, panel: str = "Input", **more: Any) -> Any:  # noqa: A002 - Typer's word
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+_filled_in = partial(_input, panel="Templates")
 
 
 def _target(*names: str, metavar: str | None = None, help: str) -> Any:  # noqa: A002 - Typer's word
@@ -71,7 +75,7 @@ class InputOptions:
     ] = None
     template: Annotated[
         str | None,
-        _input(
+        _filled_in(
             "--template",
             metavar="TEXT|@FILE",
             help="A body to be filled in (Jinja2), as are -r and -H then: {{ n }}, {{ uuid }}, {{ now }},"
@@ -80,7 +84,7 @@ class InputOptions:
     ] = None
     rows: Annotated[
         str | None,
-        _input(
+        _filled_in(
             "--rows",
             metavar="FILE",
             help="A message per row of CSV with a header, or of JSON lines; - is standard input. Without a --template"
@@ -89,7 +93,9 @@ class InputOptions:
     ] = None
     seed: Annotated[
         int | None,
-        _input("--seed", metavar="N", min=0, help="Random values, uuid among them, that are the same in every run."),
+        _filled_in(
+            "--seed", metavar="N", min=0, help="Random values, uuid among them, that are the same in every run."
+        ),
     ] = None
     count: Annotated[
         int | None,

@@ -25,7 +25,6 @@ from rmqkit.message import Delivery
 from rmqkit.payload import envelopes
 from rmqkit.stop import Stop
 
-PROPERTIES = ".properties.json"
 _TOGETHER = 100  # messages that go to the disk together: waiting for it takes most of the time
 _SUFFIXES = {
     "application/json": ".json",
@@ -104,7 +103,7 @@ class Saver:
         content_type = (delivery.properties.content_type or "").partition(";")[0].strip().lower()
         body_file = name + _SUFFIXES.get(content_type, ".bin")
         properties = envelopes.Writer().write(delivery, body_file=body_file) + b"\n"
-        for final, content in ((body_file, delivery.body), (name + PROPERTIES, properties)):
+        for final, content in ((body_file, delivery.body), (name + envelopes.SUFFIX, properties)):
             file = _File(self._folder / f".{final}.part", self._folder / final)
             descriptor = os.open(file.hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             files.append(file)

@@ -25,6 +25,7 @@ from rmqkit.payload import formats, properties, tagged
 
 _PROPERTIES = tuple(field.name for field in fields(Properties))
 _OF_A_DELIVERY = ("consumer_tag", "redelivered", "malformed")  # told by `consume`; nothing to publish
+SUFFIX = ".properties.json"  # of a file that holds one envelope, beside the file with its body
 _BODIES = ("body", "body_base64", "body_file")
 _NAMES = frozenset((*_PROPERTIES, *_OF_A_DELIVERY, "exchange", "routing_key", "received_at", *_BODIES))
 

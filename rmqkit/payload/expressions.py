@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jinja2 import ChainableUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
@@ -90,8 +90,8 @@ class Expression:
             self._evaluate = sandbox.compile_expression(text)
             self.uses = frozenset(meta.find_undeclared_variables(sandbox.parse("{{(" + text + "\n)}}")))
         except (TemplateError, RecursionError) as exc:
-            column, said = _place(sandbox, text, exc)
-            raise PayloadError("Bad expression", problems=[Problem(Location(origin, 1, column), said)]) from None
+            position, said = find_fault(sandbox, text, exc, sandbox.compile_expression, "variable")
+            raise PayloadError("Bad expression", problems=[Problem(Location(origin, 1, position + 1), said)]) from None
         for name in sorted(self.uses - set(names)):
             known = ", ".join(sorted(names))
             problem = Problem(Location(origin, 1, text.find(name) + 1), f"{name!r} is not known", f"There are {known}.")
@@ -112,27 +112,32 @@ class Expression:
             raise PayloadError(f"the expression has no value for a message: {type(exc).__name__}") from exc
 
 
-def _place(sandbox: Sandbox, text: str, exc: Exception) -> tuple[int, str]:
-    """Return the column of a fault, from 1, and what it is; Jinja2 itself tells only the line."""
+def find_fault(
+    sandbox: Sandbox, text: str, exc: Exception, compile_again: Callable[[str], object], state: str | None = None
+) -> tuple[int, str]:
+    """Return the position of a fault, from 0, and what it is; Jinja2 itself tells only the line.
+
+    `state` is "variable" for an expression, None for a template; `compile_again` raises the same for other text.
+    """
     said = exc.message or "" if isinstance(exc, TemplateError) else "nested too deeply"
     if found := _AT.search(said):
-        return int(found[1]) + 1, said[: found.start()]
+        return int(found[1]), said[: found.start()]
     if not isinstance(exc, TemplateSyntaxError):
-        return 1, said
+        return 0, said
     # A token a line, and the line tells the token.
-    columns: list[int] = []
     tokens: list[str] = []
-    column = -1  # from 1, and the two braces do not count
+    starts = [0]
+    position = 0
     try:
-        for _, kind, token in sandbox.lex("{{" + text):
-            if kind not in ("whitespace", "variable_begin"):
-                tokens.append(token)
-                columns += [column] * (token.count("\n") + 1)
-            column += len(token)
+        for _, kind, token in sandbox.lexer.tokeniter(text, None, None, state):
+            if kind not in ("data", "whitespace"):
+                tokens.append(token.replace("\n", " "))
+                starts.append(position)
+            position += len(token)
     except TemplateSyntaxError:
-        return column, said
+        return position, said
     try:
-        sandbox.compile_expression("\n".join(tokens))
+        compile_again("\n".join(tokens))
     except TemplateSyntaxError as again:
-        column = columns[min(again.lineno, len(columns)) - 1] if columns else 1
-    return column, said
+        return starts[min(again.lineno, len(tokens))], said
+    return 0, said

@@ -20,7 +20,6 @@ from rmqkit.payload.sources import Outline
 from rmqkit.payload.streams import Stream
 from rmqkit.stop import Stop, StopRequested
 
-SUFFIX = ".properties.json"  # of a file that holds one envelope
 _LONG_S = 0.05  # what is worth waiting for confirms before
 _NAP_S = 3600.0  # a wait may be longer than a system call takes
 
@@ -50,7 +49,7 @@ class Replay:
 
         All are read twice, the first time now: raises PayloadError with every bad one, and StopRequested.
         """
-        files = sorted(each for each in Path(path).glob(f"*{SUFFIX}") if not each.name.startswith("."))
+        files = sorted(each for each in Path(path).glob(f"*{envelopes.SUFFIX}") if not each.name.startswith("."))
         problems: list[Problem] = []
         read = partial(_read_file, envelopes.Reader(Path(path)))
         for file in files:
@@ -63,7 +62,7 @@ class Replay:
             except PayloadError as exc:
                 problems += exc.problems
         if not files:
-            problems.append(Problem(Location(path), f"a folder with no *{SUFFIX} in it"))
+            problems.append(Problem(Location(path), f"a folder with no *{envelopes.SUFFIX} in it"))
         if problems:
             raise PayloadError("Nothing was published: not every envelope can be read", problems=problems)
         return self._messages(map(read, files))

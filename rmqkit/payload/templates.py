@@ -16,14 +16,13 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefine
 from jinja2.exceptions import SecurityError
 
 from rmqkit.errors import Location, PayloadError, Problem
-from rmqkit.payload.expressions import MAX_LENGTH, Sandbox
+from rmqkit.payload.expressions import MAX_LENGTH, Sandbox, find_fault
 
 MAX_OUTPUT = 16 * 1024 * 1024  # characters; newer brokers take no larger message (their max_message_size)
 MAX_TURNS = 100_000  # of all loops together, for one message
 _STATEMENTS = (nodes.Output, nodes.If, nodes.For, nodes.Assign)
 _GROWING_FILTERS = ("forceescape", "pprint", "random", "replace", "urlize", "wordwrap", "xmlattr")
 _GROWING_METHODS = frozenset(("join", "replace", "translate"))
-_AT = re.compile(r" at (\d+)$", re.ASCII)  # where Jinja2's lexer stopped
 
 
 class Strict(Sandbox):
@@ -96,7 +95,8 @@ class Template:
         except UnicodeEncodeError:
             self._refuse(1, 1, "not UTF-8, which a template has to be")
         except (TemplateError, RecursionError) as exc:
-            self._refuse(*_place(sandbox, text, exc))
+            position, said = find_fault(sandbox, text, exc, lambda other: _bound(sandbox.parse(other)))
+            self._refuse(*_line_and_column(text, position), said)
         self._sandbox = sandbox
         self._pieces = template.root_render_func
         self._context = template.new_context(variables, shared=True)
@@ -147,30 +147,6 @@ def _bound(tree: nodes.Template) -> None:
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(cast("nodes.Expr", node), name, [], [], None, None, lineno=node.lineno)
-
-
-def _place(sandbox: Strict, text: str, exc: Exception) -> tuple[int, int, str]:
-    """Return line and column of a fault, from 1, and what it is; Jinja2 itself tells only the line."""
-    said = (exc.message or "") if isinstance(exc, TemplateError) else "nested too deeply"
-    if found := _AT.search(said):  # the lexer tells the character
-        return *_line_and_column(text, int(found[1])), said[: found.start()]
-    if not isinstance(exc, TemplateSyntaxError):
-        return 1, 1, said
-    # A token a line, and the line tells the token.
-    tokens: list[str] = []
-    starts: list[int] = []
-    position = 0
-    try:
-        for _, kind, token in sandbox.lex(text):
-            if kind not in ("data", "whitespace"):
-                tokens.append(token.replace("\n", " "))
-                starts.append(position)
-            position += len(token)
-        _bound(sandbox.parse("\n".join(tokens)))
-    except TemplateSyntaxError as again:
-        if starts and position == len(text):
-            return *_line_and_column(text, starts[min(again.lineno, len(starts)) - 1]), said
-    return exc.lineno, 1, said
 
 
 def _line_and_column(text: str, position: int) -> tuple[int, int]:
