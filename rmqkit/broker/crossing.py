@@ -65,11 +65,11 @@ class _Flight(NamedTuple):
 class Crossing:
     """A pass over the queue; it ends early when its channel does."""
 
-    def __init__(self, move: Move, channel: Channel, looker: Looker) -> None:
+    def __init__(self, move: Move, channel: Channel) -> None:
         options = PublishOptions()
         self.channel = channel
         self._move = move
-        self._looker = looker
+        self._looker: Looker
         self._subject = f"queue {move.source!r}"
         self._username = channel.transport.address.username
         self._encoder = Encoder(channel.number, channel.transport.frame_max)
@@ -104,10 +104,9 @@ class Crossing:
         declare = spec.Queue.Declare(queue=self._move.source, passive=True)
         return int(self.channel.call(declare, spec.Queue.DeclareOk, subject=self._subject).message_count)
 
-    def run(self) -> None:
+    def run(self, looker: Looker, to_look_at: int) -> None:
         """Move messages until there is a reason to end, and then wait for what is under way."""
-        move = self._move
-        self._to_look_at = move.ready - move.moved
+        move, self._looker, self._to_look_at = self._move, looker, to_look_at
         self._to_pick = self._to_look_at if move.options.limit is None else move.options.limit - move.moved
         if not self._has_ended():
             self._subscribe()

@@ -23,7 +23,8 @@ from rmqkit.message import Delivery
 from rmqkit.report import MoveReport
 from rmqkit.stop import Stop
 
-_REFUSALS = 5  # of the broker in a row, with nothing moved in between
+_FAILURES = 5  # in a row, with nothing moved in between
+_PAUSE_S = 0.2  # after the second of them, and longer after the next
 _PROGRESS_EVERY_S = 0.05
 
 
@@ -48,6 +49,8 @@ class Move:
     left: Left = field(default_factory=Left)
     _begun_s: float = field(default_factory=time.monotonic)
     _told_s: float = 0.0
+    _before: int = 0  # moved before this pass
+    _failure: BrokerError | None = None
 
     def run(self) -> MoveReport:
         """Move messages until all that were there were looked at, the limit is reached, or a stop is requested.
@@ -56,8 +59,7 @@ class Move:
         nothing is confirmed for too long, ConnectionLost. The error's `report` has the numbers; moving again goes on.
         """
         try:
-            with Looker(self.link) as looker:
-                self._run(looker)
+            self._run()
         except BrokerError as exc:
             exc.report = self.report
             raise
@@ -84,32 +86,36 @@ class Move:
             self._told_s = time.monotonic()
             self.on_progress(self.moved + self.left.unmatched + self.left.stayed.total(), self.link.blocked)
 
-    def _run(self, looker: Looker) -> None:
-        crossing, refusals = self._open(looker), 0
-        self.ready = crossing.ready()
-        while True:
-            before = self.moved
-            try:
-                with self.stop.waking(crossing.channel.wake):
-                    crossing.run()
-            except ConnectionLost as exc:
-                self.on_warning(f"{exc.message}; connecting again")
-            except (NotFound, PropertyMismatch) as exc:
-                # An exchange was deleted meanwhile; or what stays was held for longer than consumer_timeout
-                # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
-                refusals = 1 if self.moved > before else refusals + 1
-                if refusals == _REFUSALS:
-                    raise
-                self.on_warning(f"{exc.reply_text}; going on")
-            else:
-                return
-            finally:
-                crossing.channel.close()
-            if self.stop.requested:
-                return
-            crossing = self._open(looker)
+    def _run(self) -> None:
+        failures = 0
+        while not (self._pass() or self.stop.requested):
+            failures = failures + 1 if self.moved == self._before else 0
+            if failures == _FAILURES:
+                assert self._failure is not None  # noqa: S101 - a pass that is not whole has one
+                raise self._failure
+            self.on_warning(f"{self._failure}; going on")
+            self.stop.wait(_PAUSE_S * failures)
 
-    def _open(self, looker: Looker) -> Crossing:
+    def _pass(self) -> bool:
+        """Make one pass over the queue; False if it was cut short by what may be over by the next time."""
+        self._before = self.moved
+        crossing = self._open()
+        ready = crossing.ready()
+        self.ready = self.ready or ready
+        try:
+            with self.stop.waking(crossing.channel.wake), Looker(self.link) as looker:
+                # Acknowledgements that were lost with a connection bring messages back; some may still be on their way.
+                crossing.run(looker, max(ready, self.ready - self.moved))
+        except (ConnectionLost, NotFound, PropertyMismatch) as exc:
+            # The last two: an exchange was deleted meanwhile; or what stays was held for longer than consumer_timeout
+            # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
+            self._failure = exc
+            return False
+        finally:
+            crossing.channel.close()
+        return True
+
+    def _open(self) -> Crossing:
         """Open a channel; what stayed on the one before comes again."""
         self.left = Left()
         if self.options.dry_run:
@@ -117,7 +123,7 @@ class Move:
         opened: list[Crossing] = []
 
         def prepare(channel: Channel) -> None:
-            opened.append(Crossing(self, channel, looker))
+            opened.append(Crossing(self, channel))
 
         self.link.recover(self.stop, prepare)
         return opened[-1]

@@ -1,0 +1,104 @@
+"""`rmqkit move`: what it prints, what it refuses, its exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pika import BasicProperties
+from pika.adapters.blocking_connection import BlockingChannel
+
+from tests.cli.conftest import Run
+from tests.cli.deliveries import await_state, drain
+
+Channel = BlockingChannel
+
+
+@pytest.fixture
+def dead(vhost_channel: Channel) -> Channel:
+    """A queue `parked` with two messages that were rejected in `billing`, one that expired in `stock`, one alive."""
+    parked = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "parked"}
+    vhost_channel.queue_declare("parked", durable=True)
+    vhost_channel.queue_declare("billing", durable=True, arguments=parked)
+    vhost_channel.queue_declare("stock", durable=True, arguments=parked)
+    vhost_channel.queue_bind("billing", "amq.topic", "order.*")
+    for key in ("order.eu", "order.us"):
+        vhost_channel.basic_publish("amq.topic", key, b'{"total": %d}' % (9 if key == "order.us" else 8))
+    await_state(vhost_channel, "billing", ready=2)
+    for _ in range(2):
+        method, _, _ = vhost_channel.basic_get("billing")
+        vhost_channel.basic_reject(method.delivery_tag, requeue=False)
+    vhost_channel.basic_publish("", "stock", b"late", BasicProperties(expiration="1"))
+    await_state(vhost_channel, "parked", ready=3)
+    vhost_channel.basic_publish("", "parked", b"\x1b[31mnever died")
+    await_state(vhost_channel, "parked", ready=4)
+    return vhost_channel
+
+
+def test_a_dry_run_shows_how_messages_died_and_where_they_would_go_and_changes_nothing(
+    live: Run, dead: Channel
+) -> None:
+    done = live("move", "parked", "--dry-run")
+    assert done.returncode == 6
+    header, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert header[:2] == ["messages", "reason"]
+    assert sorted(row[:5] for row in rows) == [
+        ["1", "-", "-", "(default)", "parked"],
+        ["1", "expired", "stock", "(default)", "stock"],
+        ["1", "rejected", "billing", "amq.topic", "order.eu"],
+        ["1", "rejected", "billing", "amq.topic", "order.us"],
+    ]
+    assert "Would move 3 messages" in done.stderr
+    assert "1 stay: no x-death header" in done.stderr
+    await_state(dead, "parked", ready=4)
+
+
+def test_a_filter_sees_how_a_message_died_and_its_body(live: Run, dead: Channel) -> None:
+    expression = "death.reason == 'rejected' and death.queue == 'billing' and death.age < 600 and body.total == 9"
+    done = live("move", "parked", "--filter", expression)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("Moved 1 message in ")
+    assert "3 do not match" in done.stderr
+    assert len(drain(dead, "billing")) == 1
+    await_state(dead, "parked", ready=3)
+
+
+def test_what_cannot_go_back_is_told_with_exit_code_6_and_the_rest_is_moved(live: Run, dead: Channel) -> None:
+    dead.queue_delete("stock")
+    done = live("move", "parked", "--json")
+    assert done.returncode == 6
+    report = json.loads(done.stdout)
+    assert (report["ready"], report["looked"], report["moved"], report["dry_run"]) == (4, 4, 2, False)
+    assert report["stayed"] == {"there is no queue 'stock'": 1, "no x-death header tells where it came from": 1}
+    await_state(dead, "parked", ready=2)
+
+
+def test_everything_goes_to_a_queue_or_an_exchange_that_is_named(live: Run, dead: Channel) -> None:
+    assert live("move", "parked", "--to-exchange", "amq.topic", "-r", "order.back", "-n", "1").returncode == 0
+    await_state(dead, "billing", ready=1)
+    assert live("move", "parked", "--to-queue", "stock").returncode == 0
+    await_state(dead, "stock", ready=3)
+    done = live("move", "parked", "--to-origin", "exchange")
+    assert (done.returncode, done.stderr[:17]) == (0, "Moved 0 messages ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to-queue", "a", "--to-exchange", "b"), "one way"),
+        (("--to-queue", "parked"), "already"),
+        (("-r", "key"), "--to-exchange"),
+        (("--filter", "deth.reason"), "'deth' is not known"),
+        (("--to-origin", "nowhere"), "nowhere"),
+        (("--limit", "0"), "--limit"),
+    ],
+)
+def test_bad_usage_moves_nothing(live: Run, arguments: tuple[str, ...], said: str) -> None:
+    done = live("move", "parked", *arguments)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_a_queue_that_is_not_there_is_refused(live: Run) -> None:
+    done = live("move", "nowhere")
+    assert done.returncode == 5
+    assert "queue 'nowhere'" in done.stderr
