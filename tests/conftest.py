@@ -10,12 +10,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,23 +25,13 @@ import pika
 import pytest
 
 from rmqkit.node import Node
+from rmqkit.node.leash import leash
 
 # A machine that is busy with other tests is no finding: neither the time an example takes, nor that of making one.
 hypothesis.settings.register_profile("rmqkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("rmqkit")
 FOLDER = "RMQKIT_TEST_FOLDER"  # where this session's nodes live; xdist's workers inherit it
-# Ends the session's nodes when its standard input closes: however the session ends, kill -9 included, the system
-# closes that pipe.
-_LEASH = """
-import os, pathlib, shutil, sys
-sys.stdin.read()
-from rmqkit.node import Node
-for folder, _, names in list(os.walk(sys.argv[1])):  # which bears with files that nodes remove meanwhile
-    if "node.json" in names:
-        Node(pathlib.Path(folder)).discard()
-shutil.rmtree(sys.argv[1], ignore_errors=True)
-"""
-_leash: list[subprocess.Popen[bytes]] = []
+_session = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,14 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-")
-        command = [sys.executable, "-c", _LEASH, os.environ[FOLDER]]
-        _leash.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+        _session.enter_context(leash(Path(os.environ[FOLDER])))
 
 
 def pytest_unconfigure() -> None:
     """Let the session's nodes end, and wait until they did."""
-    while _leash:
-        _leash.pop().communicate()
+    _session.close()
 
 
 @dataclass(frozen=True)

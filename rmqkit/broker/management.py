@@ -136,6 +136,14 @@ class Management:
         except NotFound:
             return
 
+    def create_virtual_host(self, name: str) -> None:
+        """Create a virtual host, with all permissions in it for the user. Raises Refused, Unreachable."""
+        self._call("PUT", f"vhosts/{quote(name, safe='')}")
+
+    def delete_virtual_host(self, name: str) -> None:
+        """Delete a virtual host and all that is in it. Raises Refused, Unreachable."""
+        self._call("DELETE", f"vhosts/{quote(name, safe='')}")
+
     def _policy(self, name: str) -> str:
         return f"policies/{self._vhost}/{quote(name, safe='')}"
 
@@ -206,7 +214,10 @@ class Management:
             case 401 if "login" in reason.lower():
                 return AuthenticationFailed(f"{self}: the login of the user {self._username!r} was refused")
             case 401 | 403:
-                advice = "The HTTP API wants a user with the tag management, and for policies policymaker."
+                advice = (
+                    "The HTTP API wants a user with the tag management, "
+                    "for policies policymaker, for virtual hosts administrator."
+                )
                 return AccessRefused(403, reason, subject, advice=advice)
             case 404:
                 return NotFound(404, reason, subject)
