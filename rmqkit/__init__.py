@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         Unroutable,
     )
     from rmqkit.message import Delivery, Message, Properties, Verdict
-    from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Silence, Target, Topology
+    from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Silence, Target, Topology
     from rmqkit.payload.contracts import compile_contract
     from rmqkit.report import (
         Answer,
@@ -123,6 +123,7 @@ __all__ = [
     "Replay",
     "ReplyTimeout",
     "ResourceLocked",
+    "Retry",
     "RmqkitError",
     "Route",
     "ServeReport",

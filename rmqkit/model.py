@@ -1,7 +1,7 @@
 """What a topology is made of, in RabbitMQ's own words.
 
-Comes in: nothing. Goes out: Contract, Exchange, Queue, Binding, Policy, Silence, Target and Topology, frozen. Room: the
-nouns.
+Comes in: nothing. Goes out: Contract, Retry, Exchange, Queue, Binding, Policy, Silence, Target and Topology, frozen.
+Room: the nouns.
 """
 
 from __future__ import annotations
@@ -36,11 +36,23 @@ class Contract:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """How long a message waits before each new try once its handler has failed, and in which queue it ends `then`.
+
+    `delays_ms` are 1 to 20 waits in milliseconds, from 1 to 315,360,000,000; two of them may be the same.
+    """
+
+    delays_ms: tuple[int, ...]
+    then: str
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """Where messages are published to (https://www.rabbitmq.com/docs/exchanges).
 
-    `type` is direct, fanout, topic, headers, or a plugin's; `name` has 1 to 255 bytes of UTF-8. The broker knows nothing
-    of its `contract`. `where` is its place in the file it was read from and takes no part in comparisons.
+    `type` is direct, fanout, topic, headers, or a plugin's; `name` has 1 to 255 bytes of UTF-8. The broker knows
+    nothing of its `contract`. `where` is its place in the file it was read from and takes no part in comparisons.
     """
 
     name: str
@@ -57,7 +69,8 @@ class Exchange:
 class Queue:
     """Where messages wait for consumers (https://www.rabbitmq.com/docs/queues).
 
-    The queue type of a topology file (classic, quorum, stream) is the argument `x-queue-type` here, as on the wire.
+    The queue type of a topology file (classic, quorum, stream) is the argument `x-queue-type` here, as on the wire. The
+    broker knows nothing of its `contract` and its `retry`, but for the queues that messages wait in.
     """
 
     name: str
@@ -66,6 +79,7 @@ class Queue:
     exclusive: bool = False
     arguments: Arguments = field(default_factory=dict)
     contract: Contract | None = None
+    retry: Retry | None = None
     where: Location | None = field(default=None, compare=False, repr=False)
 
 

@@ -25,6 +25,7 @@ from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import Outcome, Plan, QueueState, Step
 from rmqkit.stop import Stop
 from rmqkit.topology.comparison import compare, extras
+from rmqkit.topology.retry import expand
 
 OnProgress = Callable[[int, int], None]
 """Is told how many steps are done, and how many there are."""
@@ -66,6 +67,7 @@ def plan(link: Link, topology: Topology, seen: Sight, options: ApplyOptions) -> 
 
     What an interrupted replacement left is in conflict as well. Raises AccessRefused, ConnectionLost.
     """
+    topology = expand(topology)
     if seen.live is None:
         found = _probed(link, topology, seen.blind)
     else:
@@ -101,6 +103,7 @@ def apply(
     Raises PropertyMismatch with all conflicts as problems, or with all queues that prune would empty or that cannot be
     replaced, before anything was deleted; Unreachable for policies without the HTTP API; AccessRefused, ConnectionLost.
     """
+    topology = expand(topology)
     planned = plan(link, topology, seen, options)
     if planned.conflicts:
         raise conflict(planned)
@@ -179,6 +182,7 @@ def destroy(link: Link, topology: Topology, seen: Sight, *, force: bool, dry_run
     Raises PropertyMismatch before anything was changed, Unreachable for policies without the HTTP API, AccessRefused,
     ConnectionLost.
     """
+    topology = expand(topology)
     _check_sight(topology, seen, ApplyOptions())
     planned = plan(link, topology, seen, ApplyOptions())
     if not force:

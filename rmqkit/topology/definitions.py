@@ -34,7 +34,7 @@ _NEEDLESS = {"vhost", "type", "properties_key"}  # looked at elsewhere, or made 
 # Where the definitions come from: nothing that could be lost.
 _ORIGIN = {"rabbit_version", "rabbitmq_version", "product_name", "product_version", "rabbitmq_definition_format"}
 _ORIGIN |= {"original_cluster_name", "original_vhost_name", "explanation"}
-_NOT_THERE = ("where", "exclusive", "contract")  # fields of nouns that definitions lack
+_NOT_THERE = ("where", "exclusive", "contract", "retry")  # fields of nouns that definitions lack
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
 
 
@@ -82,9 +82,11 @@ def not_in_definitions(topology: Topology) -> tuple[str, ...]:
     lost = len(_exclusive(topology))
     entities: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     contracts = sum(each.contract is not None for each in entities)
+    retries = sum(each.retry is not None for each in topology.queues)
     parts = {
         f"{_count(lost, 'exclusive queue')}, with bindings": lost,
         _count(contracts, "contract"): contracts,
+        f"{retries} {'retry' if retries == 1 else 'retries'}": retries,
         "the description": topology.description,
         "the publish target": topology.publish,
         "the names of external entities": topology.external_exchanges or topology.external_queues,

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmqkit.errors import DocumentError, Location, Problem, TopologyError
-from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Silence, Target, Topology
 from rmqkit.topology import references
 from rmqkit.topology.document import Document, KeyPath, parse, read
 from rmqkit.topology.names import check_arguments, check_length, check_name
+from rmqkit.topology.retry import expand, parse_delay
 from rmqkit.topology.schema import check
 
 _MAX_PROBLEMS = 1000
@@ -28,8 +29,10 @@ def load(*paths: str | Path) -> Topology:
     """Read topology files into one Topology, in the order given.
 
     An exchange, queue or binding may stand in several files, if they agree. The last `publish:` counts; descriptions
-    are joined, one a line. Raises DocumentError if a file cannot be read or is not YAML, and TopologyError if the files
-    break the rules; either way `problems` holds all that was found, file by file and line by line.
+    are joined, one a line. The queues that a retry's messages wait in are among the queues.
+
+    Raises DocumentError if a file cannot be read or is not YAML, and TopologyError if the files break the rules; either
+    way `problems` holds all that was found, file by file and line by line.
 
         topology = rmqkit.load("topologies/work.yaml")
         print([queue.name for queue in topology.queues])
@@ -58,6 +61,7 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
         file.build()
         known.exchanges |= file.known_exchanges()
         known.queues |= file.known_queues()
+        known.retries |= {name: queue.retry.then for name, queue in file.queues.items() if queue.retry}
     topology = _merge(files)
     for file in files:
         if not unreadable:  # what could not be read may declare what the others refer to
@@ -66,7 +70,7 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
     if problems:
         failed = unreadable or any(file.document.problems for file in files)
         raise (DocumentError if failed else TopologyError)(headline(problems), problems=problems)
-    return topology
+    return expand(topology)
 
 
 def headline(problems: list[Problem]) -> str:
@@ -113,11 +117,17 @@ def _add(all_files: dict[str, _Entity], one_file: dict[str, _Entity], kind: str)
 def _identity(entity: Exchange | Queue | Policy | Binding) -> str:
     """Return what tells an entity from another; unlike ==, it tells true from 1."""
     properties = {name: getattr(entity, name) for name in entity.__slots__ if name != "where"}
-    return json.dumps(properties, sort_keys=True, default=_contract_identity)
+    return json.dumps(properties, sort_keys=True, default=_part_identity)
 
 
-def _contract_identity(contract: Contract) -> list[str]:
-    return [contract.format, os.path.abspath(contract.path)]  # noqa: PTH100 - `..` goes, and links stay
+def _part_identity(part: Contract | Retry) -> list[Any]:
+    if isinstance(part, Retry):
+        return [part.delays_ms, part.then]
+    return [part.format, os.path.abspath(part.path)]  # noqa: PTH100 - `..` goes, and links stay
+
+
+def _retry(delays: list[str], then: str, where: Location) -> Retry:
+    return Retry(tuple(map(parse_delay, delays)), then, where)
 
 
 def _texts(values: Any) -> list[str]:
@@ -235,10 +245,10 @@ class _File:
         properties["arguments"] = {name: arguments[name] for name in arguments if (*path, name) not in self.faulty}
         for inner, fault in check_arguments(properties["arguments"]):
             self.problems.append(Problem(self.document.where((*path, *inner)), *fault))
-        if contract := properties.pop("contract", None):
-            path = (section, key, "contract")
-            if not any(each[:3] == path for each in self.faulty):
-                properties["contract"] = Contract(**contract, where=self.document.where(path))
+        for part, make in (("contract", Contract), ("retry", _retry)):
+            path = (section, key, part)
+            if (written := properties.pop(part, None)) and not any(each[:3] == path for each in self.faulty):
+                properties[part] = make(**written, where=self.document.where(path))
         return properties | {"where": self.document.where_key((section, key))}
 
     def _exchange(self, name: str) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from rmqkit.errors import Problem
 from rmqkit.model import Binding, Exchange, Queue
 from rmqkit.topology.document import Document, KeyPath
-from rmqkit.topology.names import BUILT_IN, Fault, check_exchange_type, check_length, check_queue_type
+from rmqkit.topology.names import BUILT_IN, Fault, check_exchange_type, check_length, check_name, check_queue_type
+from rmqkit.topology.retry import MAX_DELAY_MS, waiting_queues
 from rmqkit.topology.schema import suggest
 
 _MATCHES = ("all", "any", "all-with-x", "any-with-x")
@@ -23,10 +24,14 @@ _MATCHES = ("all", "any", "all-with-x", "any-with-x")
 
 @dataclass(slots=True)
 class Known:
-    """The names that may be referred to: declared, even if faultily, external, or built in."""
+    """The names that may be referred to: declared, even if faultily, external, or built in.
+
+    `retries` tells by name where queues with a retry send what failed the last time too.
+    """
 
     exchanges: dict[str, Exchange | None] = field(default_factory=lambda: dict.fromkeys(BUILT_IN))
     queues: set[str] = field(default_factory=set)
+    retries: dict[str, str] = field(default_factory=dict)
 
     def exchange_fault(self, name: str, what: str) -> Fault | None:
         """Say why nothing can be sent to an exchange, or None."""
@@ -88,6 +93,9 @@ def check_queue(document: Document, queue: Queue, known: Known) -> Iterator[Prob
                 message = f"a {kind} queue cannot have {flag}: {str(wrong).lower()}"
                 advice = f"Leave {flag} out, or choose type: classic."
                 yield Problem(document.where((*path, flag)), message, advice)
+    if queue.retry:
+        yield from _problems(document, (*path, "retry"), _retry_fault(queue, kind, known))
+        yield from _problems(document, (*path, "retry", "then"), _end_fault(queue.name, queue.retry.then, known))
     exchange = queue.arguments.get("x-dead-letter-exchange")
     if exchange is None:
         return
@@ -97,6 +105,31 @@ def check_queue(document: Document, queue: Queue, known: Known) -> Iterator[Prob
     elif key := queue.arguments.get("x-dead-letter-routing-key"):  # the default exchange takes it for a queue
         fault = known.queue_fault(key, "the dead-letter queue")
         yield from _problems(document, (*path, "arguments", "x-dead-letter-routing-key"), fault)
+
+
+def _retry_fault(queue: Queue, kind: str, known: Known) -> Fault | None:
+    """Say why the waiting queues of a retry cannot be made."""
+    if kind == "stream":
+        return f"queue {queue.name!r} is a stream, and nothing comes back into one alone", "Leave retry out."
+    if queue.retry and max(queue.retry.delays_ms) > MAX_DELAY_MS:
+        return f"a delay of queue {queue.name!r} is longer than ten years, which RabbitMQ refuses", "Shorten it."
+    for name in (each.name for each in waiting_queues(queue)):
+        if name in known.queues:
+            return f"queue {name!r} is made by this retry, and is declared as well", "Rename that one, or leave it out."
+        if fault := check_name("queue", name):
+            return fault
+    return None
+
+
+def _end_fault(queue: str, then: str, known: Known) -> Fault | None:
+    """Say why what failed the last time too cannot end in a queue."""
+    way = [queue, then]
+    while (name := known.retries.get(way[-1])) and name not in way[1:]:
+        way.append(name)
+    if way[-1] == queue:
+        message = f"what fails comes back for ever: {' -> '.join(way)}"
+        return message, "Name a queue without a retry: its messages wait until somebody looks at them."
+    return known.queue_fault(then, "the queue")
 
 
 def check_binding(document: Document, index: int, binding: Binding, known: Known) -> Iterator[Problem]:

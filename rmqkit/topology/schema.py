@@ -31,6 +31,7 @@ _COMPLETE = {
     "bindings": "Write {source: EXCHANGE, destination: QUEUE}.",
     "policies": 'Write {pattern: "^orders", definition: {message-ttl: 60000}}.',
     "contract": "Write {format: json, schema: FILE}.",
+    "retry": "Write {delays: [5s, 30s, 2m], then: QUEUE}.",
     "lint": "Write {ignore: CODE, name: QUEUE, reason: WHY}.",
     "scenarios": "Write {expect: [QUEUE]}, or {expect: []} for a message that reaches no queue.",
     "then": "Write {queue: QUEUE, when: rejected, expect: [QUEUE]}.",
@@ -73,12 +74,13 @@ def check(document: Document, file: str = TOPOLOGY) -> Iterator[tuple[KeyPath, P
 def _explain(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
     """Put one violation into words; an unknown or missing key is one finding each."""
     limit: Any = violation.validator_value
+    rule: Any = violation.schema
     match violation.validator:
         case "additionalProperties":
             yield from _unknown_keys(document, path, violation)
         case "required" | "dependentRequired":
             yield from _missing_keys(document, path, violation)
-        case "type":
+        case "type" if "pattern" not in rule:  # or else the pattern's words say more
             message, advice = _wrong_type(document, path, violation.instance, limit)
             yield path, document.where(path), message, advice
         case _:
@@ -111,7 +113,7 @@ def _missing_keys(document: Document, path: KeyPath, violation: ValidationError)
     lacking = [each for each in limit if each not in present]
     if violation.message.startswith(repr(lacking[0])):
         message = f"{_name(path)} lacks its {' and its '.join(lacking)}"
-        inner = next((each for each in ("then", "contract") if each in path[2:]), "")
+        inner = next((each for each in ("then", "contract", "retry") if each in path[2:]), "")
         section = inner or (str(path[0]) if path else "")
         yield path, document.where(path), message, _COMPLETE[section]
 
@@ -154,16 +156,16 @@ def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) 
         case "minimum" | "maximum" as edge:
             beyond, within = ("less", "more") if edge == "minimum" else ("more", "less")
             return f"{name} is {shown}, and cannot be {beyond} than {limit}", f"Write {limit} or {within}."
-        case "pattern":
-            return (
-                f"{name} is {shown}, which the broker does not understand",
-                'Write a number above 0 and a unit: "7D".',
-            )
+        case "pattern" | "type":
+            rule: Any = violation.schema
+            example = _short(rule["examples"][0])
+            return f"{name} is {shown}, which is no length of time", f"Write a number above 0 and a unit: {example}."
         case "uniqueItems":
             twice = next(each for each in value if value.count(each) > 1)
             return f"{name} names {_short(twice)} twice", "Leave one out."
-        case "minLength" | "minProperties" | "minItems":
-            return f"{name} is empty", "Write a value, or leave the key out."
+        case "minLength" | "minProperties" | "minItems" | "maxItems":
+            empty = f"{name} is empty", "Write a value, or leave the key out."
+            return (f"{name} has {len(value)} entries, and cannot have more than {limit}", "") if value else empty
         case _:
             return f"{name}: {violation.message}", ""
 
@@ -196,8 +198,8 @@ def _name(path: KeyPath) -> str:
     match path:
         case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name)):
             return f"{_KINDS[section]} {name!r}"
-        case ("scenarios", str(name), *_, str(last), int()):
-            return f"an entry of {last} in scenario {name!r}"
+        case ("queues" | "scenarios" as section, str(name), *_, str(last), int()):
+            return f"an entry of {last} in {_KINDS[section]} {name!r}"
         case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name), *_):
             return f"{path[-1]} of {_KINDS[section]} {name!r}"
         case ("bindings" | "lint" | "scope" as section, int()):

@@ -13,8 +13,9 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from rmqkit.errors import TopologyError
-from rmqkit.model import Contract, Queue, Silence, Topology
+from rmqkit.model import Contract, Queue, Retry, Silence, Topology
 from rmqkit.topology.document import MAX_DEPTH, KeyPath
+from rmqkit.topology.retry import collapse, delay_text
 from rmqkit.topology.scalars import LONGEST_NUMBER, read_scalar
 
 QUEUE_TYPES = ("classic", "quorum", "stream")
@@ -22,7 +23,7 @@ QUEUE_TYPES = ("classic", "quorum", "stream")
 
 _LONGEST_KEY = 1024  # characters; what comes before a colon may be no longer in YAML 1.1 and 1.2
 _TOO_LARGE = 10 ** (LONGEST_NUMBER - 1)  # with a sign, its digits are more than our reader takes for a number
-_PLAIN = re.compile(r"(?:[^\W\d]|/)[\w./*+@;-]*(?: [\w./*+@;-]+)*")
+_PLAIN = re.compile(r"(?:[^\W\d]|/)[\w./*+@;-]*(?: [\w./*+@;-]+)*|[1-9][0-9]*(?:ms|[smh])")
 _ESCAPES = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
 
 
@@ -42,7 +43,7 @@ def _sections(topology: Topology) -> dict[str, Any]:
     return {
         "description": topology.description,
         "exchanges": {each.name: {"type": each.type} | _given(each) for each in topology.exchanges},
-        "queues": {each.name: _queue(each) for each in topology.queues},
+        "queues": {each.name: _queue(each) for each in collapse(topology).queues},
         "bindings": [_given(each) for each in topology.bindings],
         "publish": publish and {"exchange": publish.exchange} | _given(publish),
         "external": {kind: list(names) for kind, names in external.items() if names},
@@ -67,10 +68,16 @@ def _given(noun: Any) -> dict[str, Any]:
     """Return the fields of a noun that differ from their defaults, under the names a file has for them."""
     elsewhere = ("where", "code" if isinstance(noun, Silence) else "name")
     return {
-        "apply-to" if each.name == "apply_to" else each.name: _given(value) if isinstance(value, Contract) else value
+        "apply-to" if each.name == "apply_to" else each.name: _part(value)
         for each in fields(noun)
         if each.name not in elsewhere and (value := getattr(noun, each.name)) != _default(each)
     }
+
+
+def _part(value: Any) -> Any:
+    if isinstance(value, Retry):
+        return {"delays": [delay_text(each) for each in value.delays_ms], "then": value.then}
+    return _given(value) if isinstance(value, Contract) else value
 
 
 def _default(field: Field[Any]) -> Any:

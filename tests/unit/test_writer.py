@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.errors import TopologyError
-from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Silence, Target, Topology
 from rmqkit.topology.document import parse
 from rmqkit.topology.loader import load, loads
 from rmqkit.topology.names import BUILT_IN
+from rmqkit.topology.retry import MAX_DELAY_MS, expand
 from rmqkit.topology.shipped import shipped
 from rmqkit.topology.writer import to_yaml
 
@@ -46,6 +47,9 @@ tables = st.dictionaries(
     keys.map("x-".__add__).filter(lambda name: name not in _KNOWN and len(name.encode()) < 256), values, max_size=3
 )
 _KNOWN = {"x-match", "x-expires"}
+_RETRIED = st.dictionaries(
+    st.sampled_from(["\2", "\2.retry", "\2é"]), st.sampled_from([{}, {"x-queue-type": "quorum"}]), max_size=2
+)
 contracts = st.none() | st.builds(Contract, st.sampled_from(["json", "xml"]), keys.filter(bool))
 
 
@@ -69,6 +73,8 @@ def topologies(draw: st.DrawFn) -> Topology:
         queues.append(
             Queue(name, draw(st.booleans()), draw(st.booleans()), False, draw(tables) | kind, draw(contracts))
         )
+    delays = st.lists(st.integers(1, MAX_DELAY_MS), min_size=1, max_size=3).map(tuple)
+    retried = [Queue(name, arguments=kind, retry=Retry(draw(delays), "\2end")) for name, kind in draw(_RETRIED).items()]
     replicated = Queue(
         "\x01replicated", arguments=draw(tables) | {"x-queue-type": draw(st.sampled_from(["quorum", "stream"]))}
     )
@@ -83,10 +89,10 @@ def topologies(draw: st.DrawFn) -> Topology:
     definitions = st.dictionaries(keys, values, min_size=1, max_size=3)
     priorities = st.integers(-(10**30), 10**30)
     policies = st.builds(Policy, names, texts, definitions, st.sampled_from(["all", "streams"]), priorities)
-    return Topology(
+    topology = Topology(
         draw(texts),
         tuple(exchanges),
-        (*queues, replicated),
+        (*queues, *retried, Queue("\2end"), replicated),
         tuple(bindings.values()),
         draw(st.none() | st.builds(Target, st.sampled_from(sources), texts)),
         tuple(unique(names)),
@@ -95,6 +101,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         tuple(unique(keys)),
         tuple(draw(st.lists(st.builds(Silence, keys, keys, keys), max_size=2))),
     )
+    return expand(topology)
 
 
 def with_internals_unpublished(topology: Topology) -> Topology:

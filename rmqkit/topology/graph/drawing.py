@@ -13,9 +13,10 @@ from typing import Any, Literal
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.policies import effective
+from rmqkit.topology.retry import waiting_queue
 
 Kind = Literal["exchange", "queue", "publisher"]
-Relation = Literal["publish", "binding", "alternate", "dead-letter"]
+Relation = Literal["publish", "binding", "alternate", "dead-letter", "failure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Node:
 class Edge:
     """Messages go from one node to another, which are positions in the graph.
 
-    `labels` say which messages, one for each binding, in the order of the file: routing keys, or headers to match.
+    `labels` say which messages, one for each binding, in the order of the file: routing keys, or headers to match; of
+    failures, after which try.
     """
 
     source: int
@@ -78,6 +80,7 @@ def draw(topology: Topology) -> Graph:
         if alternate := settings["exchange", exchange.name].get("alternate-exchange"):
             drawing.edge(("exchange", exchange.name), ("exchange", str(alternate)), "alternate")
     for queue in topology.queues:
+        _failures(drawing, queue)
         _dead_letters(drawing, queue.name, settings["queue", queue.name])
     return drawing.graph()
 
@@ -167,6 +170,13 @@ def _pairs(arguments: Mapping[str, Any]) -> list[str]:
         f"{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
         for name, value in arguments.items()
     ]
+
+
+def _failures(drawing: _Drawing, queue: Queue) -> None:
+    if queue.retry:
+        steps = [*(waiting_queue(queue.name, each) for each in queue.retry.delays_ms), queue.retry.then]
+        for number, name in enumerate(steps, 1):
+            drawing.edge(("queue", queue.name), ("queue", name), "failure", f"try {number}")
 
 
 def _dead_letters(drawing: _Drawing, queue: str, settings: Mapping[str, Any]) -> None:

@@ -23,7 +23,13 @@ _COLOURS = {
     "publisher": ("#ffffff", "#9ca3af"),
 }
 _TEXT, _DEAD = "#111827", "#dc2626"
-_RELATIONS = {"publish": "", "binding": "", "alternate": "otherwise", "dead-letter": "dead letters"}
+_RELATIONS = {
+    "publish": "",
+    "binding": "",
+    "alternate": "otherwise",
+    "dead-letter": "dead letters",
+    "failure": "failed",
+}
 # What Mermaid gets as a code: what could make a list of Markdown at the beginning (`1. x`), all that is not known to be
 # harmless in quotes, and an underscore that is not inside a word.
 _CODED = re.compile(r"^[0-9]*\W|[^\w .,/()=+-]|(?<![^\W_])_|_(?![^\W_])")
@@ -32,7 +38,7 @@ _CODED = re.compile(r"^[0-9]*\W|[^\w .,/()=+-]|(?<![^\W_])_|_(?![^\W_])")
 def mermaid(graph: Graph) -> str:
     """Return a flowchart in Mermaid, as GitHub and GitLab draw it in Markdown."""
     shapes = {"exchange": '{{{{"{}"}}}}', "queue": '[("{}")]', "publisher": '(["{}"])'}
-    arrows = {"publish": "==>", "binding": "-->", "alternate": "-.->", "dead-letter": "-.->"}
+    arrows = {"publish": "==>", "binding": "-->", "alternate": "-.->", "dead-letter": "-.->", "failure": "-.->"}
     lines = ["flowchart LR"]
     for place, node in enumerate(graph.nodes):
         text = "<br/>".join(_texts(node, _mermaid_text))
@@ -57,6 +63,7 @@ def dot(graph: Graph) -> str:
         "binding": "style=solid",
         "alternate": "style=dashed",
         "dead-letter": f'style=dashed, color="{_DEAD}"',
+        "failure": "style=dashed",
     }
     lines = [
         "digraph topology {",

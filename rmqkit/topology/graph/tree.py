@@ -12,7 +12,7 @@ from rmqkit.topology.graph.drawing import Edge, Graph, Node
 
 Role = Literal["frame", "exchange", "queue", "key", "note", "dead-letter", "publish"]
 Line = list[tuple[str, Role]]
-_ARROWS = {"binding": "→", "alternate": "otherwise →", "dead-letter": "dead letters →"}
+_ARROWS = {"binding": "→", "alternate": "otherwise →", "dead-letter": "dead letters →", "failure": "failed →"}
 
 
 def tree(graph: Graph) -> Iterator[Line]:

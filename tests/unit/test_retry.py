@@ -1,0 +1,118 @@
+"""A retry becomes waiting queues, and is written, drawn and exported as what it is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmqkit.errors import TopologyError
+from rmqkit.model import Queue, Retry, Target, Topology
+from rmqkit.report import Outcome
+from rmqkit.topology.comparison import compare
+from rmqkit.topology.dead_letters import dead_letter
+from rmqkit.topology.definitions import not_in_definitions, to_definitions
+from rmqkit.topology.graph import drawing, languages
+from rmqkit.topology.graph.tree import tree
+from rmqkit.topology.loader import load, loads
+from rmqkit.topology.retry import MAX_DELAY_MS, collapse, delay_text, expand, parse_delay
+from rmqkit.topology.routing import route
+from rmqkit.topology.writer import to_yaml
+
+FILE = "queues:\n  orders: {type: quorum, retry: {delays: [5s, 90s, 5s], then: parked}}\n  parked: {}\n"
+
+
+@given(st.integers(1, MAX_DELAY_MS))
+def test_a_delay_is_written_as_it_is_read(delay_ms: int) -> None:
+    assert parse_delay(delay_text(delay_ms)) == delay_ms
+
+
+@pytest.mark.parametrize(("text", "delay_ms"), [("500ms", 500), ("5s", 5000), ("2m", 120_000), ("1h", 3_600_000)])
+def test_a_delay_has_one_shortest_text(text: str, delay_ms: int) -> None:
+    assert (parse_delay(text), delay_text(delay_ms)) == (delay_ms, text)
+
+
+def test_each_delay_is_a_queue_whose_messages_come_back() -> None:
+    topology = loads(FILE)
+    assert [each.name for each in topology.queues] == ["orders", "orders.retry.5s", "orders.retry.90s", "parked"]
+    assert topology.queues[0].retry == Retry((5000, 90_000, 5000), "parked")
+    assert topology.queues[2].arguments == {
+        "x-queue-type": "quorum",
+        "x-message-ttl": 90_000,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "orders",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    first = route(topology, Target("", "orders.retry.90s"))
+    assert dead_letter(topology, first, "orders.retry.90s", "expired").queues == ("orders",)
+
+
+@pytest.mark.parametrize("kind", ["", "type: classic, "])
+def test_a_waiting_queue_has_the_type_and_the_life_of_its_queue(kind: str) -> None:
+    written = FILE.replace("type: quorum, ", f"{kind}durable: false, exclusive: true, ")
+    waiting = loads(written).queues[1]
+    assert (waiting.durable, waiting.exclusive) == (False, True)
+    assert waiting.arguments.get("x-queue-type", "") == ("classic" if kind else "")
+    assert not {"x-dead-letter-strategy", "x-overflow"} & waiting.arguments.keys()
+
+
+def test_a_retry_made_in_python_expands_as_that_of_a_file_does_and_only_once() -> None:
+    made = Topology(
+        queues=(
+            Queue("orders", arguments={"x-queue-type": "quorum"}, retry=Retry((5000, 90_000, 5000), "parked")),
+            Queue("parked"),
+        )
+    )
+    assert expand(made) == loads(FILE) == expand(expand(made))
+    assert collapse(expand(made)) == made
+
+
+def test_a_file_gets_its_retry_back_and_not_the_waiting_queues() -> None:
+    assert to_yaml(loads(FILE)) == FILE
+
+
+def test_a_queue_that_only_looks_like_a_waiting_queue_is_written() -> None:
+    other = Queue("orders.retry.5s")
+    topology = expand(Topology(queues=(Queue("orders", retry=Retry((5000,), "parked")), other, Queue("parked"))))
+    assert topology.queues[1] == other
+    assert "orders.retry.5s: {}" in to_yaml(topology)
+
+
+def test_a_broker_that_has_the_queues_has_all_of_it() -> None:
+    topology = loads(FILE)
+    live = Topology(queues=tuple(Queue(each.name, arguments=each.arguments) for each in topology.queues))
+    assert {each.outcome for each in compare(topology, live)} == {Outcome.UNCHANGED}
+
+
+def test_definitions_have_the_waiting_queues_and_say_what_they_lack() -> None:
+    topology = loads(FILE)
+    assert [each["name"] for each in to_definitions(topology)["queues"]] == [each.name for each in topology.queues]
+    assert not_in_definitions(topology) == ("1 retry",)
+    assert not_in_definitions(loads(FILE + "  b: {retry: {delays: [1s], then: parked}}\n")) == ("2 retries",)
+
+
+def test_a_picture_shows_which_try_leads_where() -> None:
+    picture = drawing.draw(loads(FILE))
+    lines = ["".join(text for text, _ in line) for line in tree(picture)]
+    assert "│  ├─ try 1, try 3 failed → orders.retry.5s  quorum, TTL 5 s, reject-publish" in lines
+    assert "│  └─ try 4 failed → parked" in lines
+    assert '-.->|"failed<br/>try 2"| n2' in languages.mermaid(picture)
+    assert '[label="failed\\ntry 2", style=dashed]' in languages.dot(picture)
+
+
+def test_two_files_agree_on_a_retry_or_are_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    same, other = folder / "same.yaml", folder / "other.yaml"
+    same.write_text(FILE.replace("90s", "90000ms"))
+    other.write_text(FILE.replace("90s", "91s"))
+    assert load(same, same) == loads(FILE)
+    with pytest.raises(TopologyError) as caught:
+        load(same, other)
+    assert caught.value.problems[0].message == f"queue 'orders' is declared differently in {same}:2:3"
+
+
+def test_the_name_of_a_waiting_queue_has_to_fit_too() -> None:
+    with pytest.raises(TopologyError) as caught:
+        loads(FILE.replace("orders", "o" * 250))
+    assert "259 bytes of UTF-8" in caught.value.problems[0].message
