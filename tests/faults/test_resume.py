@@ -17,7 +17,7 @@ from tests.faults.witness import bodies, within
 
 LINES = 60_000
 WINDOW = 10_000
-KILLS = 4
+KILLS = 3
 
 
 def _run(ledger: Ledger, url: str, folder: Path) -> subprocess.Popen[bytes]:
