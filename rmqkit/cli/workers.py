@@ -137,16 +137,17 @@ def _attend(crew: list[_Worker], jobs: list[Job], stop: Stop, on_progress: Calla
             on_progress(sum(worker.report.acknowledged for worker in crew))
 
 
-def _signal(crew: list[_Worker]) -> None:
+def _signal(crew: list[_Worker], number: signal.Signals = signal.SIGTERM) -> None:
     for worker in crew:
         if worker.process.returncode is None:
             with suppress(ProcessLookupError):
-                os.kill(worker.process.pid, signal.SIGTERM)
+                os.kill(worker.process.pid, number)
 
 
 def _end_all(crew: list[_Worker]) -> None:
     """See to it that no child outlives us: only needed after an exception, for most have ended."""
-    _signal([worker for worker in crew if not worker.finished])  # the second signal, if we got ours
+    # The second signal, if we got ours; another one, for two SIGTERMs at once may come as one.
+    _signal([worker for worker in crew if not worker.finished], signal.SIGINT)
     deadline_s = time.monotonic() + _PATIENCE_S
     for worker in crew:
         try:

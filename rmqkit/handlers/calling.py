@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from rmqkit.errors import HandlerError, SettingsError
-from rmqkit.handlers.handler import Settled, Source
+from rmqkit.errors import HandlerError, OutputError, SettingsError
+from rmqkit.handlers.handler import Settled, Source, readers_are_gone
 from rmqkit.message import Delivery, Verdict
 from rmqkit.stop import Stop
 
@@ -46,7 +46,7 @@ def load(target: str) -> Function:
 
 
 class Caller:
-    """Calls a function with each delivery, one after the other.
+    """Calls a function with each delivery, one after the other; what it printed is out before it counts.
 
     None is taken for Verdict.ACK. A message on which it raises is rejected, to be dead-lettered; the failure names the
     exception and its place, and not its text, which may hold a piece of the body.
@@ -56,7 +56,10 @@ class Caller:
         self._function = function
 
     def handle(self, source: Source, stop: Stop) -> Iterator[Settled]:
-        """Call the function with what comes; a call that runs is always waited for."""
+        """Call the function with what comes; a call that runs is always waited for.
+
+        Raises HandlerError when it cannot go on with that function, OutputError when its output takes no more.
+        """
         for batch in source.batches():
             yield from self._call_each(batch, stop)
 
@@ -75,17 +78,20 @@ class Caller:
                 if time.monotonic() - since_s < ACK_WITHIN_S:
                     continue
             if done:
+                _flush()
                 yield Settled(done)
             if verdict is not Verdict.ACK:
                 yield Settled((delivery,), verdict, failure)
             done, since_s = [], time.monotonic()
         if done:
+            _flush()
             yield Settled(done)
 
     def _call(self, delivery: Delivery) -> tuple[Verdict, str]:
         try:
             verdict = self._function(delivery)
         except Exception as exc:  # noqa: BLE001 - whatever the user's code raises
+            _flush()
             return Verdict.REJECT, f"the handler raised {name_of(exc)}"
         except (SystemExit, KeyboardInterrupt) as exc:
             raise HandlerError(f"the handler ended the run: it raised {name_of(exc)}") from exc
@@ -95,6 +101,19 @@ class Caller:
             what = f"the handler returned a value of type {type(verdict).__name__}"
             raise HandlerError(f"{what}, and neither a Verdict nor None; its message is queued again")
         return verdict, ""
+
+
+def _flush() -> None:
+    """Write out what was printed; a reader that is gone is no fault of a message."""
+    reason = ""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+            reason = "its reader is gone" if readers_are_gone(1) else ""
+    except OSError as exc:
+        reason = exc.strerror or ""
+    if reason:
+        raise OutputError(f"the output of the handler takes no more: {reason}")
 
 
 def name_of(exc: BaseException) -> str:

@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from rmqkit.errors import HandlerError, RmqkitError, SettingsError
+from rmqkit.errors import HandlerError, OutputError, RmqkitError, SettingsError
 from rmqkit.handlers.environment import Environments
-from rmqkit.handlers.handler import Settled, Source
+from rmqkit.handlers.handler import Settled, Source, readers_are_gone
 from rmqkit.message import Delivery, Verdict
 from rmqkit.stop import Stop
 
@@ -84,7 +84,10 @@ class Executor:
         self._ending = False  # what does not end well now was ended by us
 
     def handle(self, source: Source, stop: Stop) -> Iterator[Settled]:
-        """Run commands for what comes. Raises HandlerError when none can be started."""
+        """Run commands for what comes.
+
+        Raises HandlerError when none can be started, OutputError when nobody reads any more what they print.
+        """
         crew = _Crew(self, source, self._concurrency)
         try:
             for batch in source.batches(busy=crew.is_busy):
@@ -114,7 +117,7 @@ class Executor:
     def run(self, delivery: Delivery, output: int = 1) -> Settled:
         """Run the command for one delivery, with a descriptor for its standard output, and wait for it.
 
-        Raises HandlerError when it cannot be started.
+        Raises HandlerError when it cannot be started, OutputError when it failed and nobody reads its output.
         """
         try:
             group = self._start(delivery, output)
@@ -133,6 +136,8 @@ class Executor:
             return Settled((delivery,), VERDICTS[code])
         if self._ending:
             return Settled((delivery,), Verdict.REQUEUE)
+        if in_time and readers_are_gone(output, 2):
+            raise OutputError("the output of commands takes no more: its reader is gone")
         return Settled((delivery,), Verdict.REJECT, f"the command {self._fault(code, in_time=in_time)}")
 
     def _start(self, delivery: Delivery, output: int) -> int:
@@ -229,11 +234,12 @@ class _Crew:
             while True:
                 done = self._done.get(timeout_s > 0, timeout_s)
                 timeout_s = 0.0
+                if done is None:
+                    continue
+                self._under_way -= 1
                 if isinstance(done, BaseException):
                     raise done
-                if done is not None:
-                    self._under_way -= 1
-                    yield done
+                yield done
 
     def wake(self) -> None:
         """End a wait in `take`; a signal handler may call this."""

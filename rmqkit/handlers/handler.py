@@ -9,6 +9,7 @@ A handler settles nothing itself: what it does not yield, because it was stopped
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -49,3 +50,14 @@ class Handler(Protocol):
     def close(self) -> None:
         """Give up at once what still runs."""
         ...
+
+
+def readers_are_gone(*descriptors: int) -> bool:
+    """Tell whether nobody can read any more what goes to one of these, as to a pipe whose other end was closed.
+
+    What fails then is no fault of its message.
+    """
+    poll = select.poll()
+    for each in descriptors:
+        poll.register(each, select.POLLERR)
+    return bool(poll.poll(0))

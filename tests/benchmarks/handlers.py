@@ -52,22 +52,21 @@ class Contestant:
         return self.name
 
 
-def _consume(name: str, count: int, *how: str, whole: bool = False) -> Contestant:
-    command = (RMQKIT, "consume", QUEUE, "-n", "{count}", "--json", *how)
-    return Contestant(f"`{name}`" + ", whole process" * whole, count, command, whole)
+def _consume(name: str, count: int, *how: str) -> Contestant:
+    return Contestant(name, count, (RMQKIT, "consume", QUEUE, "-n", "{count}", "--json", *how))
 
 
 C_CLIENT = Contestant(
     "`amqp-consume cat` (C), whole process", 2_000,
     ("amqp-consume", "--server=127.0.0.1", "--port={port}", "-q", QUEUE, "-c", "{count}", "cat"), whole=True,
 )  # fmt: skip
-EXEC = _consume("--exec cat", 2_000, "--exec", "cat", whole=True)
-EXEC_2 = _consume("--exec cat --concurrency 2", 2_000, "--exec", "cat", "--concurrency", "2", whole=True)
-NOTHING = _consume("--handler` of an empty function`", 100_000, "--handler", "functions:nothing")
-WORK = _consume("--handler` of a function that computes`", 4_000, "--handler", "functions:work")
-WORK_2 = _consume("--handler` of the same` --workers 2", 4_000, "--handler", "functions:work", "--workers", "2")
-SAVE = _consume("--save-to", 5_000, "--save-to", "{folder}/saved")
-FORWARD = _consume("--to-queue", 50_000, "--to-queue", TARGET)
+EXEC = _consume("`--exec cat`", 2_000, "--exec", "cat")
+EXEC_2 = _consume("`--exec cat --concurrency 2`", 2_000, "--exec", "cat", "--concurrency", "2")
+NOTHING = _consume("`--handler`, an empty function", 100_000, "--handler", "functions:nothing")
+WORK = _consume("`--handler`, a function that computes", 8_000, "--handler", "functions:work")
+WORK_2 = _consume("`--handler --workers 2`, the same function", 8_000, "--handler", "functions:work", "--workers", "2")
+SAVE = _consume("`--save-to`", 5_000, "--save-to", "{folder}/saved")
+FORWARD = _consume("`--to-queue`", 50_000, "--to-queue", TARGET)
 CONTESTANTS = (C_CLIENT, EXEC, EXEC_2, NOTHING, WORK, WORK_2, SAVE, FORWARD)
 # The median rate must be so many times that of the other.
 RATIOS = ((EXEC, C_CLIENT, 1.0), (WORK_2, WORK, 1.5))

@@ -220,27 +220,27 @@ WAITING = shell("echo $$; until [ -e go ]; do sleep 0.02; done; echo done")
 
 
 @pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
-def test_a_signal_lets_commands_finish_and_begins_no_others(
+def test_a_signal_lets_commands_finish_and_the_rest_stays(
     start: Start, channel: BlockingChannel, queue: str, tmp_path: Path, how: tuple[object, ...]
 ) -> None:
     fill(channel, queue, 6)
     process = start(queue, "--exec", WAITING, *how)
-    running = 2 if how else 1
-    for _ in range(running):
-        readline(process)
+    begun = b"".join(readline(process) for _ in range(2 if how else 1))
     process.send_signal(signal.SIGINT)
     (tmp_path / "go").touch()
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 130, stderr
-    assert stdout.count(b"done") == running
-    await_state(channel, queue, ready=6 - running, consumers=0)
+    done = stdout.count(b"done")
+    assert done == len((begun + stdout).split()) - done
+    await_state(channel, queue, ready=6 - done, consumers=0)
 
 
+@pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
 def test_two_signals_end_commands_at_once_and_their_messages_stay(
-    start: Start, channel: BlockingChannel, queue: str
+    start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
 ) -> None:
     fill(channel, queue, 3)
-    process = start(queue, "--exec", WAITING)
+    process = start(queue, "--exec", WAITING, *how)
     pid = int(readline(process))
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)  # a second SIGINT might be taken for the first
@@ -377,6 +377,25 @@ def test_workers_call_a_function_with_each_message_once(start: Start, channel: B
     assert process.returncode == 0, stderr
     assert sorted(stdout.splitlines()) == sorted(bodies)
     await_state(channel, queue, ready=0)
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("how", [("--handler", "functions:note"), ("--exec", "cat"), ("--exec", python(TELL))])
+def test_a_reader_that_leaves_ends_it_and_fails_no_message(
+    start: Start, channel: BlockingChannel, dead: tuple[str, str], how: tuple[str, str]
+) -> None:
+    queue, letters = dead
+    fill(channel, queue, 50, size=5_000)
+    process = start(queue, *how, "--json", "--prefetch", 2)
+    assert process.stdout is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    process.stdout = None
+    _, stderr = process.communicate(timeout=20)
+    told = report(stderr)
+    assert (process.returncode, told["error"], told["failed"]) == (3, "OutputError", 0), stderr
+    await_state(channel, queue, ready=50 - told["acknowledged"], consumers=0)
+    await_state(channel, letters, ready=0)
 
 
 @pytest.mark.usefixtures("functions")
