@@ -25,6 +25,7 @@ lint: .venv/dev ## what needs no broker: style, types, layers, docs
 bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/topologies.py
+	$(BIN)/python tests/benchmarks/move.py
 	$(BIN)/python tests/benchmarks/templates.py
 	$(BIN)/python tests/benchmarks/handlers.py
 	$(BIN)/python tests/benchmarks/contracts.py

@@ -169,9 +169,8 @@ def _summary(report: MoveReport, source: str) -> str:
         rate = f", {report.moved / report.seconds:,.0f}/s" if report.moved and report.seconds else ""
         parts = [f"{parts[0]} in {report.seconds:.2f} s{rate}"]
         if report.redelivered:
-            parts.append(
-                f"{report.redelivered:,} had been delivered before: if a move was cut off then, they may be there twice"
-            )
+            again = f"{report.redelivered:,} had been delivered before"
+            parts.append(f"{again}, and may be there twice if a move was cut off then")
     if report.unmatched:
         parts.append(f"{report.unmatched:,} do not match")
     if report.looked < report.ready:

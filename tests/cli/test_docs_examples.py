@@ -23,6 +23,7 @@ PAGES = (
     "docs/library.md",
     "docs/life-of-a-topology.md",
     "docs/messages.md",
+    "docs/patterns/dead-letters.md",
     "docs/patterns/request-reply.md",
     "docs/testing-topologies.md",
 )
