@@ -66,7 +66,8 @@ def _told(advice: str = "") -> Iterator[None]:
     try:
         yield
     except RmqkitError as error:
-        pytest.fail("\n".join(filter(None, (str(error), advice))), pytrace=False)
+        told = str(error).replace("--api-url", "--rmqkit-api-url")  # as the option is called here
+        raise pytest.fail.Exception("\n".join(filter(None, (told, advice))), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")

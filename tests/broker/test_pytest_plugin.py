@@ -126,6 +126,14 @@ def test_no_broker_at_the_url_is_an_error_and_no_skip(tmp_path: Path) -> None:
     assert "secret" not in done.stdout
 
 
+def test_no_http_api_is_an_error_that_names_the_option(suite: Suite) -> None:
+    done = suite("def test_any(rmqkit_url): ...", "--rmqkit-api-url=http://127.0.0.1:1")
+    assert (done.returncode, "1 error" in done.stdout) == (1, True), done.stdout
+    assert "does not answer at http://127.0.0.1:1: Connection refused" in done.stdout
+    assert "; --rmqkit-api-url says where it is" in done.stdout
+    assert "another exception" not in done.stdout
+
+
 def test_no_rabbitmq_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(
         "import pathlib\n"
