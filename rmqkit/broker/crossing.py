@@ -85,6 +85,7 @@ class Crossing:
         self._way: Way | str = ""  # of that origin
         self._looked = self._picked = self._sent = 0
         self._bytes = 0  # of the bodies looked at
+        self._ending = False  # what is in the backlog stays
         self._low = 1  # every delivery tag below it is acknowledged
         self._acked_above: set[int] = set()
         self._owed: list[int] = []  # delivery tags to be acknowledged
@@ -115,6 +116,7 @@ class Crossing:
                 self._subscribe()
             self._look()
             self._work_off()
+        self._ending = True
         while self._under_way or self._nacked:
             if move.stop.requested:
                 self._nacked.clear()  # they stay
@@ -166,7 +168,7 @@ class Crossing:
         now, timeout_s = time.monotonic(), _WAIT_S
         if self._nacked:
             timeout_s = min(timeout_s, self._nacked[0][0] - now)
-        if self._backlog:
+        if self._backlog and not self._ending:
             rate = self._move.options.rate
             timeout_s = 0 if rate is None else min(timeout_s, self._started_s + self._picked / rate - now)
         return max(timeout_s, 0)

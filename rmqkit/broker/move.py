@@ -100,15 +100,17 @@ class Move:
         """Make one pass over the queue; False if it was cut short by what may be over by the next time."""
         self._before = self.moved
         crossing = self._open()
-        ready = crossing.ready()
-        self.ready = self.ready or ready
         try:
+            self.ready = self.ready or crossing.ready()
             with self.stop.waking(crossing.channel.wake), Looker(self.link) as looker:
-                # Acknowledgements that were lost with a connection bring messages back; some may still be on their way.
-                crossing.run(looker, max(ready, self.ready - self.moved))
+                # After a failure what was there may be there again, so far as its acknowledgement was lost: then the
+                # pass ends when nothing comes, and it is no longer than the first.
+                crossing.run(looker, self.ready)
         except (ConnectionLost, NotFound, PropertyMismatch) as exc:
             # The last two: an exchange was deleted meanwhile; or what stays was held for longer than consumer_timeout
             # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
+            if isinstance(exc, NotFound) and "no queue" in exc.reply_text:  # none to take from
+                raise
             self._failure = exc
             return False
         finally:

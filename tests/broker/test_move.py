@@ -279,3 +279,27 @@ def test_no_queue_is_an_error_and_an_empty_one_is_none(connection: Connection) -
     assert connection.move("parked").ready == 0
     with pytest.raises(NotFound, match="nowhere"):
         connection.move("nowhere")
+
+
+def test_an_exchange_that_is_deleted_meanwhile_keeps_what_is_for_it_where_it_is_and_holds_nothing_else_up(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    witness.exchange_declare("short-lived", "fanout", durable=True)
+    witness.queue_bind("work", "short-lived")
+    connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(1000))
+    warnings: list[str] = []
+
+    def delete(looked: int, _blocked: str) -> None:
+        if looked and not warnings:
+            warnings.append("deleted")
+            witness.exchange_delete("short-lived")
+
+    report = connection.move(
+        "parked", Exchange("short-lived"), rate=1000, on_progress=delete, on_warning=warnings.append
+    )
+    assert sum(report.stayed.values()) > 0
+    assert set(report.stayed) == {"there is no exchange 'short-lived'"}
+    assert "NOT_FOUND" in warnings[1]
+    within(5, lambda: ready(vhost_url, "parked") == sum(report.stayed.values()))
+    # What was published when the channel was closed over the exchange is in both queues.
+    assert len(set(bodies(vhost_url, "work") + bodies(vhost_url, "parked"))) == 1000
