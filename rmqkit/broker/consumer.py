@@ -30,7 +30,7 @@ from rmqkit.stop import Stop
 
 ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most for others to go with it
 ACK_TOGETHER = 200
-_WAIT_S = 60.0  # an endless wait, in slices: each costs one wake-up a minute
+_WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
 
 
 class Consumer:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rmqkit.handlers.filtering import Filtered
     from rmqkit.payload.contracts import Check
 
+_WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
 PROGRESS_EVERY_S = 0.05
 KINDS_OF_FAILURE = 20  # that are told; of a next one it is only counted
 
@@ -236,7 +237,8 @@ def _work_all(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            thread.join(_WAIT_S)
     for error in errors:
         if not isinstance(error, RmqkitError):
             raise error

@@ -32,6 +32,7 @@ from rmqkit.errors import OutputError, RmqkitError
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
 
+_WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
 _PATIENCE_S = 5.0  # how long a worker that was told to stop at once may still run
 
 
@@ -129,7 +130,7 @@ def _attend(crew: list[_Worker], jobs: list[Job], stop: Stop, on_progress: Calla
             elif waiting and all(worker.consuming for worker in crew if worker.started):
                 worker, job = waiting.pop(0)
                 worker.start(job)
-            for key, _ in selector.select():
+            for key, _ in selector.select(_WAIT_S):
                 worker = key.data
                 if not worker.read():
                     selector.unregister(key.fileobj)

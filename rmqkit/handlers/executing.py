@@ -29,7 +29,7 @@ from rmqkit.stop import Stop
 
 GRACE_S = 30.0  # how long commands may run on after a stop
 KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
-_WAIT_S = 60.0  # an endless wait, in slices
+_WAIT_S = 0.5  # a long wait, in slices: a signal that comes just before a wait does not end it
 VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit code; all others are failures
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # what Python ignores, a command should not
 
@@ -193,7 +193,7 @@ class Executor:
         ):
             due_s = time.monotonic() + patience_s
             while crew.is_busy() and (left_s := due_s - time.monotonic()) > 0:
-                yield from crew.take(left_s)
+                yield from crew.take(min(left_s, _WAIT_S))
             if crew.is_busy():
                 self.end(number)
 

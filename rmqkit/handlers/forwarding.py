@@ -20,6 +20,8 @@ from rmqkit.message import Delivery, Message
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 
+_WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
+
 
 class Forwarder:
     """Publishes each delivery over a connection of its own, which it closes, with its body and properties as they are.
@@ -112,7 +114,8 @@ class _Ferry:
         if at_once:
             self._stop.request()
         self._given.put(None)
-        self._thread.join()
+        while not self.ended:
+            self._thread.join(_WAIT_S)
 
     def halt(self) -> None:
         """Publish nothing more."""
