@@ -6,9 +6,9 @@ Room: broker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from rmqkit.broker import declare, server
 from rmqkit.broker.caller import Caller
@@ -27,13 +27,15 @@ from rmqkit.broker.options import (
 from rmqkit.broker.publisher import Publisher
 from rmqkit.errors import NotConfirmed, Unroutable
 from rmqkit.message import Delivery, Message
-from rmqkit.model import Exchange, Target, Topology
+from rmqkit.model import Exchange, Queue, Target, Topology
 from rmqkit.report import Answer, Fate, MoveReport, Plan, PublishReport, QueueState, QueueStatus, ServeReport
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
 
 if TYPE_CHECKING:
     from rmqkit.broker.rehearsal import Rehearsal
+    from rmqkit.broker.stream import Offset
+    from rmqkit.broker.subscription import Private
 
 F = TypeVar("F", bound=server.Function)
 
@@ -59,6 +61,7 @@ class Connection:
         self._publishing = Link(settings, "publisher")
         self._callers: list[Caller] = []  # those that nobody uses at the moment
         self._served: list[server.Served] = []
+        self._private: dict[str, Private] = {}  # by the names that `subscribe` returned
         self._consuming.verify()
 
     def __enter__(self) -> Self:
@@ -183,6 +186,7 @@ class Connection:
         count: int | None = None,
         idle_timeout_s: float | None = None,
         no_ack: bool = False,
+        offset: Offset | None = None,
         stop: Stop | None = None,
         on_warning: Callable[[str], None] | None = None,
     ) -> Consumer:
@@ -190,8 +194,62 @@ class Connection:
 
         The options are explained at `ConsumeOptions`; `on_warning` hears of what went wrong and is recovered from.
         """
-        options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack)
-        return Consumer(self._consuming, queue, options, stop=stop, on_warning=on_warning)
+        options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack, offset)
+        private = self._private.get(queue)
+        return Consumer(
+            self._consuming,
+            queue,
+            options,
+            stop=stop,
+            on_warning=on_warning,
+            open_queue=private.open if private else None,
+        )
+
+    def subscribe(
+        self,
+        exchange: str,
+        keys: Iterable[str] = (),
+        *,
+        headers: Mapping[str, Any] | None = None,
+        match: Literal["all", "any"] = "all",
+        durable: str = "",
+        max_length: int | None = None,
+        on_warning: Callable[[str], None] = lambda _: None,
+    ) -> str:
+        """Return the name of a queue that gets what any of the keys matches, or the headers; without any, everything.
+
+        The queue is this connection's own and gone with it, or with its last consumer; beyond `max_length` messages,
+        10,000 unless given, the oldest are dropped. A consumer goes on with a new one after a lost connection.
+
+        One that is `durable`, by that name, stays until `unsubscribe`; if it is there it keeps its bindings, and those
+        that are added are told to `on_warning`. Raises NotFound if there is no such exchange, InputError for what its
+        type would ignore, PropertyMismatch, AccessRefused, ConnectionLost.
+        """
+        from rmqkit.broker import subscription  # noqa: PLC0415 - start-up time: few connections subscribe
+
+        wanted = subscription.Subscription(exchange, tuple(keys), headers or {}, match)
+        subscription.check(self._consuming, wanted)
+        if durable:
+            subscription.keep(self._consuming, durable, wanted, max_length=max_length, on_warning=on_warning)
+            return durable
+        private = subscription.Private(wanted, max_length)
+        channel = self._consuming.channel()
+        try:
+            name = private.open(channel)
+        finally:
+            channel.close()
+        self._private[name] = private
+        return name
+
+    def unsubscribe(self, queue: str, *, force: bool = False) -> QueueState:
+        """Remove the queue of a subscription, and return what it was like.
+
+        Raises NotFound, and PropertyMismatch if it holds messages or has consumers, unless forced.
+        """
+        state = self.queue_state(queue)
+        self.destroy(Topology(queues=(Queue(queue),)), force=force)
+        self._private.pop(queue, None)
+        return state
 
     def move(
         self,

@@ -23,6 +23,7 @@ from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import Event, encode_ack, encode_nack
 from rmqkit.broker.link import Link
 from rmqkit.broker.options import ConsumeOptions
+from rmqkit.broker.stream import Position
 from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
 from rmqkit.report import ConsumeReport
@@ -38,7 +39,8 @@ class Consumer:
 
     Iterating acknowledges each delivery once the next is asked for; one that ended the loop by `break` or by an
     exception is not acknowledged, unless it was settled by hand. Ends by count, idle time, or a requested stop.
-    `on_warning` hears, in a sentence, of what went wrong and is recovered from.
+    `on_warning` hears, in a sentence, of what went wrong and is recovered from. `open_queue` declares a queue that is
+    gone with its connection, on each connection anew, and returns its name.
     """
 
     def __init__(
@@ -49,12 +51,15 @@ class Consumer:
         *,
         stop: Stop | None = None,
         on_warning: Callable[[str], None] | None = None,
+        open_queue: Callable[[Channel], str] | None = None,
     ) -> None:
         self.queue = queue
         self.tag = ""
         self._link = link
         self._options = options
-        self._manual = not options.no_ack or options.count is not None
+        self._open_queue = open_queue
+        self._position = Position(options.offset)
+        self._manual = not options.no_ack or options.count is not None or options.offset is not None
         self._stop = stop or Stop()
         self._channel: Channel | None = None
         self._low = 1  # every delivery tag below it is settled
@@ -252,6 +257,7 @@ class Consumer:
         """Leave out what is beyond the count: closing gives it back."""
         count, consumed = self._options.count, self._report.consumed
         wanted = batch if count is None else batch[: count - consumed]
+        self._position.take(wanted, self._low)
         redelivered = self._report.redelivered + sum(each.redelivered for each in wanted)
         self._report = replace(self._report, consumed=consumed + len(wanted), redelivered=redelivered)
         return wanted
@@ -284,7 +290,8 @@ class Consumer:
                 )
 
     def _resubscribe(self, why: str) -> None:
-        self._warn(f"{why}; subscribing again")
+        lost = "; what waited for us, and what comes until then, is lost" if self._open_queue else ""
+        self._warn(f"{why}; subscribing again{lost}")
         try:
             self._link.recover(self._stop, self._subscribe)
         except ConnectionLost:
@@ -292,9 +299,12 @@ class Consumer:
                 raise
 
     def _subscribe(self, channel: Channel) -> None:
+        if self._open_queue is not None:
+            self.queue = self._open_queue(channel)
         count, queue = self._options.count, f"queue {self.queue!r}"
         prefetch = self._options.prefetch if count is None else max(1, min(self._options.prefetch, count))
         self._channel = channel
+        arguments = self._position.arguments(self._low)
         self._low, self._settled_above = 1, set()
         self._brake.clear()
         self._events.clear()
@@ -302,7 +312,7 @@ class Consumer:
         self.tag = f"rmqkit-{channel.session}"
         channel.call(spec.Basic.Qos(0, prefetch, False), spec.Basic.QosOk, subject=queue)  # noqa: FBT003
         consume = spec.Basic.Consume(queue=self.queue, consumer_tag=self.tag, no_ack=not self._manual)
-        channel.call(consume, spec.Basic.ConsumeOk, subject=queue)
+        channel.call(consume, spec.Basic.ConsumeOk, subject=queue, arguments=arguments)
         self._last_s = time.monotonic()  # an outage is no idle time
 
     def _end_wait(self) -> None:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rmqkit.broker.stream import Offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,14 @@ class ConsumeOptions:
     `prefetch` bounds what is delivered and not settled (1 to 65535; 1 deals messages out strictly by who is free);
     `count` ends after so many deliveries, `idle_timeout_s` after so long without one. With `no_ack` the broker forgets
     a message when it is sent, and a crash loses what was under way; `count` then still acknowledges, or the broker
-    would drop what was delivered beyond it.
+    would drop what was delivered beyond it. `offset` is where to begin in a stream, which has to be acknowledged.
     """
 
     prefetch: int = 1000
     count: int | None = None
     idle_timeout_s: float | None = None
     no_ack: bool = False
+    offset: Offset | None = None
 
 
 class Replay(Enum):

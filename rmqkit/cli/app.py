@@ -122,6 +122,23 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit consume orders --exec './bill --now' --concurrency 4 --timeout 60",
         ),
     ),
+    "subscribe": Entry(
+        "rmqkit.cli.subscribe:subscribe",
+        "Print what an exchange routes, through a queue of its own or one that is kept.",
+        MESSAGES,
+        (
+            "rmqkit subscribe news",
+            "rmqkit subscribe orders -r 'order.eu.#' -r 'order.*.paid'",
+            "rmqkit subscribe documents -H format=pdf -H urgent:=true --match any",
+            "rmqkit subscribe letters --durable mailbox_ada",
+        ),
+    ),
+    "unsubscribe": Entry(
+        "rmqkit.cli.subscribe:unsubscribe",
+        "Remove the queue of a durable subscription.",
+        MESSAGES,
+        ("rmqkit unsubscribe mailbox_ada", "rmqkit unsubscribe mailbox_ada --force"),
+    ),
     "move": Entry(
         "rmqkit.cli.move:move",
         "Move messages: replay a dead-letter queue, drain one queue into another.",

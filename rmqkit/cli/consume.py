@@ -9,7 +9,7 @@ import json as codec
 import os
 import sys
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,6 +26,24 @@ from rmqkit.report import ConsumeReport, as_json
 
 __all__ = ["Print", "consume"]  # how a message is printed is also `call`'s to say
 
+Count = Annotated[
+    int | None, typer.Option("-n", "--count", metavar="N", min=1, help="End after exactly N.", show_default=False)
+]
+IdleTimeout = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", min=0, help="End after so long without a message.", show_default=False),
+]
+Prefetch = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=65535,
+        help="How many may be under way to each consumer: 1000, with --exec two a command, if not given.",
+        show_default=False,
+    ),
+]
+
 _LEFT = {Verdict.ACK: "sent on with the reason", Verdict.REJECT: "rejected"}
 _PAST = {Verdict.ACK: "acknowledged", Verdict.REJECT: "rejected", Verdict.REQUEUE: "given back"}
 
@@ -38,23 +56,9 @@ def consume(
     contract: ConsumedSchemaOptions,
     broker: Broker,
     *,
-    count: Annotated[
-        int | None, typer.Option("-n", "--count", metavar="N", min=1, help="End after exactly N.", show_default=False)
-    ] = None,
-    idle_timeout: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", min=0, help="End after so long without a message.", show_default=False),
-    ] = None,
-    prefetch: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            max=65535,
-            help="How many may be under way to each consumer: 1000, with --exec two a command, if not given.",
-            show_default=False,
-        ),
-    ] = None,
+    count: Count = None,
+    idle_timeout: IdleTimeout = None,
+    prefetch: Prefetch = None,
     worker_count: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes.")] = 1,
     channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="Consume with N consumers on one connection, in each process.")
@@ -70,10 +74,7 @@ def consume(
     queue, and what a handler fails on is rejected: dead-lettered, or dropped where the queue has no dead-letter
     exchange. The report goes to standard error.
     """
-    if sys.stdout is None:  # closed, as by `>&-`: its number may come to stand for any other file
-        raise OutputError("standard output is closed")
-    handling.check()
-    filtering.check()
+    check(handling, filtering)
     settings = broker.settings()
     applied = remembered.recall(settings)
     schema = contract.of_queue(queue, applied)
@@ -86,13 +87,27 @@ def consume(
     ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
     invalid_to = contract.target(queue, applied) if schema else None
     job = Job(settings, queue, ahead, count, idle_timeout, no_ack, channels, schema, invalid_to, handling, filtering)
+    perform(job, worker_count, as_json_object=json)
+
+
+def check(handling: HandlerOptions, filtering: FilterOptions) -> None:
+    """Refuse what does not go together, and a closed standard output."""
+    if sys.stdout is None:  # closed, as by `>&-`: its number may come to stand for any other file
+        raise OutputError("standard output is closed")
+    handling.check()
+    filtering.check()
+
+
+def perform(job: Job, worker_count: int = 1, *, as_json_object: bool) -> NoReturn:
+    """Do the job, tell what was done, and exit."""
     with Signals() as signals:
         try:
             outcome = _run(job, worker_count, signals)
         except StoppedAtOnce:
             os._exit(exit_codes.SIGNALLED + signals.received)  # the broker queues again what was not acknowledged
-        invalid = Verdict.ACK if invalid_to else Verdict.REJECT
-        _tell(outcome, filtering.verdict, invalid, several=worker_count > 1 or channels > 1, as_json_object=json)
+        invalid = Verdict.ACK if job.invalid_to else Verdict.REJECT
+        several = worker_count > 1 or job.channels > 1
+        _tell(outcome, job.filtering.verdict, invalid, several=several, as_json_object=as_json_object)
         code = exit_codes.exit_code(outcome.error)
         if not code and (outcome.report.failed or outcome.report.invalid):
             code = exit_codes.HANDLER_FAILED

@@ -36,7 +36,8 @@ KINDS_OF_FAILURE = 20  # that are told; of a next one it is only counted
 class Job:
     """What to consume, and how; `count` None means no end, `idle_timeout_s` None means to wait for ever.
 
-    What breaks the `contract` goes to `invalid_to`, or is rejected.
+    What breaks the `contract` goes to `invalid_to`, or is rejected. `enter` returns the queue, where it is known only
+    once there is a connection.
     """
 
     settings: Settings
@@ -50,6 +51,7 @@ class Job:
     invalid_to: Target | None = None
     handling: HandlerOptions = field(default_factory=HandlerOptions)
     filtering: FilterOptions = field(default_factory=FilterOptions)
+    enter: Callable[[Connection], str] | None = None
 
     def split(self, parts: int) -> list[Job]:
         """Deal the count out, so that the parts together take exactly that many; no part takes none."""
@@ -97,11 +99,12 @@ def run(
     handler: Handler | None = None
     error: RmqkitError | None = None
     try:
-        handler = job.handling.make(job.queue, job.settings, lock_fd)
         matches = job.filtering.make(output.warn)
         check = _check(job.contract)
         failures = _Failures()
         with connect(job.settings) as connection:
+            job = replace(job, queue=job.enter(connection)) if job.enter else job
+            handler = job.handling.make(job.queue, job.settings, lock_fd)
             if job.invalid_to and not job.invalid_to.exchange:
                 connection.queue_state(job.invalid_to.routing_key)  # that it is not there is better said now
             lanes += (

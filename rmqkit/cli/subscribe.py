@@ -1,0 +1,134 @@
+"""`rmqkit subscribe` and `rmqkit unsubscribe`: what an exchange routes, without a queue in a topology.
+
+Comes in: the commands' options. Goes out: messages, a report on standard error, an exit code. Room: cli.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rmqkit.cli import consume, output
+from rmqkit.cli.consumption import Job
+from rmqkit.cli.handling import FilterOptions, HandlerOptions
+from rmqkit.cli.options import Broker, Json, grouped
+from rmqkit.message import Verdict
+from rmqkit.payload.properties import parse_headers
+
+if TYPE_CHECKING:
+    from rmqkit.broker.connection import Connection
+
+
+class Match(Enum):
+    """Which of the headers have to be there."""
+
+    ALL = "all"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOptions:
+    """What is wanted of the exchange, and who keeps it."""
+
+    routing_key: Annotated[
+        list[str],
+        typer.Option("-r", "--routing-key", metavar="KEY", help="A key, or a topic's pattern; repeat it for others."),
+    ] = field(default_factory=list)
+    header: Annotated[
+        list[str],
+        typer.Option("-H", "--header", metavar="K=V", help="A header, of a headers exchange: k=text, or k:=JSON."),
+    ] = field(default_factory=list)
+    match: Annotated[Match, typer.Option("--match", help="Whether all headers have to be there, or any.")] = Match.ALL
+    durable: Annotated[
+        str,
+        typer.Option(
+            "--durable", metavar="NAME", help="A queue of this name that stays when we go.", show_default=False
+        ),
+    ] = ""
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length",
+            metavar="N",
+            min=1,
+            help="How many messages the queue keeps, the newest: 10,000 unless it is durable.",
+            show_default=False,
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse what is no header: PayloadError."""
+        parse_headers(self.header)
+
+    def subscribe(self, connection: Connection, exchange: str, tell: Callable[[str], None]) -> str:
+        """Subscribe, and return the queue's name; `tell` hears that it is done."""
+        queue = connection.subscribe(
+            exchange,
+            self.routing_key,
+            headers=parse_headers(self.header),
+            match="all" if self.match is Match.ALL else "any",
+            durable=self.durable,
+            max_length=self.max_length,
+            on_warning=output.warn,
+        )
+        asked = ", ".join([*self.routing_key, *self.header])
+        tell(f"Subscribed to exchange {exchange!r}{asked and f' with {asked}'}.")
+        return queue
+
+
+@grouped
+def subscribe(
+    exchange: Annotated[str, typer.Argument(help="The exchange.")],
+    wanted: WantedOptions,
+    handling: HandlerOptions,
+    filtering: FilterOptions,
+    broker: Broker,
+    *,
+    count: consume.Count = None,
+    idle_timeout: consume.IdleTimeout = None,
+    prefetch: consume.Prefetch = None,
+    json: Json = False,
+) -> None:
+    """Print what an exchange routes from now on, until Ctrl-C: everything, or what the keys or headers ask for.
+
+    The queue is this command's own, keeps a bounded number of messages, and is gone when the command ends, however it
+    ends: nobody else notices. With --durable it stays, and keeps what comes meanwhile for the next time; then the
+    exchange's keys need not be named again. Remove such a queue with `rmqkit unsubscribe`.
+    """
+    consume.check(handling, filtering)
+    wanted.check()
+    ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
+    if filtering.filter is not None and filtering.unmatched is None and not wanted.durable:
+        filtering = replace(filtering, unmatched=Verdict.ACK)  # nobody else wants it
+    job = Job(broker.settings(), "", ahead, count, idle_timeout, handling=handling, filtering=filtering)
+
+    def tell(text: str) -> None:
+        if not json:
+            output.note(output.safe(text))
+
+    job = replace(job, enter=lambda connection: wanted.subscribe(connection, exchange, tell))
+    consume.perform(job, as_json_object=json)
+
+
+@grouped
+def unsubscribe(
+    queue: Annotated[str, typer.Argument(metavar="NAME", help="The queue, as --durable named it.")],
+    broker: Broker,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if it holds messages, which are lost, or has consumers.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Remove the queue that `rmqkit subscribe --durable NAME` made, unless messages wait in it, or it has consumers."""
+    with broker.connect() as connection:
+        state = connection.unsubscribe(queue, force=force)
+    if json:
+        output.out_json({"queue": state.name, "ready": state.ready, "consumers": state.consumers})
+    else:
+        lost = f"{state.ready:,} {'message' if state.ready == 1 else 'messages'}"
+        output.note(output.safe(f"Removed queue {queue!r}, with {lost}."))
