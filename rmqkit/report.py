@@ -70,8 +70,9 @@ class ConsumeReport:
 
     `failed` counts deliveries that the handler failed on, which were rejected, and `unmatched` those that the filter
     left out, which have any verdict or, at the end, none. `invalid` counts those that broke the contract, which were
-    rejected, or sent on and acknowledged. `shares` counts deliveries by consumer, in the order the consumers were
-    started.
+    rejected, or sent on and acknowledged. `retried` counts those that failed and wait to be tried again, `parked` those
+    that went where their retry ends; both were acknowledged once a copy of them was confirmed. `shares` counts
+    deliveries by consumer, in the order the consumers were started.
     """
 
     consumed: int = 0
@@ -82,6 +83,8 @@ class ConsumeReport:
     failed: int = 0
     unmatched: int = 0
     invalid: int = 0
+    retried: int = 0
+    parked: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
 
@@ -291,7 +294,8 @@ def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | P
         case PublishReport():
             return _numbers(report, "published confirmed returned nacked refused unknown republished")
         case ConsumeReport():
-            numbers = _numbers(report, "consumed acknowledged rejected requeued redelivered failed unmatched invalid")
+            settled = _numbers(report, "consumed acknowledged rejected requeued redelivered")
+            numbers = settled | _numbers(report, "failed unmatched invalid retried parked")
             return numbers | {"shares": dict(report.shares)}
         case MoveReport():
             numbers = _numbers(report, "ready looked moved redelivered unmatched")

@@ -9,20 +9,24 @@ import json as codec
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Annotated, NoReturn
 
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import consumption, failure, output, remembered, workers
+from rmqkit.cli import consumption, failure, output, plan, remembered, workers
 from rmqkit.cli.consumption import Job, Outcome
 from rmqkit.cli.contracts import ConsumedSchemaOptions
 from rmqkit.cli.handling import FilterOptions, HandlerOptions, Print
 from rmqkit.cli.options import Broker, Json, grouped
+from rmqkit.cli.remembered import Remembered
 from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import OutputError
 from rmqkit.message import Verdict
+from rmqkit.model import Retry
 from rmqkit.report import ConsumeReport, as_json
+from rmqkit.topology.retry import in_words
 
 __all__ = ["Print", "consume"]  # how a message is printed is also `call`'s to say
 
@@ -63,6 +67,15 @@ def consume(
     channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="Consume with N consumers on one connection, in each process.")
     ] = 1,
+    topology: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--topology",
+            metavar="FILE",
+            help="Take the queue's contract and retry from this file, and not from the topology applied last.",
+            show_default=False,
+        ),
+    ] = None,
     no_ack: Annotated[
         bool, typer.Option("--no-ack", help="Do not acknowledge: faster, and what is under way in a crash is lost.")
     ] = False,
@@ -71,12 +84,13 @@ def consume(
     """Print the messages of a queue as they come, until Ctrl-C; each is acknowledged once it is out.
 
     Or save them, run a command for each, call a function, or forward them. What was not handled whole stays in the
-    queue, and what a handler fails on is rejected: dead-lettered, or dropped where the queue has no dead-letter
-    exchange. The report goes to standard error.
+    queue. What a handler fails on is tried again as the topology's retry says; without one it is rejected:
+    dead-lettered, or dropped where the queue has no dead-letter exchange. The report goes to standard error.
     """
     check(handling, filtering)
     settings = broker.settings()
-    applied = remembered.recall(settings)
+    applied = remembered.of(plan.load(topology), topology) if topology else remembered.recall(settings)
+    retry = _retry(queue, applied) if handling.may_fail and applied else None
     schema = contract.of_queue(queue, applied)
     if no_ack and (filtering.filter is not None or not handling.prints):
         raise typer.BadParameter("--no-ack is for printing everything: what is settled needs acknowledgements")
@@ -87,7 +101,19 @@ def consume(
     ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
     invalid_to = contract.target(queue, applied) if schema else None
     job = Job(settings, queue, ahead, count, idle_timeout, no_ack, channels, schema, invalid_to, handling, filtering)
+    job = replace(job, retry=retry)
     perform(job, worker_count, as_json_object=json)
+
+
+def _retry(queue: str, applied: Remembered) -> Retry | None:
+    """Return the retry of a queue, and say whose it is; warn if there is none, and failures are dropped."""
+    files = ", ".join(applied.files)
+    if retry := applied.retries.get(queue):
+        output.note(output.safe(f"What fails {in_words(retry)}: the retry of queue {queue!r} in {files}."))
+    elif applied.dead_letters.get(queue, ...) is None:
+        lacking = f"queue {queue!r} has neither a retry nor a dead-letter exchange in {files}"
+        output.warn(f"what fails will be dropped: {lacking}")
+    return retry
 
 
 def check(handling: HandlerOptions, filtering: FilterOptions) -> None:
@@ -109,7 +135,8 @@ def perform(job: Job, worker_count: int = 1, *, as_json_object: bool) -> NoRetur
         several = worker_count > 1 or job.channels > 1
         _tell(outcome, job.filtering.verdict, invalid, several=several, as_json_object=as_json_object)
         code = exit_codes.exit_code(outcome.error)
-        if not code and (outcome.report.failed or outcome.report.invalid):
+        report = outcome.report
+        if not code and (report.failed or report.invalid or report.retried or report.parked):
             code = exit_codes.HANDLER_FAILED
         raise typer.Exit(code or (exit_codes.SIGNALLED + signals.received if signals.received else exit_codes.DONE))
 
@@ -153,13 +180,15 @@ def _summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict) -> str
         left_out = (report.unmatched if verdict is unmatched else 0) + (report.invalid if verdict is invalid else 0)
         return settled - left_out
 
-    done = of_ours(report.acknowledged, Verdict.ACK)
+    done = of_ours(report.acknowledged, Verdict.ACK) - report.retried - report.parked
     rate = f", {done / report.seconds:,.0f}/s" if done and report.seconds else ""
     again = f"; {report.redelivered:,} had been delivered before" if report.redelivered and done else ""
     others = {
         "rejected": of_ours(report.rejected, Verdict.REJECT) - report.failed,
         "requeued": report.requeued,
         "failed (rejected)": report.failed,
+        "failed (to be tried again)": report.retried,
+        "parked (not to be tried again)": report.parked,
         f"broke the contract, and were {_LEFT[invalid]}": report.invalid,
         f"did not match ({_PAST[unmatched]})": report.unmatched,
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,18 @@ from rmqkit.cli import output
 from rmqkit.cli.handling import FilterOptions, HandlerOptions, Predicate
 from rmqkit.cli.options import connect
 from rmqkit.errors import PayloadError, RmqkitError
-from rmqkit.handlers.handler import Handler, Source
-from rmqkit.model import Contract, Target
+from rmqkit.handlers.handler import Handler, Settled, Source
+from rmqkit.message import Verdict
+from rmqkit.model import Contract, Retry, Target
 from rmqkit.report import ConsumeReport
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
+from rmqkit.topology.retry import in_words, waiting_queue
 
 if TYPE_CHECKING:
     from rmqkit.handlers.checking import Checked
     from rmqkit.handlers.filtering import Filtered
+    from rmqkit.handlers.retrying import Retrying
     from rmqkit.payload.contracts import Check
 
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
@@ -36,8 +39,8 @@ KINDS_OF_FAILURE = 20  # that are told; of a next one it is only counted
 class Job:
     """What to consume, and how; `count` None means no end, `idle_timeout_s` None means to wait for ever.
 
-    What breaks the `contract` goes to `invalid_to`, or is rejected. `enter` returns the queue, where it is known only
-    once there is a connection.
+    What breaks the `contract` goes to `invalid_to`, or is rejected; what the handler fails on goes where `retry` says,
+    or is rejected. `enter` returns the queue, where it is known only once there is a connection.
     """
 
     settings: Settings
@@ -52,6 +55,7 @@ class Job:
     handling: HandlerOptions = field(default_factory=HandlerOptions)
     filtering: FilterOptions = field(default_factory=FilterOptions)
     enter: Callable[[Connection], str] | None = None
+    retry: Retry | None = None
 
     def split(self, parts: int) -> list[Job]:
         """Deal the count out, so that the parts together take exactly that many; no part takes none."""
@@ -77,7 +81,8 @@ def combine(reports: Mapping[str, ConsumeReport], error: RmqkitError | None, sec
         return sum(getattr(report, field) for report in reports.values())
 
     shares = {name: report.acknowledged for name, report in reports.items()}
-    names = ("consumed", "acknowledged", "rejected", "requeued", "redelivered", "failed", "unmatched", "invalid")
+    names = ["consumed", "acknowledged", "rejected", "requeued", "redelivered", "failed", "unmatched", "invalid"]
+    names += ["retried", "parked"]
     return Outcome(ConsumeReport(**{name: total(name) for name in names}, seconds=seconds, shares=shares), error)
 
 
@@ -105,8 +110,8 @@ def run(
         with connect(job.settings) as connection:
             job = replace(job, queue=job.enter(connection)) if job.enter else job
             handler = job.handling.make(job.queue, job.settings, lock_fd)
-            if job.invalid_to and not job.invalid_to.exchange:
-                connection.queue_state(job.invalid_to.routing_key)  # that it is not there is better said now
+            for name in _ways_out(job):
+                connection.queue_state(name)  # that it is not there is better said now
             lanes += (
                 _Lane(part, connection, matches, check, stop, failures=failures) for part in job.split(job.channels)
             )
@@ -119,6 +124,24 @@ def run(
             handler.close()
     reports = {f"channel {number}": lane.report for number, lane in enumerate(lanes, 1)}
     return combine(reports, error, time.monotonic() - started_s)
+
+
+def _ways_out(job: Job) -> list[str]:
+    """Return the queues that messages are going to leave to."""
+    names = [job.invalid_to.routing_key] if job.invalid_to and not job.invalid_to.exchange else []
+    if job.retry:
+        names += (waiting_queue(job.queue, each) for each in job.retry.delays_ms)
+        names.append(job.retry.then)
+    return list(dict.fromkeys(names))
+
+
+def _retrying(job: Job, connection: Connection, stop: Stop) -> Retrying | None:
+    if job.retry is None:
+        return None
+    from rmqkit.handlers.failing import Exit  # noqa: PLC0415 - start-up time
+    from rmqkit.handlers.retrying import Retrying  # noqa: PLC0415
+
+    return Retrying(Exit(connection, stop), job.queue, job.retry)
 
 
 def _check(contract: Contract | None) -> Check | None:
@@ -135,7 +158,7 @@ class _Failures:
     def __init__(self) -> None:
         self._told: set[str] = set()
 
-    def tell(self, failure: str, *, subject: str = "", fate: str = "its message was rejected") -> None:
+    def tell(self, failure: str, *, fate: str, subject: str = "") -> None:
         if failure not in self._told and len(self._told) < KINDS_OF_FAILURE:
             self._told.add(failure)
             output.warn(f"{subject}{failure}; {fate}. Others like it are only counted.")
@@ -189,8 +212,10 @@ class _Lane:
             def tell(number: int, error: PayloadError) -> None:
                 failures.tell(error.problems[0].message, subject=f"message {number}: ", fate=fate)
 
-            way_out = Exit(connection, target, stop)
-            self._checked = Checked(self._filtered or self._consumer, check, way_out, self._consumer.settle, tell)
+            source, settle = self._filtered or self._consumer, self._consumer.settle
+            self._checked = Checked(source, check, Exit(connection, stop), target, settle=settle, tell=tell)
+        self._retrying = _retrying(job, connection, stop)
+        self._fate = f"its message {in_words(job.retry)}" if job.retry else "its message was rejected"
         self._consumer.subscribe()
 
     @property
@@ -198,18 +223,27 @@ class _Lane:
         """Return what was done so far."""
         unmatched = self._filtered.left_out if self._filtered else 0
         invalid = self._checked.invalid if self._checked else 0
-        return replace(self._consumer.report, failed=self._failed, unmatched=unmatched, invalid=invalid)
+        retried, parked = (self._retrying.retried, self._retrying.parked) if self._retrying else (0, 0)
+        found = replace(self._consumer.report, failed=self._failed, unmatched=unmatched, invalid=invalid)
+        return replace(found, retried=retried, parked=parked)
 
     def work(self, handler: Handler, tell: Callable[[], None]) -> None:
         """Let the handler handle what comes, and settle what it says, and nothing else."""
         with self._consumer as consumer:
             source: Source = self._checked or self._filtered or consumer
-            for deliveries, verdict, failure in handler.handle(source, self._stop):
-                consumer.settle(deliveries, verdict)
-                if failure:
-                    self._failed += len(deliveries)
-                    self._failures.tell(failure)
+            for settled in handler.handle(source, self._stop):
+                for left in self._leave(settled):
+                    consumer.settle(left.deliveries, left.verdict)
+                    if settled.failure and left.verdict is Verdict.REJECT:
+                        self._failed += len(left.deliveries)
+                if settled.failure:
+                    self._failures.tell(settled.failure, fate=self._fate)
                 tell()
+
+    def _leave(self, settled: Settled) -> Iterable[Settled]:
+        if self._retrying and settled.verdict is Verdict.REJECT:
+            return self._retrying.leave(settled)
+        return (settled,)
 
 
 def _work_all(

@@ -100,14 +100,15 @@ class ConsumedSchemaOptions(SchemaOptions):
         _contract(
             "--invalid-to",
             metavar="QUEUE",
-            help="Where messages go that break the contract, with the reason in a header. Else the dead-letter exchange"
-            " that the topology applied last has for the queue; without one they are rejected.",
+            help="Where messages go that break the contract, with the reason in a header. Else where the"
+            " queue's retry ends, or its dead-letter exchange, in the topology applied last; without either they are"
+            " rejected.",
         ),
     ] = None
 
     def target(self, queue: str, applied: Remembered | None) -> Target | None:
         """Return where invalid messages of a queue go; None to reject them. Raises SettingsError for a circle."""
-        known = applied.dead_letters.get(queue) if applied else None
+        known = applied.way_out(queue) if applied else None
         target = known if self.invalid_to is None else Target("", self.invalid_to)
         if target in (Target("", queue), Target("", "")):
             raise SettingsError(

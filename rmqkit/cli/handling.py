@@ -79,6 +79,11 @@ class HandlerOptions:
         """Tell whether deliveries are printed."""
         return not self._named()
 
+    @property
+    def may_fail(self) -> bool:
+        """Tell whether the handler may fail on a message."""
+        return self.exec is not None or self.handler is not None
+
     def check(self) -> None:
         """Refuse what does not go together, and a command that is not there: a usage error, or SettingsError."""
         named = self._named()

@@ -1,7 +1,7 @@
 """What was applied last to a broker, so that `rmqkit publish` and `consume` know what the broker does not.
 
-Comes in: settings, and the topology that was applied. Goes out: its publish target, contracts, where dead letters go.
-Room: cli.
+Comes in: settings, and the topology that was applied. Goes out: its publish target, contracts, retries,
+where dead letters go. Room: cli.
 
 A file per broker and virtual host in the user's state folder, for its owner alone, and with no password. It is a
 convenience: what cannot be written or read is a warning, never an error.
@@ -16,12 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from rmqkit.cli import output
 from rmqkit.errors import TopologyError
-from rmqkit.model import Contract, Exchange, Queue, Target, Topology
+from rmqkit.model import Contract, Exchange, Queue, Retry, Target, Topology
 from rmqkit.settings import Settings
 
 _LOOPBACK = {"127.0.0.1", "::1"}
@@ -32,14 +33,31 @@ class Remembered:
     """Of the topology applied last: its publish target (None: it names none), and the files it came from.
 
     `exchanges` and `queues` have the contracts by name, `dead_letters` where what a queue rejects goes; there an empty
-    routing key is the message's own.
+    routing key is the message's own, and None stands for a queue that drops it. `retries` has the retries of queues.
     """
 
     target: Target | None
     files: tuple[str, ...]
     exchanges: Mapping[str, Contract] = field(default_factory=dict)
     queues: Mapping[str, Contract] = field(default_factory=dict)
-    dead_letters: Mapping[str, Target] = field(default_factory=dict)
+    dead_letters: Mapping[str, Target | None] = field(default_factory=dict)
+    retries: Mapping[str, Retry] = field(default_factory=dict)
+
+    def way_out(self, queue: str) -> Target | None:
+        """Return where messages leave a queue to that are not to be tried again; None: they are rejected."""
+        return Target("", self.retries[queue].then) if queue in self.retries else self.dead_letters.get(queue)
+
+
+def of(topology: Topology, files: Sequence[str]) -> Remembered:
+    """Return what is remembered of a topology; the schemas of its contracts are paths that hold in every folder."""
+    return Remembered(
+        topology.publish,
+        tuple(files),
+        exchanges=_contracts(topology.exchanges),
+        queues=_contracts(topology.queues),
+        dead_letters={each.name: _dead_letters(topology, each) for each in topology.queues},
+        retries={each.name: each.retry for each in topology.queues if each.retry},
+    )
 
 
 def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> None:
@@ -47,14 +65,15 @@ def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> No
     import tempfile  # noqa: PLC0415 - start-up time: `publish` only reads
 
     file = _file(settings)
-    dead_letters = {each.name: target for each in topology.queues if (target := _dead_letters(topology, each))}
+    found = of(topology, files)
     kept = {
         "broker": _key(settings),
         "files": list(files),
-        "publish": topology.publish and asdict(topology.publish),
-        "exchanges": _contracts(topology.exchanges),
-        "queues": _contracts(topology.queues),
-        "dead_letters": {name: asdict(target) for name, target in dead_letters.items()},
+        "publish": found.target and asdict(found.target),
+        "exchanges": _written(found.exchanges),
+        "queues": _written(found.queues),
+        "dead_letters": {name: target and asdict(target) for name, target in found.dead_letters.items()},
+        "retries": {name: {"delays_ms": each.delays_ms, "then": each.then} for name, each in found.retries.items()},
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -82,7 +101,8 @@ def recall(settings: Settings) -> Remembered | None:
             tuple(map(_text, kept["files"])),
             exchanges={name: _contract(each) for name, each in kept.get("exchanges", {}).items()},
             queues={name: _contract(each) for name, each in kept.get("queues", {}).items()},
-            dead_letters={name: _target(each) for name, each in kept.get("dead_letters", {}).items()},
+            dead_letters={name: each and _target(each) for name, each in kept.get("dead_letters", {}).items()},
+            retries={name: _retry(each) for name, each in kept.get("retries", {}).items()},
         )
     except FileNotFoundError:
         return None
@@ -93,13 +113,16 @@ def recall(settings: Settings) -> Remembered | None:
     return None
 
 
-def _contracts(entities: Iterable[Exchange | Queue]) -> dict[str, dict[str, str]]:
-    """Return contracts by name, their schemas as paths that hold in every folder."""
+def _contracts(entities: Iterable[Exchange | Queue]) -> dict[str, Contract]:
     return {
-        each.name: {"format": each.contract.format, "schema": os.path.abspath(each.contract.path)}  # noqa: PTH100
+        each.name: Contract(each.contract.format, os.path.abspath(each.contract.path))  # noqa: PTH100
         for each in entities
         if each.contract
     }
+
+
+def _written(contracts: Mapping[str, Contract]) -> dict[str, dict[str, str]]:
+    return {name: {"format": each.format, "schema": each.schema} for name, each in contracts.items()}
 
 
 def _dead_letters(topology: Topology, queue: Queue) -> Target | None:
@@ -119,6 +142,13 @@ def _target(kept: Mapping[str, object]) -> Target:
 
 def _contract(kept: Mapping[str, object]) -> Contract:
     return Contract("xml" if kept["format"] == "xml" else "json", _text(kept["schema"]))
+
+
+def _retry(kept: Mapping[str, Any]) -> Retry:
+    delays_ms = tuple(kept["delays_ms"])
+    if not delays_ms or not all(type(each) is int and each > 0 for each in delays_ms):
+        raise ValueError
+    return Retry(delays_ms, _text(kept["then"]))
 
 
 def _text(value: object) -> str:

@@ -72,7 +72,7 @@ class Caller:
         for delivery in batch:
             if stop.requested:
                 break
-            verdict, failure = self._call(delivery)
+            verdict, failure, detail = self._call(delivery)
             if verdict is Verdict.ACK:
                 done.append(delivery)
                 if time.monotonic() - since_s < ACK_WITHIN_S:
@@ -81,26 +81,27 @@ class Caller:
                 _flush()
                 yield Settled(done)
             if verdict is not Verdict.ACK:
-                yield Settled((delivery,), verdict, failure)
+                yield Settled((delivery,), verdict, failure, detail)
             done, since_s = [], time.monotonic()
         if done:
             _flush()
             yield Settled(done)
 
-    def _call(self, delivery: Delivery) -> tuple[Verdict, str]:
+    def _call(self, delivery: Delivery) -> tuple[Verdict, str, str]:
         try:
             verdict = self._function(delivery)
         except Exception as exc:  # noqa: BLE001 - whatever the user's code raises
             _flush()
-            return Verdict.REJECT, f"the handler raised {name_of(exc)}"
+            last_line = traceback.format_exception_only(exc)[-1].strip()
+            return Verdict.REJECT, f"the handler raised {name_of(exc)}", last_line
         except (SystemExit, KeyboardInterrupt) as exc:
             raise HandlerError(f"the handler ended the run: it raised {name_of(exc)}") from exc
         if verdict is None:
-            return Verdict.ACK, ""
+            return Verdict.ACK, "", ""
         if not isinstance(verdict, Verdict):
             what = f"the handler returned a value of type {type(verdict).__name__}"
             raise HandlerError(f"{what}, and neither a Verdict nor None; its message is queued again")
-        return verdict, ""
+        return verdict, "", ""
 
 
 def _flush() -> None:

@@ -11,13 +11,14 @@ from rmqkit.errors import Location, PayloadError
 from rmqkit.handlers.failing import Exit, Failed
 from rmqkit.handlers.handler import Source
 from rmqkit.message import Delivery, Verdict
+from rmqkit.model import Target
 from rmqkit.payload.contracts import Check
 
 
 class Checked:
-    """A source of what keeps the contract.
+    """A source of what keeps the contract; what does not leaves to `target`.
 
-    `settle` gets what does not, once it has left, and `tell` why, each with its number, from 1 for the first message of
+    `settle` gets it, once it has left, and `tell` why, each with its number, from 1 for the first message of
     this source. `invalid` counts them.
     """
 
@@ -26,6 +27,8 @@ class Checked:
         source: Source,
         check: Check,
         way_out: Exit,
+        target: Target | None,
+        *,
         settle: Callable[[Sequence[Delivery], Verdict], None],
         tell: Callable[[int, PayloadError], None],
     ) -> None:
@@ -33,6 +36,7 @@ class Checked:
         self._source = source
         self._check = check
         self._exit = way_out
+        self._target = target
         self._settle = settle
         self._tell = tell
         self._number = 0
@@ -48,7 +52,7 @@ class Checked:
                     self._check(delivery.body, Location("the message"))
                 except PayloadError as exc:
                     self._tell(self._number, exc)
-                    failed.append(Failed(delivery, reason(exc)))
+                    failed.append(Failed(delivery, reason(exc), self._target))
                 else:
                     kept.append(delivery)
             if failed:

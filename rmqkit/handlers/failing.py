@@ -9,21 +9,24 @@ confirmed and whose acknowledgement was lost leaves again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rmqkit.broker.aside import EXPIRATION, USER_ID
 from rmqkit.broker.connection import Connection
+from rmqkit.broker.ways import DIED
 from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
 from rmqkit.handlers.handler import Settled
 from rmqkit.message import Delivery, Message, Verdict
 from rmqkit.model import Target
+from rmqkit.payload.deaths import SUMMARIES, X_DEATH
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 
 REASON = "x-rmqkit-reason"
-ATTEMPTS = "x-rmqkit-attempts"
+ATTEMPTS = "x-rmqkit-attempts"  # how often it was tried
+QUEUE = "x-rmqkit-queue"  # in this queue
 EXCHANGE = "x-rmqkit-exchange"  # where it was first published to,
 ROUTING_KEY = "x-rmqkit-routing-key"  # and with which key
 MAX_REASON = 500  # characters
@@ -32,22 +35,22 @@ _SELECTING = ("CC", "BCC")
 
 
 class Failed(NamedTuple):
-    """A delivery, why it failed, in words that hold nothing of its body, and how often it was tried, if that counts."""
+    """A delivery, why it failed, where it leaves to (a routing key of "" is its own), and what else its headers tell.
+
+    Without a target it is rejected: the broker dead-letters it, without a reason, or drops it.
+    """
 
     delivery: Delivery
     reason: str
-    attempts: int | None = None
+    target: Target | None = None
+    marks: Mapping[str, Any] = {}
 
 
 class Exit:
-    """Where failed deliveries leave to; a routing key of "" is that of each message.
+    """Where failed deliveries leave."""
 
-    Without a target they are rejected: the broker dead-letters them, without a reason, or drops them.
-    """
-
-    def __init__(self, connection: Connection, target: Target | None, stop: Stop) -> None:
+    def __init__(self, connection: Connection, stop: Stop) -> None:
         self._connection = connection
-        self._target = target
         self._stop = stop
 
     def leave(self, failed: Sequence[Failed]) -> Iterator[Settled]:
@@ -56,17 +59,16 @@ class Exit:
         Raises Unroutable or NotConfirmed when a copy was not taken, ConnectionLost; what was not confirmed is queued
         still.
         """
-        target = self._target
-        going = [each for each in failed if target and not each.delivery.origin.malformed]
-        if rejected := [each.delivery for each in failed if not target or each.delivery.origin.malformed]:
+        going = [each for each in failed if each.target and not each.delivery.origin.malformed]
+        if rejected := [each.delivery for each in failed if not each.target or each.delivery.origin.malformed]:
             yield Settled(rejected, Verdict.REJECT)
-        if target and going:
-            confirmed, error = self._publish(going, target)
+        if going:
+            confirmed, error = self._publish(going)
             yield Settled(confirmed)
             if error:
                 raise error
 
-    def _publish(self, failed: Sequence[Failed], target: Target) -> tuple[list[Delivery], RmqkitError | None]:
+    def _publish(self, failed: Sequence[Failed]) -> tuple[list[Delivery], RmqkitError | None]:
         """Publish copies; return the deliveries whose copy was confirmed, and why others were not."""
         confirmed: list[Delivery] = []
 
@@ -75,7 +77,7 @@ class Exit:
                 confirmed.append(failed[place].delivery)
 
         try:
-            copies = (copy(each, target) for each in failed)
+            copies = (copy(each, each.target) for each in failed if each.target)
             report = self._connection.publish(copies, check=False, stop=self._stop, on_settled=note)
         except RmqkitError as exc:
             return confirmed, exc
@@ -95,19 +97,22 @@ def _trouble(report: PublishReport) -> RmqkitError | None:
 def copy(failed: Failed, target: Target) -> Message:
     """Return what a failed delivery is sent on as: its body and properties, and headers that tell why.
 
-    What would expire it there, or have it refused or sent elsewhere, is a header of another name or left out. Where it
-    was first published is kept through any number of exits.
+    What would expire it there, or have it refused or sent elsewhere, is a header of another name or left out. So are
+    its deaths: RabbitMQ before 4.0 could take them for a cycle when it dies there, and drop it. Where it was first
+    published is kept through any number of exits.
     """
     delivery = failed.delivery
     properties = delivery.properties
-    headers: dict[str, Any] = {
-        name: value for name, value in (properties.headers or {}).items() if name not in _SELECTING
+    given = dict(properties.headers or {})
+    if X_DEATH in given:
+        given[DIED] = given.pop(X_DEATH)
+    headers = {
+        name: value for name, value in given.items() if name not in _SELECTING and not name.startswith(SUMMARIES)
     }
     headers.setdefault(EXCHANGE, delivery.exchange)
     headers.setdefault(ROUTING_KEY, delivery.routing_key)
     headers[REASON] = failed.reason[:MAX_REASON]
-    if failed.attempts is not None:
-        headers[ATTEMPTS] = failed.attempts
+    headers |= failed.marks
     aside = {EXPIRATION: properties.expiration, USER_ID: properties.user_id}
     headers |= {name: value for name, value in aside.items() if value is not None}
     properties = replace(properties, headers=headers, expiration=None, user_id=None)

@@ -18,11 +18,15 @@ from rmqkit.stop import Stop
 
 
 class Settled(NamedTuple):
-    """Deliveries whose verdict is known, in any order; `failure` says why handling failed (empty: it did not)."""
+    """Deliveries whose verdict is known, in any order; `failure` says why handling failed (empty: it did not).
+
+    `detail` may hold a piece of the body: it is for the headers of the message, and never printed.
+    """
 
     deliveries: Sequence[Delivery]
     verdict: Verdict = Verdict.ACK
     failure: str = ""
+    detail: str = ""
 
 
 class Source(Protocol):

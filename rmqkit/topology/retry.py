@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rmqkit.model import Queue, Topology
+from rmqkit.model import Queue, Retry, Topology
 
 MAX_DELAY_MS = 315_360_000_000  # RabbitMQ takes no longer TTL: ten years
 _UNITS_MS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # the longest first
@@ -29,6 +29,11 @@ def delay_text(delay_ms: int) -> str:
     """Write a delay in the longest unit that it is a whole number of."""
     unit = next(unit for unit, length_ms in _UNITS_MS.items() if delay_ms % length_ms == 0)
     return f"{delay_ms // _UNITS_MS[unit]}{unit}"
+
+
+def in_words(retry: Retry) -> str:
+    """Say what becomes of what fails: it ..."""
+    return f"comes back after {', '.join(map(delay_text, retry.delays_ms))}, and ends in queue {retry.then!r}"
 
 
 def waiting_queue(queue: str, delay_ms: int) -> str:

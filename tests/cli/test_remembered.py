@@ -11,7 +11,7 @@ import pytest
 
 from rmqkit.cli import remembered
 from rmqkit.errors import Location
-from rmqkit.model import Contract, Exchange, Policy, Queue, Target, Topology
+from rmqkit.model import Contract, Exchange, Policy, Queue, Retry, Target, Topology
 from rmqkit.settings import Settings, load_settings
 
 WORK = Topology(publish=Target("orders", "order.eu"))
@@ -111,7 +111,20 @@ def test_contracts_and_dead_letters_are_remembered_as_what_holds_in_every_folder
     assert found is not None
     assert found.exchanges == {"orders": Contract("json", str(tmp_path / "project" / "a.json"))}
     assert found.queues == {"billing": Contract("xml", "/b.xsd")}
-    assert found.dead_letters == {"dead": Target("failures"), "by.policy": Target("", "parked")}
+    ways = {"billing": None, "dead": Target("failures"), "by.policy": Target("", "parked")}
+    assert found.dead_letters == ways
+    assert {name: found.way_out(name) for name in ways} == ways
+
+
+def test_a_retry_is_remembered_and_its_end_is_the_way_out() -> None:
+    where = settings("amqp://h")
+    retry = Retry((500, 500, 60_000), "parked")
+    queue = Queue("q", arguments={"x-dead-letter-exchange": "failures"}, retry=retry)
+    remembered.remember(where, Topology(queues=(queue, Queue("parked"))), [])
+    found = remembered.recall(where)
+    assert found is not None
+    assert found.retries == {"q": retry}
+    assert found.way_out("q") == Target("", "parked")
 
 
 def test_a_pattern_that_only_the_broker_can_read_is_no_error_after_applying() -> None:

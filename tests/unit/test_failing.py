@@ -27,8 +27,8 @@ def delivery(**properties: object) -> Delivery:
 
 
 def test_a_copy_has_the_body_the_properties_and_where_it_came_from() -> None:
-    failed = Failed(delivery(headers={"a": 1}, message_id="7", delivery_mode=1, priority=3), "no", 2)
-    message = copy(failed, Target("failures", "parked"))
+    given = delivery(headers={"a": 1}, message_id="7", delivery_mode=1, priority=3)
+    message = copy(Failed(given, "no", marks={"x-rmqkit-attempts": 2}), Target("failures", "parked"))
     assert (message.body, message.exchange, message.routing_key) == (b"\0body", "failures", "parked")
     assert (message.properties.message_id, message.properties.delivery_mode, message.properties.priority) == ("7", 1, 3)
     assert message.properties.headers == {
