@@ -24,7 +24,7 @@ from rmqkit.broker.fields import (
 from rmqkit.broker.frames import LazyOrigin
 from rmqkit.broker.options import Replay
 from rmqkit.model import Exchange, Target
-from rmqkit.payload.deaths import SUMMARIES, X_DEATH, deaths, first_death
+from rmqkit.payload.deaths import FAILURE, SUMMARIES, X_DEATH, deaths, first_death
 
 DIED = "x-rmqkit-death"  # what was x-death before the message went back
 _CC = "CC"
@@ -88,11 +88,11 @@ def _to_exchange(origin: LazyOrigin, username: str) -> Way | str:
 
 
 def _forget(field: Field) -> Field | None:
-    """Take the marks of death away."""
+    """Take the marks of death away; of failures too, so that all tries of a retry are there again."""
     name, value = field
     if name == X_DEATH:
         return DIED, value
-    return None if name == DIED or name.startswith(SUMMARIES) else field
+    return None if name in (DIED, *FAILURE) or name.startswith(SUMMARIES) else field
 
 
 def _way(

@@ -20,15 +20,10 @@ from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
 from rmqkit.handlers.handler import Settled
 from rmqkit.message import Delivery, Message, Verdict
 from rmqkit.model import Target
-from rmqkit.payload.deaths import SUMMARIES, X_DEATH
+from rmqkit.payload.deaths import EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, X_DEATH
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 
-REASON = "x-rmqkit-reason"
-ATTEMPTS = "x-rmqkit-attempts"  # how often it was tried
-QUEUE = "x-rmqkit-queue"  # in this queue
-EXCHANGE = "x-rmqkit-exchange"  # where it was first published to,
-ROUTING_KEY = "x-rmqkit-routing-key"  # and with which key
 MAX_REASON = 500  # characters
 # What would send the copy elsewhere too (https://www.rabbitmq.com/docs/sender-selected).
 _SELECTING = ("CC", "BCC")

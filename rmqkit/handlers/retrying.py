@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rmqkit.handlers.failing import ATTEMPTS, QUEUE, Exit, Failed
+from rmqkit.handlers.failing import Exit, Failed
 from rmqkit.handlers.handler import Settled
 from rmqkit.message import Delivery, Verdict
 from rmqkit.model import Retry, Target
+from rmqkit.payload.deaths import ATTEMPTS, QUEUE
 from rmqkit.topology.retry import waiting_queue
 
 

@@ -8,7 +8,7 @@ death; it counts those that follow, and puts the entry that counted last in fron
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,10 +19,18 @@ X_DEATH = "x-death"
 _FIRST = "x-first-death-"
 SUMMARIES = (_FIRST, "x-last-death-")  # how the headers begin that repeat what is in x-death
 
+# What rmqkit tells of a message that a handler failed on.
+REASON = "x-rmqkit-reason"
+ATTEMPTS = "x-rmqkit-attempts"  # how often it was tried
+QUEUE = "x-rmqkit-queue"  # in this queue
+EXCHANGE = "x-rmqkit-exchange"  # where it was first published to,
+ROUTING_KEY = "x-rmqkit-routing-key"  # and with which key
+FAILURE = (REASON, ATTEMPTS, QUEUE)
+
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """Where a message died and why: rejected, expired, maxlen, delivery_limit.
+    """Where a message died and why: rejected, expired, maxlen, delivery_limit; `failed` if a retry parked it.
 
     `exchange` and `routing_keys` are those it had been published with; `count` is how often it died there so, and
     `time` when it first did, None if that is not told.
@@ -40,7 +48,7 @@ def deaths(headers: Headers | None) -> tuple[Death, ...]:
     """Return the deaths of a message, the last one first; an entry that RabbitMQ would not write is left out."""
     entries = (headers or {}).get(X_DEATH)
     if not isinstance(entries, list | tuple):
-        return ()
+        return tuple(_failure(headers or {}))
     return tuple(death for entry in entries if isinstance(entry, Mapping) and (death := _read(entry)))
 
 
@@ -49,6 +57,12 @@ def first_death(headers: Headers | None) -> Death | None:
     found = deaths(headers)
     wanted = tuple((headers or {}).get(_FIRST + each) for each in ("queue", "reason"))
     return next((each for each in found if (each.queue, each.reason) == wanted), found[-1] if found else None)
+
+
+def _failure(headers: Headers) -> Iterator[Death]:
+    queue, exchange, key, attempts = (headers.get(name) for name in (QUEUE, EXCHANGE, ROUTING_KEY, ATTEMPTS))
+    if isinstance(queue, str) and isinstance(exchange, str) and isinstance(key, str):
+        yield Death(queue, "failed", exchange, (key,), attempts if isinstance(attempts, int) else 1)
 
 
 def _read(entry: Mapping[str, Any]) -> Death | None:

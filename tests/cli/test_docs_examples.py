@@ -25,6 +25,7 @@ PAGES = (
     "docs/messages.md",
     "docs/patterns/dead-letters.md",
     "docs/patterns/request-reply.md",
+    "docs/patterns/retry.md",
     "docs/testing-topologies.md",
 )
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

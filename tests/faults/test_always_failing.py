@@ -168,3 +168,24 @@ def test_23_without_its_waiting_queues_a_consumer_does_not_begin(
     _, stderr = process.communicate(timeout=20)
     assert (process.returncode, "orders.retry.300ms" in stderr) == (5, True), stderr
     assert ready(vhost_url, "orders") == 1
+
+
+@pytest.mark.parametrize("topology", [""], indirect=True, ids=["classic"])
+def test_23_what_is_moved_back_from_where_it_was_parked_has_all_its_tries_again(
+    consume: Consume, topology: Path, vhost_url: str, channel: BlockingChannel
+) -> None:
+    publish(vhost_url, 1)
+    consume("orders", "--exec", "false", "--topology", topology, "--count", 4).communicate(timeout=30)
+    with rmqkit.connect(vhost_url) as connection:
+        (group,) = connection.move("parked", dry_run=True).groups
+        assert (group.reason, group.queue, group.exchange, group.routing_keys) == (
+            "failed",
+            "orders",
+            "shop",
+            ("order.eu",),
+        )
+        assert connection.move("parked").moved == 1
+    consume("orders", "--exec", "false", "--topology", topology, "--count", 4).communicate(timeout=30)
+    _, properties, _ = channel.basic_get("parked")
+    headers = properties.headers
+    assert (headers["x-rmqkit-attempts"], headers["x-rmqkit-exchange"]) == (4, "shop")
