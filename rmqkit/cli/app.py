@@ -120,6 +120,7 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit consume worker_queue",
             "rmqkit consume worker_queue --workers 3 --idle-timeout 5",
             "rmqkit consume orders --exec './bill --now' --concurrency 4 --timeout 60",
+            "rmqkit consume events --offset first --idle-timeout 1",
         ),
     ),
     "subscribe": Entry(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json as codec
 import os
+import re
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -25,8 +26,12 @@ from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import OutputError
 from rmqkit.message import Verdict
 from rmqkit.model import Retry
+from rmqkit.payload import tagged
 from rmqkit.report import ConsumeReport, as_json
 from rmqkit.topology.retry import in_words
+
+if TYPE_CHECKING:
+    from rmqkit.broker.stream import Offset
 
 __all__ = ["Print", "consume"]  # how a message is printed is also `call`'s to say
 
@@ -79,6 +84,14 @@ def consume(
     no_ack: Annotated[
         bool, typer.Option("--no-ack", help="Do not acknowledge: faster, and what is under way in a crash is lost.")
     ] = False,
+    offset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Where to begin in a stream: first, last, next, an offset, 5m for what is no older, or a time.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print the messages of a queue as they come, until Ctrl-C; each is acknowledged once it is out.
@@ -98,11 +111,27 @@ def consume(
         raise typer.BadParameter("--invalid-to is for a contract, and there is none: name a --schema")
     if no_ack and schema:
         raise typer.BadParameter("a contract needs acknowledgements: leave --no-ack out, or add --no-schema")
+    if offset is not None and (no_ack or worker_count > 1 or channels > 1):
+        raise typer.BadParameter(
+            "a stream gives every consumer all of it, and needs acknowledgements: --offset stands alone"
+        )
+    if offset is not None and filtering.filter is not None and filtering.unmatched is None:
+        filtering = replace(filtering, unmatched=Verdict.ACK)  # which takes nothing out of a stream
     ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
     invalid_to = contract.target(queue, applied) if schema else None
     job = Job(settings, queue, ahead, count, idle_timeout, no_ack, channels, schema, invalid_to, handling, filtering)
-    job = replace(job, retry=retry)
-    perform(job, worker_count, as_json_object=json)
+    perform(replace(job, retry=retry, offset=_offset(offset)), worker_count, as_json_object=json)
+
+
+def _offset(text: str | None) -> Offset | None:
+    if text is None or re.fullmatch(r"first|last|next|\d+[YMDhms]", text):
+        return text
+    if text.isdecimal():
+        return int(text)
+    try:
+        return tagged.parse_timestamp(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"--offset: {exc}; or first, last, next, an offset, or an age like 5m") from exc
 
 
 def _retry(queue: str, applied: Remembered) -> Retry | None:

@@ -25,6 +25,7 @@ from rmqkit.stop import Stop
 from rmqkit.topology.retry import in_words, waiting_queue
 
 if TYPE_CHECKING:
+    from rmqkit.broker.stream import Offset
     from rmqkit.handlers.checking import Checked
     from rmqkit.handlers.filtering import Filtered
     from rmqkit.handlers.retrying import Retrying
@@ -56,6 +57,7 @@ class Job:
     filtering: FilterOptions = field(default_factory=FilterOptions)
     enter: Callable[[Connection], str] | None = None
     retry: Retry | None = None
+    offset: Offset | None = None
 
     def split(self, parts: int) -> list[Job]:
         """Deal the count out, so that the parts together take exactly that many; no part takes none."""
@@ -183,6 +185,7 @@ class _Lane:
             count=None if matches else job.count,
             idle_timeout_s=job.idle_timeout_s,
             no_ack=job.no_ack,
+            offset=job.offset,
             stop=stop,
             on_warning=output.warn,
         )

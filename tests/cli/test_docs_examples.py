@@ -26,6 +26,7 @@ PAGES = (
     "docs/patterns/dead-letters.md",
     "docs/patterns/request-reply.md",
     "docs/patterns/retry.md",
+    "docs/patterns/streams.md",
     "docs/testing-topologies.md",
 )
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

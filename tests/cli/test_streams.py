@@ -1,0 +1,65 @@
+"""Streams: a consumer begins where it is told to, and goes on there after a lost connection."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+import rmqkit
+from rmqkit import Message, PropertyMismatch
+from rmqkit.broker.stream import Offset
+from tests.cli.here import rmqkit as run
+from tests.faults.proxy import Proxy
+
+
+@pytest.fixture
+def stream(channel: BlockingChannel, queue_name: str, broker_url: str) -> str:
+    """A stream of the numbers 0 to 199."""
+    channel.queue_declare(queue_name, durable=True, arguments={"x-queue-type": "stream"})
+    with rmqkit.connect(broker_url) as connection:
+        connection.publish(Message(b"%d" % number, queue_name) for number in range(200))
+    return queue_name
+
+
+def test_a_stream_is_read_from_where_the_reader_says(stream: str, broker_url: str) -> None:
+    begins: dict[Offset, bytes] = {"first": b"0", 42: b"42", "1h": b"0"}
+    begins[datetime.now(UTC) - timedelta(hours=1)] = b"0"
+    with rmqkit.connect(broker_url) as connection:
+        for offset, expected in begins.items():
+            (delivery,) = connection.consume(stream, offset=offset, count=1)
+            assert (delivery.body, delivery.properties.headers) == (expected, {"x-stream-offset": int(expected)})
+
+
+@pytest.mark.parametrize("offset", ["first", 10])
+def test_after_a_lost_connection_a_stream_goes_on_where_it_was(stream: str, broker_url: str, offset: Offset) -> None:
+    warnings: list[str] = []
+    with Proxy(broker_url) as proxy, rmqkit.connect(proxy.url) as connection:
+        consumer = connection.consume(stream, offset=offset, prefetch=20, on_warning=warnings.append, idle_timeout_s=20)
+        proxy.down.cut_after = 10_000  # bytes: less than the half of all
+        numbers = []
+        for delivery in consumer:
+            numbers.append(int(delivery.body))
+            if numbers[-1] == 199:
+                break
+    begin = 0 if offset == "first" else 10
+    assert sorted(set(numbers)) == list(range(begin, 200))  # none is left out
+    assert len(warnings) == 1
+    assert len(numbers) - len(set(numbers)) <= 40, "it began again"  # what was under way, twice
+
+
+def test_a_queue_that_is_no_stream_has_no_offsets(queue: str, broker_url: str) -> None:
+    with rmqkit.connect(broker_url) as connection, pytest.raises(PropertyMismatch, match="x-stream-offset"):
+        connection.consume(queue, offset="first").subscribe()
+
+
+def test_a_filter_reads_on_in_a_stream(stream: str, environment: dict[str, str]) -> None:
+    only = ("--filter", "body == 150", "--prefetch", 10, "-n", 1)
+    done = run("consume", stream, "--offset", "0", *only, env=environment, apart=True)
+    assert (done.returncode, done.stdout) == (0, "150\n"), done.stderr
+
+
+@pytest.mark.parametrize("more", [["first", "--no-ack"], ["first", "--workers", "2"], ["soon"], ["-1"]])
+def test_what_a_stream_cannot_do_is_a_usage_error(more: list[str], environment: dict[str, str]) -> None:
+    assert run("consume", "events", "--offset", *more, env=environment).returncode == 2
