@@ -82,11 +82,10 @@ def not_in_definitions(topology: Topology) -> tuple[str, ...]:
     lost = len(_exclusive(topology))
     entities: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     contracts = sum(each.contract is not None for each in entities)
-    retries = sum(each.retry is not None for each in topology.queues)
     parts = {
         f"{_count(lost, 'exclusive queue')}, with bindings": lost,
         _count(contracts, "contract"): contracts,
-        f"{retries} {'retry' if retries == 1 else 'retries'}": retries,
+        "the retries": any(each.retry for each in topology.queues),
         "the description": topology.description,
         "the publish target": topology.publish,
         "the names of external entities": topology.external_exchanges or topology.external_queues,

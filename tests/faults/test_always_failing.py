@@ -189,3 +189,22 @@ def test_23_what_is_moved_back_from_where_it_was_parked_has_all_its_tries_again(
     _, properties, _ = channel.basic_get("parked")
     headers = properties.headers
     assert (headers["x-rmqkit-attempts"], headers["x-rmqkit-exchange"]) == (4, "shop")
+
+
+def test_23_what_breaks_its_contract_is_parked_at_once_by_each_of_several_workers(
+    consume: Consume, vhost_url: str, tmp_path: Path, channel: BlockingChannel
+) -> None:
+    (tmp_path / "order.json").write_text('{"type": "string"}')
+    path = tmp_path / "shop.yaml"
+    contract = "contract: {format: json, schema: order.json},"
+    path.write_text(TOPOLOGY.replace("TYPE", contract))
+    with rmqkit.connect(vhost_url) as connection:
+        connection.apply(rmqkit.load(path))
+    sent = publish(vhost_url, 6)  # numbers, and no strings
+    process = consume("orders", "--exec", "true", "--topology", path, "--workers", 2, "--idle-timeout", 1, "--json")
+    _, stderr = process.communicate(timeout=40)
+    report = json.loads(stderr[stderr.index("{\n") :])
+    assert (process.returncode, report["invalid"], report["retried"], report["parked"]) == (8, 6, 0, 0)
+    assert ready(vhost_url, "parked") == len(sent)
+    _, properties, _ = channel.basic_get("parked")
+    assert "breaks the rule type" in properties.headers["x-rmqkit-reason"]
