@@ -24,9 +24,13 @@ PAGES = (
     "docs/life-of-a-topology.md",
     "docs/messages.md",
     "docs/patterns/dead-letters.md",
+    "docs/patterns/offline-readers.md",
+    "docs/patterns/publish-subscribe.md",
     "docs/patterns/request-reply.md",
     "docs/patterns/retry.md",
+    "docs/patterns/routing.md",
     "docs/patterns/streams.md",
+    "docs/patterns/work-queue.md",
     "docs/testing-topologies.md",
 )
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
