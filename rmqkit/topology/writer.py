@@ -23,7 +23,7 @@ QUEUE_TYPES = ("classic", "quorum", "stream")
 
 _LONGEST_KEY = 1024  # characters; what comes before a colon may be no longer in YAML 1.1 and 1.2
 _TOO_LARGE = 10 ** (LONGEST_NUMBER - 1)  # with a sign, its digits are more than our reader takes for a number
-_PLAIN = re.compile(r"(?:[^\W\d]|/)[\w./*+@;-]*(?: [\w./*+@;-]+)*|[1-9][0-9]*(?:ms|[smh])")
+_PLAIN = re.compile(r"(?:[^\W\d]|/)[\w./*+@;-]*(?: [\w./*+@;-]+)*|[1-9][0-9]*(?:ms|[smhDMY])")
 _ESCAPES = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
 
 
