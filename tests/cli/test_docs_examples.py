@@ -25,6 +25,7 @@ PAGES = (
     "docs/messages.md",
     "docs/patterns/dead-letters.md",
     "docs/patterns/offline-readers.md",
+    "docs/patterns/priority.md",
     "docs/patterns/publish-subscribe.md",
     "docs/patterns/request-reply.md",
     "docs/patterns/retry.md",

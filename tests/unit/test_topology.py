@@ -160,7 +160,19 @@ def test_the_schema_agrees_with_the_loader_on_the_cases() -> None:
 
 
 def test_the_shipped_topologies_fit_together_and_are_found_by_name() -> None:
-    assert list(shipped()) == ["headers", "offline", "pubsub", "retry", "routing", "rpc", "stream", "topics", "work"]
+    assert list(shipped()) == [
+        "headers",
+        "offline",
+        "priority",
+        "pubsub",
+        "retry",
+        "routing",
+        "rpc",
+        "single_active",
+        "stream",
+        "topics",
+        "work",
+    ]
     together = load(*shipped().values())
     assert len(together.queues) == sum(len(load(path).queues) for path in shipped().values())
     assert load(find("work")).publish == Target("", "worker_queue")
