@@ -109,6 +109,7 @@ class Consumer:
                         done = []
                 self.settle(done, Verdict.ACK)
                 done = []
+            self.close()  # nobody is left to take what the broker would send ahead
         finally:
             self.settle(done, Verdict.ACK)
 

@@ -466,3 +466,15 @@ def test_a_connection_that_is_closed_ends_the_wait_of_another_thread(broker_url:
     connection.close()
     waiting.join(10)
     assert len(ended) == 1
+
+
+def test_a_loop_that_ends_leaves_the_next_message_to_others(connection: rmqkit.Connection, queue_name: str) -> None:
+    connection.apply(Topology(queues=(Queue(queue_name),)))
+    ends: tuple[dict[str, Any], ...] = ({"count": 1}, {"idle_timeout_s": 0.2})
+    for end in ends:
+        connection.publish(Message(b"first", routing_key=queue_name))
+        assert [delivery.body for delivery in connection.consume(queue_name, **end)] == [b"first"]
+        connection.publish(Message(b"next", routing_key=queue_name))
+        state = connection.queue_state(queue_name)
+        assert (state.ready, state.consumers) == (1, 0)
+        assert [delivery.body for delivery in connection.consume(queue_name, count=1)] == [b"next"]
