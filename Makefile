@@ -1,7 +1,7 @@
 # `make help` lists the targets. Each sets up what it needs; repeating one is quick.
 
 PYTHON ?= python3# 3.11 or later, for the virtual environment
-WORKERS ?= 2# test processes; each may start RabbitMQ nodes of its own
+WORKERS ?= 3# test processes; each may start RabbitMQ nodes of its own, and waits for them most of the time
 BIN := .venv/bin
 
 .PHONY: help demo test lint bench setup rabbitmq clean
@@ -13,7 +13,7 @@ demo: .venv/rmqkit rabbitmq ## see it work: 100,000 messages, three workers, not
 	@$(BIN)/rmqkit demo work
 
 test: lint rabbitmq ## lint, types, layers, docs and all tests
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/dev ## what needs no broker: style, types, layers, docs
 	$(BIN)/ruff check
