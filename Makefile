@@ -29,6 +29,7 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python tests/benchmarks/templates.py
 	$(BIN)/python tests/benchmarks/handlers.py
 	$(BIN)/python tests/benchmarks/contracts.py
+	$(BIN)/python tests/benchmarks/rpc.py
 
 setup: .venv/dev rabbitmq ## the virtual environment and RabbitMQ, and no more
 
