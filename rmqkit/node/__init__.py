@@ -3,7 +3,8 @@
 Comes in: a folder. Goes out: a running node, and where it listens. Room: above `broker`, below `cli`.
 
 Three processes belong to a node, and only those that are known by id and start time are ever signalled: the Erlang VM,
-its helper (which ends with it), and an `epmd`, Erlang's port mapper, of our own on a port of its own.
+its helper (which ends with it), and an `epmd`, Erlang's port mapper, of our own on a port of its own. The nodes of a
+cluster (`rmqkit.node.cluster`) share one.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import random
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,8 +26,9 @@ import platformdirs
 
 from rmqkit.errors import NodeError
 from rmqkit.node import installation
-from rmqkit.node.installation import NO_PORTS, Ports
+from rmqkit.node.installation import Identity
 from rmqkit.node.login import accepts_logins
+from rmqkit.node.ports import NO_PORTS, Ports, choose, listens, taken
 from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_until
 
 __all__ = ["Node", "NodeStatus", "default_folder"]
@@ -46,6 +46,7 @@ def default_folder() -> Path:
 class NodeStatus:
     """What can be said of a node; `pid` is 0 and `version` may be empty when it does not run."""
 
+    name: str
     running: bool
     port: int
     url: str
@@ -69,9 +70,15 @@ class _Memory:
 class Node:
     """The RabbitMQ node that lives in `folder`: its data, its log, its cookie, and what we remember of it."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, identity: Identity | None = None) -> None:
         self.folder = (folder or default_folder()).absolute()
         self.log = self.folder / "log" / "broker.log"
+        self._identity = identity or Identity(self.folder / "home")
+
+    @property
+    def name(self) -> str:
+        """Return what Erlang, and `rabbitmqctl -n`, call the node."""
+        return self._identity.name
 
     def start(self, port: int | None = None, timeout_s: float = 60.0) -> NodeStatus:
         """Start the node, and return once it accepts logins; a node that runs already stays as it is.
@@ -81,27 +88,58 @@ class Node:
         not installed, the port is taken, the node ends by itself or takes longer than `timeout_s`.
         """
         with self._lock():
-            memory = self._recall()
-            if memory.broker.alive():
-                if port and port != memory.ports.amqp:
-                    raise NodeError(
-                        f"the node runs already, on port {memory.ports.amqp}",
-                        advice=f"Move it: `rmqkit broker stop`, then `rmqkit broker start --port {port}`.",
-                    )
-                self._await_login(memory, timeout_s)  # its start may have been cut short
-                return self.status()
-            memory.epmd.end()  # of a node that was killed
-            found = installation.find()
-            memory = _Memory(_choose(port, memory.ports))
-            self._write_files(memory.ports)
+            runs = self._recall().broker.alive()
             try:
-                memory = self._launch(found, memory)
-                self._await_login(memory, timeout_s)
+                self.launch(port)
+                self.await_login(timeout_s)  # of one that runs too: its start may have been cut short
             except BaseException:  # an interrupt too: leave nothing behind
-                self._end(self._recall(), grace_s=0.0)
+                if not runs:
+                    self._end(self._recall(), grace_s=0.0)
                 raise
-            self._remember(replace(memory, version=self._version()))
             return self.status()
+
+    def launch(self, port: int | None = None, avoid: Collection[int] = ()) -> Ports:
+        """Start the node's processes, unless they run, and return at once; `avoid` are ports of others, not to be used.
+
+        Of a node of a cluster, the port mapper is the cluster's. Raise NodeError as `start` does.
+        """
+        memory = self._recall()
+        if memory.broker.alive():
+            if port and port != memory.ports.amqp:
+                raise NodeError(
+                    f"the node runs already, on port {memory.ports.amqp}",
+                    advice=f"Move it: `rmqkit broker stop`, then `rmqkit broker start --port {port}`.",
+                )
+            return memory.ports
+        memory.epmd.end()  # of a node that was killed
+        found, me = installation.find(), self._identity
+        ports = choose(port, memory.ports, turn=me.turn, epmd=me.epmd, avoid=avoid)
+        self._write_files(ports)
+        env = installation.environment(self.folder, me, ports)
+        memory = _Memory(ports)
+        if not me.epmd:
+            with uninterrupted():
+                memory = replace(memory, epmd=spawn(found.mapper(ports.epmd), env, self.folder / "log" / "epmd.log"))
+                self._remember(memory)
+            await_mapper(ports.epmd)
+        with uninterrupted():
+            broker = spawn([found.scripts / "rabbitmq-server"], env, self.folder / "log" / "start.log")
+            self._remember(replace(memory, broker=broker))
+        return ports
+
+    def await_login(self, timeout_s: float) -> None:
+        """Wait until the node accepts logins; raise NodeError, with the end of its log, when it does not."""
+        memory = self._recall()
+        deadline = time.monotonic() + timeout_s
+        ended_or_listens = lambda: not memory.broker.alive() or listens(memory.ports.amqp)  # noqa: E731
+        while time.monotonic() < deadline and memory.broker.alive():
+            wait_until(ended_or_listens, deadline - time.monotonic())
+            if accepts_logins(memory.ports.amqp) and listens(memory.ports.management):
+                self._remember(replace(memory, version=self._version()))
+                return
+            time.sleep(0.05)
+        what = f"did not accept logins within {timeout_s:g} s" if memory.broker.alive() else "ended while starting"
+        raise NodeError(f"the RabbitMQ node {what}", advice=self._last_words())
 
     def stop(self) -> bool:
         """Stop the node, and return whether one ran; what does not end by itself is killed after 30 seconds."""
@@ -115,7 +153,7 @@ class Node:
         """Kill the node at once, as a power cut would; what is durable must survive it."""
         memory = self._recall()
         memory.broker.end()
-        wait_until(lambda: not _taken(memory.ports.amqp), 5.0)  # or the next start would find it taken, and move
+        wait_until(lambda: not taken(memory.ports.amqp), 5.0)  # or the next start would find it taken, and move
 
     def discard(self) -> None:
         """Kill the node and remove its folder: for a node that nobody needs any more."""
@@ -134,6 +172,7 @@ class Node:
         memory = self._recall()
         running = memory.broker.alive()
         return NodeStatus(
+            name=self.name,
             running=running,
             port=memory.ports.amqp,
             url=f"amqp://guest:guest@127.0.0.1:{memory.ports.amqp}/" if memory.ports.amqp else "",
@@ -158,38 +197,11 @@ class Node:
         """Run `rabbitmqctl` for this node; with `capture` its output is in the result, else it goes to the terminal."""
         return subprocess.run(  # noqa: S603 - RabbitMQ's own script, and no shell
             [installation.find().scripts / "rabbitmqctl", *arguments],
-            env=installation.environment(self.folder, self._recall().ports),
+            env=installation.environment(self.folder, self._identity, self._recall().ports),
             capture_output=capture,
             text=True,
             check=False,
         )
-
-    def _launch(self, found: installation.Installation, memory: _Memory) -> _Memory:
-        """Start the port mapper, then the node; each is remembered as soon as it exists."""
-        env = installation.environment(self.folder, memory.ports)
-        epmd: list[str | Path] = [found.epmd, "-address", "127.0.0.1", "-port", str(memory.ports.epmd)]
-        with uninterrupted():
-            memory = replace(memory, epmd=spawn(epmd, env, self.folder / "log" / "epmd.log"))
-            self._remember(memory)
-        if not wait_until(lambda: _listens(memory.ports.epmd), 10.0):
-            raise NodeError(f"Erlang's port mapper ({found.epmd}) does not answer on port {memory.ports.epmd}")
-        broker = [found.scripts / "rabbitmq-server"]
-        with uninterrupted():
-            memory = replace(memory, broker=spawn(broker, env, self.folder / "log" / "start.log"))
-            self._remember(memory)
-        return memory
-
-    def _await_login(self, memory: _Memory, timeout_s: float) -> None:
-        """Wait until the node accepts logins; raise NodeError, with the end of its log, when it does not."""
-        deadline = time.monotonic() + timeout_s
-        ended_or_listens = lambda: not memory.broker.alive() or _listens(memory.ports.amqp)  # noqa: E731
-        while time.monotonic() < deadline and memory.broker.alive():
-            wait_until(ended_or_listens, deadline - time.monotonic())
-            if accepts_logins(memory.ports.amqp) and _listens(memory.ports.management):
-                return
-            time.sleep(0.05)
-        what = f"did not accept logins within {timeout_s:g} s" if memory.broker.alive() else "ended while starting"
-        raise NodeError(f"the RabbitMQ node {what}", advice=self._last_words())
 
     def _last_words(self) -> str:
         """Return the last log lines of a failed start, and where there are more."""
@@ -210,11 +222,12 @@ class Node:
 
     def _write_files(self, ports: Ports) -> None:
         """Write the node's configuration; the cookie is made once, for its owner's eyes only."""
-        for folder in ("home", "data", "log", "conf.d"):
-            (self.folder / folder).mkdir(exist_ok=True)
-        for name, content in installation.configuration(ports).items():
+        for folder in ("data", "log", "conf.d"):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        for name, content in installation.configuration(self._identity, ports).items():
             (self.folder / name).write_text(content)
-        cookie = self.folder / "home" / ".erlang.cookie"
+        self._identity.home.mkdir(exist_ok=True)
+        cookie = self._identity.home / ".erlang.cookie"
         with suppress(FileExistsError), open(os.open(cookie, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:  # noqa: PTH123
             file.write(secrets.token_hex(16))
 
@@ -246,44 +259,10 @@ class Node:
         new.replace(self._memory_file)
 
 
-def _choose(wanted: int | None, last: Ports) -> Ports:
-    """Choose free ports: the wanted one or an error, those used last, RabbitMQ's own, or any, in this order."""
-    if wanted and (why := _taken(wanted)):
-        raise NodeError(
-            f"port {wanted} cannot be used: {why}", advice="Name another one, or leave out --port for any free one."
-        )
-    known = (0, 0) if wanted == 0 else (5672, 15672)
-    ports = Ports(
-        wanted or _free(last.amqp, known[0]),
-        _free(last.management, known[1]),
-        _free(last.distribution),
-        _free(last.epmd),
-    )
-    distinct = set(asdict(ports).values())
-    return ports if len(distinct) == len(asdict(ports)) else _choose(wanted, NO_PORTS)
-
-
-def _free(*preferred: int) -> int:
-    """Return a free port, below those that the system hands out to clients: nobody takes it by chance."""
-    anywhere = (random.randrange(10_000, 32_000) for _ in range(1000))  # noqa: S311 - not a secret
-    return next(port for port in (*preferred, *anywhere) if port and not _taken(port))
-
-
-def _taken(port: int) -> str:
-    """Say why nobody can listen on the port; empty when one can."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do no harm
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            return getattr(error, "strerror", "") or str(error)
-    return "somebody listens there" if _listens(port) else ""
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def await_mapper(port: int) -> None:
+    """Wait until Erlang's port mapper answers."""
+    if not wait_until(lambda: listens(port), 10.0):
+        raise NodeError(f"Erlang's port mapper, `epmd`, does not answer on port {port}")
 
 
 def _read(file: Path) -> str:

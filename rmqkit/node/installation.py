@@ -11,24 +11,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmqkit.errors import NodeError
+from rmqkit.node.ports import Ports
 
-NODE_NAME = "rmqkit@127.0.0.1"  # it names the data too, so it never changes; an address needs no /etc/hosts
+_ALONE = "rmqkit@127.0.0.1"  # it names the data too, so it never changes; an address needs no /etc/hosts
+NET_TICK_S = 10  # a node of a cluster that is silent for 7.5 to 12.5 s counts as gone; RabbitMQ's own is 60
 _WRAPPED = Path("/usr/lib/rabbitmq/bin")  # the scripts behind Debian's and Fedora's wrapper
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
+_CLUSTERED = (
+    "cluster_formation.peer_discovery_backend = classic_config\n"
+    "cluster_partition_handling = pause_minority\n"  # as in production: the cluster comes together again by itself
+    f"net_ticktime = {NET_TICK_S}\n"
+)
+_LEAN = "+S 1:1 +SDcpu 1:1 +SDio 1 +sbwt none +sbwtdcpu none +sbwtdio none"  # several nodes share one machine
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")  # not the user's RABBITMQ_*, ERL_* or passwords
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
-    """The TCP ports of a node, all on 127.0.0.1."""
+class Identity:
+    """What a node is called and where its cookie is; in a cluster also its peers, in order, and the `epmd` of all."""
 
-    amqp: int
-    management: int
-    distribution: int
-    epmd: int
+    home: Path
+    name: str = _ALONE
+    peers: tuple[str, ...] = ()
+    epmd: int = 0
 
-
-NO_PORTS = Ports(0, 0, 0, 0)
+    @property
+    def turn(self) -> int:
+        """Return the node's place among its peers, from 0."""
+        return self.peers.index(self.name) if self.peers else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,10 @@ class Installation:
 
     scripts: Path
     epmd: Path
+
+    def mapper(self, port: int) -> list[str | Path]:
+        """Return the command that runs a port mapper on a port of its own."""
+        return [self.epmd, "-address", "127.0.0.1", "-port", str(port)]
 
 
 def find() -> Installation:
@@ -62,7 +76,7 @@ def find() -> Installation:
     )
 
 
-def environment(folder: Path, ports: Ports) -> dict[str, str]:
+def environment(folder: Path, identity: Identity, ports: Ports) -> dict[str, str]:
     """Return the variables that make RabbitMQ's scripts work on this node alone.
 
     See https://www.rabbitmq.com/docs/configure#supported-environment-variables.
@@ -73,12 +87,12 @@ def environment(folder: Path, ports: Ports) -> dict[str, str]:
         | inherited
         | {
             "PATH": _search_path(),
-            "HOME": str(folder / "home"),  # where Erlang looks for the cookie
+            "HOME": str(identity.home),  # where Erlang looks for the cookie
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the node instead of waiting for it
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
             "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
-            "RABBITMQ_NODENAME": NODE_NAME,
+            "RABBITMQ_NODENAME": identity.name,
             "RABBITMQ_USE_LONGNAME": "true",  # a name with dots is a long one
             "RABBITMQ_DIST_PORT": str(ports.distribution),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
@@ -90,14 +104,17 @@ def environment(folder: Path, ports: Ports) -> dict[str, str]:
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_LOGS": str(folder / "log" / "broker.log"),
             "RABBITMQ_PID_FILE": str(folder / "data" / "pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false {_LEAN if identity.peers else ''}",
             "RABBITMQ_CTL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false",
         }
     )
 
 
-def configuration(ports: Ports) -> dict[str, str]:
+def configuration(identity: Identity, ports: Ports) -> dict[str, str]:
     """Return the node's configuration files by name."""
+    peers = (
+        f"cluster_formation.classic_config.nodes.{number} = {name}\n" for number, name in enumerate(identity.peers, 1)
+    )
     return {
         "rabbitmq.conf": f"listeners.tcp.1 = 127.0.0.1:{ports.amqp}\n"
         "log.console = false\n"
@@ -105,7 +122,8 @@ def configuration(ports: Ports) -> dict[str, str]:
         "log.file.rotation.count = 3\n"
         "management.tcp.ip = 127.0.0.1\n"
         f"management.tcp.port = {ports.management}\n"
-        "disk_free_limit.absolute = 50MB\n",  # a laptop's disk is often nearly full
+        "disk_free_limit.absolute = 50MB\n"  # a laptop's disk is often nearly full
+        + (_CLUSTERED + "".join(peers) if identity.peers else ""),
         "enabled_plugins": "[rabbitmq_management].\n",
         "rabbitmq-env.conf": "",
         "advanced.config": "[].\n",

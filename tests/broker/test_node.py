@@ -140,7 +140,7 @@ def test_another_port_for_a_running_node_is_an_error_that_says_how_to_move_it(ow
 
 def test_a_node_that_ends_while_starting_shows_its_last_words_and_where_its_log_is(folder: Path) -> None:
     (folder / "data").mkdir(parents=True)
-    (folder / "data" / installation.NODE_NAME).write_text("a file where a folder must be")
+    (folder / "data" / installation.Identity(folder).name).write_text("a file where a folder must be")
     with pytest.raises(NodeError, match="ended while starting") as caught:
         Node(folder).start(port=0)
     assert "The whole log: " in caught.value.advice
