@@ -2,15 +2,12 @@
 
 Comes in: a move, and a channel. Goes out: what was moved and what was left, in the move's books. Room: broker.
 
-Confirm before acknowledge: at least once (https://www.rabbitmq.com/docs/confirms). What is to stay is held until the
-channel closes, for requeued at once it would come at once again (https://www.rabbitmq.com/docs/nack). It does not take
-the room of what follows: a prefetch is that of a consumer, so a new one takes over from time to time.
+Confirm before acknowledge: at least once (https://www.rabbitmq.com/docs/confirms).
 """
 
 from __future__ import annotations
 
 import time
-from array import array
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,8 +18,9 @@ from pika import spec
 
 from rmqkit.broker import methods
 from rmqkit.broker.channel import Channel
-from rmqkit.broker.frames import Confirm, Encoder, Event, LazyOrigin, Returned, encode_ack, encode_nack
+from rmqkit.broker.frames import Confirm, Encoder, Event, LazyOrigin, Returned
 from rmqkit.broker.inventory import Inventory
+from rmqkit.broker.lease import Lease
 from rmqkit.broker.options import PublishOptions
 from rmqkit.broker.patience import Patience, StoppedWaiting
 from rmqkit.broker.probing import Looker
@@ -34,14 +32,10 @@ from rmqkit.model import Exchange, Queue
 if TYPE_CHECKING:
     from rmqkit.broker.move import Move
 
-PREFETCH, FIRST_PREFETCH, LEAST_PREFETCH = 2000, 20, 10
-PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
 TRIES = 5  # to bring a message to a queue that refuses it
 PAUSE_S = 0.2  # doubled at each try
 _IDLE_S, _LONGEST_IDLE_S = 1.0, 10.0  # without a message: if the queue is empty, and if it seems not to be
 _WAIT_S = 1.0  # between two looks at the clocks
-_LOT, _LOTS = 32, 20  # how many messages are given back together, and how many times in a row
-_RETURN_S = 10.0  # what is not back in its queue by then may come back out of order
 _LATE_S = 0.05  # a quorum queue may not hear of what is acknowledged in the moment its channel closes
 
 
@@ -70,7 +64,7 @@ class Crossing:
         self.channel = channel
         self._move = move
         self._looker: Looker
-        self._subject = f"queue {move.source!r}"
+        self.lease = Lease(channel, move.source)
         self._username = channel.transport.address.username
         self._encoder = Encoder(channel.number, channel.transport.frame_max)
         self._patience = Patience(options.confirm_timeout_s, options.blocked_timeout_s)
@@ -86,34 +80,18 @@ class Crossing:
         self._looked = self._picked = self._sent = 0
         self._bytes = 0  # of the bodies looked at
         self._ending = False  # what is in the backlog stays
-        self._low = 1  # every delivery tag below it is acknowledged
-        self._acked_above: set[int] = set()
-        self._owed: list[int] = []  # delivery tags to be acknowledged
-        self._consumers = self._prefetch = 0
-        self._received = self._base = 0  # the last delivery tag, and that when the last consumer began
-        self._held = self._acked = 0  # of the last consumer's deliveries
-        self._kept = array("Q")  # delivery tags of what is to stay
         self._started_s = self._last_s = time.monotonic()
         channel.call(spec.Confirm.Select(), spec.Confirm.SelectOk, subject="publisher confirms")
-
-    @property
-    def _tag(self) -> str:
-        return f"rmqkit-move-{self._consumers:08}"  # the broker may sort by it
-
-    def ready(self) -> int:
-        """Count what is ready in the queue."""
-        declare = spec.Queue.Declare(queue=self._move.source, passive=True)
-        return int(self.channel.call(declare, spec.Queue.DeclareOk, subject=self._subject).message_count)
 
     def run(self, looker: Looker, to_look_at: int) -> None:
         """Move messages until there is a reason to end, and then wait for what is under way."""
         move, self._looker, self._to_look_at = self._move, looker, to_look_at
         self._to_pick = self._to_look_at if move.options.limit is None else move.options.limit - move.moved
         if not self._has_ended():
-            self._subscribe()
+            self.lease.subscribe(0)
         while not self._has_ended():
-            if self._is_spent():
-                self._subscribe()
+            if self.lease.is_spent():
+                self.lease.subscribe(self._bytes // max(self._looked, 1))
             self._look()
             self._work_off()
         self._ending = True
@@ -125,25 +103,8 @@ class Crossing:
             except StoppedWaiting:
                 break  # and the channel closes: all goes back
         else:
-            self._acknowledge()
-            self._give_back()
+            self.lease.give_back(delivery.delivery_tag for delivery in self._backlog)
         self.channel.wait(_LATE_S)
-
-    def _give_back(self) -> None:
-        """Requeue what is to stay, in order.
-
-        A consumer would get it again at once. RabbitMQ 3.10 mixes up what a quorum queue gets back in large lots, or
-        in many at once.
-        """
-        self._cancel()
-        self._kept.extend(delivery.delivery_tag for delivery in self._backlog)
-        tags = sorted(self._kept)
-        lasts = [*range(_LOT - 1, len(tags) - 1, _LOT), len(tags) - 1] if tags else []
-        deadline_s = time.monotonic() + _RETURN_S
-        for number, last in enumerate(lasts, 1):
-            self.channel.send(encode_nack(self.channel.number, tags[last], requeue=True, multiple=True))
-            while not number % _LOTS and self.ready() <= last and time.monotonic() < deadline_s:
-                self.channel.wait(_LATE_S / 10)
 
     # What is to be done, and when.
 
@@ -153,7 +114,7 @@ class Crossing:
         if self._backlog or self._under_way or self._nacked:
             return False
         idle_s = time.monotonic() - self._last_s
-        return idle_s >= _LONGEST_IDLE_S or (idle_s >= _IDLE_S and not self.ready())
+        return idle_s >= _LONGEST_IDLE_S or (idle_s >= _IDLE_S and not self.lease.ready())
 
     def _allowed(self) -> int:
         """Count the messages that may be looked at now."""
@@ -173,35 +134,6 @@ class Crossing:
             timeout_s = 0 if rate is None else min(timeout_s, self._started_s + self._picked / rate - now)
         return max(timeout_s, 0)
 
-    def _is_spent(self) -> bool:
-        """Tell whether the consumer is to be replaced, and nothing is on its way to it: that would lose its place."""
-        if self._received - self._base - self._acked < self._prefetch:
-            return False
-        return self._consumers == 1 or self._held >= self._prefetch // 2
-
-    def _subscribe(self) -> None:
-        """Put a consumer in the place of the one before: what that one holds does not count for it.
-
-        The first one is there to see how large the messages are.
-        """
-        channel = self.channel
-        if self._consumers:
-            self._cancel()
-            mean = self._bytes // max(self._looked, 1) + 1
-            self._prefetch = max(LEAST_PREFETCH, min(PREFETCH, PREFETCH_BYTES // mean))
-        else:
-            self._prefetch = FIRST_PREFETCH
-        self._consumers += 1
-        self._base, self._held, self._acked = self._received, 0, 0
-        channel.call(spec.Basic.Qos(0, self._prefetch, False), spec.Basic.QosOk, subject=self._subject)  # noqa: FBT003
-        consume = spec.Basic.Consume(queue=self._move.source, consumer_tag=self._tag)
-        channel.call(consume, spec.Basic.ConsumeOk, subject=self._subject)
-        self._acknowledge()
-
-    def _cancel(self) -> None:
-        if self._consumers:
-            self.channel.call(spec.Basic.Cancel(self._tag), spec.Basic.CancelOk, subject=self._subject)
-
     # The way out.
 
     def _work_off(self) -> None:
@@ -213,7 +145,7 @@ class Crossing:
             self._bytes += len(delivery.body)
             if not move.matches(delivery):
                 move.left.unmatched += 1
-                self._keep(delivery)
+                self.lease.keep(delivery.delivery_tag)
                 continue
             way = self._find(delivery)
             if move.options.dry_run:
@@ -224,7 +156,7 @@ class Crossing:
             self._picked += 1
             if move.options.dry_run:
                 move.moved += 1
-                self._keep(delivery)
+                self.lease.keep(delivery.delivery_tag)
             else:
                 pieces.append(self._encode(_Flight(delivery, way)))
         self._send(b"".join(pieces))
@@ -263,21 +195,17 @@ class Crossing:
 
     def _stay(self, delivery: Delivery, why: str) -> None:
         self._move.left.stayed[why] += 1
-        self._keep(delivery)
+        self.lease.keep(delivery.delivery_tag)
 
     def _send(self, data: bytes) -> None:
         if data:  # nothing is no frame
             self.channel.send(data)
 
-    def _keep(self, delivery: Delivery) -> None:
-        self._kept.append(delivery.delivery_tag)
-        self._held += 1
-
     # The way back.
 
     def _look(self) -> None:
         """Take in what the broker says, or wait for it."""
-        events = self.channel.wait(self._timeout_s(), subject=self._subject)
+        events = self.channel.wait(self._timeout_s(), subject=self.lease.subject)
         if events:
             self._take(events)
             self._last_s = time.monotonic()
@@ -293,13 +221,13 @@ class Crossing:
         for event in events:
             if isinstance(event, list):
                 self._backlog.extend(event)
-                self._received = event[-1].delivery_tag
+                self.lease.receive(event[-1].delivery_tag)
             elif isinstance(event, Confirm):
                 self._settle(event)
             elif isinstance(event, Returned):
                 self._note(event)
             elif isinstance(event, spec.Basic.Cancel):
-                raise ConsumerCancelled(f"{self._subject} was deleted while its messages were moved")
+                raise ConsumerCancelled(f"{self.lease.subject} was deleted while its messages were moved")
 
     def _note(self, returned: Returned) -> None:
         """Tie a return, which has no number, to its message: the next that equals it, in the order of publishing."""
@@ -337,9 +265,7 @@ class Crossing:
                 self._refused(flight)
         if taken:
             self._full.difference_update(each.way.routing_key for each in taken if self._full)
-            self._owed += [each.delivery.delivery_tag for each in taken]
-            if self._consumers > 1:  # else more would be on their way to the first
-                self._acknowledge()
+            self.lease.settle(each.delivery.delivery_tag for each in taken)
             self._move.moved += len(taken)
             self._move.redelivered += sum(each.delivery.redelivered for each in taken)
 
@@ -354,20 +280,3 @@ class Crossing:
         else:
             self._full.add(way.routing_key)
             self._stay(delivery, f"queue {way.routing_key!r} takes no more")
-
-    def _acknowledge(self) -> None:
-        """Acknowledge with one frame when nothing that is not settled lies below, which is the rule."""
-        if not self._owed:
-            return
-        channel, above, tags = self.channel, self._acked_above, sorted(self._owed)
-        self._owed = []
-        self._acked += sum(tag > self._base for tag in tags)
-        if tags[0] == self._low and tags[-1] - tags[0] + 1 == len(tags):
-            channel.send(encode_ack(channel.number, tags[-1], multiple=True))
-            self._low = tags[-1] + 1
-        else:
-            channel.send(b"".join(encode_ack(channel.number, tag, multiple=False) for tag in tags))
-            above.update(tags)
-        while self._low in above:
-            above.remove(self._low)
-            self._low += 1

@@ -101,7 +101,7 @@ class Move:
         self._before = self.moved
         crossing = self._open()
         try:
-            self.ready = self.ready or crossing.ready()
+            self.ready = self.ready or crossing.lease.ready()
             with self.stop.waking(crossing.channel.wake), Looker(self.link) as looker:
                 # After a failure what was there may be there again, so far as its acknowledgement was lost: then the
                 # pass ends when nothing comes, and it is no longer than the first.

@@ -21,6 +21,7 @@ from rmqkit.broker.frames import Confirm, Encoder, Event, LazyOrigin, Returned, 
 from rmqkit.broker.link import Link
 from rmqkit.broker.options import PublishOptions
 from rmqkit.broker.patience import Patience, StoppedWaiting
+from rmqkit.broker.settled import Settled
 from rmqkit.errors import AccessRefused, ConnectionLost, ConsumerCancelled, NotConfirmed, Unroutable
 from rmqkit.message import Delivery, Origin
 from rmqkit.stop import Stop
@@ -167,8 +168,7 @@ class _Session:
         self._origin: Origin | None = None
         self._header, self._note = b"", ""  # what the properties of that origin become
         self._sent = 0  # the last delivery's tag, and the number of its publish
-        self._low = 1  # every tag below it is settled
-        self._settled_above: set[int] = set()
+        self._settled = Settled()
 
     def run(self, goes_on: Callable[[], bool], idle_s: float) -> None:
         """Move messages until one of the reasons to end, and then what was delivered by then."""
@@ -202,7 +202,7 @@ class _Session:
     @property
     def under_way(self) -> int:
         """Return how many messages were sent and are not settled."""
-        return self._sent + 1 - self._low - len(self._settled_above)
+        return self._sent - len(self._settled)
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -238,10 +238,10 @@ class _Session:
 
     def _settle(self, confirm: Confirm) -> None:
         """Answer a confirm with an acknowledgement of the same deliveries, and a nack by giving them back."""
-        channel, above = self.channel, self._settled_above
-        first = self._low if confirm.multiple else confirm.tag
+        channel = self.channel
+        first = self._settled.low if confirm.multiple else confirm.tag
         last = confirm.tag or self._sent
-        settled = [tag for tag in range(first, last + 1) if tag >= self._low and tag not in above]
+        settled = [tag for tag in range(first, last + 1) if tag not in self._settled]
         if confirm.ack and settled:
             channel.send(encode_ack(channel.number, last, multiple=confirm.multiple))
             self._moved.messages += len(settled)
@@ -249,7 +249,4 @@ class _Session:
             self.nacked = True
             for tag in settled:
                 channel.send(encode_nack(channel.number, tag, requeue=True))
-        above.update(settled)
-        while self._low in above:
-            above.remove(self._low)
-            self._low += 1
+        self._settled.add(settled)

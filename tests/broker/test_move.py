@@ -14,7 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Connection, Delivery, Exchange, Replay, Stop, Target
-from rmqkit.broker import crossing
+from rmqkit.broker import crossing, lease
 from rmqkit.broker.aside import USER_ID
 from rmqkit.broker.fields import decode_properties, encode_properties
 from rmqkit.broker.frames import LazyOrigin
@@ -167,7 +167,7 @@ def test_an_exchange_gets_messages_with_their_own_keys_or_with_the_one_that_is_n
 def test_what_does_not_match_stays_in_its_place_however_much_it_is(
     vhost_url: str, connection: Connection, kind: str
 ) -> None:
-    amount = 3 * crossing.PREFETCH + 7
+    amount = 3 * lease.PREFETCH + 7
     declare(vhost_url, "long", x_queue_type=kind)
     connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(amount))
     report = connection.move("long", Target("", "work"), matches=lambda delivery: delivery.body.endswith(b"9"))

@@ -16,11 +16,11 @@ import pytest
 
 import rmqkit
 from rmqkit import Target
-from rmqkit.broker.crossing import PREFETCH
+from rmqkit.broker.lease import PREFETCH
 from rmqkit.node import Node
 from tests.conftest import Namespace
 from tests.faults.ledger import Ledger
-from tests.faults.test_broker_killed import restart_after_kill
+from tests.faults.rounds import restart_after_kill
 from tests.faults.witness import declare, ready, within
 
 AMOUNT = 4000
