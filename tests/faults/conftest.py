@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ import pika
 import pytest
 
 from rmqkit.node import Node
+from tests.conftest import Broker
 from tests.faults.ledger import Ledger
+from tests.faults.rounds import Ground
 from tests.faults.witness import declare, within
 
 FOLDER = "RMQKIT_TEST_FOLDER"
@@ -43,6 +46,30 @@ def on_node(node: Node) -> Iterator[Callable[[str], Ledger]]:
     with pika.BlockingConnection(pika.URLParameters(node.url)) as connection:
         for name in names:
             connection.channel().queue_delete(name)
+
+
+@pytest.fixture
+def ground(broker: Broker, tmp_path: Path) -> Iterator[Ground]:
+    """The shared broker, for faults that do not hurt it."""
+    ground = Ground(broker, tmp_path / "round")
+    yield ground
+    ground.clear()
+
+
+@pytest.fixture
+def node_ground(node: Node, tmp_path: Path) -> Iterator[Ground]:
+    """The module's node, which may be hurt."""
+    ground = Ground.of_node(node, tmp_path / "round")
+    yield ground
+    ground.clear()
+
+
+@pytest.fixture
+def dice(request: pytest.FixtureRequest) -> random.Random:
+    """What decides on the moments; the seed is shown when the test fails."""
+    seed = random.randrange(1 << 32)
+    print(f"{request.node.name}: seed {seed}")  # noqa: T201
+    return random.Random(seed)
 
 
 @pytest.fixture

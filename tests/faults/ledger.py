@@ -97,6 +97,17 @@ class Ledger:
         """Return the ids that were told these fates."""
         return {number for number, fate in self.fates if fate in fates}
 
+    @property
+    def lost(self) -> set[int]:
+        """Return what was confirmed and seen by nobody."""
+        return self.ids(Fate.CONFIRMED) - self._ids(self.found) - self._ids(self.handled)
+
+    @property
+    def duplicates(self) -> int:
+        """Count the copies that were seen beyond the first."""
+        seen = [*self.found, *self.handled]
+        return len(seen) - len({each.body for each in seen})
+
     # What must hold.
 
     def violations(self, report: PublishReport, *, ordered: bool = True) -> list[str]:
@@ -127,8 +138,7 @@ class Ledger:
         return trouble + self._unexpected(self.handled)
 
     def _lost(self) -> list[str]:
-        lost = self.ids(Fate.CONFIRMED) - self._ids(self.found)
-        return [f"I1: confirmed and lost: {_some(lost)}"] if lost else []
+        return [f"I1: confirmed and lost: {_some(self.lost)}"] if self.lost else []
 
     def _unexpected(self, seen: list[Seen]) -> list[str]:
         trouble = []

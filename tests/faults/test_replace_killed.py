@@ -31,7 +31,7 @@ from tests.faults.replacing import (
     start,
     waiting,
 )
-from tests.faults.test_broker_killed import restart_after_kill
+from tests.faults.rounds import restart_after_kill
 from tests.faults.witness import declare, within
 
 MOST_STEPS = 20

@@ -1,0 +1,125 @@
+"""The network fails between rmqkit and a broker that is well (5, 6, 36): a proxy cuts, swallows and resets."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+
+import rmqkit
+from rmqkit import Message
+from tests.faults.ledger import identity
+from tests.faults.proxy import Proxy
+from tests.faults.rounds import (
+    Ground,
+    Progress,
+    Result,
+    consumed,
+    meanwhile,
+    publish,
+    published,
+    stream_through,
+)
+from tests.faults.witness import within
+
+WAYS = ("up", "down")
+
+
+def cut_publishing(ground: Ground, dice: random.Random, way: str = "", *, by_reset: bool | None = None) -> Result:
+    """Cut the connection within a publish, or within a confirm, at each of twenty places."""
+    ledger, progress, way = ground.books(), Progress(), way or dice.choice(WAYS)
+    offsets = [*range(1, 9), *dice.sample(range(9, 4000 if way == "up" else 300), 12)]
+    with Proxy(ground.url) as proxy, rmqkit.connect(proxy.url) as connection:
+        direction = getattr(proxy, way)
+        direction.cut_by_reset = dice.random() < 0.5 if by_reset is None else by_reset
+
+        def stream() -> Iterator[Message | None]:
+            numbers = iter(range(10_000))
+            for offset in offsets:
+                direction.cut_after = offset
+                while direction.cut_after is not None:  # the cut comes with one of these
+                    yield from ledger.messages(next(numbers) for _ in range(5))
+                    yield None
+
+        report = publish(connection, ledger, stream(), progress)  # type: ignore[arg-type] # None waits
+        assert proxy.accepted >= len(offsets)
+    return published(ground, ledger, report, progress)
+
+
+def cut_consuming(ground: Ground, dice: random.Random, way: str = "", amount: int = 600) -> Result:
+    """Cut the connection within a delivery, or within an acknowledgement, ten times."""
+    ledger, progress, done, way = ground.books(), Progress(), threading.Event(), way or dice.choice(WAYS)
+    with rmqkit.connect(ground.url) as direct:
+        report = publish(direct, ledger, ledger.messages(range(amount)), Progress())
+    with Proxy(ground.url) as proxy, rmqkit.connect(proxy.url) as connection:
+        direction = getattr(proxy, way)
+
+        def cut_again_and_again() -> None:
+            for _ in range(10):
+                direction.cut_after = dice.randrange(1, 12_000 if way == "down" else 2000)
+                while direction.cut_after is not None and not done.wait(0.005):
+                    pass
+            direction.cut_after = None
+
+        with meanwhile(cut_again_and_again):
+            missing: set[int | None] = set(range(amount))
+            try:
+                with connection.consume(ledger.queue, prefetch=20, idle_timeout_s=20) as consumer:
+                    for delivery in consumer:
+                        ledger.handle(delivery)
+                        progress.step()
+                        consumer.acknowledge(delivery)
+                        missing.discard(identity(delivery.body))
+                        if not missing:
+                            break
+            finally:
+                done.set()
+        assert proxy.accepted > 3
+    with rmqkit.connect(ground.url) as direct, direct.consume(ledger.queue, idle_timeout_s=0.5) as consumer:
+        for delivery in consumer:  # the last acknowledgements may have been cut off
+            ledger.handle(delivery)
+    return consumed(ground, ledger, progress, report)
+
+
+def swallowed(ground: Ground, dice: random.Random, ways: Sequence[str] = (), amount: int = 3000) -> Result:
+    """Have every send succeed, and nothing arrive, until the heartbeat finds out."""
+    ledger, progress, ways = ground.books(), Progress(), ways or dice.choice((WAYS, ("up",), ("down",)))
+    when = dice.randrange(1, amount)
+    with Proxy(ground.url) as proxy:
+
+        def stream() -> Iterator[Message | None]:
+            yield from ledger.messages(range(when))
+            yield None
+            for way in ways:
+                getattr(proxy, way).blackhole = True
+            accepted = proxy.accepted
+            with meanwhile(lambda: open_again(accepted)):
+                yield from ledger.messages(range(when, amount))
+                yield None
+
+        def open_again(accepted: int) -> None:
+            within(20, lambda: proxy.accepted > accepted, lambda: "the heartbeat found nothing")
+            proxy.heal()
+
+        with rmqkit.connect(f"{proxy.url}?heartbeat=1") as connection:
+            report = publish(connection, ledger, stream(), progress)  # type: ignore[arg-type] # None waits
+    result = published(ground, ledger, report, progress)
+    if report.republished < amount - when:
+        result.violations.append(f"I4: only {report.republished} of {amount - when} were republished")
+    return result
+
+
+def reset_every_300_ms(ground: Ground, _dice: random.Random, amount: int = 12_000) -> Result:
+    """Reset all connections all the time; the threads do not become more (I10)."""
+    threads: list[int] = []
+
+    def reset_again_and_again(done: threading.Event, _progress: Progress) -> None:
+        while not done.wait(0.3):
+            proxy.reset()
+            threads.append(threading.active_count())
+
+    with Proxy(ground.url) as proxy:
+        result = stream_through(ground, proxy.url, reset_again_and_again, amount, 1500)
+    if max(threads) > min(threads) + 4:
+        result.violations.append(f"I10: from {min(threads)} to {max(threads)} threads")
+    return result
