@@ -60,14 +60,13 @@ class Crossing:
     """A pass over the queue; it ends early when its channel does."""
 
     def __init__(self, move: Move, channel: Channel) -> None:
-        options = PublishOptions()
         self.channel = channel
         self._move = move
         self._looker: Looker
         self.lease = Lease(channel, move.source)
         self._username = channel.transport.address.username
         self._encoder = Encoder(channel.number, channel.transport.frame_max)
-        self._patience = Patience(options.confirm_timeout_s, options.blocked_timeout_s)
+        self._patience = Patience(PublishOptions())
         self._backlog: deque[Delivery] = deque()  # delivered, and not looked at
         self._under_way: dict[int, _Flight] = {}  # by the number of the publish, in its order
         self._returned: dict[int, str] = {}  # likewise: why

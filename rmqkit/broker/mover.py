@@ -173,8 +173,7 @@ class _Session:
     def run(self, goes_on: Callable[[], bool], idle_s: float) -> None:
         """Move messages until one of the reasons to end, and then what was delivered by then."""
         channel, stop, link = self.channel, self._mover.stop, self._mover.link
-        options = PublishOptions()
-        patience = Patience(options.confirm_timeout_s, options.blocked_timeout_s)
+        patience = Patience(PublishOptions())
         last_s = time.monotonic()
         while not (
             stop.requested

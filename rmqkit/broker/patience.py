@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from rmqkit.broker.options import PublishOptions
 from rmqkit.errors import NotConfirmed
 
 STOP_GRACE_S = 10.0  # how long a stop waits for confirms
@@ -20,9 +21,8 @@ class StoppedWaiting(Exception):
 class Patience:
     """The clocks of one run: since something moved, since the broker blocked us, since a stop was requested."""
 
-    def __init__(self, confirm_timeout_s: float, blocked_timeout_s: float) -> None:
-        self._confirm_timeout_s = confirm_timeout_s
-        self._blocked_timeout_s = blocked_timeout_s
+    def __init__(self, options: PublishOptions) -> None:
+        self._options = options
         self._moved_s = time.monotonic()
         self._stopped_s = 0.0
         self._was_blocked = False
@@ -42,12 +42,12 @@ class Patience:
             if now - max(self._stopped_s, self._moved_s) > (STOP_GRACE_BLOCKED_S if blocked else STOP_GRACE_S):
                 raise StoppedWaiting
         waited_s = now - self._moved_s
-        if blocked and waited_s > self._blocked_timeout_s:
+        if blocked and waited_s > self._options.blocked_timeout_s:
             raise NotConfirmed(
                 f"the broker has been blocking publishers for {waited_s:.0f} s: {blocked}",
                 advice="Free memory or disk space on the broker: `rabbitmqctl status` tells which alarm it is.",
             )
-        if not blocked and waited_s > self._confirm_timeout_s:
+        if not blocked and waited_s > self._options.confirm_timeout_s:
             raise NotConfirmed(
                 f"no confirm for {waited_s:.0f} s; {waiting_for} messages are unconfirmed",
                 advice="They may or may not be in their queues. A quorum queue confirms nothing without a majority.",

@@ -35,8 +35,8 @@ class Postponed:
         return True
 
     def due_in_s(self) -> float:
-        """Return the seconds until the first one is due; there must be one."""
-        return self._heap[0][0] - time.monotonic()
+        """Return the seconds until the first one is due; infinite if there are none."""
+        return self._heap[0][0] - time.monotonic() if self._heap else float("inf")
 
     def take_due(self) -> list[Sent]:
         """Take out those whose time has come, the longest due first."""

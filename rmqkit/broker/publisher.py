@@ -31,9 +31,8 @@ from rmqkit.stop import Stop
 
 LOOK_EVERY = 256  # messages between two looks at what the broker answered
 PROGRESS_EVERY_S = 0.1
-WAIT_S = 1.0  # between two looks at the clocks
-WAIT_STOPPING_S = 0.2
-HARD_ERROR = 500  # from this reply code on, it is not an operator who closes a connection (AMQP 0-9-1 section 1.8)
+WAIT_S, WAIT_STOPPING_S = 1.0, 0.2  # between two looks at the clocks
+HARD = 500  # from this reply code on, it is not an operator who closes a connection (AMQP 0-9-1 section 1.8)
 
 
 class _GivenUp(Exception):
@@ -59,10 +58,10 @@ class Publisher:
         self._link = link
         self._options = options
         self._stop = stop or Stop()
-        self._on_progress = on_progress
+        self._tell = on_progress or (lambda _: None)
         self._warn = on_warning or (lambda _: None)
         self._tally = Tally(confirms=options.confirms, on_settled=on_settled)
-        self._patience = Patience(options.confirm_timeout_s, options.blocked_timeout_s)
+        self._patience = Patience(options)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
         self._postponed = Postponed()  # nacked: to be sent again after a pause
         self._missing: dict[str, str] = {}  # exchanges that are not there, and the broker's words
@@ -93,7 +92,7 @@ class Publisher:
             raise
         finally:
             self._channel.close()
-            self._tell()
+            self._tell(self._tally.report)
         return self._tally.report
 
     def _wake(self) -> None:
@@ -170,9 +169,7 @@ class Publisher:
             self._fence()
             return
         timeout_s = WAIT_STOPPING_S if self._stop.requested else WAIT_S
-        if len(self._postponed):
-            timeout_s = min(timeout_s, max(self._postponed.due_in_s(), 0.001))
-        self._look(timeout_s)
+        self._look(min(timeout_s, max(self._postponed.due_in_s(), 0.001)))
 
     def _fence(self) -> None:
         """Without confirms: bound what is under way by a method the broker answers in turn, after the publishes."""
@@ -187,15 +184,12 @@ class Publisher:
                     self._check_patience()
         except BrokerError as exc:
             self._reopen(exc)
-            return
-        self._patience.moved()
-        self._tally.settle(self._unconfirmed.take_all(), Fate.UNKNOWN, self._unconfirmed.returned)
+        else:
+            self._patience.moved()
+            self._tally.settle(self._unconfirmed.take_all(), Fate.UNKNOWN, self._unconfirmed.returned)
 
     def _pace(self, due_s: float) -> None:
-        while not self._stop.requested:
-            ahead_s = due_s - time.monotonic()
-            if ahead_s <= 0:
-                return
+        while not self._stop.requested and (ahead_s := due_s - time.monotonic()) > 0:
             self._look(ahead_s)
 
     def _drain(self) -> None:
@@ -222,7 +216,7 @@ class Publisher:
         now = time.monotonic()
         if now - self._told_s >= PROGRESS_EVERY_S:
             self._told_s = now
-            self._tell()
+            self._tell(self._tally.report)
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -233,9 +227,8 @@ class Publisher:
 
     def _settle(self, confirm: Confirm) -> None:
         settled = self._unconfirmed.settle(confirm)
-        if not settled:
-            return
-        self._patience.moved()
+        if settled:
+            self._patience.moved()
         if confirm.ack:
             self._tally.settle(settled, Fate.CONFIRMED, self._unconfirmed.returned)
         else:
@@ -255,13 +248,10 @@ class Publisher:
 
     def _reopen(self, error: BrokerError) -> None:
         """Open a new channel, and queue what was unconfirmed on the old one, ahead of everything else, in order."""
-        returned = self._unconfirmed.returned
-        in_flight = self._unconfirmed.take_all()
+        returned, in_flight = self._unconfirmed.returned, self._unconfirmed.take_all()
         self._tally.settle([sent for sent in in_flight if sent.place in returned], Fate.RETURNED, returned.copy())
         unsettled = [sent for sent in in_flight if sent.place not in returned]
-        if isinstance(error, Refused) or (
-            isinstance(error, ConnectionLost) and error.reply_code >= HARD_ERROR and unsettled
-        ):
+        if isinstance(error, Refused) or (isinstance(error, ConnectionLost) and unsettled and error.reply_code >= HARD):
             self._isolate(unsettled, error)
         else:
             self._warn(f"{error}; connecting again, {len(unsettled)} unconfirmed messages will be sent again")
@@ -288,16 +278,13 @@ class Publisher:
             self._missing[culprit.message.exchange] = reason
 
     def _check_patience(self) -> None:
-        if not len(self._unconfirmed):
+        unconfirmed = len(self._unconfirmed)
+        if not unconfirmed:
             self._patience.moved()  # there is nothing to wait for but our own clock
         try:
-            self._patience.check(
-                blocked=self._link.blocked, stopping=self._stop.requested, waiting_for=len(self._unconfirmed)
-            )
-        except StoppedWaiting as exc:
-            raise _GivenUp(None) from exc
-        except NotConfirmed as exc:
-            raise _GivenUp(exc) from exc
+            self._patience.check(blocked=self._link.blocked, stopping=self._stop.requested, waiting_for=unconfirmed)
+        except (StoppedWaiting, NotConfirmed) as exc:
+            raise _GivenUp(exc if isinstance(exc, NotConfirmed) else None) from exc
 
     def _give_up(self) -> None:
         """Call everything unknown that was not settled; the connection goes, lest it be sent after that was said."""
@@ -306,14 +293,7 @@ class Publisher:
         if pending:
             self._link.reset()
         for sent in sorted(pending):
-            reason = returned.pop(sent.place, "")
-            if reason:
-                self._tally.fail(sent, Fate.RETURNED, reason)
-            else:
-                self._tally.fail(sent, Fate.UNKNOWN, "no answer from the broker")
+            why = returned.pop(sent.place, "")
+            self._tally.fail(sent, Fate.RETURNED if why else Fate.UNKNOWN, why or "no answer from the broker")
         self._tally.balance()
         self._tally.interrupted = self._stop.requested
-
-    def _tell(self) -> None:
-        if self._on_progress is not None:
-            self._on_progress(self._tally.report)
