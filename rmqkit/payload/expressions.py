@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jinja2 import ChainableUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import ChainableUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -23,6 +23,7 @@ from rmqkit.errors import Location, PayloadError, Problem
 _AT = re.compile(r" at (\d+)$", re.ASCII)  # where Jinja2's lexer stopped
 MAX_LENGTH = 1_000_000  # of a text or list that an operator makes
 MAX_BITS = 100_000  # of a number, likewise
+MAX_DEPTH = 100  # of nested operators; compiling takes time by its cube, and Python itself fails at 200
 _PADDING_FILTERS = ("batch", "center", "format", "indent", "slice")  # any of these can fill the memory
 _PADDING_METHODS = frozenset(("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"))
 
@@ -38,6 +39,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for name in _PADDING_FILTERS:
             del self.filters[name]
         self.filters["tojson"] = _to_json
+
+    def _generate(self, source: nodes.Template, *names: Any, **options: Any) -> str:
+        """Refuse to compile what is nested too deeply."""
+        level: list[nodes.Node] = [source]
+        for _ in range(MAX_DEPTH):
+            level = [inner for node in level for inner in node.iter_child_nodes()]
+        if level:
+            raise TemplateSyntaxError("nested too deeply", level[0].lineno)
+        return super()._generate(source, *names, **options)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Look for a key first: in JSON `items` is a name like any other."""

@@ -61,7 +61,7 @@ def parse_timestamp(text: str | int) -> datetime:
 
     Raises ValueError.
     """
-    if isinstance(text, bool):
+    if isinstance(text, bool) or not isinstance(text, int | str):
         raise ValueError("a timestamp is a number of seconds or ISO 8601 text")  # noqa: TRY004 - one error for bad text
     if isinstance(text, int) or text.isdecimal():
         try:

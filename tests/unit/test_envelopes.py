@@ -122,6 +122,8 @@ def test_equal_properties_become_one_object_and_unequal_types_do_not() -> None:
         (b'{"body": "", "headers": {"a": {"$what": 1}}}', "$what is none of"),
         (b'{"body": "", "timestamp": "yesterday"}', "a timestamp is"),
         (b'{"body": "", "timestamp": true}', "a timestamp is"),
+        (b'{"body": "", "timestamp": []}', "a timestamp is"),
+        (b'{"body": "", "headers": {"a": {"$timestamp": null}}}', "a timestamp is"),
         (b'{"body": "", "malformed": "x"}', "could not be read whole"),
         (b'{"body": "\\ud800"}', "surrogate"),
         (b'{"body": "", "body": ""}', "already"),

@@ -51,6 +51,7 @@ def test_an_expression_has_its_value_and_what_is_missing_is_no_error(text: str, 
         ("1 == bdoy", 6, "'bdoy' is not known"),
         ("range(10)", 1, "'range' is not known"),
         ("(" * 5_000, 1, "nested too deeply"),
+        ("body" + ".a" * 300, 407, "nested too deeply"),
     ],
 )
 def test_a_bad_expression_is_told_with_its_place(text: str, column: int, said: str) -> None:
