@@ -15,7 +15,7 @@ USER_ID = "x-rmqkit-user-id"
 DELIVERY_COUNT = "x-delivery-count"  # a quorum queue's own, of tries that are over
 KEPT_USER_ID = f"keep their user_id in the header {USER_ID}, because it is not that of this login"
 _HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
-_LONG_STRING, _LENGTH_BYTES = b"S", 4
+_LENGTH_BYTES = 4
 
 
 def set_aside(header: bytes, username: str) -> tuple[bytes, str]:
@@ -28,11 +28,11 @@ def set_aside(header: bytes, username: str) -> tuple[bytes, str]:
     for name, waits_as in _HEADERS.items():
         value = parts.get(name, b"")[1:]  # behind its length
         if name in parts and not (name == "user_id" and value == username.encode()):
-            waiting.append((waits_as, _LONG_STRING + len(value).to_bytes(_LENGTH_BYTES, "big") + value))
+            waiting.append((waits_as, long_string(value)))
             del parts[name]
     kept = [field for field in fields if field[0] != DELIVERY_COUNT]
     if waiting or len(kept) != len(fields):
-        return _join(parts, [*waiting, *kept]), ""
+        return with_headers(parts, [*waiting, *kept]), ""
     return header, ""
 
 
@@ -53,7 +53,12 @@ def take_back(header: bytes, username: str) -> tuple[bytes, str]:
         parts[name] = bytes((len(value),)) + value
         fields = [field for field in fields if field[0] != waits_as]
     kept = [field for field in fields if field[0] != DELIVERY_COUNT]
-    return (header if len(kept) == len(waiting) else _join(parts, kept)), note
+    return (header if len(kept) == len(waiting) else with_headers(parts, kept)), note
+
+
+def long_string(value: bytes) -> bytes:
+    """Return the value of a header that is a text, its type before it."""
+    return b"S" + len(value).to_bytes(_LENGTH_BYTES, "big") + value
 
 
 def _split(header: bytes) -> dict[str, bytes] | None:
@@ -66,6 +71,7 @@ def _split(header: bytes) -> dict[str, bytes] | None:
     return parts
 
 
-def _join(parts: dict[str, bytes], fields: list[tuple[str, bytes]]) -> bytes:
+def with_headers(parts: dict[str, bytes], fields: list[tuple[str, bytes]]) -> bytes:
+    """Put properties together, with these fields in place of their headers."""
     parts.pop("headers", None)
     return join_properties({**parts, "headers": join_table(fields)} if fields else parts)

@@ -28,6 +28,8 @@ _LENGTH = struct.Struct(">I")
 _DECIMAL = struct.Struct(">Bi")
 _MOMENT = struct.Struct(">Q")
 _FLAGS = struct.Struct(">H")
+_SIZES = {tag: kind.size for tag, kind in _FIXED.items()}
+_SIZES |= {ord("t"): 1, ord("T"): _MOMENT.size, ord("D"): _DECIMAL.size, ord("V"): 0}
 
 
 class MalformedField(ValueError):
@@ -35,10 +37,7 @@ class MalformedField(ValueError):
 
 
 def decode_table(data: bytes, start: int = 0, depth: int = 0) -> tuple[dict[str, Any], int]:
-    """Decode the table at `start`; return it, in wire order, and where it ends.
-
-    Raises MalformedField.
-    """
+    """Decode the table at `start`; return it, in wire order, and where it ends. Raises MalformedField."""
     position, end = _extent(data, start, depth)
     table: dict[str, Any] = {}
     while position < end:
@@ -52,20 +51,15 @@ def decode_table(data: bytes, start: int = 0, depth: int = 0) -> tuple[dict[str,
 def _extent(data: bytes, start: int, depth: int) -> tuple[int, int]:
     if depth > MAX_DEPTH:
         raise MalformedField(f"tables nested more than {MAX_DEPTH} deep")
-    try:
-        (length,) = _LENGTH.unpack_from(data, start)
-    except struct.error as exc:
-        raise MalformedField("a field ends too early") from exc
-    begin = start + 4
-    if begin + length > len(data):
+    begin = start + _LENGTH.size
+    end = begin + int.from_bytes(data[start:begin], "big")
+    if end > len(data):
         raise MalformedField("a field ends too early")
-    return begin, begin + length
+    return begin, end
 
 
 def _short_string(data: bytes, position: int) -> tuple[str, int]:
-    if position >= len(data):
-        raise MalformedField("a name ends too early")
-    end = position + 1 + data[position]
+    end = position + 1 + (data[position] if position < len(data) else 0)
     if end > len(data):
         raise MalformedField("a name ends too early")
     return data[position + 1 : end].decode("utf-8", "replace"), end
@@ -81,8 +75,7 @@ def _moment(seconds: int) -> datetime | int:
 def _decode_value(data: bytes, position: int, depth: int) -> tuple[Any, int]:
     if position >= len(data):
         raise MalformedField("a value ends too early")
-    tag = data[position]
-    position += 1
+    tag, position = data[position], position + 1
     fixed = _FIXED.get(tag)
     try:
         if fixed is not None:
@@ -176,10 +169,9 @@ def _headers(data: bytes, position: int) -> tuple[dict[str, Any], int, str]:
     """Skip a table that cannot be decoded: its length still tells where the next property begins."""
     _, end = _extent(data, position, 0)
     try:
-        table, _ = decode_table(data, position)
+        return decode_table(data, position)[0], end, ""
     except MalformedField as exc:
         return {}, end, f"headers: {exc}"
-    return table, end, ""
 
 
 def split_properties(data: bytes) -> dict[str, bytes]:
@@ -216,10 +208,7 @@ def join_properties(parts: Mapping[str, bytes]) -> bytes:
 
 
 def split_table(data: bytes) -> list[tuple[str, bytes]]:
-    """Return the fields of a table, each with its value as it stands on the wire, and its type before it.
-
-    Raises MalformedField.
-    """
+    """Return a table's fields, each with its value's type and bytes as on the wire. Raises MalformedField."""
     position, end = _extent(data, 0, 0)
     fields = []
     while position < end:
@@ -233,14 +222,11 @@ def _value_end(data: bytes, start: int) -> int:
     if start >= len(data):
         raise MalformedField("a value ends too early")
     tag, position = data[start], start + 1
-    if tag in _FIXED:
-        return position + _FIXED[tag].size
     if tag in b"SxAF":
         return _extent(data, position, 0)[1]
-    try:
-        return position + {"t": 1, "T": _MOMENT.size, "D": _DECIMAL.size, "V": 0}[chr(tag)]
-    except KeyError as exc:
-        raise MalformedField(f"a value of the unknown type {chr(tag)!r}") from exc
+    if tag not in _SIZES:
+        raise MalformedField(f"a value of the unknown type {chr(tag)!r}")
+    return position + _SIZES[tag]
 
 
 def join_table(fields: Iterable[tuple[str, bytes]]) -> bytes:

@@ -12,15 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rmqkit.broker.aside import DELIVERY_COUNT, USER_ID
-from rmqkit.broker.fields import (
-    MalformedField,
-    encode_table,
-    join_properties,
-    join_table,
-    split_properties,
-    split_table,
-)
+from rmqkit.broker.aside import DELIVERY_COUNT, USER_ID, long_string, with_headers
+from rmqkit.broker.fields import MalformedField, encode_table, split_properties, split_table
 from rmqkit.broker.frames import LazyOrigin
 from rmqkit.broker.options import Replay
 from rmqkit.model import Exchange, Target
@@ -28,7 +21,6 @@ from rmqkit.payload.deaths import FAILURE, SUMMARIES, X_DEATH, deaths, first_dea
 
 DIED = "x-rmqkit-death"  # what was x-death before the message went back
 _CC = "CC"
-_LONG_STRING, _LENGTH_BYTES = b"S", 4
 _NO_DEATH = "no x-death header tells where it came from"
 
 Field = tuple[str, bytes]
@@ -83,8 +75,8 @@ def _to_exchange(origin: LazyOrigin, username: str) -> Way | str:
         return way
     parts = split_properties(way.header)
     copies = split_table(encode_table({_CC: others}))
-    parts["headers"] = join_table([*split_table(parts.get("headers", bytes(_LENGTH_BYTES))), *copies])
-    return way._replace(header=join_properties(parts))
+    fields = split_table(parts["headers"]) if "headers" in parts else []
+    return way._replace(header=with_headers(parts, [*fields, *copies]))
 
 
 def _forget(field: Field) -> Field | None:
@@ -117,8 +109,7 @@ def _changed(header: bytes, username: str, change: Callable[[Field], Field | Non
     user_id = parts.get("user_id", b"")[1:]  # behind its length
     if user_id and user_id != username.encode():
         del parts["user_id"]
-        kept.append((USER_ID, _LONG_STRING + len(user_id).to_bytes(_LENGTH_BYTES, "big") + user_id))
+        kept.append((USER_ID, long_string(user_id)))
     elif kept == fields:
         return header
-    parts.pop("headers", None)
-    return join_properties({**parts, "headers": join_table(kept)} if kept else parts)
+    return with_headers(parts, kept)
