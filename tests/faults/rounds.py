@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +32,8 @@ from rmqkit.node import Node
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger
 from tests.faults.witness import declare, ready
+
+Program = subprocess.Popen[bytes]
 
 
 @dataclass
@@ -74,6 +79,13 @@ class Ground:
         if self.hurt is not None:
             assert self.hurt.ctl("eval", "mnesia:sync_log().").returncode == 0
 
+    def start(self, *arguments: object, stdout: Any = subprocess.PIPE, stdin: Any = subprocess.DEVNULL) -> Program:
+        """Start `rmqkit` in the folder, with a state of its own."""
+        command = [sys.executable, "-m", "rmqkit", *map(str, arguments)]
+        own = {"RMQKIT_URL": self.url, "RMQKIT_API_URL": self.broker.api_url, "XDG_STATE_HOME": str(self.folder)}
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=self.folder, env=os.environ | own, bufsize=0, **streams)
+
     def get(self, path: str) -> Any:
         """Ask RabbitMQ's HTTP API about the virtual host; `path` has its name in the place of {}."""
         return json.loads(self.broker.api("GET", path.format(urlsplit(self.url).path[1:] or "%2F")))
@@ -104,6 +116,32 @@ class Result:
     unknown: int = 0
     recovery_s: float | None = None
     report: PublishReport = field(default_factory=PublishReport)
+
+
+@dataclass(frozen=True)
+class Books:
+    """What a program was given, and what was seen of it in the end: bodies, for runs whose fates nobody hears."""
+
+    sent: Sequence[bytes]
+    seen: Sequence[bytes]
+
+    def result(self, most_twice: int, trouble: list[str], recovery_s: float | None) -> Result:
+        """Check that all is there and nothing else, and no more than so many of them twice."""
+        lost, strangers = set(self.sent) - set(self.seen), set(self.seen) - set(self.sent)
+        twice = len(self.seen) - len(set(self.seen))
+        if lost:
+            trouble.append(f"I1: {len(lost)} are lost: {sorted(lost)[:5]}")
+        if strangers:
+            trouble.append(f"I2: {len(strangers)} were never sent: {sorted(strangers)[:5]}")
+        if twice > most_twice:
+            trouble.append(f"I4: {twice} are there twice, and {most_twice} may be")
+        return Result(len(self.sent), trouble, len(lost), twice, recovery_s=recovery_s)
+
+
+def told_secrets(errors: bytes) -> list[str]:
+    """Look for the password and for bodies in what a program said (I11)."""
+    found = re.search(rb"guest:guest|[0-9a-f]{64}", errors)
+    return [f"I11: {errors!r}"] if found else []
 
 
 Scenario = Callable[[Ground, random.Random], Result]

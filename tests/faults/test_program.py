@@ -1,0 +1,85 @@
+"""rmqkit is stopped by a signal, or killed, at any moment: the next run finishes what it began (26, 27)."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+
+import pytest
+
+import rmqkit
+from tests.faults import scenarios_program as scenarios
+from tests.faults.ledger import body
+from tests.faults.rounds import Ground, Progress, publish
+from tests.faults.witness import ready, within
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_26_publish_confirms_what_it_sent_and_says_how_far_it_came(
+    ground: Ground, dice: random.Random, number: signal.Signals
+) -> None:
+    assert scenarios.interrupted_publishing(ground, dice, number).violations == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_26_consume_acknowledges_exactly_what_it_printed(
+    ground: Ground, dice: random.Random, number: signal.Signals
+) -> None:
+    assert scenarios.interrupted_consuming(ground, dice, number).violations == []
+
+
+@pytest.mark.timeout(120)
+def test_27_runs_killed_at_random_moments_publish_every_line_and_repeat_few(
+    ground: Ground, dice: random.Random
+) -> None:
+    assert scenarios.killed_publishing(ground, dice).violations == []
+
+
+def test_29_a_file_that_is_cut_short_meanwhile_is_no_reason_to_skip_a_line(ground: Ground) -> None:
+    whole, lines = b"".join(body(n) + b"\n" for n in range(1000)), ground.folder / "lines"
+    lines.write_bytes(whole[: whole.rindex(b"\n", 0, len(whole) // 2) + 30])  # in the middle of a line
+    command = ("publish", "-q", ground.queue(), "--lines", "lines", "--resume", "state")
+    with ground.start(*command) as program:
+        _, told = program.communicate(timeout=40)
+    assert program.returncode == 0, told
+    lines.write_bytes(whole)
+    with ground.start(*command) as program:
+        _, told = program.communicate(timeout=40)
+    assert program.returncode == 2
+    assert b"had no end when it was published, and has grown since" in told
+
+
+@pytest.mark.parametrize("how", ["print", "save"])
+def test_what_a_killed_consumer_did_not_put_out_is_still_queued(ground: Ground, dice: random.Random, how: str) -> None:
+    assert scenarios.killed_consuming(ground, dice, how).violations == []
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_rmqkit_killed_while_it_moves_and_run_again_loses_nothing_and_doubles_no_more_than_it_says(
+    ground: Ground, dice: random.Random, kind: str
+) -> None:
+    assert scenarios.killed_moving(ground, dice, kind).violations == []
+
+
+def test_the_broker_killed_while_messages_are_moved_loses_none_and_the_move_goes_on_by_itself(
+    node_ground: Ground, dice: random.Random
+) -> None:
+    assert scenarios.broker_killed_moving(node_ground, dice).violations == []
+
+
+def test_sigint_ends_a_move_cleanly_with_each_message_in_one_queue(ground: Ground) -> None:
+    source, target, amount = ground.books(), ground.queue(), 4000
+    with rmqkit.connect(ground.url) as connection:
+        publish(connection, source, source.messages(range(amount)), Progress())
+    arguments = ("move", source.queue, "--to-queue", target, "--rate", "3000", "--json")
+    with ground.start(*arguments) as program:
+        within(20, lambda: ready(ground.url, target) > 0)
+        program.send_signal(signal.SIGINT)
+        out, errors = program.communicate(timeout=30)
+    assert program.returncode == 128 + signal.SIGINT, errors
+    moved = json.loads(out)["moved"]
+    within(5, lambda: ready(ground.url, source.queue) == amount - moved)
+    assert ready(ground.url, target) == moved
