@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, unquote_to_bytes
 
@@ -29,32 +30,58 @@ MECHANISMS = ("PLAIN", "EXTERNAL")
 class Tls:
     """How to be sure of the broker, and the broker of us; empty file names mean the system's trust, no certificate.
 
-    `insecure` turns off both the check of the certificate and that of the host name.
+    `insecure` turns off both the check of the certificate and that of the host name. A key that is encrypted needs its
+    password, or the file that holds it.
     """
 
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
     insecure: bool = False
+    key_password_file: str = ""
+    key_password: str = field(default="", repr=False)
 
     def context(self) -> ssl.SSLContext:
         """Build a client context from the files as they are now; raise SettingsError naming the file that is bad."""
         import ssl  # noqa: PLC0415 - start-up time: few connections use TLS
 
+        for option, file in zip(_TLS_OPTIONS, (self.ca_file, self.cert_file, self.key_file), strict=True):
+            if file:
+                read_file(option, file)  # OpenSSL does not say which one it could not read
         try:
             context = ssl.create_default_context(cafile=self.ca_file or None)
         except OSError as error:
-            raise bad_file("--tls-ca-file", self.ca_file, error) from error
+            raise SettingsError(f"--tls-ca-file: {self.ca_file}: holds no certificate in PEM") from error
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if self.cert_file:
-            try:  # an encrypted key would otherwise ask for its passphrase on the terminal
-                context.load_cert_chain(self.cert_file, self.key_file or None, password=lambda: "")
-            except OSError as error:
-                files = f"{self.cert_file} with {self.key_file}" if self.key_file else self.cert_file
-                raise bad_file("--tls-cert-file", files, error) from error
+            self._load_certificate(context)
         return context
+
+    def _load_certificate(self, context: ssl.SSLContext) -> None:
+        password = read_secret("--tls-key-password-file", self.key_password_file) if self.key_password_file else ""
+        password = password or self.key_password
+        asked = False
+
+        def ask() -> str:  # OpenSSL does for an encrypted key only; without this it would ask on the terminal
+            nonlocal asked
+            asked = True
+            return password
+
+        try:
+            context.load_cert_chain(self.cert_file, self.key_file or None, password=ask)
+        except (OSError, ValueError) as error:  # a ValueError for a password that OpenSSL finds too long
+            what = "no certificate with its key in PEM"
+            advice = "" if self.key_file else "The key may be in a file of its own: --tls-key-file."
+            if "MISMATCH" in str(error):
+                what, advice = "the key does not belong to the certificate", ""
+            elif asked and password:
+                what, advice = "the password does not open the key", ""
+            elif asked:
+                what, advice = "the key is encrypted", "Give its password with --tls-key-password-file."
+            files = f"{self.cert_file} with {self.key_file}" if self.key_file else self.cert_file
+            raise SettingsError(f"--tls-cert-file: {files}: {what}", advice=advice) from error
 
 
 SYSTEM_TRUST = Tls()
@@ -82,6 +109,11 @@ class Address:
     auth_mechanisms: tuple[str, ...] = ()
 
     @property
+    def by_certificate(self) -> bool:
+        """Tell whether the broker takes the user from our certificate, and from nothing else."""
+        return self.auth_mechanisms == ("EXTERNAL",)
+
+    @property
     def server_name(self) -> str:
         """Return the name that the broker's certificate must carry."""
         return self.server_name_indication or self.host
@@ -93,7 +125,8 @@ class Address:
         return f"{host}:{self.port}/{'' if self.vhost == '/' else quote(self.vhost, safe='')}"
 
     def __str__(self) -> str:
-        return f"{'amqps' if self.tls else 'amqp'}://{quote(self.username, safe='')}:***@{self.key}"
+        login = "" if self.by_certificate else f"{quote(self.username, safe='')}:***@"
+        return f"{'amqps' if self.tls else 'amqp'}://{login}{self.key}"
 
 
 def parse_urls(text: str, *, source: str = "url") -> tuple[Address, ...]:
@@ -124,6 +157,8 @@ class _UrlParser:
             username, colon, password = userinfo.partition(":")
             common["username"] = self._decode("user name", username)
             common["password"] = self._decode("password", password) if colon else None
+        elif common.get("auth_mechanisms") == ("EXTERNAL",):
+            common |= {"username": "", "password": None}
         return [replace(address, **common) for address in addresses]
 
     def _scheme(self, url: str) -> tuple[str, str]:
@@ -191,6 +226,8 @@ class _UrlParser:
                 options[_TLS_FILES[name]] = each[0]
         if "key_file" in options and "cert_file" not in options:
             self._fail("keyfile without certfile")
+        if "EXTERNAL" in fields.get("auth_mechanisms", ()) and not tls:
+            self._fail("auth_mechanism=external is for amqps:// only: it logs in with a certificate")
         return fields | {"tls_options": Tls(**options)}
 
     def _number(self, name: str, value: str) -> float:
@@ -215,11 +252,31 @@ _NUMBERS = {
     "channel_max": ("channel_max", 1, 65_535),
     "frame_max": ("frame_max", 4_096, 131_072),
 }
-_TLS_FILES = {"cacertfile": "ca_file", "certfile": "cert_file", "keyfile": "key_file"}
+_TLS_FILES = {
+    "cacertfile": "ca_file",
+    "certfile": "cert_file",
+    "keyfile": "key_file",
+    "password": "key_password",  # the key's, as Erlang's client has it
+}
 _TLS_PARAMETERS = (*_TLS_FILES, "verify", "server_name_indication")
 _PARAMETERS = (*_NUMBERS, "auth_mechanism", *_TLS_PARAMETERS)
+_TLS_OPTIONS = ("--tls-ca-file", "--tls-cert-file", "--tls-key-file")
 
 
-def bad_file(option: str, file: str, error: OSError) -> SettingsError:
-    """Return the error about a file that cannot be read."""
-    return SettingsError(f"{option}: {file}: {error.strerror or error}")
+def read_file(option: str, file: str) -> bytes:
+    """Read a file that an option names; raise SettingsError if that cannot be done."""
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{option}: {file}: {error.strerror or error}") from error
+
+
+def read_secret(option: str, file: str) -> str:
+    """Read a password, which is one line; raise SettingsError if the file holds none."""
+    try:
+        secret = read_file(option, file).decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{option}: {file}: not UTF-8") from None
+    if not secret or "\0" in secret or "\n" in secret:
+        raise SettingsError(f"{option}: {file}: not one line of text")
+    return secret

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pika
 
@@ -16,6 +17,7 @@ from rmqkit import __version__
 from rmqkit.address import Address
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.management import Management
+from rmqkit.broker.translation import NotOffered
 from rmqkit.broker.transport import Transport
 from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, Unreachable
 from rmqkit.settings import Settings
@@ -144,16 +146,11 @@ class Link:
     def _parameters(self, address: Address) -> pika.ConnectionParameters:
         """Make pika's parameters anew for each connection: pika changes them, and secrets may have changed."""
         context = self._settings.ssl_context(address)
-        credentials: pika.credentials.PlainCredentials | pika.credentials.ExternalCredentials
-        if "EXTERNAL" in address.auth_mechanisms:
-            credentials = pika.credentials.ExternalCredentials()
-        else:
-            credentials = pika.PlainCredentials(address.username, self._settings.password(address))
         return pika.ConnectionParameters(
             host=address.host,
             port=address.port,
             virtual_host=address.vhost,
-            credentials=credentials,
+            credentials=_Credentials(address, self._settings.password(address)),
             heartbeat=HEARTBEAT_S if address.heartbeat_s is None else address.heartbeat_s,
             channel_max=address.channel_max or pika.channel.MAX_CHANNELS,
             frame_max=address.frame_max or FRAME_MAX,
@@ -167,3 +164,19 @@ class Link:
                 "information": "https://pypi.org/project/rmqkit",
             },
         )
+
+
+class _Credentials(pika.PlainCredentials):
+    """A login by the first of the address' mechanisms that the broker offers."""
+
+    def __init__(self, address: Address, password: str) -> None:
+        super().__init__(address.username, password)
+        self._wanted = address.auth_mechanisms or ("PLAIN",)
+
+    def response_for(self, start: Any) -> tuple[str | None, bytes | None]:
+        """Answer the broker's offer; raise NotOffered."""
+        offered = pika.compat.as_bytes(start.mechanisms).decode(errors="replace").split()
+        for mechanism in self._wanted:
+            if mechanism in offered:
+                return super().response_for(start) if mechanism == "PLAIN" else (mechanism, b"")
+        raise NotOffered(self._wanted, offered)

@@ -12,12 +12,14 @@ import base64
 import http.client
 import json
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from rmqkit.address import Address
+from rmqkit.broker.translation import TLS_ALERT, untrusted
 from rmqkit.errors import (
     AccessRefused,
     AuthenticationFailed,
@@ -179,6 +181,14 @@ class Management:
             connection.request(method, f"{self._path}/api/{path}", content, headers)
             response = connection.getresponse()
             answer = response.read()
+        except ssl.SSLError as error:
+            what, advice = untrusted(error)
+            raise Unreachable(f"RabbitMQ's HTTP API at {self}: {what}", advice=advice) from error
+        except http.client.BadStatusLine as error:
+            if str(error).encode("latin-1", "replace").startswith(TLS_ALERT):
+                advice = "Write https:// in --api-url."
+                raise Unreachable(f"RabbitMQ's HTTP API at {self}: it speaks TLS", advice=advice) from error
+            raise self._stranger() from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise Unreachable(f"RabbitMQ's HTTP API does not answer at {self}: {reason}", advice=_ENABLE) from error

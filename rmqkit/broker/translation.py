@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pika import exceptions
 from pika.adapters.utils import connection_workflow
@@ -22,13 +22,75 @@ _NO_BROKER = (
     "or name yours with --url or RMQKIT_URL."
 )
 _VHOST = "Create it with `rabbitmqctl add_vhost`, grant its permissions, or name another one with --vhost."
-_NO_TLS = "A plain AMQP port speaks no TLS: use amqp:// there, and amqps:// on the TLS port (5671)."
 _NO_AMQP = "Is it a TLS port (amqps://), an HTTP port, or another server?"
+_NO_ANSWER_IN_TLS = "Does it want a certificate of ours (--tls-cert-file), or is it another server?"
+_MECHANISM = "For EXTERNAL enable rabbitmq_auth_mechanism_ssl, and put it under auth_mechanisms in rabbitmq.conf."
+_NO_USER = (
+    "RabbitMQ takes the user from the certificate's subject (ssl_cert_login_from in rabbitmq.conf), "
+    "and wants ssl_options.verify = verify_peer; its log says which it was."
+)
+_GUEST = (
+    "RabbitMQ lets the user guest log in from its own machine only (loopback_users in rabbitmq.conf): "
+    "log in as another user; `rabbitmqctl add_user` makes one."
+)
 _ADVICE = {
     403: "Grant the permission with `rabbitmqctl set_permissions`, or log in as another user.",
     404: "Apply the topology that declares it, or check the name and the virtual host.",
     405: "Another connection holds it exclusively: close that one, or use another queue.",
 }
+
+
+TLS_ALERT = b"\x15\x03"  # how a TLS port answers what is not TLS (RFC 8446 section 5.1)
+_AUTHORITY = "Name the certificate of its authority with --tls-ca-file, or cacertfile in the URL."
+_OTHER_NAME = (
+    "is not that of this host",
+    "Call the broker by a name in its certificate, or say which to expect: server_name_indication=NAME in the URL.",
+)
+# OpenSSL's X509_V_ERR codes: what is wrong with the peer's certificate, and what to do.
+_DISTRUST = {
+    9: ("is not valid yet", "Check this machine's clock."),
+    10: ("has expired", "Renew it on the broker; check this machine's clock, too."),
+    18: ("is signed by itself, and not known here", _AUTHORITY),
+    19: ("is signed by an authority that is not trusted here", _AUTHORITY),
+    20: ("is signed by an authority that is not trusted here", _AUTHORITY),
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+_NO_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE")  # with TLS 1.3, and before
+_BAD_CERTIFICATE = ("UNKNOWN_CA", "CERTIFICATE", "DECRYPT_ERROR")
+
+
+class NotOffered(exceptions.AuthenticationError):
+    """The broker offers none of the login mechanisms that were asked for: `wanted`, and what it `offered` instead."""
+
+    def __init__(self, wanted: Sequence[str], offered: Sequence[str]) -> None:
+        super().__init__(" or ".join(wanted))
+        self.offered = offered
+
+
+class TlsAnswered(ProtocolError):
+    """What answers in plain AMQP's place speaks TLS."""
+
+
+def untrusted(error: ssl.SSLError) -> tuple[str, str]:
+    """Say what a TLS handshake failed at, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        what, advice = _DISTRUST.get(error.verify_code, ("is not trusted", _AUTHORITY))
+        return f"its certificate {what}: {error.verify_message}", advice
+    if isinstance(error, ssl.SSLEOFError):
+        return "it spoke TLS, and then hung up", _NO_ANSWER_IN_TLS
+    reason = str(getattr(error, "reason", "") or error)
+    if any(name in reason for name in _NO_CERTIFICATE):
+        return "it wants a certificate of ours", "Give one with --tls-cert-file and --tls-key-file."
+    if "ALERT" in reason and any(name in reason for name in _BAD_CERTIFICATE):
+        advice = "What --tls-cert-file names must be valid, and signed by an authority in RabbitMQ's own cacertfile."
+        return f"our certificate was refused ({reason})", advice
+    if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
+        return (
+            "it speaks no TLS",
+            "amqps:// and https:// are for TLS ports (5671, 15671), amqp:// and http:// for others.",
+        )
+    return f"the TLS handshake failed: {reason}", "Both sides must know a TLS version and a cipher in common."
 
 
 def refused(reply_code: int, reply_text: str, subject: str) -> Refused:
@@ -93,13 +155,16 @@ def _not_opened(error: BaseException, address: Address) -> BrokerError | None:
             return AuthenticationFailed(f"{address}: {what}", advice=_VHOST)
         case exceptions.ProbableAccessDeniedError():
             return AuthenticationFailed(f"{address}: the virtual host {address.vhost!r} was refused", advice=_VHOST)
+        case NotOffered():
+            what = f"the broker offers no login by {error.args[0]}, but by {', '.join(error.offered)}"
+            return AuthenticationFailed(f"{address}: {what}", advice=_MECHANISM)
         case (
             exceptions.ProbableAuthenticationError()
             | exceptions.AuthenticationError()
             | exceptions.ConnectionClosedByBroker(reply_code=403)
         ):
-            what = f"the login of {address.username!r} was refused"
-            return AuthenticationFailed(f"{address}: {what}", advice=_login(address))
+            who = "with our certificate" if address.by_certificate else f"of {address.username!r}"
+            return AuthenticationFailed(f"{address}: the login {who} was refused", advice=_login(address))
         case _:
             reached = _unreachable(error, address)
             return Unreachable(f"{address}: {reached[0]}", advice=reached[1]) if reached else None
@@ -115,10 +180,10 @@ def _unreachable(error: BaseException, address: Address) -> tuple[str, str] | No
             found = f"the host name {address.host!r} is not known", "Check the URL."
         case ConnectionRefusedError():
             found = f"nobody listens at {where}", _NO_BROKER
-        case ssl.SSLCertVerificationError():
-            found = f"the certificate is not trusted: {error.verify_message}", "Name its authority with --tls-ca-file."
         case ssl.SSLError():
-            found = f"the TLS handshake failed: {getattr(error, 'reason', '') or error}", _NO_TLS
+            found = untrusted(error)
+        case TlsAnswered():
+            found = f"{where} speaks TLS", "Write amqps:// in the URL."
         case (
             TimeoutError()
             | connection_workflow.AMQPConnectorStackTimeout()
@@ -128,7 +193,8 @@ def _unreachable(error: BaseException, address: Address) -> tuple[str, str] | No
         case (
             exceptions.IncompatibleProtocolError() | exceptions.ProtocolSyntaxError() | ProtocolError() | ValueError()
         ):  # a ValueError of pika's: what was proposed is beyond AMQP's limits
-            found = f"what answers at {where} does not speak AMQP 0-9-1", _NO_AMQP
+            advice = _NO_ANSWER_IN_TLS if address.tls else _NO_AMQP
+            found = f"what answers at {where} does not speak AMQP 0-9-1", advice
         case OSError():
             found = f"cannot connect to {where}: {error.strerror or error}", _NO_BROKER
         case _:
@@ -137,6 +203,12 @@ def _unreachable(error: BaseException, address: Address) -> tuple[str, str] | No
 
 
 def _login(address: Address) -> str:
-    if address.username == "guest":
-        return "RabbitMQ lets guest log in from its own machine only; otherwise check user and password."
+    if address.by_certificate:
+        return _NO_USER
+    if address.username == "guest" and not _is_loopback(address.host):
+        return _GUEST
     return "Check user and password."
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

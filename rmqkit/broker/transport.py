@@ -10,6 +10,7 @@ write: the busier, the larger the writes, and a lone message leaves at once.
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 from collections import deque
 from itertools import count
@@ -40,6 +41,7 @@ class _Adapter(pika.SelectConnection):
 
     def __init__(self, parameters: pika.ConnectionParameters, owner: Transport, ioloop: IOLoop) -> None:
         self._owner = owner
+        self.broken_by: BaseException | None = None  # pika keeps but the text of what broke the stream
         decoder = oracle.PikaDecoder if os.environ.get(PURE_PIKA) else Decoder
         self.decoder = decoder(self._process_frame, parameters.frame_max)
         super().__init__(
@@ -57,6 +59,9 @@ class _Adapter(pika.SelectConnection):
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data_in: bytes) -> None:
+        if not self.bytes_received and data_in.startswith(translation.TLS_ALERT):
+            self._terminate_stream(translation.TlsAnswered())
+            return
         self.bytes_received += len(data_in)  # pika's heartbeat checker judges by it
         try:
             events = self.decoder.feed(data_in)
@@ -65,6 +70,10 @@ class _Adapter(pika.SelectConnection):
             return
         if events:
             self._owner.on_events(events)
+
+    def _proto_connection_lost(self, error: BaseException | None) -> None:
+        self.broken_by = error
+        super()._proto_connection_lost(error)
 
     def emit(self, data: bytes) -> None:
         self.bytes_sent += len(data)
@@ -218,8 +227,10 @@ class Transport:
         self.cluster_name = str(adapter.server_properties.get("cluster_name", ""))
         self._settled.set()
 
-    def on_not_opened(self, _adapter: Any, error: BaseException) -> None:
+    def on_not_opened(self, adapter: Any, error: BaseException) -> None:
         """Report that the handshake failed."""
+        if isinstance(adapter.broken_by, ssl.SSLError):  # with TLS 1.3 our certificate is refused after the handshake
+            error = adapter.broken_by
         self._end(self._failure or translation.not_opened(error, self.address))
 
     def on_closed(self, _adapter: Any, error: BaseException) -> None:

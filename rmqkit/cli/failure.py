@@ -27,6 +27,7 @@ def run(command: Callable[[], object], arguments: Sequence[str]) -> int:
 
     With `--json` among the arguments an error is one JSON object, where the command's report would be.
     """
+    output.told.clear()
     code = _run(command, arguments)
     try:
         output.flush()

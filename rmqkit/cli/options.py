@@ -9,11 +9,14 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from rmqkit.address import DEFAULT_URL, Tls
+from rmqkit.address import DEFAULT_URL, Address, Tls
+from rmqkit.cli import output
+from rmqkit.errors import SettingsError
 from rmqkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -53,8 +56,14 @@ class Broker:
         str | None, _option("--vhost", metavar="NAME", help="The virtual host, whatever the URL says.")
     ] = None
     password_file: Annotated[
-        str | None, _option("--password-file", metavar="FILE", help="Holds the password; read at every connect.")
+        str | None,
+        _option(
+            "--password-file",
+            metavar="FILE",
+            help="Holds the password; read at every connect. Else that in the URL, or RMQKIT_PASSWORD.",
+        ),
     ] = None
+    password_prompt: Annotated[bool, _option("--password-prompt", help="Ask for the password on the terminal.")] = False
     tls_ca_file: Annotated[
         str, _option("--tls-ca-file", metavar="FILE", help="Whom to trust instead of the system's authorities.")
     ] = ""
@@ -64,20 +73,55 @@ class Broker:
     tls_key_file: Annotated[
         str, _option("--tls-key-file", metavar="FILE", help="Its key, unless it is in the same file.")
     ] = ""
+    tls_key_password_file: Annotated[
+        str, _option("--tls-key-password-file", metavar="FILE", help="Holds the password of that key.")
+    ] = ""
     tls_insecure: Annotated[
         bool, _option("--tls-insecure", help="Check neither certificate nor host name: anybody may listen.")
     ] = False
 
     def settings(self, *, source: str = "--url") -> Settings:
         """Return which broker is meant; raise SettingsError, which says that the URL is that of `source`."""
-        tls = Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file, insecure=self.tls_insecure)
-        return load_settings(
-            self.url, vhost=self.vhost, password_file=self.password_file, tls=tls, api_url=self.api_url, source=source
+        tls = Tls(
+            self.tls_ca_file,
+            self.tls_cert_file,
+            self.tls_key_file,
+            insecure=self.tls_insecure,
+            key_password_file=self.tls_key_password_file,
         )
+        if self.password_prompt and self.password_file:
+            raise SettingsError("--password-prompt and --password-file: give one of them")
+        settings = load_settings(
+            self.url,
+            vhost=self.vhost,
+            password_file=self.password_file,
+            tls=tls,
+            api_url=self.api_url,
+            source=source,
+            ask=_ask if self.password_prompt else None,
+        )
+        for caution in settings.cautions():
+            output.warn_once(caution)
+        return settings
 
     def connect(self) -> Connection:
         """Connect to what these options say."""
         return connect(self.settings())
+
+
+def _ask(address: Address) -> str:
+    """Ask for a password on the terminal, even if standard input is a pipe; nothing is echoed."""
+    from getpass import getpass  # noqa: PLC0415 - start-up time
+
+    try:
+        Path("/dev/tty").open("rb").close()
+    except OSError:
+        advice = "Use --password-file, or RMQKIT_PASSWORD."
+        raise SettingsError("--password-prompt: there is no terminal to ask on", advice=advice) from None
+    try:
+        return getpass(f"Password for {address}: ")
+    except EOFError:
+        raise SettingsError("--password-prompt: no password was given") from None
 
 
 def connect(settings: Settings) -> Connection:
@@ -94,12 +138,10 @@ def connect(settings: Settings) -> Connection:
 
 
 def _our_node() -> str:
-    from rmqkit.node import Node  # noqa: PLC0415 - only where there is no broker
+    from rmqkit.node.cluster import last_started  # noqa: PLC0415 - only where there is no broker
 
-    status = Node().status()
-    if not status.running:
-        return ""
-    return f'A node of yours runs on port {status.port}: eval "$(rmqkit broker env)"'
+    port = next((str(node.status().port) for node in last_started().nodes if node.pid), "")
+    return f'A node of yours runs on port {port}: eval "$(rmqkit broker env)"' if port else ""
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:

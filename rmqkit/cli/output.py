@@ -21,6 +21,8 @@ from rmqkit.errors import OutputError
 Style = Literal["bold", "dim", "red", "green", "yellow"]
 _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}
 
+told: set[str] = set()  # what the command has warned of, once
+
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Tell whether somebody watches there, on a terminal that can move its cursor."""
@@ -65,6 +67,13 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Say on standard error what the user should know, though the command goes on."""
     note(f"{paint('warning:', 'yellow', sys.stderr)} {safe(text)}")
+
+
+def warn_once(text: str) -> None:
+    """Warn, unless the command has warned of it already."""
+    if text not in told:
+        told.add(text)
+        warn(text)
 
 
 def table(

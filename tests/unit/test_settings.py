@@ -184,10 +184,50 @@ def test_a_virtual_host_has_255_bytes_at_most() -> None:
         load_settings(vhost="x" * 256)
 
 
-def test_a_user_without_password_needs_a_password_file_or_a_certificate() -> None:
+def test_a_user_without_password_needs_one_from_elsewhere_or_a_certificate() -> None:
     with pytest.raises(SettingsError, match="no password for the user 'me'"):
-        load_settings(["amqp://me@h"])
-    assert load_settings(["amqps://me@h?auth_mechanism=external"]).addresses[0].password is None
+        load_settings(["amqp://me@h"], environ={})
+    assert load_settings(["amqps://me@h?auth_mechanism=external&certfile=c"]).addresses[0].password is None
+    settings = load_settings(["amqp://me@h,amqp://you:own@i"], environ={"RMQKIT_PASSWORD": CANARY})
+    assert [settings.password(address) for address in settings.addresses] == [CANARY, "own"]
+    asked: list[str] = []
+    settings = load_settings(["amqp://me@h,amqp://you:own@i"], ask=lambda who: asked.append(str(who)) or CANARY)
+    assert [settings.password(address) for address in settings.addresses] == [CANARY] * 2
+    assert asked == ["amqp://me:***@h:5672/"]
+    assert CANARY not in repr(settings)
+
+
+def test_external_needs_tls_and_a_certificate_and_no_user() -> None:
+    with pytest.raises(SettingsError, match=r"external is for amqps://"):
+        load_settings(["amqp://h?auth_mechanism=external"])
+    with pytest.raises(SettingsError, match="there is none"):
+        load_settings(["amqps://h?auth_mechanism=external"])
+    (address,) = load_settings(["amqps://h?auth_mechanism=external"], tls=Tls(cert_file="c")).addresses
+    assert (address.username, address.password, str(address)) == ("", None, "amqps://h:5671/")
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
+@pytest.mark.parametrize("linked", [False, True])
+def test_secrets_that_others_may_read_are_a_caution(tmp_path: Path, mode: int, warned: bool, linked: bool) -> None:
+    file = tmp_path / "secret"
+    file.write_text("x")
+    file.chmod(mode)
+    named = file
+    if linked:
+        named = tmp_path / "link"
+        named.symlink_to(file)
+    expected = [f"{named}: other users may read this file: chmod 600 {named}"] if warned else []
+    assert list(load_settings(["amqp://h"], password_file=named).cautions()) == expected
+    assert list(load_settings([f"amqps://h?certfile=/c&keyfile={named}"]).cautions()) == expected
+    key = Tls(cert_file=str(named), key_password_file=str(named))  # without a file of its own the key is in that one
+    assert list(load_settings(["amqps://h"], tls=key).cautions()) == expected
+
+
+def test_a_check_that_is_turned_off_is_a_caution_for_each_address() -> None:
+    settings = load_settings(["amqps://u:p@h?verify=verify_none,amqps://i"])
+    assert [text.partition(": ")[0] for text in settings.cautions()] == ["amqps://u:***@h:5671/"]
+    assert len(list(load_settings(["amqps://h,amqps://i"], tls=Tls(insecure=True)).cautions())) == 2
+    assert list(load_settings(["amqps://h"]).cautions()) == []
 
 
 def test_a_password_file_is_read_again_at_each_connect(tmp_path: Path) -> None:

@@ -1,0 +1,213 @@
+"""TLS against a real RabbitMQ: what is right works, and all that can be wrong has an error of its own (8)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rmqkit
+from rmqkit import AuthenticationFailed, SettingsError, Unreachable
+from rmqkit.settings import Tls, load_settings
+from tests.cli.here import rmqkit as command
+from tests.faults.conftest import FOLDER
+from tests.faults.tls import KEY_PASSWORD, TlsNode, tls_node
+
+BOUND_S = 15.0  # of each failure; all take milliseconds on a machine that is not busy
+
+
+@pytest.fixture(scope="module")
+def tls() -> Iterator[TlsNode]:
+    with tls_node(Path(os.environ[FOLDER]) / f"tls-{uuid.uuid4().hex[:12]}") as node:
+        yield node
+
+
+def logs_in(url: str, **flags: Any) -> None:
+    """Log in and do something, over AMQP."""
+    with rmqkit.connect(settings=load_settings([url], **flags)) as connection:
+        connection.plan(rmqkit.Topology())
+
+
+def of_client(tls: TlsNode, certificate: str = "client.pem", key: str = "client.key", **more: str) -> Tls:
+    return Tls(tls.files["ca.pem"], tls.files[certificate], tls.files[key] if key else "", **more)  # type: ignore[arg-type]
+
+
+def test_a_certificate_that_is_right_is_accepted_over_amqp_and_https(tls: TlsNode) -> None:
+    trusted = Tls(tls.files["ca.pem"])
+    api = f"https://localhost:{tls.ports['https']}"
+    settings = load_settings([tls.url("right")], tls=trusted, api_url=api)
+    with rmqkit.connect(settings=settings) as connection:
+        queue = connection.subscribe("amq.fanout")
+        connection.publish(rmqkit.Message(b"x" * 300_000, "", "amq.fanout"))
+        assert [len(each.body) for each in connection.consume(queue, count=1)] == [300_000]
+        assert connection.live().default_queue_type == "classic"
+    logs_in(tls.url("right", cacertfile=tls.files["ca.pem"]))
+    logs_in(tls.url("right", host="127.0.0.1", server_name_indication="localhost"), tls=trusted)
+
+
+# How we call it: port, our certificate, and what the error must say.
+WRONG = {
+    "the system's authorities": ("right", "", "", "localhost", "authority that is not trusted", "--tls-ca-file"),
+    "another authority": ("right", "other_ca.pem", "", "localhost", "authority that is not trusted", "--tls-ca-file"),
+    "another host name": ("right", "ca.pem", "", "127.0.0.1", "not that of this host", "server_name_indication"),
+    "expired": ("expired", "ca.pem", "", "localhost", "has expired", "Renew"),
+    "self-signed": ("self_signed", "ca.pem", "", "localhost", "signed by itself", "--tls-ca-file"),
+    "none of ours": (
+        "mutual",
+        "ca.pem",
+        "",
+        "localhost",
+        "",
+        "--tls-cert-file",
+    ),  # what it says depends on who is first
+    "one of ours that is not known": ("mutual", "ca.pem", "stranger", "localhost", "", "--tls-cert-file"),
+}
+
+
+@pytest.mark.parametrize("protocol", ["amqps", "https"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_8_each_certificate_that_is_wrong_has_an_error_of_its_own(tls: TlsNode, wrong: str, protocol: str) -> None:
+    port, authority, certificate, host, says, advises = WRONG[wrong]
+    url = tls.url(port, host=host) if protocol == "amqps" else tls.node.url
+    options = ["--url", url, "--api-url", f"https://{host}:{tls.ports[port]}"]
+    options += ["--tls-ca-file", tls.files[authority]] if authority else []
+    if certificate:
+        options += ["--tls-cert-file", tls.files[f"{certificate}.pem"]]
+        options += ["--tls-key-file", tls.files[f"{certificate}.key"]]
+    started = time.monotonic()
+    done = command("status", *options)
+    assert time.monotonic() - started < BOUND_S
+    assert (done.returncode, done.stdout) == (4, "")
+    first, _, rest = done.stderr.partition("\n")
+    assert f"{protocol}://" in first
+    assert f"{host}:{tls.ports[port]}" in first
+    assert says in first
+    assert advises in rest
+
+
+# What answers at the port, what we speak, and what the error must say.
+MISTAKEN = {
+    "TLS to a plain port": ("amqps", "plain", "speaks no TLS", "amqp://"),
+    "plain to a TLS port": ("amqp", "right", "speaks TLS", "amqps://"),
+    "plain to a port that wants a certificate": ("amqp", "mutual", "speaks TLS", "amqps://"),
+    "AMQP in TLS to HTTPS": ("amqps", "https", "hung up", "--tls-cert-file"),
+    "HTTPS to HTTP": ("https", "http", "speaks no TLS", "http://"),
+    "HTTP to HTTPS": ("http", "https", "speaks TLS", "https://"),
+    "HTTPS to AMQP in TLS": ("https", "right", "is not RabbitMQ's HTTP API", "management"),
+}
+
+
+@pytest.mark.parametrize("mistaken", MISTAKEN)
+def test_8_a_port_that_speaks_something_else_is_told_what_it_is(tls: TlsNode, mistaken: str) -> None:
+    scheme, port, says, advises = MISTAKEN[mistaken]
+    status = tls.node.status()
+    known = {"plain": status.port, "http": int(status.management_url.strip("/").rpartition(":")[2])} | tls.ports
+    there = f"{scheme}://localhost:{known[port]}"
+    url = there if scheme.startswith("amqp") else tls.node.url
+    ca_file = tls.files["ca.pem"] if scheme.endswith("s") else ""
+    started = time.monotonic()
+    with (
+        pytest.raises(Unreachable) as caught,
+        rmqkit.connect(
+            settings=load_settings([url], tls=Tls(ca_file), api_url="" if url == there else there)
+        ) as connection,
+    ):
+        connection.live()
+    assert time.monotonic() - started < BOUND_S
+    assert says in caught.value.message
+    assert f"localhost:{known[port]}" in caught.value.message
+    assert advises in caught.value.advice
+
+
+def test_a_broker_that_wants_a_certificate_gets_ours(tls: TlsNode) -> None:
+    logs_in(tls.url("mutual"), tls=of_client(tls))
+    files = {"cacertfile": "ca.pem", "certfile": "client.pem", "keyfile": "client.key"}
+    logs_in(tls.url("mutual", **{name: tls.files[file] for name, file in files.items()}))
+
+
+def test_an_encrypted_key_is_opened_with_its_password(tls: TlsNode, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(KEY_PASSWORD + "\n")
+    logs_in(tls.url("mutual"), tls=of_client(tls, key="encrypted.key", key_password_file=str(secret)))
+    files = {"cacertfile": "ca.pem", "certfile": "client.pem", "keyfile": "encrypted.key"}
+    given = {name: tls.files[file] for name, file in files.items()}
+    logs_in(tls.url("mutual", password=KEY_PASSWORD.replace(" ", "%20"), **given))
+
+
+def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong_before_anything_is_sent(
+    tls: TlsNode, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("wrong")
+    (tmp_path / "empty.pem").touch()
+    secret, empty, missing = str(tmp_path / "secret"), str(tmp_path / "empty.pem"), str(tmp_path / "missing.pem")
+    ca, certificate = tls.files["ca.pem"], tls.files["client.pem"]
+    for bad, says in {
+        of_client(tls, key="server.key"): "server.key: the key does not belong to the certificate",
+        of_client(tls, key="encrypted.key"): "encrypted.key: the key is encrypted",
+        of_client(tls, key="encrypted.key", key_password_file=secret): "the password does not open the key",
+        of_client(tls, key=""): "client.pem: no certificate with its key in PEM",
+        Tls(ca, certificate, missing): "--tls-key-file: .*missing.pem: No such file",
+        Tls(ca, missing): "--tls-cert-file: .*missing.pem: No such file",
+        Tls(ca, empty): "empty.pem: no certificate",
+        Tls(missing): "--tls-ca-file: .*missing.pem: No such file",
+        Tls(empty): "--tls-ca-file: .*empty.pem: holds no certificate",
+        Tls(str(tmp_path)): "--tls-ca-file: .*: Is a directory",
+    }.items():
+        with pytest.raises(SettingsError, match=says):
+            logs_in(tls.url("mutual"), tls=bad)
+    done = command("publish", "-q", "q", "x", "-u", tls.url("right"), "--tls-ca-file", missing, "--json")
+    assert (done.returncode, json.loads(done.stdout)["error"]) == (2, "SettingsError")
+
+
+@pytest.mark.parametrize("how", ["--tls-insecure", "verify_none"])
+def test_without_checks_any_certificate_will_do_and_a_warning_says_so(tls: TlsNode, how: str) -> None:
+    options = ["--tls-insecure"] if how == "--tls-insecure" else []
+    url = tls.url("self_signed", **({} if options else {"verify": how}))
+    done = command("status", "--url", url, "--api-url", f"https://127.0.0.1:{tls.ports['https']}", *options)
+    assert done.returncode == 0
+    assert done.stderr.count("warning: ") == 1
+    assert "neither certificate nor host name is checked" in done.stderr
+
+
+def test_external_logs_in_as_the_user_of_the_certificate(tls: TlsNode) -> None:
+    url = tls.url("mutual", login="", auth_mechanism="external")
+    settings = load_settings([url], tls=of_client(tls))
+    with rmqkit.connect(settings=settings) as connection:
+        connection.subscribe("amq.fanout")
+        users = tls.node.ctl("-q", "list_connections", "user", "auth_mechanism").stdout
+        assert "ada\tEXTERNAL" in users.splitlines()
+    assert str(settings.addresses[0]) == f"amqps://localhost:{tls.ports['mutual']}/"
+
+
+def test_external_with_a_certificate_of_nobody_is_a_refused_login(tls: TlsNode) -> None:
+    url = tls.url("mutual", login="", auth_mechanism="external")
+    done = command(
+        "publish", "-q", "q", "x", "-u", url, "--tls-ca-file", tls.files["ca.pem"],
+        "--tls-cert-file", tls.files["unknown_user.pem"], "--tls-key-file", tls.files["unknown_user.key"],
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "the login with our certificate was refused" in done.stderr
+    assert "ssl_cert_login_from" in done.stderr
+    with pytest.raises(SettingsError, match="there is none"):
+        logs_in(url, tls=Tls(tls.files["ca.pem"]))
+
+
+def test_mechanisms_are_tried_in_order_as_far_as_the_broker_offers_them(tls: TlsNode) -> None:
+    def offer(names: str) -> None:
+        assert tls.node.ctl("eval", f"application:set_env(rabbit, auth_mechanisms, [{names}]).").returncode == 0
+
+    external = tls.url("mutual", auth_mechanism="external")
+    offer("'PLAIN', 'AMQPLAIN'")
+    try:
+        with pytest.raises(AuthenticationFailed, match=r"offers no login by EXTERNAL, but by .*PLAIN") as caught:
+            logs_in(external, tls=of_client(tls))
+        assert "rabbitmq_auth_mechanism_ssl" in caught.value.advice
+        logs_in(external + "&auth_mechanism=plain", tls=of_client(tls))
+    finally:
+        offer("'PLAIN', 'EXTERNAL'")

@@ -1,0 +1,135 @@
+"""A RabbitMQ that speaks TLS, and the certificates it needs, right and wrong ones.
+
+Comes in: a folder. Goes out: files, and a private node with a TLS port for each way to answer.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from rmqkit.node import Node
+
+KEY_PASSWORD = "of the key"
+PLUGINS = "rabbitmq_management, rabbitmq_auth_mechanism_ssl, rabbitmq_auth_backend_oauth2"
+# What each TLS port answers with: a certificate, and how it asks for the client's.
+PORTS = {
+    "right": ("server", "{verify, verify_none}"),
+    "mutual": ("server", "{verify, verify_peer}, {fail_if_no_peer_cert, true}"),
+    "expired": ("expired", "{verify, verify_none}"),
+    "self_signed": ("self_signed", "{verify, verify_none}"),
+}
+
+
+class Certificates:
+    """Files in a folder: `NAME.pem` is a certificate, `NAME.key` its key."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        authority, stranger = trustme.CA(), trustme.CA()
+        self._write("ca.pem", authority.cert_pem)
+        self._write("other_ca.pem", stranger.cert_pem)
+        past = datetime.now(UTC) - timedelta(days=2)
+        for name, issued in {
+            "server": authority.issue_cert("localhost"),
+            "expired": authority.issue_cert("localhost", not_before=past, not_after=past + timedelta(days=1)),
+            "client": authority.issue_cert("client@example.com", common_name="ada"),
+            "unknown_user": authority.issue_cert("client@example.com", common_name="nobody"),
+            "stranger": stranger.issue_cert("client@example.com", common_name="ada"),
+        }.items():
+            self._write(f"{name}.pem", issued.cert_chain_pems[0])
+            self._write(f"{name}.key", issued.private_key_pem)
+        own = trustme.CA()  # its certificate is signed by itself
+        self._write("self_signed.pem", own.cert_pem)
+        self._write("self_signed.key", own.private_key_pem)
+        key = load_pem_private_key(Path(self["client.key"]).read_bytes(), None)
+        locked = BestAvailableEncryption(KEY_PASSWORD.encode())
+        encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
+        (folder / "encrypted.key").write_bytes(encrypted)
+        (folder / "encrypted.key").chmod(0o600)
+
+    def __getitem__(self, name: str) -> str:
+        return str(self._folder / name)
+
+    def _write(self, name: str, content: trustme.Blob) -> None:
+        content.write_to_path(self[name])
+        Path(self[name]).chmod(0o600)
+
+
+@dataclass(frozen=True)
+class TlsNode:
+    """A node, its ports by the names of PORTS, `https` that of its HTTP API, and the certificates."""
+
+    node: Node
+    ports: dict[str, int]
+    files: Certificates
+
+    def url(self, port: str, login: str = "guest:guest@", host: str = "localhost", **query: str) -> str:
+        """Return the URL of one of its TLS ports."""
+        return f"amqps://{login}{host}:{self.ports[port]}/?" + "&".join(f"{k}={v}" for k, v in query.items())
+
+
+@contextmanager
+def tls_node(folder: Path) -> Iterator[TlsNode]:
+    """Run a node with all of PORTS, the login by certificate as well, and a user `ada` without password."""
+    (folder / "conf.d").mkdir(parents=True)
+    (folder / "certificates").mkdir()
+    files = Certificates(folder / "certificates")
+    ports = dict(zip([*PORTS, "https"], _free_ports(len(PORTS) + 1), strict=True))
+    (folder / "conf.d" / "10-tls.conf").write_text(
+        f"management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {ports['https']}\n"
+        f"management.ssl.cacertfile = {files['ca.pem']}\n"
+        f"management.ssl.certfile = {files['server.pem']}\nmanagement.ssl.keyfile = {files['server.key']}\n"
+        "auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n"
+        "ssl_options.verify = verify_peer\n"  # EXTERNAL looks here, whatever a port's own options say
+    )
+    node = Node(folder)
+    try:
+        node.start(port=0)
+        (folder / "enabled_plugins").write_text(f"[{PLUGINS}].\n")
+        done = node.ctl("eval", _open_ports(folder, ports, files))
+        assert done.returncode == 0, done.stderr
+        yield TlsNode(node, ports, files)
+    finally:
+        node.discard()
+
+
+def _open_ports(folder: Path, ports: dict[str, int], files: Certificates) -> str:
+    """Return Erlang that opens the TLS ports: RabbitMQ's configuration knows one set of TLS options only."""
+    steps = [f'rabbit_plugins:ensure("{folder}/enabled_plugins")']
+    for name, (certificate, asks) in PORTS.items():
+        options = ", ".join(
+            f"{{{option}, {json.dumps(files[file])}}}"
+            for option, file in {
+                "cacertfile": "ca.pem",
+                "certfile": f"{certificate}.pem",
+                "keyfile": f"{certificate}.key",
+            }.items()
+        )
+        steps.append(f'rabbit_networking:start_ssl_listener({{"127.0.0.1", {ports[name]}}}, [{options}, {asks}], 1)')
+    user = 'rabbit_auth_backend_internal:add_user(<<"ada">>, <<"unused">>, <<"test">>)'
+    grant = '<<"ada">>, <<"/">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>'
+    clear = 'rabbit_auth_backend_internal:clear_password(<<"ada">>, <<"test">>)'
+    steps += [user, clear, f"rabbit_auth_backend_internal:set_permissions({grant})"]
+    return ", ".join(steps) + "."
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
