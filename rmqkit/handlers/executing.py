@@ -17,7 +17,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
@@ -29,6 +29,7 @@ from rmqkit.stop import Stop
 
 GRACE_S = 30.0  # how long commands may run on after a stop
 KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
+TELL_WITHIN_S = 0.02  # a command that has ended waits this long at most for others, to be acknowledged with them
 _WAIT_S = 0.5  # a long wait, in slices: a signal that comes just before a wait does not end it
 VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit code; all others are failures
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # what Python ignores, a command should not
@@ -114,10 +115,11 @@ class Executor:
             for group in self._running:
                 _signal(group, number)
 
-    def run(self, delivery: Delivery, output: int = 1) -> Settled:
+    def run(self, delivery: Delivery, output: int = 1, *, on_slow: Callable[[], None] = lambda: None) -> Settled:
         """Run the command for one delivery, with a descriptor for its standard output, and wait for it.
 
-        Raises HandlerError when it cannot be started, OutputError when it failed and nobody reads its output.
+        `on_slow` is called if it does not end soon. Raises HandlerError when it cannot be started, OutputError when it
+        failed and nobody reads its output.
         """
         try:
             group = self._start(delivery, output)
@@ -127,7 +129,7 @@ class Executor:
             raise HandlerError(f"the command cannot be started: {exc.strerror}") from exc
         if not group:
             return Settled((delivery,), Verdict.REQUEUE)
-        in_time = self._wait(group)
+        in_time = self._wait(group, on_slow)
         with self._lock:
             self._running.discard(group)
             _, status = os.waitpid(group, 0)
@@ -162,12 +164,15 @@ class Executor:
         finally:
             os.close(body)
 
-    def _wait(self, group: int) -> bool:
+    def _wait(self, group: int, on_slow: Callable[[], None]) -> bool:
         """Wait until a command has ended; end it after its time, and return False then."""
         ended = select.poll()
         process = os.pidfd_open(group)
         try:
             ended.register(process, select.POLLIN)
+            if ended.poll(TELL_WITHIN_S * 1000):
+                return True
+            on_slow()
             if ended.poll(None if self._timeout_s is None else self._timeout_s * 1000):
                 return True
             _signal(group, signal.SIGTERM)
@@ -206,6 +211,7 @@ class _Crew:
         self._source = source
         self._waiting: SimpleQueue[Delivery | None] = SimpleQueue()
         self._done: SimpleQueue[Settled | BaseException | None] = SimpleQueue()
+        self._told_s = 0.0  # when verdicts were last said to be there
         self._under_way = 0  # given, and not taken or given back
         self._threads = [threading.Thread(target=self._work, name="rmqkit-exec", daemon=True) for _ in range(size)]
         for thread in self._threads:
@@ -254,10 +260,16 @@ class _Crew:
     def _work(self) -> None:
         while (delivery := self._waiting.get()) is not None:
             try:
-                self._done.put(self._executor.run(delivery))
+                self._done.put(self._executor.run(delivery, on_slow=self._tell))
             except BaseException as exc:  # noqa: BLE001 - raised again where the verdicts are taken
                 self._done.put(exc)
-            self._source.wake()
+            if self._waiting.empty() or time.monotonic() - self._told_s >= TELL_WITHIN_S:
+                self._tell()  # else the next command does, when it ends or turns out to be slow
+
+    def _tell(self) -> None:
+        """Have verdicts taken; to do so for each would cost more than a short command does."""
+        self._told_s = time.monotonic()
+        self._source.wake()
 
 
 def _signal(group: int, number: signal.Signals) -> None:
