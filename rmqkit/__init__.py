@@ -52,21 +52,18 @@ if TYPE_CHECKING:
     from rmqkit.message import Delivery, Message, Properties, Verdict
     from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Silence, Target, Topology
     from rmqkit.payload.contracts import compile_contract
+    from rmqkit.plan import Difference, Outcome, Plan, Step
     from rmqkit.report import (
         Answer,
         ConsumeReport,
-        Difference,
         Failure,
         Fate,
         MoveGroup,
         MoveReport,
-        Outcome,
-        Plan,
         PublishReport,
         QueueState,
         QueueStatus,
         ServeReport,
-        Step,
     )
     from rmqkit.settings import Settings
     from rmqkit.stop import Stop
@@ -151,6 +148,7 @@ _ROOMS = (
     "errors",
     "message",
     "model",
+    "plan",
     "report",
     "stop",
     "settings",

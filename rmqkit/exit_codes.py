@@ -20,7 +20,8 @@ from rmqkit.errors import (
     Unreachable,
     Unroutable,
 )
-from rmqkit.report import MoveReport, Plan, PublishReport, ScenarioReport
+from rmqkit.plan import Plan
+from rmqkit.report import MoveReport, PublishReport, ScenarioReport
 
 DONE = 0
 BUG = 1

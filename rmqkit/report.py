@@ -1,7 +1,7 @@
 """What an operation did, as numbers and outcomes that add up.
 
-Comes in: nothing. Goes out: PublishReport, ConsumeReport, MoveReport, Answer, ServeReport, QueueState, Plan,
-Step, ScenarioReport. Room: the nouns.
+Comes in: nothing. Goes out: PublishReport, ConsumeReport, MoveReport, Answer, ServeReport, QueueState,
+ScenarioReport; and any of them, or a Plan, as JSON. Room: the nouns.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, Literal
+from typing import Any
 
 from rmqkit.errors import Location, Problem, RmqkitError
 from rmqkit.message import Delivery, Message
 from rmqkit.model import Target
+from rmqkit.plan import Plan, Step
 
 
 class Fate(Enum):
@@ -194,74 +195,6 @@ class QueueStatus:
     published_per_s: float | None = None
     delivered_per_s: float | None = None
     acknowledged_per_s: float | None = None
-
-
-Kind = Literal["exchange", "queue", "binding", "policy"]
-
-
-class Outcome(Enum):
-    """What applying does to one entity, or would do."""
-
-    CREATE = "create"  # it is not there
-    CHANGE = "change"  # it is there, otherwise, and can be changed: a policy
-    UNCHANGED = "unchanged"  # it is there, as the file says
-    CONFLICT = "conflict"  # it is there, with other properties that cannot be changed
-    REPLACE = "replace"  # a conflict that is to be resolved by replacing it
-    EXTRA = "extra"  # it is there, within the scope of the files, and none of them declares it
-    DELETE = "delete"  # it is there, and is to be removed
-    ABSENT = "absent"  # it was to be removed, and is not there
-    DECLARE = "declare"  # it cannot be seen without declaring it: a binding, over AMQP alone
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One property that a live entity has otherwise: what is, and what the file says."""
-
-    property: str
-    actual: str
-    expected: str
-
-    def __str__(self) -> str:
-        return f"{self.property} is {self.actual}, the file says {self.expected}"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One entity of a plan.
-
-    `differences` are those of a change, conflict or replacement; `note` says what else there is to know.
-    """
-
-    kind: Kind
-    name: str
-    outcome: Outcome
-    differences: tuple[Difference, ...] = ()
-    note: str = ""
-    where: Location | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What applying a topology does: a step per entity, exchanges, then queues, bindings, policies, as in the file.
-
-    Extras follow, sorted by kind and name. `applied` tells whether it was carried out; `unseen` says in sentences what
-    could not be looked at, because there is no HTTP API.
-    """
-
-    steps: tuple[Step, ...] = ()
-    applied: bool = False
-    unseen: tuple[str, ...] = ()
-
-    @property
-    def conflicts(self) -> tuple[Step, ...]:
-        """Return the steps that cannot be done without replacing what is there."""
-        return tuple(step for step in self.steps if step.outcome is Outcome.CONFLICT)
-
-    @property
-    def changes(self) -> tuple[Step, ...]:
-        """Return the steps that change the broker, or may: a binding that cannot be seen counts."""
-        still = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT)
-        return tuple(step for step in self.steps if step.outcome not in still)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ from rmqkit.broker.publisher import Publisher
 from rmqkit.errors import NotConfirmed, Unroutable
 from rmqkit.message import Delivery, Message
 from rmqkit.model import Exchange, Queue, Target, Topology
-from rmqkit.report import Answer, Fate, MoveReport, Plan, PublishReport, QueueState, QueueStatus, ServeReport
+from rmqkit.plan import Plan
+from rmqkit.report import Answer, Fate, MoveReport, PublishReport, QueueState, QueueStatus, ServeReport
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
 

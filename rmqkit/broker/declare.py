@@ -22,7 +22,8 @@ from rmqkit.broker.probing import Looker
 from rmqkit.broker.replace import Replaced
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
 from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.report import Outcome, Plan, QueueState, Step
+from rmqkit.plan import Outcome, Plan, Step
+from rmqkit.report import QueueState
 from rmqkit.stop import Stop
 from rmqkit.topology.comparison import compare, extras
 from rmqkit.topology.retry import expand

@@ -15,7 +15,7 @@ from rmqkit.broker.channel import Call, Channel
 from rmqkit.broker.link import Link
 from rmqkit.model import Binding, Exchange, Queue
 from rmqkit.payload import properties
-from rmqkit.report import Kind
+from rmqkit.plan import Kind
 
 _CHANNELS = 4  # the broker works on each in a process of its own
 _WORTH_A_CHANNEL = 100

@@ -19,7 +19,7 @@ from rmqkit.broker.channel import Channel
 from rmqkit.broker.link import Link
 from rmqkit.errors import NotFound, PropertyMismatch, Refused, ResourceLocked
 from rmqkit.model import Exchange, Queue
-from rmqkit.report import Difference, Outcome, Step
+from rmqkit.plan import Difference, Outcome, Step
 
 _PROBES = 20  # an entity has no more properties than that
 _TYPES: dict[type, str] = {str: "longstr", bool: "bool", int: "long"}

@@ -28,7 +28,7 @@ from rmqkit.broker.siblings import (
 from rmqkit.broker.site import Pauses, Site, Stopped, deleting
 from rmqkit.errors import BrokerError, Location, Problem, PropertyMismatch, Refused, ResourceLocked
 from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.report import Kind, Step
+from rmqkit.plan import Kind, Step
 from rmqkit.stop import Stop
 
 _LOOK_EVERY_S = 0.5

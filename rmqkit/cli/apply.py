@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rmqkit.broker.connection import Connection
     from rmqkit.broker.options import ApplyOptions
     from rmqkit.model import Topology
-    from rmqkit.report import Plan
+    from rmqkit.plan import Plan
 
 
 @grouped

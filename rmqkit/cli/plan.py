@@ -15,7 +15,8 @@ from rmqkit import exit_codes
 from rmqkit.cli import output
 from rmqkit.cli.options import Broker, Json, connect, grouped
 from rmqkit.cli.output import Style
-from rmqkit.report import Outcome, Plan, Step, as_json
+from rmqkit.plan import Outcome, Plan, Step
+from rmqkit.report import as_json
 
 if TYPE_CHECKING:
     from rmqkit.model import Topology

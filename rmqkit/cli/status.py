@@ -30,7 +30,8 @@ from rmqkit.errors import (
     ResourceLocked,
     Unreachable,
 )
-from rmqkit.report import Outcome, QueueStatus
+from rmqkit.plan import Outcome
+from rmqkit.report import QueueStatus
 
 if TYPE_CHECKING:
     from rmqkit.broker.connection import Connection

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
-from rmqkit.report import Difference, Kind, Outcome, Step
+from rmqkit.plan import Difference, Kind, Outcome, Step
 from rmqkit.topology.names import any_part
 
 EVERYTHING = ("*",)  # the scope that holds every name

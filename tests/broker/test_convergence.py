@@ -14,7 +14,7 @@ import rmqkit
 from rmqkit.broker.connection import Connection
 from rmqkit.broker.options import ApplyOptions
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
-from rmqkit.report import Outcome
+from rmqkit.plan import Outcome
 from rmqkit.settings import load_settings
 from rmqkit.topology.definitions import from_definitions, to_definitions
 from tests.conftest import Broker

@@ -26,7 +26,7 @@ from rmqkit.broker.replace import replace as replace_entities
 from rmqkit.broker.site import Site
 from rmqkit.errors import NotConfirmed, PropertyMismatch, Unroutable
 from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.report import Outcome, Step
+from rmqkit.plan import Outcome, Step
 from rmqkit.stop import Stop
 from tests.conftest import Broker
 from tests.faults.replacing import SHORT, bind, bound_queue, is_begun, left_over, links, replaced, waiting

@@ -18,7 +18,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 import rmqkit
 from rmqkit.cli import origin
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
-from rmqkit.report import Outcome
+from rmqkit.plan import Outcome
 from rmqkit.settings import Settings, load_settings
 from rmqkit.topology.comparison import compare
 from rmqkit.topology.definitions import to_definitions

@@ -24,7 +24,7 @@ from rmqkit.broker.probing import Looker
 from rmqkit.broker.replace import Replaced, replace, unfinished
 from rmqkit.broker.site import Pauses
 from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.report import Outcome
+from rmqkit.plan import Outcome
 from rmqkit.settings import load_settings
 
 SHORT = Pauses(on_disk_s=0.0, stale_s=0.15, quiet_s=0.15)  # where the broker is not killed

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
-from rmqkit.report import Difference, Outcome
+from rmqkit.plan import Difference, Outcome
 from rmqkit.topology.comparison import compare, diff, extras
 
 # Few names and values, so that two topologies have much in common.

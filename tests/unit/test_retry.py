@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rmqkit.errors import TopologyError
 from rmqkit.model import Queue, Retry, Target, Topology
-from rmqkit.report import Outcome
+from rmqkit.plan import Outcome
 from rmqkit.topology.comparison import compare
 from rmqkit.topology.dead_letters import dead_letter
 from rmqkit.topology.definitions import not_in_definitions, to_definitions
