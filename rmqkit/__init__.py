@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Unreachable,
         Unroutable,
     )
+    from rmqkit.handlers.handling import handle
     from rmqkit.message import Delivery, Message, Properties, Verdict
     from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Silence, Target, Topology
     from rmqkit.payload.contracts import compile_contract
@@ -138,6 +139,7 @@ __all__ = [
     "__version__",
     "compile_contract",
     "connect",
+    "handle",
     "lint",
     "load",
     "route",
@@ -157,6 +159,7 @@ _ROOMS = (
     "topology.routing",
     "topology.lint",
     "broker.connection",
+    "handlers.handling",
 )
 
 

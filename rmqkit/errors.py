@@ -64,8 +64,11 @@ class RmqkitError(Exception):
     """The base of every error rmqkit raises on purpose.
 
     `message` says what happened to which entity, `advice` what to do next (empty: nothing to suggest), and
-    `problems` holds every finding, in the order of the input. None of them ever holds a password or a body.
+    `problems` holds every finding, in the order of the input. None of them ever holds a password or a body. `report`
+    has what was done until then, where there is such a report.
     """
+
+    report: Any = None
 
     def __init__(self, message: str, *, advice: str = "", problems: Iterable[Problem] = ()) -> None:
         super().__init__(message)
@@ -108,9 +111,7 @@ class NodeError(RmqkitError):
 
 
 class BrokerError(RmqkitError):
-    """The broker, or the way to it, failed; `report` holds what was done until then, where there is such a report."""
-
-    report: Any = None
+    """The broker, or the way to it, failed."""
 
 
 class Unreachable(BrokerError):

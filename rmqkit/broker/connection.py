@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from rmqkit.broker import declare, server
+from rmqkit.broker import declare, server, trouble
 from rmqkit.broker.caller import Caller
 from rmqkit.broker.consumer import Consumer
 from rmqkit.broker.link import Link
@@ -25,7 +25,6 @@ from rmqkit.broker.options import (
     ServeOptions,
 )
 from rmqkit.broker.publisher import Publisher
-from rmqkit.errors import NotConfirmed, Unroutable
 from rmqkit.message import Delivery, Message
 from rmqkit.model import Exchange, Queue, Target, Topology
 from rmqkit.plan import Plan
@@ -175,8 +174,8 @@ class Connection:
             on_warning=on_warning,
         )
         report = publisher.publish(source)
-        if check:
-            _check(report)
+        if check and (error := trouble.of_run(report)):
+            raise error
         return report
 
     def consume(
@@ -367,23 +366,3 @@ class Connection:
         """Close; deliveries that were not settled go back to their queues."""
         self._publishing.close()
         self._consuming.close()
-
-
-def _check(report: PublishReport) -> None:
-    unknown = report.unknown if report.confirms else 0
-    error: NotConfirmed | Unroutable | None = None
-    reasons = {failure.reason for failure in report.failures if failure.fate is not Fate.RETURNED}
-    if report.nacked or report.refused or unknown:
-        failed = report.nacked + report.refused + unknown
-        error = NotConfirmed(
-            f"{failed} of {report.published} messages were not confirmed: {'; '.join(sorted(reasons))}"
-        )
-    elif any(each.fate is Fate.RETURNED and not each.message.exchange for each in report.failures):
-        names = sorted({each.message.routing_key for each in report.failures if not each.message.exchange})
-        error = Unroutable(
-            f"{report.returned} of {report.published} messages reached no queue: there is no queue {names[0]!r}",
-            advice="Declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`.",
-        )
-    if error is not None:
-        error.report = report
-        raise error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pika import frame, spec
@@ -219,3 +220,12 @@ class Encoder:
         if len(self._heads) < _REMEMBERED_HEADS:
             self._heads[size] = head
         return head + body + FRAME_END
+
+
+def fits(message: Message, frame_max: int) -> bool:
+    """Tell whether AMQP can carry the names and properties of a message, and a frame of so many bytes holds them."""
+    try:
+        Encoder(1, frame_max).encode(replace(message, body=b""))
+    except PayloadError:
+        return False
+    return True

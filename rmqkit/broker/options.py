@@ -103,6 +103,14 @@ class ServeOptions:
     reject_failed: bool = False
 
 
+def shares(count: int | None, parts: int) -> list[int | None]:
+    """Deal a count out, so that the parts together take exactly that many; none gets none."""
+    if count is None:
+        return [None] * parts
+    each, more = divmod(count, parts)
+    return [share for number in range(parts) if (share := each + (number < more))]
+
+
 @dataclass(frozen=True, slots=True)
 class ApplyOptions:
     """How to apply a topology.

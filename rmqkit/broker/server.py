@@ -9,19 +9,18 @@ replies, of which it takes the first: at least once (https://www.rabbitmq.com/do
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rmqkit.broker import reply
+from rmqkit.broker import crew, reply
 from rmqkit.broker.consumer import ACK_WITHIN_S, Consumer
 from rmqkit.broker.link import Link
-from rmqkit.broker.options import ConsumeOptions, PublishOptions, ServeOptions
+from rmqkit.broker.options import ConsumeOptions, PublishOptions, ServeOptions, shares
 from rmqkit.broker.publisher import Publisher
 from rmqkit.broker.reply import Result
-from rmqkit.errors import HandlerError, InputError, RmqkitError
+from rmqkit.errors import HandlerError, InputError
 from rmqkit.message import Delivery, Message, Verdict
 from rmqkit.report import Fate, ServeReport
 from rmqkit.stop import Stop
@@ -34,7 +33,7 @@ _log = logging.getLogger("rmqkit")
 
 def log_failure(request: Delivery, error: Exception) -> None:
     """Log that a function failed, with its traceback: what is done when nobody else wants to hear of it."""
-    _log.error("a request with routing key %r failed", request.routing_key, exc_info=error)
+    _log.error("a message with routing key %r failed", request.routing_key, exc_info=error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,43 +158,11 @@ def run(everything: Sequence[Served], site: Site) -> ServeReport:
     if not everything:
         raise InputError("nothing is served: decorate a function with `connection.serve(queue)` first")
     started_s = time.monotonic()
-    servers = [Server(each, count, site) for each in everything for count in _shares(each.options)]
-    if len(servers) == 1:
-        servers[0].run()
-    else:
-        _run_all(servers, site.stop)
+    servers = [
+        Server(each, count, site)
+        for each in everything
+        for count in shares(each.options.count, each.options.concurrency)
+    ]
+    crew.work([server.run for server in servers], site.stop)
     counts = sum((server.counts for server in servers), Counter())
     return ServeReport(**counts, seconds=time.monotonic() - started_s)
-
-
-def _shares(options: ServeOptions) -> list[int | None]:
-    """Deal the count out among the threads; none gets none."""
-    if options.count is None:
-        return [None] * options.concurrency
-    each, more = divmod(options.count, options.concurrency)
-    return [count for number in range(options.concurrency) if (count := each + (number < more))]
-
-
-def _run_all(servers: Sequence[Server], stop: Stop) -> None:
-    errors: list[BaseException] = []
-
-    def work(server: Server) -> None:
-        try:
-            server.run()
-        except BaseException as exc:  # noqa: BLE001 - raised again below, on the caller's thread
-            errors.append(exc)
-            stop.request()
-
-    threads = [threading.Thread(target=work, args=(server,), daemon=True) for server in servers]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except KeyboardInterrupt:
-        stop.request()
-        for thread in threads:
-            thread.join()
-        raise
-    if errors:
-        raise min(errors, key=lambda each: isinstance(each, RmqkitError))  # a bug first

@@ -13,7 +13,7 @@ import typer
 
 from rmqkit.cli import output
 from rmqkit.cli.remembered import Remembered
-from rmqkit.errors import PayloadError, Problem, SettingsError, TopologyError
+from rmqkit.errors import PayloadError, Problem, TopologyError
 from rmqkit.model import Contract, Exchange, Queue, Target, Topology
 
 if TYPE_CHECKING:
@@ -107,15 +107,10 @@ class ConsumedSchemaOptions(SchemaOptions):
     ] = None
 
     def target(self, queue: str, applied: Remembered | None) -> Target | None:
-        """Return where invalid messages of a queue go; None to reject them. Raises SettingsError for a circle."""
-        known = applied.way_out(queue) if applied else None
-        target = known if self.invalid_to is None else Target("", self.invalid_to)
-        if target in (Target("", queue), Target("", "")):
-            raise SettingsError(
-                f"what breaks its contract would come back into queue {queue!r} for ever",
-                advice="Name another queue with --invalid-to.",
-            )
-        return target
+        """Return where invalid messages of a queue go; None to reject them."""
+        if self.invalid_to is not None:
+            return Target("", self.invalid_to)
+        return applied.way_out(queue) if applied else None
 
 
 def check(topology: Topology) -> None:

@@ -21,7 +21,6 @@ from typing import Any
 import platformdirs
 
 from rmqkit.cli import output
-from rmqkit.errors import TopologyError
 from rmqkit.model import Contract, Exchange, Queue, Retry, Target, Topology
 from rmqkit.settings import Settings
 
@@ -50,12 +49,14 @@ class Remembered:
 
 def of(topology: Topology, files: Sequence[str]) -> Remembered:
     """Return what is remembered of a topology; the schemas of its contracts are paths that hold in every folder."""
+    from rmqkit.topology.policies import dead_letter_target  # noqa: PLC0415 - start-up time
+
     return Remembered(
         topology.publish,
         tuple(files),
         exchanges=_contracts(topology.exchanges),
         queues=_contracts(topology.queues),
-        dead_letters={each.name: _dead_letters(topology, each) for each in topology.queues},
+        dead_letters={each.name: dead_letter_target(topology, each) for each in topology.queues},
         retries={each.name: each.retry for each in topology.queues if each.retry},
     )
 
@@ -101,7 +102,9 @@ def recall(settings: Settings) -> Remembered | None:
             tuple(map(_text, kept["files"])),
             exchanges={name: _contract(each) for name, each in kept.get("exchanges", {}).items()},
             queues={name: _contract(each) for name, each in kept.get("queues", {}).items()},
-            dead_letters={name: each and _target(each) for name, each in kept.get("dead_letters", {}).items()},
+            dead_letters={
+                name: None if each is None else _target(each) for name, each in kept.get("dead_letters", {}).items()
+            },
             retries={name: _retry(each) for name, each in kept.get("retries", {}).items()},
         )
     except FileNotFoundError:
@@ -123,17 +126,6 @@ def _contracts(entities: Iterable[Exchange | Queue]) -> dict[str, Contract]:
 
 def _written(contracts: Mapping[str, Contract]) -> dict[str, dict[str, str]]:
     return {name: {"format": each.format, "schema": each.schema} for name, each in contracts.items()}
-
-
-def _dead_letters(topology: Topology, queue: Queue) -> Target | None:
-    from rmqkit.topology.policies import effective  # noqa: PLC0415 - start-up time
-
-    try:
-        arguments = effective(topology, queue)
-    except TopologyError:  # a policy's pattern, that the broker can read and we cannot
-        arguments = dict(queue.arguments)
-    exchange, key = arguments.get("x-dead-letter-exchange"), arguments.get("x-dead-letter-routing-key", "")
-    return Target(exchange, key) if isinstance(exchange, str) and isinstance(key, str) else None
 
 
 def _target(kept: Mapping[str, object]) -> Target:

@@ -29,6 +29,7 @@ from rmqkit.cli import consumption
 from rmqkit.cli.consumption import Job, Outcome
 from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import OutputError, RmqkitError
+from rmqkit.handlers.handling import combine
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
 
@@ -114,7 +115,7 @@ def run(job: Job, workers: int, stop: Stop, *, on_progress: Callable[[int], None
         finally:
             _end_all(crew)
     error = next((worker.error for worker in crew if worker.error), None)
-    return consumption.combine({worker.name: worker.report for worker in crew}, error, time.monotonic() - started_s)
+    return Outcome(combine({worker.name: worker.report for worker in crew}, time.monotonic() - started_s), error)
 
 
 def _attend(crew: list[_Worker], jobs: list[Job], stop: Stop, on_progress: Callable[[int], None]) -> None:

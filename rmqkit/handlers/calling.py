@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
+from rmqkit.broker.server import OnFailure
 from rmqkit.errors import HandlerError, OutputError, SettingsError
 from rmqkit.handlers.handler import Settled, Source, readers_are_gone
 from rmqkit.message import Delivery, Verdict
@@ -49,11 +50,12 @@ class Caller:
     """Calls a function with each delivery, one after the other; what it printed is out before it counts.
 
     None is taken for Verdict.ACK. A message on which it raises is rejected, to be dead-lettered; the failure names the
-    exception and its place, and not its text, which may hold a piece of the body.
+    exception and its place, and not its text, which may hold a piece of the body. `on_failure` gets the exception.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, on_failure: OnFailure = lambda _delivery, _error: None) -> None:
         self._function = function
+        self._on_failure = on_failure
 
     def handle(self, source: Source, stop: Stop) -> Iterator[Settled]:
         """Call the function with what comes; a call that runs is always waited for.
@@ -92,9 +94,10 @@ class Caller:
             verdict = self._function(delivery)
         except Exception as exc:  # noqa: BLE001 - whatever the user's code raises
             _flush()
+            self._on_failure(delivery, exc)
             last_line = traceback.format_exception_only(exc)[-1].strip()
             return Verdict.REJECT, f"the handler raised {name_of(exc)}", last_line
-        except (SystemExit, KeyboardInterrupt) as exc:
+        except SystemExit as exc:
             raise HandlerError(f"the handler ended the run: it raised {name_of(exc)}") from exc
         if verdict is None:
             return Verdict.ACK, "", ""

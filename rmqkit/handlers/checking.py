@@ -8,41 +8,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from rmqkit.errors import Location, PayloadError
-from rmqkit.handlers.failing import Exit, Failed
+from rmqkit.handlers.failing import Failed
 from rmqkit.handlers.handler import Source
-from rmqkit.message import Delivery, Verdict
+from rmqkit.message import Delivery
 from rmqkit.model import Target
 from rmqkit.payload.contracts import Check
 
 
 class Checked:
-    """A source of what keeps the contract; what does not leaves to `target`.
+    """A source of what keeps the contract; what does not, `leave` gets, with `target`.
 
-    `settle` gets it, once it has left, and `tell` why, each with its number, from 1 for the first message of
-    this source. `invalid` counts them.
+    `tell` hears why, each with its number, from 1 for the first message of this source.
     """
 
     def __init__(
         self,
         source: Source,
         check: Check,
-        way_out: Exit,
         target: Target | None,
         *,
-        settle: Callable[[Sequence[Delivery], Verdict], None],
+        leave: Callable[[Sequence[Failed]], None],
         tell: Callable[[int, PayloadError], None],
     ) -> None:
-        self.invalid = 0
         self._source = source
         self._check = check
-        self._exit = way_out
         self._target = target
-        self._settle = settle
+        self._leave = leave
         self._tell = tell
         self._number = 0
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
-        """Yield what keeps the contract of each batch, which may be nothing. Raises what `Exit.leave` raises."""
+        """Yield what keeps the contract of each batch, which may be nothing. Raises what `leave` raises."""
         for batch in self._source.batches(busy=busy):
             kept: list[Delivery] = []
             failed: list[Failed] = []
@@ -56,9 +52,7 @@ class Checked:
                 else:
                     kept.append(delivery)
             if failed:
-                for settled in self._exit.leave(failed):
-                    self._settle(settled.deliveries, settled.verdict)
-                    self.invalid += len(settled.deliveries)
+                self._leave(failed)
             yield kept
 
     def wake(self) -> None:

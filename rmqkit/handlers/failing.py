@@ -13,32 +13,41 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from rmqkit.broker import trouble
 from rmqkit.broker.aside import EXPIRATION, USER_ID
 from rmqkit.broker.connection import Connection
+from rmqkit.broker.frames import fits
 from rmqkit.broker.ways import DIED
-from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
-from rmqkit.handlers.handler import Settled
-from rmqkit.message import Delivery, Message, Verdict
+from rmqkit.errors import RmqkitError
+from rmqkit.message import Delivery, Message, Properties, Verdict
 from rmqkit.model import Target
 from rmqkit.payload.deaths import EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, X_DEATH
-from rmqkit.report import Fate, PublishReport
+from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
 MAX_REASON = 500  # characters
 # What would send the copy elsewhere too (https://www.rabbitmq.com/docs/sender-selected).
 _SELECTING = ("CC", "BCC")
+_ADVICE = "Declare a queue there; the message is in its own queue still."
 
 
 class Failed(NamedTuple):
     """A delivery, why it failed, where it leaves to (a routing key of "" is its own), and what else its headers tell.
 
-    Without a target it is rejected: the broker dead-letters it, without a reason, or drops it.
+    Without a target it is rejected: the broker dead-letters it, without a reason, or drops it. One whose headers have
+    no room for ours leaves to `end`, for its tries could not be counted.
     """
 
     delivery: Delivery
     reason: str
     target: Target | None = None
     marks: Mapping[str, Any] = {}
+    end: Target | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return what becomes of the delivery itself, once its copy has left."""
+        return Verdict.ACK if self.target else Verdict.REJECT
 
 
 class Exit:
@@ -48,45 +57,53 @@ class Exit:
         self._connection = connection
         self._stop = stop
 
-    def leave(self, failed: Sequence[Failed]) -> Iterator[Settled]:
-        """Let deliveries leave, in order; one whose properties cannot be read whole is rejected.
+    def leave(self, failed: Sequence[Failed], frame_max: int) -> Iterator[list[Failed]]:
+        """Let deliveries leave; yield those that may be settled, all of one verdict, each with where it left to.
 
-        Raises Unroutable or NotConfirmed when a copy was not taken, ConnectionLost; what was not confirmed is queued
-        still.
+        A frame to the broker has `frame_max` bytes at most, and properties have to fit in one. Raises Unroutable or
+        NotConfirmed when a copy was not taken, ConnectionLost; what was not confirmed is queued still.
         """
-        going = [each for each in failed if each.target and not each.delivery.origin.malformed]
-        if rejected := [each.delivery for each in failed if not each.target or each.delivery.origin.malformed]:
-            yield Settled(rejected, Verdict.REJECT)
-        if going:
-            confirmed, error = self._publish(going)
-            yield Settled(confirmed)
+        if rejected := [each for each in failed if not each.target]:
+            yield rejected
+        if going := [each for each in failed if each.target]:
+            left: list[Failed] = []
+            error = self._publish(going, left, frame_max)
+            if left:
+                yield left
             if error:
                 raise error
 
-    def _publish(self, failed: Sequence[Failed]) -> tuple[list[Delivery], RmqkitError | None]:
-        """Publish copies; return the deliveries whose copy was confirmed, and why others were not."""
-        confirmed: list[Delivery] = []
+    def _publish(self, failed: Sequence[Failed], left: list[Failed], frame_max: int) -> RmqkitError | None:
+        """Publish copies; note those that were confirmed, and return why others were not."""
+        sent: list[Failed] = []
+
+        def copies() -> Iterator[Message]:
+            for each in failed:
+                target, message = next(way for way in _ways(each) if fits(way[1], frame_max))
+                sent.append(each._replace(target=target))
+                yield message
 
         def note(place: int, _message: Message, fate: Fate) -> None:
             if fate is Fate.CONFIRMED:
-                confirmed.append(failed[place].delivery)
+                left.append(sent[place])
 
         try:
-            copies = (copy(each, each.target) for each in failed if each.target)
-            report = self._connection.publish(copies, check=False, stop=self._stop, on_settled=note)
+            report = self._connection.publish(copies(), check=False, stop=self._stop, on_settled=note)
         except RmqkitError as exc:
-            return confirmed, exc
-        return confirmed, _trouble(report)
+            return exc
+        return trouble.of_copies(report, "a failed message cannot leave", _ADVICE)
 
 
-def _trouble(report: PublishReport) -> RmqkitError | None:
-    if not report.failures or report.interrupted:  # what was not sent because of a stop is no trouble
-        return None
-    first = report.failures[0]
-    what = f"a failed message cannot leave to {Target(first.message.exchange, first.message.routing_key)}"
-    if first.fate is Fate.RETURNED:
-        return Unroutable(f"{what}: it reached no queue", advice="Declare one there; the message is queued still.")
-    return NotConfirmed(f"{what}: {first.reason}", advice="The message is queued still.")
+def _ways(failed: Failed) -> Iterator[tuple[Target, Message]]:
+    """Yield what a delivery may be sent on as, and where to: the first that fits in a frame is taken.
+
+    The last one always does: headers of ours, and no property of its own.
+    """
+    assert failed.target, "what has none is rejected"  # noqa: S101
+    end = failed.end or failed.target
+    yield failed.target, copy(failed, failed.target)
+    yield end, _message(failed.delivery, end, _harmless(failed.delivery.properties))
+    yield end, _message(failed.delivery, end, Properties(headers=_told(failed)))
 
 
 def copy(failed: Failed, target: Target) -> Message:
@@ -94,21 +111,37 @@ def copy(failed: Failed, target: Target) -> Message:
 
     What would expire it there, or have it refused or sent elsewhere, is a header of another name or left out. So are
     its deaths: RabbitMQ before 4.0 could take them for a cycle when it dies there, and drop it. Where it was first
-    published is kept through any number of exits.
+    published is kept through any number of exits. Of properties that cannot be read whole, what can be is kept.
     """
-    delivery = failed.delivery
-    properties = delivery.properties
+    given = failed.delivery.properties
+    kept = _harmless(given)
+    aside = {EXPIRATION: given.expiration, USER_ID: given.user_id}
+    headers = _told(failed) | dict(kept.headers or {}) | _why(failed)
+    headers |= {name: value for name, value in aside.items() if value is not None}
+    return _message(failed.delivery, target, replace(kept, headers=headers))
+
+
+def _harmless(properties: Properties) -> Properties:
+    """Leave out what would act on a copy; the deaths get another name."""
     given = dict(properties.headers or {})
     if X_DEATH in given:
         given[DIED] = given.pop(X_DEATH)
     headers = {
         name: value for name, value in given.items() if name not in _SELECTING and not name.startswith(SUMMARIES)
     }
-    headers.setdefault(EXCHANGE, delivery.exchange)
-    headers.setdefault(ROUTING_KEY, delivery.routing_key)
-    headers[REASON] = failed.reason[:MAX_REASON]
-    headers |= failed.marks
-    aside = {EXPIRATION: properties.expiration, USER_ID: properties.user_id}
-    headers |= {name: value for name, value in aside.items() if value is not None}
-    properties = replace(properties, headers=headers, expiration=None, user_id=None)
+    return replace(properties, headers=headers, expiration=None, user_id=None)
+
+
+def _told(failed: Failed) -> dict[str, Any]:
+    return {EXCHANGE: failed.delivery.exchange, ROUTING_KEY: failed.delivery.routing_key} | _why(failed)
+
+
+def _why(failed: Failed) -> dict[str, Any]:
+    reason = failed.reason.encode("utf-8", "replace").decode()[:MAX_REASON]
+    if malformed := failed.delivery.origin.malformed:
+        reason += f"; of its properties not all can be read: {malformed}"
+    return {REASON: reason, **failed.marks}
+
+
+def _message(delivery: Delivery, target: Target, properties: Properties) -> Message:
     return Message(delivery.body, target.routing_key or delivery.routing_key, target.exchange, properties)

@@ -13,14 +13,16 @@ from contextlib import suppress
 from itertools import count
 from queue import Empty, SimpleQueue
 
+from rmqkit.broker import trouble
 from rmqkit.broker.connection import Connection
-from rmqkit.errors import HandlerError, NotConfirmed, Unroutable
+from rmqkit.errors import HandlerError
 from rmqkit.handlers.handler import Settled, Source
 from rmqkit.message import Delivery, Message
-from rmqkit.report import Fate, PublishReport
+from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
+_ADVICE = "Bind a queue there, or leave these messages out with --filter; it is in its own queue still."
 
 
 class Forwarder:
@@ -125,7 +127,7 @@ class _Ferry:
     def _run(self, connection: Connection) -> None:
         try:
             report = connection.publish(self._messages(), check=False, stop=self._stop, on_settled=self._note)
-            self.trouble = _trouble(report)
+            self.trouble = trouble.of_copies(report, "a message cannot be forwarded", _ADVICE)
         except BaseException as exc:  # noqa: BLE001 - raised again by the handler
             self.trouble = exc
         self.ended = True
@@ -151,15 +153,3 @@ class _Ferry:
         self._confirmed.put(self._sent.pop(place))
         if self._confirmed.qsize() == 1:  # else somebody is on the way
             self._wake()
-
-
-def _trouble(report: PublishReport) -> Unroutable | NotConfirmed | None:
-    """Return what is wrong with the first message that was not taken; one without an answer is none after a stop."""
-    for each in report.failures:
-        where = f"a message to exchange {each.message.exchange!r} with routing key {each.message.routing_key!r}"
-        if each.fate is Fate.RETURNED:
-            advice = "Bind a queue there, or leave these messages out with --filter; it is still in its queue."
-            return Unroutable(f"{where} reached no queue: {each.reason}", advice=advice)
-        if each.fate is not Fate.UNKNOWN or not report.interrupted:
-            return NotConfirmed(f"{where} was not taken: {each.reason}", advice="It is still in its queue.")
-    return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rmqkit.message import Delivery, Verdict
 from rmqkit.stop import Stop
@@ -41,6 +41,7 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
 class Handler(Protocol):
     """Something that handles deliveries; several threads may each call `handle`, with a source of their own."""
 

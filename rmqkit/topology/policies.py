@@ -9,7 +9,8 @@ import re
 from functools import cache
 from typing import Any
 
-from rmqkit.model import Exchange, Policy, Queue, Topology
+from rmqkit.errors import TopologyError
+from rmqkit.model import Exchange, Policy, Queue, Target, Topology
 
 _STREAM = {"max-age", "stream-max-segment-size-bytes", "initial-cluster-size"}
 _QUORUM = {"delivery-limit", "dead-letter-strategy"}
@@ -46,6 +47,16 @@ def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
         elif key in _LIMITS and isinstance(own, int) and isinstance(value, int):
             arguments[prefix + key] = min(own, value)
     return arguments
+
+
+def dead_letter_target(topology: Topology, queue: Queue) -> Target | None:
+    """Return where what a queue rejects goes; a routing key of "" is the message's own. None: it is dropped."""
+    try:
+        arguments = effective(topology, queue)
+    except TopologyError:  # a policy's pattern, that the broker can read and we cannot
+        arguments = dict(queue.arguments)
+    exchange, key = arguments.get("x-dead-letter-exchange"), arguments.get("x-dead-letter-routing-key", "")
+    return Target(exchange, key) if isinstance(exchange, str) and isinstance(key, str) else None
 
 
 def policy_of(topology: Topology, entity: Exchange | Queue) -> Policy | None:
