@@ -87,7 +87,7 @@ class Node:
         0 none of RabbitMQ's well-known ports is used. Raise NodeError, having left nothing running, when RabbitMQ is
         not installed, the port is taken, the node ends by itself or takes longer than `timeout_s`.
         """
-        with self._lock():
+        with locked(self.folder):
             runs = self._recall().broker.alive()
             try:
                 self.launch(port)
@@ -143,7 +143,7 @@ class Node:
 
     def stop(self) -> bool:
         """Stop the node, and return whether one ran; what does not end by itself is killed after 30 seconds."""
-        with self._lock():
+        with locked(self.folder):
             memory = self._recall()
             ran = memory.broker.alive()
             self._end(memory, STOP_GRACE_S)
@@ -157,7 +157,7 @@ class Node:
 
     def discard(self) -> None:
         """Kill the node and remove its folder: for a node that nobody needs any more."""
-        with self._lock():
+        with locked(self.folder):
             self._end(self._recall(), grace_s=0.0)
             shutil.rmtree(self.folder)
 
@@ -182,6 +182,16 @@ class Node:
             folder=self.folder,
             log=self.log,
         )
+
+    @property
+    def nodes(self) -> tuple[Node]:
+        """Return the node itself: it is what a cluster has more of."""
+        return (self,)
+
+    @property
+    def started_s(self) -> float:
+        """Return when the node was started last, in seconds since the epoch; 0 if never."""
+        return self._memory_file.stat().st_mtime if self._memory_file.exists() else 0.0
 
     @property
     def url(self) -> str:
@@ -231,17 +241,6 @@ class Node:
         with suppress(FileExistsError), open(os.open(cookie, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:  # noqa: PTH123
             file.write(secrets.token_hex(16))
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Let one command at a time start or stop the node."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with (self.folder / "lock").open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-        except OSError as error:
-            raise NodeError(f"the node's folder {self.folder} cannot be used: {error}") from error
-
     @property
     def _memory_file(self) -> Path:
         return self.folder / "node.json"
@@ -257,6 +256,18 @@ class Node:
         new = self._memory_file.with_suffix(".new")
         new.write_text(json.dumps(asdict(memory), indent=2))
         new.replace(self._memory_file)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one command at a time start or stop what lives in a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise NodeError(f"the node's folder {folder} cannot be used: {error}") from error
 
 
 def await_mapper(port: int) -> None:

@@ -22,7 +22,7 @@ _CLUSTERED = (
     "cluster_partition_handling = pause_minority\n"  # as in production: the cluster comes together again by itself
     f"net_ticktime = {NET_TICK_S}\n"
 )
-_LEAN = "+S 1:1 +SDcpu 1:1 +SDio 1 +sbwt none +sbwtdcpu none +sbwtdio none"  # several nodes share one machine
+_LEAN = "+S 1:1 +SDcpu 1:1 +SDio 1"  # several nodes share one machine
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")  # not the user's RABBITMQ_*, ERL_* or passwords
 
 

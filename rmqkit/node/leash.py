@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rmqkit.node import Node
+from rmqkit.node.cluster import Cluster
 from rmqkit.node.process import spawn, wait_until
 
 
@@ -53,7 +54,9 @@ def _lock(folder: Path, kind: int) -> TextIO:
 def _watch(folder: Path) -> None:
     with _lock(folder, fcntl.LOCK_EX):
         for place, _, names in list(os.walk(folder)):  # which bears with files that nodes remove meanwhile
-            if "node.json" in names:
+            if "cluster.json" in names:
+                Cluster(Path(place)).discard()
+            elif "node.json" in names and Path(place).exists():
                 Node(Path(place)).discard()
         shutil.rmtree(folder, ignore_errors=True)
 
