@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json as codec
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +23,9 @@ from rmqkit.cli.publish_options import RequestOptions
 from rmqkit.errors import InputError, OutputError, RmqkitError
 from rmqkit.model import Target
 from rmqkit.report import Answer
+
+if TYPE_CHECKING:
+    from rmqkit.cli.intake import Intake
 
 
 class _Tally:
@@ -52,30 +57,27 @@ class _Tally:
         return f"{answered} in {seconds:.2f} s, {self.requests / seconds:,.0f}/s."
 
 
-@grouped
-def call(
-    properties: RequestOptions,
-    broker: Broker,
-    *,
+@dataclass(frozen=True, slots=True)
+class AskedOptions:
+    """What is asked, and whom."""
+
     queue: Annotated[
         str | None,
         typer.Argument(
             metavar="[QUEUE]", help="The queue of the requests; with -e or -r, the first request.", show_default=False
         ),
-    ] = None,
+    ] = None
     payloads: Annotated[
         list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="A request each.", show_default=False)
-    ] = None,
+    ] = None
     exchange: Annotated[
         str, typer.Option("-e", "--exchange", metavar="NAME", help="An exchange instead of a queue.")
-    ] = "",
-    routing_key: Annotated[
-        str, typer.Option("-r", "--routing-key", metavar="KEY", help="The routing key for it.")
-    ] = "",
+    ] = ""
+    routing_key: Annotated[str, typer.Option("-r", "--routing-key", metavar="KEY", help="The routing key for it.")] = ""
     file: Annotated[
         list[str] | None,
         typer.Option("-f", "--file", metavar="PATH", help="A file as one request, - for standard input; repeat it."),
-    ] = None,
+    ] = None
     lines: Annotated[
         str | None,
         typer.Option(
@@ -83,20 +85,47 @@ def call(
             help="A request per line; - is standard input, and the default when something is piped in.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
+
+    def intake(self, properties: RequestOptions) -> Intake:
+        """Return the requests; raise a usage error for what does not go together."""
+        from rmqkit.cli.intake import Contradiction, Inputs, Intake  # noqa: PLC0415 - start-up time
+        from rmqkit.payload.sources import Outline  # noqa: PLC0415
+        from rmqkit.stop import Stop  # noqa: PLC0415
+
+        words = [*([] if self.queue is None else [self.queue]), *(self.payloads or ())]
+        if self.exchange or self.routing_key:
+            target = Target(self.exchange, self.routing_key)
+        elif words:
+            target = Target("", words.pop(0))
+        else:
+            raise typer.BadParameter("name the queue of the requests, or an --exchange")
+        inputs = Inputs(tuple(words), tuple(self.file or ()), self.lines)
+        try:
+            inputs.check()
+        except Contradiction as exc:
+            raise typer.BadParameter(str(exc)) from exc
+        outline = Outline(target.exchange, target.routing_key, properties.properties())
+        return Intake(inputs, outline, Stop(), override_target=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyOptions:
+    """Which replies are waited for, and where they go."""
+
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.001, help="How long each request may wait for its replies.")
-    ] = 10.0,
+    ] = 10.0
     replies: Annotated[
         int, typer.Option(metavar="N", min=0, help="Wait for N replies to each; 0: take what comes in time.")
-    ] = 1,
-    window: Annotated[int, typer.Option(metavar="N", min=1, help="How many requests may be on their way at once.")] = 1,
+    ] = 1
+    window: Annotated[int, typer.Option(metavar="N", min=1, help="How many requests may be on their way at once.")] = 1
     idempotent: Annotated[
         bool, typer.Option("--idempotent", help="Ask again after a lost connection: handling it twice does no harm.")
-    ] = False,
-    format: Annotated[  # noqa: A002 - the flag's word
-        Print, typer.Option(help="raw: each reply's body and a newline; json: an envelope a line.")
-    ] = Print.RAW,
+    ] = False
+    format: Annotated[Print, typer.Option(help="raw: each reply's body and a newline; json: an envelope a line.")] = (
+        Print.RAW
+    )
     out: Annotated[
         str | None,
         typer.Option(
@@ -106,70 +135,60 @@ def call(
             help="Write the body of the one reply there, byte for byte.",
             show_default=False,
         ),
-    ] = None,
-    json: Json = False,
+    ] = None
+
+    def sink(self) -> Callable[[Answer], object]:
+        """Return what takes each answer."""
+        from rmqkit.broker.reply import error_in  # noqa: PLC0415 - start-up time
+        from rmqkit.handlers.printing import Printer  # noqa: PLC0415
+
+        if path := self.out:
+            return lambda answer: None if answer.error else _write(path, answer.reply.body)
+        printer = Printer(as_json=self.format is Print.JSON)
+        return lambda answer: printer.write([reply for reply in answer.replies if error_in(reply) is None])
+
+
+@grouped
+def call(
+    properties: RequestOptions, broker: Broker, *, asked: AskedOptions, wanted: ReplyOptions, json: Json = False
 ) -> None:
     """Send requests, and print the reply to each, in their order; the report goes to standard error.
 
     A reply that does not come in time, or a request that no queue takes, exits with 6; a server that says that it
     failed, with 8. A request that is not answered in time expires, and is not sent again.
     """
-    from rmqkit.broker.reply import error_in  # noqa: PLC0415 - start-up time
-    from rmqkit.cli.intake import Contradiction, Inputs, Intake  # noqa: PLC0415
-    from rmqkit.handlers.printing import Printer  # noqa: PLC0415
-    from rmqkit.payload.sources import Outline  # noqa: PLC0415
-    from rmqkit.stop import Stop  # noqa: PLC0415
-
-    target, words = _target(exchange, routing_key, [*([] if queue is None else [queue]), *(payloads or ())])
-    inputs = Inputs(words, tuple(file or ()), lines)
-    try:
-        inputs.check()
-    except Contradiction as exc:
-        raise typer.BadParameter(str(exc)) from exc
-    outline = Outline(target.exchange, target.routing_key, properties.properties())
-    intake = Intake(inputs, outline, Stop(), override_target=True)
-    if out is not None and (intake.total != 1 or replies != 1):
+    intake = asked.intake(properties)
+    several = intake.total != 1
+    if wanted.out is not None and (several or wanted.replies != 1):
         raise typer.BadParameter("--output takes the one reply to one request")
-    printer = None if out else Printer(as_json=format is Print.JSON)
-    tally, ending = _Tally(), None
+    sink, tally, ending = wanted.sink(), _Tally(), None
     with connect(broker.settings()) as connection:
         answers = connection.call_many(
             intake,
-            timeout_s=timeout,
-            replies=replies or None,
-            window=window,
-            idempotent=idempotent,
+            timeout_s=wanted.timeout,
+            replies=wanted.replies or None,
+            window=wanted.window,
+            idempotent=wanted.idempotent,
             on_warning=output.warn,
         )
         try:
             for answer in answers:
-                tally.count(answer, quiet=json, several=intake.total != 1)
-                if printer is not None:
-                    printer.write([reply for reply in answer.replies if error_in(reply) is None])
-                elif answer.error is None:
-                    _write(out or "", answer.reply.body)
+                tally.count(answer, quiet=json, several=several)
+                sink(answer)
         except RmqkitError as exc:
             ending = exc
     ending = ending or intake.failure
+    error = ending or tally.error
     if json:
-        error = ending or tally.error
         output.note(codec.dumps(tally.as_json() | (failure.as_json(error) if error else {}), indent=2))
     else:
         if ending is not None and ending is not tally.error:  # else it was told
             output.note(failure.as_text(ending))
-        if intake.total != 1:
+        if several:
             output.note(tally.summary())
     if isinstance(ending, InputError) and tally.requests:
         raise typer.Exit(exit_codes.PARTLY_DONE)
-    raise typer.Exit(exit_codes.exit_code(ending or tally.error))
-
-
-def _target(exchange: str, routing_key: str, words: list[str]) -> tuple[Target, tuple[str, ...]]:
-    if exchange or routing_key:
-        return Target(exchange, routing_key), tuple(words)
-    if not words:
-        raise typer.BadParameter("name the queue of the requests, or an --exchange")
-    return Target("", words[0]), tuple(words[1:])
+    raise typer.Exit(exit_codes.exit_code(error))
 
 
 def _write(path: str, body: bytes) -> None:
