@@ -13,12 +13,15 @@ import http.client
 import json
 import re
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from rmqkit.address import Address
+from rmqkit.broker.api_nouns import QUEUE_TYPES, fields_of, queue_of, status_of
 from rmqkit.broker.translation import TLS_ALERT, untrusted
 from rmqkit.errors import (
     AccessRefused,
@@ -29,13 +32,15 @@ from rmqkit.errors import (
     SettingsError,
     Unreachable,
 )
-from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
+from rmqkit.model import Binding, Exchange, Policy, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0  # without a byte
+ANSWER_S = 300.0  # for all of them
+MAX_BYTES = 500_000_000  # of an answer; a hundred thousand queues take a tenth
+_PART_BYTES = 1 << 20
 PORT, TLS_PORT = 15672, 15671
-_QUEUE_TYPES = ("classic", "quorum", "stream")
 _ENABLE = (
     "It is RabbitMQ's management plugin: `rabbitmq-plugins enable rabbitmq_management`; --api-url says where it is."
 )
@@ -86,11 +91,10 @@ class Management:
 
         A guessed address must also listen at the port that AMQP goes to. Raises Unreachable, AuthenticationFailed.
         """
-        overview = self._call("GET", "overview")
-        if not isinstance(overview, dict):
-            raise self._stranger()
-        listeners = overview.get("listeners", ())
-        ports = {each.get("port") for each in listeners}
+        with self._recognised():
+            overview = self._call("GET", "overview")
+            listeners = overview.get("listeners", ())
+            ports = {each.get("port") for each in listeners}
         guessed_wrong = not self._settings.api_url and listeners and self._address.port not in ports
         if overview.get("cluster_name") != cluster_name or guessed_wrong:
             raise Unreachable(
@@ -102,20 +106,23 @@ class Management:
 
         Raises Unreachable, AuthenticationFailed, AccessRefused, NotFound.
         """
-        exchanges = self._call(
-            "GET", f"exchanges/{self._vhost}?columns=name,type,durable,auto_delete,internal,arguments"
-        )
-        queues = self._call("GET", f"queues/{self._vhost}?columns=name,type,durable,auto_delete,exclusive,arguments")
-        bindings = self._call("GET", f"bindings/{self._vhost}")
-        policies, unseen = self._policies()
-        default = self._default_queue_type()
-        topology = Topology(
-            exchanges=tuple(Exchange(**_fields(each, Exchange)) for each in exchanges if each["name"]),
-            queues=tuple(_queue(each, default) for each in queues),
-            bindings=tuple(Binding(**_fields(each, Binding)) for each in bindings if each["source"]),
-            policies=policies,
-        )
-        return Live(topology, default, unseen, self._parameters())
+        with self._recognised():
+            exchanges = self._call(
+                "GET", f"exchanges/{self._vhost}?columns=name,type,durable,auto_delete,internal,arguments"
+            )
+            queues = self._call(
+                "GET", f"queues/{self._vhost}?columns=name,type,durable,auto_delete,exclusive,arguments"
+            )
+            bindings = self._call("GET", f"bindings/{self._vhost}")
+            policies, unseen = self._policies()
+            default = self._default_queue_type()
+            topology = Topology(
+                exchanges=tuple(Exchange(**fields_of(each, Exchange)) for each in exchanges if each["name"]),
+                queues=tuple(queue_of(each, default) for each in queues),
+                bindings=tuple(Binding(**fields_of(each, Binding)) for each in bindings if each["source"]),
+                policies=policies,
+            )
+            return Live(topology, default, unseen, self._parameters())
 
     def queues(self) -> tuple[QueueStatus, ...]:
         """Return how the queues do, sorted by name; RabbitMQ brings its numbers up to date every five seconds.
@@ -123,8 +130,9 @@ class Management:
         Raises what `live` raises.
         """
         columns = "name,type,state,consumers,messages_ready,messages_unacknowledged,message_stats"
-        found = self._call("GET", f"queues/{self._vhost}?columns={columns}")
-        return tuple(sorted(map(_status, found), key=lambda each: each.name))
+        with self._recognised():
+            found = self._call("GET", f"queues/{self._vhost}?columns={columns}")
+            return tuple(sorted(map(status_of, found), key=lambda each: each.name))
 
     def put_policy(self, policy: Policy) -> None:
         """Create a policy, or change it. Raises Refused, Unreachable."""
@@ -154,7 +162,7 @@ class Management:
             found = self._call("GET", f"policies/{self._vhost}")
         except (AccessRefused, AuthenticationFailed):
             return (), (f"Policies cannot be seen: the user {self._username!r} lacks the tag policymaker",)
-        return tuple(Policy(**_fields(each, Policy)) for each in found), ()
+        return tuple(Policy(**fields_of(each, Policy)) for each in found), ()
 
     def _parameters(self) -> tuple[Mapping[str, str], ...] | None:
         """Return no values: those of federation and shovels hold passwords."""
@@ -169,7 +177,7 @@ class Management:
         """Look into the list: an entry of its own is for administrators."""
         found = self._call("GET", "vhosts?columns=name,default_queue_type")
         kinds = (each.get("default_queue_type") for each in found if each["name"] == self._address.vhost)
-        return next((kind for kind in kinds if kind in _QUEUE_TYPES), "classic")
+        return next((kind for kind in kinds if kind in QUEUE_TYPES), "classic")
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         password = self._password if self._password is not None else self._settings.password(self._address)
@@ -179,8 +187,8 @@ class Management:
         connection = self._connection()
         try:
             connection.request(method, f"{self._path}/api/{path}", content, headers)
-            response = connection.getresponse()
-            answer = response.read()
+            with connection.getresponse() as response:
+                answer = self._read(response)
         except ssl.SSLError as error:
             what, advice = untrusted(error)
             raise Unreachable(f"RabbitMQ's HTTP API at {self}: {what}", advice=advice) from error
@@ -210,6 +218,29 @@ class Management:
         except (ValueError, RecursionError) as error:
             raise self._stranger() from error
 
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        """Read an answer, unless it has no end, or comes so slowly that it is as good as none."""
+        parts, size = [], 0
+        until_s = time.monotonic() + ANSWER_S
+        while part := response.read1(_PART_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_BYTES:
+                raise self._stranger()
+            if time.monotonic() > until_s:
+                raise TimeoutError(0, f"the answer was not whole after {ANSWER_S:g} s")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        return b"".join(parts)
+
+    @contextmanager
+    def _recognised(self) -> Iterator[None]:
+        """Call an answer that is not made as RabbitMQ's are that of a stranger."""
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._stranger() from error
+
     def _stranger(self) -> Unreachable:
         return Unreachable(f"what answers at {self} is not RabbitMQ's HTTP API", advice=_ENABLE)
 
@@ -233,37 +264,3 @@ class Management:
                 return NotFound(404, reason, subject)
             case _:
                 return Refused(status, reason, subject)
-
-
-def _fields(entity: Mapping[str, Any], noun: type[Any]) -> dict[str, Any]:
-    """Return what of an entity of the API belongs to a noun; `apply-to` is written `apply_to` there."""
-    given = {name.replace("-", "_"): value for name, value in entity.items()}
-    return {name: given[name] for name in noun.__slots__ if name in given}
-
-
-def _queue(queue: Mapping[str, Any], default_type: str) -> Queue:
-    """Make a queue, with its type among its arguments if it came before the virtual host got another default."""
-    found = Queue(**_fields(queue, Queue))
-    kind = queue.get("type")
-    if kind == default_type or kind not in _QUEUE_TYPES or "x-queue-type" in found.arguments:
-        return found
-    return replace(found, arguments={"x-queue-type": kind} | dict(found.arguments))
-
-
-def _status(queue: Mapping[str, Any]) -> QueueStatus:
-    stats = queue.get("message_stats", {})
-
-    def rate(*names: str) -> float:
-        return float(sum(stats.get(f"{name}_details", {}).get("rate", 0.0) for name in names))
-
-    return QueueStatus(
-        queue["name"],
-        queue.get("messages_ready", 0),
-        queue.get("consumers", 0),
-        type=queue.get("type"),
-        state=queue.get("state"),
-        unacknowledged=queue.get("messages_unacknowledged", 0),
-        published_per_s=rate("publish"),
-        delivered_per_s=rate("deliver_get"),
-        acknowledged_per_s=rate("ack"),
-    )

@@ -227,10 +227,10 @@ def _load(path: Path) -> _State | None:
     """Read the state; None when there is none. Raises PayloadError."""
     try:
         kept = json.loads(path.read_bytes())
-        settled = kept["settled"]
-        failed = tuple(map(_place, kept["failed"]))
+        settled = _place(kept["settled"])
+        failed = tuple(_place(each, settled) for each in kept["failed"])
         doubtful = operator.index(kept["doubtful"])
-        return _State(str(kept["publishes"]), "stopped", _place(settled), settled["sha256"], failed, doubtful)
+        return _State(str(kept["publishes"]), "stopped", settled, kept["settled"]["sha256"], failed, doubtful)
     except FileNotFoundError:
         return None
     except OSError as exc:
@@ -240,5 +240,8 @@ def _load(path: Path) -> _State | None:
         raise PayloadError(f"{path} is no state of a run", advice=advice) from None
 
 
-def _place(kept: Any) -> Place:
-    return Place(*(operator.index(kept[name]) for name in Place._fields))
+def _place(kept: Any, last: Place | None = None) -> Place:
+    place = Place(*(operator.index(kept[name]) for name in Place._fields))
+    if min(place) < 0 or (last is not None and place > last):
+        raise ValueError("nowhere in what was published")
+    return place

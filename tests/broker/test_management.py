@@ -15,6 +15,7 @@ import pytest
 
 import rmqkit
 from rmqkit.broker import management
+from rmqkit.broker.api_nouns import queue_of
 from rmqkit.broker.management import Live
 from rmqkit.errors import AccessRefused, AuthenticationFailed, NotFound, RmqkitError, SettingsError, Unreachable
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
@@ -62,10 +63,10 @@ def test_a_queue_that_is_not_of_the_virtual_hosts_default_type_says_so() -> None
         {"name": "q", "type": "classic"},
         {"name": "q", "type": "quorum", "arguments": {"x-queue-type": "quorum"}},
     )
-    assert management._queue(old, "quorum").arguments == {"x-queue-type": "classic"}
-    assert management._queue(old, "classic").arguments == {}
-    assert management._queue(new, "classic").arguments == {"x-queue-type": "quorum"}
-    assert management._queue({"name": "q", "type": "MQTT QoS 0"}, "quorum").arguments == {}
+    assert queue_of(old, "quorum").arguments == {"x-queue-type": "classic"}
+    assert queue_of(old, "classic").arguments == {}
+    assert queue_of(new, "classic").arguments == {"x-queue-type": "quorum"}
+    assert queue_of({"name": "q", "type": "MQTT QoS 0"}, "quorum").arguments == {}
 
 
 def test_parameters_are_seen_by_name_and_never_with_their_values(broker: Broker, vhost_url: str) -> None:

@@ -68,6 +68,7 @@ def test_a_virtual_host_with_the_longest_name_is_remembered() -> None:
         b'{"publish": {}, "files": []}',
         b'{"publish": null, "files": [], "queues": {"q": 1}}',
         b'{"publish": null, "files": [], "dead_letters": []}',
+        b'{"publish": null, "files": [], "dead_letters": {"q": 0}}',
         b"[" * 99999,
     ],
 )

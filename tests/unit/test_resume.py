@@ -168,7 +168,10 @@ def test_a_state_of_another_job_or_no_state_at_all_is_refused_and_left_alone(tmp
     before = state.read_bytes()
     with pytest.raises(PayloadError, match="it is of a run that publishes job, and this one publishes another"):
         _open(path, state, "another")
-    for content in (b"", b"{}", b"[1]", b"a\n", before[:-20], before.replace(b'"line": 1', b'"line": "1"')):
+    beyond = [
+        before.replace(b'"failed": []', b'"failed": [{"offset": %d, "line": 0, "n": 0}]' % offset) for offset in (-1, 3)
+    ]
+    for content in (b"", b"{}", b"[1]", b"a\n", before[:-20], before.replace(b'"line": 1', b'"line": "1"'), *beyond):
         state.write_bytes(content)
         with pytest.raises(PayloadError, match="is no state of a run"):
             _open(path, state)
