@@ -105,7 +105,8 @@ class Channel:
                     self.send(b"".join(encode_method(self.number, each.method, each.arguments) for each in ahead))
                 answers = self._take(timeout_s, awaited[0].subject)
             except Refused as exc:
-                raise translation.refused(exc.reply_code, exc.reply_text, awaited[0].subject) from exc
+                method = divmod(awaited[0].method.INDEX, 1 << 16)
+                raise translation.refused(exc.reply_code, exc.reply_text, awaited[0].subject, method) from exc
             if not answers:
                 self.transport.abort()
                 raise ConnectionLost(f"{self.transport.address}: no answer about {awaited[0].subject}")
@@ -152,7 +153,8 @@ class Channel:
             return []
         for position, event in enumerate(item):
             if isinstance(event, spec.Channel.Close):
-                self._closed = translation.refused(event.reply_code, event.reply_text, subject)
+                method = event.class_id, event.method_id
+                self._closed = translation.refused(event.reply_code, event.reply_text, subject, method)
                 # Answered here, behind all that this thread has sent: a frame for a closed channel ends the connection.
                 self.transport.send(encode_method(self.number, spec.Channel.CloseOk()))
                 self.transport.forget(self.number)

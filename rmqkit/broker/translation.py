@@ -13,6 +13,7 @@ from pika import exceptions
 from pika.adapters.utils import connection_workflow
 
 from rmqkit.address import Address
+from rmqkit.broker import permissions
 from rmqkit.broker.decoder import ProtocolError
 from rmqkit.errors import REFUSALS, AuthenticationFailed, BrokerError, ConnectionLost, Refused, Unreachable
 
@@ -93,10 +94,14 @@ def untrusted(error: ssl.SSLError) -> tuple[str, str]:
     return f"the TLS handshake failed: {reason}", "Both sides must know a TLS version and a cipher in common."
 
 
-def refused(reply_code: int, reply_text: str, subject: str) -> Refused:
-    """Return the error for a channel that the broker closed with a reply code (AMQP 0-9-1 section 1.8)."""
+def refused(reply_code: int, reply_text: str, subject: str, method: tuple[int, int] = (0, 0)) -> Refused:
+    """Return the error for a channel that the broker closed with a reply code (AMQP 0-9-1 section 1.8).
+
+    `method` is class and method of what it refused.
+    """
     error = REFUSALS.get(reply_code, Refused)
-    return error(reply_code, reply_text, subject, advice=_ADVICE.get(reply_code, ""))
+    advice = permissions.advice(reply_text, method, subject) or _ADVICE.get(reply_code, "")
+    return error(reply_code, reply_text, subject, advice=advice)
 
 
 def lost(error: BaseException | None, address: Address) -> BrokerError:

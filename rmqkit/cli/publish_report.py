@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmqkit import exit_codes
+from rmqkit.broker import permissions
 from rmqkit.errors import REFUSALS, InputError, NotConfirmed, Refused, RmqkitError, Unroutable
 from rmqkit.message import Message
 from rmqkit.model import Target
@@ -91,7 +92,9 @@ def _refusal(report: PublishReport, culprit: Failure) -> Refused:
     number = int(code) if code.isdecimal() else 0
     where = Target(culprit.message.exchange, culprit.message.routing_key)
     subject = f"{report.refused:,} of {report.published:,} messages to {where}"
-    advice = "`rmqkit apply FILE` declares what is missing." if number == 404 else ""  # noqa: PLR2004 - not found
+    advice = permissions.advice(text, permissions.PUBLISH, subject)
+    if number == 404:  # noqa: PLR2004 - not found
+        advice = "`rmqkit apply FILE` declares what is missing."
     return REFUSALS.get(number, Refused)(number, text, subject, advice=advice)
 
 

@@ -1,0 +1,300 @@
+"""Secrets that change, permissions that are missing, and who may see what (25, I11): all against a real RabbitMQ."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pika
+import pytest
+
+import rmqkit
+from rmqkit import AccessRefused, AuthenticationFailed, Binding, Exchange, Fate, Message, Queue, Topology
+from rmqkit.settings import load_settings
+from tests.cli.here import COMMAND
+from tests.cli.here import rmqkit as command
+from tests.conftest import Broker
+from tests.faults.ledger import Ledger, identity
+from tests.faults.witness import declare, ready
+
+
+@dataclass
+class User:
+    """A user of the broker, on a virtual host, with the permissions to configure, write and read what is `mine`."""
+
+    broker: Broker
+    url: str
+    name: str
+    password: str = "first-secret"
+    permissions: list[str] = field(default_factory=lambda: ["^mine"] * 3)
+
+    @property
+    def login(self) -> str:
+        """Its URL, with user and password."""
+        return self.url.replace("://", f"://{self.name}:{self.password}@")
+
+    @property
+    def vhost(self) -> str:
+        """The name of the virtual host."""
+        return urlsplit(self.url).path[1:]
+
+    def put(self, path: str, **body: Any) -> None:
+        """Create something by RabbitMQ's HTTP API, or change it."""
+        self.broker.api("PUT", path, json.dumps(body).encode())
+
+    def change_password(self, password: str) -> None:
+        """Change the password."""
+        self.password = password
+        self.put(f"users/{self.name}", password=password, tags="")
+
+    def permit(self) -> None:
+        """Set its permissions."""
+        names = ("configure", "write", "read")
+        self.put(f"permissions/{self.vhost}/{self.name}", **dict(zip(names, self.permissions, strict=True)))
+
+    def close_connections(self) -> None:
+        """Close its connections, as an operator does."""
+        self.broker.api("DELETE", f"connections/username/{self.name}")
+
+
+@pytest.fixture
+def user(broker: Broker, vhost_url: str) -> Iterator[User]:
+    """A user on a virtual host of its own."""
+    parts = urlsplit(vhost_url)
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    found = User(broker, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), name)
+    found.change_password(found.password)
+    found.permit()
+    yield found
+    broker.api("DELETE", f"users/{name}")
+
+
+@pytest.fixture
+def books(vhost_url: str, user: User) -> Ledger:
+    """The ledger of a queue that is the user's, who may publish to it."""
+    declare(vhost_url, "mine")
+    user.permissions[1] = "^mine|^amq.default$"
+    user.permit()
+    return Ledger("mine")
+
+
+def by_file(user: User, tmp_path: Path) -> tuple[Path, Any]:
+    """Write the password to a file; return that, and settings which name it."""
+    secret = tmp_path / "secret"
+    secret.write_text(user.password)
+    secret.chmod(0o600)
+    return secret, load_settings([user.url.replace("://", f"://{user.name}@")], password_file=secret, environ={})
+
+
+def test_25_a_changed_password_is_read_again_and_publishing_and_consuming_go_on(
+    user: User, books: Ledger, vhost_url: str, tmp_path: Path
+) -> None:
+    secret, settings = by_file(user, tmp_path)
+
+    def stream() -> Iterator[Message | None]:
+        for change in range(4):
+            yield from books.messages(range(change * 2000, change * 2000 + 1000))
+            yield None
+            user.change_password(f"secret-{change}")
+            secret.write_text(user.password)
+            user.close_connections()
+            yield from books.messages(range(change * 2000 + 1000, change * 2000 + 2000))
+
+    with rmqkit.connect(settings=settings) as connection:
+        report = connection.publish(stream(), on_settled=books.settled)
+        books.drain(vhost_url)
+        assert report.complete
+        assert books.violations(report) == []
+        consumed, missing = Ledger("mine"), set(range(3000))
+        connection.publish(consumed.messages(range(3000)), on_settled=consumed.settled)
+        with connection.consume("mine", prefetch=100, idle_timeout_s=20) as consumer:
+            for delivery in consumer:
+                consumed.handle(delivery)
+                consumer.acknowledge(delivery)
+                if len(consumed.handled) in (1000, 2000):
+                    user.change_password("secret-" + str(len(consumed.handled)))
+                    secret.write_text(user.password)
+                    user.close_connections()
+                missing.discard(identity(delivery.body) or 0)
+                if not missing:
+                    break
+    assert consumed.consumer_violations(ready(vhost_url, "mine"), 0) == []
+
+
+def test_25_a_password_that_is_refused_ends_the_run_and_the_report_adds_up(
+    user: User, books: Ledger, vhost_url: str, tmp_path: Path
+) -> None:
+    _, settings = by_file(user, tmp_path)
+
+    def stream() -> Iterator[Message | None]:
+        yield from books.messages(range(1000))
+        yield None
+        user.change_password("another one")
+        user.close_connections()
+        yield from books.messages(range(1000, 50_000))
+
+    with rmqkit.connect(settings=settings) as connection, pytest.raises(AuthenticationFailed) as caught:
+        connection.publish(stream(), on_settled=books.settled)
+    assert f"the login of {user.name!r} was refused" in caught.value.message
+    books.drain(vhost_url)
+    assert books.violations(caught.value.report) == []
+    assert books.ids(Fate.CONFIRMED) >= set(range(1000))
+    assert caught.value.report.unknown > 0
+
+
+@pytest.mark.usefixtures("books")
+def test_25_the_commands_end_with_exit_4_and_show_neither_password(user: User, tmp_path: Path) -> None:
+    secret, _ = by_file(user, tmp_path)
+    options = ["--url", user.url.replace("://", f"://{user.name}@"), "--password-file", str(secret)]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    publisher = subprocess.Popen([*COMMAND, "publish", "-q", "mine", "--lines", "-", *options], **pipes)
+    consumer = subprocess.Popen([*COMMAND, "consume", "mine", *options], **(pipes | {"stdin": subprocess.DEVNULL}))
+    try:
+        publisher.stdin.write(b"body\n" * 1000)
+        publisher.stdin.flush()
+        assert b"".join(consumer.stdout.readline() for _ in range(1000)) == b"body\n" * 1000
+        user.change_password("another one")
+        user.close_connections()
+        publisher.stdin.write(b"body\n" * 1000)
+        publisher.stdin.close()
+        for process in (publisher, consumer):
+            said = process.stderr.read().decode()
+            assert process.wait(timeout=30) == 4
+            assert f"the login of {user.name!r} was refused" in said
+            assert "Traceback" not in said
+            assert "secret" not in said.replace(str(secret), "")
+            assert "another one" not in said
+    finally:
+        for process in (publisher, consumer):
+            process.kill()
+            process.communicate() if process is consumer else process.wait()
+            process.stdout.close()
+            process.stderr.close()
+
+
+# What is done, and what it takes in RabbitMQ's eyes; `theirs` are the entities that the user has no permission for.
+LACKS: dict[str, tuple[Callable[[rmqkit.Connection], object], list[str]]] = {
+    "declare a queue": (
+        lambda connection: connection.apply(Topology(queues=(Queue("new's"),))),
+        ["configure on queue"],
+    ),
+    "declare an exchange": (
+        lambda connection: connection.apply(Topology(exchanges=(Exchange("new"),))),
+        ["configure on exchange"],
+    ),
+    "name a dead-letter exchange": (
+        lambda connection: connection.apply(
+            Topology(queues=(Queue("mine.d", arguments={"x-dead-letter-exchange": "theirs"}),))
+        ),
+        ["write on exchange"],
+    ),
+    "name an alternate exchange": (
+        lambda connection: connection.apply(
+            Topology(exchanges=(Exchange("mine.a", arguments={"alternate-exchange": "theirs"}),))
+        ),
+        ["write on exchange"],
+    ),
+    "bind a queue": (
+        lambda connection: connection.apply(Topology(bindings=(Binding("theirs", "theirs.q", routing_key="k"),))),
+        ["write on queue", "read on exchange"],
+    ),
+    "bind to an exchange": (
+        lambda connection: connection.apply(Topology(bindings=(Binding("mine", "theirs", "exchange", "k"),))),
+        ["write on exchange"],
+    ),
+    "bind from an exchange": (
+        lambda connection: connection.apply(Topology(bindings=(Binding("theirs", "mine", "exchange", "k"),))),
+        ["read on exchange"],
+    ),
+    "bind with a topic": (
+        lambda connection: connection.apply(Topology(bindings=(Binding("mine.t", "mine.q", routing_key="bad.1"),))),
+        ["read for topic"],
+    ),
+    "consume": (lambda connection: next(iter(connection.consume("theirs.q"))), ["read on queue"]),
+    "subscribe": (
+        lambda connection: connection.subscribe("theirs"),
+        ["configure on queue", "write on queue", "read on exchange"],
+    ),
+    "delete a queue": (
+        lambda connection: connection.destroy(Topology(queues=(Queue("theirs.q"),)), force=True),
+        ["configure on queue"],
+    ),
+    "look at a queue": (lambda connection: connection.queue_state("theirs.q"), []),
+}
+_ADVICE = re.compile(
+    r"lacks the (?:topic )?permission (\w+) (on exchange|on queue|for '[^']*' in exchange) [^`]*`(rabbitmqctl [^`]*)`"
+)
+
+
+def grant(user: User, error: str) -> str:
+    """Do as an error says, by the HTTP API; return in short what it said."""
+    found = _ADVICE.search(error)
+    assert found, error
+    permission, where, line = found.groups()
+    _, verb, _, vhost, name, *rest = shlex.split(line)
+    assert (vhost, name) == (user.vhost, user.name)
+    if verb == "set_topic_permissions":
+        exchange, write, read = (word if word.startswith("^") else "^ok" for word in rest)
+        exchange = rest[0]
+        user.put(f"topic-permissions/{quote(vhost)}/{name}", exchange=exchange, write=write, read=read)
+        return f"{permission} for topic"
+    user.permissions = [
+        f"{before}|{word}" if word.startswith("^") else before
+        for before, word in zip(user.permissions, rest, strict=True)
+    ]
+    user.permit()
+    return f"{permission} {where}"
+
+
+@pytest.fixture
+def entities(vhost_url: str, user: User) -> None:
+    """Declare what is the user's, and what is not."""
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        channel = connection.channel()
+        for name in ("mine", "theirs"):
+            channel.exchange_declare(name, "fanout", durable=True)
+            channel.queue_declare(f"{name}.q", durable=True)
+        channel.basic_publish("", "theirs.q", b"")
+        channel.exchange_declare("mine.t", "topic", durable=True)
+    user.put(f"topic-permissions/{user.vhost}/{user.name}", exchange="mine.t", write="^ok", read="^ok")
+
+
+@pytest.mark.usefixtures("entities")
+@pytest.mark.parametrize("deed", LACKS)
+def test_a_permission_that_is_missing_is_named_and_the_line_that_is_shown_grants_it(user: User, deed: str) -> None:
+    do, lacks = LACKS[deed]
+    granted: list[str] = []
+    with rmqkit.connect(user.login) as connection:
+        while len(granted) <= len(lacks):
+            try:
+                do(connection)
+            except AccessRefused as refusal:
+                granted.append(grant(user, refusal.advice))
+            else:
+                break
+    assert granted == lacks
+
+
+PUBLISHES = {
+    "an exchange": (["-e", "theirs", "-r", "k"], "write on exchange"),
+    "a queue": (["-q", "theirs.q"], "write on exchange"),  # through the default exchange, which takes a permission too
+    "a topic": (["-e", "mine.t", "-r", "bad.1"], "write for topic"),
+}
+
+
+@pytest.mark.usefixtures("entities")
+@pytest.mark.parametrize("to", PUBLISHES)
+def test_a_permission_to_publish_that_is_missing_is_named_too(user: User, to: str) -> None:
+    target, lacks = PUBLISHES[to]
+    done = command("publish", "hello", *target, env={"RMQKIT_URL": user.login})
+    assert done.returncode == 5
+    assert grant(user, done.stderr) == lacks
+    assert command("publish", "hello", *target, env={"RMQKIT_URL": user.login}).returncode in (0, 6)
