@@ -180,7 +180,7 @@ COMMANDS: dict[str, Entry] = {
         "rmqkit.cli.demo:demo",
         "Show a messaging pattern at work, from topology to lost and found.",
         BROKER,
-        ("rmqkit demo work", "rmqkit demo rpc"),
+        ("rmqkit demo", "rmqkit demo topics", "rmqkit demo rpc --count 1000 --workers 5"),
     ),
 }
 SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": None}

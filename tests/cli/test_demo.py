@@ -1,59 +1,217 @@
-"""The main job, in small: a node, a topology, three workers, and a count of what was lost."""
+"""Every pattern at work, in small: the shipped topologies, real processes, and a count of what was lost."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from rmqkit.cli.crew import reckon
+import pytest
+import typer
+
+import rmqkit
+from rmqkit import Binding, Topology
+from rmqkit.cli.demo import demo
+from rmqkit.cli.demos import PATTERNS, stage
+from rmqkit.cli.demos.ledger import Ledger, reckon
+from rmqkit.cli.demos.stage import Place, Result, Stage
+from tests.conftest import Broker
+
+COUNT = 30
 
 
-def _demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rmqkit", "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "rmqkit", "demo", *arguments]
 
 
-def test_the_main_job_loses_nothing_and_deals_messages_out_to_all_workers() -> None:
-    done = _demo("work", "--count", "6000", "--json")
+def _demo(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command, and look whether it left anything."""
+    environment = {**os.environ, "TMPDIR": str(place)}
+    done = subprocess.run(
+        _command(*arguments), env=environment, capture_output=True, text=True, timeout=55, check=False
+    )
+    assert _left(place) == []
+    return done
+
+
+def _left(place: Path) -> list[str]:
+    """Return the files in a folder, and the command lines of processes that work there."""
+    left = [str(file) for file in place.iterdir()]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+            if str(place) in command or str(place) in str((process / "cwd").readlink()):
+                left.append(command)
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return left
+
+
+# Through the command, on a node of its own
+
+
+def test_the_main_job_loses_nothing_and_deals_messages_out_to_all_workers(tmp_path: Path) -> None:
+    done = _demo(tmp_path, "--count", "6000", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     counts = ("published", "confirmed", "consumed", "lost", "duplicated", "unexpected")
     assert [report[name] for name in counts] == [6000, 6000, 6000, 0, 0, 0]
     assert sum(report["shares"].values()) == 6000
     assert min(report["shares"].values()) > 6000 / 3 / 2
-    port = done.stderr.split("ready on port ")[1].split()[0]
-    assert not _somebody_listens(int(port))
 
 
-def _somebody_listens(port: int) -> bool:
-    listening = f":{port:04X} "
-    return any(
-        listening in fields and " 0A " in fields for fields in Path("/proc/net/tcp").read_text().splitlines()[1:]
-    )
-
-
-def test_every_call_is_answered_although_a_server_is_killed_half_way() -> None:
-    done = _demo("rpc", "--count", "600", "--workers", "2", "--json")
+def test_a_demo_shows_commands_on_standard_error_and_its_table_on_standard_output(tmp_path: Path) -> None:
+    done = _demo(tmp_path, "routing", "--count", "20")
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    counts = ("calls", "answered", "wrong", "unanswered")
-    assert [report[name] for name in counts] == [600, 600, 0, 0]
+    assert "$ rmqkit publish -e log -r debug -n 20" in done.stderr
+    assert [line.split() for line in done.stdout.splitlines()[1:5]] == [
+        ["published", "log_errors", "log_all", "returned"],
+        ["error", "20", "20", "20", "0"],
+        ["info", "20", "·", "20", "0"],
+        ["debug", "20", "·", "·", "20"],
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
+    command = _command("single-active", "--count", "100000")
+    process = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr
+    with process, process.stderr as said:
+        assert any("# meanwhile" in line for line in said), "it ended before anything ran"
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline:
+            os.killpg(process.pid, number)  # as a terminal does with Ctrl-C; impatiently
+            time.sleep(0.2)
+        assert process.wait() == 128 + number
+    assert _left(tmp_path) == []
+
+
+@pytest.mark.parametrize(("name", "advice"), [("pubsup", "Did you mean pubsub?"), ("x", "There are: work, pubsub, ")])
+def test_an_unknown_pattern_is_bad_usage(tmp_path: Path, name: str, advice: str) -> None:
+    done = _demo(tmp_path, name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert advice in " ".join(done.stderr.split())
+
+
+def test_workers_are_refused_where_no_work_is_shared(tmp_path: Path) -> None:
+    done = _demo(tmp_path, "topics", "--workers", "2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nobody shares work in topics" in done.stderr
+
+
+# The same demos on the tests' broker, each on a virtual host of its own
+
+
+@pytest.fixture
+def place(broker: Broker, vhost_url: str, tmp_path: Path) -> Place:
+    return Place(vhost_url, broker.api_url, tmp_path)
+
+
+def _run(place: Place, name: str, count: int = COUNT) -> Result:
+    with Stage(place, count, PATTERNS[name].workers or 1) as staged:
+        return PATTERNS[name].run(staged)
+
+
+@pytest.mark.parametrize("name", ["pubsub", "routing", "topics", "headers", "offline"])
+def test_every_reader_gets_what_it_is_to_get_and_nothing_else(place: Place, name: str) -> None:
+    result = _run(place, name)
+    assert result.complete, result.text
+    ledgers = result.numbers["readers"]
+    expected = {
+        "pubsub": [1, 1, 1],
+        "routing": [1, 2],
+        "topics": [2, 2, 4],
+        "headers": [1, 3],
+        "offline": [2, 2, 2, 2],
+    }
+    assert sorted(ledger["came"] // COUNT for ledger in ledgers.values()) == expected[name]
+    assert sum(result.numbers["returned"].values()) == COUNT * (name in ("routing", "headers"))
+
+
+def test_every_call_is_answered_although_a_server_is_killed_half_way(place: Place) -> None:
+    with Stage(place, 600, 2) as staged:
+        result = PATTERNS["rpc"].run(staged)
+    assert result.complete, result.text
+    report = result.numbers
+    assert [report[name] for name in ("calls", "answered", "wrong", "unanswered")] == [600, 600, 0, 0]
     assert sum(report["shares"].values()) == 600
     assert min(report["shares"].values()) > 0
-    assert "kill -9" in done.stderr
 
 
-def test_an_unknown_pattern_is_bad_usage() -> None:
-    done = _demo("pubsup")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "work" in done.stderr
+def test_each_reader_of_a_stream_gets_all_from_its_own_place_on_in_order(place: Place) -> None:
+    result = _run(place, "streams")
+    assert result.complete, result.text
+    came = [reader["came"] for reader in result.numbers["readers"].values()]
+    assert came == [2 * COUNT, 2 * COUNT - COUNT // 2, COUNT, 2 * COUNT]
+
+
+def test_what_fails_comes_back_after_its_delays_and_is_parked_with_the_reason(place: Place) -> None:
+    result = _run(place, "retry", 3)
+    assert result.complete, result.text
+    assert [result.numbers[kind]["tries"] for kind in ("easy", "flaky", "hopeless")] == [1, 3, 4]
+    assert "no luck at try 4" in result.numbers["hopeless"]["ended"]
+
+
+def test_what_is_urgent_overtakes_what_waits(place: Place) -> None:
+    result = _run(place, "priority", 2)
+    assert result.complete, result.text
+    assert [line.split() for line in result.text.splitlines()] == [
+        ["published", "00", "99", "55"],
+        ["came", "99", "55", "00"],
+        ["lost", "0"],
+    ]
+
+
+def test_the_next_consumer_takes_over_from_the_active_one_that_is_killed(place: Place) -> None:
+    result = _run(place, "single-active", 600)
+    assert result.complete, result.text
+    first, second, third = result.numbers["came"].values()
+    assert first >= 200
+    assert second > 0
+    assert third == 0
+
+
+# A demo that could not fail would show nothing
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_message_where_it_should_not_be_fails_the_demo(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepared() -> AbstractContextManager[Place]:
+        return nullcontext(place)
+
+    wrong = (Binding("log", "log_errors", routing_key="info"),)
+    topology = rmqkit.load("topologies/routing.yaml")
+    with rmqkit.connect(place.url) as connection:
+        connection.apply(Topology(exchanges=topology.exchanges, queues=topology.queues, bindings=wrong))
+    monkeypatch.setattr(stage, "private_node", prepared)
+    with pytest.raises(typer.Exit) as ending:
+        demo("routing", 10, json=True)
+    assert ending.value.exit_code == 6
+    readers = json.loads(capsys.readouterr().out)["readers"]
+    assert {name: reader["unexpected"] for name, reader in readers.items()} == {"log_errors": 10, "log_all": 0}
 
 
 def test_the_ledger_tells_lost_duplicated_and_unexpected_apart() -> None:
-    ledger = reckon([[b"0", b"1"], [b"1", b"7"]], count=4, seconds=1)
-    assert (ledger.shares, ledger.consumed) == ((2, 2), 4)
-    assert (ledger.lost, ledger.duplicated, ledger.unexpected) == (2, 1, 1)
+    ledger = reckon([b"0", b"1", b"1", b"7"], [b"0", b"1", b"2", b"3"])
+    assert ledger == Ledger(came=4, lost=2, duplicated=1, unexpected=1)
     assert not ledger.complete
-    assert reckon([[b"1"], [b"0", b"1"]], count=2, seconds=1).complete  # a duplicate is no loss
+    assert reckon([b"1", b"0", b"1"], [b"0", b"1"]).complete  # a duplicate is no loss

@@ -1,0 +1,35 @@
+"""What was published against what came: lost, duplicated, unexpected.
+
+Comes in: what came, and what should have come. Goes out: a Ledger. Room: cli.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """How much came, and how it differs from what should have: unexpected is what nobody sent there."""
+
+    came: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    unexpected: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether everything came, and nothing else; what comes twice is no loss."""
+        return not self.lost and not self.unexpected
+
+    def __add__(self, other: Ledger) -> Ledger:
+        pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
+        return Ledger(*(mine + its for mine, its in pairs))
+
+
+def reckon(came: Iterable[Hashable], expected: Collection[Hashable]) -> Ledger:
+    """Compare what came with what should have come, once each."""
+    seen, wanted = Counter(came), set(expected)
+    return Ledger(seen.total(), len(wanted - seen.keys()), seen.total() - len(seen), len(seen.keys() - wanted))
