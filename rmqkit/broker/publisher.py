@@ -33,6 +33,10 @@ LOOK_EVERY = 256  # messages between two looks at what the broker answered
 PROGRESS_EVERY_S = 0.1
 WAIT_S, WAIT_STOPPING_S = 1.0, 0.2  # between two looks at the clocks
 HARD = 500  # from this reply code on, it is not an operator who closes a connection (AMQP 0-9-1 section 1.8)
+_NACKED = (
+    f"basic.nack: a queue is full, or takes no responsibility; its messages are sent again, {TRIES - 1} times at most,"
+    " and every other queue that they are routed to gets them again"
+)
 
 
 class _GivenUp(Exception):
@@ -60,6 +64,7 @@ class Publisher:
         self._stop = stop or Stop()
         self._tell = on_progress or (lambda _: None)
         self._warn = on_warning or (lambda _: None)
+        self._warned: set[str] = set()
         self._tally = Tally(confirms=options.confirms, on_settled=on_settled)
         self._patience = Patience(options)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
@@ -229,13 +234,21 @@ class Publisher:
         settled = self._unconfirmed.settle(confirm)
         if settled:
             self._patience.moved()
+        else:
+            self._warn_once("the broker confirmed a message that has its confirm already, or was never sent")
         if confirm.ack:
             self._tally.settle(settled, Fate.CONFIRMED, self._unconfirmed.returned)
-        else:
+        elif settled:
+            self._warn_once(_NACKED)
             for sent in settled:
                 if not self._postponed.add(sent):
                     self._tally.fail(sent, Fate.NACKED, f"basic.nack, {TRIES} times: no responsibility taken")
         self._window.grow(len(settled))
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
 
     # When it does not go well.
 
