@@ -12,6 +12,7 @@ import base64
 import http.client
 import json
 import re
+import shlex
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -21,8 +22,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from rmqkit.address import Address
+from rmqkit.broker import translation
 from rmqkit.broker.api_nouns import QUEUE_TYPES, fields_of, queue_of, status_of
-from rmqkit.broker.translation import TLS_ALERT, untrusted
 from rmqkit.errors import (
     AccessRefused,
     AuthenticationFailed,
@@ -190,10 +191,10 @@ class Management:
             with connection.getresponse() as response:
                 answer = self._read(response)
         except ssl.SSLError as error:
-            what, advice = untrusted(error)
+            what, advice = translation.untrusted(error)
             raise Unreachable(f"RabbitMQ's HTTP API at {self}: {what}", advice=advice) from error
         except http.client.BadStatusLine as error:
-            if str(error).encode("latin-1", "replace").startswith(TLS_ALERT):
+            if str(error).encode("latin-1", "replace").startswith(translation.TLS_ALERT):
                 advice = "Write https:// in --api-url."
                 raise Unreachable(f"RabbitMQ's HTTP API at {self}: it speaks TLS", advice=advice) from error
             raise self._stranger() from error
@@ -244,6 +245,16 @@ class Management:
     def _stranger(self) -> Unreachable:
         return Unreachable(f"what answers at {self} is not RabbitMQ's HTTP API", advice=_ENABLE)
 
+    def _tag(self, reason: str, path: str) -> str:
+        """Say which tag the user lacks (https://www.rabbitmq.com/docs/management#permissions)."""
+        tag = "management"
+        if "administrator" in reason:
+            tag = "administrator"
+        elif tag not in reason and path.startswith("policies"):
+            tag = "policymaker"
+        user = shlex.quote(self._username)
+        return f"The user lacks the tag {tag}: `rabbitmqctl set_user_tags {user} {tag}` gives it, and takes all others."
+
     def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
         try:
             answer = json.loads(content)
@@ -252,14 +263,12 @@ class Management:
             return self._stranger()
         subject = f"{self}/api/{path.partition('?')[0]}"
         match status:
-            case 401 if "login" in reason.lower():
-                return AuthenticationFailed(f"{self}: the login of the user {self._username!r} was refused")
+            case 401 if "log" in reason.lower():  # "Login failed", "User can only log in via localhost"
+                what = f"{self}: the login of the user {self._username!r} was refused: {reason}"
+                advice = "--api-url may name another: http://USER:PASSWORD@HOST:15672"
+                return AuthenticationFailed(what, advice=translation.GUEST if "localhost" in reason else advice)
             case 401 | 403:
-                advice = (
-                    "The HTTP API wants a user with the tag management, "
-                    "for policies policymaker, for virtual hosts administrator."
-                )
-                return AccessRefused(403, reason, subject, advice=advice)
+                return AccessRefused(403, reason, subject, advice=self._tag(reason, path))
             case 404:
                 return NotFound(404, reason, subject)
             case _:

@@ -30,7 +30,7 @@ _NO_USER = (
     "RabbitMQ takes the user from the certificate's subject (ssl_cert_login_from in rabbitmq.conf), "
     "and wants ssl_options.verify = verify_peer; its log says which it was."
 )
-_GUEST = (
+GUEST = (
     "RabbitMQ lets the user guest log in from its own machine only (loopback_users in rabbitmq.conf): "
     "log in as another user; `rabbitmqctl add_user` makes one."
 )
@@ -211,7 +211,7 @@ def _login(address: Address) -> str:
     if address.by_certificate:
         return _NO_USER
     if address.username == "guest" and not _is_loopback(address.host):
-        return _GUEST
+        return GUEST
     return "Check user and password."
 
 

@@ -17,7 +17,7 @@ import pika
 import pytest
 
 import rmqkit
-from rmqkit import AccessRefused, AuthenticationFailed, Binding, Exchange, Fate, Message, Queue, Topology
+from rmqkit import AccessRefused, AuthenticationFailed, Binding, Exchange, Fate, Message, Policy, Queue, Topology
 from rmqkit.settings import load_settings
 from tests.cli.here import COMMAND
 from tests.cli.here import rmqkit as command
@@ -281,6 +281,23 @@ def test_a_permission_that_is_missing_is_named_and_the_line_that_is_shown_grants
             else:
                 break
     assert granted == lacks
+
+
+def test_the_http_api_says_which_tag_is_missing_or_that_the_login_was_refused(user: User) -> None:
+    def look(login: str, *, apply: bool = False) -> str:
+        api_url = user.broker.api_url.rpartition("@")[2]
+        settings = load_settings([user.login], api_url=f"http://{login}@{api_url}", environ={})
+        policy = Policy("p", "^mine", {"max-length": 5})
+        with rmqkit.connect(settings=settings) as connection, pytest.raises(rmqkit.BrokerError) as caught:
+            connection.apply(Topology(policies=(policy,))) if apply else connection.live()
+        assert user.password not in str(caught.value)
+        return f"{type(caught.value).__name__}: {caught.value}"
+
+    assert re.match("AuthenticationFailed: .*login of the user .* was refused", look(f"{user.name}:wrong"))
+    mine = f"{user.name}:{user.password}"
+    assert f"set_user_tags {user.name} management`" in look(mine)
+    user.put(f"users/{user.name}", password=user.password, tags="management")
+    assert f"set_user_tags {user.name} policymaker`" in look(mine, apply=True)
 
 
 PUBLISHES = {
