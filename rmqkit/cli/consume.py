@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -57,6 +57,59 @@ _LEFT = {Verdict.ACK: "sent on with the reason", Verdict.REJECT: "rejected"}
 _PAST = {Verdict.ACK: "acknowledged", Verdict.REJECT: "rejected", Verdict.REQUEUE: "given back"}
 
 
+@dataclass(frozen=True, slots=True)
+class TakingOptions:
+    """How messages are taken from the queue, and where its contract and its retry stand."""
+
+    worker_count: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes.")] = 1
+    channels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Consume with N consumers on one connection, in each process.")
+    ] = 1
+    topology: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--topology",
+            metavar="FILE",
+            help="Take the queue's contract and retry from this file, and not from the topology applied last.",
+            show_default=False,
+        ),
+    ] = None
+    no_ack: Annotated[
+        bool, typer.Option("--no-ack", help="Do not acknowledge: faster, and what is under way in a crash is lost.")
+    ] = False
+    offset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Where to begin in a stream: first, last, next, an offset, 5m for what is no older, or a time.",
+            show_default=False,
+        ),
+    ] = None
+
+    def check(self, handling: HandlerOptions, filtering: FilterOptions, *, checked: bool) -> None:
+        """Raise a usage error for what does not go together; `checked` tells that there is a contract."""
+        if self.no_ack and (filtering.filter is not None or not handling.prints):
+            raise typer.BadParameter("--no-ack is for printing everything: what is settled needs acknowledgements")
+        if self.no_ack and checked:
+            raise typer.BadParameter("a contract needs acknowledgements: leave --no-ack out, or add --no-schema")
+        if self.offset is not None and (self.no_ack or self.worker_count > 1 or self.channels > 1):
+            raise typer.BadParameter(
+                "a stream gives every consumer all of it, and needs acknowledgements: --offset stands alone"
+            )
+
+    def position(self) -> Offset | None:
+        """Return where to begin; raise a usage error for what is no offset."""
+        text = self.offset
+        if text is None or re.fullmatch(r"first|last|next|\d+[YMDhms]", text):
+            return text
+        if text.isdecimal():
+            return int(text)
+        try:
+            return tagged.parse_timestamp(text)
+        except ValueError as exc:
+            raise typer.BadParameter(f"--offset: {exc}; or first, last, next, an offset, or an age like 5m") from exc
+
+
 @grouped
 def consume(
     queue: Annotated[str, typer.Argument(help="The queue.")],
@@ -68,30 +121,7 @@ def consume(
     count: Count = None,
     idle_timeout: IdleTimeout = None,
     prefetch: Prefetch = None,
-    worker_count: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes.")] = 1,
-    channels: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Consume with N consumers on one connection, in each process.")
-    ] = 1,
-    topology: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--topology",
-            metavar="FILE",
-            help="Take the queue's contract and retry from this file, and not from the topology applied last.",
-            show_default=False,
-        ),
-    ] = None,
-    no_ack: Annotated[
-        bool, typer.Option("--no-ack", help="Do not acknowledge: faster, and what is under way in a crash is lost.")
-    ] = False,
-    offset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHERE",
-            help="Where to begin in a stream: first, last, next, an offset, 5m for what is no older, or a time.",
-            show_default=False,
-        ),
-    ] = None,
+    taking: TakingOptions,
     json: Json = False,
 ) -> None:
     """Print the messages of a queue as they come, until Ctrl-C; each is acknowledged once it is out.
@@ -102,36 +132,32 @@ def consume(
     """
     check(handling, filtering)
     settings = broker.settings()
-    applied = remembered.of(plan.load(topology), topology) if topology else remembered.recall(settings)
+    applied = (
+        remembered.of(plan.load(taking.topology), taking.topology) if taking.topology else remembered.recall(settings)
+    )
     retry = _retry(queue, applied) if handling.may_fail and applied else None
     schema = contract.of_queue(queue, applied)
-    if no_ack and (filtering.filter is not None or not handling.prints):
-        raise typer.BadParameter("--no-ack is for printing everything: what is settled needs acknowledgements")
     if contract.invalid_to is not None and not schema:
         raise typer.BadParameter("--invalid-to is for a contract, and there is none: name a --schema")
-    if no_ack and schema:
-        raise typer.BadParameter("a contract needs acknowledgements: leave --no-ack out, or add --no-schema")
-    if offset is not None and (no_ack or worker_count > 1 or channels > 1):
-        raise typer.BadParameter(
-            "a stream gives every consumer all of it, and needs acknowledgements: --offset stands alone"
-        )
-    if offset is not None and filtering.filter is not None and filtering.unmatched is None:
+    taking.check(handling, filtering, checked=bool(schema))
+    if taking.offset is not None and filtering.filter is not None and filtering.unmatched is None:
         filtering = replace(filtering, unmatched=Verdict.ACK)  # which takes nothing out of a stream
-    ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
-    invalid_to = contract.target(queue, applied) if schema else None
-    job = Job(settings, queue, ahead, count, idle_timeout, no_ack, channels, schema, invalid_to, handling, filtering)
-    perform(replace(job, retry=retry, offset=_offset(offset)), worker_count, as_json_object=json)
-
-
-def _offset(text: str | None) -> Offset | None:
-    if text is None or re.fullmatch(r"first|last|next|\d+[YMDhms]", text):
-        return text
-    if text.isdecimal():
-        return int(text)
-    try:
-        return tagged.parse_timestamp(text)
-    except ValueError as exc:
-        raise typer.BadParameter(f"--offset: {exc}; or first, last, next, an offset, or an age like 5m") from exc
+    job = Job(
+        settings,
+        queue,
+        handling.prefetch(prefetch, filtered=filtering.filter is not None),
+        count,
+        idle_timeout,
+        taking.no_ack,
+        taking.channels,
+        schema,
+        contract.target(queue, applied) if schema else None,
+        handling,
+        filtering,
+        retry=retry,
+        offset=taking.position(),
+    )
+    perform(job, taking.worker_count, as_json_object=json)
 
 
 def _retry(queue: str, applied: Remembered) -> Retry | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,11 +30,10 @@ _GROUPS_SHOWN = 40
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-@grouped
-def move(
-    source: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue to take messages from.")],
-    broker: Broker,
-    *,
+@dataclass(frozen=True, slots=True)
+class WayOptions:
+    """Where messages go."""
+
     to_origin: Annotated[
         Replay | None,
         typer.Option(
@@ -41,27 +41,63 @@ def move(
             " exchange they were first published to, and so to every queue that is bound there.",
             show_default=False,
         ),
-    ] = None,
-    to_queue: Annotated[str | None, typer.Option(metavar="NAME", help="To this queue.", show_default=False)] = None,
+    ] = None
+    to_queue: Annotated[str | None, typer.Option(metavar="NAME", help="To this queue.", show_default=False)] = None
     to_exchange: Annotated[
         str | None, typer.Option(metavar="NAME", help="To this exchange, with their own keys.", show_default=False)
-    ] = None,
+    ] = None
     routing_key: Annotated[
         str | None,
         typer.Option("-r", "--routing-key", metavar="KEY", help="With --to-exchange: the key.", show_default=False),
-    ] = None,
-    filter: Annotated[  # noqa: A002 - the option's name
-        str | None, typer.Option(metavar="EXPRESSION", help=FILTER_HELP, show_default=False)
-    ] = None,
+    ] = None
+
+    def of(self, source: str) -> Replay | Target | Exchange:
+        """Return where the messages of a queue go; raise a usage error for what does not go together."""
+        if sum(each is not None for each in (self.to_origin, self.to_queue, self.to_exchange)) > 1:
+            raise typer.BadParameter("--to-origin, --to-queue, --to-exchange: messages go one way")
+        if self.routing_key is not None and self.to_exchange is None:
+            raise typer.BadParameter("--routing-key is for --to-exchange")
+        if self.to_queue == source:
+            raise typer.BadParameter(f"messages are in queue {source!r} already")
+        if self.to_queue is not None:
+            return Target("", self.to_queue)
+        if self.to_exchange is not None:
+            key = self.routing_key
+            return Exchange(self.to_exchange) if key is None else Target(self.to_exchange, key)
+        return self.to_origin or Replay.QUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class WhichOptions:
+    """Which messages are moved, and how fast."""
+
+    filter: Annotated[str | None, typer.Option(metavar="EXPRESSION", help=FILTER_HELP, show_default=False)] = None
     limit: Annotated[
         int | None, typer.Option("-n", "--limit", metavar="N", min=1, help="Move N at most.", show_default=False)
-    ] = None,
+    ] = None
     rate: Annotated[
         float | None, typer.Option(metavar="N", min=0.001, help="Move N a second at most.", show_default=False)
-    ] = None,
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Look, group by how they died and where they would go; move nothing.")
-    ] = False,
+    ] = False
+
+    def matches(self) -> Callable[[Delivery], bool]:
+        """Return what tells whether a message is meant; raise PayloadError for an expression that is none."""
+        if self.filter is None:
+            return lambda _: True
+        from rmqkit.handlers.filtering import Matcher  # noqa: PLC0415 - start-up time: jinja2
+
+        return Matcher(self.filter, output.warn)
+
+
+@grouped
+def move(
+    source: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue to take messages from.")],
+    broker: Broker,
+    *,
+    way: WayOptions,
+    which: WhichOptions,
     json: Json = False,
 ) -> None:
     """Move the messages of a queue back to where they came from, or to another queue or exchange.
@@ -71,21 +107,19 @@ def move(
     the queue, in its place; it is marked redelivered, as after a dry run. If anything could not be moved, the exit
     code is 6.
     """
-    to = _target(source, to_origin, to_queue, to_exchange, routing_key)
-    matches = _predicate(filter)
+    to, matches, error = way.of(source), which.matches(), None
     with Signals() as signals, connect(broker.settings()) as connection:
-        error: BrokerError | None = None
         try:
             ready = connection.queue_state(source).ready
-            total = ready if limit is None else min(ready, limit)
-            with output.progress("looking" if dry_run else "moving", total) as show:
+            total = ready if which.limit is None else min(ready, which.limit)
+            with output.progress("looking" if which.dry_run else "moving", total) as show:
                 report = connection.move(
                     source,
                     to,
                     matches=matches,
-                    limit=limit,
-                    rate=rate,
-                    dry_run=dry_run,
+                    limit=which.limit,
+                    rate=which.rate,
+                    dry_run=which.dry_run,
                     stop=signals.stop,
                     on_progress=show,
                     on_warning=output.warn,
@@ -101,30 +135,6 @@ def move(
         output.note(failure.as_text(error))
     code = exit_codes.exit_code(error or report)
     raise typer.Exit(exit_codes.SIGNALLED + signals.received if signals.received and not error else code)
-
-
-def _target(
-    source: str, origin: Replay | None, queue: str | None, exchange: str | None, key: str | None
-) -> Replay | Target | Exchange:
-    if sum(each is not None for each in (origin, queue, exchange)) > 1:
-        raise typer.BadParameter("--to-origin, --to-queue, --to-exchange: messages go one way")
-    if key is not None and exchange is None:
-        raise typer.BadParameter("--routing-key is for --to-exchange")
-    if queue == source:
-        raise typer.BadParameter(f"messages are in queue {source!r} already")
-    if queue is not None:
-        return Target("", queue)
-    if exchange is not None:
-        return Exchange(exchange) if key is None else Target(exchange, key)
-    return origin or Replay.QUEUE
-
-
-def _predicate(expression: str | None) -> Callable[[Delivery], bool]:
-    if expression is None:
-        return lambda _: True
-    from rmqkit.handlers.filtering import Matcher  # noqa: PLC0415 - start-up time: jinja2
-
-    return Matcher(expression, output.warn)
 
 
 def _tell(report: MoveReport, source: str, *, as_one_json: bool) -> None:
