@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from rmqkit.message import Delivery, Message, Properties, Verdict
     from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Silence, Target, Topology
     from rmqkit.payload.contracts import compile_contract
+    from rmqkit.payload.stencils import fill
     from rmqkit.plan import Difference, Outcome, Plan, Step
     from rmqkit.report import (
         Answer,
@@ -139,6 +140,7 @@ __all__ = [
     "__version__",
     "compile_contract",
     "connect",
+    "fill",
     "handle",
     "lint",
     "load",
@@ -158,6 +160,7 @@ _ROOMS = (
     "topology.loader",
     "topology.routing",
     "topology.lint",
+    "payload.stencils",
     "broker.connection",
     "handlers.handling",
 )

@@ -27,6 +27,7 @@ from rmqkit.broker.options import (
 from rmqkit.broker.publisher import Publisher
 from rmqkit.message import Delivery, Message
 from rmqkit.model import Exchange, Queue, Target, Topology
+from rmqkit.payload.contracts import Contracts
 from rmqkit.plan import Plan
 from rmqkit.report import Answer, Fate, MoveReport, PublishReport, QueueState, QueueStatus, ServeReport
 from rmqkit.settings import Settings, load_settings
@@ -62,6 +63,7 @@ class Connection:
         self._callers: list[Caller] = []  # those that nobody uses at the moment
         self._served: list[server.Served] = []
         self._private: dict[str, Private] = {}  # by the names that `subscribe` returned
+        self._contracts: tuple[Topology, Contracts] | None = None
         self._consuming.verify()
 
     def __enter__(self) -> Self:
@@ -146,6 +148,7 @@ class Connection:
         self,
         messages: Message | Iterable[Message | None],
         *,
+        topology: Topology | None = None,
         options: PublishOptions = PublishOptions(),  # noqa: B008 - frozen
         check: bool = True,
         stop: Stop | None = None,
@@ -159,12 +162,17 @@ class Connection:
         ten times a second and at the end, also when this raises; `on_settled` the index, the message and the fate of
         each message, once; `on_warning` hears of what went wrong and is recovered from.
 
+        What breaks the contract that the `topology` has for its exchange, or for the queue it goes straight to, is not
+        sent: PayloadError tells its number, from 1, the place and the rule, once all before it are settled.
+
         With `check`, as with `subprocess.run`, a message that was not confirmed raises: Unroutable for one that reached
         no queue through the default exchange, NotConfirmed for any other but one that merely had no reader behind its
         exchange. Raises also PayloadError for what AMQP cannot carry, ConnectionLost when recovery fails. The `report`
         of a BrokerError has the numbers.
         """
         source = (messages,) if isinstance(messages, Message) else messages
+        if topology:
+            source = self._contracts_of(topology).checked(source)
         publisher = Publisher(
             self._publishing,
             options,
@@ -332,17 +340,21 @@ class Connection:
         count: int | None = None,
         concurrency: int = 1,
         reject_failed: bool = False,
+        topology: Topology | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function to answer the requests in a queue, once `run` is called.
 
         It gets a Delivery and returns the reply: bytes, str, a Message, or None for an empty one. The message of a
-        HandlerError that it raises is told to the requester, of any other exception the name alone. The options are
-        explained at `ServeOptions`.
+        HandlerError that it raises is told to the requester, of any other exception the name alone. A request that
+        breaks the contract that the `topology` has for the queue is answered so, too. The options are explained at
+        `ServeOptions`.
         """
         options = ServeOptions(prefetch, count, concurrency, reject_failed)
+        check = self._contracts_of(topology).check("", queue) if topology else None
 
         def register(function: F) -> F:
-            self._served.append(server.Served(function, queue, options))
+            served = server.checked(function, check) if check else function
+            self._served.append(server.Served(served, queue, options))
             return function
 
         return register
@@ -361,6 +373,14 @@ class Connection:
         """
         site = server.Site(self._consuming, self._publishing, stop or Stop(), on_failure, on_warning)
         return server.run(self._served, site)
+
+    def _contracts_of(self, topology: Topology) -> Contracts:
+        """Return the contracts of a topology; those of the last one are kept, for their schemas take time to read."""
+        if self._contracts is None or self._contracts[0] is not topology:
+            exchanges = {each.name: each.contract for each in topology.exchanges if each.contract}
+            queues = {each.name: each.contract for each in topology.queues if each.contract}
+            self._contracts = topology, Contracts(exchanges, queues)
+        return self._contracts[1]
 
     def close(self) -> None:
         """Close; deliveries that were not settled go back to their queues."""

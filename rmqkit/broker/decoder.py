@@ -28,6 +28,7 @@ from rmqkit.broker.frames import (
 )
 from rmqkit.message import Delivery
 
+MAX_HEADER_BYTES = 1024 * 1024  # RabbitMQ sends headers whole: they may be larger than the frames agreed on with us
 MAX_BODY_BYTES = 512 * 1024 * 1024  # RabbitMQ takes no larger message, so none can come
 
 _INDEX = struct.Struct(">I")
@@ -104,7 +105,8 @@ class Decoder:
                 if reached != position:
                     position = reached
                     continue
-            if size > self.frame_max - FRAME_OVERHEAD:
+            most = self.frame_max - FRAME_OVERHEAD
+            if size > most and (kind != spec.FRAME_HEADER or size > MAX_HEADER_BYTES):
                 raise ProtocolError(f"a frame of {size} bytes, more than the {self.frame_max} agreed on")
             stop = position + FRAME_HEAD.size + size
             if stop >= end:

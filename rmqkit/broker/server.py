@@ -20,8 +20,9 @@ from rmqkit.broker.link import Link
 from rmqkit.broker.options import ConsumeOptions, PublishOptions, ServeOptions, shares
 from rmqkit.broker.publisher import Publisher
 from rmqkit.broker.reply import Result
-from rmqkit.errors import HandlerError, InputError
+from rmqkit.errors import HandlerError, InputError, Location, PayloadError
 from rmqkit.message import Delivery, Message, Verdict
+from rmqkit.payload.contracts import Check, reason
 from rmqkit.report import Fate, ServeReport
 from rmqkit.stop import Stop
 
@@ -34,6 +35,19 @@ _log = logging.getLogger("rmqkit")
 def log_failure(request: Delivery, error: Exception) -> None:
     """Log that a function failed, with its traceback: what is done when nobody else wants to hear of it."""
     _log.error("a message with routing key %r failed", request.routing_key, exc_info=error)
+
+
+def checked(function: Function, check: Check) -> Function:
+    """Return a function that answers requests which keep their contract; it raises HandlerError for any other."""
+
+    def answer(request: Delivery) -> Result:
+        try:
+            check(request.body, Location("the request"))
+        except PayloadError as exc:
+            raise HandlerError(f"the request breaks its contract: {reason(exc)}") from exc
+        return function(request)
+
+    return answer
 
 
 @dataclass(frozen=True, slots=True)

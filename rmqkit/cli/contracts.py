@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +15,7 @@ from rmqkit.cli import output
 from rmqkit.cli.remembered import Remembered
 from rmqkit.errors import PayloadError, Problem, TopologyError
 from rmqkit.model import Contract, Exchange, Queue, Target, Topology
-
-if TYPE_CHECKING:
-    from rmqkit.payload.contracts import Check
+from rmqkit.payload import contracts
 
 
 def _contract(*names: str, metavar: str | None = None, help: str) -> Any:  # noqa: A002 - Typer's word
@@ -45,43 +43,36 @@ class SchemaOptions:
             return Contracts(None, None if self.no_schema else applied)
         if self.no_schema:
             raise typer.BadParameter("--schema and --no-schema contradict each other")
-        from rmqkit.payload.contracts import of_schema  # noqa: PLC0415 - start-up time
-
-        return Contracts(of_schema(self.schema), None)
+        return Contracts(contracts.of_schema(self.schema), None)
 
     def of_queue(self, queue: str, applied: Remembered | None) -> Contract | None:
         """Return the contract of what is in a queue."""
-        contracts = self.contracts(applied)
-        if contract := contracts.of("", queue):
-            contracts.tell(contract, Target("", queue))
+        found = self.contracts(applied)
+        if contract := found.of("", queue):
+            found.tell(contract, Target("", queue))
         return contract
 
 
-class Contracts:
+class Contracts(contracts.Contracts):
     """The contracts of a run: one for all, or those of what was applied last; what is used of these is said, once."""
 
     def __init__(self, given: Contract | None, applied: Remembered | None) -> None:
+        super().__init__(applied.exchanges if applied else {}, applied.queues if applied else {})
         self._given = given
         self._applied = applied
-        self._checks: dict[Contract, Check] = {}
+        self._told: set[Contract] = set()
 
     def of(self, exchange: str, routing_key: str) -> Contract | None:
         """Return the contract of what is published there: that of the exchange, or of the queue that is meant."""
-        if self._given or not self._applied:
-            return self._given
-        return self._applied.exchanges.get(exchange) if exchange else self._applied.queues.get(routing_key)
+        return self._given or super().of(exchange, routing_key)
 
-    def check(self, exchange: str, routing_key: str) -> Check | None:
+    def check(self, exchange: str, routing_key: str) -> contracts.Check | None:
         """Return what refuses bodies there. Raises PayloadError for a bad schema."""
         contract = self.of(exchange, routing_key)
-        if contract is None:
-            return None
-        if contract not in self._checks:
-            from rmqkit.payload.contracts import compile_contract  # noqa: PLC0415 - start-up time
-
+        if contract and contract not in self._told:
+            self._told.add(contract)
             self.tell(contract, Target(exchange, routing_key))
-            self._checks[contract] = compile_contract(contract)
-        return self._checks[contract]
+        return super().check(exchange, routing_key)
 
     def tell(self, contract: Contract, target: Target) -> None:
         """Say on standard error whose contract it is, unless it was named."""
@@ -125,10 +116,8 @@ def _problems(topology: Topology) -> Iterator[Problem]:
     entities: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     for entity in entities:
         if (contract := entity.contract) and contract.where:
-            from rmqkit.payload.contracts import compile_contract  # noqa: PLC0415 - few topologies have any
-
             try:
-                compile_contract(contract)
+                contracts.compile_contract(contract)
             except PayloadError as exc:
                 about = f"the contract of {type(entity).__name__.lower()} {entity.name!r}"
                 yield from (Problem(contract.where, f"{about}: {problem}") for problem in exc.problems)

@@ -86,9 +86,10 @@ def serve(
     function = answering.by_command(executor) if executor else cast("answering.Function", calling.load(handler or ""))
     settings = broker.settings()
     if contract := schema.of_queue(queue, remembered.recall(settings)):
+        from rmqkit.broker.server import checked  # noqa: PLC0415
         from rmqkit.payload.contracts import compile_contract  # noqa: PLC0415
 
-        function = answering.checked(function, compile_contract(contract))
+        function = checked(function, compile_contract(contract))
     function = answering.typed(function, format, content_type)
     with Signals() as signals:
         try:

@@ -9,12 +9,10 @@ import os
 from collections.abc import Callable
 
 from rmqkit.broker.reply import Result
-from rmqkit.errors import HandlerError, Location, PayloadError
-from rmqkit.handlers.checking import reason
+from rmqkit.errors import HandlerError, Location
 from rmqkit.handlers.executing import Executor
 from rmqkit.message import Delivery, Properties, Verdict
 from rmqkit.payload import formats
-from rmqkit.payload.contracts import Check
 from rmqkit.payload.formats import Format
 from rmqkit.payload.sources import Outline
 
@@ -36,19 +34,6 @@ def by_command(executor: Executor) -> Function:
             return os.pread(output, os.fstat(output).st_size, 0)
         finally:
             os.close(output)
-
-    return answer
-
-
-def checked(function: Function, check: Check) -> Function:
-    """Return a function that answers requests which keep their contract; it raises HandlerError for any other."""
-
-    def answer(request: Delivery) -> Result:
-        try:
-            check(request.body, Location("the request"))
-        except PayloadError as exc:
-            raise HandlerError(f"the request breaks its contract: {reason(exc)}") from exc
-        return function(request)
 
     return answer
 

@@ -12,7 +12,7 @@ from rmqkit.handlers.failing import Failed
 from rmqkit.handlers.handler import Source
 from rmqkit.message import Delivery
 from rmqkit.model import Target
-from rmqkit.payload.contracts import Check
+from rmqkit.payload.contracts import Check, reason
 
 
 class Checked:
@@ -58,8 +58,3 @@ class Checked:
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon."""
         self._source.wake()
-
-
-def reason(error: PayloadError) -> str:
-    """Write a refusal on one line: each fault, and at which line and column of the body."""
-    return "; ".join(f"{each.message} (at {each.where.line}:{each.where.column})" for each in error.problems)

@@ -1,6 +1,6 @@
 """Whether a body keeps its contract: JSON as a JSON Schema says, or XML as an XML Schema (XSD) says.
 
-Comes in: a Contract, once; then bodies. Goes out: nothing, or a PayloadError with the place of each fault and the rule
+Comes in: contracts, once; then bodies. Goes out: nothing, or a PayloadError with the place of each fault and the rule
 that is broken, and never a piece of the body. Room: payload; `json_schema` and `xml_schema` know the libraries.
 
 A schema may refer to files beside it, in its folder or below. Nothing else is read, and nothing from a network.
@@ -8,11 +8,12 @@ A schema may refer to files beside it, in its folder or below. Nothing else is r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Literal
 
-from rmqkit.errors import Location, SettingsError
+from rmqkit.errors import Location, PayloadError, SettingsError
+from rmqkit.message import Message
 from rmqkit.model import Contract
 
 Check = Callable[[bytes, Location], None]
@@ -47,3 +48,40 @@ def compile_contract(contract: Contract) -> Check:
     from rmqkit.payload import xml_schema  # noqa: PLC0415
 
     return xml_schema.compile_schema(Path(contract.path))
+
+
+class Contracts:
+    """The contracts of exchanges, and of queues for what goes straight to them; a schema is read when first needed."""
+
+    def __init__(self, exchanges: Mapping[str, Contract], queues: Mapping[str, Contract]) -> None:
+        self._exchanges, self._queues = exchanges, queues
+        self._checks: dict[tuple[str, str], Check] = {}
+
+    def of(self, exchange: str, routing_key: str) -> Contract | None:
+        """Return the contract of what is published there."""
+        return self._exchanges.get(exchange) if exchange else self._queues.get(routing_key)
+
+    def check(self, exchange: str, routing_key: str) -> Check | None:
+        """Return what refuses bodies there. Raises PayloadError for a bad schema."""
+        contract = self.of(exchange, routing_key)
+        if contract is None:
+            return None
+        schema = contract.format, contract.path
+        if schema not in self._checks:
+            self._checks[schema] = compile_contract(contract)
+        return self._checks[schema]
+
+    def checked(self, messages: Iterable[Message | None]) -> Iterator[Message | None]:
+        """Yield messages; raise PayloadError for the first that breaks its contract, with its number, from 1."""
+        number = 0
+        for message in messages:
+            if message is not None:
+                number += 1
+                if check := self.check(message.exchange, message.routing_key):
+                    check(message.body, Location(f"message {number}"))
+            yield message
+
+
+def reason(error: PayloadError) -> str:
+    """Write a refusal on one line: each fault, and at which line and column of the body."""
+    return "; ".join(f"{each.message} (at {each.where.line}:{each.where.column})" for each in error.problems)

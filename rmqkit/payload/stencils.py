@@ -18,13 +18,14 @@ from typing import Any
 from uuid import UUID
 
 from rmqkit.errors import Location, PayloadError, Problem
-from rmqkit.message import Message, Properties
+from rmqkit.message import PERSISTENT, Message, Properties
 from rmqkit.payload import formats, properties
 from rmqkit.payload.formats import Format
 from rmqkit.payload.rows import Reader, Row
 from rmqkit.payload.sources import Outline
 from rmqkit.payload.streams import Place, Stream
 from rmqkit.payload.templates import Strict, Template
+from rmqkit.stop import Stop
 
 NAMES = ("choice", "n", "now", "random_float", "random_int", "random_text", "row", "uuid")
 _64_BITS = (1 << 64) - 1
@@ -110,8 +111,9 @@ class _Header:
 class Stencil:
     """What all messages of a run are cut by: their outline, with templates for body, routing key and headers.
 
-    Without a `body` it is the row, as JSON. `headers` are written as `name=text` or `name:=JSON`; a `routing_key` of
-    None leaves that of the outline. Raises PayloadError with the place of every fault that shows before there is a row.
+    Without a `body` it is the row, as JSON. `headers` are texts by name, or written as `name=text` or `name:=JSON`; a
+    `routing_key` of None leaves that of the outline. Raises PayloadError with the place of every fault that shows
+    before there is a row.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class Stencil:
         body: str | None = None,
         origin: str = "--template",
         routing_key: str | None = None,
-        headers: Sequence[str] = (),
+        headers: Sequence[str] | Mapping[str, str] = (),
         seed: int | None = None,
     ) -> None:
         sandbox = Strict()
@@ -135,7 +137,11 @@ class Stencil:
         self._key = None if routing_key is None else compiled(routing_key, "--routing-key")
         self._headers = [
             _Header(name, compiled(text, f"header {name!r}"), typed=typed)
-            for name, text, typed in properties.split_headers(headers)
+            for name, text, typed in (
+                [(name, text, False) for name, text in headers.items()]
+                if isinstance(headers, Mapping)
+                else properties.split_headers(headers)
+            )
         ]
         self._typed = any(each.typed for each in self._headers)
         parts = [self._body, self._key, *(each.template for each in self._headers)]
@@ -155,6 +161,12 @@ class Stencil:
         """Yield messages 0 to count-1. Raises PayloadError for one that cannot be made."""
         for n in range(count):
             yield self._message(n, Location(f"message {n}"), {})
+
+    def records(self, records: Iterable[Fields]) -> Iterator[Message]:
+        """Yield a message per mapping. Raises PayloadError for one that cannot be made."""
+        for n, fields in enumerate(records):
+            where = Location(f"row {n + 1}")
+            yield self._message(n, where, fields, Row(dict(fields), where))
 
     def rows(self, stream: Stream, begin: Place = Place()) -> Iterator[Message | None]:  # noqa: B008 - immutable
         """Yield a message per row from a place on, and None before a wait. Raises PayloadError at the first bad one."""
@@ -211,8 +223,39 @@ class Stencil:
         texts = [each.template.render() for each in self._headers]
         if texts != self._last[0]:
             table = {each.name: each.value(text) for each, text in zip(self._headers, texts, strict=True)}
-            found = replace(self._plain, headers=table)
+            found = replace(self._plain, headers={**(self._plain.headers or {}), **table})
             if self._typed or not self._last[0]:  # text always fits; names are checked once
                 properties.check(found)
             self._last = texts, found
         return self._last[1]
+
+
+def fill(
+    body: str | None = None,
+    *,
+    rows: str | os.PathLike[str] | Iterable[Fields] | None = None,
+    count: int = 1,
+    exchange: str = "",
+    routing_key: str = "",
+    headers: Mapping[str, str] | None = None,
+    properties: Properties = PERSISTENT,  # as they are, those headers too that are no templates
+    seed: int | None = None,
+) -> Iterator[Message]:
+    """Return messages whose body, routing key and headers are templates in Jinja2's language, filled in for each.
+
+    There is one for each of the `rows`, mappings or those of a file (CSV with a header line, or JSON lines), whose
+    fields are variables; without a body it is the row, as JSON. Without rows there are `count`. Other variables are
+    `n`, from 0, `uuid`, `now`, and functions for what is random, which with a `seed` is the same in every run.
+
+    Raises PayloadError for a template that is wrong, at once; for a row that is, when its turn comes.
+    """
+    if body is None and rows is None:
+        raise PayloadError("there is nothing to fill in: give a body, or rows")
+    outline = Outline(exchange, properties=properties)
+    stencil = Stencil(outline, body=body, origin="the body", routing_key=routing_key, headers=headers or {}, seed=seed)
+    if rows is None:
+        stencil.check_names()
+        return stencil.numbered(count)
+    if isinstance(rows, str | os.PathLike):
+        return (each for each in stencil.rows(Stream(os.fspath(rows), Stop())) if each is not None)
+    return stencil.records(rows)
