@@ -24,7 +24,7 @@ from rmqkit.broker.frames import Event, encode_ack, encode_nack
 from rmqkit.broker.link import Link
 from rmqkit.broker.options import ConsumeOptions
 from rmqkit.broker.stream import Position
-from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled, PropertyMismatch
+from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
@@ -66,6 +66,7 @@ class Consumer:
         self._settled_above: set[int] = set()
         self._brake = Brake()
         self._woken = False
+        self._cancelled_at = -1  # how much had come when the broker cancelled us last
         self._report = ConsumeReport()
         self._started_s = time.monotonic()
         self._last_s = self._started_s  # when the last delivery came, or the last subscription was made
@@ -285,10 +286,25 @@ class Consumer:
             if isinstance(event, list):
                 yield event
             elif isinstance(event, spec.Basic.Cancel):
-                raise ConsumerCancelled(
-                    f"queue {self.queue!r}: the broker cancelled the consumer; the queue was deleted",
-                    advice="Declare it again with `rmqkit apply`, then consume again.",
-                )
+                self._recover_from_cancel(channel)
+                return
+
+    def _recover_from_cancel(self, channel: Channel) -> None:
+        """Subscribe again where the queue is still there: so newer brokers end one that holds a delivery for too long.
+
+        Raises ConsumerCancelled where it is not, or where nothing has come since the last time.
+        """
+        what = f"queue {self.queue!r}: the broker cancelled the consumer"
+        try:
+            if self._open_queue is not None or self._report.consumed == self._cancelled_at:
+                raise ConsumerCancelled(what)
+            channel.call(spec.Queue.Declare(queue=self.queue, passive=True), spec.Queue.DeclareOk, subject=what)
+        except NotFound as exc:
+            advice = "Declare it again with `rmqkit apply`, then consume again."
+            raise ConsumerCancelled(f"{what}; the queue was deleted", advice=advice) from exc
+        self._cancelled_at = self._report.consumed
+        channel.close()
+        self._resubscribe(f"{what}, and the queue is there")
 
     def _resubscribe(self, why: str) -> None:
         lost = "; what waited for us, and what comes until then, is lost" if self._open_queue else ""

@@ -17,6 +17,7 @@ from rmqkit.broker import permissions
 from rmqkit.broker.decoder import ProtocolError
 from rmqkit.errors import REFUSALS, AuthenticationFailed, BrokerError, ConnectionLost, Refused, Unreachable
 
+FORCED = 320  # AMQP 0-9-1 section 1.8: an operator closes it, or the broker is being stopped
 NOT_ALLOWED = 530  # AMQP 0-9-1 section 1.8: among others, a virtual host that is not there
 _NO_BROKER = (
     "Start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
@@ -59,6 +60,8 @@ _DISTRUST = {
 }
 _NO_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE")  # with TLS 1.3, and before
 _BAD_CERTIFICATE = ("UNKNOWN_CA", "CERTIFICATE", "DECRYPT_ERROR")
+
+_NOT_ABOUT_US = (exceptions.StreamLostError.__name__, f"({FORCED})")
 
 
 class NotOffered(exceptions.AuthenticationError):
@@ -150,10 +153,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _not_opened(error: BaseException, address: Address) -> BrokerError | None:
     match error:
-        case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError() if (
-            exceptions.StreamLostError.__name__ in str(error)
+        case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError() if any(
+            mark in str(error) for mark in _NOT_ABOUT_US
         ):
-            # pika guesses; but a RabbitMQ that refuses says so, and one that is killed in mid-handshake cannot.
+            # pika guesses; but a RabbitMQ that refuses says so, and one that ends in mid-handshake cannot.
             return Unreachable(f"{address}: the connection broke during the handshake", advice="Try again later.")
         case exceptions.ConnectionClosedByBroker() if error.reply_code == NOT_ALLOWED:
             what = f"the virtual host {address.vhost!r} was refused: {error.reply_text}"

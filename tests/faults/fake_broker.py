@@ -153,6 +153,7 @@ _ANSWERS: dict[type[Any], Callable[[Any], Any]] = {
     spec.Confirm.Select: lambda _: spec.Confirm.SelectOk(),
     spec.Channel.Close: lambda _: spec.Channel.CloseOk(),
     spec.Connection.Close: lambda _: spec.Connection.CloseOk(),
+    spec.Queue.Declare: lambda method: spec.Queue.DeclareOk(method.queue, 0, 0),
     spec.Basic.Qos: lambda _: spec.Basic.QosOk(),
     spec.Basic.Consume: lambda method: spec.Basic.ConsumeOk(method.consumer_tag),
 }

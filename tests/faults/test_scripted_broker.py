@@ -14,14 +14,16 @@ from pika import frame, spec
 
 import rmqkit
 from rmqkit import Fate, Message, PublishOptions
-from tests.faults.fake_broker import FakeBroker, Peer, Published, Script, ordinary
+from tests.faults.fake_broker import CAPABLE, FakeBroker, Peer, Published, Script, ordinary
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 AMOUNT, OPTIONS = 100, PublishOptions()
 
 
 def publish(
-    on_published: Callable[[Peer, Published], None], options: PublishOptions = OPTIONS
+    on_published: Callable[[Peer, Published], None],
+    options: PublishOptions = OPTIONS,
+    on_warning: Callable[[str], None] | None = None,
 ) -> tuple[rmqkit.PublishReport, dict[int, Fate]]:
     """Publish a hundred messages to a broker that answers so on the first connection, and well on later ones."""
     fates: dict[int, Fate] = {}
@@ -35,6 +37,7 @@ def publish(
             (Message(b"%d" % number, "key") for number in range(AMOUNT)),
             options=options,
             check=False,
+            on_warning=on_warning,
             on_settled=lambda index, _, fate: fates.__setitem__(index, fate),
         )
     return report, fates
@@ -74,8 +77,12 @@ def test_18_duplicate_and_unknown_confirms_settle_nothing_else(multiple: bool) -
             peer.confirm(70)
             peer.send(spec.Connection.Close(320, "CONNECTION_FORCED - the script ends", 0, 0), 0)
 
-    report, fates = publish(confused)
+    warnings: list[str] = []
+    report, fates = publish(confused, on_warning=warnings.append)
     assert fates == dict.fromkeys(range(AMOUNT), Fate.CONFIRMED)
+    assert [warning for warning in warnings if "CONNECTION_FORCED" not in warning] == [
+        "the broker confirmed a message that has its confirm already, or was never sent"
+    ]
     assert report.republished == AMOUNT - 61  # exactly those that had no confirm of their own
 
 
@@ -103,6 +110,140 @@ def test_18_a_stop_does_not_wait_for_ever_for_a_confirm_either(monkeypatch: pyte
         report = connection.publish((Message(b"", "key") for _ in range(AMOUNT)), stop=stop, check=False)
     assert (report.interrupted, report.unknown) == (True, AMOUNT)
     assert report.seconds < 5
+
+
+FORCED = spec.Connection.Close(320, "CONNECTION_FORCED - the script says so", 0, 0)
+
+
+def forced_out(stage: int) -> Script:
+    """Close the connection by force within the handshake, or after it: `stage` counts the client's frames."""
+
+    def script(peer: Peer) -> None:
+        answers = [
+            spec.Connection.Start(0, 9, {"capabilities": CAPABLE}, "PLAIN", "en_US"),
+            spec.Connection.Tune(2047, 131_072, 0),
+            None,
+            spec.Connection.OpenOk(),
+            spec.Channel.OpenOk(),
+        ]
+        for number, answer in enumerate(answers):
+            peer.read()
+            if number == stage:
+                peer.send(FORCED, 0)
+                return
+            if answer is not None:
+                peer.send(answer, 1 if number == len(answers) - 1 else 0)
+
+    return script
+
+
+@pytest.mark.parametrize("stage", range(5))
+def test_3_a_close_by_force_at_any_stage_of_the_handshake_is_tried_again_one_connection_at_a_time(stage: int) -> None:
+    def lose(peer: Peer) -> None:
+        peer.greet()
+        peer.serve(lambda peer, message: peer.send(FORCED, 0) if message.tag == AMOUNT else None)
+
+    at_once: list[int] = []
+
+    def counted(script: Script) -> Script:
+        def play(peer: Peer) -> None:
+            at_once.append(threading.active_count())
+            script(peer)
+
+        return play
+
+    stages = [forced_out(stage)] * 2
+    with (
+        FakeBroker(ordinary, counted(lose), *map(counted, stages), counted(ordinary)) as broker,
+        rmqkit.connect(broker.url) as connection,
+    ):
+        report = connection.publish(Message(b"%d" % number, "key") for number in range(AMOUNT))
+    assert (report.confirmed, report.republished) == (AMOUNT, AMOUNT)
+    assert broker.connections == 5
+    assert max(at_once) <= at_once[0] + 2
+
+
+def consuming(*scripts: Callable[[Peer, str], None]) -> tuple[list[Script], list[Peer]]:
+    """Return scripts that deliver, each on a connection of its own, and the peers they met."""
+    peers: list[Peer] = []
+
+    def script(deliver: Callable[[Peer, str], None]) -> Script:
+        def play(peer: Peer) -> None:
+            peers.append(peer)
+            peer.greet()
+            peer.serve(on_consume=lambda peer, method: deliver(peer, method.consumer_tag))
+
+        return play
+
+    return [script(deliver) for deliver in scripts], peers
+
+
+def test_2_a_delivery_of_a_lost_connection_is_never_acknowledged_on_the_next() -> None:
+    def deliver(peer: Peer, tag: str) -> None:
+        for number in (1, 2, 3):
+            peer.deliver(number, b"old %d" % number, consumer_tag=tag)
+        peer.send(FORCED, 0)
+
+    def deliver_again(peer: Peer, tag: str) -> None:
+        for number in (1, 2, 3):
+            peer.deliver(number, b"new %d" % number, consumer_tag=tag)
+
+    scripts, peers = consuming(deliver, deliver_again)
+    with (
+        FakeBroker(*scripts) as broker,
+        rmqkit.connect(broker.url) as connection,
+        connection.consume("queue", on_warning=lambda _: None) as consumer,
+    ):
+        got = {delivery.body: delivery for batch in _until(consumer, 6) for delivery in batch}
+        consumer.acknowledge(got[b"old 3"])
+        consumer.acknowledge(got[b"new 2"])
+    assert [(ack.delivery_tag, ack.multiple) for ack in peers[-1].settled] == [(2, False)]
+
+
+def _until(consumer: rmqkit.Consumer, amount: int) -> Iterator[list[rmqkit.Delivery]]:
+    """Yield what comes until so many have come, settling nothing."""
+    for batch in consumer.batches():
+        yield batch
+        amount -= len(batch)
+        if amount <= 0:
+            return
+
+
+def test_21_a_consumer_that_is_cancelled_while_its_queue_is_there_subscribes_again() -> None:
+    """So newer brokers end one that holds a delivery for longer than consumer_timeout."""
+
+    def cancel(peer: Peer, tag: str) -> None:
+        peer.deliver(1, b"1", consumer_tag=tag)
+        peer.send(spec.Basic.Cancel(tag, True))
+
+    times: list[str] = []
+
+    def cancel_once(peer: Peer, tag: str) -> None:
+        times.append(tag)
+        if len(times) == 1:
+            cancel(peer, tag)
+        else:
+            peer.deliver(1, b"1", consumer_tag=tag)
+
+    warnings: list[str] = []
+    scripts, _ = consuming(cancel_once)
+    with FakeBroker(*scripts) as broker, rmqkit.connect(broker.url) as connection:
+        with connection.consume("queue", count=2, on_warning=warnings.append) as consumer:
+            assert [delivery.body for delivery in consumer] == [b"1", b"1"]
+        assert broker.connections == 1
+    assert len(warnings) == 1
+    assert "cancelled the consumer, and the queue is there" in warnings[0]
+
+
+def test_21_a_consumer_that_is_cancelled_again_before_anything_came_is_an_error() -> None:
+    scripts, _ = consuming(lambda peer, tag: peer.send(spec.Basic.Cancel(tag, True)))
+    with (
+        FakeBroker(*scripts) as broker,
+        rmqkit.connect(broker.url) as connection,
+        connection.consume("queue") as consumer,
+        pytest.raises(rmqkit.ConsumerCancelled, match="cancelled the consumer"),
+    ):
+        next(iter(consumer))
 
 
 def headers(table: bytes) -> bytes:
@@ -200,7 +341,8 @@ def test_8_and_37_what_is_no_rabbitmq_is_an_error_that_says_so(script: Script) -
     started_s = time.monotonic()
     with FakeBroker(script) as broker, pytest.raises(rmqkit.Unreachable, match=f"127.0.0.1:{broker.port}") as raised:
         rmqkit.connect(broker.url)
-    assert "does not speak AMQP 0-9-1" in raised.value.message
+    expected = "speaks TLS" if script is HANDSHAKES["a TLS port"] else "does not speak AMQP 0-9-1"
+    assert expected in raised.value.message
     assert "guest:guest" not in str(raised.value)
     assert time.monotonic() - started_s < 5
 

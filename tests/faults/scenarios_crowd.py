@@ -1,0 +1,128 @@
+"""Many messages, several consumers, several queues: 30 and 32."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pika
+
+import rmqkit
+from rmqkit import Message, Verdict
+from rmqkit.report import Fate
+from tests.faults.ledger import Ledger
+from tests.faults.rounds import Ground, Program, Progress, Result, meanwhile, publish
+from tests.faults.witness import ready, within
+
+SLOWLY, QUICKLY = 100, 1000  # prefetch
+MOST_KIB = 120_000  # of memory, however many messages there are
+
+
+def crowd(ground: Ground, dice: random.Random, amount: int = 1_000_000) -> Result:
+    """Let three empty a long queue, one of them slow, one killed: the dead one's messages move on."""
+    queue, progress = ground.queue(), Progress()
+    with rmqkit.connect(ground.url) as connection:
+        connection.publish(Message(b"%d" % number, queue) for number in range(amount))
+    trouble, slow, go = [], list[bytes](), threading.Event()
+
+    def be_slow() -> None:
+        with rmqkit.connect(ground.url) as own, own.consume(queue, prefetch=SLOWLY, idle_timeout_s=3) as consumer:
+            for batch in consumer.batches():
+                assert go.wait(30)
+                for delivery in batch:
+                    slow.append(delivery.body)
+                    progress.step()
+                    consumer.settle((delivery,), Verdict.ACK)
+                    threading.Event().wait(0.005)
+
+    outs = [ground.folder / name for name in ("first", "victim")]
+    with meanwhile(be_slow):
+        within(10, lambda: ready(ground.url, queue) == amount - SLOWLY)  # so many and no more are held by a slow one
+        first, victim = (_consume(ground, queue, out) for out in outs)
+        go.set()
+        when = dice.randrange(1, amount // 3)
+        within(40, lambda: _lines(outs[1]) >= when or victim.poll() is not None)
+        victim.kill()
+        victim.communicate()
+        kib = _peak_kib(first)
+        _, errors = first.communicate(timeout=50)
+    if first.returncode:
+        trouble.append(f"I9: exit code {first.returncode}: {errors!r}")
+    if kib > MOST_KIB:
+        trouble.append(f"I10: {kib} KiB of memory")
+    seen = [*slow, *(line for out in outs for line in out.read_bytes().split(b"\n")[:-1])]
+    if ready(ground.url, queue):
+        trouble.append("I7: some are left")
+    return _counted(amount, seen, trouble)
+
+
+def _consume(ground: Ground, queue: str, out: Path) -> Program:
+    with out.open("wb") as file:
+        return ground.start("consume", queue, "--prefetch", QUICKLY, "--idle-timeout", 3, stdout=file)
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
+
+
+def _peak_kib(program: Program) -> int:
+    status = Path(f"/proc/{program.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def _counted(amount: int, seen: list[bytes], trouble: list[str]) -> Result:
+    """Check that every number was seen, and at most a prefetch of them, the victim's, twice."""
+    lost, twice = amount - len(set(seen)), len(seen) - len(set(seen))
+    if lost:
+        trouble.append(f"I7: {lost} were never handled")
+    if twice > QUICKLY:
+        trouble.append(f"I7: {twice} were handled twice")
+    return Result(amount, trouble, lost, twice)
+
+
+def fanout_with_one_full(
+    ground: Ground, dice: random.Random, *, emptied: bool | None = None, amount: int = 600, queues: int = 4
+) -> Result:
+    """Publish to many queues, one of them full: what it refuses is refused as a whole, and doubles in the others.
+
+    With `emptied` the full one is emptied as soon as the run has said so, and all is confirmed in the end.
+    """
+    emptied = dice.random() < 0.5 if emptied is None else emptied
+    exchange, room = f"{ground.queue()}.fanout", dice.randrange(50, 200)
+    ground.exchanges.append(exchange)
+    full = ground.books(x_max_length=room, x_overflow="reject-publish")
+    every = [full, *(ground.books() for _ in range(queues))]
+    with pika.BlockingConnection(pika.URLParameters(ground.url)) as witness:
+        witness.channel().exchange_declare(exchange, "fanout", durable=True)
+        for each in every:
+            witness.channel().queue_bind(each.queue, exchange)
+    progress, said, warned = Progress(), list[str](), threading.Event()
+
+    def warn(text: str) -> None:
+        said.append(text)
+        warned.set()
+
+    def empty() -> None:
+        assert warned.wait(30), "nothing was said"
+        while emptied and progress.done < amount:
+            full.drain(ground.url)
+
+    source = Ledger(exchange, padding=100)
+    messages = (Message(each.body, "", exchange, each.properties) for each in source.messages(range(amount)))
+    with rmqkit.connect(ground.url) as connection, meanwhile(empty):
+        report = publish(connection, source, messages, progress, on_warning=warn)
+    trouble, lost, twice = [], 0, 0
+    for each in every:
+        each.sent, each.fates, each.padding = source.sent, source.fates, source.padding
+        each.drain(ground.url)
+        trouble += [f"{each.queue}: {what}" for what in each.violations(report, ordered=False)]
+        lost, twice = lost + len(each.lost), twice + each.duplicates
+    given_up = source.ids(Fate.NACKED)
+    if emptied == bool(given_up):
+        trouble.append(f"F: {len(given_up)} were given up, of a queue that was {'' if emptied else 'not '}emptied")
+    if len(said) != 1 or "every other queue" not in said[0]:
+        trouble.append(f"it was to say once that others get them again, and said {said}")
+    if twice > report.republished * queues or not twice:
+        trouble.append(f"I4: {twice} copies more, and {report.republished} were republished to {queues} queues")
+    return Result(amount, trouble, lost, twice, report.unknown, progress.pause_s, report)

@@ -1,0 +1,207 @@
+"""What messages are read from fails, or what they are written to (28, 29)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import rmqkit
+from tests.faults.ledger import body
+from tests.faults.rounds import Books, Ground, Program, Result, told_secrets
+from tests.faults.witness import bodies, ready, within
+
+PREFETCH, AMOUNT = 100, 5000
+
+# 28: the output.
+
+
+def output_fails(ground: Ground, dice: random.Random, how: str = "") -> Result:
+    """Have a reader leave, a disk fill up, or a reader stop and the consumer die: what is not out is still queued."""
+    how, sent = how or dice.choice(list(OUTPUTS)), [body(number, 200) for number in range(AMOUNT)]
+    queue = ground.queue()
+    with rmqkit.connect(ground.url) as connection:
+        connection.publish(rmqkit.Message(each, queue) for each in sent)
+    out, trouble = OUTPUTS[how](ground, dice, queue)
+    seen = [*out, *bodies(ground.url, queue)]
+    # A consumer that dies has no time to acknowledge what is out already.
+    return Books(sent, seen).result(PREFETCH if how == "a reader stops" else 0, trouble, None)
+
+
+def _reader_leaves(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+    """Read some lines, and close the pipe: the rest of what it holds is lost, and was told to be out."""
+    program = ground.start("consume", queue, "--prefetch", PREFETCH, "--json")
+    assert program.stdout is not None
+    os.read(program.stdout.fileno(), dice.randrange(1, 50_000))
+    program.stdout.close()
+    program.stdout = None
+    errors, trouble = _failed(program)
+    acknowledged = json.loads(errors[errors.index(b"{\n") :])["acknowledged"]
+    within(10, lambda: ready(ground.url, queue) == AMOUNT - acknowledged)  # what a pipe took, it took
+    return [body(number, 200) for number in range(acknowledged)], trouble
+
+
+def _disk_fills_up(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+    """Print to a file that may not grow beyond some KiB: the last line may be half a line."""
+    out, trouble = _limited(ground, queue, dice.randrange(1, 900))
+    return out.read_bytes().split(b"\n")[:-1], trouble
+
+
+def _disk_is_full(ground: Ground, _dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+    with Path("/dev/full").open("wb") as full:
+        _, trouble = _failed(ground.start("consume", queue, "--prefetch", PREFETCH, stdout=full))
+    return [], trouble
+
+
+def _disk_of_saved_files_fills_up(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+    """Save a message, or a few, then one that is larger than a file may be."""
+    few = dice.randrange(1, AMOUNT)
+    bodies_before = bodies(ground.url, queue)
+    with rmqkit.connect(ground.url) as connection:
+        large = (rmqkit.Message(b"x" * 200_000, queue) if n == few else None for n in range(AMOUNT))
+        messages = [each for n, given in enumerate(large) for each in (given, rmqkit.Message(bodies_before[n], queue))]
+        connection.publish(each for each in messages if each is not None)
+    _, trouble = _limited(ground, queue, 100, "--save-to", "kept")
+    kept = [
+        (ground.folder / "kept" / json.loads(each.read_bytes())["body_file"]).read_bytes()
+        for each in (ground.folder / "kept").glob("*.properties.json")
+    ]
+    found = bodies(ground.url, queue)
+    if len(list((ground.folder / "kept").iterdir())) != 2 * len(kept):
+        trouble.append("I6: parts of files are left")
+    if sum(len(each) == 200_000 for each in found) != 1:
+        trouble.append("I1: the large one is not there")
+    return [*kept, *(each for each in found if len(each) < 200_000)], trouble
+
+
+def _reader_stops(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+    """Stop reading, and kill the consumer: what it acknowledged is in the pipe."""
+    program = ground.start("consume", queue, "--prefetch", PREFETCH)
+    assert program.stdout is not None
+    got = os.read(program.stdout.fileno(), dice.randrange(1, 50_000))
+    waiting = -1
+    while waiting != (waiting := ready(ground.url, queue)):  # it goes on until the pipe is full
+        pass
+    program.kill()
+    rest, errors = program.communicate()
+    return (got + rest).split(b"\n")[:-1], told_secrets(errors)
+
+
+def _commands_fail(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+    """Run commands whose output is closed at some moment: none of their messages fails for it."""
+    program = ground.start("consume", queue, "--exec", "cat", "--prefetch", 5, "--json")
+    assert program.stdout is not None
+    os.read(program.stdout.fileno(), dice.randrange(1, 20_000))
+    program.stdout.close()
+    program.stdout = None
+    errors, trouble = _failed(program)
+    report = json.loads(errors[errors.index(b"{\n") :])
+    if report["failed"] or report["rejected"]:
+        trouble.append(f"I7: {report}")
+    within(10, lambda: ready(ground.url, queue) == AMOUNT - report["acknowledged"])
+    return [body(number, 200) for number in range(report["acknowledged"])], trouble
+
+
+OUTPUTS: dict[str, Callable[[Ground, random.Random, str], tuple[list[bytes], list[str]]]] = {
+    "a reader leaves": _reader_leaves,
+    "a reader stops": _reader_stops,
+    "a disk fills up": _disk_fills_up,
+    "a disk is full": _disk_is_full,
+    "a disk of saved files fills up": _disk_of_saved_files_fills_up,
+    "the reader of commands leaves": _commands_fail,
+}
+
+
+def _limited(ground: Ground, queue: str, kib: int, *arguments: str) -> tuple[Path, list[str]]:
+    """Consume where no file may have more than so many KiB: that stands in for a disk."""
+    out = ground.folder / "out"
+    rmqkit_consume = [sys.executable, "-m", "rmqkit", "consume", queue, "-u", ground.url, *arguments]
+    command = ["bash", "-c", f'ulimit -f {kib}; exec "$@"', "bash", *rmqkit_consume, "--prefetch", str(PREFETCH)]
+    with out.open("wb") as file:
+        program = subprocess.Popen(command, cwd=ground.folder, stdout=file, stderr=subprocess.PIPE, bufsize=0)
+    return out, _failed(program)[1]
+
+
+def _failed(program: Program) -> tuple[bytes, list[str]]:
+    """Wait for a program whose output failed; return what it said, and what is wrong with that."""
+    _, errors = program.communicate(timeout=30)
+    trouble = told_secrets(errors)
+    if program.returncode != 3:
+        trouble.append(f"I9: exit code {program.returncode}: {errors!r}")
+    return errors, trouble
+
+
+# 29: the input.
+
+
+def input_fails(ground: Ground, dice: random.Random, how: str = "", amount: int = 2000) -> Result:
+    """Cut the input anywhere, close it in mid-line, or have a bad line in it: all before that is confirmed."""
+    how, queue = how or dice.choice(list(INPUTS)), ground.queue()
+    lines = [b'{"number": %d, "body": "%s"}' % (number, body(number)) for number in range(amount)]
+    whole, where = b"".join(line + b"\n" for line in lines), dice.randrange(1, amount)
+    given, expected, code, said = INPUTS[how](lines, whole, where, dice)
+    arguments = ("publish", "-q", queue, "--lines", "-", "--format", "json", "--json")
+    program = ground.start(*arguments, stdin=subprocess.PIPE)
+    out, errors = program.communicate(given, timeout=30)
+    report, found = json.loads(out), bodies(ground.url, queue)
+    trouble = told_secrets(errors)
+    if program.returncode != code or (said and said not in json.dumps(report)):
+        trouble.append(f"I9: exit code {program.returncode}, not {code}; nothing of {said!r} in {report}")
+    if not report["published"] == report["confirmed"] == len(expected):
+        trouble.append(f"I3: {len(expected)} lines could be sent: {report}")
+    if found != list(expected):
+        trouble.append("I5: they are not there in the order of the input")
+    return Books(expected, found).result(0, trouble, None)
+
+
+def _fifo_closed_in_mid_line(
+    lines: Sequence[bytes], whole: bytes, where: int, dice: random.Random
+) -> tuple[bytes, Sequence[bytes], int, str]:
+    """The line that was not finished is no JSON: it is not sent, and told by its number."""
+    start = len(b"\n".join(lines[:where])) + 1
+    return whole[: start + dice.randrange(1, len(lines[where]))], lines[:where], 3, f'"line": {where + 1}'
+
+
+def _last_line_without_newline(
+    lines: Sequence[bytes], whole: bytes, where: int, _dice: random.Random
+) -> tuple[bytes, Sequence[bytes], int, str]:
+    start = len(b"\n".join(lines[:where])) + 1
+    return whole[: start + len(lines[where])], lines[: where + 1], 0, ""
+
+
+def _bad_line(
+    lines: Sequence[bytes], _whole: bytes, where: int, dice: random.Random
+) -> tuple[bytes, Sequence[bytes], int, str]:
+    bad = dice.choice((b"\xff\xfe", b"{", b"[1, NaN]", b'{"a": 1, "a": 2}', b"no JSON"))
+    given = b"\n".join([*lines[:where], bad, *lines[where:]]) + b"\n"
+    return given, lines[:where], 3, f'"line": {where + 1}'
+
+
+INPUTS = {
+    "a FIFO is closed in mid-line": _fifo_closed_in_mid_line,
+    "the last line has no newline": _last_line_without_newline,
+    "a bad line is in the middle": _bad_line,
+}
+
+
+def file_cut_while_read(ground: Ground, dice: random.Random, amount: int = 60_000) -> Result:
+    """Cut a file short while it is read: what was read is confirmed, and the run ends, well or with the reason."""
+    queue, lines = ground.queue(), [body(number) for number in range(amount)]
+    path = ground.folder / "lines"
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    program = ground.start("publish", "-q", queue, "--lines", "lines", "--rate", 10_000, "--json")
+    when = dice.randrange(1, 10_000)
+    within(20, lambda: ready(ground.url, queue) >= when)
+    size = dice.randrange(1, path.stat().st_size // 2)
+    os.truncate(path, size)
+    out, errors = program.communicate(timeout=50)
+    report, found, trouble = json.loads(out), bodies(ground.url, queue), told_secrets(errors)
+    if not report["published"] == report["confirmed"] == len(found):
+        trouble.append(f"I3: {len(found)} are there: {report}")
+    if program.returncode != 3 or f"it ended after line {len(found)} " not in report["message"]:
+        trouble.append(f"I9: exit code {program.returncode}: {report}")
+    return Books(lines[: len(found)], found).result(0, trouble, None)

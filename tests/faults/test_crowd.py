@@ -1,0 +1,28 @@
+"""Many messages for several consumers, and several queues of which one is full (30, 32)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.faults import scenarios_crowd as scenarios
+from tests.faults.rounds import Ground
+
+pytestmark = pytest.mark.usefixtures("leak_free")
+
+
+def test_30_of_three_that_empty_a_queue_one_is_slow_and_one_dies_and_every_message_is_handled(
+    ground: Ground, dice: random.Random
+) -> None:
+    """Fifty thousand messages; `make test-faults` has a million."""
+    assert scenarios.crowd(ground, dice, 50_000).violations == []
+
+
+@pytest.mark.parametrize("emptied", [True, False], ids=["emptied", "full for good"])
+def test_32_what_one_of_many_queues_refuses_is_sent_to_all_again_and_that_is_said(
+    ground: Ground, dice: random.Random, emptied: bool
+) -> None:
+    result = scenarios.fanout_with_one_full(ground, dice, emptied=emptied)
+    assert result.violations == []
+    assert result.report.complete == emptied
