@@ -150,8 +150,9 @@ def test_every_call_is_answered_although_a_server_is_killed_half_way(place: Plac
 def test_each_reader_of_a_stream_gets_all_from_its_own_place_on_in_order(place: Place) -> None:
     result = _run(place, "streams")
     assert result.complete, result.text
-    came = [reader["came"] for reader in result.numbers["readers"].values()]
-    assert came == [2 * COUNT, 2 * COUNT - COUNT // 2, COUNT, 2 * COUNT]
+    first, half, late, again = (reader["came"] for reader in result.numbers["readers"].values())
+    assert (first, half, again) == (2 * COUNT, 2 * COUNT - COUNT // 2, 2 * COUNT)
+    assert 0 < late <= COUNT
 
 
 def test_what_fails_comes_back_after_its_delays_and_is_parked_with_the_reason(place: Place) -> None:

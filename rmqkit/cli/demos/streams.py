@@ -6,66 +6,56 @@ Comes in: a Stage. Goes out: a Result. Room: cli.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from rmqkit.cli import output
 from rmqkit.cli.demos.stage import ENVELOPES, Process, Result, Stage
 
 _QUEUE = "events"
 _BAR = 24  # characters, for the whole log
-
-
-class _Reader(NamedTuple):
-    """A reader, and the first event that it is to get."""
-
-    process: Process
-    first: int
+_SECONDS = 2  # that the second half takes, for whom it may take a while to be there
 
 
 def run(stage: Stage) -> Result:
     """Publish, read from several places, publish more, and read all of it once more."""
     stage.apply("topologies/stream.yaml")
     stage.publish("-n", str(stage.count))
-    middle = stage.count // 2
-    readers = [
-        _read(stage, "from the first", 0, "--offset", "first"),
-        _read(stage, "from the middle", middle, "--offset", str(middle)),
-        _read(stage, "from now on", stage.count),
-    ]
-    stage.wait_for_consumers(_QUEUE, *(reader.process for reader in readers))
-    stage.publish("-n", str(stage.count))
-    total = 2 * stage.count
-    readers.append(_read(stage, "all of it again", 0, "--offset", "first"))
-    stage.wait_for_lines({reader.process: total - reader.first for reader in readers})
+    middle, total = stage.count // 2, 2 * stage.count
+    places = {"from the first": ["--offset", "first"], "from the middle": ["--offset", str(middle)], "from now on": []}
+    first, half, late = (_read(stage, name, *offset) for name, offset in places.items())
+    stage.wait_for_lines(
+        {first: stage.count, half: stage.count - middle}
+    )  # the broker does not tell who reads a stream
+    stage.publish("-n", str(stage.count), "--rate", str(max(stage.count // _SECONDS, 1)))
+    again = _read(stage, "all of it again", "--offset", "first")
+    readers = (first, half, late, again)
+    stage.wait(lambda: all(_offsets(reader)[-1:] == [total - 1] for reader in readers), *readers)
     stage.end()
-    return _result(readers, total)
+    came = {reader.name: _offsets(reader) for reader in readers}
+    begin = min([each for each in came[late.name] if each >= stage.count], default=stage.count)  # when it was there
+    return _result(came, dict(zip(came, (0, middle, begin, 0), strict=True)), total)
 
 
-def _read(stage: Stage, name: str, first: int, *offset: str) -> _Reader:
-    process = stage.start(name, "consume", _QUEUE, *offset, unseen=ENVELOPES, comment=name)
-    return _Reader(process, first)
+def _read(stage: Stage, name: str, *offset: str) -> Process:
+    return stage.start(name, "consume", _QUEUE, *offset, unseen=ENVELOPES, comment=name)
 
 
-def _result(readers: Sequence[_Reader], total: int) -> Result:
+def _offsets(reader: Process) -> list[int]:
+    return [json.loads(line)["headers"]["x-stream-offset"] for line in reader.lines()]
+
+
+def _result(came: Mapping[str, list[int]], firsts: Mapping[str, int], total: int) -> Result:
+    """Compare the offsets that came to each reader with those from its first one on."""
     rows, numbers, complete = [], {}, True
-    for process, first in readers:
-        offsets = [json.loads(line)["headers"]["x-stream-offset"] for line in process.lines()]
-        wanted = list(range(first, total))
-        in_order = offsets == sorted(offsets)
+    for name, offsets in came.items():
+        wanted = range(firsts[name], total)
         lost, unexpected = len(set(wanted) - set(offsets)), len(set(offsets) - set(wanted))
-        before = _BAR * first // total
+        in_order = offsets == sorted(offsets)
+        before = _BAR * firsts[name] // total
         bar = " " * before + "█" * (_BAR - before)
-        span = f"{offsets[0]} to {offsets[-1]}" if offsets else "none"
-        rows.append((process.name, span, f"{len(offsets):,}", "yes" if in_order else "no", str(lost), bar))
-        numbers[process.name] = {
-            "first": first,
-            "came": len(offsets),
-            "in_order": in_order,
-            "lost": lost,
-            "unexpected": unexpected,
-        }
-        complete &= offsets == wanted
-    header = ("reader", "events", "", "in order", "lost", "the log")
-    text = output.table(rows, header=header, numbers=(2, 4))
+        span = f"{offsets[0]:,} to {offsets[-1]:,}" if offsets else "none"
+        rows.append((name, bar, span, f"{len(offsets):,}", f"{lost:,}", "yes" if in_order else "no"))
+        numbers[name] = {"came": len(offsets), "in_order": in_order, "lost": lost, "unexpected": unexpected}
+        complete &= offsets == list(wanted)
+    text = output.table(rows, header=("reader", "the log", "events", "", "lost", "in order"), numbers=(3, 4))
     return Result(complete, text, {"published": total, "readers": numbers})
