@@ -32,6 +32,7 @@ from rmqkit.stop import Stop
 LOOK_EVERY = 256  # messages between two looks at what the broker answered
 PROGRESS_EVERY_S = 0.1
 WAIT_S, WAIT_STOPPING_S = 1.0, 0.2  # between two looks at the clocks
+FRESH_S = 0.5  # what was nacked goes out on a channel that is not older
 HARD = 500  # from this reply code on, it is not an operator who closes a connection (AMQP 0-9-1 section 1.8)
 _NACKED = (
     f"basic.nack: a queue is full, or takes no responsibility; its messages are sent again, {TRIES - 1} times at most,"
@@ -74,7 +75,8 @@ class Publisher:
         self._unconfirmed = Unconfirmed()
         self._channel: Channel
         self._encoder: Encoder
-        self._told_s = 0.0
+        self._told_s = self._opened_s = 0.0
+        self._stale = False  # what is to be sent next was nacked
 
     def publish(self, messages: Iterable[Message | None]) -> PublishReport:
         """Publish all messages and wait until the fate of each is known; None in the stream waits for those before it.
@@ -149,6 +151,9 @@ class Publisher:
                 self._make_room()
                 unconfirmed = self._unconfirmed  # a new one, if the channel was reopened
                 continue
+            if self._stale:
+                self._renew()
+                unconfirmed = self._unconfirmed
             sent = queue.popleft()
             if self._missing and sent.message.exchange in self._missing:
                 self._tally.fail(sent, Fate.REFUSED, self._missing[sent.message.exchange])
@@ -166,6 +171,8 @@ class Publisher:
     def _has_room(self, size: int) -> bool:
         """Tell whether a body of that size may be sent; what waits for another try takes room too."""
         unconfirmed, postponed = self._unconfirmed, self._postponed
+        if self._stale and len(unconfirmed):
+            return False
         pending_bytes = unconfirmed.body_bytes + postponed.body_bytes
         return self._window.has_room(len(unconfirmed) + len(postponed), pending_bytes, size)
 
@@ -217,7 +224,9 @@ class Publisher:
             self._take(events)
         elif timeout_s > 0:
             self._check_patience()
-        self._queue.extend(self._postponed.take_due())
+        if due := self._postponed.take_due():
+            self._queue.extend(due)
+            self._stale = time.monotonic() - self._opened_s > FRESH_S
         now = time.monotonic()
         if now - self._told_s >= PROGRESS_EVERY_S:
             self._told_s = now
@@ -255,7 +264,7 @@ class Publisher:
     def _open(self, channel: Channel) -> None:
         if self._options.confirms:
             channel.call(spec.Confirm.Select(), spec.Confirm.SelectOk, subject="publisher confirms")
-        self._channel = channel
+        self._channel, self._opened_s, self._stale = channel, time.monotonic(), False
         self._unconfirmed = Unconfirmed()
         self._encoder = Encoder(channel.number, channel.transport.frame_max)
 
@@ -269,6 +278,17 @@ class Publisher:
         else:
             self._warn(f"{error}; connecting again, {len(unsettled)} unconfirmed messages will be sent again")
         self._queue.extendleft(sent._replace(tries=sent.tries + 1) for sent in reversed(unsettled))
+        self._recover()
+
+    def _renew(self) -> None:
+        """Open a new channel, with nothing unconfirmed on the old one.
+
+        One of RabbitMQ 3.10 that first published to a quorum queue while its leader was dying nacks for ever.
+        """
+        self._channel.close()
+        self._recover()
+
+    def _recover(self) -> None:
         try:
             self._link.recover(self._stop, self._open)
         except BrokerError as exc:
