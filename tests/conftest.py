@@ -23,7 +23,9 @@ from urllib.request import HTTPBasicAuthHandler, HTTPPasswordMgrWithDefaultRealm
 import hypothesis
 import pika
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
+import rmqkit
 from rmqkit.node import Node
 from rmqkit.node.leash import leash
 
@@ -92,6 +94,21 @@ def vhost_url(broker: Broker) -> Iterator[str]:
     broker.api("PUT", f"vhosts/{name}")
     yield urlsplit(broker.url)._replace(path=f"/{name}").geturl()
     broker.api("DELETE", f"vhosts/{name}")
+
+
+@pytest.fixture
+def connection(broker_url: str) -> Iterator[rmqkit.Connection]:
+    """Our connection to the tests' broker."""
+    with rmqkit.connect(broker_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def channel(broker_url: str) -> Iterator[BlockingChannel]:
+    """A channel of pika's own: an independent client, which sees what is really there."""
+    opened = pika.BlockingConnection(pika.URLParameters(broker_url))
+    yield opened.channel()
+    opened.close()
 
 
 @dataclass

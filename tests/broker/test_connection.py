@@ -11,6 +11,7 @@ from typing import Any
 
 import pika
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Outcome, Properties, PublishOptions, Queue, Topology
@@ -20,46 +21,32 @@ DURABLE = Properties()
 
 
 @pytest.fixture
-def connection(broker_url: str) -> Iterator[rmqkit.Connection]:
-    with rmqkit.connect(broker_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def witness(broker_url: str) -> Iterator[Any]:
-    """A channel of pika's own, which sees what is really there."""
-    opened = pika.BlockingConnection(pika.URLParameters(broker_url))
-    yield opened.channel()
-    opened.close()
-
-
-@pytest.fixture
 def queue(queue_name: str, connection: rmqkit.Connection) -> str:
     connection.apply(Topology(queues=(Queue(queue_name),)))
     return queue_name
 
 
-def _depth(witness: Any, queue: str) -> int:
+def _depth(channel: BlockingChannel, queue: str) -> int:
     """Return how many messages are ready, once nothing is on its way back into the queue."""
     deadline, depth = time.monotonic() + 5, -1
     while time.monotonic() < deadline:
-        last, depth = depth, witness.queue_declare(queue, passive=True).method.message_count
+        last, depth = depth, channel.queue_declare(queue, passive=True).method.message_count
         if last == depth:
             break
-        witness.connection.sleep(0.05)
+        channel.connection.sleep(0.05)
     return int(depth)
 
 
-def _await_depth(witness: Any, queue: str, expected: int) -> None:
+def _await_depth(channel: BlockingChannel, queue: str, expected: int) -> None:
     deadline = time.monotonic() + 5
-    while (depth := witness.queue_declare(queue, passive=True).method.message_count) != expected:
+    while (depth := channel.queue_declare(queue, passive=True).method.message_count) != expected:
         assert time.monotonic() < deadline, f"{depth} messages in the queue, not {expected}"
-        witness.connection.sleep(0.02)
+        channel.connection.sleep(0.02)
 
 
-def _drain(witness: Any, queue: str) -> list[bytes]:
+def _drain(channel: BlockingChannel, queue: str) -> list[bytes]:
     bodies = []
-    while (got := witness.basic_get(queue, auto_ack=True))[0] is not None:
+    while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
         bodies.append(got[2])
     return bodies
 
@@ -72,7 +59,7 @@ def _numbers(queue: str, amount: int) -> Iterator[Message]:
 
 
 def test_applying_creates_every_kind_of_entity_and_a_second_time_changes_nothing(
-    connection: rmqkit.Connection, witness: Any, namespace: Any
+    connection: rmqkit.Connection, channel: BlockingChannel, namespace: Any
 ) -> None:
     exchanges = tuple(
         Exchange(namespace.exchange(kind), type=kind) for kind in ("direct", "fanout", "topic", "headers")
@@ -94,20 +81,20 @@ def test_applying_creates_every_kind_of_entity_and_a_second_time_changes_nothing
     assert [step.outcome for step in first.steps] == [Outcome.CREATE] * 6 + [Outcome.DECLARE] * 5
     assert [step.outcome for step in second.steps] == [Outcome.UNCHANGED] * 6 + [Outcome.DECLARE] * 5
     for exchange, key in ((0, "k"), (1, ""), (2, "a.b.c.d")):
-        witness.basic_publish(exchanges[exchange].name, key, b"x")
-    witness.basic_publish(exchanges[3].name, "", b"x", pika.BasicProperties(headers={"n": 1, "s": "x", "b": True}))
-    _await_depth(witness, queue, 4)
+        channel.basic_publish(exchanges[exchange].name, key, b"x")
+    channel.basic_publish(exchanges[3].name, "", b"x", pika.BasicProperties(headers={"n": 1, "s": "x", "b": True}))
+    _await_depth(channel, queue, 4)
 
 
-def test_a_plan_changes_nothing(connection: rmqkit.Connection, witness: Any, namespace: Any) -> None:
+def test_a_plan_changes_nothing(connection: rmqkit.Connection, channel: BlockingChannel, namespace: Any) -> None:
     name = namespace.queue()
     assert connection.plan(Topology(queues=(Queue(name),))).steps[0].outcome is Outcome.CREATE
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
-        witness.queue_declare(name, passive=True)
+        channel.queue_declare(name, passive=True)
 
 
 def test_conflicts_are_reported_all_at_once_with_every_difference_and_nothing_is_changed(
-    connection: rmqkit.Connection, witness: Any, namespace: Any
+    connection: rmqkit.Connection, channel: BlockingChannel, namespace: Any
 ) -> None:
     queue, exchange, fresh = namespace.queue(), namespace.exchange(), namespace.queue("fresh")
     connection.apply(
@@ -138,18 +125,18 @@ def test_conflicts_are_reported_all_at_once_with_every_difference_and_nothing_is
     }
     assert len(caught.value.problems) == 2
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
-        witness.queue_declare(fresh, passive=True)
+        channel.queue_declare(fresh, passive=True)
 
 
 def test_a_queue_that_another_connection_holds_is_a_conflict(
-    connection: rmqkit.Connection, witness: Any, namespace: Any
+    connection: rmqkit.Connection, channel: BlockingChannel, namespace: Any
 ) -> None:
     name = namespace.queue()
-    witness.queue_declare(name, exclusive=True)
+    channel.queue_declare(name, exclusive=True)
     step = connection.plan(Topology(queues=(Queue(name),))).steps[0]
     assert step.outcome is Outcome.CONFLICT
     assert "RESOURCE_LOCKED" in step.note
-    witness.queue_delete(name)
+    channel.queue_delete(name)
 
 
 def test_a_binding_to_something_missing_is_refused_by_name(connection: rmqkit.Connection) -> None:
@@ -161,27 +148,29 @@ def test_a_binding_to_something_missing_is_refused_by_name(connection: rmqkit.Co
 
 
 def test_everything_published_is_confirmed_and_in_the_queue_in_order(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     report = connection.publish(_numbers(queue, 25_000))
     assert (report.published, report.confirmed, report.republished) == (25_000, 25_000, 0)
     assert report.complete
-    assert _drain(witness, queue) == [b"%d" % number for number in range(25_000)]
+    assert _drain(channel, queue) == [b"%d" % number for number in range(25_000)]
 
 
 @pytest.mark.parametrize("size", [0, 1, 131_063, 131_064, 131_065, 2 * 131_064, 2 * 131_064 + 1, 5_000_000])
 def test_bodies_of_any_size_arrive_byte_for_byte(
-    connection: rmqkit.Connection, witness: Any, queue: str, size: int
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str, size: int
 ) -> None:
     body = bytes(range(256)) * (size // 256) + bytes(size % 256)
     assert connection.publish(Message(body, queue)).confirmed == 1
     with connection.consume(queue, count=1) as deliveries:
         assert [delivery.body for delivery in deliveries] == [body]
     connection.publish(Message(body, queue))
-    assert _drain(witness, queue) == [body]
+    assert _drain(channel, queue) == [body]
 
 
-def test_properties_arrive_as_they_were_given(connection: rmqkit.Connection, witness: Any, queue: str) -> None:
+def test_properties_arrive_as_they_were_given(
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
+) -> None:
     moment = datetime(2026, 1, 31, 12, tzinfo=UTC)
     headers = {
         "n": -5,
@@ -200,7 +189,7 @@ def test_properties_arrive_as_they_were_given(connection: rmqkit.Connection, wit
     connection.publish([Message(b"x", queue, properties=sent), Message(b"y", queue, properties=sent)])
     with connection.consume(queue, count=1) as deliveries:
         assert [delivery.properties for delivery in deliveries] == [sent]
-    _, seen, _ = witness.basic_get(queue)
+    _, seen, _ = channel.basic_get(queue)
     assert (seen.headers, seen.priority, seen.user_id) == (headers, 255, "guest")
 
 
@@ -225,27 +214,27 @@ def test_a_message_without_readers_is_counted_behind_an_exchange_and_is_no_error
 
 
 def test_without_confirms_everything_arrives_and_nothing_is_called_confirmed(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     options = PublishOptions(confirms=False, window=1000)
     report = connection.publish(_numbers(queue, 5000), options=options)
     assert (report.published, report.confirmed, report.unknown) == (5000, 0, 5000)
-    assert _drain(witness, queue) == [b"%d" % number for number in range(5000)]
+    assert _drain(channel, queue) == [b"%d" % number for number in range(5000)]
 
 
 def test_an_exchange_that_is_missing_fails_its_own_messages_only(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     messages = [Message(b"%d" % n, queue, exchange="missing-exchange" if n % 10 == 3 else "") for n in range(200)]
     fates: dict[int, Fate] = {}
     report = connection.publish(messages, check=False, on_settled=lambda place, _, fate: fates.update({place: fate}))
     assert {place for place, fate in fates.items() if fate is Fate.REFUSED} == set(range(3, 200, 10))
     assert (report.published, report.confirmed, report.refused) == (200, 180, 20)
-    assert set(_drain(witness, queue)) == {b"%d" % n for n in range(200) if n % 10 != 3}
+    assert set(_drain(channel, queue)) == {b"%d" % n for n in range(200) if n % 10 != 3}
 
 
 def test_a_failing_source_raises_after_what_it_gave_is_confirmed(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     def source() -> Iterator[Message]:
         yield from _numbers(queue, 300)
@@ -255,16 +244,16 @@ def test_a_failing_source_raises_after_what_it_gave_is_confirmed(
     with pytest.raises(OSError, match="the file ended"):
         connection.publish(source(), on_progress=reports.append)
     assert (reports[-1].published, reports[-1].confirmed) == (300, 300)
-    assert len(_drain(witness, queue)) == 300
+    assert len(_drain(channel, queue)) == 300
 
 
 def test_what_amqp_cannot_carry_is_refused_and_what_came_before_is_confirmed(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     messages = [Message(b"good", queue), Message(b"bad", queue, properties=Properties(priority=300))]
     with pytest.raises(rmqkit.PayloadError, match="priority"):
         connection.publish(messages)
-    assert _drain(witness, queue) == [b"good"]
+    assert _drain(channel, queue) == [b"good"]
 
 
 def test_none_in_the_stream_waits_until_the_messages_before_it_are_confirmed(
@@ -281,11 +270,11 @@ def test_none_in_the_stream_waits_until_the_messages_before_it_are_confirmed(
 
 
 def test_a_message_goes_out_while_the_source_still_waits_for_the_next(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     def source() -> Iterator[Message]:
         yield Message(b"now", queue)
-        _await_depth(witness, queue, 1)
+        _await_depth(channel, queue, 1)
 
     assert connection.publish(source()).confirmed == 1
 
@@ -297,7 +286,7 @@ def test_a_rate_is_kept(connection: rmqkit.Connection, queue: str) -> None:
 
 
 def test_a_stop_ends_the_input_and_everything_taken_is_confirmed(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     stop = rmqkit.Stop()
 
@@ -309,41 +298,43 @@ def test_a_stop_ends_the_input_and_everything_taken_is_confirmed(
 
     report = connection.publish(source(), stop=stop)
     assert report.interrupted
-    assert report.published == report.confirmed == _depth(witness, queue)
+    assert report.published == report.confirmed == _depth(channel, queue)
 
 
 # Consuming
 
 
 def test_iterating_acknowledges_what_was_handled_and_break_leaves_the_last_one(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     connection.publish(_numbers(queue, 10))
     with connection.consume(queue) as deliveries:
         for delivery in deliveries:
             if delivery.body == b"6":
                 break
-    _await_depth(witness, queue, 4)
-    assert _drain(witness, queue) == [b"6", b"7", b"8", b"9"]
+    _await_depth(channel, queue, 4)
+    assert _drain(channel, queue) == [b"6", b"7", b"8", b"9"]
 
 
-def test_count_is_exact_and_the_rest_stays_in_order(connection: rmqkit.Connection, witness: Any, queue: str) -> None:
+def test_count_is_exact_and_the_rest_stays_in_order(
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
+) -> None:
     connection.publish(_numbers(queue, 3000))
     with connection.consume(queue, count=1234, prefetch=100) as deliveries:
         assert [delivery.body for delivery in deliveries] == [b"%d" % number for number in range(1234)]
         assert deliveries.report.acknowledged == 1234
-    _await_depth(witness, queue, 3000 - 1234)
-    assert _drain(witness, queue) == [b"%d" % number for number in range(1234, 3000)]
+    _await_depth(channel, queue, 3000 - 1234)
+    assert _drain(channel, queue) == [b"%d" % number for number in range(1234, 3000)]
 
 
 @pytest.mark.parametrize("no_ack", [False, True])
 def test_an_idle_consumer_ends_after_its_time(
-    connection: rmqkit.Connection, witness: Any, queue: str, no_ack: bool
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str, no_ack: bool
 ) -> None:
     connection.publish(_numbers(queue, 5))
     with connection.consume(queue, idle_timeout_s=0.3, no_ack=no_ack) as deliveries:
         assert [delivery.body for delivery in deliveries] == [b"0", b"1", b"2", b"3", b"4"]
-    assert _depth(witness, queue) == 0
+    assert _depth(channel, queue) == 0
 
 
 def test_a_slow_handler_has_each_message_acknowledged_before_the_next(
@@ -362,7 +353,7 @@ def test_a_slow_handler_has_each_message_acknowledged_before_the_next(
 
 
 def test_rejected_messages_go_to_the_dead_letter_queue_and_requeued_ones_come_again(
-    connection: rmqkit.Connection, witness: Any, namespace: Any
+    connection: rmqkit.Connection, channel: BlockingChannel, namespace: Any
 ) -> None:
     queue, parked = namespace.queue(), namespace.queue("parked")
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": parked}
@@ -379,8 +370,8 @@ def test_rejected_messages_go_to_the_dead_letter_queue_and_requeued_ones_come_ag
         report = deliveries.report
     assert sorted(seen) == [(b"0", False), (b"1", False), (b"2", False), (b"2", True), (b"3", False)]
     assert (report.acknowledged, report.rejected, report.requeued, report.redelivered) == (3, 1, 1, 1)
-    assert _drain(witness, parked) == [b"1"]
-    assert _depth(witness, queue) == 0
+    assert _drain(channel, parked) == [b"1"]
+    assert _depth(channel, queue) == 0
 
 
 def test_three_idle_consumers_are_dealt_messages_in_turn(connection: rmqkit.Connection, queue: str) -> None:
@@ -394,11 +385,11 @@ def test_three_idle_consumers_are_dealt_messages_in_turn(connection: rmqkit.Conn
 
 
 def test_a_deleted_queue_ends_its_consumer_with_an_error(
-    connection: rmqkit.Connection, witness: Any, queue: str
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     consumer = connection.consume(queue)
     consumer.subscribe()
-    witness.queue_delete(queue)
+    channel.queue_delete(queue)
     with pytest.raises(rmqkit.ConsumerCancelled, match="deleted"):
         next(iter(consumer))
 

@@ -12,6 +12,7 @@ import pika
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Delivery, Message, Properties, ServeReport, Stop
@@ -21,22 +22,8 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\xff"
 
 
 @pytest.fixture
-def connection(broker_url: str) -> Iterator[rmqkit.Connection]:
-    with rmqkit.connect(broker_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def witness(broker_url: str) -> Iterator[Any]:
-    """A channel of pika's own."""
-    opened = pika.BlockingConnection(pika.URLParameters(broker_url))
-    yield opened.channel()
-    opened.close()
-
-
-@pytest.fixture
-def queue(queue_name: str, witness: Any) -> str:
-    witness.queue_declare(queue_name, durable=True)
+def queue(queue_name: str, channel: BlockingChannel) -> str:
+    channel.queue_declare(queue_name, durable=True)
     return queue_name
 
 
@@ -90,8 +77,8 @@ def _await(condition: Callable[[], bool], what: str = "it to happen") -> None:
         time.sleep(0.01)
 
 
-def _depth(witness: Any, queue: str) -> int:
-    return int(witness.queue_declare(queue, passive=True).method.message_count)
+def _depth(channel: BlockingChannel, queue: str) -> int:
+    return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
 def _echo(request: Delivery) -> bytes:
@@ -171,25 +158,27 @@ def test_a_request_that_no_queue_takes_is_an_error_at_once(connection: rmqkit.Co
 
 
 def test_a_request_nobody_answers_is_an_error_after_its_time_and_then_expires(
-    connection: rmqkit.Connection, queue: str, witness: Any
+    connection: rmqkit.Connection, queue: str, channel: BlockingChannel
 ) -> None:
     with pytest.raises(rmqkit.ReplyTimeout, match=r"no reply from queue .* within 0\.2 s"):
         connection.call(Message(b"?", queue), timeout_s=0.2)
-    _await(lambda: _depth(witness, queue) == 0, "the request to expire")
+    _await(lambda: _depth(channel, queue) == 0, "the request to expire")
 
 
 def test_a_request_keeps_an_expiration_of_its_own_and_does_not_outlive_its_broker(
-    connection: rmqkit.Connection, queue: str, witness: Any
+    connection: rmqkit.Connection, queue: str, channel: BlockingChannel
 ) -> None:
     with pytest.raises(rmqkit.ReplyTimeout):
         connection.call(Message(b"?", queue, properties=Properties(expiration="60000")), timeout_s=0.1)
-    properties = witness.basic_get(queue, auto_ack=True)[1]
+    properties = channel.basic_get(queue, auto_ack=True)[1]
     assert (properties.expiration, properties.delivery_mode) == ("60000", 1)
 
 
-def test_a_full_queue_is_an_error_at_once(connection: rmqkit.Connection, namespace: Any, witness: Any) -> None:
+def test_a_full_queue_is_an_error_at_once(
+    connection: rmqkit.Connection, namespace: Any, channel: BlockingChannel
+) -> None:
     full = namespace.queue("full")
-    witness.queue_declare(full, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
+    channel.queue_declare(full, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
     with pytest.raises(rmqkit.NotConfirmed, match="did not take the request"):
         connection.call(Message(b"?", full), timeout_s=30)
 
@@ -227,11 +216,11 @@ def test_what_the_iterable_raises_comes_after_the_answers_to_what_it_gave(
 
 @pytest.mark.parametrize("properties", [Properties(reply_to="mine"), Properties(correlation_id="mine")])
 def test_what_a_call_sets_itself_cannot_be_set(
-    connection: rmqkit.Connection, queue: str, properties: Properties, witness: Any
+    connection: rmqkit.Connection, queue: str, properties: Properties, channel: BlockingChannel
 ) -> None:
     with pytest.raises(rmqkit.PayloadError, match="a call sets"):
         connection.call(Message(b"?", queue, properties=properties))
-    assert _depth(witness, queue) == 0
+    assert _depth(channel, queue) == 0
 
 
 # Failures
@@ -256,7 +245,7 @@ def test_a_handler_error_is_told_in_its_own_words(connection: rmqkit.Connection,
     ],
 )
 def test_of_any_other_failure_only_the_kind_is_told(
-    connection: rmqkit.Connection, queue: str, serve: Any, witness: Any, result: Any
+    connection: rmqkit.Connection, queue: str, serve: Any, channel: BlockingChannel, result: Any
 ) -> None:
     def fail(_: Delivery) -> Any:
         if isinstance(result, Exception):
@@ -267,38 +256,38 @@ def test_of_any_other_failure_only_the_kind_is_told(
         connection.call(Message(b"?", queue))
     assert "hunter2" not in str(raised.value)
     assert len(serving.failures) == 1
-    assert _depth(witness, queue) == 0
+    assert _depth(channel, queue) == 0
 
 
 def test_a_failed_request_can_be_dead_lettered_although_its_requester_was_told(
-    connection: rmqkit.Connection, namespace: Any, serve: Any, witness: Any
+    connection: rmqkit.Connection, namespace: Any, serve: Any, channel: BlockingChannel
 ) -> None:
     dead, queue = namespace.queue("dead"), namespace.queue("requests")
-    witness.queue_declare(dead)
-    witness.queue_declare(queue, arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+    channel.queue_declare(dead)
+    channel.queue_declare(queue, arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
     with serve(queue, lambda request: str(1 // len(request.body)), reject_failed=True):
         with pytest.raises(rmqkit.RemoteError, match="ZeroDivisionError"):
             connection.call(Message(b"", queue))
         assert connection.call(Message(b"x", queue)).body == b"1"
-        _await(lambda: _depth(witness, dead) == 1, "the dead letter")
+        _await(lambda: _depth(channel, dead) == 1, "the dead letter")
 
 
 def test_a_request_without_reply_to_is_handled_and_said_once_and_rejected_if_that_fails(
-    connection: rmqkit.Connection, namespace: Any, serve: Any, witness: Any
+    connection: rmqkit.Connection, namespace: Any, serve: Any, channel: BlockingChannel
 ) -> None:
     dead, queue = namespace.queue("dead"), namespace.queue("requests")
-    witness.queue_declare(dead)
-    witness.queue_declare(queue, arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+    channel.queue_declare(dead)
+    channel.queue_declare(queue, arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
     handled: list[int] = []
     with serve(queue, lambda request: handled.append(int(request.body))) as serving:
         connection.publish(Message(body, queue) for body in (b"1", b"no number", b"2"))
-        _await(lambda: handled == [1, 2] and _depth(witness, dead) == 1)
+        _await(lambda: handled == [1, 2] and _depth(channel, dead) == 1)
     assert [warning for warning in serving.warnings if "not answered" in warning] == serving.warnings[:1]
     assert (serving.report.unaddressed, serving.report.failed, serving.report.replied) == (3, 1, 0)
 
 
 def test_a_reply_that_nobody_is_there_for_is_counted_and_its_request_acknowledged(
-    connection: rmqkit.Connection, queue: str, serve: Any, witness: Any
+    connection: rmqkit.Connection, queue: str, serve: Any, channel: BlockingChannel
 ) -> None:
     with serve(queue, _echo) as serving:
         connection.publish([Message(b"?", queue, properties=Properties(reply_to=f"{queue}.gone"))] * 2)
@@ -306,17 +295,17 @@ def test_a_reply_that_nobody_is_there_for_is_counted_and_its_request_acknowledge
         connection.call(Message(b"?", queue))  # comes after the other two
     assert (serving.report.requests, serving.report.undelivered, serving.report.replied) == (3, 2, 1)
     assert len(serving.warnings) == 1
-    assert _depth(witness, queue) == 0
+    assert _depth(channel, queue) == 0
 
 
 def test_a_server_survives_addresses_that_no_reply_can_go_to(
-    connection: rmqkit.Connection, queue: str, serve: Any, witness: Any
+    connection: rmqkit.Connection, queue: str, serve: Any, channel: BlockingChannel
 ) -> None:
     addresses = ["\0", "x" * 255, "amq.rabbitmq.reply-to.", "amq.rabbitmq.reply-to.x.y", "amq.rabbitmq.reply-to.g1h2"]
     with serve(queue, _echo) as serving:
         for address in addresses:
             properties = pika.BasicProperties(reply_to=address, correlation_id="1" * 255)
-            witness.basic_publish("", queue, b"?", properties)
+            channel.basic_publish("", queue, b"?", properties)
         assert connection.call(Message(b"!", queue)).body == b"!"
     assert serving.error is None
     assert serving.report.requests == len(addresses) + 1
@@ -326,13 +315,13 @@ def test_a_server_survives_addresses_that_no_reply_can_go_to(
 
 
 def test_a_request_to_an_exchange_collects_a_reply_from_every_server(
-    connection: rmqkit.Connection, namespace: Any, serve: Any, witness: Any
+    connection: rmqkit.Connection, namespace: Any, serve: Any, channel: BlockingChannel
 ) -> None:
     exchange, queues = namespace.exchange(), [namespace.queue(name) for name in ("a", "b")]
-    witness.exchange_declare(exchange, "fanout")
+    channel.exchange_declare(exchange, "fanout")
     for queue in queues:
-        witness.queue_declare(queue)
-        witness.queue_bind(queue, exchange)
+        channel.queue_declare(queue)
+        channel.queue_bind(queue, exchange)
     with serve(queues[0], lambda _: "a"), serve(queues[1], lambda _: "b"):
         request = Message(b"who is there?", "", exchange)
         (two,) = connection.call_many([request], replies=2)
@@ -354,7 +343,7 @@ def test_waiting_for_whoever_answers_is_an_error_when_nobody_does(connection: rm
 
 
 def test_a_stop_finishes_what_runs_and_leaves_the_rest_in_the_queue(
-    connection: rmqkit.Connection, queue: str, serve: Any, witness: Any
+    connection: rmqkit.Connection, queue: str, serve: Any, channel: BlockingChannel
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
@@ -370,23 +359,25 @@ def test_a_stop_finishes_what_runs_and_leaves_the_rest_in_the_queue(
         go_on.set()
     assert serving.error is None
     assert serving.report.undelivered == 1
-    _await(lambda: _depth(witness, queue) == 2, "the rest to go back")
+    _await(lambda: _depth(channel, queue) == 2, "the rest to go back")
 
 
 def test_a_count_ends_the_server_and_is_dealt_out_among_threads(
-    connection: rmqkit.Connection, queue: str, serve: Any, witness: Any
+    connection: rmqkit.Connection, queue: str, serve: Any, channel: BlockingChannel
 ) -> None:
     connection.publish([Message(b"?", queue)] * 7)
     with serve(queue, _echo, count=5, concurrency=2) as serving:
         _await(lambda: serving.report.requests > 0, "the server to end")
     assert serving.report.requests == 5
-    _await(lambda: _depth(witness, queue) == 2)
+    _await(lambda: _depth(channel, queue) == 2)
 
 
-def test_a_queue_that_is_deleted_ends_its_server_and_the_others_with_it(queue: str, serve: Any, witness: Any) -> None:
+def test_a_queue_that_is_deleted_ends_its_server_and_the_others_with_it(
+    queue: str, serve: Any, channel: BlockingChannel
+) -> None:
     with serve(queue, _echo, concurrency=2) as serving:
-        _await(lambda: witness.queue_declare(queue, passive=True).method.consumer_count == 2)
-        witness.queue_delete(queue)
+        _await(lambda: channel.queue_declare(queue, passive=True).method.consumer_count == 2)
+        channel.queue_delete(queue)
         _await(lambda: serving.error is not None, "the server to end")
     assert isinstance(serving.error, rmqkit.ConsumerCancelled)
 

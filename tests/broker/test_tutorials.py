@@ -5,8 +5,6 @@ https://www.rabbitmq.com/tutorials; the sixth, request and reply, is in test_rpc
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -15,20 +13,6 @@ from rmqkit import Exchange, Message, Queue, Topology
 from tests.conftest import Namespace
 
 WAIT_S = 10  # for a message that was confirmed or published before
-
-
-@pytest.fixture
-def connection(broker_url: str) -> Any:
-    with rmqkit.connect(broker_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-def channel(broker_url: str) -> Any:
-    import pika  # noqa: PLC0415 - the other side
-
-    with pika.BlockingConnection(pika.URLParameters(broker_url)) as other:
-        yield other.channel()
 
 
 def receive(channel: BlockingChannel, queue: str, count: int) -> list[bytes]:

@@ -27,17 +27,17 @@ def environment(broker_url: str, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def channel(broker_url: str) -> Iterator[BlockingChannel]:
-    """An independent client."""
-    connection = pika.BlockingConnection(pika.URLParameters(broker_url))
-    yield connection.channel()
-    connection.close()
-
-
-@pytest.fixture
 def queue(channel: BlockingChannel, queue_name: str) -> str:
     channel.queue_declare(queue_name, durable=True)
     return queue_name
+
+
+@pytest.fixture
+def topology(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The module's ORDERS, in a file."""
+    file = tmp_path / "orders.yaml"
+    file.write_text(request.module.ORDERS)
+    return file
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pika
@@ -28,13 +28,6 @@ publish: {exchange: orders, routing_key: order.eu}
 
 
 @pytest.fixture
-def topology(tmp_path: Path) -> Path:
-    file = tmp_path / "orders.yaml"
-    file.write_text(ORDERS)
-    return file
-
-
-@pytest.fixture
 def run(vhost_url: str, tmp_path: Path) -> Run:
     """Run `rmqkit` on a virtual host of its own, with a state folder of its own."""
     env = os.environ | {"RMQKIT_URL": vhost_url, "XDG_STATE_HOME": str(tmp_path / "state")}
@@ -46,18 +39,13 @@ def run(vhost_url: str, tmp_path: Path) -> Run:
     return run
 
 
-@pytest.fixture
-def channel(vhost_url: str) -> Iterator[BlockingChannel]:
-    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
-    yield connection.channel()
-    connection.close()
-
-
 def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
 
 
-def test_applying_says_what_it_did_and_twice_equals_once(run: Run, topology: Path, channel: BlockingChannel) -> None:
+def test_applying_says_what_it_did_and_twice_equals_once(
+    run: Run, topology: Path, vhost_channel: BlockingChannel
+) -> None:
     first = run("apply", topology)
     assert first.returncode == 0
     assert [line.split() for line in first.stdout.splitlines()] == [
@@ -73,9 +61,9 @@ def test_applying_says_what_it_did_and_twice_equals_once(run: Run, topology: Pat
     assert second.returncode == 0
     assert [line.split()[0] for line in second.stdout.splitlines()] == ["unchanged"] * 3 + ["declared"]
     assert "3 unchanged, 1 declared" in second.stderr
-    channel.confirm_delivery()  # else the count may be asked for before it is in the queue
-    channel.basic_publish("orders", "order.eu.paid", b"x")
-    assert channel.queue_declare("billing", passive=True).method.message_count == 1
+    vhost_channel.confirm_delivery()  # else the count may be asked for before it is in the queue
+    vhost_channel.basic_publish("orders", "order.eu.paid", b"x")
+    assert vhost_channel.queue_declare("billing", passive=True).method.message_count == 1
 
 
 def test_what_was_applied_is_remembered_and_a_failure_to_is_a_warning(run: Run, topology: Path, tmp_path: Path) -> None:
@@ -90,14 +78,14 @@ def test_what_was_applied_is_remembered_and_a_failure_to_is_a_warning(run: Run, 
     assert "warning: " in unwritable.stderr
 
 
-def test_a_dry_run_changes_nothing(run: Run, topology: Path, channel: BlockingChannel) -> None:
+def test_a_dry_run_changes_nothing(run: Run, topology: Path, vhost_channel: BlockingChannel) -> None:
     done = run("apply", "--dry-run", topology)
     assert done.returncode == 0
     assert "create" in done.stdout
     assert "created" not in done.stdout + done.stderr
     assert "nothing was changed" in done.stderr
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
-        channel.queue_declare("billing", passive=True)
+        vhost_channel.queue_declare("billing", passive=True)
 
 
 def test_the_report_is_json_when_asked_for(run: Run, topology: Path) -> None:
@@ -108,9 +96,11 @@ def test_the_report_is_json_when_asked_for(run: Run, topology: Path) -> None:
     assert done.stderr == ""
 
 
-def test_every_conflict_is_told_and_nothing_is_changed(run: Run, topology: Path, channel: BlockingChannel) -> None:
-    channel.queue_declare("billing", durable=False)
-    channel.exchange_declare("orders", "fanout", durable=True)
+def test_every_conflict_is_told_and_nothing_is_changed(
+    run: Run, topology: Path, vhost_channel: BlockingChannel
+) -> None:
+    vhost_channel.queue_declare("billing", durable=False)
+    vhost_channel.exchange_declare("orders", "fanout", durable=True)
     done = run("apply", topology)
     assert (done.returncode, done.stdout) == (5, "")
     assert f"{topology}:5:" in done.stderr
@@ -125,7 +115,7 @@ def test_every_conflict_is_told_and_nothing_is_changed(run: Run, topology: Path,
     assert planned.returncode == 5
     assert "conflict" in planned.stdout
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
-        channel.queue_declare("stock", passive=True)
+        vhost_channel.queue_declare("stock", passive=True)
 
 
 def test_a_bad_topology_declares_nothing_and_needs_no_broker(run: Run, topology: Path) -> None:

@@ -26,13 +26,6 @@ policies:
 
 
 @pytest.fixture
-def topology(tmp_path: Path) -> Path:
-    file = tmp_path / "orders.yaml"
-    file.write_text(ORDERS)
-    return file
-
-
-@pytest.fixture
 def applied(live: Run, topology: Path) -> Path:
     done = live("apply", topology)
     assert done.returncode == 0, done.stderr

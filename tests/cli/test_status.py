@@ -34,13 +34,6 @@ Watch = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def topology(tmp_path: Path) -> Path:
-    file = tmp_path / "orders.yaml"
-    file.write_text(ORDERS)
-    return file
-
-
-@pytest.fixture
 def filled(vhost_channel: BlockingChannel) -> None:
     """Leave three messages in `billing`, one of them out for delivery, and a queue of somebody else."""
     vhost_channel.queue_declare("billing", durable=True)
