@@ -83,6 +83,7 @@ class Server:
         self._counts: Counter[str] = Counter()
         self._replies_made = 0  # and handed to the publisher, which counts them as well
         self._unconfirmed: dict[int, tuple[Delivery, Verdict]] = {}  # by the publisher's number
+        self._refused: list[Delivery] = []  # whose reply the broker did not take
         self._done: list[tuple[Delivery, Verdict]] = []  # to be settled
 
     @property
@@ -114,14 +115,30 @@ class Server:
                 if made is None:
                     self._done.append((request, verdict))
                 else:
-                    self._unconfirmed[self._replies_made] = request, verdict
-                    self._replies_made += 1
-                    yield made
+                    yield self._send(made, request, verdict)
                 idle = request is batch[-1] and self._consumer.is_idle
                 if idle or time.monotonic() - settled_s >= ACK_WITHIN_S:
-                    yield None
+                    yield from self._confirms()
                     self._settle()
                     settled_s = time.monotonic()
+        yield from self._confirms()
+
+    def _send(self, made: Message, request: Delivery, verdict: Verdict) -> Message:
+        """Note a reply that is handed to the publisher, and what becomes of its request once that is confirmed."""
+        self._unconfirmed[self._replies_made] = request, verdict
+        self._replies_made += 1
+        return made
+
+    def _confirms(self) -> Iterator[Message | None]:
+        """Wait for the confirms, and tell those whose reply was refused that there will be none."""
+        yield None
+        while self._refused:
+            for request in self._refused:
+                error = HandlerError("the broker refused the reply: most likely it is too large")
+                verdict = self._fail(request, error)
+                yield self._send(_failure(request, error), request, verdict)
+            self._refused = []
+            yield None
 
     def _handle(self, request: Delivery) -> tuple[Message | None, Verdict]:
         """Run the function; return the reply, None if nobody asked for one, and what becomes of the request."""
@@ -134,18 +151,23 @@ class Server:
             result = self._function(request)
             made = reply.answer(request, result, self._consumer.frame_max) if wanted else None
         except Exception as exc:  # noqa: BLE001 - whatever the function does wrong is told to who asked
-            self._counts["failed"] += 1
-            (self._site.on_failure or log_failure)(request, exc)
-            # The text of a foreign error may hold anything, a password too: only what is meant to be told is told.
-            reason = exc.message if isinstance(exc, HandlerError) else type(exc).__name__
-            rejected = self._options.reject_failed or not wanted
-            return reply.failure(request, reason) if wanted else None, Verdict.REJECT if rejected else Verdict.ACK
+            verdict = self._fail(request, exc)
+            return _failure(request, exc) if wanted else None, verdict
         return made, Verdict.ACK
+
+    def _fail(self, request: Delivery, error: Exception) -> Verdict:
+        """Count a failure and tell of it; return what becomes of the request once the requester was told."""
+        self._counts["failed"] += 1
+        (self._site.on_failure or log_failure)(request, error)
+        return Verdict.REJECT if self._options.reject_failed or not request.properties.reply_to else Verdict.ACK
 
     def _note(self, index: int, message: Message, fate: Fate) -> None:
         """Take in what became of a reply; one whose fate is unknown leaves its request where it is."""
         request, verdict = self._unconfirmed.pop(index)
         if fate is Fate.UNKNOWN:
+            return
+        if fate is Fate.REFUSED and message.properties.type != reply.ERROR_TYPE:
+            self._refused.append(request)  # and told, unless a stop comes first: then another server has it next
             return
         self._done.append((request, verdict))
         if fate is Fate.CONFIRMED:
@@ -162,6 +184,11 @@ class Server:
             if requests:
                 self._consumer.settle(requests, verdict)
         self._done.clear()
+
+
+def _failure(request: Delivery, error: Exception) -> Message:
+    """Make the reply that tells of an error: of a foreign one the name alone, for its text may hold a password too."""
+    return reply.failure(request, error.message if isinstance(error, HandlerError) else type(error).__name__)
 
 
 def run(everything: Sequence[Served], site: Site) -> ServeReport:

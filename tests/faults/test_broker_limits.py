@@ -164,3 +164,24 @@ def test_22_heartbeats_go_on_while_a_handler_works(node: Node, on_node: OpenBook
                         sum(range(10_000))
     assert warnings == []
     assert [each.redelivered for each in ledger.handled] == [False] * 3
+
+
+def test_19_a_reply_the_broker_refuses_is_told_to_the_requester_as_a_failure(node: Node, on_node: OpenBooks) -> None:
+    queue, stop, failures = on_node().queue, rmqkit.Stop(), list[str]()
+    with (
+        setting(node, max_message_size=10_000),
+        rmqkit.connect(node.url) as connection,
+        rmqkit.connect(node.url) as client,
+    ):
+        connection.serve(queue)(lambda request: request.body * 20_000)
+        options = {"stop": stop, "on_failure": lambda _, error: failures.append(str(error))}
+        server = threading.Thread(target=connection.run, kwargs=options)
+        server.start()
+        try:
+            with pytest.raises(rmqkit.RemoteError, match="refused the reply"):
+                client.call(Message(b"large", queue), timeout_s=20)
+            assert client.call(Message(b"", queue), timeout_s=20).body == b""
+        finally:
+            stop.request()
+            server.join()
+    assert (len(failures), ready(node.url, queue)) == (1, 0)
