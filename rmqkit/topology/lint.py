@@ -50,17 +50,11 @@ def silence_unused(_: Wiring) -> Iterator[Complaint]:
     return iter(())
 
 
+_ROOMS = (reach, bindings, dead_letters, dead_letter_circles, queue_types, policies)
 RULES: Mapping[str, Rule] = {
     each.code: each
-    for each in (
-        *reach.RULES,
-        *bindings.RULES,
-        *dead_letters.RULES,
-        *dead_letter_circles.RULES,
-        *queue_types.RULES,
-        *policies.RULES,
-        silence_unused,
-    )
+    for each in (*(each for room in _ROOMS for each in vars(room).values()), silence_unused)
+    if isinstance(each, Rule)
 }
 """Every rule by its code, in the order of the docs."""
 

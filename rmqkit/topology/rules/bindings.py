@@ -273,19 +273,5 @@ def exchange_cycle(wiring: Wiring) -> Iterator[Complaint]:
         way = [closing[pair] for pair in zip(circle, [*circle[1:], circle[0]], strict=True)]
         exact = {each.routing_key for each in way if wiring.type_of(each.source) == "direct"}
         if len(exact) <= 1:
-            yield (
-                last,
-                f"exchanges are bound in a circle: {' -> '.join([*circle, circle[0]])}",
-                "Leave one binding out.",
-            )
-
-
-RULES = (
-    same_routing_twice,
-    swallowed_pattern,
-    headers_never_match,
-    header_ignored,
-    arguments_ignored,
-    transient_exchange,
-    exchange_cycle,
-)
+            message = f"exchanges are bound in a circle: {' -> '.join([*circle, circle[0]])}"
+            yield last, message, "Leave one binding out."

@@ -95,6 +95,3 @@ def _circles(wiring: Wiring) -> Iterator[list[Queue]]:
             told.add(frozenset(names))
             first = names.index(min(names, key=order.__getitem__))
             yield [wiring.queues[name] for name in names[first:] + names[:first]]
-
-
-RULES = (dead_letter_expiry_cycle, dead_letter_hot_loop)

@@ -14,6 +14,17 @@ from rmqkit.topology.rules.rule import Complaint, rule
 from rmqkit.topology.rules.wiring import Wiring
 
 EXCHANGE, KEY = "x-dead-letter-exchange", "x-dead-letter-routing-key"
+_AT_LEAST_ONCE = """
+queues:
+  orders:
+    type: quorum
+    arguments:
+      x-dead-letter-exchange: ""
+      x-dead-letter-routing-key: {0}
+      x-dead-letter-strategy: at-least-once
+      x-overflow: reject-publish
+  {0}: {{type: {1}}}
+"""  # the queue of dead letters, and its type
 
 
 def dead_letter_targets(wiring: Wiring) -> set[str]:
@@ -80,17 +91,7 @@ def drops_silently(wiring: Wiring) -> Iterator[Complaint]:
     why="From RabbitMQ 4.0 on a quorum queue drops a message that was delivered again more than 20 times.",
     page="docs/quorum-queues#poison-message-handling",
     bad="queues: {orders: {type: quorum}}",
-    good="""
-queues:
-  orders:
-    type: quorum
-    arguments:
-      x-dead-letter-exchange: ""
-      x-dead-letter-routing-key: poison
-      x-dead-letter-strategy: at-least-once
-      x-overflow: reject-publish
-  poison: {type: quorum}
-""",
+    good=_AT_LEAST_ONCE.format("poison", "quorum"),
 )
 def delivery_limit_drops(wiring: Wiring) -> Iterator[Complaint]:
     """Find quorum queues whose poison messages vanish by default."""
@@ -176,17 +177,7 @@ queues:
     arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: failed, x-dead-letter-strategy: at-least-once}
   failed: {type: quorum}
 """,
-    good="""
-queues:
-  orders:
-    type: quorum
-    arguments:
-      x-dead-letter-exchange: ""
-      x-dead-letter-routing-key: failed
-      x-dead-letter-strategy: at-least-once
-      x-overflow: reject-publish
-  failed: {type: quorum}
-""",
+    good=_AT_LEAST_ONCE.format("failed", "quorum"),
 )
 def at_least_once_ignored(wiring: Wiring) -> Iterator[Complaint]:
     """Find quorum queues that ask for at-least-once dead letters and do not get them."""
@@ -206,17 +197,7 @@ queues:
   orders: {type: quorum, arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: failed}}
   failed: {type: quorum}
 """,
-    good="""
-queues:
-  orders:
-    type: quorum
-    arguments:
-      x-dead-letter-exchange: ""
-      x-dead-letter-routing-key: failed
-      x-dead-letter-strategy: at-least-once
-      x-overflow: reject-publish
-  failed: {type: quorum}
-""",
+    good=_AT_LEAST_ONCE.format("failed", "quorum"),
 )
 def dead_letter_at_most_once(wiring: Wiring) -> Iterator[Complaint]:
     """Find quorum queues that could dead-letter at least once, and do not say which they want."""
@@ -237,17 +218,7 @@ queues:
   orders: {type: classic, arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: failures}}
   failures: {type: stream}
 """,
-    good="""
-queues:
-  orders:
-    type: quorum
-    arguments:
-      x-dead-letter-exchange: ""
-      x-dead-letter-routing-key: failures
-      x-dead-letter-strategy: at-least-once
-      x-overflow: reject-publish
-  failures: {type: stream}
-""",
+    good=_AT_LEAST_ONCE.format("failures", "stream"),
 )
 def dead_letter_to_stream(wiring: Wiring) -> Iterator[Complaint]:
     """Find streams that get dead letters from some versions of RabbitMQ only."""
@@ -258,11 +229,8 @@ def dead_letter_to_stream(wiring: Wiring) -> Iterator[Complaint]:
         reached = {name for each in letters(wiring, queue.name) for name in wiring.reached(*each, surely=False)}
         if lost := sorted(reached & streams):
             message = f"dead letters of queue {queue.name!r} may not arrive in stream {', '.join(map(repr, lost))}"
-            yield (
-                queue,
-                message,
-                "Lead them to a queue, or write type: quorum with x-dead-letter-strategy: at-least-once.",
-            )
+            advice = "Lead them to a queue, or write type: quorum with x-dead-letter-strategy: at-least-once."
+            yield queue, message, advice
 
 
 def _quorum_with_dead_letters(wiring: Wiring) -> Iterator[tuple[Queue, dict[str, object]]]:
@@ -270,14 +238,3 @@ def _quorum_with_dead_letters(wiring: Wiring) -> Iterator[tuple[Queue, dict[str,
         settings = dict(wiring.settings[queue.name])
         if queue_type(queue) == "quorum" and EXCHANGE in settings:
             yield queue, settings
-
-
-RULES = (
-    drops_silently,
-    delivery_limit_drops,
-    dead_letter_nowhere,
-    dead_letter_key_alone,
-    at_least_once_ignored,
-    dead_letter_at_most_once,
-    dead_letter_to_stream,
-)

@@ -31,6 +31,10 @@ _SETTINGS = (  # of RabbitMQ 3.10 to 4.3 and the plugins that come with it
 )  # fmt: skip
 _ARGUMENTS_ONLY = ("max-priority", "queue-type", "quorum-initial-group-size", "single-active-consumer")
 _TO_POLICIES = "Move it to policies:, where RabbitMQ's HTTP API is at hand."
+_LIMITS = """
+queues: {orders: {}}
+policies: {limits: {pattern: ^orders$, definition: {max-length: 1000, overflow: reject-publish}}}
+"""
 _MANY = 3  # queues alike: from here on a policy says it better
 
 
@@ -72,14 +76,8 @@ def policy_unread(wiring: Wiring) -> Iterator[Complaint]:
     "error",
     why="RabbitMQ refuses a policy with a setting it does not know, or with a value it cannot use.",
     page="docs/policies#how-policies-work",
-    bad="""
-queues: {orders: {}}
-policies: {limits: {pattern: ^orders$, definition: {max-lenght: 1000, overflow: reject-publish}}}
-""",
-    good="""
-queues: {orders: {}}
-policies: {limits: {pattern: ^orders$, definition: {max-length: 1000, overflow: reject-publish}}}
-""",
+    bad=_LIMITS.replace("max-length", "max-lenght"),
+    good=_LIMITS,
 )
 def policy_refused(wiring: Wiring) -> Iterator[Complaint]:
     """Find settings that no policy can have; what a plugin may bring passes."""
@@ -140,14 +138,8 @@ def policy_target_undeclared(wiring: Wiring) -> Iterator[Complaint]:
     "warning",
     why="A policy whose pattern matches no name does nothing, and a misspelled one looks just like it.",
     page="docs/policies#troubleshooting",
-    bad="""
-queues: {orders: {}}
-policies: {limits: {pattern: ^order$, definition: {max-length: 1000, overflow: reject-publish}}}
-""",
-    good="""
-queues: {orders: {}}
-policies: {limits: {pattern: ^orders$, definition: {max-length: 1000, overflow: reject-publish}}}
-""",
+    bad=_LIMITS.replace("^orders$", "^order$"),
+    good=_LIMITS,
 )
 def policy_matches_nothing(wiring: Wiring) -> Iterator[Complaint]:
     """Find policies for nothing that the file declares or knows of."""
@@ -276,15 +268,3 @@ def better_as_policy(wiring: Wiring) -> Iterator[Complaint]:
         if len(queues) >= _MANY:
             names = " and ".join(json.loads(common))
             yield queues[0], f"{len(queues)} queues have the same {names}, which a policy could set", _TO_POLICIES
-
-
-RULES = (
-    policy_unread,
-    policy_refused,
-    policy_target_undeclared,
-    policy_matches_nothing,
-    policy_tie,
-    policy_overruled,
-    policy_passed_over,
-    better_as_policy,
-)

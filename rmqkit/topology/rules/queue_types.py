@@ -162,6 +162,3 @@ def many_hashes(wiring: Wiring) -> Iterator[Complaint]:
         if number > _MAX_HASHES and wiring.type_of(binding.source) == "topic":
             message = f"the pattern {binding.routing_key!r} to {binding.destination!r} has {number} words that are #"
             yield binding, message, "Write * for what is always one word; # is mostly needed once, at the end."
-
-
-RULES = (argument_refused, type_missing, overflow_ignored, transient_queue, outdated_setting, many_hashes)

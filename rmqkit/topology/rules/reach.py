@@ -121,6 +121,3 @@ def publish_unroutable(wiring: Wiring) -> Iterator[Complaint]:
         about = wiring.exchanges.get(target.exchange, Exchange(target.exchange))
         message = f"a message to the target of publish:, {target}, reaches no queue: {found.why}"
         yield about, message, "Name a routing key in publish: that a binding takes, or bind a queue."
-
-
-RULES = (nothing_bound, exchange_unreached, queue_unreached, publish_unroutable)
