@@ -91,7 +91,8 @@ class _File:
         for path, problem in check(self.document, SCENARIOS):
             self.problems.append(problem)
             self.faulty.add(path)
-        scenarios = list(self._scenarios()) if not any(path[:1] in ((), ("topology",)) for path in self.faulty) else []
+        unusable = any(path in ((), ("scenarios",)) or path[:1] == ("topology",) for path in self.faulty)
+        scenarios = [] if unusable else list(self._scenarios())
         if self.problems:
             self.problems.sort(
                 key=lambda each: (each.where.file != self.document.file, each.where.line, each.where.column)
