@@ -11,11 +11,13 @@ one, a file that was changed there is not.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import operator
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ MAX_FAILED = 1000  # failures noted; the mark stays before the next one
 SAVE_EVERY = 10_000  # messages settled between two saves, at most
 SAVE_EVERY_S = 1.0
 _HASHED_BYTES = 1024 * 1024
+_ADVICE = "Name another file to --resume, or remove this one to publish everything from the beginning."
 
 Read = Callable[[Place], Iterator[Message | None]]  # the messages of an input, from a place on
 
@@ -101,7 +104,8 @@ class Resume:
 
     `job` says what is read and where it goes, for another job has to have another state. `skipped` messages were
     confirmed before, `retried` failed and are sent again first, and of those that follow `doubtful`, at most, may be
-    there already. Raises PayloadError when the state belongs to something else, or cannot be read.
+    there already. Raises PayloadError when the state belongs to something else, another run is at it, or it cannot be
+    read.
     """
 
     def __init__(self, path: str, job: str, stream: Stream, read: Read) -> None:
@@ -109,6 +113,7 @@ class Resume:
         self._hash, self._hashed = hashlib.sha256(), 0
         if not stream.rereadable:
             raise PayloadError(f"{stream.name}: --resume needs a file, which can be read again")
+        self._unlock = self._lock()
         found = _load(self._path) or _State(job, "stopped", Place(), self._hash.hexdigest())
         if found.job != job:
             self._refuse(f"it is of a run that publishes {found.job}, and this one publishes {job}")
@@ -159,11 +164,39 @@ class Resume:
                 self._save("running")
 
     def finish(self, *, complete: bool) -> None:
-        """Save for the last time; `complete` tells that the input ended. Raises OutputError."""
+        """Save for the last time, and let others have it; `complete` tells that the input ended. Raises OutputError."""
         try:
             self._save("done" if complete and not self._mark.failed and not self._mark.beyond else "stopped")
         except OSError as exc:
             raise OutputError(f"{self._path}: the state cannot be written: {exc.strerror}") from exc
+        finally:
+            with suppress(OSError):
+                self._lock_path.unlink()
+            self._unlock()
+
+    def _lock(self) -> Callable[[], object]:
+        """Keep other runs away, and return what lets them come: the system does, too, when this process ends.
+
+        The lock is on a file beside the state, which itself is replaced all the time.
+        """
+        while True:
+            try:
+                lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+                release = weakref.finalize(self, os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):  # a run that ended just now took it away
+                    if os.path.samestat(os.fstat(lock), self._lock_path.stat()):
+                        return release
+            except BlockingIOError:
+                release()
+                self._refuse("another run is at it", "Wait for its end, or name another file to --resume.")
+            except OSError as exc:
+                raise PayloadError(f"{self._path}: the state cannot be written: {exc.strerror}") from exc
+            release()
+
+    @property
+    def _lock_path(self) -> Path:
+        return self._path.with_name(f".{self._path.name}.lock")
 
     def _save(self, status: str) -> None:
         """Replace the file, wholly or not at all, a power cut included. Raises OSError."""
@@ -208,8 +241,7 @@ class Resume:
             )
         return place._replace(offset=place.offset + len(grown))
 
-    def _refuse(self, reason: str) -> NoReturn:
-        advice = "Name another file to --resume, or remove this one to publish everything from the beginning."
+    def _refuse(self, reason: str, advice: str = _ADVICE) -> NoReturn:
         raise PayloadError(f"{self._path} cannot be gone on from: {reason}", advice=advice)
 
 

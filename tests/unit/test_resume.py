@@ -102,6 +102,7 @@ def test_runs_that_are_killed_and_go_on_leave_no_line_out_and_repeat_few(
         while not state.exists() or json.loads(state.read_text())["status"] != "done":
             kept = _open(path, state)
             arrived += _run(kept, dice, crash=runs < 8, failing=0.2 if runs < 8 else 0)
+            del kept  # as the end of its process would
             runs += 1
             assert runs < 12
     assert set(arrived) == set(lines)
@@ -181,6 +182,21 @@ def test_a_state_of_another_job_or_no_state_at_all_is_refused_and_left_alone(tmp
 def test_a_state_that_cannot_be_written_ends_the_run_before_the_first_message(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(b"a\n")
-    kept = _open(path, tmp_path / "nowhere" / "state")
     with pytest.raises(PayloadError, match="the state cannot be written"):
-        next(kept.messages())
+        next(_open(path, tmp_path / "nowhere" / "state").messages())
+
+
+def test_two_runs_at_once_are_one_too_many_and_the_next_may_begin_when_the_first_has_ended(tmp_path: Path) -> None:
+    path, state = tmp_path / "in", tmp_path / "state"
+    path.write_bytes(b"a\n")
+    first = _open(path, state)
+    list(first.messages())
+    for _ in range(2):
+        with pytest.raises(PayloadError, match="another run is at it"):
+            _open(path, state)
+    first.finish(complete=False)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["in", "state"]
+    second = _open(path, state)
+    with pytest.raises(PayloadError, match="another run is at it"):
+        _open(path, state)
+    second.finish(complete=False)
