@@ -2,6 +2,10 @@
 
 `RMQKIT_TEST_URL` if set (with `RMQKIT_TEST_API_URL` for its HTTP API), else a container if a Docker engine answers,
 else a private node, one for all workers. No broker is a failure that says what to do, never a skip.
+
+Tests that kill, freeze or configure a broker start a node of their own, and are marked `own_node`. Where the tests run
+on a broker that `RMQKIT_TEST_URL` names, what cannot be had is left out, and named at the end: those, if no RabbitMQ is
+installed here, and those marked `http_api`, if its HTTP API does not answer.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import HTTPBasicAuthHandler, HTTPPasswordMgrWithDefaultRealm, Request, build_opener
 
@@ -26,23 +31,92 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
-from rmqkit.node import Node
+from rmqkit.errors import NodeError
+from rmqkit.node import Node, installation
 from rmqkit.node.leash import leash
 
 # A machine that is busy with other tests is no finding: neither the time an example takes, nor that of making one.
 hypothesis.settings.register_profile("rmqkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("rmqkit")
 FOLDER = "RMQKIT_TEST_FOLDER"  # where this session's nodes live; xdist's workers inherit it
+LACKING = "RMQKIT_TEST_LACKING"  # the marks of what is left out, likewise
+OWN_NODE = {"own_node", "node", "tls", "cluster"}  # fixtures that start one
 _session = ExitStack()
+_left_out: set[tuple[str, str]] = set()  # tests, each with what it lacks
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hold the leash in the process that started the session, not in xdist's workers."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; our children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line("markers", "own_node: starts nodes of its own, and needs an installed RabbitMQ")
+    config.addinivalue_line("markers", "http_api: needs the HTTP API of the tests' broker")
     if not hasattr(config, "workerinput"):
+        os.environ[LACKING] = " ".join(_lacking())
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-")
         _session.enter_context(leash(Path(os.environ[FOLDER])))
+
+
+def _lacking() -> Iterator[str]:
+    """Yield the marks of tests for which there is nothing here."""
+    if url := os.environ.get("RMQKIT_TEST_URL"):
+        try:
+            installation.find()
+        except NodeError:
+            yield "own_node"
+        try:
+            _named(url).api("GET", "overview")
+        except OSError:
+            yield "http_api"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test with what it needs, and leave out those that need what is lacking."""
+    lacking = os.environ[LACKING].split()
+    kept: list[pytest.Item] = []
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)
+        names = set(fixtures.names_closure) if fixtures else set()
+        if names & OWN_NODE:
+            item.add_marker("own_node")
+        if fixtures and ("vhost_url" in names or _asks_broker(fixtures)):
+            item.add_marker("http_api")
+        lacks = next((mark for mark in lacking if item.get_closest_marker(mark)), "")
+        if lacks:
+            _left_out.add((item.nodeid, lacks))
+        else:
+            kept.append(item)
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[each for each in items if each not in kept])
+        items[:] = kept
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = sorted(_left_out)
+
+
+def _asks_broker(fixtures: Any) -> bool:
+    """Tell whether a test, or a fixture of its own, uses the broker itself, and not only the URL."""
+    own = (each[-1] for each in fixtures.name2fixturedefs.values() if each[-1].baseid not in ("", "tests"))
+    return "broker" in fixtures.argnames or any("broker" in each.argnames for each in own)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from one of xdist's workers what it left out."""
+    _left_out.update(map(tuple, getattr(node, "workeroutput", {}).get("left_out", ())))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was left out."""
+    reasons = {
+        "own_node": "need a node of their own, and RabbitMQ is not installed here",
+        "http_api": "need the HTTP API of RMQKIT_TEST_URL, which does not answer (see RMQKIT_TEST_API_URL)",
+    }
+    for mark, reason in reasons.items():
+        names = sorted(name for name, lacks in _left_out if lacks == mark)
+        if names:
+            terminalreporter.section(f"{len(names)} tests were left out: they {reason}")
+            for name in names:
+                terminalreporter.write_line(name)
 
 
 def pytest_unconfigure() -> None:
@@ -72,8 +146,7 @@ class Broker:
 def broker() -> Iterator[Broker]:
     """A RabbitMQ that the tests share: they keep to names of their own, or to a virtual host of their own."""
     if url := os.environ.get("RMQKIT_TEST_URL"):
-        host = urlsplit(url).hostname
-        yield Broker(url, os.environ.get("RMQKIT_TEST_API_URL", f"http://guest:guest@{host}:15672"))
+        yield _named(url)
     elif _docker_answers():
         yield from _container()
     else:
@@ -164,6 +237,14 @@ def own_node() -> Iterator[Callable[[], Node]]:
     yield start
     for node in started:
         node.discard()
+
+
+def _named(url: str) -> Broker:
+    """Return the broker that RMQKIT_TEST_URL names; its HTTP API takes the same login, unless its URL has another."""
+    parts = urlsplit(url)
+    api = urlsplit(os.environ.get("RMQKIT_TEST_API_URL", f"http://{parts.hostname}:15672"))
+    login = api.netloc.rpartition("@")[0] or f"{parts.username or 'guest'}:{parts.password or 'guest'}"
+    return Broker(url, api._replace(netloc=f"{login}@{api.netloc.rpartition('@')[2]}").geturl())
 
 
 def _docker_answers() -> bool:

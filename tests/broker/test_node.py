@@ -22,6 +22,7 @@ import pytest
 from rmqkit.errors import NodeError
 from rmqkit.node import Node, installation
 
+pytestmark = pytest.mark.own_node
 StartNode = Callable[[], Node]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from rmqkit.node import Node
 
+pytestmark = pytest.mark.own_node
 Environment = Mapping[str, str]
 
 

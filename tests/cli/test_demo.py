@@ -56,6 +56,7 @@ def _left(place: Path) -> list[str]:
 # Through the command, on a node of its own
 
 
+@pytest.mark.own_node
 def test_the_main_job_loses_nothing_and_deals_messages_out_to_all_workers(tmp_path: Path) -> None:
     done = _demo(tmp_path, "--count", "6000", "--json")
     assert done.returncode == 0, done.stderr
@@ -66,6 +67,7 @@ def test_the_main_job_loses_nothing_and_deals_messages_out_to_all_workers(tmp_pa
     assert min(report["shares"].values()) > 6000 / 3 / 2
 
 
+@pytest.mark.own_node
 def test_a_demo_shows_commands_on_standard_error_and_its_table_on_standard_output(tmp_path: Path) -> None:
     done = _demo(tmp_path, "routing", "--count", "20")
     assert done.returncode == 0, done.stderr
@@ -78,6 +80,7 @@ def test_a_demo_shows_commands_on_standard_error_and_its_table_on_standard_outpu
     ]
 
 
+@pytest.mark.own_node
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
     command = _command("single-active", "--count", "100000")

@@ -50,6 +50,7 @@ def test_the_broker_options_become_settings() -> None:
         Broker(["amqp://u@h"]).settings()
 
 
+@pytest.mark.own_node
 def test_a_node_of_the_user_is_named_only_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert options._our_node() == ""
