@@ -128,6 +128,7 @@ class Link:
             if self._closed:
                 raise ConnectionLost("the connection was closed on this side")
             if self._transport is None or self._transport.lost is not None:
+                self._turn += self._transport is not None  # the address that was lost is tried last
                 self._transport = self._open_any()
             return self._transport
 

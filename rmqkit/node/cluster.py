@@ -14,10 +14,10 @@ import http.client
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -33,6 +33,8 @@ __all__ = ["Cluster", "ClusterStatus", "last_started"]
 SIZE = 3
 _JOIN_S = 30.0  # from logins that are accepted to nodes that all see each other
 _API_S = 2.0
+_PATIENCE_S = 45.0  # with a node that starts, before it is killed and started again
+_TRIES = 3
 
 
 def last_started() -> Node | Cluster:
@@ -73,13 +75,14 @@ class Cluster:
     def nodes(self) -> tuple[Node, ...]:
         """Return the nodes, whether they run or not; none if the cluster was never started."""
         memory = self._recall()
-        names = tuple(f"rmqkit-{number}@127.0.0.1" for number in range(1, memory.size + 1))
+        names = [f"rmqkit-{number}@127.0.0.1" for number in range(1, memory.size + 1)]
+        home, epmd = self.folder / "home", memory.epmd_port
         return tuple(
             Node(
                 self.folder / name.partition("@")[0],
-                identity=Identity(self.folder / "home", name, names, memory.epmd_port),
+                identity=Identity(home, name, tuple(dict.fromkeys((names[0], name))), turn, epmd),
             )
-            for name in names
+            for turn, name in enumerate(names)
         )
 
     @property
@@ -136,23 +139,39 @@ class Cluster:
     def leader(self, queue: str, vhost: str = "/") -> str:
         """Return the name of the node that leads a quorum queue, as those say that answer; empty if none does."""
         found = self._ask(f"queues/{quote(vhost, safe='')}/{quote(queue, safe='')}")
-        return str(found.get("leader", "")) if isinstance(found, dict) else ""
+        return str(found.get("leader") or "") if isinstance(found, dict) else ""
 
     def _start(self, memory: _Memory, port: int | None, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         if not memory.epmd.alive():
             memory = self._launch_mapper(memory)
-        used: set[int] = set()
-        for turn, node in enumerate(self.nodes):
-            if not memory.formed:
+        nodes = self.nodes
+        if not memory.formed:
+            for node in nodes:
                 shutil.rmtree(node.folder / "data", ignore_errors=True)  # half a cluster would not go on
-            used.update(asdict(node.launch(port + turn if port else port, avoid=used)).values())
-            used.discard(memory.epmd_port)
-        for node in self.nodes:
-            node.await_login(max(deadline - time.monotonic(), 1.0))
+            self._bring_up(nodes[:1], port, deadline)  # those that look for it while it starts would hold it up
+        self._bring_up(nodes, port, deadline)
         if not wait_until(lambda: self._running() == memory.size, _JOIN_S):
             raise NodeError(f"{self._running()} of {memory.size} nodes see each other", advice=f"Logs: {self.folder}")
         self._remember(replace(memory, formed=True))
+
+    def _bring_up(self, nodes: Sequence[Node], port: int | None, deadline: float) -> None:
+        """Launch nodes, all together, and wait until they accept logins; what ends or hangs is launched again.
+
+        One that was stopped early waits for those that were stopped late. RabbitMQ 3.10 nodes that boot at the same
+        moment may trip over each other's feature flags, and end, or hang.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            used: set[int] = set()
+            for turn, node in enumerate(nodes):
+                used.update(astuple(node.launch(port + turn if port else port, avoid=used))[:-1])
+            until = min(deadline, time.monotonic() + _PATIENCE_S)
+            failures = [failure for node in nodes if (failure := _failure(node, until))]
+            if not failures:
+                return
+            if not tries_left or time.monotonic() >= deadline:
+                raise failures[0]
+            port = None  # the nodes have theirs
 
     def _launch_mapper(self, memory: _Memory) -> _Memory:
         found, port = installation.find(), free(memory.epmd_port)
@@ -202,3 +221,13 @@ class Cluster:
         new = self._memory_file.with_suffix(".new")
         new.write_text(json.dumps(asdict(memory), indent=2))
         new.replace(self._memory_file)
+
+
+def _failure(node: Node, deadline: float) -> NodeError | None:
+    """Wait until a node accepts logins; kill one that does not, and return why."""
+    try:
+        node.await_login(max(deadline - time.monotonic(), 0.1))
+    except NodeError as exc:
+        node.kill()
+        return exc
+    return None

@@ -19,7 +19,7 @@ _WRAPPED = Path("/usr/lib/rabbitmq/bin")  # the scripts behind Debian's and Fedo
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 _CLUSTERED = (
     "cluster_formation.peer_discovery_backend = classic_config\n"
-    "cluster_partition_handling = pause_minority\n"  # as in production: the cluster comes together again by itself
+    "cluster_partition_handling = autoheal\n"  # after a node was frozen, too, which pause_minority does not notice
     f"net_ticktime = {NET_TICK_S}\n"
 )
 _LEAN = "+S 1:1 +SDcpu 1:1 +SDio 1"  # several nodes share one machine
@@ -28,17 +28,17 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")  # not the user's 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a node is called and where its cookie is; in a cluster also its peers, in order, and the `epmd` of all."""
+    """What a node is called and where its cookie is.
+
+    In a cluster also where to find it: the names of its first node and of this one, this one's place among all, from 0,
+    and the port of the `epmd` they share.
+    """
 
     home: Path
     name: str = _ALONE
-    peers: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = ()
+    turn: int = 0
     epmd: int = 0
-
-    @property
-    def turn(self) -> int:
-        """Return the node's place among its peers, from 0."""
-        return self.peers.index(self.name) if self.peers else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def environment(folder: Path, identity: Identity, ports: Ports) -> dict[str, str
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_LOGS": str(folder / "log" / "broker.log"),
             "RABBITMQ_PID_FILE": str(folder / "data" / "pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false {_LEAN if identity.peers else ''}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false {_LEAN if identity.seeds else ''}",
             "RABBITMQ_CTL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false",
         }
     )
@@ -112,8 +112,8 @@ def environment(folder: Path, identity: Identity, ports: Ports) -> dict[str, str
 
 def configuration(identity: Identity, ports: Ports) -> dict[str, str]:
     """Return the node's configuration files by name."""
-    peers = (
-        f"cluster_formation.classic_config.nodes.{number} = {name}\n" for number, name in enumerate(identity.peers, 1)
+    seeds = (
+        f"cluster_formation.classic_config.nodes.{number} = {name}\n" for number, name in enumerate(identity.seeds)
     )
     return {
         "rabbitmq.conf": f"listeners.tcp.1 = 127.0.0.1:{ports.amqp}\n"
@@ -123,7 +123,7 @@ def configuration(identity: Identity, ports: Ports) -> dict[str, str]:
         "management.tcp.ip = 127.0.0.1\n"
         f"management.tcp.port = {ports.management}\n"
         "disk_free_limit.absolute = 50MB\n"  # a laptop's disk is often nearly full
-        + (_CLUSTERED + "".join(peers) if identity.peers else ""),
+        + (_CLUSTERED + "".join(seeds) if identity.seeds else ""),
         "enabled_plugins": "[rabbitmq_management].\n",
         "rabbitmq-env.conf": "",
         "advanced.config": "[].\n",
