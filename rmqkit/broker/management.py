@@ -263,7 +263,8 @@ class Management:
             return self._stranger()
         subject = f"{self}/api/{path.partition('?')[0]}"
         match status:
-            case 401 if "log" in reason.lower():  # "Login failed", "User can only log in via localhost"
+            # "Login failed", "User can only log in via localhost"; RabbitMQ 4 says "Not_Authorized" for the first.
+            case 401 if "log" in reason.lower() or reason == "Not_Authorized":
                 what = f"{self}: the login of the user {self._username!r} was refused: {reason}"
                 advice = "--api-url may name another: http://USER:PASSWORD@HOST:15672"
                 return AuthenticationFailed(what, advice=translation.GUEST if "localhost" in reason else advice)

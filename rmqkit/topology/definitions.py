@@ -34,6 +34,7 @@ _NEEDLESS = {"vhost", "type", "properties_key"}  # looked at elsewhere, or made 
 # Where the definitions come from: nothing that could be lost.
 _ORIGIN = {"rabbit_version", "rabbitmq_version", "product_name", "product_version", "rabbitmq_definition_format"}
 _ORIGIN |= {"original_cluster_name", "original_vhost_name", "explanation"}
+_ORIGIN |= {"description", "default_queue_type"}  # RabbitMQ 4 repeats them, from the metadata of the virtual host
 _NOT_THERE = ("where", "exclusive", "contract", "retry")  # fields of nouns that definitions lack
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
 

@@ -104,7 +104,7 @@ def test_a_virtual_host_is_the_same_after_export_to_yaml_and_import_into_others(
 ) -> None:
     exported = export(broker, filled)
     topology, omitted = from_definitions(exported, file="export")
-    assert omitted == ()
+    assert set(omitted) <= {"the metadata of the virtual host"}  # RabbitMQ 4 exports it
     assert (len(topology.queues), len(topology.exchanges), len(topology.policies)) == (18, 15, 15)
     read = loads(to_yaml(topology))
     assert read == topology

@@ -20,6 +20,8 @@ from rmqkit.broker.fields import decode_properties, encode_properties
 from rmqkit.broker.frames import LazyOrigin
 from rmqkit.broker.ways import DIED, Way, finder
 from rmqkit.errors import NotFound
+from tests.broker.versions import major
+from tests.conftest import Broker
 from tests.faults.witness import bodies, declare, ready, within
 
 KEYS = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "parked"}
@@ -104,8 +106,9 @@ def test_to_the_exchange_dead_letters_are_published_as_they_were_at_first(
 
 
 def test_a_message_that_died_again_and_again_goes_back_to_where_it_died_last(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    broker: Broker, vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:
+    """RabbitMQ 4 forgets earlier deaths when a client publishes the message again, as a move does."""
     declare(vhost_url, "graves", x_max_length=10)
     declare(vhost_url, "short", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="graves")
     killed(witness, vhost_url, 1)
@@ -114,7 +117,7 @@ def test_a_message_that_died_again_and_again_goes_back_to_where_it_died_last(
     (group,) = connection.move("graves", dry_run=True).groups
     assert (group.reason, group.queue, group.target) == ("expired", "short", Target("", "short"))
     (group,) = connection.move("graves", Replay.EXCHANGE, dry_run=True).groups
-    assert group.target == Target("amq.topic", "order.0")
+    assert group.target == (Target("amq.topic", "order.0") if major(broker) < 4 else Target("", "short"))
 
 
 def test_a_message_that_went_back_can_die_and_go_back_as_often_as_you_like(
