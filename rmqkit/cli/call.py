@@ -18,7 +18,7 @@ from rmqkit import exit_codes
 from rmqkit.cli import failure, output
 from rmqkit.cli.consume import Print
 from rmqkit.cli.files import STANDARD
-from rmqkit.cli.options import Broker, Json, connect, grouped
+from rmqkit.cli.options import Broker, Json, connect, grouped, option
 from rmqkit.cli.publish_options import RequestOptions
 from rmqkit.errors import InputError, OutputError, RmqkitError
 from rmqkit.model import Target
@@ -80,10 +80,8 @@ class AskedOptions:
     ] = None
     lines: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="A request per line; - is standard input, and the default when something is piped in.",
-            show_default=False,
+        option(
+            metavar="FILE", help="A request per line; - is standard input, and the default when something is piped in."
         ),
     ] = None
 
@@ -128,13 +126,7 @@ class ReplyOptions:
     )
     out: Annotated[
         str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="Write the body of the one reply there, byte for byte.",
-            show_default=False,
-        ),
+        option("-o", "--output", metavar="FILE", help="Write the body of the one reply there, byte for byte."),
     ] = None
 
     def sink(self) -> Callable[[Answer], object]:

@@ -20,7 +20,7 @@ from rmqkit.cli import consumption, failure, output, plan, remembered, workers
 from rmqkit.cli.consumption import Job, Outcome
 from rmqkit.cli.contracts import ConsumedSchemaOptions
 from rmqkit.cli.handling import FilterOptions, HandlerOptions, Print
-from rmqkit.cli.options import Broker, Json, grouped
+from rmqkit.cli.options import Broker, Json, grouped, option
 from rmqkit.cli.remembered import Remembered
 from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import OutputError
@@ -35,21 +35,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Print", "consume"]  # how a message is printed is also `call`'s to say
 
-Count = Annotated[
-    int | None, typer.Option("-n", "--count", metavar="N", min=1, help="End after exactly N.", show_default=False)
-]
+Count = Annotated[int | None, option("-n", "--count", metavar="N", min=1, help="End after exactly N.")]
 IdleTimeout = Annotated[
     float | None,
-    typer.Option(metavar="SECONDS", min=0, help="End after so long without a message.", show_default=False),
+    option(metavar="SECONDS", min=0, help="End after so long without a message."),
 ]
 Prefetch = Annotated[
     int | None,
-    typer.Option(
+    option(
         metavar="N",
         min=1,
         max=65535,
         help="How many may be under way to each consumer: 1000, with --exec two a command, if not given.",
-        show_default=False,
     ),
 ]
 
@@ -67,11 +64,10 @@ class TakingOptions:
     ] = 1
     topology: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--topology",
             metavar="FILE",
             help="Take the queue's contract and retry from this file, and not from the topology applied last.",
-            show_default=False,
         ),
     ] = None
     no_ack: Annotated[
@@ -79,10 +75,9 @@ class TakingOptions:
     ] = False
     offset: Annotated[
         str | None,
-        typer.Option(
+        option(
             metavar="WHERE",
             help="Where to begin in a stream: first, last, next, an offset, 5m for what is no older, or a time.",
-            show_default=False,
         ),
     ] = None
 

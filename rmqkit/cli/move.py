@@ -17,7 +17,7 @@ from rmqkit import exit_codes
 from rmqkit.broker.options import Replay
 from rmqkit.cli import failure, output
 from rmqkit.cli.handling import FILTER_HELP
-from rmqkit.cli.options import Broker, Json, connect, grouped
+from rmqkit.cli.options import Broker, Json, connect, grouped, option
 from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import BrokerError
 from rmqkit.model import Exchange, Target
@@ -36,19 +36,16 @@ class WayOptions:
 
     to_origin: Annotated[
         Replay | None,
-        typer.Option(
+        option(
             help="Dead letters go back: to the queue they died in last, which is done if nothing is said; or to the"
-            " exchange they were first published to, and so to every queue that is bound there.",
-            show_default=False,
+            " exchange they were first published to, and so to every queue that is bound there."
         ),
     ] = None
-    to_queue: Annotated[str | None, typer.Option(metavar="NAME", help="To this queue.", show_default=False)] = None
-    to_exchange: Annotated[
-        str | None, typer.Option(metavar="NAME", help="To this exchange, with their own keys.", show_default=False)
-    ] = None
+    to_queue: Annotated[str | None, option(metavar="NAME", help="To this queue.")] = None
+    to_exchange: Annotated[str | None, option(metavar="NAME", help="To this exchange, with their own keys.")] = None
     routing_key: Annotated[
         str | None,
-        typer.Option("-r", "--routing-key", metavar="KEY", help="With --to-exchange: the key.", show_default=False),
+        option("-r", "--routing-key", metavar="KEY", help="With --to-exchange: the key."),
     ] = None
 
     def of(self, source: str) -> Replay | Target | Exchange:
@@ -71,13 +68,9 @@ class WayOptions:
 class WhichOptions:
     """Which messages are moved, and how fast."""
 
-    filter: Annotated[str | None, typer.Option(metavar="EXPRESSION", help=FILTER_HELP, show_default=False)] = None
-    limit: Annotated[
-        int | None, typer.Option("-n", "--limit", metavar="N", min=1, help="Move N at most.", show_default=False)
-    ] = None
-    rate: Annotated[
-        float | None, typer.Option(metavar="N", min=0.001, help="Move N a second at most.", show_default=False)
-    ] = None
+    filter: Annotated[str | None, option(metavar="EXPRESSION", help=FILTER_HELP)] = None
+    limit: Annotated[int | None, option("-n", "--limit", metavar="N", min=1, help="Move N at most.")] = None
+    rate: Annotated[float | None, option(metavar="N", min=0.001, help="Move N a second at most.")] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Look, group by how they died and where they would go; move nothing.")
     ] = False

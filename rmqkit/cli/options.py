@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from rmqkit.broker.connection import Connection
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report, or the error, as JSON.")]
-_PANEL = "Connection"
 
 
-def _option(*names: str, metavar: str | None = None, help: str) -> Any:  # noqa: A002 - Typer's word
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=_PANEL, show_default=False)
+def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 - Typer's word
+    """Make an option whose default goes without saying; `panel` is its group in the help."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+_option = functools.partial(option, panel="Connection")
 
 
 @dataclass(frozen=True, slots=True)

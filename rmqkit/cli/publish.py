@@ -17,7 +17,7 @@ from rmqkit.broker.options import PublishOptions
 from rmqkit.cli import failure, output, publish_report, remembered
 from rmqkit.cli.contracts import SchemaOptions
 from rmqkit.cli.intake import Intake
-from rmqkit.cli.options import Broker, Json, connect, grouped
+from rmqkit.cli.options import Broker, Json, connect, grouped, option
 from rmqkit.cli.publish_options import InputOptions, PropertyOptions, TargetOptions
 from rmqkit.cli.signals import Signals, StoppedAtOnce
 from rmqkit.errors import RmqkitError
@@ -43,9 +43,7 @@ def publish(
     properties: PropertyOptions,
     broker: Broker,
     *,
-    rate: Annotated[
-        float | None, typer.Option(metavar="N", min=0.001, help="At most N messages a second.", show_default=False)
-    ] = None,
+    rate: Annotated[float | None, option(metavar="N", min=0.001, help="At most N messages a second.")] = None,
     no_confirms: Annotated[
         bool, typer.Option("--no-confirms", help="Do not wait for the broker's word: nothing is known then.")
     ] = False,

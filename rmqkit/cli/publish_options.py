@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rmqkit.cli.options import option
 from rmqkit.payload.formats import Format
 
 if TYPE_CHECKING:
@@ -19,20 +20,12 @@ if TYPE_CHECKING:
     from rmqkit.model import Target
 
 
-def _input(*names: str, metavar: str | None = None, help: str, panel: str = "Input", **more: Any) -> Any:  # noqa: A002 - Typer's word
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)
-
-
-_filled_in = partial(_input, panel="Templates")
-
-
-def _target(*names: str, metavar: str | None = None, help: str) -> Any:  # noqa: A002 - Typer's word
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Target", show_default=False)
+_input, _filled_in, _target = (partial(option, panel=panel) for panel in ("Input", "Templates", "Target"))
 
 
 def _property(name: str, metavar: str | None, help: str, short: str = "") -> Any:  # noqa: A002 - Typer's word
     names = [short, name] if short else [name]
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Properties", show_default=False)
+    return option(*names, metavar=metavar, help=help, panel="Properties")
 
 
 @dataclass(frozen=True, slots=True)
