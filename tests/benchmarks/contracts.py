@@ -8,25 +8,17 @@ each round, and what each published or consumed is counted. Exits 1 if a require
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import random
-import statistics
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 from contestants import RMQKIT
-from report import Judged, judged_table, machine, write
+from report import Judged
+from turns import Place, judge_ratio, main, rate_row, take_turns
 
 import rmqkit
-from rmqkit.node import Node
 
-ROUNDS = 5
 COUNT = 100_000
 QUEUE = "bench"
 ORDER = (
@@ -91,17 +83,14 @@ CONTESTANTS = (PLAIN, STRICT, JSON, PLAIN_XML, XML, PRINT, CHECK)
 # The median rate must be so many times that of the other.
 RATIOS = ((JSON, PLAIN, 0.5),)
 
-Rates = dict[Contestant, list[float]]
 
-
-def run(contestant: Contestant, url: str, folder: Path, count: int) -> float:
+def run(contestant: Contestant, place: Place, count: int) -> float:
     """Let a contestant do its work; return messages a second."""
     if contestant in (PRINT, CHECK):
-        with rmqkit.connect(url) as connection:
+        with rmqkit.connect(place.url) as connection:
             connection.publish(rmqkit.Message((ORDER % number).encode(), QUEUE) for number in range(count))
     command = [RMQKIT, *(part.format(count=count) for part in contestant.command), "--json"]
-    env = os.environ | {"RMQKIT_URL": url, "XDG_STATE_HOME": str(folder)}
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, check=False)
+    done = subprocess.run(command, env=place.env, cwd=place.folder, capture_output=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr.decode()}")
     consumed = contestant in (PRINT, CHECK)
@@ -109,66 +98,25 @@ def run(contestant: Contestant, url: str, folder: Path, count: int) -> float:
     if report["acknowledged" if consumed else "confirmed"] != count:
         sys.exit(f"{contestant} did not do all: {report}")
     if not consumed:
-        with rmqkit.connect(url) as connection:
+        with rmqkit.connect(place.url) as connection:
             for _ in connection.consume(QUEUE, count=count):
                 pass
     return count / float(report["seconds"])
 
 
-def measure(url: str, folder: Path, rounds: int, count: int) -> Rates:
+def compete(place: Place) -> tuple[list[str], list[Judged]]:
+    folder, count = place.folder, COUNT // 5 if place.quick else COUNT
     (folder / "orders.jsonl").write_text("".join(ORDER % number + "\n" for number in range(count)))
     (folder / "orders.xml").write_text("".join(XML_ORDER % number + "\n" for number in range(count)))
     (folder / "order.json").write_text(json.dumps(SCHEMA))
     (folder / "order.xsd").write_text(XSD)
-    with rmqkit.connect(url) as connection:
+    with rmqkit.connect(place.url) as connection:
         connection.apply(rmqkit.Topology(queues=(rmqkit.Queue(QUEUE),)))
-    rates: Rates = {each: [] for each in CONTESTANTS}
-    for turn in range(rounds):
-        for each in random.Random(turn).sample(CONTESTANTS, len(CONTESTANTS)):
-            rates[each].append(run(each, url, folder, count))
-            told = f"round {turn + 1} of {rounds}  {rates[each][-1]:9,.0f}/s  {each}"
-            print(told, file=sys.stderr, flush=True)
-    return rates
-
-
-def judge(rates: Rates) -> list[Judged]:
-    judged = []
-    for ours, other, factor in RATIOS:
-        ratio = statistics.median(rates[ours]) / statistics.median(rates[other])
-        judged.append(Judged(f"{ours} against {other}", f"{ratio:.2f} times", f"{factor:g} at least", ratio >= factor))
-    return judged
-
-
-def render(rates: Rates, judged: list[Judged], version: str, count: int) -> str:
-    command = " ".join(["python", "tests/benchmarks/contracts.py", *sys.argv[1:]])
-    lines = [f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. RabbitMQ {version}.", ""]
-    lines += [f"| {count:,} orders of about 110 bytes | median /s | slowest to fastest /s |", "|---|---:|---:|"]
-    for each, found in rates.items():
-        spread = f"{min(found):,.0f} to {max(found):,.0f}"
-        lines.append(f"| {each} | {statistics.median(found):,.0f} | {spread} |")
-    return "\n".join([*lines, "", *judged_table(judged)])
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure what contracts cost.")
-    parser.add_argument("--quick", action="store_true", help="one round of a fifth of the messages")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of FILE")
-    options = parser.parse_args()
-    rounds, count = (1, COUNT // 5) if options.quick else (ROUNDS, COUNT)
-    with tempfile.TemporaryDirectory(prefix="rmqkit-bench-") as folder:
-        node = Node(Path(folder, "node"))
-        status = node.start(0)
-        try:
-            rates = measure(status.url, Path(folder), rounds, count)
-        finally:
-            node.discard()
-    judged = judge(rates)
-    text = render(rates, judged, status.version, count)
-    print(text)
-    if options.write:
-        write(options.write, text, "contracts.py")
-    return 0 if all(each.met for each in judged) else 1
+    rates = take_turns(CONTESTANTS, place.rounds, lambda each: run(each, place, count), "/s")
+    table = [f"| {count:,} orders of about 110 bytes | median /s | slowest to fastest /s |", "|---|---:|---:|"]
+    table += [rate_row(each, found) for each, found in rates.items()]
+    return table, [judge_ratio(rates, *each) for each in RATIOS]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(compete, "Measure what contracts cost.", "one round of a fifth of the messages"))

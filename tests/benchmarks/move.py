@@ -8,25 +8,18 @@ Where the messages are afterwards is counted. Exits 1 if a requirement is not me
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pika
 from contestants import RMQKIT
-from report import Judged, judged_table, machine, write
+from report import Judged
+from turns import Place, judge_ratio, main, rate_row, tell
 
-from rmqkit.node import Node
-
-ROUNDS = 5
 COUNT = 100_000
 NEEDED = 0.8
 PUBLISH = "`rmqkit publish --count 100000`"
@@ -64,7 +57,7 @@ def measure(url: str, rounds: int) -> dict[str, list[float]]:
             def note(what: str, report: Any, queue: str, turn: int = turn) -> None:
                 await_ready(channel, queue)
                 rates[what].append(COUNT / report["seconds"])
-                print(f"round {turn + 1} of {rounds}  {rates[what][-1]:8,.0f}/s  {what}", file=sys.stderr, flush=True)
+                tell(turn, rounds, rates[what][-1], "/s", what)
 
             note(PUBLISH, run(url, "publish", "-q", "source", "--count", str(COUNT)), "source")
             note(DRAIN, run(url, "move", "source", "--to-queue", "target"), "target")
@@ -76,45 +69,13 @@ def measure(url: str, rounds: int) -> dict[str, list[float]]:
     return rates
 
 
-def judge(rates: dict[str, list[float]]) -> list[Judged]:
-    medians = {each: statistics.median(found) for each, found in rates.items()}
-    judged = []
-    for each in (DRAIN, REPLAY):
-        ratio = medians[each] / medians[PUBLISH]
-        what, needed = f"{each} against {PUBLISH}", f"{NEEDED:g} times at least"
-        judged.append(Judged(what, f"{ratio:.2f} times", needed, ratio >= NEEDED))
-    return judged
-
-
-def render(rates: dict[str, list[float]], judged: list[Judged], version: str) -> str:
-    command = " ".join(["python", "tests/benchmarks/move.py", *sys.argv[1:]])
-    lines = [f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. RabbitMQ {version}.", ""]
-    lines += ["| 100,000 messages | median /s | slowest to fastest /s |", "|---|---:|---:|"]
-    for each, found in rates.items():
-        lines.append(f"| {each} | {statistics.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} |")
-    return "\n".join([*lines, "", *judged_table(judged)])
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Move messages, and compare with publishing as many.")
-    parser.add_argument("--quick", action="store_true", help="one round")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of FILE")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="rmqkit-bench-") as folder:
-        os.environ["XDG_STATE_HOME"] = folder
-        node = Node(Path(folder, "node"))
-        status = node.start(0)
-        try:
-            rates = measure(status.url, 1 if options.quick else ROUNDS)
-        finally:
-            node.discard()
-    judged = judge(rates)
-    text = render(rates, judged, status.version)
-    print(text)
-    if options.write:
-        write(options.write, text, "move.py")
-    return 0 if all(each.met for each in judged) else 1
+def compete(place: Place) -> tuple[list[str], list[Judged]]:
+    os.environ["XDG_STATE_HOME"] = str(place.folder)
+    rates = measure(place.url, place.rounds)
+    table = ["| 100,000 messages | median /s | slowest to fastest /s |", "|---|---:|---:|"]
+    table += [rate_row(each, found) for each, found in rates.items()]
+    return table, [judge_ratio(rates, each, PUBLISH, NEEDED) for each in (DRAIN, REPLAY)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(compete, "Move messages, and compare with publishing as many.", "one round"))

@@ -9,23 +9,17 @@ round. Exits 1 if a requirement is not met.
 
 from __future__ import annotations
 
-import argparse
-import random
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from report import Judged, judged_table, machine, write
+from report import Judged
+from turns import Place, judge_ratio, main, medians, rate_row, take_turns
 
 from rmqkit import Queue, Topology, connect
-from rmqkit.node import Node
 
-ROUNDS = 5
 CALLS = 2000
 PEERS = Path(__file__).parent / "peers"
 QUEUE = "requests"
@@ -40,6 +34,9 @@ class Contestant:
     client: tuple[str, ...]
     server: tuple[str, ...]
     at_once: int = 1
+
+    def __str__(self) -> str:
+        return self.name
 
 
 PIKA, OURS = "rpc_with_pika.py", "rpc_with_rmqkit.py"
@@ -70,59 +67,19 @@ def rate(each: Contestant, url: str, calls: int) -> float:
     return calls / float(done.stdout)
 
 
-def measure(url: str, rounds: int, calls: int) -> dict[Contestant, list[float]]:
-    rates: dict[Contestant, list[float]] = {each: [] for each in CONTESTANTS}
-    for turn in range(rounds):
-        for each in random.Random(turn).sample(CONTESTANTS, len(CONTESTANTS)):
-            rates[each].append(rate(each, url, calls))
-            print(f"round {turn + 1} of {rounds}  {rates[each][-1]:7,.0f}/s  {each.name}", file=sys.stderr, flush=True)
-    return rates
-
-
-def judge(rates: dict[Contestant, list[float]]) -> list[Judged]:
-    medians = {each: statistics.median(found) for each, found in rates.items()}
-    ratio = medians[MANY_AHEAD] / medians[ALL_PIKA]
-    what = f"{MANY_AHEAD.name}, against {ALL_PIKA.name}"
-    return [Judged(what, f"{ratio:.2f} times", f"{LEAST:g} times at least", ratio >= LEAST)]
-
-
-def render(rates: dict[Contestant, list[float]], judged: list[Judged], version: str, calls: int) -> str:
-    own = statistics.median(rates[ALL_PIKA])
-    rows = []
-    for each, found in sorted(rates.items(), key=lambda item: -statistics.median(item[1])):
-        median = statistics.median(found)
-        ratio = "" if each is ALL_PIKA else f"{median / own:.2f} times pika's"
-        rows.append(
-            f"| {each.name} | {each.at_once} | {median:,.0f} | {min(found):,.0f} to {max(found):,.0f} | {ratio} |"
-        )
-    command = " ".join(["python", "tests/benchmarks/rpc.py", *sys.argv[1:]])
-    head = [f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. RabbitMQ {version}.", ""]
-    head += [f"| {calls:,} calls | at once | median /s | slowest to fastest /s | |", "|---|---:|---:|---:|---|"]
-    return "\n".join([*head, *rows, "", *judged_table(judged)])
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Call servers, and compare with pika as in RabbitMQ's tutorial.")
-    parser.add_argument("--quick", action="store_true", help="one round with a quarter of the calls")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of FILE")
-    options = parser.parse_args()
-    calls = CALLS // 4 if options.quick else CALLS
-    with tempfile.TemporaryDirectory(prefix="rmqkit-bench-") as folder:
-        node = Node(Path(folder, "node"))
-        status = node.start(0)
-        try:
-            with connect(status.url) as connection:
-                connection.apply(Topology(queues=(Queue(QUEUE),)))
-            rates = measure(status.url, 1 if options.quick else ROUNDS, calls)
-        finally:
-            node.discard()
-    judged = judge(rates)
-    text = render(rates, judged, status.version, calls)
-    print(text)
-    if options.write:
-        write(options.write, text, "rpc.py")
-    return 0 if all(each.met for each in judged) else 1
+def compete(place: Place) -> tuple[list[str], list[Judged]]:
+    calls = CALLS // 4 if place.quick else CALLS
+    with connect(place.url) as connection:
+        connection.apply(Topology(queues=(Queue(QUEUE),)))
+    rates = take_turns(CONTESTANTS, place.rounds, lambda each: rate(each, place.url, calls), "/s")
+    median = medians(rates)
+    table = [f"| {calls:,} calls | at once | median /s | slowest to fastest /s | |", "|---|---:|---:|---:|---|"]
+    for each in sorted(rates, key=lambda each: -median[each]):
+        ratio = "" if each is ALL_PIKA else f"{median[each] / median[ALL_PIKA]:.2f} times pika's"
+        table.append(f"{rate_row(each, rates[each], str(each.at_once))} {ratio} |")
+    return table, [judge_ratio(rates, MANY_AHEAD, ALL_PIKA, LEAST)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    about = "Call servers, and compare with pika as in RabbitMQ's tutorial."
+    sys.exit(main(compete, about, "one round with a quarter of the calls"))

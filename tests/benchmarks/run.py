@@ -16,10 +16,9 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pika
@@ -37,8 +36,7 @@ from contestants import (
     versions,
 )
 from report import Judged, Rates, judge_most, judge_rate, render, write
-
-from rmqkit.node import Node
+from turns import private_node
 
 ROUNDS = 5
 STARTS = 15  # of `rmqkit --help`, and of Python with Typer
@@ -158,31 +156,20 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def arena() -> Iterator[tuple[Arena, str]]:
-    """Run a node for the benchmark alone; yield where to compete, and RabbitMQ's version."""
-    with tempfile.TemporaryDirectory(prefix="rmqkit-bench-") as folder:
-        node = Node(Path(folder, "node"))
-        status = node.start(0)
-        try:
-            yield Arena(Path(folder), status.url), status.version
-        finally:
-            node.discard()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare rmqkit with other clients of RabbitMQ.")
     parser.add_argument("--quick", action="store_true", help="one round of a fifth of the messages: a smoke test")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of FILE")
     options = parser.parse_args()
     rounds, scale, starts = (1, 5, 5) if options.quick else (ROUNDS, 1, STARTS)
-    with arena() as (place, rabbitmq):
+    with private_node() as (_, status, folder):
+        place = Arena(folder, status.url)
         entered = [each for each in CONTESTANTS if present(each, place.built)]
         rates = measure_rates(place, entered, rounds, scale)
         judged = [judge_rate(*each, rates) for each in REQUIREMENTS if {*each[:2]} <= {*entered}]
         judged += measure_memory(place, scale) + measure_start(place, starts)
     left_out = [str(each) for each in CONTESTANTS if each not in entered]
-    text = render(rates, judged, left_out, {"RabbitMQ": rabbitmq} | versions(entered), scale)
+    text = render(rates, judged, left_out, {"RabbitMQ": status.version} | versions(entered), scale)
     print(text)
     if options.write:
         write(options.write, text, "run.py")

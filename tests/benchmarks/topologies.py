@@ -8,36 +8,32 @@ round, and what each declared is counted. Exits 1 if a requirement is not met.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import random
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 from contestants import RMQKIT
-from report import Judged, judge_most, judged_table, machine, write
+from report import Judged, judge_most
+from turns import Place, main, medians, take_turns
 
 from rmqkit.node import Node
 
-ROUNDS = 5
 QUEUES, BINDINGS_EACH = 1000, 10
 SECONDS = 10.0  # "in seconds"
 PIKA = Path(__file__).parent / "peers" / "declare_with_pika.py"
 
 
 @dataclass(frozen=True)
-class Place:
+class Home:
     """A node, a folder with the same topology in every peer's format, and the virtual host of the run."""
 
     node: Node
@@ -73,33 +69,33 @@ class Contestant:
     """Somebody's way to do a job; `declares` tells whether the broker is empty before and full after it."""
 
     name: str
-    run: Callable[[Place], object]
+    run: Callable[[Home], object]
     declares: bool = True
 
     def __str__(self) -> str:
         return self.name
 
 
-def import_with_ctl(place: Place) -> None:
+def import_with_ctl(home: Home) -> None:
     """Import and wait for the end: rabbitmqctl says itself that it comes back earlier."""
-    place.node.ctl("import_definitions", str(place.folder / f"{place.vhost}.json"))
-    while place.declared() != (QUEUES, QUEUES * BINDINGS_EACH):
+    home.node.ctl("import_definitions", str(home.folder / f"{home.vhost}.json"))
+    while home.declared() != (QUEUES, QUEUES * BINDINGS_EACH):
         time.sleep(0.05)
 
 
-def import_over_http(place: Place) -> None:
-    place.call("POST", "definitions", (place.folder / f"{place.vhost}.json").read_bytes())
+def import_over_http(home: Home) -> None:
+    home.call("POST", "definitions", (home.folder / f"{home.vhost}.json").read_bytes())
 
 
-def declare_with_pika(place: Place) -> None:
-    command = [sys.executable, str(PIKA), place.url, str(place.folder / f"{place.vhost}.json")]
+def declare_with_pika(home: Home) -> None:
+    command = [sys.executable, str(PIKA), home.url, str(home.folder / f"{home.vhost}.json")]
     subprocess.run(command, check=True)
 
 
-VALIDATE = Contestant("`rmqkit validate`", lambda place: place.rmqkit("validate"), declares=False)
-PLAN = Contestant("`rmqkit plan`, nothing there", lambda place: place.rmqkit("plan"), declares=False)
-APPLY = Contestant("`rmqkit apply`", lambda place: place.rmqkit("apply"))
-AMQP_ALONE = Contestant("`rmqkit apply`, AMQP alone", lambda place: place.rmqkit("apply", api=False))
+VALIDATE = Contestant("`rmqkit validate`", lambda home: home.rmqkit("validate"), declares=False)
+PLAN = Contestant("`rmqkit plan`, nothing there", lambda home: home.rmqkit("plan"), declares=False)
+APPLY = Contestant("`rmqkit apply`", lambda home: home.rmqkit("apply"))
+AMQP_ALONE = Contestant("`rmqkit apply`, AMQP alone", lambda home: home.rmqkit("apply", api=False))
 CTL = Contestant("`rabbitmqctl import_definitions`, until all is there", import_with_ctl)
 HTTP = Contestant("`POST /api/definitions`", import_over_http)
 BLOCKING = Contestant("pika script, one declaration after the other", declare_with_pika)
@@ -139,68 +135,41 @@ def as_yaml(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measure(node: Node, api: str, url: str, folder: Path, rounds: int) -> dict[Contestant, list[float]]:
-    found = entities()
-    (folder / "topology.yaml").write_text(as_yaml(found))
-    seconds: dict[Contestant, list[float]] = {each: [] for each in CONTESTANTS}
-    for turn in range(rounds):
-        for each in random.Random(turn).sample(CONTESTANTS, len(CONTESTANTS)):
-            vhost = f"round-{turn}-{CONTESTANTS.index(each)}"
-            place = Place(node, api, folder, vhost, f"{url.rstrip('/')}/{vhost}")
-            place.call("PUT", f"vhosts/{vhost}")
-            in_vhost = {kind: [{**one, "vhost": vhost} for one in some] for kind, some in found.items()}
-            (folder / f"{vhost}.json").write_text(json.dumps(in_vhost))
-            begun = time.perf_counter()
-            each.run(place)
-            seconds[each].append(time.perf_counter() - begun)
-            expected = (QUEUES, QUEUES * BINDINGS_EACH) if each.declares else (0, 0)
-            if place.declared() != expected:
-                sys.exit(f"after {each} there are {place.declared()} queues and bindings, not {expected}")
-            place.call("DELETE", f"vhosts/{vhost}")
-            print(f"round {turn + 1} of {rounds}  {seconds[each][-1]:6.2f} s  {each}", file=sys.stderr, flush=True)
+def run(each: Contestant, home: Home, found: dict[str, list[dict[str, Any]]]) -> float:
+    """Let a contestant do its job on a virtual host of its own; return the seconds."""
+    home.call("PUT", f"vhosts/{home.vhost}")
+    in_vhost = {kind: [{**one, "vhost": home.vhost} for one in some] for kind, some in found.items()}
+    (home.folder / f"{home.vhost}.json").write_text(json.dumps(in_vhost))
+    begun = time.perf_counter()
+    each.run(home)
+    seconds = time.perf_counter() - begun
+    expected = (QUEUES, QUEUES * BINDINGS_EACH) if each.declares else (0, 0)
+    if home.declared() != expected:
+        sys.exit(f"after {each} there are {home.declared()} queues and bindings, not {expected}")
+    home.call("DELETE", f"vhosts/{home.vhost}")
     return seconds
 
 
-def judge(seconds: dict[Contestant, list[float]]) -> list[Judged]:
-    medians = {each: statistics.median(found) for each, found in seconds.items()}
-    judged = [judge_most(str(each), medians[each], SECONDS, "s") for each in (VALIDATE, PLAN, APPLY, AMQP_ALONE)]
+def compete(place: Place) -> tuple[list[str], list[Judged]]:
+    found, turns = entities(), count()
+    (place.folder / "topology.yaml").write_text(as_yaml(found))
+
+    def run_at_home(each: Contestant) -> float:
+        vhost = f"turn-{next(turns)}"
+        url = f"{place.url.rstrip('/')}/{vhost}"
+        return run(each, Home(place.node, place.status.management_url.rstrip("/"), place.folder, vhost, url), found)
+
+    seconds = take_turns(CONTESTANTS, place.rounds, run_at_home, "s")
+    median = medians(seconds)
+    table = ["| 1,000 queues, 10,000 bindings | median s | fastest to slowest s | |", "|---|---:|---:|---|"]
+    for each in sorted(seconds, key=lambda each: median[each]):
+        ratio = "" if each is APPLY or not each.declares else f"{median[each] / median[APPLY]:.2f} times `rmqkit apply`"
+        spread = f"{min(seconds[each]):.2f} to {max(seconds[each]):.2f}"
+        table.append(f"| {each} | {median[each]:.2f} | {spread} | {ratio} |")
+    judged = [judge_most(str(each), median[each], SECONDS, "s") for each in (VALIDATE, PLAN, APPLY, AMQP_ALONE)]
     against = f"{APPLY} against {CTL}"
-    return [*judged, judge_most(against, medians[APPLY] / medians[CTL], 1.5, "times its seconds")]
-
-
-def render(seconds: dict[Contestant, list[float]], judged: list[Judged], version: str) -> str:
-    own = statistics.median(seconds[APPLY])
-    rows = []
-    for each, found in sorted(seconds.items(), key=lambda item: statistics.median(item[1])):
-        median = statistics.median(found)
-        ratio = "" if each is APPLY or not each.declares else f"{median / own:.2f} times `rmqkit apply`"
-        rows.append(f"| {each} | {median:.2f} | {min(found):.2f} to {max(found):.2f} | {ratio} |")
-    command = " ".join(["python", "tests/benchmarks/topologies.py", *sys.argv[1:]])
-    head = [f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. RabbitMQ {version}.", ""]
-    head += ["| 1,000 queues, 10,000 bindings | median s | fastest to slowest s | |", "|---|---:|---:|---|"]
-    return "\n".join([*head, *rows, "", *judged_table(judged)])
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Check, plan and apply a large topology, and import it otherwise.")
-    parser.add_argument("--quick", action="store_true", help="one round")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of FILE")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="rmqkit-bench-") as folder:
-        node = Node(Path(folder, "node"))
-        status = node.start(0)
-        try:
-            api = status.management_url.rstrip("/")
-            seconds = measure(node, api, status.url, Path(folder), 1 if options.quick else ROUNDS)
-        finally:
-            node.discard()
-    judged = judge(seconds)
-    text = render(seconds, judged, status.version)
-    print(text)
-    if options.write:
-        write(options.write, text, "topologies.py")
-    return 0 if all(each.met for each in judged) else 1
+    return table, [*judged, judge_most(against, median[APPLY] / median[CTL], 1.5, "times its seconds")]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(compete, "Check, plan and apply a large topology, and import it otherwise.", "one round"))
