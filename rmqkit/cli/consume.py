@@ -36,10 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Print", "consume"]  # how a message is printed is also `call`'s to say
 
 Count = Annotated[int | None, option("-n", "--count", metavar="N", min=1, help="End after exactly N.")]
-IdleTimeout = Annotated[
-    float | None,
-    option(metavar="SECONDS", min=0, help="End after so long without a message."),
-]
+IdleTimeout = Annotated[float | None, option(metavar="SECONDS", min=0, help="End after so long without a message.")]
 Prefetch = Annotated[
     int | None,
     option(

@@ -44,8 +44,7 @@ class WayOptions:
     to_queue: Annotated[str | None, option(metavar="NAME", help="To this queue.")] = None
     to_exchange: Annotated[str | None, option(metavar="NAME", help="To this exchange, with their own keys.")] = None
     routing_key: Annotated[
-        str | None,
-        option("-r", "--routing-key", metavar="KEY", help="With --to-exchange: the key."),
+        str | None, option("-r", "--routing-key", metavar="KEY", help="With --to-exchange: the key.")
     ] = None
 
     def of(self, source: str) -> Replay | Target | Exchange:

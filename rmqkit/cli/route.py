@@ -176,11 +176,7 @@ def _leg_as_json(leg: Leg) -> dict[str, Any]:
     step["destination_type"] = "exchange" if leg.to_exchange else "queue"
     if not leg.binding:
         return step | {"by": "alternate" if leg.to_exchange else "default"}
-    return step | {
-        "by": "binding",
-        "routing_key": leg.binding.routing_key,
-        "arguments": dict(leg.binding.arguments),
-    }
+    return step | {"by": "binding", "routing_key": leg.binding.routing_key, "arguments": dict(leg.binding.arguments)}
 
 
 def _letter_as_json(letter: DeadLetter) -> dict[str, Any]:
