@@ -5,7 +5,6 @@ Comes in: definitions or a topology file. Goes out: the other. Room: cli.
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated
@@ -101,4 +100,4 @@ def as_definitions(topology: Topology, vhost: str | None = None) -> str:
     """Write a topology as definitions: of a virtual host, or as a cluster's if `vhost` is given."""
     from rmqkit.topology.definitions import to_definitions  # noqa: PLC0415 - start-up time
 
-    return json.dumps(to_definitions(topology, vhost=vhost), ensure_ascii=False, indent=2) + "\n"
+    return output.to_json(to_definitions(topology, vhost=vhost)) + "\n"

@@ -6,7 +6,6 @@ Comes in: a command line to run. Goes out: its exit code. Room: cli.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import traceback
@@ -64,7 +63,7 @@ def _tell(error: RmqkitError, arguments: Sequence[str]) -> int:
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if "--json" in options:
         say = output.note if set(arguments[:1]) & _REPORTS_ON_STDERR else output.out
-        say(json.dumps(as_json(error), ensure_ascii=False, indent=2))
+        say(output.to_json(as_json(error)))
     else:
         output.note(as_text(error))
     return exit_codes.exit_code(error)

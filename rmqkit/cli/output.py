@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,9 @@ Style = Literal["bold", "dim", "red", "green", "yellow"]
 _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}
 
 told: set[str] = set()  # what the command has warned of, once
+
+# Characters that JSON may hold as they are and a terminal obeys: Latin-1's controls, and turns of direction.
+_UNSEEN = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -55,7 +59,13 @@ def out(text: str) -> bool:
 
 def out_json(value: Any) -> None:
     """Print a report as one JSON object on standard output."""
-    out(json.dumps(value, ensure_ascii=False, indent=2))
+    out(to_json(value))
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> str:
+    """Write JSON for people and programs: what no terminal should obey as an escape, all else as it is."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def note(text: str) -> None:

@@ -5,7 +5,6 @@ Comes in: topology files, if any. Goes out: how the queues do, once or again and
 
 from __future__ import annotations
 
-import json as json_module
 import signal
 import sys
 import time
@@ -159,7 +158,7 @@ def _stream(looks: Iterator[Status | BrokerError]) -> None:
     """Print one object a line, for as long as somebody reads."""
     for now in looks:
         found = failure.as_json(now) if isinstance(now, BrokerError) else _as_json(now)
-        if not output.out(json_module.dumps(found, ensure_ascii=False)):
+        if not output.out(output.to_json(found, indent=None)):
             return
 
 

@@ -16,13 +16,13 @@ from dataclasses import fields
 
 from rmqkit.message import Delivery, Origin, Properties
 from rmqkit.payload import tagged
-from rmqkit.settings import API_URL_VARIABLE, URL_VARIABLES
+from rmqkit.settings import API_URL_VARIABLE, PASSWORD_VARIABLE, URL_VARIABLES
 
 _PREFIX = "RMQKIT_"
 _PROPERTIES = tuple(field.name for field in fields(Properties))
 _OF_A_DELIVERY = ("queue", "exchange", "routing_key", "redelivered", "delivery_tag")
 _NOT_INHERITED = {
-    *(name.encode() for name in (*URL_VARIABLES, API_URL_VARIABLE)),  # they may hold passwords
+    *(name.encode() for name in (*URL_VARIABLES, API_URL_VARIABLE, PASSWORD_VARIABLE)),  # they hold passwords
     *((_PREFIX + name.upper()).encode() for name in (*_PROPERTIES, *_OF_A_DELIVERY)),  # of a message around us
 }
 

@@ -25,8 +25,9 @@ from rmqkit.stop import Stop
 _BLOCK_BYTES = 1024 * 1024  # what is joined and written at once
 _PIPE_BYTES = select.PIPE_BUF  # what a pipe that is ready takes without blocking
 _LOOK_S = 0.1  # how often a write that cannot go on looks for a stop
-# What a terminal would obey and not show: all control characters but tab and newline, those of Latin-1 included.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What a terminal would obey and not show: all control characters but tab and newline, those of Latin-1 and those that
+# turn the direction of writing included.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Printer:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,12 +20,15 @@ from tests.cli.here import rmqkit as command
 from tests.faults.conftest import FOLDER
 from tests.faults.tls import KEY_PASSWORD, TlsNode, tls_node
 
+CANARY = "c4n4ry-p4ss"
 BOUND_S = 15.0  # of each failure; all take milliseconds on a machine that is not busy
 
 
 @pytest.fixture(scope="module")
 def tls() -> Iterator[TlsNode]:
-    with tls_node(Path(os.environ[FOLDER]) / f"tls-{uuid.uuid4().hex[:12]}") as node:
+    folder = Path(os.environ[FOLDER]) / f"tls-{uuid.uuid4().hex[:12]}"
+    secrets = {"RMQKIT_PASSWORD": CANARY, "RABBITMQ_DEFAULT_PASS": CANARY}
+    with mock.patch.dict(os.environ, secrets), tls_node(folder) as node:
         yield node
 
 
@@ -49,6 +53,10 @@ def test_a_certificate_that_is_right_is_accepted_over_amqp_and_https(tls: TlsNod
         assert connection.live().default_queue_type == "classic"
     logs_in(tls.url("right", cacertfile=tls.files["ca.pem"]))
     logs_in(tls.url("right", host="127.0.0.1", server_name_indication="localhost"), tls=trusted)
+
+
+def test_a_private_node_inherits_no_credentials(tls: TlsNode) -> None:
+    assert CANARY.encode() not in Path(f"/proc/{tls.node.pid}/environ").read_bytes()
 
 
 # How we call it: port, our certificate, and what the error must say.
