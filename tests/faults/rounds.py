@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Ground:
     hurt: Node | None = None
     queues: list[str] = field(default_factory=list)
     exchanges: list[str] = field(default_factory=list)
+    programs: list[Program] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
@@ -84,14 +85,19 @@ class Ground:
         command = [sys.executable, "-m", "rmqkit", *map(str, arguments)]
         own = {"RMQKIT_URL": self.url, "RMQKIT_API_URL": self.broker.api_url, "XDG_STATE_HOME": str(self.folder)}
         streams = {"stdin": stdin, "stdout": stdout, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.folder, env=os.environ | own, bufsize=0, **streams)
+        self.programs.append(subprocess.Popen(command, cwd=self.folder, env=os.environ | own, bufsize=0, **streams))
+        return self.programs[-1]
 
     def get(self, path: str) -> Any:
         """Ask RabbitMQ's HTTP API about the virtual host; `path` has its name in the place of {}."""
         return json.loads(self.broker.api("GET", path.format(urlsplit(self.url).path[1:] or "%2F")))
 
     def clear(self) -> None:
-        """Delete the round's queues and exchanges, and its files."""
+        """Delete the round's queues and exchanges, and its files; end what a failure left running."""
+        for program in self.programs:
+            program.kill()
+            with program:
+                pass
         with pika.BlockingConnection(pika.URLParameters(self.url)) as connection:
             channel = connection.channel()
             for queue in self.queues:
@@ -221,10 +227,15 @@ def consumed(ground: Ground, ledger: Ledger, progress: Progress, report: Publish
 
 
 def stream_through(
-    ground: Ground, url: str, strike: Callable[[threading.Event, Progress], None], amount: int, rate: float
+    ground: Ground,
+    url: str,
+    strike: Callable[[threading.Event, Progress], None],
+    amount: int,
+    rate: float,
+    **arguments: Any,
 ) -> Result:
     """Publish and consume at once through a URL while something strikes; it is told when both are done."""
-    ledger, done, progress = ground.books(), threading.Event(), Progress()
+    ledger, done, progress = ground.books(**arguments), threading.Event(), Progress()
     reports: list[PublishReport] = []
 
     def consume(connection: rmqkit.Connection) -> None:
@@ -251,6 +262,20 @@ def stream_through(
         for delivery in consumer:
             ledger.handle(delivery)
     return consumed(ground, ledger, progress, reports[0])
+
+
+def io_threads() -> list[str]:
+    """Return the threads of rmqkit's connections (I10)."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("rmqkit-io")]
+
+
+def open_files() -> set[str]:
+    """Return what this process has open (I10)."""
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the folder's own, closed by now
+            found.add(f"{link.name} -> {link.readlink()}")
+    return found
 
 
 def restart_after_kill(node: Node) -> None:
