@@ -2,18 +2,22 @@
 
 PYTHON ?= python3# 3.11 or later, for the virtual environment
 WORKERS ?= 3# test processes; each may start RabbitMQ nodes of its own, and waits for them most of the time
+ROUNDS ?= 50# of each fault
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench setup rabbitmq clean
+.PHONY: help demo test test-faults lint bench setup rabbitmq clients clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: .venv/rmqkit rabbitmq ## see it work: 100,000 messages, three workers, nothing lost
 	@$(BIN)/rmqkit demo work
 
-test: lint rabbitmq ## lint, types, layers, docs and all tests
+test: lint rabbitmq clients ## lint, types, layers, docs and all tests
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+test-faults: .venv/dev rabbitmq ## the faults at random moments, for hours: ROUNDS=50; SEED=... repeats a run
+	$(BIN)/python -m tests.faults.long_run --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/dev ## what needs no broker: style, types, layers, docs
 	$(BIN)/ruff check
@@ -31,14 +35,14 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python tests/benchmarks/contracts.py
 	$(BIN)/python tests/benchmarks/rpc.py
 
-setup: .venv/dev rabbitmq ## the virtual environment and RabbitMQ, and no more
+setup: .venv/dev rabbitmq clients ## what `make test` needs, and no more
 
 clean: ## remove the virtual environment and what tools left
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-rabbitmq:
-	@.ci/setup rabbitmq
+rabbitmq clients:
+	@.ci/setup $@
 
 # The stamps: installed anew when pyproject.toml changes.
 .venv/rmqkit: pyproject.toml
