@@ -49,7 +49,3 @@ class Brake:
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
         due, self._held = sorted(self._held), set()
         return due
-
-    def clear(self) -> None:
-        """Forget what is held: its channel is gone, and the broker has it back."""
-        self._held = set()

@@ -18,13 +18,13 @@ from typing import Self
 
 from pika import spec
 
-from rmqkit.broker.brake import Brake
 from rmqkit.broker.channel import Channel
-from rmqkit.broker.frames import Event, encode_ack, encode_nack
+from rmqkit.broker.frames import Event
 from rmqkit.broker.link import Link
 from rmqkit.broker.options import ConsumeOptions
+from rmqkit.broker.settlement import Settlement
 from rmqkit.broker.stream import Position
-from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
+from rmqkit.errors import ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
@@ -62,9 +62,7 @@ class Consumer:
         self._manual = not options.no_ack or options.count is not None or options.offset is not None
         self._stop = stop or Stop()
         self._channel: Channel | None = None
-        self._low = 1  # every delivery tag below it is settled
-        self._settled_above: set[int] = set()
-        self._brake = Brake()
+        self._settlement = Settlement(None)
         self._woken = False
         self._cancelled_at = -1  # how much had come when the broker cancelled us last
         self._report = ConsumeReport()
@@ -126,7 +124,7 @@ class Consumer:
         self._last_s = time.monotonic()
         with self._stop.waking(self._end_wait):
             while not self._stop.requested and self._report.consumed != self._options.count:
-                self._give_back_due()
+                self._settlement.give_back_due()
                 if self._woken:
                     self._woken = False
                     yield []
@@ -137,7 +135,7 @@ class Consumer:
                 left_s = _WAIT_S if idle_s is None else self._last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
-                for batch in self._receive(min(left_s, _WAIT_S, self._brake.due_in_s())):
+                for batch in self._receive(min(left_s, _WAIT_S, self._settlement.due_in_s)):
                     wanted = self._cut(batch)
                     if wanted:
                         yield wanted
@@ -160,24 +158,10 @@ class Consumer:
         A rejected message goes to the queue's dead-letter exchange, or is dropped where there is none. One that is
         requeued again, having been redelivered, goes back after a pause, which grows up to ten seconds.
         """
-        channel = self._channel
         if not self._manual:
             self._count(verdict, len(deliveries))
-            return
-        session = channel.session if channel is not None else 0
-        tags = sorted(
-            {each.delivery_tag for each in deliveries if each.session == session and not self.is_settled(each)}
-        )
-        if channel is None or not tags:
-            return
-        if verdict is Verdict.REQUEUE:
-            again = {each.delivery_tag for each in deliveries if each.redelivered}
-            self._brake.hold([tag for tag in tags if tag in again])
-            self._count(verdict, len(tags))
-            self._send(channel, verdict, [tag for tag in tags if tag not in again])
-        elif self._send(channel, verdict, tags):
-            self._brake.ease()
-            self._count(verdict, len(tags))
+        elif self._channel is not None:
+            self._count(verdict, self._settlement.settle(deliveries, verdict))
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Acknowledge one delivery now."""
@@ -193,8 +177,7 @@ class Consumer:
 
     def is_settled(self, delivery: Delivery) -> bool:
         """Tell whether a delivery of the current channel was settled, or is about to be given back."""
-        tag = delivery.delivery_tag
-        return tag < self._low or tag in self._settled_above or tag in self._brake
+        return delivery in self._settlement
 
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon; any thread may call this."""
@@ -206,44 +189,6 @@ class Consumer:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-
-    def _give_back_due(self) -> None:
-        """Requeue what was held for a while."""
-        if (due := self._brake.take_due()) and self._channel is not None:
-            self._send(self._channel, Verdict.REQUEUE, due)
-
-    def _send(self, channel: Channel, verdict: Verdict, tags: list[int]) -> bool:
-        """Tell the broker; False if it is gone: it gives them out again, and the next wait recovers, or raises."""
-        if not tags:
-            return False
-        try:
-            if verdict is Verdict.ACK:
-                self._acknowledge(channel, tags)
-            else:
-                for tag in tags:
-                    channel.send(encode_nack(channel.number, tag, requeue=verdict is Verdict.REQUEUE))
-        except BrokerError:
-            return False
-        self._note_settled(tags)
-        return True
-
-    def _acknowledge(self, channel: Channel, tags: list[int]) -> None:
-        """Acknowledge with one frame when nothing unsettled lies between, which is the rule."""
-        first, last = tags[0], tags[-1]
-        if first == self._low and last - first + 1 == len(tags):
-            channel.send(encode_ack(channel.number, last, multiple=len(tags) > 1))
-            return
-        for tag in tags:
-            channel.send(encode_ack(channel.number, tag, multiple=False))
-
-    def _note_settled(self, tags: list[int]) -> None:
-        if tags[0] == self._low and tags[-1] - tags[0] + 1 == len(tags):
-            self._low = tags[-1] + 1
-        else:
-            self._settled_above.update(tags)
-        while self._low in self._settled_above:
-            self._settled_above.remove(self._low)
-            self._low += 1
 
     def _count(self, verdict: Verdict, number: int) -> None:
         report = self._report
@@ -259,7 +204,7 @@ class Consumer:
         """Leave out what is beyond the count: closing gives it back."""
         count, consumed = self._options.count, self._report.consumed
         wanted = batch if count is None else batch[: count - consumed]
-        self._position.take(wanted, self._low)
+        self._position.take(wanted, self._settlement.low)
         redelivered = self._report.redelivered + sum(each.redelivered for each in wanted)
         self._report = replace(self._report, consumed=consumed + len(wanted), redelivered=redelivered)
         return wanted
@@ -321,9 +266,8 @@ class Consumer:
         count, queue = self._options.count, f"queue {self.queue!r}"
         prefetch = self._options.prefetch if count is None else max(1, min(self._options.prefetch, count))
         self._channel = channel
-        arguments = self._position.arguments(self._low)
-        self._low, self._settled_above = 1, set()
-        self._brake.clear()
+        arguments = self._position.arguments(self._settlement.low)
+        self._settlement = Settlement(channel)
         self._events.clear()
         self._left.clear()
         self.tag = f"rmqkit-{channel.session}"
