@@ -245,6 +245,11 @@ def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | P
             return {"live": report.live, **counts, "scenarios": scenarios}
 
 
+def problem_as_json(problem: Problem) -> dict[str, Any]:
+    """Turn a problem into what `--json` prints of it."""
+    return {**asdict(problem.where), "message": problem.message, "advice": problem.advice}
+
+
 def _numbers(report: PublishReport | ConsumeReport | MoveReport | ServeReport, names: str) -> dict[str, Any]:
     return {name: getattr(report, name) for name in names.split()} | {"seconds": round(report.seconds, 3)}
 
@@ -270,9 +275,7 @@ def _scenario_as_json(result: ScenarioResult) -> dict[str, Any]:
         "name": result.name,
         "passed": not result.problems,
         **asdict(result.where),
-        "problems": [
-            {**asdict(each.where), "message": each.message, "advice": each.advice} for each in result.problems
-        ],
+        "problems": [problem_as_json(each) for each in result.problems],
         "notes": list(result.notes),
         "seconds": round(result.seconds, 3),
     }

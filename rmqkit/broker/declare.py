@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from pika import spec
-
 from rmqkit.broker import methods, removal
 from rmqkit.broker import replace as replacement
 from rmqkit.broker.link import Link
@@ -204,14 +202,10 @@ def destroy(link: Link, topology: Topology, seen: Sight, *, force: bool, dry_run
 
 
 def queue_state(link: Link, name: str) -> QueueState:
-    """Ask how many messages and consumers a queue has (AMQP 0-9-1 section 1.7.2.1: passive).
-
-    Raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
-    """
+    """Count a queue's messages and consumers; raise NotFound, ResourceLocked, AccessRefused, ConnectionLost."""
     channel = link.channel()
     try:
-        passive = spec.Queue.Declare(queue=name, passive=True)
-        answer = channel.call(passive, spec.Queue.DeclareOk, subject=f"queue {name!r}")
+        answer = methods.counts(channel, name)
     finally:
         channel.close()
     return QueueState(name, answer.message_count, answer.consumer_count)

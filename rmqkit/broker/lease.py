@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from pika import spec
 
+from rmqkit.broker import methods
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import encode_nack
 from rmqkit.broker.settled import Settled
@@ -42,8 +43,7 @@ class Lease:
 
     def ready(self) -> int:
         """Count what is ready in the queue."""
-        declare = spec.Queue.Declare(queue=self._queue, passive=True)
-        return int(self._channel.call(declare, spec.Queue.DeclareOk, subject=self.subject).message_count)
+        return int(methods.counts(self._channel, self._queue).message_count)
 
     def subscribe(self, mean_bytes: int) -> None:
         """Put a consumer in the place of the one before: what that one holds does not count for it.

@@ -43,6 +43,12 @@ def declare(channel: Channel, entity: Entity, *, passive: bool = False) -> Any:
     return channel.call(call.method, call.answer, subject=call.subject, arguments=call.arguments)
 
 
+def counts(channel: Channel, queue: str) -> Any:
+    """Ask how many messages are ready in a queue, and for its consumers (AMQP 0-9-1 section 1.7.2.1: passive)."""
+    passive = spec.Queue.Declare(queue=queue, passive=True)
+    return channel.call(passive, spec.Queue.DeclareOk, subject=f"queue {queue!r}")
+
+
 def declare_all(link: Link, entities: Sequence[Entity]) -> Iterator[None]:
     """Declare entities that do not need each other, on a few channels side by side; yield once for each that is done.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from pika import spec
 
+from rmqkit.broker import methods
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import Confirm, Encoder, Event, LazyOrigin, Returned, encode_ack, encode_nack
 from rmqkit.broker.link import Link
@@ -148,8 +149,7 @@ class Mover:
         consume = spec.Basic.Consume(queue=self.queue, consumer_tag=_TAG, exclusive=exclusive)
         channel.call(spec.Confirm.Select(), spec.Confirm.SelectOk, subject="publisher confirms")
         channel.call(spec.Basic.Qos(0, PREFETCH, False), spec.Basic.QosOk, subject=queue)  # noqa: FBT003
-        passive = spec.Queue.Declare(queue=self.queue, passive=True)
-        ready: int = channel.call(passive, spec.Queue.DeclareOk, subject=queue).message_count
+        ready: int = methods.counts(channel, self.queue).message_count
         channel.call(consume, spec.Basic.ConsumeOk, subject=queue)
         return ready
 

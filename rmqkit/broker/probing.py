@@ -63,8 +63,7 @@ class Looker:
 
     def look(self, entity: Exchange | Queue) -> Step:
         """Compare one entity with the broker's."""
-        kind = "exchange" if isinstance(entity, Exchange) else "queue"
-        step = Step(kind, entity.name, Outcome.UNCHANGED, where=entity.where)  # type: ignore[arg-type]
+        step = Step(methods.kind(entity), entity.name, Outcome.UNCHANGED, where=entity.where)
         if isinstance(self._try(entity, passive=True), NotFound):
             return replace(step, outcome=Outcome.CREATE)
         differences, note = self._compare(entity)

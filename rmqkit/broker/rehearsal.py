@@ -195,9 +195,7 @@ class _Stage:
         self._ready(queue)
 
     def _ready(self, queue: str) -> int:
-        ask = spec.Queue.Declare(queue=queue, passive=True)
-        answer = self._channel.call(ask, spec.Queue.DeclareOk, subject=f"queue {queue!r}")
-        return int(answer.message_count)
+        return int(methods.counts(self._channel, queue).message_count)
 
     def _consume(self, queue: str) -> None:
         consume = spec.Basic.Consume(queue=queue, consumer_tag=queue)

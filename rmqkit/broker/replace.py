@@ -92,11 +92,11 @@ def replace(
         begun = unfinished(consuming, topology)
         wanted = {(step.kind, step.name): step for step in conflicts}
         every: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
-        entities = [each for each in every if (_kind(each), each.name) in wanted or each in begun]
-        _check(site, [(each, wanted.get((_kind(each), each.name))) for each in entities], wait_s)
+        entities = [each for each in every if (methods.kind(each), each.name) in wanted or each in begun]
+        _check(site, [(each, wanted.get((methods.kind(each), each.name))) for each in entities], wait_s)
         bindings = (*topology.bindings, *extra_bindings)
         for entity in entities:
-            step = wanted.get((_kind(entity), entity.name))
+            step = wanted.get((methods.kind(entity), entity.name))
             done.append(_replace(site, entity, step, bindings, resumed=entity in begun, wait_s=wait_s))
             if not done[-1].finished:
                 break
@@ -208,10 +208,6 @@ def _actual_type(queue: Queue, step: Step | None) -> str:
     """Return the type of the queue that is there; empty: the virtual host's default."""
     actual = [each.actual for each in step.differences if each.property == _TYPE] if step else []
     return actual[0].removeprefix("none") if actual else str(queue.arguments.get(_TYPE, ""))
-
-
-def _kind(entity: Exchange | Queue) -> Kind:
-    return "exchange" if isinstance(entity, Exchange) else "queue"
 
 
 def _count(number: int, noun: str) -> str:

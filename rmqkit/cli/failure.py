@@ -14,7 +14,7 @@ from typing import Any
 
 from rmqkit import exit_codes, report
 from rmqkit.cli import output
-from rmqkit.errors import OutputError, Problem, RmqkitError
+from rmqkit.errors import OutputError, RmqkitError
 
 DEBUG = "RMQKIT_DEBUG"  # set it to see tracebacks
 _REPORTS_ON_STDERR = {"consume", "call"}  # its standard output belongs to the messages
@@ -90,19 +90,8 @@ def as_json(error: RmqkitError) -> dict[str, Any]:
         "error": type(error).__name__,
         "message": error.message,
         "advice": error.advice,
-        "problems": [_problem_as_json(problem) for problem in error.problems],
+        "problems": [report.problem_as_json(problem) for problem in error.problems],
     } | ({"report": report.as_json(done)} if (done := getattr(error, "report", None)) else {})
-
-
-def _problem_as_json(problem: Problem) -> dict[str, Any]:
-    where = problem.where
-    return {
-        "file": where.file,
-        "line": where.line,
-        "column": where.column,
-        "message": problem.message,
-        "advice": problem.advice,
-    }
 
 
 def _tell_bug(error: Exception) -> int:

@@ -61,7 +61,7 @@ def dead_letter_target(topology: Topology, queue: Queue) -> Target | None:
 
 def policy_of(topology: Topology, entity: Exchange | Queue) -> Policy | None:
     """Return the one policy that counts for an exchange or queue: the first in the file of the highest priority."""
-    found = [policy for policy in topology.policies if _applies(policy, entity)]
+    found = [policy for policy in topology.policies if applies(policy, entity)]
     return max(found, key=lambda policy: policy.priority, default=None)
 
 
@@ -85,7 +85,8 @@ def doubt(topology: Topology, entity: Exchange | Queue) -> str:
     return ""
 
 
-def _applies(policy: Policy, entity: Exchange | Queue) -> bool:
+def applies(policy: Policy, entity: Exchange | Queue) -> bool:
+    """Tell whether a policy is one of those for an entity, whatever others there are."""
     pattern = _pattern(policy.pattern)
     return pattern is not None and _is_for(policy, entity) and bool(pattern.search(entity.name.encode()))
 

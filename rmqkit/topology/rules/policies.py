@@ -14,9 +14,9 @@ from typing import Any
 
 from rmqkit.model import Exchange, Policy, Queue
 from rmqkit.topology.names import BUILT_IN
-from rmqkit.topology.policies import effective, policy_of, queue_type
+from rmqkit.topology.policies import applies, effective, policy_of, queue_type
 from rmqkit.topology.rules.rule import Complaint, rule
-from rmqkit.topology.rules.wiring import Wiring, applies
+from rmqkit.topology.rules.wiring import Wiring
 from rmqkit.topology.schema import schema, suggest
 
 _SETTINGS = (  # of RabbitMQ 3.10 to 4.3 and the plugins that come with it

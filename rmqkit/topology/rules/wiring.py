@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmqkit.model import Arguments, Binding, Exchange, Policy, Queue, Topology
-from rmqkit.topology.matching import matches_topic
+from rmqkit.topology.matching import matches
 from rmqkit.topology.names import BUILT_IN
-from rmqkit.topology.policies import effective, policy_of, unread
+from rmqkit.topology.policies import effective, unread
 
 _NAMES = ("alternate-exchange", "x-dead-letter-exchange", "x-dead-letter-routing-key")
 
@@ -53,17 +53,10 @@ class Wiring:
 
     def takes(self, binding: Binding, key: str | None) -> bool | None:
         """Tell whether a binding takes a message with a routing key (None: any); None if that cannot be known."""
-        match self.type_of(binding.source):
-            case "fanout":
-                return True
-            case "topic" if binding.routing_key == "#":
-                return True
-            case "direct" if key is not None:
-                return binding.routing_key == key
-            case "topic" if key is not None:
-                return matches_topic(binding.routing_key, key)
-            case _:
-                return None
+        kind = self.type_of(binding.source)
+        if kind == "fanout" or (kind == "topic" and binding.routing_key == "#"):
+            return True
+        return matches(kind, binding, (key,), {}) if kind in ("direct", "topic") and key is not None else None
 
     def reached(self, exchange: str, key: str | None, *, surely: bool) -> set[str]:
         """Return the queues a message to an exchange reaches: those it must reach, or those it may."""
@@ -93,11 +86,6 @@ class Wiring:
             exact = kind == "direct" or (kind == "topic" and not {"*", "#"} & {*key.split(".")})
             keys[key if exact else None] = None
         return tuple(keys) or (queue,)  # nothing but the default exchange leads there
-
-
-def applies(policy: Policy, entity: Exchange | Queue) -> bool:
-    """Tell whether a policy is one of those for an entity, whatever others there are."""
-    return policy_of(Topology(policies=(policy,)), entity) is not None
 
 
 def wire(topology: Topology) -> Wiring:
