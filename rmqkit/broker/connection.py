@@ -26,7 +26,7 @@ from rmqkit.broker.options import (
 )
 from rmqkit.broker.publisher import Publisher
 from rmqkit.message import Delivery, Message
-from rmqkit.model import Exchange, Queue, Target, Topology
+from rmqkit.model import Exchange, Target, Topology
 from rmqkit.payload.contracts import Contracts
 from rmqkit.plan import Plan
 from rmqkit.report import Answer, Fate, MoveReport, PublishReport, QueueState, QueueStatus, ServeReport
@@ -252,10 +252,12 @@ class Connection:
     def unsubscribe(self, queue: str, *, force: bool = False) -> QueueState:
         """Remove the queue of a subscription, and return what it was like.
 
-        Raises NotFound, and PropertyMismatch if it holds messages or has consumers, unless forced.
+        Raises NotFound, and PropertyMismatch unless forced: if it holds messages or has consumers, or was not made by
+        `subscribe`, which RabbitMQ's HTTP API tells.
         """
-        state = self.queue_state(queue)
-        self.destroy(Topology(queues=(Queue(queue),)), force=force)
+        from rmqkit.broker import subscription  # noqa: PLC0415
+
+        state = subscription.remove(self._consuming, queue, force=force, ours=queue in self._private)
         self._private.pop(queue, None)
         return state
 

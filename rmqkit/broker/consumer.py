@@ -273,7 +273,12 @@ class Consumer:
         self.tag = f"rmqkit-{channel.session}"
         channel.call(spec.Basic.Qos(0, prefetch, False), spec.Basic.QosOk, subject=queue)  # noqa: FBT003
         consume = spec.Basic.Consume(queue=self.queue, consumer_tag=self.tag, no_ack=not self._manual)
-        channel.call(consume, spec.Basic.ConsumeOk, subject=queue, arguments=arguments)
+        try:
+            channel.call(consume, spec.Basic.ConsumeOk, subject=queue, arguments=arguments)
+        except PropertyMismatch as exc:
+            if arguments and not exc.advice:
+                exc.advice = "Only a stream is read from an offset: consume any other queue without one."
+            raise
         self._last_s = time.monotonic()  # an outage is no idle time
 
     def _end_wait(self) -> None:

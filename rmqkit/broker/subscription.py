@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from rmqkit.broker import declare, methods
 from rmqkit.broker.probing import Looker
-from rmqkit.errors import AccessRefused, InputError
-from rmqkit.model import Binding, Exchange, Queue
+from rmqkit.errors import AccessRefused, InputError, PropertyMismatch
+from rmqkit.model import Binding, Exchange, Queue, Topology
+from rmqkit.report import QueueState
 from rmqkit.topology.comparison import binding_key
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rmqkit.broker.link import Link
     from rmqkit.broker.transport import Transport
 
+MARK = "x-rmqkit-subscription"  # an argument that RabbitMQ keeps and does nothing with: whose subscription a queue is
 PRIVATE_LENGTH = 10_000  # messages: a slow reader of a busy exchange does not fill the broker
 
 
@@ -116,7 +118,9 @@ def keep(
     `on_warning` hears of that. Raises PropertyMismatch for another `max_length` than the queue has, and what `declare`
     raises.
     """
-    arguments = {"x-max-length": max_length} if max_length else {}
+    arguments: dict[str, Any] = {MARK: wanted.exchange}
+    if max_length:
+        arguments["x-max-length"] = max_length
     with Looker(link) as looker:
         is_new = looker.answer(Queue(name)) is None
     bindings = list(wanted.bindings(name))
@@ -130,6 +134,30 @@ def keep(
             methods.declare(channel, binding)
     finally:
         channel.close()
+
+
+def remove(link: Link, name: str, *, force: bool, ours: bool) -> QueueState:
+    """Remove the queue of a subscription, known as one if `ours`, and return what it was like.
+
+    Raises NotFound, and PropertyMismatch unless forced: if it holds messages or has consumers, or was made otherwise.
+    """
+    state = declare.queue_state(link, name)
+    seen = declare.sight(link)
+    if not force and not ours:
+        _check_ours(name, seen)
+    declare.destroy(link, Topology(queues=(Queue(name),)), seen, force=force)
+    return state
+
+
+def _check_ours(name: str, seen: declare.Sight) -> None:
+    if seen.live is None:
+        what = f"whether queue {name!r} is a subscription's cannot be seen: {seen.blind}"
+    elif any(each.name == name and MARK in each.arguments for each in seen.live.topology.queues):
+        return
+    else:
+        what = f"queue {name!r} is no subscription's: `rmqkit subscribe --durable` did not make it"
+    advice = "`rmqkit destroy` removes what a topology declares; --force removes the queue, with what it holds."
+    raise PropertyMismatch(406, "PRECONDITION_FAILED", f"queue {name!r}", message=what, advice=advice)
 
 
 def _missing(link: Link, name: str, wanted: Subscription, on_warning: Callable[[str], None]) -> list[Binding]:

@@ -120,11 +120,17 @@ def unsubscribe(
     broker: Broker,
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Even if it holds messages, which are lost, or has consumers.")
+        bool,
+        typer.Option(
+            "--force", help="Even if it holds messages, which are lost, has consumers, or was made otherwise."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Remove the queue that `rmqkit subscribe --durable NAME` made, unless messages wait in it, or it has consumers."""
+    """Remove the queue that `rmqkit subscribe --durable NAME` made, unless messages wait in it, or it has consumers.
+
+    No other queue is removed: RabbitMQ's HTTP API tells whose it is, by an argument of the queue.
+    """
     with broker.connect() as connection:
         state = connection.unsubscribe(queue, force=force)
     if json:

@@ -50,8 +50,9 @@ def test_after_a_lost_connection_a_stream_goes_on_where_it_was(stream: str, brok
 
 
 def test_a_queue_that_is_no_stream_has_no_offsets(queue: str, broker_url: str) -> None:
-    with rmqkit.connect(broker_url) as connection, pytest.raises(PropertyMismatch, match="x-stream-offset"):
+    with rmqkit.connect(broker_url) as connection, pytest.raises(PropertyMismatch, match="x-stream-offset") as caught:
         connection.consume(queue, offset="first").subscribe()
+    assert "Only a stream is read from an offset" in caught.value.advice
 
 
 def test_a_filter_reads_on_in_a_stream(stream: str, environment: dict[str, str]) -> None:

@@ -160,6 +160,20 @@ def test_a_durable_subscription_waits_for_its_reader_until_it_is_removed(live: R
     assert live("unsubscribe", "ada").returncode == 5
 
 
+def test_only_a_subscription_is_removed_unless_it_is_forced(live: Run, vhost_url: str) -> None:
+    assert live("apply", "topologies/topics.yaml").returncode == 0
+    assert live("subscribe", "orders", "-r", "x", "--durable", "orders_audit", "--idle-timeout", "0").returncode == 0
+    refused = live("unsubscribe", "orders_audit")  # which got one binding more, and is the topology's still
+    assert (refused.returncode, "queue 'orders_audit' is no subscription's" in refused.stderr) == (5, True)
+    with rmqkit.connect(vhost_url) as blind:
+        blind.subscribe("orders", ["x"], durable="ada")
+        with pytest.raises(rmqkit.PropertyMismatch, match="whether queue 'ada' is a subscription's cannot be seen"):
+            blind.unsubscribe("ada")
+        blind.unsubscribe(blind.subscribe("orders"))  # its own it knows
+    assert live("unsubscribe", "ada").returncode == 0
+    assert live("unsubscribe", "orders_audit", "--force").returncode == 0
+
+
 def test_a_durable_subscription_does_without_the_http_api(vhost_url: str, vhost_channel: BlockingChannel) -> None:
     vhost_channel.exchange_declare("news", "topic")
     warnings: list[str] = []
