@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import random
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from rmqkit.node import Node
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger
-from tests.faults.rounds import Ground
+from tests.faults.rounds import Ground, io_threads, open_files
 from tests.faults.witness import declare, within
 
 FOLDER = "RMQKIT_TEST_FOLDER"
@@ -82,25 +81,8 @@ def ledger(broker_url: str, queue_name: str) -> Ledger:
 @pytest.fixture
 def leak_free() -> Iterator[None]:
     """Fail when the test leaves a thread of rmqkit's or an open file behind (I10)."""
-    before = _open_files()
+    before = open_files()
     yield
     gc.collect()
-    within(10, lambda: not _io_threads(), lambda: f"threads are left: {_io_threads()}")
-    within(5, lambda: not _open_files() - before, lambda: f"files are left: {_open_files() - before}")
-
-
-def _io_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("rmqkit-io")]
-
-
-def _open_files() -> set[str]:
-    links = Path("/proc/self/fd")
-    if not links.exists():
-        return set()
-    found = set()
-    for link in links.iterdir():
-        try:
-            found.add(f"{link.name} -> {link.readlink()}")
-        except OSError:  # the folder's own, closed by now
-            continue
-    return found
+    within(10, lambda: not io_threads(), lambda: f"threads are left: {io_threads()}")
+    within(5, lambda: not open_files() - before, lambda: f"files are left: {open_files() - before}")

@@ -1,9 +1,11 @@
-"""Many messages, several consumers, several queues: 30 and 32."""
+"""Many messages, several consumers, several queues: 17, 30 and 32."""
 
 from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pika
@@ -25,6 +27,7 @@ def crowd(ground: Ground, dice: random.Random, amount: int = 1_000_000) -> Resul
     with rmqkit.connect(ground.url) as connection:
         connection.publish(Message(b"%d" % number, queue) for number in range(amount))
     trouble, slow, go = [], list[bytes](), threading.Event()
+    patience_s = 50 + amount / 2000
 
     def be_slow() -> None:
         with rmqkit.connect(ground.url) as own, own.consume(queue, prefetch=SLOWLY, idle_timeout_s=3) as consumer:
@@ -42,11 +45,11 @@ def crowd(ground: Ground, dice: random.Random, amount: int = 1_000_000) -> Resul
         first, victim = (_consume(ground, queue, out) for out in outs)
         go.set()
         when = dice.randrange(1, amount // 3)
-        within(40, lambda: _lines(outs[1]) >= when or victim.poll() is not None)
+        within(patience_s, lambda: _lines(outs[1]) >= when or victim.poll() is not None)
         victim.kill()
         victim.communicate()
         kib = _peak_kib(first)
-        _, errors = first.communicate(timeout=50)
+        _, errors = first.communicate(timeout=patience_s)
     if first.returncode:
         trouble.append(f"I9: exit code {first.returncode}: {errors!r}")
     if kib > MOST_KIB:
@@ -126,3 +129,21 @@ def fanout_with_one_full(
     if twice > report.republished * queues or not twice:
         trouble.append(f"I4: {twice} copies more, and {report.republished} were republished to {queues} queues")
     return Result(amount, trouble, lost, twice, report.unknown, progress.pause_s, report)
+
+
+def one_in_ten_unbound(ground: Ground, dice: random.Random, amount: int = 100_000) -> Result:
+    """Publish with keys of which one in ten, about, is bound to nothing: each return is tied to its own message."""
+    ledger, progress = ground.books(), Progress()
+    unbound = set(dice.sample(range(amount), amount // 10))
+
+    def stream() -> Iterator[Message]:
+        for number, message in enumerate(ledger.messages(range(amount))):
+            yield replace(message, routing_key="nobody.is.bound.here") if number in unbound else message
+
+    with rmqkit.connect(ground.url) as connection:
+        report = publish(connection, ledger, stream(), progress)
+    ledger.drain(ground.url)
+    trouble = ledger.violations(report)
+    if ledger.ids(Fate.RETURNED) != unbound:
+        trouble.append(f"F: {report.returned} were returned, and not the {len(unbound)} that are unbound")
+    return Result(amount, trouble, len(ledger.lost), ledger.duplicates, report.unknown, progress.pause_s, report)

@@ -109,6 +109,10 @@ def swallowed(ground: Ground, dice: random.Random, ways: Sequence[str] = (), amo
     return result
 
 
+def reset_for_a_minute(ground: Ground, dice: random.Random) -> Result:
+    return reset_every_300_ms(ground, dice, 90_000)
+
+
 def reset_every_300_ms(ground: Ground, _dice: random.Random, amount: int = 12_000) -> Result:
     """Reset all connections all the time; the threads do not become more (I10)."""
     threads: list[int] = []

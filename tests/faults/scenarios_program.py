@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,10 @@ def interrupted_publishing(
     """What was sent is confirmed, and the report says how far it came."""
     queue = ground.queue()
     code, out, errors = _interrupted(
-        ground.start("publish", "-q", queue, "-n", amount, "--json"), dice, number := number or dice.choice(SIGNALS)
+        ground.start("publish", "-q", queue, "-n", amount, "--json"),
+        dice,
+        number := number or dice.choice(SIGNALS),
+        lambda: ready(ground.url, queue) > 0,
     )
     found = bodies(ground.url, queue)
     trouble = told_secrets(errors) + _odd(code, number, errors)
@@ -59,7 +63,8 @@ def interrupted_consuming(
     _fill(ground, queue, sent)
     with out.open("wb") as file:
         program = ground.start("consume", queue, "--prefetch", 100, stdout=file)
-    code, _, errors = _interrupted(program, dice, number := number or dice.choice(SIGNALS))
+    number = number or dice.choice(SIGNALS)
+    code, _, errors = _interrupted(program, dice, number, lambda: out.stat().st_size > 0)
     seen = [*out.read_bytes().splitlines(), *bodies(ground.url, queue)]
     trouble = told_secrets(errors) + _odd(code or 128, number, errors)
     if seen != sent:
@@ -67,8 +72,15 @@ def interrupted_consuming(
     return Books(sent, seen).result(0, trouble, None)
 
 
-def _interrupted(program: Program, dice: random.Random, number: signal.Signals) -> tuple[int, bytes, bytes]:
-    time.sleep(dice.uniform(0.25, 1.6))  # the moment itself is what is tested
+def _interrupted(
+    program: Program, dice: random.Random, number: signal.Signals, is_at_work: Callable[[], bool]
+) -> tuple[int, bytes, bytes]:
+    """Interrupt a program at work, as a rule, and while it begins one time in five."""
+    if dice.random() < 0.8:
+        within(20, is_at_work)
+        time.sleep(dice.uniform(0, 0.5))  # the moment itself is what is tested
+    else:
+        time.sleep(dice.uniform(0.25, 1.6))
     program.send_signal(number)
     out, errors = program.communicate(timeout=30)
     return program.returncode, out, errors
@@ -137,7 +149,9 @@ def killed_consuming(
     _, errors = program.communicate()
     within(10, lambda: _consumers(ground, queue) == 0)
     if how == "save":  # the one with the body comes first, under its own name, whole
-        seen = [(kept / json.loads(each.read_bytes())["body_file"]).read_bytes() for each in kept.glob("*.properties*")]
+        seen = [
+            (kept / json.loads(each.read_bytes())["body_file"]).read_bytes() for each in kept.glob("*.properties.json")
+        ]
     else:
         seen = out.read_bytes().split(b"\n")[:-1]
     return Books(sent, [*seen, *bodies(ground.url, queue)]).result(prefetch, told_secrets(errors), None)

@@ -19,14 +19,21 @@ OpenBooks = Callable[[], Ledger]
 pytestmark = pytest.mark.usefixtures("leak_free")
 
 
+ALARMS = {  # a setting of the broker, and its value: for an alarm, and without
+    "memory": ("set_vm_memory_high_watermark", "0.000001", "0.4"),
+    "disk": ("set_disk_free_limit", "100000GB", "50MB"),
+}
+
+
 @contextmanager
-def memory_alarm(node: Node) -> Iterator[None]:
-    """Have the broker believe that it is out of memory."""
-    assert node.ctl("set_vm_memory_high_watermark", "0.000001").returncode == 0
+def alarm(node: Node, kind: str = "memory") -> Iterator[None]:
+    """Have the broker believe that it is out of memory, or of disk space."""
+    command, raised, lifted = ALARMS[kind]
+    assert node.ctl(command, raised).returncode == 0
     try:
         yield
     finally:
-        assert node.ctl("set_vm_memory_high_watermark", "0.4").returncode == 0
+        assert node.ctl(command, lifted).returncode == 0
 
 
 @contextmanager
@@ -41,8 +48,11 @@ def setting(node: Node, **values: int) -> Iterator[None]:
         node.ctl("eval", f"application:set_env(rabbit, {name}, element(2, {old})).")
 
 
-def test_9_an_alarm_is_said_reading_stops_and_all_goes_on_once_it_is_lifted(node: Node, on_node: OpenBooks) -> None:
-    ledger, amount = on_node(), 60_000
+@pytest.mark.parametrize("kind", ALARMS)
+def test_9_an_alarm_is_said_reading_stops_and_all_goes_on_once_it_is_lifted(
+    node: Node, on_node: OpenBooks, kind: str
+) -> None:
+    ledger, amount = on_node(), 30_000
     reports: list[rmqkit.PublishReport] = []
 
     def publish(connection: rmqkit.Connection) -> None:
@@ -50,11 +60,11 @@ def test_9_an_alarm_is_said_reading_stops_and_all_goes_on_once_it_is_lifted(node
 
     with rmqkit.connect(node.url) as connection, rmqkit.connect(node.url) as other:
         other.publish(ledger.messages(range(amount, amount + 500)), on_settled=ledger.settled)
-        with memory_alarm(node):
+        with alarm(node, kind):
             publishing = threading.Thread(target=publish, args=(connection,))
             publishing.start()
             within(20, lambda: connection.blocked != "", lambda: "nobody said that the broker is blocked")
-            assert "memory" in connection.blocked
+            assert kind in connection.blocked
             with other.consume(ledger.queue, count=500) as consumer:  # consumers go on
                 for delivery in consumer:
                     ledger.handle(delivery)
@@ -79,7 +89,7 @@ def test_10_a_stop_while_blocked_is_quick_and_what_is_not_known_is_said(
     node: Node, on_node: OpenBooks, confirms: bool
 ) -> None:
     ledger, stop = on_node(), rmqkit.Stop()
-    with memory_alarm(node), rmqkit.connect(node.url) as connection:
+    with alarm(node), rmqkit.connect(node.url) as connection:
 
         def stop_when_blocked() -> None:
             within(20, lambda: connection.blocked != "", lambda: "not blocked")
@@ -108,7 +118,7 @@ def test_10_a_stop_while_blocked_is_quick_and_what_is_not_known_is_said(
 def test_publishing_again_on_a_connection_that_was_stopped_while_blocked(node: Node, on_node: OpenBooks) -> None:
     ledger, stop = on_node(), rmqkit.Stop()
     with rmqkit.connect(node.url) as connection:
-        with memory_alarm(node):
+        with alarm(node):
             stopper = threading.Thread(target=lambda: (within(20, lambda: connection.blocked != ""), stop.request()))
             stopper.start()
             connection.publish(ledger.messages(range(100)), stop=stop, check=False)

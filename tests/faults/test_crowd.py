@@ -1,4 +1,4 @@
-"""Many messages for several consumers, and several queues of which one is full (30, 32)."""
+"""Many messages, for nobody, for several consumers, for several queues of which one is full (17, 30, 32)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from tests.faults import scenarios_crowd as scenarios
 from tests.faults.rounds import Ground
 
 pytestmark = pytest.mark.usefixtures("leak_free")
+
+
+def test_17_each_return_is_tied_to_its_own_message(ground: Ground, dice: random.Random) -> None:
+    assert scenarios.one_in_ten_unbound(ground, dice, 30_000).violations == []
 
 
 def test_30_of_three_that_empty_a_queue_one_is_slow_and_one_dies_and_every_message_is_handled(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
+import tracemalloc
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import pytest
 
@@ -74,6 +77,31 @@ def test_7_a_slow_line_is_not_taken_for_a_dead_one(proxy: Proxy, ledger: Ledger)
         proxy.up.bytes_per_s = 0
     assert (report.confirmed, report.republished) == (200, 0)
     assert proxy.accepted == 2
+
+
+def test_7_a_slow_line_fills_no_memory(proxy: Proxy, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmqkit.broker.patience.STOP_GRACE_S", 0.5)
+    stop, taken, most = rmqkit.Stop(), list[int](), 4 * 1024 * 1024
+
+    def endless() -> Iterator[Message]:
+        for number in count():
+            taken.append(number)
+            yield Message(bytes(65_536), ledger.queue)
+
+    with rmqkit.connect(proxy.url) as connection:
+        connection.publish(Message(b"first", ledger.queue))
+        proxy.up.bytes_per_s, proxy.up.slice_bytes = 1000, 100
+        threading.Timer(2.0, stop.request).start()
+        tracemalloc.start()
+        try:
+            options = PublishOptions(window_bytes=most)
+            report = connection.publish(endless(), options=options, stop=stop, check=False)
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        proxy.heal()
+    assert report.unknown == len(taken) <= most // 65_536 + 1
+    assert peak_bytes < 4 * most
 
 
 def test_7_two_seconds_of_latency(proxy: Proxy, ledger: Ledger) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pika
@@ -142,21 +141,6 @@ def test_16_what_a_full_queue_nacks_is_tried_again_and_then_given_up(
     ledger.drain(broker_url)
     assert not ledger.ids(Fate.NACKED) & {int(each.body.split()[0]) for each in ledger.found}
     assert ledger.violations(report, ordered=False) == []
-
-
-def test_17_each_return_is_tied_to_its_own_message(
-    connection: rmqkit.Connection, ledger: Ledger, broker_url: str
-) -> None:
-    amount = 30_000
-
-    def one_in_ten_unbound() -> Iterator[Message]:
-        for number, message in enumerate(ledger.messages(range(amount))):
-            yield message if number % 10 else replace(message, routing_key="nobody.is.bound.here")
-
-    report = connection.publish(one_in_ten_unbound(), on_settled=ledger.settled, check=False)
-    ledger.drain(broker_url)
-    assert ledger.violations(report) == []
-    assert ledger.ids(Fate.RETURNED) == set(range(0, amount, 10))
 
 
 HEADERS: dict[str, dict[str, Any]] = {

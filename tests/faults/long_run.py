@@ -1,0 +1,230 @@
+"""The faults, for long: the scenarios of the tests at random moments, one after the other, on nodes of our own.
+
+    python -m tests.faults.long_run [--rounds 50] [--seed N] [--only WORDS] [--write docs/reliability.md]
+
+Comes in: how many rounds, and a seed, which repeats their moments. Goes out: the seed, a line a round, and a table:
+messages lost, duplicated, of unknown fate, and the time to recover; also after Ctrl-C. Exit code 1 if anything was
+lost or is unexpected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import platform
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rmqkit.errors import NodeError
+from rmqkit.node import Node
+from rmqkit.node.leash import leash
+from rmqkit.node.process import wait_until
+from tests.faults import scenarios_broker as broker
+from tests.faults import scenarios_crowd as crowd
+from tests.faults import scenarios_declare as declare
+from tests.faults import scenarios_network as network
+from tests.faults import scenarios_program as program
+from tests.faults import scenarios_streams as streams
+from tests.faults.rounds import Ground, Result, Scenario, io_threads, open_files
+
+BEGIN, END = "<!-- faults: begin (written by tests/faults/long_run.py) -->", "<!-- faults: end -->"
+
+
+@dataclass
+class Fault:
+    """A fault by its number, and how its rounds went; one round in `every` is enough where they are long."""
+
+    number: str
+    words: str
+    scenario: Scenario
+    every: int = 1
+    most_s: int = 180  # for a round: what takes longer hangs
+    results: list[Result] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    void: int = 0  # rounds that RabbitMQ itself did not survive
+
+    def row(self) -> str:
+        """Return the fault's row of the table."""
+        total = {
+            name: sum(getattr(each, name) for each in self.results)
+            for name in ("messages", "lost", "duplicated", "unknown")
+        }
+        times = [each.recovery_s for each in self.results if each.recovery_s is not None]
+        recovery = f"{statistics.median(times):.1f} | {max(times):.1f}" if times else "|"
+        numbers = " | ".join(f"{number:,}" for number in total.values())
+        return f"| {self.number} | {self.words} | {len(self.results)} | {numbers} | {recovery} |"
+
+
+FAULTS = (
+    Fault("1", "the broker is killed while publishing", broker.killed_while_publishing),
+    Fault("2", "the broker is killed while consuming", broker.killed_while_consuming),
+    Fault("3", "an operator closes all connections, again and again", broker.connections_closed),
+    Fault("3", "the broker's application is stopped and started", broker.application_stopped),
+    Fault("4", "the broker is frozen for 5 s", broker.frozen),
+    Fault("4", "it is frozen for 14 s, the heartbeat being 1 s", broker.frozen_for_long, every=5),
+    Fault("5", "cut at 20 bytes of publishes or confirms", network.cut_publishing),
+    Fault("5", "cut at 10 bytes of deliveries or acknowledgements", network.cut_consuming),
+    Fault("6", "a blackhole, the heartbeat being 1 s", network.swallowed),
+    Fault("17", "one key in ten is bound to nothing", crowd.one_in_ten_unbound, every=5),
+    Fault("26", "SIGINT or SIGTERM while publishing", program.interrupted_publishing),
+    Fault("26", "SIGINT or SIGTERM while consuming", program.interrupted_consuming),
+    Fault("27", "`publish --resume` is killed three times", program.killed_publishing),
+    Fault("", "`consume` is killed, printing or saving", program.killed_consuming),
+    Fault("", "`move` is killed three times", program.killed_moving),
+    Fault("", "the broker is killed under a move", program.broker_killed_moving),
+    Fault("28", "the output fails", streams.output_fails),
+    Fault("29", "the input fails", streams.input_fails),
+    Fault("29", "a file is cut short while it is read", streams.file_cut_while_read),
+    Fault("30", "a million messages, three consumers, one slow, one killed", crowd.crowd, every=10, most_s=900),
+    Fault("32", "a fanout to five queues, one full", crowd.fanout_with_one_full),
+    Fault("34", "`apply` is killed twice", declare.killed_applying),
+    Fault("34", "two `apply` at once", declare.applied_twice_at_once),
+    Fault("34", "the broker is killed under an apply", declare.broker_killed_applying),
+    Fault("34", "a replacement is killed at a step", declare.killed_replacing),
+    Fault("34", "a replacement is killed in mid-move", declare.killed_replacing_in_mid_move),
+    Fault("34", "the broker is killed under a replacement", declare.broker_killed_replacing),
+    Fault("36", "connections reset every 300 ms, for a minute", network.reset_for_a_minute, every=5),
+)
+
+
+class Nodes:
+    """The node that the rounds hurt: a new one when it does not come back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._node: Node | None = None
+        self._started = 0
+
+    def node(self) -> Node:
+        if self._node is None:
+            self._started += 1
+            self._node = Node(self._folder / f"node-{self._started}")
+            self._node.start(port=0)
+        return self._node
+
+    def discard(self) -> None:
+        if self._node is not None:
+            with suppress(NodeError, OSError):
+                self._node.discard()
+        self._node = None
+
+
+@contextmanager
+def bounded(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError where the block is after so many seconds."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"a round took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def play(fault: Fault, nodes: Nodes, folder: Path, dice: random.Random) -> str:
+    """Play one round, note how it went, and return that in words."""
+    files = open_files()
+    started_s = time.monotonic()
+    try:
+        with bounded(fault.most_s):
+            ground = Ground.of_node(nodes.node(), folder / f"round-{random.Random().getrandbits(48):x}")
+            result = fault.scenario(ground, dice)
+            ground.clear()
+    except NodeError as exc:
+        fault.void += 1
+        nodes.discard()
+        return f"RabbitMQ did not start again: {exc.message}"
+    except Exception:  # noqa: BLE001 - the next rounds go on
+        fault.failures.append(traceback.format_exc())
+        nodes.discard()
+        return f"FAILED: {fault.failures[-1]}"
+    gc.collect()
+    if not wait_until(lambda: not io_threads() and not open_files() - files, 10):
+        result.violations.append(f"I10: left open: {io_threads()} {open_files() - files}")
+    fault.results.append(result)
+    fault.failures += result.violations
+    recovery = "" if result.recovery_s is None else f", recovery {result.recovery_s:.1f} s"
+    numbers = f"{result.messages:,} messages, {result.lost} lost, {result.duplicated:,} duplicated"
+    said = "".join(f"\n    {each}" for each in result.violations)
+    return f"{numbers}, {result.unknown} unknown{recovery} ({time.monotonic() - started_s:.0f} s){said}"
+
+
+def table(faults: Sequence[Fault], rounds: int, seed: int) -> str:
+    """Return the table, and what it was measured with, as markdown."""
+    models = [line.partition(":")[2].strip() for line in _cpu() if line.startswith("model name")]
+    machine = f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores"
+    void = sum(fault.void for fault in faults)
+    lines = [
+        f"{datetime.now(UTC):%Y-%m-%d}, `make test-faults ROUNDS={rounds} SEED={seed}`, {machine}.",
+        *([f"RabbitMQ itself did not start again in {void} more rounds."] if void else []),
+        "",
+        "| | fault | rounds | messages | lost | duplicated | unknown | recovery, s: median | longest |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        *(fault.row() for fault in faults),
+    ]
+    return "\n".join(lines)
+
+
+def _cpu() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    return info.read_text().splitlines() if info.exists() else []
+
+
+def write(file: Path, text: str) -> None:
+    """Replace what stands between the markers."""
+    before, found, rest = file.read_text().partition(BEGIN)
+    if not found:
+        sys.exit(f"{file} has no line {BEGIN}")
+    file.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--only", default="", help="faults that have these words, or this number")
+    parser.add_argument("--write", type=Path, help="a file with markers to write the table between")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Play all rounds; return the exit code."""
+    wanted = arguments()
+    logging.disable()  # pika tells of every lost connection
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; our children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    faults = [each for each in FAULTS if wanted.only in (each.number, "") or wanted.only in each.words]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.write(f"seed {wanted.seed}\n")
+    with leash(Path(tempfile.mkdtemp(prefix="rmqkit-faults-"))) as folder, suppress(KeyboardInterrupt):
+        nodes = Nodes(folder)
+        for number in range(wanted.rounds):  # all faults in turn, so that a run that is stopped has seen all of them
+            for fault in (each for each in faults if number % each.every == 0):
+                dice = random.Random(f"{wanted.seed} {fault.words} {number}")
+                said = play(fault, nodes, folder, dice)
+                sys.stdout.write(f"{number + 1:>3} of {wanted.rounds}: {fault.number:>2} {fault.words}: {said}\n")
+    text = table(faults, wanted.rounds, wanted.seed)
+    sys.stdout.write(f"\n{text}\n")
+    if wanted.write:
+        write(wanted.write, text)
+    return 1 if any(fault.failures for fault in faults) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
