@@ -47,9 +47,16 @@ class SchemaOptions:
 
     def of_queue(self, queue: str, applied: Remembered | None) -> Contract | None:
         """Return the contract of what is in a queue."""
+        return self._of(Target("", queue), applied)
+
+    def of_exchange(self, exchange: str, applied: Remembered | None) -> Contract | None:
+        """Return the contract of what is published to an exchange."""
+        return self._of(Target(exchange), applied)
+
+    def _of(self, target: Target, applied: Remembered | None) -> Contract | None:
         found = self.contracts(applied)
-        if contract := found.of("", queue):
-            found.tell(contract, Target("", queue))
+        if contract := found.of(target.exchange, target.routing_key):
+            found.tell(contract, target)
         return contract
 
 
@@ -106,7 +113,7 @@ class ConsumedSchemaOptions(SchemaOptions):
 
 def check(topology: Topology) -> None:
     """Read the schemas of all contracts. Raises TopologyError with what is wrong with them, and where each is named."""
-    from rmqkit.topology.loader import headline  # noqa: PLC0415 - start-up time
+    from rmqkit.topology.text import headline  # noqa: PLC0415 - start-up time
 
     if problems := list(_problems(topology)):
         raise TopologyError(headline(problems), problems=problems)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmqkit.cli import consume, output
+from rmqkit.cli import consume, output, remembered
 from rmqkit.cli.consumption import Job
+from rmqkit.cli.contracts import ConsumedSchemaOptions
 from rmqkit.cli.handling import FilterOptions, HandlerOptions
 from rmqkit.cli.options import Broker, Json, grouped
 from rmqkit.message import Verdict
@@ -88,9 +89,13 @@ def subscribe(
     filtering: FilterOptions,
     broker: Broker,
     *,
+    contract: ConsumedSchemaOptions,
     count: consume.Count = None,
     idle_timeout: consume.IdleTimeout = None,
     prefetch: consume.Prefetch = None,
+    worker_count: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes, from a --durable queue.")
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Print what an exchange routes from now on, until Ctrl-C: everything, or what the keys or headers ask for.
@@ -98,20 +103,38 @@ def subscribe(
     The queue is this command's own, keeps a bounded number of messages, and is gone when the command ends, however it
     ends: nobody else notices. With --durable it stays, and keeps what comes meanwhile for the next time; then the
     exchange's keys need not be named again. Remove such a queue with `rmqkit unsubscribe`.
+
+    The contract is that of the exchange; what breaks it is left out, or goes to --invalid-to.
     """
     consume.check(handling, filtering)
     wanted.check()
+    if worker_count > 1 and not wanted.durable:
+        raise typer.BadParameter(
+            "--workers read one queue together, which one process cannot own: name a --durable one"
+        )
+    settings = broker.settings()
+    schema = contract.of_exchange(exchange, remembered.recall(settings))
+    if contract.invalid_to is not None and not schema:
+        raise typer.BadParameter("--invalid-to is for a contract, and there is none: name a --schema")
     ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
     if filtering.filter is not None and filtering.unmatched is None and not wanted.durable:
         filtering = replace(filtering, unmatched=Verdict.ACK)  # nobody else wants it
-    job = Job(broker.settings(), "", ahead, count, idle_timeout, handling=handling, filtering=filtering)
+    job = Job(settings, "", ahead, count, idle_timeout, handling=handling, filtering=filtering)
+    job = replace(job, contract=schema, invalid_to=contract.target("", None) if schema else None)
 
     def tell(text: str) -> None:
         if not json:
             output.note(output.safe(text))
 
-    job = replace(job, enter=lambda connection: wanted.subscribe(connection, exchange, tell))
-    consume.perform(job, as_json_object=json)
+    def enter(connection: Connection) -> str:
+        return wanted.subscribe(connection, exchange, tell)
+
+    if worker_count > 1:
+        with broker.connect() as connection:
+            job = replace(job, queue=enter(connection))
+    else:
+        job = replace(job, enter=enter)
+    consume.perform(job, worker_count, as_json_object=json)
 
 
 @grouped

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pika
 import pytest
@@ -172,6 +173,30 @@ def test_only_a_subscription_is_removed_unless_it_is_forced(live: Run, vhost_url
         blind.unsubscribe(blind.subscribe("orders"))  # its own it knows
     assert live("unsubscribe", "ada").returncode == 0
     assert live("unsubscribe", "orders_audit", "--force").returncode == 0
+
+
+def test_what_breaks_the_contract_of_the_exchange_is_left_out_or_goes_where_it_is_to(
+    live: Run, vhost_url: str, vhost_channel: BlockingChannel, tmp_path: Path
+) -> None:
+    (tmp_path / "text.json").write_text('{"type": "string"}')
+    (tmp_path / "news.yaml").write_text(
+        "exchanges: {news: {type: fanout, contract: {format: json, schema: text.json}}}\nqueues: {odd: {}}\n"
+    )
+    assert live("apply", str(tmp_path / "news.yaml")).returncode == 0
+    subscribe = ("subscribe", "news", "--durable", "ada", "--idle-timeout", "0.5")
+    assert live(*subscribe).returncode == 0
+    for more, parked in (((), 0), (("--invalid-to", "odd", "--workers", "2"), 1)):
+        with rmqkit.connect(vhost_url) as connection:
+            connection.publish(Message(body, exchange="news") for body in (b'"good"', b"7"))
+        done = live(*subscribe, *more, stdin="\n")
+        assert (done.returncode, done.stdout) == (8, '"good"\n'), done.stderr
+        assert "the value breaks the rule type" in done.stderr
+        assert vhost_channel.queue_declare("odd", passive=True).method.message_count == parked
+
+
+@pytest.mark.parametrize("more", [["--workers", "2"], ["--invalid-to", "odd"]])
+def test_what_a_subscription_cannot_do_is_a_usage_error(more: list[str], live: Run) -> None:
+    assert live("subscribe", "amq.topic", *more).returncode == 2
 
 
 def test_a_durable_subscription_does_without_the_http_api(vhost_url: str, vhost_channel: BlockingChannel) -> None:
