@@ -153,6 +153,10 @@ class Channel:
             return []
         for position, event in enumerate(item):
             if isinstance(event, spec.Channel.Close):
+                if translation.login_expired(event):  # the way out is a new connection, with the secret as of then
+                    self.transport.abort()
+                    self._closed = ConnectionLost(f"{self.transport.address}: the login has expired")
+                    raise self._closed
                 method = event.class_id, event.method_id
                 self._closed = translation.refused(event.reply_code, event.reply_text, subject, method)
                 # Answered here, behind all that this thread has sent: a frame for a closed channel ends the connection.

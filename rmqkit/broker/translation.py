@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 
-from pika import exceptions
+from pika import exceptions, spec
 from pika.adapters.utils import connection_workflow
 
 from rmqkit.address import Address
@@ -18,6 +18,7 @@ from rmqkit.broker.decoder import ProtocolError
 from rmqkit.errors import REFUSALS, AuthenticationFailed, BrokerError, ConnectionLost, Refused, Unreachable
 
 FORCED = 320  # AMQP 0-9-1 section 1.8: an operator closes it, or the broker is being stopped
+REFUSED = 403
 NOT_ALLOWED = 530  # AMQP 0-9-1 section 1.8: among others, a virtual host that is not there
 _NO_BROKER = (
     "Start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
@@ -26,6 +27,7 @@ _NO_BROKER = (
 _VHOST = "Create it with `rabbitmqctl add_vhost`, grant its permissions, or name another one with --vhost."
 _NO_AMQP = "Is it a TLS port (amqps://), an HTTP port, or another server?"
 _NO_ANSWER_IN_TLS = "Does it want a certificate of ours (--tls-cert-file), or is it another server?"
+_BROKEN = "Try again later. A token of more than 4,000 bytes may be too long for RabbitMQ: initial_frame_max."
 _MECHANISM = "For EXTERNAL enable rabbitmq_auth_mechanism_ssl, and put it under auth_mechanisms in rabbitmq.conf."
 _NO_USER = (
     "RabbitMQ takes the user from the certificate's subject (ssl_cert_login_from in rabbitmq.conf), "
@@ -44,6 +46,7 @@ _ADVICE = {
 
 TLS_ALERT = b"\x15\x03"  # how a TLS port answers what is not TLS (RFC 8446 section 5.1)
 _AUTHORITY = "Name the certificate of its authority with --tls-ca-file, or cacertfile in the URL."
+_NAME_MISMATCH = (62, 64)  # of a host's name, of an IP address
 _OTHER_NAME = (
     "is not that of this host",
     "Call the broker by a name in its certificate, or say which to expect: server_name_indication=NAME in the URL.",
@@ -55,8 +58,7 @@ _DISTRUST = {
     18: ("is signed by itself, and not known here", _AUTHORITY),
     19: ("is signed by an authority that is not trusted here", _AUTHORITY),
     20: ("is signed by an authority that is not trusted here", _AUTHORITY),
-    62: _OTHER_NAME,
-    64: _OTHER_NAME,
+    **dict.fromkeys(_NAME_MISMATCH, _OTHER_NAME),
 }
 _NO_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE")  # with TLS 1.3, and before
 _BAD_CERTIFICATE = ("UNKNOWN_CA", "CERTIFICATE", "DECRYPT_ERROR")
@@ -79,8 +81,9 @@ class TlsAnswered(ProtocolError):
 def untrusted(error: ssl.SSLError) -> tuple[str, str]:
     """Say what a TLS handshake failed at, and what to do."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        what, advice = _DISTRUST.get(error.verify_code, ("is not trusted", _AUTHORITY))
-        return f"its certificate {what}: {error.verify_message}", advice
+        what, advice = _DISTRUST.get(error.verify_code, (f"is not trusted: {error.verify_message}", _AUTHORITY))
+        named = f": {error.verify_message}" if error.verify_code in _NAME_MISMATCH else ""
+        return f"its certificate {what}{named}", advice
     if isinstance(error, ssl.SSLEOFError):
         return "it spoke TLS, and then hung up", _NO_ANSWER_IN_TLS
     reason = str(getattr(error, "reason", "") or error)
@@ -105,6 +108,11 @@ def refused(reply_code: int, reply_text: str, subject: str, method: tuple[int, i
     error = REFUSALS.get(reply_code, Refused)
     advice = permissions.advice(reply_text, method, subject) or _ADVICE.get(reply_code, "")
     return error(reply_code, reply_text, subject, advice=advice)
+
+
+def login_expired(close: spec.Channel.Close) -> bool:
+    """Tell whether the broker refused an operation because the OAuth2 token of the login is too old."""
+    return close.reply_code == REFUSED and "token has expired" in close.reply_text
 
 
 def lost(error: BaseException | None, address: Address) -> BrokerError:
@@ -157,7 +165,7 @@ def _not_opened(error: BaseException, address: Address) -> BrokerError | None:
             mark in str(error) for mark in _NOT_ABOUT_US
         ):
             # pika guesses; but a RabbitMQ that refuses says so, and one that ends in mid-handshake cannot.
-            return Unreachable(f"{address}: the connection broke during the handshake", advice="Try again later.")
+            return Unreachable(f"{address}: the connection broke during the handshake", advice=_BROKEN)
         case exceptions.ConnectionClosedByBroker() if error.reply_code == NOT_ALLOWED:
             what = f"the virtual host {address.vhost!r} was refused: {error.reply_text}"
             return AuthenticationFailed(f"{address}: {what}", advice=_VHOST)

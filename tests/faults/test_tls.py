@@ -14,11 +14,13 @@ from unittest import mock
 import pytest
 
 import rmqkit
-from rmqkit import AuthenticationFailed, SettingsError, Unreachable
-from rmqkit.settings import Tls, load_settings
+from rmqkit import AuthenticationFailed, Message, PublishOptions, SettingsError, Unreachable
+from rmqkit.settings import Settings, Tls, load_settings
 from tests.cli.here import rmqkit as command
 from tests.faults.conftest import FOLDER
-from tests.faults.tls import KEY_PASSWORD, TlsNode, tls_node
+from tests.faults.ledger import Ledger
+from tests.faults.tls import KEY_PASSWORD, TlsNode, tls_node, token
+from tests.faults.witness import declare
 
 CANARY = "c4n4ry-p4ss"
 BOUND_S = 15.0  # of each failure; all take milliseconds on a machine that is not busy
@@ -104,7 +106,6 @@ MISTAKEN = {
     "TLS to a plain port": ("amqps", "plain", "speaks no TLS", "amqp://"),
     "plain to a TLS port": ("amqp", "right", "speaks TLS", "amqps://"),
     "plain to a port that wants a certificate": ("amqp", "mutual", "speaks TLS", "amqps://"),
-    "AMQP in TLS to HTTPS": ("amqps", "https", "hung up", "--tls-cert-file"),
     "HTTPS to HTTP": ("https", "http", "speaks no TLS", "http://"),
     "HTTP to HTTPS": ("http", "https", "speaks TLS", "https://"),
     "HTTPS to AMQP in TLS": ("https", "right", "is not RabbitMQ's HTTP API", "management"),
@@ -219,3 +220,42 @@ def test_mechanisms_are_tried_in_order_as_far_as_the_broker_offers_them(tls: Tls
         logs_in(external + "&auth_mechanism=plain", tls=of_client(tls))
     finally:
         offer("'PLAIN', 'EXTERNAL'")
+
+
+def by_token(tls: TlsNode, secret: Path, valid_s: float) -> Settings:
+    secret.write_text(token(valid_s=valid_s))
+    return load_settings(
+        [tls.url("right", login="anybody@")], password_file=secret, tls=Tls(tls.files["ca.pem"]), environ={}
+    )
+
+
+def test_25_an_oauth2_token_is_a_password_and_a_new_one_is_read_when_it_has_expired(
+    tls: TlsNode, tmp_path: Path
+) -> None:
+    declare(tls.node.url, "tokens")
+    books, secret = Ledger("tokens"), tmp_path / "token"
+
+    def stream() -> Iterator[Message | None]:
+        numbers = iter(range(100_000))
+        ends = time.monotonic() + 5  # the first token's end is on the way
+        yield from books.messages(next(numbers) for _ in range(100))
+        yield None
+        secret.write_text(token())
+        while time.monotonic() < ends:
+            yield from books.messages(next(numbers) for _ in range(10))
+            yield None
+
+    with rmqkit.connect(settings=by_token(tls, secret, 3)) as connection:
+        report = connection.publish(stream(), on_settled=books.settled)
+    books.drain(tls.node.url)
+    assert books.violations(report) == []
+    assert report.complete
+    assert report.republished  # what was refused because of the first token
+
+
+def test_25_an_expired_token_that_nobody_renews_ends_the_run(tls: TlsNode, tmp_path: Path) -> None:
+    settings = by_token(tls, tmp_path / "token", 2)
+    endless = iter(lambda: Message(b"", "", "amq.fanout"), None)
+    with rmqkit.connect(settings=settings) as connection, pytest.raises(AuthenticationFailed, match="was refused"):
+        connection.publish(endless, options=PublishOptions(rate=50))
+    assert token().partition(".")[0] not in repr(settings)

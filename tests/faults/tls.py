@@ -5,8 +5,11 @@ Comes in: a folder. Goes out: files, and a private node with a TLS port for each
 
 from __future__ import annotations
 
+import hmac
 import json
 import socket
+import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from rmqkit.node import Node
 
 KEY_PASSWORD = "of the key"
+TOKEN_KEY = b"of the tests, and nobody else's!"
 PLUGINS = "rabbitmq_management, rabbitmq_auth_mechanism_ssl, rabbitmq_auth_backend_oauth2"
 # What each TLS port answers with: a certificate, and how it asks for the client's.
 PORTS = {
@@ -120,11 +124,32 @@ def _open_ports(folder: Path, ports: dict[str, int], files: Certificates) -> str
             }.items()
         )
         steps.append(f'rabbit_networking:start_ssl_listener({{"127.0.0.1", {ports[name]}}}, [{options}, {asks}], 1)')
+    key = f'#{{<<"kty">> => <<"oct">>, <<"k">> => <<"{encoded(TOKEN_KEY)}">>, <<"alg">> => <<"HS256">>}}'
+    keys = f'[{{signing_keys, #{{<<"k">> => {{map, {key}}}}}}}]'
+    steps += [
+        'application:set_env(rabbitmq_auth_backend_oauth2, resource_server_id, <<"rabbitmq">>)',
+        f"application:set_env(rabbitmq_auth_backend_oauth2, key_config, {keys})",
+        "application:set_env(rabbit, auth_backends, [rabbit_auth_backend_internal, rabbit_auth_backend_oauth2])",
+    ]
     user = 'rabbit_auth_backend_internal:add_user(<<"ada">>, <<"unused">>, <<"test">>)'
     grant = '<<"ada">>, <<"/">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>'
     clear = 'rabbit_auth_backend_internal:clear_password(<<"ada">>, <<"test">>)'
     steps += [user, clear, f"rabbit_auth_backend_internal:set_permissions({grant})"]
     return ", ".join(steps) + "."
+
+
+def token(*, valid_s: float = 60, **claims: object) -> str:
+    """Return an OAuth2 token (RFC 7519) that the node accepts for so long, with all permissions."""
+    scopes = [f"rabbitmq.{right}:*/*" for right in ("configure", "write", "read")]
+    claims = {"sub": "ada", "aud": ["rabbitmq"], "scope": scopes, "exp": int(time.time() + valid_s)} | claims
+    head = {"alg": "HS256", "typ": "JWT", "kid": "k"}
+    signed = ".".join(encoded(json.dumps(part).encode()) for part in (head, claims))
+    return f"{signed}.{encoded(hmac.digest(TOKEN_KEY, signed.encode(), 'sha256'))}"
+
+
+def encoded(data: bytes) -> str:
+    """Encode as the parts of a token are."""
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _free_ports(count: int) -> list[int]:

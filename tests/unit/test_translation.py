@@ -108,3 +108,11 @@ def test_a_closed_channel_is_named_by_its_reply_code(code: int, expected: type[R
     assert type(error) is expected
     assert "queue 'q'" in error.message
     assert "WORDS" in error.message
+
+
+@pytest.mark.parametrize(("host", "explained"), [("broker.example", True), ("localhost", False), ("127.0.0.9", False)])
+def test_a_refused_guest_is_told_that_it_may_not_come_from_elsewhere(host: str, explained: bool) -> None:
+    error = translation.not_opened(exceptions.ConnectionClosedByBroker(403, "ACCESS_REFUSED"), Address(host))
+    assert ("loopback_users" in error.advice) == explained
+    other = translation.not_opened(exceptions.ConnectionClosedByBroker(403, ""), Address(host, username="other"))
+    assert "loopback_users" not in other.advice
