@@ -21,6 +21,7 @@ from rmqkit.topology import plain_json
 from rmqkit.topology.comparison import is_internal
 from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.schema import suggest
+from rmqkit.topology.text import counted, headline
 
 _NOUNS: Mapping[str, type[Any]] = {"exchanges": Exchange, "queues": Queue, "bindings": Binding, "policies": Policy}
 _CHOICES = {"DestinationType": get_args(DestinationType), "AppliesTo": get_args(AppliesTo)}
@@ -53,8 +54,8 @@ def from_definitions(
     reader.choose(vhost)
     topology = reader.build()
     if reader.problems:
-        raise TopologyError(f"{file}: {_count(len(reader.problems), 'problem')}", problems=reader.problems)
-    return topology, (*reader.others(), *(_count(number, what) for what, number in reader.omitted.items()))
+        raise TopologyError(headline(reader.problems), problems=reader.problems)
+    return topology, (*reader.others(), *(counted(number, what) for what, number in reader.omitted.items()))
 
 
 def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str, Any]:
@@ -84,8 +85,8 @@ def not_in_definitions(topology: Topology) -> tuple[str, ...]:
     entities: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     contracts = sum(each.contract is not None for each in entities)
     parts = {
-        f"{_count(lost, 'exclusive queue')}, with bindings": lost,
-        _count(contracts, "contract"): contracts,
+        f"{counted(lost, 'exclusive queue')}, with bindings": lost,
+        counted(contracts, "contract"): contracts,
         "the retries": any(each.retry for each in topology.queues),
         "the description": topology.description,
         "the publish target": topology.publish,
@@ -164,7 +165,7 @@ class _Reader:
                 yield f"the {section.replace('_', ' ')} of the virtual host"
             elif mine := [item for item in value if self._is_mine(item, "name" if section == "vhosts" else "vhost")]:
                 components = sorted({item["component"] for item in mine if _has_text(item, "component")})
-                yield _count(len(mine), noun) + (f" ({', '.join(components)})" if components else "")
+                yield counted(len(mine), noun) + (f" ({', '.join(components)})" if components else "")
 
     def _problem(self, place: str, message: str) -> None:
         self.problems.append(Problem(Location(self.file), f"{place} {message}"))
@@ -294,7 +295,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, str | list | dict):
         return {str: "a text", list: "a list", dict: "a mapping"}[type(value)]
     return json.dumps(value)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -88,9 +88,9 @@ def parse(text: str, file: str = "<text>") -> Document:
             message, advice = explain(getattr(error, "problem", None) or str(error), text, index)
             index = _index(error, opening="is not closed" in message or "lacks" in message)
             builder.problem(place(text, index, file), message, advice)
-            raise failed(file, builder.all_problems()) from error
+            raise failed(builder.all_problems()) from error
         if len(builder.problems) >= MAX_PROBLEMS:
-            raise failed(file, builder.all_problems())
+            raise failed(builder.all_problems())
         return document
 
 
@@ -174,10 +174,8 @@ class _Builder:
         where = self._at(event)
         self._check_plain(event, where)
         if len(self.stack) >= MAX_DEPTH:
-            raise failed(
-                self.file,
-                [*self.problems, Problem(where, f"the nesting is deeper than {MAX_DEPTH} levels", "Flatten it.")],
-            )
+            deep = Problem(where, f"the nesting is deeper than {MAX_DEPTH} levels", "Flatten it.")
+            raise failed([*self.problems, deep])
         frame = self.stack[-1] if self.stack else None
         if frame and isinstance(frame.value, dict) and frame.key is None:
             self.problem(where, "a list or mapping cannot be a key", "Write a text before the colon.")

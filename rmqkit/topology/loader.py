@@ -20,6 +20,7 @@ from rmqkit.topology.document import Document, KeyPath, parse, read
 from rmqkit.topology.names import check_arguments, check_length, check_name
 from rmqkit.topology.retry import expand, parse_delay
 from rmqkit.topology.schema import check
+from rmqkit.topology.text import headline
 
 _MAX_PROBLEMS = 1000
 _Entity = TypeVar("_Entity", Exchange, Queue, Policy)
@@ -71,13 +72,6 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
         failed = unreadable or any(file.document.problems for file in files)
         raise (DocumentError if failed else TopologyError)(headline(problems), problems=problems)
     return expand(topology)
-
-
-def headline(problems: list[Problem]) -> str:
-    """Say how many problems there are, in which file or how many."""
-    files = {problem.where.file for problem in problems}
-    count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
-    return f"{files.pop()}: {count}" if len(files) == 1 else f"{count} in {len(files)} files"
 
 
 def _merge(files: list[_File]) -> Topology:

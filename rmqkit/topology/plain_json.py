@@ -30,7 +30,7 @@ def parse(text: str, file: str) -> Any:
         problem = Problem(Location(file), str(error))
     else:
         return data
-    raise failed(file, [problem])
+    raise failed([problem])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

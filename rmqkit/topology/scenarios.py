@@ -17,6 +17,7 @@ from rmqkit.topology.deaths import Reason
 from rmqkit.topology.document import Document, KeyPath, read
 from rmqkit.topology.names import Fault, check_arguments, check_length
 from rmqkit.topology.schema import SCENARIOS, check, suggest
+from rmqkit.topology.text import headline
 
 SUFFIX = ".test.yaml"  # by which a file of scenarios is told from a topology
 
@@ -74,7 +75,7 @@ def load(*paths: str | Path) -> tuple[Scenario, ...]:
             errors.append(error)
     if errors:
         problems = [problem for error in errors for problem in error.problems]
-        raise type(errors[0])(loader.headline(problems), problems=problems)
+        raise type(errors[0])(headline(problems), problems=problems)
     return tuple(scenarios)
 
 
@@ -98,7 +99,7 @@ class _File:
                 key=lambda each: (each.where.file != self.document.file, each.where.line, each.where.column)
             )
             error = DocumentError if self.document.problems else TopologyError
-            raise error(loader.headline(self.problems), problems=self.problems)
+            raise error(headline(self.problems), problems=self.problems)
         return scenarios
 
     def _scenarios(self) -> Iterator[Scenario]:

@@ -72,10 +72,21 @@ def check_characters(text: str, file: str) -> None:
 
 def fatal(where: Location, message: str, advice: str = "") -> DocumentError:
     """Return the error for a file that cannot be read on."""
-    return failed(where.file, [Problem(where, message, advice)])
+    return failed([Problem(where, message, advice)])
 
 
-def failed(file: str, problems: list[Problem]) -> DocumentError:
+def failed(problems: list[Problem]) -> DocumentError:
     """Return the error for a file with problems."""
-    count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
-    return DocumentError(f"{file}: {count}", problems=problems)
+    return DocumentError(headline(problems), problems=problems)
+
+
+def headline(problems: list[Problem]) -> str:
+    """Say how many problems there are, in which file or how many."""
+    files = {problem.where.file for problem in problems}
+    count = counted(len(problems), "problem")
+    return f"{files.pop()}: {count}" if len(files) == 1 else f"{count} in {len(files)} files"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number and what it counts: `1 problem`, `2 problems`."""
+    return f"{number} {noun}" + ("s" if number != 1 else "")
