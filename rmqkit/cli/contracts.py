@@ -47,9 +47,16 @@ class SchemaOptions:
 
     def of_queue(self, queue: str, applied: Remembered | None) -> Contract | None:
         """Return the contract of what is in a queue."""
+        return self._of(Target("", queue), applied)
+
+    def of_exchange(self, exchange: str, applied: Remembered | None) -> Contract | None:
+        """Return the contract of what is published to an exchange."""
+        return self._of(Target(exchange), applied)
+
+    def _of(self, target: Target, applied: Remembered | None) -> Contract | None:
         found = self.contracts(applied)
-        if contract := found.of("", queue):
-            found.tell(contract, Target("", queue))
+        if contract := found.of(target.exchange, target.routing_key):
+            found.tell(contract, target)
         return contract
 
 
