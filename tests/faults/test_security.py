@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import shlex
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +181,59 @@ def test_25_the_commands_end_with_exit_4_and_show_neither_password(user: User, t
             process.communicate() if process is consumer else process.wait()
             process.stdout.close()
             process.stderr.close()
+
+
+def prompted(arguments: list[str], typed: str) -> tuple[int, str, str]:
+    """Run with a pipe for input, and type on the controlling terminal; return exit code, output, what was shown."""
+    ours, theirs = pty.openpty()
+    opening = ["sh", "-c", 'exec 3<>"$0"; "$@"', os.ttyname(theirs)]  # a session's first terminal is its own
+    process = subprocess.Popen(
+        [*opening, *COMMAND, *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    shown = os.read(ours, 1000)
+    while b": " not in shown.rpartition(b"Password for ")[2]:
+        shown += os.read(ours, 1000)
+    os.write(ours, f"{typed}\n".encode())
+    out, err = process.communicate(timeout=30)
+    os.set_blocking(ours, False)
+    with suppress(OSError):
+        shown += os.read(ours, 1000)
+    os.close(theirs)
+    os.close(ours)
+    return process.returncode, out.decode() + err.decode(), shown.decode()
+
+
+@pytest.mark.usefixtures("books")
+def test_a_password_is_asked_for_on_the_terminal_and_not_echoed(user: User) -> None:
+    url = user.url.replace("://", f"://{user.name}@")
+    line = ["publish", "-q", "mine", "x", "--url", url, "--password-prompt"]
+    code, out, shown = prompted(line, user.password)
+    assert (code, out[:9]) == (0, "Published")
+    assert f"Password for amqp://{user.name}:***@" in shown
+    code, out, more = prompted(line, "mistyped")
+    assert (code, "was refused" in out) == (4, True)
+    assert user.password not in out + shown
+    assert "mistyped" not in out + more
+
+
+def test_without_a_terminal_there_is_nobody_to_ask(user: User) -> None:
+    line = [*COMMAND, "status", "--url", user.url, "--password-prompt"]
+    done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False)
+    assert done.returncode == 2
+    assert b"there is no terminal to ask on" in done.stderr
+    assert command("status", "--password-prompt", "--password-file", "x").returncode == 2
+
+
+@pytest.mark.usefixtures("books")
+def test_a_password_file_that_others_may_read_is_warned_about_once(user: User, tmp_path: Path) -> None:
+    secret, _ = by_file(user, tmp_path)
+    line = ["diff", user.login, user.login.replace(f":{user.password}", ""), "--password-file", str(secret)]
+    line += ["--api-url", user.broker.api_url]
+    assert "warning" not in command(*line).stderr
+    secret.chmod(0o644)
+    said = command(*line).stderr.splitlines()  # the broker is looked at twice
+    assert said.count(f"warning: {secret}: other users may read this file: chmod 600 {secret}") == 1
 
 
 # What is done, and what it takes in RabbitMQ's eyes; `theirs` are the entities that the user has no permission for.
