@@ -161,6 +161,7 @@ _ROOMS = (
     "topology.routing",
     "topology.lint",
     "payload.stencils",
+    "broker.options",
     "broker.connection",
     "handlers.handling",
 )
