@@ -1,7 +1,6 @@
 """Envelopes carry a message through a line of JSON, byte for byte."""
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -11,23 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.errors import Location, PayloadError
-from rmqkit.message import PERSISTENT, Delivery, Properties
+from rmqkit.message import Delivery, Properties
 from rmqkit.payload.envelopes import Reader, Writer
+from tests.unit.origins import Origin
 
 _HERE = Location("in.ndjson", 3, 1)
 
 
-@dataclass(frozen=True)
-class _Origin:
-    exchange: str = ""
-    routing_key: str = "q"
-    properties: Properties = PERSISTENT
-    consumer_tag: str = "ctag1"
-    malformed: str = ""
-
-
 def _delivery(body: bytes, **origin: Any) -> Delivery:
-    return Delivery(body, 1, False, _Origin(**origin))
+    return Delivery(body, 1, False, Origin(**origin))
 
 
 _TEXT = st.text(max_size=20)

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,9 @@ from rmqkit.errors import RmqkitError, SettingsError
 from rmqkit.handlers import calling, executing
 from rmqkit.handlers.executing import Executor
 from rmqkit.handlers.handler import Settled
-from rmqkit.message import PERSISTENT, Delivery, Properties, Verdict
+from rmqkit.message import Delivery, Verdict
 from rmqkit.stop import Stop
-
-
-@dataclass(frozen=True)
-class _Origin:
-    exchange: str = ""
-    routing_key: str = "q"
-    properties: Properties = PERSISTENT
-    consumer_tag: str = "ctag1"
-    malformed: str = ""
+from tests.unit.origins import Origin
 
 
 class _Source:
@@ -38,7 +29,7 @@ class _Source:
 
     def __init__(self, stop: Stop, *bodies: bytes) -> None:
         self._stop = stop
-        self._batch = [Delivery(body, tag, False, _Origin()) for tag, body in enumerate(bodies, 1)]
+        self._batch = [Delivery(body, tag, False, Origin()) for tag, body in enumerate(bodies, 1)]
         self._woken = threading.Event()
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:  # noqa: ARG002

@@ -7,28 +7,19 @@ import subprocess
 import sys
 import termios
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from rmqkit.errors import OutputError
 from rmqkit.handlers.printing import Printer
-from rmqkit.message import PERSISTENT, Delivery, Properties
+from rmqkit.message import Delivery
 from rmqkit.stop import Stop
-
-
-@dataclass(frozen=True)
-class _Origin:
-    exchange: str = ""
-    routing_key: str = "q"
-    properties: Properties = PERSISTENT
-    consumer_tag: str = "ctag1"
-    malformed: str = ""
+from tests.unit.origins import Origin
 
 
 def _deliveries(*bodies: bytes) -> list[Delivery]:
-    return [Delivery(body, tag, False, _Origin()) for tag, body in enumerate(bodies, 1)]
+    return [Delivery(body, tag, False, Origin()) for tag, body in enumerate(bodies, 1)]
 
 
 def test_bodies_go_out_byte_for_byte_with_a_newline_each(tmp_path: Path) -> None:

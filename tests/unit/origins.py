@@ -1,0 +1,16 @@
+"""What a delivery says of itself, made up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rmqkit.message import PERSISTENT, Properties
+
+
+@dataclass(frozen=True)
+class Origin:
+    exchange: str = ""
+    routing_key: str = "q"
+    properties: Properties = PERSISTENT
+    consumer_tag: str = "ctag1"
+    malformed: str = ""
