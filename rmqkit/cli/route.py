@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json as text_of
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +17,8 @@ from rmqkit.cli import output
 from rmqkit.cli.files import readable
 from rmqkit.cli.options import Json
 from rmqkit.errors import Unroutable
+from rmqkit.model import Retry
+from rmqkit.topology.retry import in_words
 
 if TYPE_CHECKING:
     from rmqkit.topology.dead_letters import DeadLetter
@@ -55,7 +57,7 @@ def route(
     """Say which queues a message reaches, through which bindings, and what becomes of it there; without a broker.
 
     A queue's dead letters are followed hop by hop: what is rejected always, what expires or is pushed out where the
-    queue has a TTL or a length limit. A message that reaches no queue is an error, with exit code 6.
+    queue has a TTL or a length limit. A retry is told. A message that reaches no queue is an error, with exit code 6.
     """
     from rmqkit.cli.publish_options import TargetOptions  # noqa: PLC0415 - start-up time
     from rmqkit.message import Properties  # noqa: PLC0415
@@ -73,11 +75,15 @@ def route(
     properties.check(Properties(headers=headers))
     found = find(topology, target, headers)
     letters = dead_letters(topology, found)
+    ends = {*found.queues, *(name for letter in letters for name in letter.route.queues)}
+    retries = {each.name: each.retry for each in topology.queues if each.retry and each.name in ends}
     if json:
-        output.out_json(_as_json(found) | {"dead_letters": [_letter_as_json(letter) for letter in letters]})
+        told = {"dead_letters": [_letter_as_json(letter) for letter in letters]}
+        told["retries"] = [_retry_as_json(name, retry) for name, retry in retries.items()]
+        output.out_json(_as_json(found) | told)
         raise typer.Exit(exit_codes.NOT_CONFIRMED if found.unroutable else exit_codes.DONE)
     if found.legs:
-        output.out("\n".join(_Tree(letters).lines(found)))
+        output.out("\n".join(_Tree(letters, retries).lines(found)))
     for sentence in found.unknown:
         output.warn(sentence)
     if found.unroutable:
@@ -87,8 +93,9 @@ def route(
 class _Tree:
     """The picture of a route: exchanges and queues, each with what follows told once."""
 
-    def __init__(self, letters: tuple[DeadLetter, ...]) -> None:
+    def __init__(self, letters: tuple[DeadLetter, ...], retries: Mapping[str, Retry]) -> None:
         self.letters = letters
+        self.retries = retries
         self.told: set[str] = set()
         self.led: set[tuple[str, tuple[str, ...]]] = set()  # ways of dead letters
 
@@ -119,6 +126,8 @@ class _Tree:
         if queue in self.told:
             return
         self.told.add(queue)
+        if retry := self.retries.get(queue):
+            yield f"if a handler of rmqkit fails: {output.safe(in_words(retry))}", []
         for letter in self.letters:
             if letter.queue != queue:
                 continue
@@ -182,3 +191,7 @@ def _leg_as_json(leg: Leg) -> dict[str, Any]:
 def _letter_as_json(letter: DeadLetter) -> dict[str, Any]:
     cycles = [list(cycle) for cycle in letter.cycles]
     return {"queue": letter.queue, "reasons": list(letter.reasons), "cycles": cycles} | _as_json(letter.route)
+
+
+def _retry_as_json(queue: str, retry: Retry) -> dict[str, Any]:
+    return {"queue": queue, "delays_ms": list(retry.delays_ms), "then": retry.then}

@@ -91,6 +91,15 @@ def test_json_holds_queues_paths_and_dead_letters(folder: Path) -> None:
     assert letters["all"]["why"].startswith("dropped")
 
 
+def test_a_retry_is_told_beside_what_the_broker_does(folder: Path) -> None:
+    (folder / "t.yaml").write_text("queues: {jobs: {retry: {delays: [5s, 1m], then: parked}}, parked: {}}")
+    lines = run(folder, "t.yaml", "-q", "jobs").stdout.splitlines()
+    assert lines[2] == "   ├─ if a handler of rmqkit fails: comes back after 5s, 1m, and ends in queue 'parked'"
+    assert lines[3].startswith("   └─ if rejected: dropped")
+    told = json.loads(run(folder, "t.yaml", "-q", "jobs", "--json").stdout)
+    assert told["retries"] == [{"queue": "jobs", "delays_ms": [5000, 60_000], "then": "parked"}]
+
+
 def test_an_alternate_exchange_is_told_as_such(folder: Path) -> None:
     found = run(folder, "t.yaml", "-e", "orders", "-r", "x", "--json")
     assert [leg["by"] for leg in json.loads(found.stdout)["paths"][0]] == ["alternate", "binding"]

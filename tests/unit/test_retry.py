@@ -14,6 +14,7 @@ from rmqkit.topology.dead_letters import dead_letter
 from rmqkit.topology.definitions import not_in_definitions, to_definitions
 from rmqkit.topology.graph import drawing, languages
 from rmqkit.topology.graph.tree import tree
+from rmqkit.topology.lint import lint
 from rmqkit.topology.loader import load, loads
 from rmqkit.topology.retry import MAX_DELAY_MS, collapse, delay_text, expand, parse_delay
 from rmqkit.topology.routing import route
@@ -98,6 +99,10 @@ def test_a_picture_shows_which_try_leads_where() -> None:
     assert "│  └─ try 4 failed → parked" in lines
     assert '-.->|"failed<br/>try 2"| n2' in languages.mermaid(picture)
     assert '[label="failed\\ntry 2", style=dashed]' in languages.dot(picture)
+
+
+def test_a_queue_that_retries_end_in_may_forget_as_the_last_stop_it_is() -> None:
+    assert lint(loads(FILE.replace("parked: {}", "parked: {arguments: {x-message-ttl: 60000}}"))) == ()
 
 
 def test_two_files_agree_on_a_retry_or_are_refused(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -28,8 +28,8 @@ queues:
 
 
 def dead_letter_targets(wiring: Wiring) -> set[str]:
-    """Return the queues that dead letters may reach."""
-    targets: set[str] = set()
+    """Return the queues that dead letters may reach; what retries end in is one, too."""
+    targets = {queue.retry.then for queue in wiring.queues.values() if queue.retry}
     for queue in wiring.queues:
         for exchange, key in letters(wiring, queue):
             targets |= wiring.reached(exchange, key, surely=False)
