@@ -31,7 +31,7 @@ from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_
 __all__ = ["Cluster", "ClusterStatus", "last_started"]
 
 SIZE = 3
-_JOIN_S = 30.0  # from logins that are accepted to nodes that all see each other
+_JOIN_S = 15.0  # from logins that are accepted to nodes that all see each other
 _API_S = 2.0
 _PATIENCE_S = 45.0  # with a node that starts, before it is killed and started again
 _TRIES = 3
@@ -138,8 +138,9 @@ class Cluster:
 
     def leader(self, queue: str, vhost: str = "/") -> str:
         """Return the name of the node that leads a quorum queue, as those say that answer; empty if none does."""
-        found = self._ask(f"queues/{quote(vhost, safe='')}/{quote(queue, safe='')}")
-        return str(found.get("leader") or "") if isinstance(found, dict) else ""
+        path = f"queues/{quote(vhost, safe='')}/{quote(queue, safe='')}"
+        views = (_ask(node, path) for node in self.nodes)
+        return next((str(view["leader"]) for view in views if isinstance(view, dict) and view.get("leader")), "")
 
     def _start(self, memory: _Memory, port: int | None, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -150,10 +151,16 @@ class Cluster:
             for node in nodes:
                 shutil.rmtree(node.folder / "data", ignore_errors=True)  # half a cluster would not go on
             self._bring_up(nodes[:1], port, deadline)  # those that look for it while it starts would hold it up
-        self._bring_up(nodes, port, deadline)
-        if not wait_until(lambda: self._running() == memory.size, _JOIN_S):
-            raise NodeError(f"{self._running()} of {memory.size} nodes see each other", advice=f"Logs: {self.folder}")
-        self._remember(replace(memory, formed=True))
+        for _ in range(_TRIES):
+            self._bring_up(nodes, port, deadline)
+            if wait_until(lambda: len(self._together()) == memory.size, min(_JOIN_S, deadline - time.monotonic())):
+                self._remember(replace(memory, formed=True))
+                return
+            together = self._together()  # a node that was cut off, or frozen, may need a restart to come back
+            for node in nodes:
+                if node.name not in together:
+                    node.kill()
+        raise NodeError(f"{len(together)} of {memory.size} nodes see each other", advice=f"Their logs: {self.folder}")
 
     def _bring_up(self, nodes: Sequence[Node], port: int | None, deadline: float) -> None:
         """Launch nodes, all together, and wait until they accept logins; what ends or hangs is launched again.
@@ -182,22 +189,11 @@ class Cluster:
         await_mapper(port)
         return memory
 
-    def _running(self) -> int:
-        """Count the nodes that see each other, as one of them says."""
-        found = self._ask("nodes?columns=name,running")
-        return sum(bool(each.get("running")) for each in found) if isinstance(found, list) else 0
-
-    def _ask(self, path: str) -> Any:
-        """Ask the HTTP API of the first node that answers; None if none does, or what is asked for is not there."""
-        login = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()}
-        for status in (node.status() for node in self.nodes if node.pid):
-            api = http.client.HTTPConnection(urlsplit(status.management_url).netloc, timeout=_API_S)
-            with closing(api), suppress(OSError, http.client.HTTPException, ValueError):
-                api.request("GET", f"/api/{path}", headers=login)
-                answer = api.getresponse()
-                if answer.status == http.client.OK:
-                    return json.loads(answer.read())
-        return None
+    def _together(self) -> set[str]:
+        """Return the names of the nodes that see each other: the most that one of them sees."""
+        found = (_ask(node, "nodes?columns=name,running") for node in self.nodes)
+        views = ({each["name"] for each in view if each.get("running")} for view in found if isinstance(view, list))
+        return max(views, key=len, default=set())
 
     def _end(self, nodes: Iterable[Node]) -> None:
         """Kill nodes, and the port mapper once no node needs it."""
@@ -230,4 +226,16 @@ def _failure(node: Node, deadline: float) -> NodeError | None:
     except NodeError as exc:
         node.kill()
         return exc
+    return None
+
+
+def _ask(node: Node, path: str) -> Any:
+    """Ask a node's HTTP API; None if it does not answer, or not with what was asked for."""
+    status, login = node.status(), {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()}
+    api = http.client.HTTPConnection(urlsplit(status.management_url).netloc, timeout=_API_S)
+    with closing(api), suppress(OSError, http.client.HTTPException, ValueError):
+        api.request("GET", f"/api/{path}", headers=login)
+        answer = api.getresponse()
+        if answer.status == http.client.OK:
+            return json.loads(answer.read())
     return None

@@ -14,13 +14,10 @@ from rmqkit.errors import NodeError
 from rmqkit.node.ports import Ports
 
 _ALONE = "rmqkit@127.0.0.1"  # it names the data too, so it never changes; an address needs no /etc/hosts
-NET_TICK_S = 10  # a node of a cluster that is silent for 7.5 to 12.5 s counts as gone; RabbitMQ's own is 60
 _WRAPPED = Path("/usr/lib/rabbitmq/bin")  # the scripts behind Debian's and Fedora's wrapper
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
-_CLUSTERED = (
-    "cluster_formation.peer_discovery_backend = classic_config\n"
-    "cluster_partition_handling = autoheal\n"  # after a node was frozen, too, which pause_minority does not notice
-    f"net_ticktime = {NET_TICK_S}\n"
+_CLUSTERED = (  # https://www.rabbitmq.com/docs/partitions: as in production, for three nodes or more
+    "cluster_formation.peer_discovery_backend = classic_config\ncluster_partition_handling = pause_minority\n"
 )
 _LEAN = "+S 1:1 +SDcpu 1:1 +SDio 1"  # several nodes share one machine
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")  # not the user's RABBITMQ_*, ERL_* or passwords

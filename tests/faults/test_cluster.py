@@ -1,0 +1,61 @@
+"""A cluster of three loses one node, or two: quorum queues lose nothing, whatever happens to their leader (35)."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rmqkit.node.cluster import Cluster
+from tests.faults import scenarios_cluster as scenarios
+from tests.faults.scenarios_cluster import ClusterGround
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("leak_free")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes that the tests of this module hurt one after the other; each leaves them running."""
+    private = Cluster(Path(os.environ["RMQKIT_TEST_FOLDER"]) / f"cluster-{uuid.uuid4().hex[:12]}")
+    private.start(port=0)
+    yield private
+    private.discard()
+
+
+@pytest.fixture
+def ground(cluster: Cluster, tmp_path: Path) -> Iterator[ClusterGround]:
+    ground = ClusterGround(cluster, tmp_path / "round")
+    yield ground
+    ground.clear()
+
+
+def test_35_killed_the_leader_is_followed_by_another_and_nothing_is_lost(
+    ground: ClusterGround, dice: random.Random
+) -> None:
+    assert scenarios.leader_killed(ground, dice).violations == []
+
+
+def test_35_frozen_for_longer_than_its_peers_and_its_clients_bear_the_leader_is_left_and_nothing_is_lost(
+    ground: ClusterGround, dice: random.Random
+) -> None:
+    assert scenarios.leader_frozen(ground, dice, 14).violations == []
+
+
+def test_35_cut_off_from_its_peers_the_leader_confirms_nothing_that_is_lost(
+    ground: ClusterGround, dice: random.Random
+) -> None:
+    assert scenarios.leader_cut_off(ground, dice, 5).violations == []
+
+
+def test_35_the_only_node_that_is_known_is_waited_for(ground: ClusterGround, dice: random.Random) -> None:
+    assert scenarios.own_node_killed(ground, dice).violations == []
+
+
+def test_35_without_a_majority_nothing_is_confirmed_and_all_goes_on_once_it_is_back(
+    ground: ClusterGround, dice: random.Random
+) -> None:
+    assert scenarios.two_of_three_killed(ground, dice).violations == []
