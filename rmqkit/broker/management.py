@@ -73,7 +73,8 @@ class Management:
         url = settings.api_url or f"{scheme}://{host}:{TLS_PORT if address.tls else PORT}"
         try:
             parts = urlsplit(url)
-            self._tls, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+            self._tls, self._host = parts.scheme == "https", parts.hostname or ""
+            self._port = parts.port or (http.client.HTTPS_PORT if self._tls else http.client.HTTP_PORT)
             self._host.encode("idna")  # as it is when it is looked up
         except ValueError:
             parts = urlsplit("")
@@ -85,7 +86,7 @@ class Management:
 
     def __str__(self) -> str:
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{'https' if self._tls else 'http'}://{host}:{self._port or (443 if self._tls else 80)}{self._path}"
+        return f"{'https' if self._tls else 'http'}://{host}:{self._port}{self._path}"
 
     def verify(self, cluster_name: str) -> None:
         """Make sure that it is the broker that AMQP leads to, as far as the names of clusters tell.
@@ -185,33 +186,42 @@ class Management:
         login = base64.b64encode(f"{self._username}:{password}".encode()).decode()
         content = None if body is None else json.dumps(body)
         headers = {"authorization": f"Basic {login}", "content-type": "application/json"}
-        connection = self._connection()
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
         try:
+            if self._tls:
+                self._encrypt(connection)
             connection.request(method, f"{self._path}/api/{path}", content, headers)
             with connection.getresponse() as response:
                 answer = self._read(response)
-        except ssl.SSLError as error:
-            what, advice = translation.untrusted(error)
-            raise Unreachable(f"RabbitMQ's HTTP API at {self}: {what}", advice=advice) from error
-        except http.client.BadStatusLine as error:
-            if str(error).encode("latin-1", "replace").startswith(translation.TLS_ALERT):
-                advice = "Write https:// in --api-url."
-                raise Unreachable(f"RabbitMQ's HTTP API at {self}: it speaks TLS", advice=advice) from error
-            raise self._stranger() from error
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Unreachable(f"RabbitMQ's HTTP API does not answer at {self}: {reason}", advice=_ENABLE) from error
+            raise self._silence(error) from error
         finally:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
             raise self._refusal(response.status, answer, path)
         return self._parsed(answer) if answer else None
 
-    def _connection(self) -> http.client.HTTPConnection:
-        if not self._tls:
-            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+    def _encrypt(self, connection: http.client.HTTPConnection) -> None:
+        """Connect, and speak TLS; the name to expect may be that of the URL, where the API is only guessed."""
+        name = self._host if self._settings.api_url else self._address.server_name
         context = self._settings.tls_context(self._address)
-        return http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=context)
+        connection.connect()
+        connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
+
+    def _silence(self, error: OSError | http.client.HTTPException) -> Unreachable:
+        """Say why there was no answer."""
+        if isinstance(error, ssl.SSLError):
+            what, advice = translation.untrusted(error)
+        elif self._tls and isinstance(error, ConnectionResetError | BrokenPipeError):
+            what, advice = translation.HUNG_UP
+        elif not isinstance(error, http.client.BadStatusLine):
+            what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            return Unreachable(f"RabbitMQ's HTTP API does not answer at {self}: {what}", advice=_ENABLE)
+        elif str(error).encode("latin-1", "replace").startswith(translation.TLS_ALERT):
+            what, advice = "it speaks TLS", "Write https:// in --api-url."
+        else:
+            return self._stranger()
+        return Unreachable(f"RabbitMQ's HTTP API at {self}: {what}", advice=advice)
 
     def _parsed(self, content: bytes) -> Any:
         try:

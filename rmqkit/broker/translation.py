@@ -27,6 +27,7 @@ _NO_BROKER = (
 _VHOST = "Create it with `rabbitmqctl add_vhost`, grant its permissions, or name another one with --vhost."
 _NO_AMQP = "Is it a TLS port (amqps://), an HTTP port, or another server?"
 _NO_ANSWER_IN_TLS = "Does it want a certificate of ours (--tls-cert-file), or is it another server?"
+HUNG_UP = "it spoke TLS, and then hung up", _NO_ANSWER_IN_TLS
 _BROKEN = "Try again later. A token of more than 4,000 bytes may be too long for RabbitMQ: initial_frame_max."
 _MECHANISM = "For EXTERNAL enable rabbitmq_auth_mechanism_ssl, and put it under auth_mechanisms in rabbitmq.conf."
 _NO_USER = (
@@ -85,7 +86,7 @@ def untrusted(error: ssl.SSLError) -> tuple[str, str]:
         named = f": {error.verify_message}" if error.verify_code in _NAME_MISMATCH else ""
         return f"its certificate {what}{named}", advice
     if isinstance(error, ssl.SSLEOFError):
-        return "it spoke TLS, and then hung up", _NO_ANSWER_IN_TLS
+        return HUNG_UP
     reason = str(getattr(error, "reason", "") or error)
     if any(name in reason for name in _NO_CERTIFICATE):
         return "it wants a certificate of ours", "Give one with --tls-cert-file and --tls-key-file."

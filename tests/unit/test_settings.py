@@ -230,6 +230,14 @@ def test_a_check_that_is_turned_off_is_a_caution_for_each_address() -> None:
     assert list(load_settings(["amqps://h"]).cautions()) == []
 
 
+def test_an_http_api_in_the_clear_beside_amqps_is_a_caution() -> None:
+    (caution,) = load_settings(["amqps://h"], api_url=f"http://u:{CANARY}@h").cautions()
+    assert "in the clear" in caution
+    assert CANARY not in caution
+    assert list(load_settings(["amqps://h"], api_url="https://h").cautions()) == []
+    assert list(load_settings(["amqp://h"], api_url="http://h").cautions()) == []
+
+
 def test_a_password_file_is_read_again_at_each_connect(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("one\n")
