@@ -3,7 +3,8 @@
 Comes in: nothing. Goes out: PATTERNS. Room: cli.
 
 A demo is a function from a Stage to a Result: it shows commands as it runs them, and says whether the pattern held what
-it promises. `broker` is what provides the Place of the stage; a demo that wants more than one node names its own.
+it promises. Help, completion, errors and tests come from the table. A demo that wants more than the private node names
+as its `broker` a context manager of its own, which yields a Place with the nodes in it.
 """
 
 from __future__ import annotations

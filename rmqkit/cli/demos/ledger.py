@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,6 @@ class Ledger:
     def complete(self) -> bool:
         """Tell whether everything came, and nothing else; what comes twice is no loss."""
         return not self.lost and not self.unexpected
-
-    def __add__(self, other: Ledger) -> Ledger:
-        pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
-        return Ledger(*(mine + its for mine, its in pairs))
 
 
 def reckon(came: Iterable[Hashable], expected: Collection[Hashable]) -> Ledger:

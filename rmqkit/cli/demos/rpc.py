@@ -53,7 +53,7 @@ def _call(stage: Stage, servers: Sequence[Process]) -> Result:
             show(number + 1, "")
             if number == stage.count // 2 and len(servers) > 1:
                 servers[-1].kill()
-                output.note(f"$ kill -9 {servers[-1].pid}   # server {len(servers)}; the others answer for it")
+                stage.note(f"$ kill -9 {servers[-1].pid}", f"{servers[-1].name}; others answer")
     seconds = max(time.monotonic() - started_s, 1e-6)
     by_name = {server.name: shares[number] for number, server in enumerate(servers, 1)}
     return _result(stage.count, by_name, wrong, unanswered, seconds)

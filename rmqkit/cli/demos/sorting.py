@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from rmqkit.cli import output
@@ -24,8 +24,8 @@ _Item = tuple[str, str]  # the sort of a message, and its body
 def pubsub(stage: Stage) -> Result:
     """Show two readers with a queue each, and an onlooker."""
     post = Post(stage, "topologies/pubsub.yaml")
-    post.consume(*post.queues)
-    onlooker = post.read("subscribe news", "subscribe", "news", comment="an onlooker, with a queue of its own")
+    post.consume()
+    onlooker = post.read("subscribe news", "subscribe", "news", comment="somebody looks on")
     stage.wait(lambda: "Subscribed" in onlooker.said, onlooker)
     post.publish("news", to=(*post.queues, onlooker.name))
     return post.result()
@@ -33,43 +33,42 @@ def pubsub(stage: Stage) -> Result:
 
 def routing(stage: Stage) -> Result:
     """Show keys that two queues ask for, one does, and none."""
-    post = Post(stage, "topologies/routing.yaml")
-    post.consume(*post.queues)
     wanted = {"error": ("log_errors", "log_all"), "info": ("log_all",), "debug": ()}
-    for key, queues in wanted.items():
-        post.publish(key, "-e", "log", "-r", key, to=queues)
-    return post.result()
+    return _sort(stage, "topologies/routing.yaml", wanted, lambda key: ["-e", "log", "-r", key])
 
 
 def topics(stage: Stage) -> Result:
     """Show keys that match patterns of three queues, of two, and of one."""
-    post = Post(stage, "topologies/topics.yaml")
-    post.consume(*post.queues)
-    billing, europe, audit = post.queues
+    billing, europe, audit = "orders_billing", "orders_europe", "orders_audit"
     wanted = {
         "order.eu.paid": (billing, europe, audit),
         "order.us.paid": (billing, audit),
         "order.eu.sent": (europe, audit),
         "order.us.sent": (audit,),
     }
-    for key, queues in wanted.items():
-        post.publish(key, "-e", "orders", "-r", key, to=queues)
-    return post.result()
+    return _sort(stage, "topologies/topics.yaml", wanted, lambda key: ["-e", "orders", "-r", key])
 
 
 def headers(stage: Stage) -> Result:
     """Show headers that match all that a queue asks for, any of it, and nothing: a number is no text."""
-    post = Post(stage, "topologies/headers.yaml")
-    post.consume(*post.queues)
-    leaflets, printer = post.queues
+    leaflets, printer = "documents_leaflets", "documents_printer"
     wanted = {
         "format=pdf pages:=1": (leaflets, printer),
         "format=pdf pages=1": (printer,),
         "urgent:=true": (printer,),
         "format=html": (),
     }
+    return _sort(stage, "topologies/headers.yaml", wanted, _options)
+
+
+def _sort(
+    stage: Stage, file: str, wanted: Mapping[str, tuple[str, ...]], options: Callable[[str], Sequence[str]]
+) -> Result:
+    """Publish sorts of messages that are for these queues; `options` are those that publish a sort."""
+    post = Post(stage, file)
+    post.consume()
     for sort, queues in wanted.items():
-        post.publish(sort, *_options(sort), to=queues)
+        post.publish(sort, *options(sort), to=queues)
     return post.result()
 
 
@@ -79,7 +78,7 @@ def offline(stage: Stage) -> Result:
     ada, grace, linus = post.queues
     alan = "mailbox_alan"
     everybody = (ada, grace, linus, alan)
-    stage.run("subscribe", "letters", "--durable", alan, "--idle-timeout", "0", comment="Alan, who leaves")
+    stage.run("subscribe", "letters", "--durable", alan, "--idle-timeout", "0", comment="Alan goes")
     post.read(ada, "consume", ada, comment="Ada stays")
     post.read(grace, "consume", grace, comment="Grace is there, too")
     post.publish("day=monday", *_options("day=monday"), to=everybody)
@@ -89,7 +88,7 @@ def offline(stage: Stage) -> Result:
     post.publish("day=tuesday", *_options("day=tuesday"), to=everybody)
     post.read(grace, "consume", grace, comment="Grace is back")
     post.read(alan, "subscribe", "letters", "--durable", alan, comment="so is Alan")
-    post.read(linus, "consume", linus, comment="Linus comes for the first time")
+    post.read(linus, "consume", linus, comment="Linus is new")
     return post.result()
 
 
@@ -105,9 +104,9 @@ class Post:
         self._reports: dict[str, dict[str, int]] = {}  # by sort
         self._wanted: dict[str, set[_Item]] = {}  # by reader
 
-    def consume(self, *queues: str) -> None:
+    def consume(self) -> None:
         """Start a reader of each queue, and say what the queue asks for."""
-        for queue in queues:
+        for queue in self.queues:
             self.read(queue, "consume", queue, comment=", ".join(self._asked_for(queue)) or "everything")
 
     def read(self, name: str, *command: str, comment: str) -> Process:
@@ -151,7 +150,7 @@ class Post:
             if binding.destination == queue:
                 match = binding.arguments.get("x-match")
                 wanted = {name: value for name, value in binding.arguments.items() if name != "x-match"}
-                yield f"{match} of {_text(wanted)}" if match else binding.routing_key
+                yield (" and " if match == "all" else " or ").join(_texts(wanted)) if wanted else binding.routing_key
 
     def _table(self, sorts: dict[str, Counter[str]], ledgers: dict[str, Ledger]) -> str:
         returned = any(report["returned"] for report in self._reports.values())
@@ -176,15 +175,15 @@ class Post:
 
 def _item(line: bytes) -> _Item:
     envelope = json.loads(line)
-    return _text(envelope.get("headers", {})) or envelope["routing_key"] or envelope["exchange"], envelope["body"]
+    return " ".join(_texts(envelope.get("headers", {}))) or envelope["routing_key"] or envelope["exchange"], envelope[
+        "body"
+    ]
 
 
-def _text(headers: dict[str, object]) -> str:
+def _texts(headers: Mapping[str, object]) -> list[str]:
     """Write headers as the command line does: what is no text as JSON."""
-    return " ".join(
-        f"{name}={value}" if isinstance(value, str) else f"{name}:={json.dumps(value)}"
-        for name, value in headers.items()
-    )
+    pairs = headers.items()
+    return [f"{name}={value}" if isinstance(value, str) else f"{name}:={json.dumps(value)}" for name, value in pairs]
 
 
 def _options(text: str) -> list[str]:

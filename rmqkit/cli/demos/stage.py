@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, Self
 from rmqkit.broker.connection import connect
 from rmqkit.cli import output
 from rmqkit.errors import HandlerError
-from rmqkit.model import Exchange, Queue
 from rmqkit.node import Node
 from rmqkit.node.leash import leash
 from rmqkit.settings import load_settings
@@ -32,7 +31,7 @@ from rmqkit.topology.shipped import find
 ENVELOPES = ("--format", "json")  # by which a demo tells messages apart
 _GRACE_S = 10.0
 _COMMENT_COLUMN = 50
-_WAIT_S = 30.0  # for what usually takes a second or two
+_PATIENCE_S = 20.0  # with what usually takes a second or two
 
 
 class Place(NamedTuple):
@@ -149,13 +148,11 @@ class Stage:
             self.connection.close()
 
     def apply(self, file: str) -> None:
-        """Apply a topology file, and say what it declares."""
+        """Apply a topology file, and say how much it declares."""
         topology = load(self.place.folder / file)
-        declared: dict[str, Sequence[Exchange | Queue]] = {"exchange": topology.exchanges, "queue": topology.queues}
-        amounts = [
-            f"{len(many)} {kind}s" if many[1:] else f"{kind} {many[0].name}" for kind, many in declared.items() if many
-        ]
-        self.run("apply", file, comment=", ".join(amounts))
+        amounts = {"exchange": len(topology.exchanges), "queue": len(topology.queues)}
+        declared = (f"{amount} {kind}{'s' * (amount > 1)}" for kind, amount in amounts.items() if amount)
+        self.run("apply", file, comment=", ".join(declared))
 
     def publish(self, *arguments: str) -> dict[str, Any]:
         """Publish, show what became of the messages, and return the report."""
@@ -197,16 +194,21 @@ class Stage:
 
     def note(self, command: str, comment: str = "") -> None:
         """Show a command, or a key that was pressed."""
-        remark = output.paint(output.safe(f"  # {comment}"), "dim", sys.stderr) if comment else ""
+        remark = output.paint(output.safe(f" # {comment}"), "dim", sys.stderr) if comment else ""
         output.note(f"{output.safe(command):<{_COMMENT_COLUMN}}{remark}".rstrip())
 
     def wait(self, condition: Callable[[], bool], *processes: Process) -> bool:
-        """Wait until a condition holds, and return whether it does; raise HandlerError if one of the processes ends."""
-        deadline_s = time.monotonic() + _WAIT_S
+        """Wait until a condition holds, and return whether it does; give up when the processes print nothing any more.
+
+        Raises HandlerError if one of them ends.
+        """
+        seen, since_s = 0, time.monotonic()
         while not condition():
             for process in processes:
                 process.check()
-            if time.monotonic() > deadline_s:
+            if (now := sum(process.count() for process in processes)) != seen:
+                seen, since_s = now, time.monotonic()
+            elif time.monotonic() - since_s > _PATIENCE_S:
                 return False  # the tables tell what is missing
             time.sleep(0.02)
         return True
@@ -231,12 +233,6 @@ class Stage:
         if done.returncode:
             raise HandlerError(f"rmqkit {shlex.join(arguments)}: exit code {done.returncode}: {done.stderr.decode()}")
         return done.stdout
-
-
-def _counted(kind: str, declared: Sequence[Exchange | Queue]) -> list[str]:
-    if len(declared) > 1:
-        return [f"{len(declared)} {kind}s"]
-    return [f"{kind} {each.name}" for each in declared]
 
 
 def _command(*arguments: str) -> list[str]:

@@ -6,7 +6,7 @@ Comes in: a Stage. Goes out: a Result. Room: cli.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rmqkit.cli import output
 from rmqkit.cli.demos.ledger import Ledger, reckon
@@ -15,7 +15,6 @@ from rmqkit.message import Message
 from rmqkit.report import PublishReport
 
 _QUEUE = "worker_queue"
-_PATIENCE_S = 10.0  # without a message
 
 
 def run(stage: Stage) -> Result:
@@ -24,7 +23,7 @@ def run(stage: Stage) -> Result:
     workers = [stage.start(f"worker {number}", "consume", _QUEUE) for number in range(1, stage.workers + 1)]
     stage.wait_for_consumers(_QUEUE, *workers)
     stage.show("consume", _QUEUE, comment=f"{stage.workers} worker processes, ready")
-    stage.show("publish", "--count", str(stage.count), comment="confirmed, while the workers consume")
+    stage.show("publish", "--count", str(stage.count), comment="while they consume")
     report, seconds = _publish(stage, workers)
     stage.end()
     shares = {worker.name: len(worker.lines()) for worker in workers}
@@ -49,19 +48,10 @@ def _publish(stage: Stage, workers: Sequence[Process]) -> tuple[PublishReport, f
 
         messages = (Message(b"%d" % number, _QUEUE) for number in range(stage.count))
         report = stage.connection.publish(messages, check=False, on_progress=show)
-        last_s = _await(stage.count, count)
+        stage.wait(lambda: count() >= stage.count, *workers)
+    seconds = time.monotonic() - started_s
     stage.wait(lambda: stage.connection.queue_state(_QUEUE).ready == 0, *workers)
-    return report, max(last_s - started_s, 1e-6)
-
-
-def _await(wanted: int, count: Callable[[], int]) -> float:
-    """Wait until so many have come, or nothing has come for a while; return when the last came."""
-    seen, moved_s = count(), time.monotonic()
-    while seen < wanted and time.monotonic() - moved_s < _PATIENCE_S:
-        time.sleep(0.02)
-        if (now := count()) != seen:
-            seen, moved_s = now, time.monotonic()
-    return moved_s
+    return report, seconds
 
 
 def _result(ledger: Ledger, report: PublishReport, shares: dict[str, int], seconds: float) -> Result:
@@ -69,7 +59,7 @@ def _result(ledger: Ledger, report: PublishReport, shares: dict[str, int], secon
     totals = [
         ("published", f"{report.published:,}", ""),
         ("confirmed", f"{report.confirmed:,}", f"{publish_rate:,.0f} a second"),
-        ("consumed", f"{ledger.came:,}", f"{consume_rate:,.0f} a second, from the first publish to the last delivery"),
+        ("consumed", f"{ledger.came:,}", f"{consume_rate:,.0f} a second, first publish to last delivery"),
         ("lost", f"{ledger.lost:,}", ""),
         ("duplicated", f"{ledger.duplicated:,}", ""),
     ]
