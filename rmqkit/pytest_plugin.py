@@ -101,7 +101,10 @@ def _rmqkit_management(_rmqkit_broker: _Broker) -> Management:
     """Return the HTTP API of that broker, and surely of no other."""
     from rmqkit.broker.link import Link  # noqa: PLC0415
 
-    with _told():
+    with _told(
+        "Each test gets a virtual host of its own, which AMQP cannot make. On a broker without the HTTP API use"
+        " `rmqkit.connect` with names of your own; with no URL named, a private node is started, which has it."
+    ):
         link = Link(_rmqkit_broker.settings(), "pytest")
         try:
             return link.management()

@@ -35,6 +35,7 @@ _REPLACE = (
 )
 
 
+_AT_MOST_ONCE = "it is a quorum queue here: write `type: quorum`, so that its retry keeps what waits until it is back"
 _INTERRUPTED = "replacing it was interrupted, and some of its messages wait elsewhere: --replace goes on"
 
 
@@ -73,6 +74,8 @@ def plan(link: Link, topology: Topology, seen: Sight, options: ApplyOptions) -> 
         steps = compare(topology, seen.live.topology, default_queue_type=seen.live.default_queue_type)
         found = Plan(steps, unseen=seen.live.unseen)
     left = {(methods.kind(each), each.name) for each in replacement.unfinished(link, topology)}
+    is_quorum = seen.live is not None and seen.live.default_queue_type == "quorum"
+    risky = {each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments and is_quorum}
     wanted = {Outcome.EXTRA: Outcome.DELETE} if options.prune else {}
     if options.replace:
         wanted[Outcome.CONFLICT] = Outcome.REPLACE
@@ -80,6 +83,8 @@ def plan(link: Link, topology: Topology, seen: Sight, options: ApplyOptions) -> 
     def decided(step: Step) -> Step:
         if (step.kind, step.name) in left:
             step = replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED)
+        elif step.kind == "queue" and step.name in risky:
+            step = replace(step, note=_AT_MOST_ONCE)
         return replace(step, outcome=wanted.get(step.outcome, step.outcome))
 
     return replace(found, steps=tuple(map(decided, found.steps)))

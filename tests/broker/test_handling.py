@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Contract, Delivery, Message, Queue, Retry, Topology, Verdict
+from rmqkit.broker import declare
+from rmqkit.settings import load_settings
+from tests.conftest import Broker
 from tests.faults.witness import bodies, ready, within
 
 DELAYS_MS = (100, 300)
@@ -278,3 +282,14 @@ def test_failures_are_logged_for_those_who_did_not_ask(
         ("rmqkit", logging.WARNING),  # what became of the message
     ]
     assert "secret" not in caplog.text
+
+
+def test_a_retry_is_warned_of_where_queues_without_a_type_are_quorum_queues(
+    broker: Broker, vhost_url: str, connection: rmqkit.Connection
+) -> None:
+    with rmqkit.connect(settings=load_settings((vhost_url,), api_url=broker.api_url, environ={})) as other:
+        live = replace(other.live(), default_queue_type="quorum")  # which RabbitMQ has from 3.11 on
+    planned = declare.plan(connection._consuming, SHOP, declare.Sight(live=live), rmqkit.ApplyOptions())
+    notes = {step.name: step.note for step in planned.steps}
+    assert "write `type: quorum`" in notes.pop("orders")
+    assert set(notes.values()) == {""}

@@ -134,6 +134,7 @@ def test_no_http_api_is_an_error_that_names_the_option(suite: Suite) -> None:
     assert (done.returncode, "1 error" in done.stdout) == (1, True), done.stdout
     assert "does not answer at http://127.0.0.1:1: Connection refused" in done.stdout
     assert "; --rmqkit-api-url says where it is" in done.stdout
+    assert "Each test gets a virtual host of its own, which AMQP cannot make." in done.stdout
     assert "another exception" not in done.stdout
 
 
