@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from pika import spec
 
@@ -65,7 +66,7 @@ class Publisher:
         self._stop = stop or Stop()
         self._tell = on_progress or (lambda _: None)
         self._warn = on_warning or (lambda _: None)
-        self._warned: set[str] = set()
+        self._warn_once = cache(self._warn)
         self._tally = Tally(confirms=options.confirms, on_settled=on_settled)
         self._patience = Patience(options)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
@@ -253,11 +254,6 @@ class Publisher:
                 if not self._postponed.add(sent):
                     self._tally.fail(sent, Fate.NACKED, f"basic.nack, {TRIES} times: no responsibility taken")
         self._window.grow(len(settled))
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            self._warn(text)
 
     # When it does not go well.
 
