@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -293,3 +294,37 @@ def test_a_retry_is_warned_of_where_queues_without_a_type_are_quorum_queues(
     notes = {step.name: step.note for step in planned.steps}
     assert "write `type: quorum`" in notes.pop("orders")
     assert set(notes.values()) == {""}
+
+
+INTERRUPTED = """
+import sys, time, rmqkit
+def slow(delivery):
+    print("begun", flush=True)
+    time.sleep(float(sys.argv[3]))
+with rmqkit.connect(sys.argv[1]) as connection:
+    try:
+        rmqkit.handle(connection, "orders", slow, concurrency=int(sys.argv[2]), prefetch=1)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize(("concurrency", "seconds", "left"), [(1, 60, 2), (2, 1, 0)])
+def test_ctrl_c_ends_a_program_and_what_was_not_done_stays(
+    vhost_url: str, witness: BlockingChannel, concurrency: int, seconds: float, left: int
+) -> None:
+    for _ in range(2):
+        witness.basic_publish("", "orders", b"x", pika.BasicProperties(delivery_mode=2))
+    command = [sys.executable, "-c", INTERRUPTED, vhost_url, str(concurrency), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for _ in range(concurrency):
+                assert process.stdout.readline() == "begun\n"
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (stdout, process.returncode) == ("interrupted\n", 0), stderr
+    within(10, lambda: ready(vhost_url, "orders") == left)
