@@ -8,15 +8,25 @@ import pytest
 
 import rmqkit
 from rmqkit import Outcome
+from rmqkit.settings import Settings, load_settings
 from rmqkit.topology.shipped import shipped
+from tests.conftest import Broker
 
 CASES = Path(__file__).parents[1] / "cases" / "valid"
 
 
+@pytest.fixture
+def settings(broker: Broker, vhost_url: str) -> Settings:
+    """The way to a fresh virtual host, and to the HTTP API, which policies need."""
+    return load_settings([vhost_url], api_url=broker.api_url)
+
+
 @pytest.mark.parametrize("file", shipped().values(), ids=shipped().keys())
-def test_a_shipped_topology_can_be_applied_twice_and_takes_a_message_at_its_target(vhost_url: str, file: Path) -> None:
+def test_a_shipped_topology_can_be_applied_twice_and_takes_a_message_at_its_target(
+    settings: Settings, file: Path
+) -> None:
     topology = rmqkit.load(file)
-    with rmqkit.connect(vhost_url) as connection:
+    with rmqkit.connect(settings=settings) as connection:
         first, second = connection.apply(topology), connection.apply(topology)
         assert Outcome.UNCHANGED not in {step.outcome for step in first.steps}
         assert {step.outcome for step in second.steps} <= {Outcome.UNCHANGED, Outcome.DECLARE}
@@ -33,8 +43,8 @@ def test_a_shipped_topology_can_be_applied_twice_and_takes_a_message_at_its_targ
         assert report.confirmed == 1
 
 
-def test_all_shipped_topologies_live_side_by_side(vhost_url: str) -> None:
-    with rmqkit.connect(vhost_url) as connection:
+def test_all_shipped_topologies_live_side_by_side(settings: Settings) -> None:
+    with rmqkit.connect(settings=settings) as connection:
         assert connection.apply(rmqkit.load(*shipped().values())).applied
 
 
