@@ -354,6 +354,7 @@ def test_37_no_limit_on_frames_means_our_own() -> None:
 
 HOSTILE: dict[str, Callable[[Peer, str], None]] = {
     "a frame of 4 GiB": lambda peer, _: peer.send_bytes(b"\x03\0\x01\xff\xff\xff\xff" + b"x" * 100_000),
+    "headers of 4 GiB": lambda peer, _: peer.send_bytes(b"\x02\0\x01\xff\xff\xff\xff" + b"x" * 100_000),
     "a body beyond its header's size": lambda peer, tag: peer.deliver(1, b"x" * 10, consumer_tag=tag, body_size=9),
     "a body of 2**63 bytes": lambda peer, tag: peer.deliver(1, b"x" * 10, consumer_tag=tag, body_size=1 << 63),
     "a body that belongs to nothing": lambda peer, _: peer.send_bytes(frame.Body(1, b"x").marshal()),
