@@ -68,7 +68,7 @@ class Settings:
             ):
                 yield f"{address}: neither certificate nor host name is checked: anybody may answer, and see the login"
         if self.api_url.lower().startswith("http:") and any(address.tls for address in self.addresses):
-            yield "the URL of the HTTP API is not https://: what amqps:// encrypts, the login too, goes there in the clear"
+            yield "the URL of the HTTP API is no https://: the login goes there in the clear, amqps:// or not"
         keys = (each.key_file or each.cert_file for each in (self.tls, *(one.tls_options for one in self.addresses)))
         for file in dict.fromkeys(filter(None, (self.password_file, self.tls.key_password_file, *keys))):
             if _readable_by_others(Path(file)):

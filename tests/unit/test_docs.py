@@ -1,6 +1,7 @@
 """The reference pages say what the code does."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,10 @@ def test_the_example_of_the_topology_reference_is_valid() -> None:
     text = (DOCS / "topology-reference.md").read_text("utf-8")
     example = text.split("```yaml\n")[1].split("```")[0]
     assert loads(example).publish
+
+
+def test_every_test_that_a_page_promises_is_there() -> None:
+    tests = "".join(file.read_text() for file in (DOCS.parent / "tests").rglob("test_*.py"))
+    promised = re.findall(r"`(test_\w+)`", (DOCS / "security.md").read_text())
+    assert promised
+    assert [name for name in promised if f"def {name}(" not in tests] == []
