@@ -22,6 +22,7 @@ from rmqkit.cli.demos import PATTERNS, stage
 from rmqkit.cli.demos.ledger import Ledger, reckon
 from rmqkit.cli.demos.stage import Place, Result, Stage
 from tests.conftest import Broker
+from tests.faults.witness import within
 
 COUNT = 30
 
@@ -30,11 +31,11 @@ def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "rmqkit", "demo", *arguments]
 
 
-def _demo(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _demo(place: Path, *arguments: str, timeout_s: float = 55) -> subprocess.CompletedProcess[str]:
     """Run the command, and look whether it left anything."""
     environment = {**os.environ, "TMPDIR": str(place)}
     done = subprocess.run(
-        _command(*arguments), env=environment, capture_output=True, text=True, timeout=55, check=False
+        _command(*arguments), env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
     )
     assert _left(place) == []
     return done
@@ -95,6 +96,29 @@ def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, nu
             os.killpg(process.pid, number)  # as a terminal does with Ctrl-C; impatiently
             time.sleep(0.2)
         assert process.wait() == 128 + number
+    assert _left(tmp_path) == []
+
+
+@pytest.mark.own_node
+@pytest.mark.timeout(200)
+def test_a_cluster_loses_nothing_although_the_leader_of_its_queue_is_killed_half_way(tmp_path: Path) -> None:
+    done = _demo(tmp_path, "cluster", "--count", "4000", "--workers", "2", "--json", timeout_s=190)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [report[name] for name in ("published", "confirmed", "lost", "unexpected")] == [4000, 4000, 0, 0]
+    assert report["consumed"] == 4000 + report["duplicated"]
+    before, after = report["leaders"]
+    assert after not in ("", before)
+    assert f"{after} leads orders.billing now." in done.stderr
+
+
+@pytest.mark.own_node
+def test_a_cluster_that_is_stopped_while_it_starts_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(_command("cluster"), env=environment, stderr=subprocess.DEVNULL) as process:
+        within(20, lambda: any(tmp_path.glob("*/cluster/rmqkit-1/log/broker.log")))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 128 + signal.SIGINT
     assert _left(tmp_path) == []
 
 

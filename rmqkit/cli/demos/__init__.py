@@ -58,6 +58,13 @@ PATTERNS = {
     "offline": Pattern("Readers who are away miss nothing.", "sorting:offline", 300),
     "rpc": Pattern("Servers answer requests; one of them is killed half-way.", "rpc:run", 10_000, workers=3),
     "streams": Pattern("A log is read again and again, from where each reader says.", "streams:run", 500),
+    "cluster": Pattern(
+        "Three nodes; one that leads a queue is killed half-way, and nothing is lost.",
+        "cluster:run",
+        50_000,
+        workers=3,
+        broker="cluster:private_cluster",
+    ),
     "retry": Pattern("What fails comes back after a while, and is parked in the end.", "retry:run", 10),
     "priority": Pattern("What is urgent overtakes what waits.", "priority:run", 10),
     "single-active": Pattern("One consumer gets all; if it dies, the next does.", "single_active:run", 2000, workers=3),
