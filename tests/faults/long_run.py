@@ -21,25 +21,62 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rmqkit.errors import NodeError
 from rmqkit.node import Node
+from rmqkit.node.cluster import Cluster
 from rmqkit.node.leash import leash
 from rmqkit.node.process import wait_until
 from tests.faults import scenarios_broker as broker
+from tests.faults import scenarios_cluster as cluster
 from tests.faults import scenarios_crowd as crowd
 from tests.faults import scenarios_declare as declare
 from tests.faults import scenarios_network as network
 from tests.faults import scenarios_program as program
 from tests.faults import scenarios_streams as streams
-from tests.faults.rounds import Ground, Result, Scenario, io_threads, open_files
+from tests.faults.rounds import Ground, Result, io_threads, open_files
+from tests.faults.scenarios_cluster import ClusterGround
 
 BEGIN, END = "<!-- faults: begin (written by tests/faults/long_run.py) -->", "<!-- faults: end -->"
+
+
+class Places:
+    """The node and the cluster that the rounds hurt: new ones when one did not come back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._node: Node | None = None
+        self._cluster: Cluster | None = None
+
+    def node(self) -> Ground:
+        if self._node is None:
+            self._node = Node(self._new("node"))
+            self._node.start(port=0)
+        return Ground.of_node(self._node, self._new("round"))
+
+    def cluster(self) -> Ground:
+        if self._cluster is None:
+            self._cluster = Cluster(self._new("cluster"))
+            self._cluster.start(port=0)
+        return ClusterGround(self._cluster, self._new("round"))
+
+    def discard(self) -> None:
+        """Let new ones be started for the next round."""
+        for each in (self._node, self._cluster):
+            with suppress(NodeError, OSError):
+                if each is not None:
+                    each.discard()
+        self._node = self._cluster = None
+
+    def _new(self, name: str) -> Path:
+        return self._folder / f"{name}-{uuid.uuid4().hex[:12]}"
 
 
 @dataclass
@@ -48,7 +85,8 @@ class Fault:
 
     number: str
     words: str
-    scenario: Scenario
+    scenario: Callable[[Any, random.Random], Result]
+    place: Callable[[Places], Ground] = Places.node
     every: int = 1
     most_s: int = 180  # for a round: what takes longer hangs
     results: list[Result] = field(default_factory=list)
@@ -95,30 +133,13 @@ FAULTS = (
     Fault("34", "a replacement is killed at a step", declare.killed_replacing),
     Fault("34", "a replacement is killed in mid-move", declare.killed_replacing_in_mid_move),
     Fault("34", "the broker is killed under a replacement", declare.broker_killed_replacing),
+    Fault("35", "the leader of a quorum queue is killed", cluster.leader_killed, Places.cluster, every=2),
+    Fault("35", "the leader is frozen", cluster.leader_frozen, Places.cluster, every=2),
+    Fault("35", "the leader is cut off from its peers", cluster.leader_cut_off, Places.cluster, every=2),
+    Fault("35", "the only node that is known is killed", cluster.own_node_killed, Places.cluster, every=2),
+    Fault("35", "two of three nodes are killed", cluster.two_of_three_killed, Places.cluster, every=2),
     Fault("36", "connections reset every 300 ms, for a minute", network.reset_for_a_minute, every=5),
 )
-
-
-class Nodes:
-    """The node that the rounds hurt: a new one when it does not come back."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._node: Node | None = None
-        self._started = 0
-
-    def node(self) -> Node:
-        if self._node is None:
-            self._started += 1
-            self._node = Node(self._folder / f"node-{self._started}")
-            self._node.start(port=0)
-        return self._node
-
-    def discard(self) -> None:
-        if self._node is not None:
-            with suppress(NodeError, OSError):
-                self._node.discard()
-        self._node = None
 
 
 @contextmanager
@@ -137,22 +158,25 @@ def bounded(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def play(fault: Fault, nodes: Nodes, folder: Path, dice: random.Random) -> str:
+def play(fault: Fault, places: Places, dice: random.Random) -> str:
     """Play one round, note how it went, and return that in words."""
     files = open_files()
     started_s = time.monotonic()
     try:
         with bounded(fault.most_s):
-            ground = Ground.of_node(nodes.node(), folder / f"round-{random.Random().getrandbits(48):x}")
-            result = fault.scenario(ground, dice)
+            ground = fault.place(places)
+            try:
+                result = fault.scenario(ground, dice)
+            finally:
+                ground.end_programs()
             ground.clear()
     except NodeError as exc:
         fault.void += 1
-        nodes.discard()
+        places.discard()
         return f"RabbitMQ did not start again: {exc.message}"
     except Exception:  # noqa: BLE001 - the next rounds go on
         fault.failures.append(traceback.format_exc())
-        nodes.discard()
+        places.discard()
         return f"FAILED: {fault.failures[-1]}"
     gc.collect()
     if not wait_until(lambda: not io_threads() and not open_files() - files, 10):
@@ -213,11 +237,11 @@ def main() -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.stdout.write(f"seed {wanted.seed}\n")
     with leash(Path(tempfile.mkdtemp(prefix="rmqkit-faults-"))) as folder, suppress(KeyboardInterrupt):
-        nodes = Nodes(folder)
+        places = Places(folder)
         for number in range(wanted.rounds):  # all faults in turn, so that a run that is stopped has seen all of them
             for fault in (each for each in faults if number % each.every == 0):
                 dice = random.Random(f"{wanted.seed} {fault.words} {number}")
-                said = play(fault, nodes, folder, dice)
+                said = play(fault, places, dice)
                 sys.stdout.write(f"{number + 1:>3} of {wanted.rounds}: {fault.number:>2} {fault.words}: {said}\n")
     text = table(faults, wanted.rounds, wanted.seed)
     sys.stdout.write(f"\n{text}\n")

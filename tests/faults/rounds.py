@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -92,12 +91,16 @@ class Ground:
         """Ask RabbitMQ's HTTP API about the virtual host; `path` has its name in the place of {}."""
         return json.loads(self.broker.api("GET", path.format(urlsplit(self.url).path[1:] or "%2F")))
 
-    def clear(self) -> None:
-        """Delete the round's queues and exchanges, and its files; end what a failure left running."""
+    def end_programs(self) -> None:
+        """End what a failure left running."""
         for program in self.programs:
             program.kill()
             with program:
                 pass
+
+    def clear(self) -> None:
+        """Delete the round's queues and exchanges, and its files."""
+        self.end_programs()
         with pika.BlockingConnection(pika.URLParameters(self.url)) as connection:
             channel = connection.channel()
             for queue in self.queues:
@@ -148,9 +151,6 @@ def told_secrets(errors: bytes) -> list[str]:
     """Look for the password and for bodies in what a program said (I11)."""
     found = re.search(rb"guest:guest|[0-9a-f]{64}", errors)
     return [f"I11: {errors!r}"] if found else []
-
-
-Scenario = Callable[[Ground, random.Random], Result]
 
 
 class Progress:
