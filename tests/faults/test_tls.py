@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,11 +23,11 @@ BOUND_S = 15.0  # of each failure; all take milliseconds on a machine that is no
 
 
 @pytest.fixture(scope="module")
-def tls() -> Iterator[TlsNode]:
-    folder = Path(os.environ[FOLDER]) / f"tls-{uuid.uuid4().hex[:12]}"
+def tls() -> TlsNode:
+    """The node, one for all workers; it ends with the session."""
     secrets = {"RMQKIT_PASSWORD": CANARY, "RABBITMQ_DEFAULT_PASS": CANARY}
-    with mock.patch.dict(os.environ, secrets), tls_node(folder) as node:
-        yield node
+    with mock.patch.dict(os.environ, secrets):
+        return tls_node(Path(os.environ[FOLDER]) / "tls")
 
 
 def logs_in(url: str, **flags: Any) -> None:
@@ -203,21 +201,6 @@ def test_external_with_a_certificate_of_nobody_is_a_refused_login(tls: TlsNode) 
     assert "ssl_cert_login_from" in done.stderr
     with pytest.raises(SettingsError, match="there is none"):
         logs_in(url, tls=Tls(tls.files["ca.pem"]))
-
-
-def test_mechanisms_are_tried_in_order_as_far_as_the_broker_offers_them(tls: TlsNode) -> None:
-    def offer(names: str) -> None:
-        assert tls.node.ctl("eval", f"application:set_env(rabbit, auth_mechanisms, [{names}]).").returncode == 0
-
-    external = tls.url("mutual", auth_mechanism="external")
-    offer("'PLAIN', 'AMQPLAIN'")
-    try:
-        with pytest.raises(AuthenticationFailed, match=r"offers no login by EXTERNAL, but by .*PLAIN") as caught:
-            logs_in(external, tls=of_client(tls))
-        assert "rabbitmq_auth_mechanism_ssl" in caught.value.advice
-        logs_in(external + "&auth_mechanism=plain", tls=of_client(tls))
-    finally:
-        offer("'PLAIN', 'EXTERNAL'")
 
 
 def by_token(tls: TlsNode, secret: Path, valid_s: float) -> Settings:

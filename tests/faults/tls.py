@@ -5,13 +5,12 @@ Comes in: a folder. Goes out: files, and a private node with a TLS port for each
 
 from __future__ import annotations
 
+import fcntl
 import hmac
 import json
 import socket
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,7 +41,11 @@ class Certificates:
     """Files in a folder: `NAME.pem` is a certificate, `NAME.key` its key."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder / "certificates"
+
+    def make(self) -> None:
+        """Make them all."""
+        self._folder.mkdir()
         authority, stranger = trustme.CA(), trustme.CA()
         self._write("ca.pem", authority.cert_pem)
         self._write("other_ca.pem", stranger.cert_pem)
@@ -62,8 +65,8 @@ class Certificates:
         key = load_pem_private_key(Path(self["client.key"]).read_bytes(), None)
         locked = BestAvailableEncryption(KEY_PASSWORD.encode())
         encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
-        (folder / "encrypted.key").write_bytes(encrypted)
-        (folder / "encrypted.key").chmod(0o600)
+        (self._folder / "encrypted.key").write_bytes(encrypted)
+        (self._folder / "encrypted.key").chmod(0o600)
 
     def __getitem__(self, name: str) -> str:
         return str(self._folder / name)
@@ -86,12 +89,23 @@ class TlsNode:
         return f"amqps://{login}{host}:{self.ports[port]}/?" + "&".join(f"{k}={v}" for k, v in query.items())
 
 
-@contextmanager
-def tls_node(folder: Path) -> Iterator[TlsNode]:
-    """Run a node with all of PORTS, the login by certificate as well, and a user `ada` without password."""
-    (folder / "conf.d").mkdir(parents=True)
-    (folder / "certificates").mkdir()
-    files = Certificates(folder / "certificates")
+def tls_node(folder: Path) -> TlsNode:
+    """Start a node with all of PORTS, logins by certificate and token, and a user `ada` without password.
+
+    It may run already, or be started by another process at this moment: then it is that one.
+    """
+    folder.mkdir(exist_ok=True)
+    with (folder / "tls.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known, files = folder / "tls.json", Certificates(folder)
+        if not known.exists():
+            files.make()
+            known.write_text(json.dumps(_start(folder, files)))
+        return TlsNode(Node(folder), json.loads(known.read_text()), files)
+
+
+def _start(folder: Path, files: Certificates) -> dict[str, int]:
+    (folder / "conf.d").mkdir()
     ports = dict(zip([*PORTS, "https"], _free_ports(len(PORTS) + 1), strict=True))
     (folder / "conf.d" / "10-tls.conf").write_text(
         f"management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {ports['https']}\n"
@@ -101,14 +115,11 @@ def tls_node(folder: Path) -> Iterator[TlsNode]:
         "ssl_options.verify = verify_peer\n"  # EXTERNAL looks here, whatever a port's own options say
     )
     node = Node(folder)
-    try:
-        node.start(port=0)
-        (folder / "enabled_plugins").write_text(f"[{PLUGINS}].\n")
-        done = node.ctl("eval", _open_ports(folder, ports, files))
-        assert done.returncode == 0, done.stderr
-        yield TlsNode(node, ports, files)
-    finally:
-        node.discard()
+    node.start(port=0)
+    (folder / "enabled_plugins").write_text(f"[{PLUGINS}].\n")
+    done = node.ctl("eval", _open_ports(folder, ports, files))
+    assert done.returncode == 0, done.stderr
+    return ports
 
 
 def _open_ports(folder: Path, ports: dict[str, int], files: Certificates) -> str:

@@ -7,11 +7,11 @@ import socket
 import ssl
 
 import pytest
-from pika import exceptions
+from pika import exceptions, spec
 from pika.adapters.utils import connection_workflow
 
 from rmqkit.address import Address
-from rmqkit.broker import translation
+from rmqkit.broker import link, translation
 from rmqkit.broker.decoder import ProtocolError
 from rmqkit.errors import (
     AccessRefused,
@@ -116,3 +116,20 @@ def test_a_refused_guest_is_told_that_it_may_not_come_from_elsewhere(host: str, 
     assert ("loopback_users" in error.advice) == explained
     other = translation.not_opened(exceptions.ConnectionClosedByBroker(403, ""), Address(host, username="other"))
     assert "loopback_users" not in other.advice
+
+
+def test_mechanisms_are_tried_in_order_as_far_as_the_broker_offers_them() -> None:
+    def answer(offered: str, *wanted: str) -> object:
+        address = Address(username="u", auth_mechanisms=wanted)
+        return link._Credentials(address, "p").response_for(spec.Connection.Start(mechanisms=offered))
+
+    assert answer("PLAIN AMQPLAIN") == ("PLAIN", b"\0u\0p")
+    assert answer("PLAIN EXTERNAL", "EXTERNAL", "PLAIN") == ("EXTERNAL", b"")
+    assert answer("PLAIN EXTERNAL", "PLAIN", "EXTERNAL") == ("PLAIN", b"\0u\0p")
+    assert answer("PLAIN AMQPLAIN", "EXTERNAL", "PLAIN") == ("PLAIN", b"\0u\0p")
+    with pytest.raises(translation.NotOffered) as caught:
+        answer("PLAIN AMQPLAIN", "EXTERNAL")
+    error = translation.not_opened(caught.value, ADDRESS)
+    assert isinstance(error, AuthenticationFailed)
+    assert "no login by EXTERNAL, but by PLAIN, AMQPLAIN" in error.message
+    assert "rabbitmq_auth_mechanism_ssl" in error.advice
