@@ -30,7 +30,7 @@ Comes in: nothing. Goes out: exceptions, and `Problem`, one finding in an input.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,6 +78,12 @@ class RmqkitError(Exception):
 
     def __str__(self) -> str:
         return "\n".join([self.message, *map(str, self.problems), *([self.advice] if self.advice else [])])
+
+    def again(self) -> Self:
+        """Return a copy, to raise an error that is kept: the one raised keeps alive what was seen on its way."""
+        copy = type(self).__new__(type(self), *self.args)
+        copy.__dict__.update(self.__dict__)
+        return copy
 
 
 class InputError(RmqkitError):

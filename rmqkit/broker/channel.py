@@ -56,7 +56,7 @@ class Channel:
         Raises Refused, ConnectionLost if that is known already.
         """
         if self.transport.lost is not None or self._closed is not None:
-            raise self._closed or self.transport.lost or ConnectionLost("closed")
+            raise (self._closed or self.transport.lost or ConnectionLost("closed")).again()
         self.transport.send(data)
 
     def call(
@@ -141,14 +141,14 @@ class Channel:
 
     def _take(self, timeout_s: float, subject: str) -> list[Event]:
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.again()
         try:
             item = self.inbox.get(timeout=max(timeout_s, 0)) if timeout_s > 0 else self.inbox.get_nowait()
         except Empty:
             return []
         if isinstance(item, BrokerError):
             self._closed = item
-            raise item
+            raise item.again()
         if item is None:
             return []
         for position, event in enumerate(item):
@@ -156,13 +156,13 @@ class Channel:
                 if translation.login_expired(event):  # the way out is a new connection, with the secret as of then
                     self.transport.abort()
                     self._closed = ConnectionLost(f"{self.transport.address}: the login has expired")
-                    raise self._closed
+                    raise self._closed.again()
                 method = event.class_id, event.method_id
                 self._closed = translation.refused(event.reply_code, event.reply_text, subject, method)
                 # Answered here, behind all that this thread has sent: a frame for a closed channel ends the connection.
                 self.transport.send(encode_method(self.number, spec.Channel.CloseOk()))
                 self.transport.forget(self.number)
                 if position == 0:
-                    raise self._closed
+                    raise self._closed.again()
                 return item[:position]  # what came before it still counts; the next call raises
         return item

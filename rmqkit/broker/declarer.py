@@ -12,6 +12,7 @@ from rmqkit.broker import declare
 from rmqkit.broker.link import Link
 from rmqkit.broker.management import Live
 from rmqkit.broker.options import ApplyOptions
+from rmqkit.errors import NotFound
 from rmqkit.model import Topology
 from rmqkit.plan import Plan
 from rmqkit.report import QueueState, QueueStatus
@@ -140,6 +141,10 @@ class Declarer:
         """
         from rmqkit.broker import subscription  # noqa: PLC0415
 
-        state = subscription.remove(self._consuming, queue, force=force, ours=queue in self._private)
+        try:
+            state = subscription.remove(self._consuming, queue, force=force, ours=queue in self._private)
+        except NotFound:  # it went with its consumer
+            self._private.pop(queue, None)
+            raise
         self._private.pop(queue, None)
         return state

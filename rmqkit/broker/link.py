@@ -130,6 +130,7 @@ class Link:
             if self._transport is None or self._transport.lost is not None:
                 self._turn += self._transport is not None  # the address that was lost is tried last
                 self._transport = self._open_any()
+                self._transport.close_with(self)
             return self._transport
 
     def _open_any(self) -> Transport:

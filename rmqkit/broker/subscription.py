@@ -6,6 +6,7 @@ Comes in: an exchange, and what of it is wanted. Goes out: a queue that gets it.
 from __future__ import annotations
 
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ class Private:
     def __init__(self, wanted: Subscription, max_length: int | None) -> None:
         self._wanted = wanted
         self._arguments = {"x-max-length": max_length or PRIVATE_LENGTH, "x-overflow": "drop-head"}
-        self._transport: Transport | None = None
+        self._declared_on: Callable[[], Transport | None] = lambda: None
         self._name = ""
 
     def open(self, channel: Channel) -> str:
@@ -65,8 +66,9 @@ class Private:
         The broker may hold the old queue until it finds that the connection before is dead. Raises NotFound,
         AccessRefused, ConnectionLost.
         """
-        if self._transport is not channel.transport:
-            self._name, self._transport = f"rmqkit.subscription.{uuid.uuid4().hex}", channel.transport
+        if self._declared_on() is not channel.transport:
+            self._name = f"rmqkit.subscription.{uuid.uuid4().hex}"
+            self._declared_on = weakref.ref(channel.transport)
         queue = Queue(self._name, durable=False, auto_delete=True, exclusive=True, arguments=self._arguments)
         methods.declare(channel, queue)
         for binding in self._wanted.bindings(self._name):

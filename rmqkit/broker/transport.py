@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+import weakref
 from collections import deque
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -31,6 +33,7 @@ from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
 READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
 WRITE_BYTES = 256 * 1024  # a partial write copies the rest, so a write must not be too large
 CLOSE_TIMEOUT_S = 3.0  # under an alarm the broker reads nothing, and close-ok never comes
+LOOK_FOR_OWNER_S = 1.0
 PURE_PIKA = "RMQKIT_PURE_PIKA"  # set in the environment: decode with pika alone, to tell our fault from pika's
 
 _sessions = count(1)
@@ -125,7 +128,7 @@ class Transport:
             )
         if transport._failure is not None:
             transport._thread.join()
-            raise transport._failure
+            raise transport._failure.again()
         return transport
 
     # What the user's threads call.
@@ -144,7 +147,7 @@ class Transport:
         """
         with self._channels_lock:
             if self.lost is not None:
-                raise self.lost
+                raise self.lost.again()
             limit = self._parameters.channel_max or 65535
             number = next((free for free in range(1, limit + 1) if free not in self._channels), None)
             if number is None:
@@ -169,6 +172,10 @@ class Transport:
         self._ioloop.add_callback_threadsafe(self._close)
         self._thread.join(timeout_s)
         self.abort()
+
+    def close_with(self, owner: object) -> None:
+        """Close soon after `owner` is garbage, which somebody forgot to close."""
+        self._ioloop.add_callback_threadsafe(partial(self._look_for, weakref.ref(owner)))
 
     def abort(self) -> None:
         """Close at once, and wait for the I/O thread to end."""
@@ -209,6 +216,12 @@ class Transport:
             if not outbox:  # else a sender saw us busy, just before the line above
                 return
             self._idle = False
+
+    def _look_for(self, owner: weakref.ref[object]) -> None:
+        if owner() is None:  # a finalizer could not do it: it may run within any lock, on any thread
+            self._close()
+        else:
+            self._ioloop.call_later(LOOK_FOR_OWNER_S, partial(self._look_for, owner))
 
     def _close(self) -> None:
         self._drain()

@@ -47,3 +47,13 @@ def test_an_error_prints_what_where_and_what_to_do() -> None:
 def test_what_is_no_error_of_ours_is_a_bug() -> None:
     assert exit_codes.exit_code(ValueError()) == exit_codes.BUG
     assert exit_codes.exit_code(None) == exit_codes.DONE
+
+
+def test_an_error_that_is_kept_and_raised_again_and_again_keeps_nothing_alive() -> None:
+    kept = errors.NotFound(404, "no queue", "queue 'q'", advice="Declare it.")
+    for _ in range(2):
+        with pytest.raises(errors.NotFound) as caught:
+            raise kept.again()
+        assert vars(caught.value) == vars(kept)
+        assert str(caught.value) == str(kept)
+    assert (kept.__traceback__, kept.__context__) == (None, None)
