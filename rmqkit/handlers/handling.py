@@ -24,7 +24,7 @@ from rmqkit.handlers.handler import Handler, Settled, Source
 from rmqkit.handlers.retrying import next_steps
 from rmqkit.message import Delivery, Verdict
 from rmqkit.model import Contract, Retry, Target, Topology
-from rmqkit.payload.contracts import compile_contract
+from rmqkit.payload.contracts import Check, compile_contract
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
 from rmqkit.topology.policies import dead_letter_target
@@ -162,12 +162,15 @@ def attend(
         for name in work.terms.ways_out(work.queue):
             connection.queue_state(name)  # that it is not there is better said now
         failures = _Failures(on_warning)
+        check = compile_contract(work.terms.contract) if work.terms.contract else None
         for count in shares(work.options.count, work.consumers):
             part = replace(work, options=replace(work.options, count=count))
-            lanes.append(_Lane(connection, part, stop, failures))
+            lanes.append(_Lane(connection, part, check, stop, failures))
         on_consuming()
         crew.work([lambda lane=lane: lane.work(handler, tell) for lane in lanes], stop)  # type: ignore[misc]
     except RmqkitError as exc:
+        for lane in lanes:
+            lane.close()
         exc.report = report()
         raise
     return report()
@@ -200,7 +203,9 @@ class _Failures:
 class _Lane:
     """A consumer, subscribed, with filter and contract before the handler, and what came of its deliveries."""
 
-    def __init__(self, connection: Connection, work: Work, stop: Stop, failures: _Failures) -> None:
+    def __init__(
+        self, connection: Connection, work: Work, check: Check | None, stop: Stop, failures: _Failures
+    ) -> None:
         options, terms = work.options, work.terms
         self._work, self._stop, self._failures = work, stop, failures
         self._exit = Exit(connection, stop)
@@ -228,8 +233,7 @@ class _Lane:
                 prefetch=options.prefetch,
                 warn=failures.warn,
             )
-        if terms.contract:
-            check = compile_contract(terms.contract)
+        if check:
             self._source = Checked(
                 self._source, check, terms.invalid_to, leave=self._leave_invalid, tell=self._tell_invalid
             )
@@ -249,6 +253,10 @@ class _Lane:
             for settled in handler.handle(self._source, self._stop):
                 self._settle(settled)
                 tell()
+
+    def close(self) -> None:
+        """Stop consuming; what was not settled goes back to its queue."""
+        self._consumer.close()
 
     def _settle(self, settled: Settled) -> None:
         retry = self._work.terms.retry
