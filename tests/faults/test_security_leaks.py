@@ -194,3 +194,13 @@ def test_no_refused_login_no_dead_address_and_no_bad_url_shows_the_password(
             assert done.returncode == code, (line, done.stderr)
             assert leaks(world, done.stdout, done.stderr, caplog.text) == [], line
             caplog.clear()
+
+
+@pytest.mark.parametrize(
+    "where", ["http://{}@127.0.0.1:1", "http://{}@127.0.0.1:port", "ftp://{}@h", "http://{}@h/x y"]
+)
+def test_no_error_about_the_http_api_shows_the_password_in_its_url(world: World, where: str) -> None:
+    for line in ("status", "export", "plan {topology}", "apply {topology} --json"):
+        done = world.run(line, RMQKIT_API_URL=where.format(f"guest:{CANARY}"))
+        assert done.returncode in (2, 4)
+        assert leaks(world, done.stdout, done.stderr) == []

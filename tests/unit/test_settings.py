@@ -116,6 +116,8 @@ def test_a_printed_address_hides_the_password() -> None:
     assert str(address) == "amqps://us%40er:***@[::1]:5673/a%2Fb"
     assert str(Address()) == "amqp://guest:***@localhost:5672/"
     assert CANARY not in repr(address) + repr(Settings((address,)))
+    key = load_settings([f"amqps://h?certfile=/c&password={CANARY}"], api_url=f"http://u:{CANARY}@h")
+    assert CANARY not in repr(key) + str(key.addresses[0])
 
 
 @pytest.mark.parametrize(
