@@ -135,6 +135,19 @@ def test_workers_are_refused_where_no_work_is_shared(tmp_path: Path) -> None:
     assert "nobody shares work in topics" in done.stderr
 
 
+def test_completion_knows_the_patterns() -> None:
+    words = {"_RMQKIT_COMPLETE": "complete_bash", "COMP_WORDS": "rmqkit demo s", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rmqkit"], env={**os.environ, **words}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["streams", "single-active"]
+
+
+def test_the_page_of_patterns_names_every_demo() -> None:
+    page = Path("docs/patterns/README.md").read_text("utf-8")
+    assert [name for name in PATTERNS if f"`rmqkit demo {name}`" not in page] == []
+
+
 # The same demos on the tests' broker, each on a virtual host of its own
 
 
