@@ -162,6 +162,7 @@ def test_a_project_that_does_not_use_the_fixtures_does_not_import_what_they_need
     assert "1 passed" in done.stdout, done.stdout
 
 
+@pytest.mark.own_node
 @pytest.mark.timeout(150)  # a node takes its time to start
 def test_workers_share_one_node_that_ends_with_them(tmp_path: Path) -> None:
     done = run(
@@ -179,6 +180,7 @@ def test_workers_share_one_node_that_ends_with_them(tmp_path: Path) -> None:
     assert wait_until(lambda: gone(pids[0]) and not (tmp_path / "temp" / "rmqkit").exists(), 20.0)
 
 
+@pytest.mark.own_node
 @pytest.mark.timeout(150)  # a node takes its time to start
 def test_the_example_of_the_page_passes_and_kill_9_leaves_no_node(tmp_path: Path) -> None:
     for name, content in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):

@@ -195,7 +195,7 @@ def test_the_file_is_written_whole_and_never_over_another_unless_forced(live: Ru
 
 
 def test_without_the_http_api_nothing_is_exported_and_the_error_says_what_to_enable(live: Run) -> None:
-    done = live("export", RMQKIT_API_URL="")
+    done = live("export", RMQKIT_API_URL="http://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (4, "")
     assert "rabbitmq-plugins enable rabbitmq_management" in done.stderr
     assert "--api-url" in done.stderr
