@@ -5,7 +5,8 @@ else a private node, one for all workers. No broker is a failure that says what 
 
 Tests that kill, freeze or configure a broker start a node of their own, and are marked `own_node`. Where the tests run
 on a broker that `RMQKIT_TEST_URL` names, what cannot be had is left out, and named at the end: those, if no RabbitMQ is
-installed here, and those marked `http_api`, if its HTTP API does not answer.
+installed here, those marked `http_api`, if its HTTP API does not answer, and those marked `unguessed_api`, if it does
+so at the port where rmqkit looks for it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
+from rmqkit.broker import management
 from rmqkit.errors import NodeError
 from rmqkit.node import Node, installation
 from rmqkit.node.leash import leash
@@ -51,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "own_node: starts nodes of its own, and needs an installed RabbitMQ")
     config.addinivalue_line("markers", "http_api: needs the HTTP API of the tests' broker")
+    config.addinivalue_line("markers", "unguessed_api: needs a broker whose HTTP API rmqkit does not find by itself")
     if not hasattr(config, "workerinput"):
         os.environ[LACKING] = " ".join(_lacking())
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-")
@@ -64,10 +67,14 @@ def _lacking() -> Iterator[str]:
             installation.find()
         except NodeError:
             yield "own_node"
+        broker = _named(url)
         try:
-            _named(url).api("GET", "overview")
+            broker.api("GET", "overview")
         except OSError:
             yield "http_api"
+        else:
+            if urlsplit(broker.api_url).port == management.PORT:
+                yield "unguessed_api"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -109,6 +116,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name what was left out."""
     reasons = {
         "own_node": "need a node of their own, and RabbitMQ is not installed here",
+        "unguessed_api": "need a broker whose HTTP API is not found at its usual port",
         "http_api": "need the HTTP API of RMQKIT_TEST_URL, which does not answer (see RMQKIT_TEST_API_URL)",
     }
     for mark, reason in reasons.items():

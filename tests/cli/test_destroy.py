@@ -111,6 +111,7 @@ def test_forced_it_removes_messages_and_consumers_with_their_queues(
     assert outcomes(live, applied) == {"create"}
 
 
+@pytest.mark.unguessed_api
 def test_without_the_http_api_a_file_without_policies_can_be_destroyed_and_one_with_them_is_refused(
     live: Run, applied: Path, vhost_channel: BlockingChannel
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_scope_that_holds_everything_leaves_what_is_the_brokers_own(
     assert "1 exclusive queue, with bindings, 1 broker-owned queue" in live("export").stderr
 
 
+@pytest.mark.unguessed_api
 def test_without_the_http_api_the_plan_says_what_is_unseen_and_pruning_is_refused(live: Run, orders: Path) -> None:
     planned = live("plan", orders, RMQKIT_API_URL="")
     assert planned.returncode == 0

@@ -113,6 +113,7 @@ def test_without_a_file_all_queues_are_shown_as_soon_as_the_http_api_knows_them(
 
 
 @pytest.mark.usefixtures("filled")
+@pytest.mark.unguessed_api
 def test_without_the_http_api_ready_and_consumers_are_seen_and_the_rest_is_said_to_be_unseen(
     live: Run, topology: Path
 ) -> None:
