@@ -19,7 +19,7 @@ from rmqkit.broker.channel import Channel
 from rmqkit.broker.management import Management
 from rmqkit.broker.translation import NotOffered
 from rmqkit.broker.transport import Transport
-from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, Unreachable
+from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, SettingsError, Unreachable
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
@@ -99,6 +99,8 @@ class Link:
                 if self._closed:
                     raise
                 failure = exc
+            except SettingsError as exc:  # a secret that is being replaced: it was there when we first connected
+                failure = ConnectionLost(exc.message, advice=exc.advice)
             else:
                 return
             # Jitter keeps a thousand clients of a restarted broker from coming back in step.

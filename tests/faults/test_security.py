@@ -8,6 +8,7 @@ import pty
 import re
 import shlex
 import subprocess
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -130,6 +131,29 @@ def test_25_a_changed_password_is_read_again_and_publishing_and_consuming_go_on(
                 if not missing:
                     break
     assert consumed.consumer_violations(ready(vhost_url, "mine"), 0) == []
+
+
+def test_25_a_password_file_that_is_empty_while_it_is_replaced_is_waited_for(
+    user: User, books: Ledger, vhost_url: str, tmp_path: Path
+) -> None:
+    secret, settings = by_file(user, tmp_path)
+    later = threading.Timer(1.0, lambda: secret.write_text(user.password))
+
+    def stream() -> Iterator[Message | None]:
+        yield from books.messages(range(1000))
+        yield None
+        user.change_password("another one")
+        secret.write_text("")
+        later.start()
+        user.close_connections()
+        yield from books.messages(range(1000, 2000))
+
+    with rmqkit.connect(settings=settings) as connection:
+        report = connection.publish(stream(), on_settled=books.settled)
+    later.join()
+    books.drain(vhost_url)
+    assert report.complete
+    assert books.violations(report) == []
 
 
 def test_25_a_password_that_is_refused_ends_the_run_and_the_report_adds_up(
