@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from rmqkit.broker.decoder import Decoder, ProtocolError
+from rmqkit.broker.decoder import MAX_HEADER_BYTES, Decoder, ProtocolError
 from rmqkit.broker.fields import (
     MalformedField,
     decode_properties,
@@ -155,7 +155,7 @@ def test_a_decoder_keeps_no_more_than_a_frame_of_what_it_cannot_use(wire: list[b
     with suppress(ProtocolError):
         for piece in wire * 20:
             decoder.feed(piece)
-    assert len(decoder._rest) < FRAME_MAX + max(map(len, wire), default=0)
+    assert len(decoder._rest) < MAX_HEADER_BYTES + max(map(len, wire), default=0)
     assert len(decoder._contents) <= 65536
 
 
