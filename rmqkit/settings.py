@@ -57,7 +57,7 @@ class Settings:
             flags.key_file if flags.cert_file else own.key_file,
             flags.insecure or own.insecure,
             flags.key_password_file,
-            own.key_password,
+            flags.key_password or own.key_password,
         ).context()
 
     def cautions(self) -> Iterator[str]:
@@ -102,18 +102,26 @@ def load_settings(
         raise SettingsError(f"TLS options, but {source} has no amqps:// URL: the connection would not be encrypted")
     if tls.key_file and not tls.cert_file:
         raise SettingsError("--tls-key-file: there is no --tls-cert-file that it belongs to")
-    password, file = environ.get(PASSWORD_VARIABLE), str(password_file or "")
+    password, file = environ.get(PASSWORD_VARIABLE) or None, str(password_file or "")
     addresses = tuple(replace(each, password=password) if each.password is None else each for each in addresses)
     if file:
         password = read_secret(_OPTION, file)
-        if not Path(file).is_file():  # a pipe, as of <(pass show rabbitmq), can be read only once
+        if not Path(file).is_file():  # see _with_key_password
             addresses, file = tuple(replace(address, password=password) for address in addresses), ""
     elif ask:
         password = ask(addresses[0])
         addresses = tuple(replace(address, password=password) for address in addresses)
     for address in addresses:
         _check(address, source, tls, has_file=bool(file))
-    return Settings(addresses, tls, file, source, api_url)
+    return Settings(addresses, _with_key_password(tls), file, source, api_url)
+
+
+def _with_key_password(tls: Tls) -> Tls:
+    """Read a pipe, as of <(pass show rabbitmq), now: that can be done once only."""
+    file = tls.key_password_file
+    if not file or Path(file).is_file():
+        return tls
+    return replace(tls, key_password_file="", key_password=read_secret("--tls-key-password-file", file))
 
 
 def _check(address: Address, source: str, tls: Tls, *, has_file: bool) -> None:
@@ -123,7 +131,9 @@ def _check(address: Address, source: str, tls: Tls, *, has_file: bool) -> None:
         what = "auth_mechanism=external logs in with a certificate, and there is none"
         raise SettingsError(f"{source}: {what}", advice="Name it with --tls-cert-file, or certfile in the URL.")
     if address.password is None and not has_file and "EXTERNAL" not in address.auth_mechanisms:
-        advice = f"write amqp://{quote(address.username, safe='')}:PASSWORD@..., or give --password-file"
+        advice = (
+            f"write amqp://{quote(address.username, safe='')}:PASSWORD@..., or give --password-file or RMQKIT_PASSWORD"
+        )
         raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)
 
 

@@ -6,6 +6,7 @@ import os
 import ssl
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,12 +253,18 @@ def test_a_password_file_is_read_again_at_each_connect(tmp_path: Path) -> None:
 def test_a_password_from_a_pipe_is_read_once(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_text("piped\n"))
-    writer.start()
-    settings = load_settings(["amqp://me@h,amqp://you@i"], password_file=pipe)
-    writer.join()
+
+    def load(**options: Any) -> Settings:
+        writer = threading.Thread(target=lambda: pipe.write_text("piped\n"))
+        writer.start()
+        settings = load_settings(["amqps://me:own@h,amqps://you@i?auth_mechanism=external&certfile=c"], **options)
+        writer.join()
+        assert "piped" not in repr(settings)
+        return settings
+
+    settings = load(password_file=pipe)
     assert [settings.password(address) for address in settings.addresses * 2] == ["piped"] * 4
-    assert "piped" not in repr(settings)
+    assert load(tls=Tls(key_password_file=str(pipe))).tls.key_password == "piped"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines", b"\xff", b"nul\0"])
