@@ -36,7 +36,8 @@ CLIENTS = {
     "amqp-tools": ("sh", HERE / "amqp_tools_client.sh"),  # C
 }
 INSTALL = "install it: `.ci/setup clients`"
-WAIT_S = 20  # for a message that was confirmed or published before
+WAIT_S = 30  # for a message that was confirmed or published before
+pytestmark = pytest.mark.timeout(150)  # a test starts up to eight processes
 Start = Callable[..., subprocess.Popen[str]]
 
 

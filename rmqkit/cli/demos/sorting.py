@@ -135,8 +135,8 @@ class Post:
         for name in self.queues:  # what was still on its way to the reader; there should be none
             ledgers[name] = replace(ledgers[name], unexpected=ledgers[name].unexpected + queue_state(name).ready)
         sorts = {name: Counter(sort for sort, _ in items) for name, items in came.items()}
-        fates = sum((Counter(report) for report in self._reports.values()), Counter[str]())
-        complete = fates["published"] == fates["confirmed"] + fates["returned"]
+        reports = self._reports.values()
+        complete = all(report["published"] == report["confirmed"] + report["returned"] for report in reports)
         numbers = {
             "published": {sort: report["published"] for sort, report in self._reports.items()},
             "returned": {sort: report["returned"] for sort, report in self._reports.items()},
