@@ -16,9 +16,9 @@ import rmqkit
 from rmqkit import Fate, Message, PublishOptions
 from rmqkit.broker.channel import Channel
 from rmqkit.broker.link import Link
-from rmqkit.errors import BrokerError
-from tests.faults.fake_broker import FakeBroker, Peer, Published, ordinary
-from tests.mutations import examples
+from rmqkit.errors import AuthenticationFailed, BrokerError, Unreachable
+from tests.faults.fake_broker import CAPABLE, FakeBroker, Gone, Peer, Published, ordinary
+from tests.mutations import bounded, examples, mutated
 
 pytestmark = pytest.mark.usefixtures("leak_free", "hasty")
 AMOUNT = 40
@@ -28,6 +28,7 @@ BOUND_S = 20.0
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every wait for a broker that says nothing be short."""
+    monkeypatch.setattr("rmqkit.broker.link.OPEN_TIMEOUT_S", 1.0)
     monkeypatch.setattr("rmqkit.broker.link.CALL_TIMEOUT_S", 1.0)
     monkeypatch.setattr("rmqkit.broker.link.LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr("rmqkit.broker.link.FIRST_PAUSE_S", 0.01)
@@ -94,6 +95,7 @@ PHRASES: dict[str, Callable[[random.Random, str], bytes]] = {
     "garbage": lambda dice, _: dice.randbytes(dice.randrange(1, 60)),
     "a frame of 4 GiB": lambda _dice, _tag: b"\x03\0\x01\xff\xff\xff\xff",
     "half a frame": lambda _dice, _tag: b"\x01\0\x01\0\0\0\x09\0",
+    "nothing more": lambda _dice, _tag: b"",
 }
 
 
@@ -114,7 +116,10 @@ class Babbler:
     def _say(self, peer: Peer) -> None:
         """Say the next phrase of the plan, some of the time."""
         if self._plan and self._dice.random() < 0.2:
-            peer.send_bytes(PHRASES[self._plan.pop(0)](self._dice, self._tag))
+            said = PHRASES[self._plan.pop(0)](self._dice, self._tag)
+            if not said:
+                raise Gone  # which hangs up
+            peer.send_bytes(said)
 
     def _on_published(self, peer: Peer, message: Published) -> None:
         self._say(peer)
@@ -144,7 +149,7 @@ class Babbler:
 plans = st.lists(st.sampled_from(sorted(PHRASES)), max_size=6)
 
 
-@examples(12)
+@examples(10)
 @given(st.integers(0, 2**32), plans)
 def test_37_what_a_babbling_broker_did_not_confirm_is_not_called_confirmed(seed: int, plan: list[str]) -> None:
     babbler, fates, sent = Babbler(seed, plan), dict[int, Fate](), list[bytes]()
@@ -171,7 +176,7 @@ def test_37_what_a_babbling_broker_did_not_confirm_is_not_called_confirmed(seed:
     assert report is None or report.confirmed == list(fates.values()).count(Fate.CONFIRMED)
 
 
-@examples(12)
+@examples(10)
 @given(st.integers(0, 2**32), plans)
 def test_37_a_babbling_broker_gets_no_acknowledgement_of_what_was_not_handled(seed: int, plan: list[str]) -> None:
     babbler, handled = Babbler(seed, plan), set[int]()
@@ -186,3 +191,29 @@ def test_37_a_babbling_broker_gets_no_acknowledgement_of_what_was_not_handled(se
             pass
     assert time.monotonic() - started_s < BOUND_S
     assert {each.delivery_tag for each in babbler.settled} <= handled
+
+
+GREETING = {
+    "start": method(spec.Connection.Start(0, 9, {"product": "x", "capabilities": CAPABLE}, "PLAIN", "en_US"), 0),
+    "tune": method(spec.Connection.Tune(2047, 131_072, 0), 0),
+    "open": method(spec.Connection.OpenOk(), 0),
+}
+
+
+@examples(10)
+@given(st.sampled_from(sorted(GREETING)).flatmap(lambda name: st.tuples(st.just(name), mutated([GREETING[name]]))))
+def test_37_a_greeting_that_is_damaged_ends_in_a_connection_or_an_error_of_ours(damaged: tuple[str, bytes]) -> None:
+    def script(peer: Peer) -> None:
+        for data in (GREETING | dict([damaged])).values():
+            peer.socket.recv(10_000)
+            peer.send_bytes(data)
+        peer.serve()
+
+    started_s, said = time.monotonic(), ""
+    with bounded(), FakeBroker(script) as broker:
+        try:
+            rmqkit.connect(broker.url).close()
+        except (Unreachable, AuthenticationFailed) as error:
+            said = str(error)
+    assert "guest:guest" not in said
+    assert time.monotonic() - started_s < BOUND_S
