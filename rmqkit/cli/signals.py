@@ -10,6 +10,7 @@ import signal
 from types import FrameType
 from typing import Self
 
+from rmqkit import exit_codes
 from rmqkit.stop import Stop
 
 _NOTICE = b"\nStopping: what was begun is finished first. Once more stops at once.\n"
@@ -17,6 +18,11 @@ _NOTICE = b"\nStopping: what was begun is finished first. Once more stops at onc
 
 class StoppedAtOnce(BaseException):
     """Raised in the main thread, wherever it is, by a second signal: what is under way is given up."""
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """End: all that is left to do, when this is called, is to tell what was done."""
+    os._exit(exit_codes.SIGNALLED + number)
 
 
 class Signals:
@@ -35,7 +41,7 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, _leave if self.received else handler)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received:
