@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -83,8 +83,10 @@ def test_a_demo_shows_commands_on_standard_error_and_its_table_on_standard_outpu
 
 
 @pytest.mark.own_node
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
+def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(
+    tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None]
+) -> None:
     command = _command("single-active", "--count", "100000")
     process = subprocess.Popen(
         command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -94,7 +96,7 @@ def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, nu
         assert any("# meanwhile" in line for line in said), "it ended before anything ran"
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
-            os.killpg(process.pid, number)  # as a terminal does with Ctrl-C; impatiently
+            send(process.pid, number)  # as a terminal does with Ctrl-C: to all of them; and impatiently
             time.sleep(0.2)
         assert process.wait() == 128 + number
     assert _left(tmp_path) == []
