@@ -18,7 +18,7 @@ _READS = {(50, 30), (60, 20), (60, 70)}  # queue.purge, basic.consume, basic.get
 _QUEUE_BINDINGS = {(50, 20), (50, 50)}
 _EXCHANGE_BINDINGS = {(40, 30), (40, 40)}
 _WORDS = re.compile(
-    r"ACCESS_REFUSED - (?:(?P<permission>configure|write|read) )?access to (?:topic '(?P<topic>.*)' in )?"
+    r"ACCESS_REFUSED - (?:(?P<permission>configure|write|read) )?access to (?:topic '(?P<topic>.*)' in (?:exchange )?)?"
     r"(?P<kind>exchange|queue) '(?P<name>.*)' in vhost '(?P<vhost>.*)' refused for user '(?P<user>.*?)'"
 )
 
