@@ -17,7 +17,7 @@ test: lint rabbitmq clients ## lint, types, layers, docs and all tests
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 test-faults: .venv/dev rabbitmq ## the faults at random moments, for hours: ROUNDS=50; SEED=... repeats a run
-	$(BIN)/python -m tests.faults.long_run --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.faults.long_run --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write $(WRITE))
 
 lint: .venv/dev ## what needs no broker: style, types, layers, docs
 	$(BIN)/ruff check

@@ -85,14 +85,15 @@ def _counted(amount: int, seen: list[bytes], trouble: list[str]) -> Result:
 
 
 def fanout_with_one_full(
-    ground: Ground, dice: random.Random, *, emptied: bool | None = None, amount: int = 600, queues: int = 4
+    ground: Ground, dice: random.Random, *, emptied: bool | None = None, queues: int = 4
 ) -> Result:
     """Publish to many queues, one of them full: what it refuses is refused as a whole, and doubles in the others.
 
     With `emptied` the full one is emptied as soon as the run has said so, and all is confirmed in the end.
     """
     emptied = dice.random() < 0.5 if emptied is None else emptied
-    exchange, room = f"{ground.queue()}.fanout", dice.randrange(50, 200)
+    exchange, room = f"{ground.queue()}.fanout", dice.randrange(100, 300)
+    amount = room + dice.randrange(room // 4, room // 2)  # what is refused has room once it is emptied
     ground.exchanges.append(exchange)
     full = ground.books(x_max_length=room, x_overflow="reject-publish")
     every = [full, *(ground.books() for _ in range(queues))]
