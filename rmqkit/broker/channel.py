@@ -85,7 +85,8 @@ class Channel:
             if time.monotonic() >= deadline:
                 if not self.transport.blocked:  # else it is alive, and reads our method once the alarm is over
                     self.transport.abort()
-                raise ConnectionLost(f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s")
+                what = f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s"
+                raise ConnectionLost(what, advice=translation.NO_MAJORITY if subject.startswith("queue") else "")
 
     def call_each(self, calls: Iterable[Call], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[None]:
         """Send calls in order, up to a hundred ahead of their answers; yield once for each answer.

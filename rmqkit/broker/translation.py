@@ -38,6 +38,8 @@ GUEST = (
     "RabbitMQ lets the user guest log in from its own machine only (loopback_users in rabbitmq.conf): "
     "log in as another user; `rabbitmqctl add_user` makes one."
 )
+INTERNAL_ERROR = 541  # AMQP 0-9-1 section 1.8; RabbitMQ's word for a queue that cannot answer, among others
+NO_MAJORITY = "A quorum queue does not answer while most of its nodes are away: `rabbitmq-queues quorum_status QUEUE`."
 _ADVICE = {
     403: "Grant the permission with `rabbitmqctl set_permissions`, or log in as another user.",
     404: "Apply the topology that declares it, or check the name and the virtual host.",
@@ -131,7 +133,7 @@ def lost(error: BaseException | None, address: Address) -> BrokerError:
             what = "it was closed on this side"
         case _:
             what = "the peer closed it, or the network failed"
-    found = ConnectionLost(f"{address}: the connection was lost: {what}")
+    found = ConnectionLost(f"{address}: the connection was lost: {what}", advice=NO_MAJORITY if code == INTERNAL_ERROR else "")
     found.reply_code, found.reply_text = code, text
     return found
 

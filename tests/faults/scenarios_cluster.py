@@ -116,6 +116,22 @@ def two_of_three_killed(ground: ClusterGround, dice: random.Random) -> Result:
     return through(ground, dice, strike)
 
 
+def without_leader(ground: ClusterGround, dice: random.Random, seconds: float = 2.0) -> Result:
+    """End the queue's members on two nodes, which go on themselves: nobody leads it until they are back."""
+
+    def strike(ground: ClusterGround, queue: str) -> None:
+        leader = ground.leader(queue)
+        nodes = [leader, dice.choice([node for node in ground.cluster.nodes if node.name != leader.name])]
+        member = f"(quorum_queues, {{'%2F_{queue}', node()}})"
+        for node in nodes:
+            assert _eval(node, f"ra:stop_server{member}") == "ok"
+        threading.Event().wait(seconds)
+        for node in nodes:
+            assert _eval(node, f"ra:restart_server{member}") == "ok"
+
+    return through(ground, dice, strike)
+
+
 @contextmanager
 def cut_off(node: Node, cluster: Cluster) -> Iterator[None]:
     """Cut a node off from its peers while the block runs: it wants another cookie of them, which none has."""

@@ -59,3 +59,9 @@ def test_35_without_a_majority_nothing_is_confirmed_and_all_goes_on_once_it_is_b
     ground: ClusterGround, dice: random.Random
 ) -> None:
     assert scenarios.two_of_three_killed(ground, dice).violations == []
+
+
+def test_35_a_queue_that_nobody_leads_is_waited_for_while_its_nodes_are_well(
+    ground: ClusterGround, dice: random.Random
+) -> None:
+    assert scenarios.without_leader(ground, dice).violations == []

@@ -99,6 +99,11 @@ def test_a_lost_connection_says_why(error: BaseException | None, words: str) -> 
     assert words in str(translated)
 
 
+def test_a_broker_that_fails_at_a_queue_without_a_leader_is_told_with_where_to_look() -> None:
+    error = translation.lost(exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR"), ADDRESS)
+    assert "quorum_status" in error.advice
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [(403, AccessRefused), (404, NotFound), (405, ResourceLocked), (406, PropertyMismatch), (504, Refused)],
