@@ -7,6 +7,7 @@ script sends. A script that fails makes the test fail, when the `with` block end
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -165,6 +166,19 @@ def ordinary(peer: Peer) -> None:
     """Behave, and confirm everything."""
     peer.greet()
     peer.serve()
+
+
+def entry(name: bytes, value: bytes) -> bytes:
+    """Make an entry of a field table."""
+    return bytes((len(name),)) + name + value
+
+
+def nested(depth: int) -> bytes:
+    """Make tables within tables."""
+    table = b""
+    for _ in range(depth):
+        table = entry(b"t", b"F" + struct.pack(">I", len(table)) + table)
+    return table
 
 
 class FakeBroker:
