@@ -63,7 +63,7 @@ def _result(count: int, lines: list[bytes], parked: list[dict[str, Any]]) -> Res
         ended = [reasons.get(body, _DONE) for body in bodies]
         as_promised = all(len(each) == tries - 1 and _is_late_enough(each) for each in waits_s)
         as_promised &= all((reason != _DONE) == (kind == "hopeless") for reason in ended)
-        means_s = [sum(each) / len(each) for each in zip(*waits_s, strict=False)]
+        means_s = [round(sum(each) / len(each), 3) for each in zip(*waits_s, strict=False)]
         again = ", ".join(f"{mean:.1f} s" for mean in means_s)
         rows.append(
             (f"{count:,} {kind}", f"{sum(len(times[body]) for body in bodies) / count:g}", again, _short(ended[0]))
