@@ -21,6 +21,7 @@ import pytest
 
 from rmqkit.errors import NodeError
 from rmqkit.node import Node, installation
+from rmqkit.node.cluster import Cluster
 
 pytestmark = pytest.mark.own_node
 StartNode = Callable[[], Node]
@@ -149,6 +150,16 @@ def test_a_node_that_ends_while_starting_shows_its_last_words_and_where_its_log_
     assert Node(folder).pid == 0
 
 
+def test_a_node_that_cannot_start_leaves_nothing_of_its_cluster(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path / "cluster")
+    (tmp_path / "cluster" / "rmqkit-3").mkdir(parents=True)
+    (tmp_path / "cluster" / "rmqkit-3" / "data").write_text("a file where a folder must be")
+    with pytest.raises(NodeError, match="cannot be used"):
+        cluster.start(port=0)
+    assert _within(5.0, lambda: not _of(tmp_path / "cluster"))
+    cluster.discard()
+
+
 def test_a_start_that_takes_too_long_leaves_nothing(folder: Path) -> None:
     with pytest.raises(NodeError, match=r"did not accept logins within 0\.5 s"):
         Node(folder).start(port=0, timeout_s=0.5)
@@ -227,7 +238,11 @@ def _get(url: str, queue: str) -> bytes | None:
 
 def _family(node: Node) -> set[int]:
     """Return the ids of the node's processes: those whose environment names its folder."""
-    mark = f"HOME={node.folder}/home\0".encode()
+    return _of(node.folder)
+
+
+def _of(folder: Path) -> set[int]:
+    mark = f"HOME={folder}/home\0".encode()
     return {int(process.name) for process in Path("/proc").glob("[0-9]*") if mark in _bytes(process / "environ")}
 
 

@@ -9,10 +9,12 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rmqkit.node import Node
+from rmqkit.node.cluster import Cluster
 
 pytestmark = pytest.mark.own_node
 Environment = Mapping[str, str]
@@ -40,7 +42,7 @@ def broker(environment: Environment, *arguments: str, code: int = 0) -> subproce
     return done
 
 
-def status(environment: Environment) -> dict[str, object]:
+def status(environment: Environment) -> dict[str, Any]:
     return dict(json.loads(broker(environment, "status", "--json").stdout))
 
 
@@ -91,3 +93,47 @@ def test_a_node_stops_and_starts_on_its_port_with_its_data(running: Environment)
     assert "not running" in broker(running, "status", code=4).stdout
     assert str(before["url"]) in broker(running, "start").stdout
     assert "kept" in broker(running, "ctl", "-q", "list_vhosts").stdout.split()
+
+
+@pytest.fixture(scope="module")
+def clustered() -> Iterator[Environment]:
+    """The environment of a user whose cluster of three runs."""
+    state = Path(os.environ["RMQKIT_TEST_FOLDER"]) / f"user-{uuid.uuid4().hex[:12]}"
+    environment = {**os.environ, "XDG_STATE_HOME": str(state)}
+    broker(environment, "start", "--nodes", "3", "--port", "0")
+    yield environment
+    Cluster(state / "rmqkit" / "cluster").discard()
+
+
+@pytest.mark.timeout(300)
+def test_three_nodes_are_one_cluster_that_outlives_the_death_of_one_and_a_stop(clustered: Environment) -> None:
+    before = status(clustered)
+    nodes, cluster = before["nodes"], Cluster(Path(before["folder"]))
+    assert [node["running"] for node in nodes] == [True] * 3
+    assert len({node[name] for node in nodes for name in ("port", "pid", "url", "management_url")}) == 12
+    last = nodes[2]["name"]
+    seen = json.loads(broker(clustered, "ctl", "-q", "-n", last, "cluster_status", "--formatter", "json").stdout)
+    assert sorted(seen["running_nodes"]) == [node["name"] for node in nodes]
+    logs = broker(clustered, "logs", "-n", "1").stdout
+    assert all(f"==> {node['log']} <==" in logs for node in nodes)
+    assert f"RMQKIT_URL={','.join(node['url'] for node in nodes)} " in broker(clustered, "env").stdout
+    assert "runs already" in broker(clustered, "start").stderr
+    assert "rmqkit broker stop" in broker(clustered, "start", "--nodes", "1", code=4).stderr
+    assert "has 3 nodes" in broker(clustered, "start", "--nodes", "5", code=4).stderr
+
+    cluster.nodes[0].kill()
+    assert "not running" in broker(clustered, "status", code=3).stdout
+    broker(clustered, "ctl", "-q", "add_vhost", "kept")  # the next node is asked
+    broker(clustered, "start")
+    assert [node.pid for node in cluster.nodes][1:] == [node["pid"] for node in nodes][1:]
+
+    assert "Stopped" in broker(clustered, "stop").stderr
+    broker(clustered, "status", code=4)
+    broker(clustered, "start")  # as many as last time
+    assert [node["url"] for node in status(clustered)["nodes"]] == [node["url"] for node in nodes]
+    assert "kept" in broker(clustered, "ctl", "-q", "list_vhosts").stdout.split()
+
+
+def test_an_even_number_of_nodes_is_bad_usage(tmp_path: Path) -> None:
+    said = broker(os.environ | {"XDG_STATE_HOME": str(tmp_path)}, "start", "--nodes", "2", code=2).stderr
+    assert "odd number" in said
