@@ -15,7 +15,7 @@ from tests.conftest import Broker
 from tests.faults.rounds import Ground, Progress, Result, freeze, stream_through
 from tests.faults.witness import within
 
-HEARTBEAT = "?heartbeat=2"  # or a frozen node is given up after half a minute
+HEARTBEAT = "?heartbeat=1"  # or a frozen node is given up after half a minute
 
 
 class ClusterGround(Ground):
@@ -52,7 +52,7 @@ def through(ground: ClusterGround, dice: random.Random, strike: Strike, *, sever
 
     With several URLs the other nodes are known as well.
     """
-    amount = 12_000
+    amount = 8000
     when = dice.randrange(amount // 3)
     ground.home = dice.choice(ground.cluster.nodes)
     url = ground.urls(ground.home) if several else ground.url + HEARTBEAT
@@ -83,7 +83,7 @@ def leader_killed(ground: ClusterGround, dice: random.Random) -> Result:
 
 def leader_frozen(ground: ClusterGround, dice: random.Random, seconds: float = 0.0) -> Result:
     """Freeze the leader for less than anybody notices, or until its connections and its peers have given it up."""
-    seconds = seconds or dice.choice((2, 14))
+    seconds = seconds or dice.choice((2, 12))
     return through(ground, dice, lambda ground, queue: freeze(ground.leader(queue), seconds))
 
 
