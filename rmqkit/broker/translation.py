@@ -133,7 +133,8 @@ def lost(error: BaseException | None, address: Address) -> BrokerError:
             what = "it was closed on this side"
         case _:
             what = "the peer closed it, or the network failed"
-    found = ConnectionLost(f"{address}: the connection was lost: {what}", advice=NO_MAJORITY if code == INTERNAL_ERROR else "")
+    advice = NO_MAJORITY if code == INTERNAL_ERROR else ""
+    found = ConnectionLost(f"{address}: the connection was lost: {what}", advice=advice)
     found.reply_code, found.reply_text = code, text
     return found
 
