@@ -138,6 +138,7 @@ FAULTS = (
     Fault("35", "the leader is cut off from its peers", cluster.leader_cut_off, Places.cluster, every=2),
     Fault("35", "the only node that is known is killed", cluster.own_node_killed, Places.cluster, every=2),
     Fault("35", "two of three nodes are killed", cluster.two_of_three_killed, Places.cluster, every=2),
+    Fault("35", "a queue has no leader, its nodes being well", cluster.without_leader, Places.cluster, every=2),
     Fault("36", "connections reset every 300 ms, for a minute", network.reset_for_a_minute, every=5),
 )
 
