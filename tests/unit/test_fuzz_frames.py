@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import given
@@ -20,12 +22,16 @@ from rmqkit.broker.fields import (
     split_properties,
     split_table,
 )
-from rmqkit.broker.frames import Confirm, Returned, encode_method
+from rmqkit.broker.frames import Confirm, LazyOrigin, Returned, encode_method
 from rmqkit.broker.oracle import PikaDecoder
+from rmqkit.broker.reply import error_in
 from rmqkit.errors import PayloadError
+from rmqkit.handlers.filtering import Matcher
 from rmqkit.message import Delivery, Properties
 from rmqkit.payload import properties
-from tests.mutations import bounded, examples, outcome
+from rmqkit.payload.deaths import deaths, first_death
+from rmqkit.payload.envelopes import Writer
+from tests.mutations import bounded, examples, outcome, tampered
 
 FRAME_MAX = 4096
 Wire = list[bytes]  # frames
@@ -195,3 +201,38 @@ def test_properties_of_any_bytes_are_read_as_far_as_they_go(header: bytes) -> No
         with suppress(PayloadError):  # what others send may be more than we do
             properties.check(found)
             assert repr(decode_properties(encode_properties(found))) == repr((found, ""))
+
+
+HISTORY = {
+    "x-death": [
+        {
+            "queue": "q",
+            "reason": "rejected",
+            "exchange": "e",
+            "routing-keys": ["k"],
+            "count": 3,
+            "time": datetime.now(UTC),
+        }
+    ],
+    "x-first-death-queue": "q",
+    "x-first-death-reason": "expired",
+    "x-rmqkit-queue": "q",
+    "x-rmqkit-exchange": "e",
+    "x-rmqkit-routing-key": "k",
+    "x-rmqkit-attempts": 3,
+    "x-rmqkit-error": "boom",
+}
+
+
+@examples(150)
+@given(tampered(HISTORY).filter(lambda headers: isinstance(headers, dict)))
+def test_headers_that_tell_anything_of_a_death_are_filtered_answered_and_written(headers: dict[str, Any]) -> None:
+    origin = LazyOrigin("tag", "e", "k", b"")
+    origin._decoded = Properties(headers=headers), ""
+    delivery = Delivery(b"{}", 1, False, origin, 1)
+    with bounded():
+        deaths(headers)
+        first_death(headers)
+        error_in(delivery)
+        Matcher("death.queue == 'q' and death.count > 2 and death.age > 5", lambda _: None)(delivery)
+        json.loads(Writer().write(delivery))
