@@ -3,7 +3,7 @@
 Comes in: a folder, a number of nodes. Goes out: running nodes that know each other. Room: node.
 
 Each node has a folder in the cluster's, and ports of its own; they share the cookie and one `epmd`, which tells each
-where the others are. They find each other by RabbitMQ's own peer discovery, from a list of their names
+where the others are. They find the first one by RabbitMQ's own peer discovery, by its name
 (https://www.rabbitmq.com/docs/cluster-formation#peer-discovery-classic-config).
 """
 
@@ -183,8 +183,8 @@ class Cluster:
     def _launch_mapper(self, memory: _Memory) -> _Memory:
         found, port = installation.find(), free(memory.epmd_port)
         with uninterrupted():
-            env = {"PATH": "/usr/bin:/bin"}
-            memory = replace(memory, epmd_port=port, epmd=spawn(found.mapper(port), env, self.folder / "epmd.log"))
+            epmd = spawn(found.mapper(port), {}, self.folder / "epmd.log")
+            memory = replace(memory, epmd_port=port, epmd=epmd)
             self._remember(memory)
         await_mapper(port)
         return memory

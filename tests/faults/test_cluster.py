@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import rmqkit
 from rmqkit.node.cluster import Cluster
 from tests.faults import scenarios_cluster as scenarios
+from tests.faults.proxy import Proxy
 from tests.faults.scenarios_cluster import ClusterGround
+from tests.faults.witness import declare
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("leak_free")]
 
@@ -66,3 +69,15 @@ def test_35_a_queue_that_nobody_leads_is_waited_for_while_its_nodes_are_well(
     ground: ClusterGround, dice: random.Random
 ) -> None:
     assert scenarios.without_leader(ground, dice).violations == []
+
+
+def test_35_of_several_urls_the_one_that_was_lost_is_tried_last(broker_url: str, queue_name: str) -> None:
+    declare(broker_url, queue_name)
+    message = rmqkit.Message(b"x", queue_name)
+    with Proxy(broker_url) as one, Proxy(broker_url) as other, rmqkit.connect(one.url, other.url) as connection:
+        assert connection.publish(message).confirmed == 1
+        tried = one.accepted
+        one.up.blackhole = True  # as a frozen node would: it takes who comes, and does not answer
+        one.reset()
+        assert connection.publish(message).confirmed == 1
+        assert (one.accepted, other.accepted) == (tried, 1)
