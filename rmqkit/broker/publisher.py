@@ -272,6 +272,7 @@ class Publisher:
         if isinstance(error, Refused) or (isinstance(error, ConnectionLost) and unsettled and error.reply_code >= HARD):
             self._isolate(unsettled, error)
         else:
+            self._window.begin_again(len(unsettled))
             self._warn(f"{error}; connecting again, {len(unsettled)} unconfirmed messages will be sent again")
         self._queue.extendleft(sent._replace(tries=sent.tries + 1) for sent in reversed(unsettled))
         self._recover()

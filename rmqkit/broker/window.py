@@ -1,10 +1,11 @@
-"""How much may be on its way unconfirmed: a bound in messages and in bytes, and less of it after a refusal. Pure.
+"""How much may be on its way unconfirmed: a bound in messages and in bytes, and less after a loss or a refusal. Pure.
 
-Comes in: what is pending, what was settled or refused. Goes out: whether there is room for one more. Room: broker.
+Comes in: what is pending, settled, lost or refused. Goes out: whether there is room for one more. Room: broker.
 """
 
 from __future__ import annotations
 
+FEW = 256  # messages that may be on their way on any new connection
 ISOLATE_BY = 8  # a refusal divides the window by this, until the culprit is alone in it
 
 
@@ -22,6 +23,10 @@ class Window:
     def shrink(self, refused: int) -> None:
         """Take less at a time: one of so many messages was refused, and nobody knows which."""
         self._messages = max(1, refused // ISOLATE_BY)
+
+    def begin_again(self, unsettled: int) -> None:
+        """Take less at a time: a line that broke may break again soon, and all that is on its way is sent anew then."""
+        self._messages = min(self._messages, max(FEW, unsettled // ISOLATE_BY))
 
     def grow(self, settled: int) -> None:
         """Take more again, as TCP's slow start does: the window doubles with each round trip."""
