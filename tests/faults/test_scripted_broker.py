@@ -62,6 +62,21 @@ def test_18_one_confirm_for_all(tag: int) -> None:
     assert (report.confirmed, report.republished) == (AMOUNT, 0)
 
 
+def test_35_a_channel_that_refuses_everything_is_left_for_a_new_one() -> None:
+    """As RabbitMQ 3.10's does that first published to a quorum queue while its leader was dying."""
+    channels: list[int] = []
+
+    def first_channel_refuses(peer: Peer, message: Published) -> None:
+        if message.tag == 1:
+            channels.append(1)
+        peer.confirm(message.tag, ack=len(channels) > 1)
+
+    report, fates = publish(first_channel_refuses)
+    assert fates == dict.fromkeys(range(AMOUNT), Fate.CONFIRMED)
+    assert report.republished <= 3 * AMOUNT
+    assert len(channels) == 2
+
+
 @pytest.mark.parametrize("multiple", [False, True])
 def test_18_duplicate_and_unknown_confirms_settle_nothing_else(multiple: bool) -> None:
     def confused(peer: Peer, message: Published) -> None:
