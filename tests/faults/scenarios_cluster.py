@@ -103,8 +103,9 @@ def own_node_killed(ground: ClusterGround, dice: random.Random) -> Result:
     return through(ground, dice, lambda ground, queue: ground.leader(queue).kill(), several=False)
 
 
-def two_of_three_killed(ground: ClusterGround, dice: random.Random) -> Result:
+def two_of_three_killed(ground: ClusterGround, dice: random.Random, *, several: bool | None = None) -> Result:
     """Kill the leader and one more: nothing is confirmed without a majority, and all goes on once they are back."""
+    several = dice.random() < 0.5 if several is None else several
 
     def strike(ground: ClusterGround, queue: str) -> None:
         leader = ground.leader(queue)
@@ -113,7 +114,7 @@ def two_of_three_killed(ground: ClusterGround, dice: random.Random) -> Result:
             node.kill()
         threading.Event().wait(2)
 
-    return through(ground, dice, strike)
+    return through(ground, dice, strike, several=several)
 
 
 def without_leader(ground: ClusterGround, dice: random.Random, seconds: float = 2.0) -> Result:
