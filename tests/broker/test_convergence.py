@@ -17,8 +17,8 @@ from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.plan import Outcome
 from rmqkit.settings import load_settings
 from rmqkit.topology.definitions import from_definitions, to_definitions
-from tests.broker.versions import untyped
 from tests.conftest import Broker
+from tests.versions import untyped
 
 # A name has the same properties in every topology, so that none conflicts with another.
 EXCHANGES = [Exchange(f"e{kind}", kind) for kind in ("direct", "fanout", "topic", "headers")]
@@ -64,7 +64,7 @@ def connection(broker: Broker, vhost_url: str) -> Iterator[Connection]:
 def exported(topology: Topology) -> Topology:
     """Return a topology in the order and the form of RabbitMQ's definitions."""
     found = from_definitions(to_definitions(topology), file="definitions")[0]
-    return replace(found, queues=tuple(map(untyped, found.queues)))
+    return replace(found, queues=tuple(replace(each, arguments=untyped(each.arguments)) for each in found.queues))
 
 
 @settings(

@@ -7,6 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import quote, urlsplit
 
@@ -20,8 +21,8 @@ from rmqkit.broker.management import Live
 from rmqkit.errors import AccessRefused, AuthenticationFailed, NotFound, RmqkitError, SettingsError, Unreachable
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.settings import load_settings
-from tests.broker.versions import untyped
 from tests.conftest import Broker
+from tests.versions import untyped
 
 CANARY = "c4n4ry"
 
@@ -48,7 +49,8 @@ def test_a_virtual_host_is_seen_as_others_filled_it(broker: Broker, vhost_url: s
     assert own == [Exchange("e", "topic", False, True, True, {"alternate-exchange": "é"})]
     assert {each.name for each in topology.exchanges} >= {"amq.topic", "amq.match"}
     assert "" not in {each.name for each in topology.exchanges}
-    assert sorted(map(untyped, topology.queues), key=lambda each: each.name) == [
+    queues = [replace(each, arguments=untyped(each.arguments)) for each in topology.queues]
+    assert sorted(queues, key=lambda each: each.name) == [
         Queue("mine", durable=False, exclusive=True),
         Queue("q", arguments={"x-queue-type": "quorum", "x-list": [1, {"on": True}]}),
     ]

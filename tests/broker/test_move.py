@@ -20,9 +20,9 @@ from rmqkit.broker.fields import decode_properties, encode_properties
 from rmqkit.broker.frames import LazyOrigin
 from rmqkit.broker.ways import DIED, Way, finder
 from rmqkit.errors import NotFound
-from tests.broker.versions import major
 from tests.conftest import Broker
 from tests.faults.witness import bodies, declare, ready, within
+from tests.versions import major
 
 KEYS = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "parked"}
 

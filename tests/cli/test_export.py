@@ -135,7 +135,7 @@ def filled(vhost_channel: BlockingChannel, broker: Broker, vhost_url: str) -> No
 def test_what_the_broker_has_by_itself_is_left_out_and_named(live: Run) -> None:
     done = live("export")
     assert done.returncode == 0
-    assert done.stdout == (
+    assert done.stdout.replace("{type: classic}", "{}") == (  # RabbitMQ 4 writes the type out
         "exchanges:\n"
         "  orders: {type: topic, arguments: {alternate-exchange: gone}}\n\n"
         "queues:\n"

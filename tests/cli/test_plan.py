@@ -126,7 +126,7 @@ def test_what_is_extra_is_pruned_within_the_scope_and_nowhere_else(
     assert pruned.returncode == 0, pruned.stderr
     assert "4 deleted" in pruned.stderr
     assert set(outcomes(live("plan", orders, "--json")).values()) == {"unchanged"}
-    left = live("export").stdout
+    left = live("export").stdout.replace("{type: classic}", "{}")  # RabbitMQ 4 writes the type out
     assert "theirs: {}" in left
     assert "{source: orders, destination: theirs, routing_key: theirs}" in left
     assert "destination: amq.fanout" in left

@@ -23,6 +23,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.replacing import EXCHANGE, KEY, bind, bound_queue, killed_at, left_over, replaced, start, waiting
 from tests.faults.rounds import Ground, Progress, Result, meanwhile, publish, published, restart_after_kill
 from tests.faults.witness import within
+from tests.versions import untyped
 
 ROOT = Path(__file__).parents[2]
 APPLY = """
@@ -69,7 +70,7 @@ def differences(ground: Ground, file: Path) -> list[str]:
     }
     found = {
         "exchanges": [each["name"] for each in live["exchanges"]],
-        "queues": [(each["name"], each["arguments"]) for each in live["queues"] if each["name"] != name],
+        "queues": [(each["name"], untyped(each["arguments"])) for each in live["queues"] if each["name"] != name],
         "bindings": [(each["source"], each["destination"], each["routing_key"]) for each in live["bindings"]],
     }
     return [

@@ -42,10 +42,12 @@ def setting(node: Node, **values: int) -> Iterator[None]:
     names = list(values)
     before = [node.ctl("-q", "eval", f"application:get_env(rabbit, {name}).").stdout.strip() for name in names]
     for name, value in values.items():
-        assert node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).").returncode == 0
+        change = f"application:set_env(rabbit, {name}, {value}), persistent_term:put({name}, {value})."  # 3, and 4
+        assert node.ctl("eval", change).returncode == 0
     yield
     for name, old in zip(names, before, strict=True):
-        node.ctl("eval", f"application:set_env(rabbit, {name}, element(2, {old})).")
+        back = f"V = element(2, {old}), application:set_env(rabbit, {name}, V), persistent_term:put({name}, V)."
+        node.ctl("eval", back)
 
 
 @pytest.mark.parametrize("kind", ALARMS)
