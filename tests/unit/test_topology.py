@@ -163,6 +163,7 @@ def test_the_shipped_topologies_fit_together_and_are_found_by_name() -> None:
     assert list(shipped()) == [
         "headers",
         "offline",
+        "orders",
         "priority",
         "pubsub",
         "retry",
