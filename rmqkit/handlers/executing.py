@@ -30,6 +30,7 @@ from rmqkit.stop import Stop
 GRACE_S = 30.0  # how long commands may run on after a stop
 KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
 TELL_WITHIN_S = 0.02  # a command that has ended waits this long at most for others, to be acknowledged with them
+PLENTY = 8  # commands to be begun; with fewer, what has ended is acknowledged at once, so that the broker sends more
 _WAIT_S = 0.5  # a long wait, in slices: a signal that comes just before a wait does not end it
 VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit code; all others are failures
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # what Python ignores, a command should not
@@ -263,7 +264,7 @@ class _Crew:
                 self._done.put(self._executor.run(delivery, on_slow=self._tell))
             except BaseException as exc:  # noqa: BLE001 - raised again where the verdicts are taken
                 self._done.put(exc)
-            if self._waiting.empty() or time.monotonic() - self._told_s >= TELL_WITHIN_S:
+            if self._waiting.qsize() < PLENTY or time.monotonic() - self._told_s >= TELL_WITHIN_S:
                 self._tell()  # else the next command does, when it ends or turns out to be slow
 
     def _tell(self) -> None:

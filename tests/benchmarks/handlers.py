@@ -53,15 +53,16 @@ C_CLIENT = Contestant(
     ("amqp-consume", "--server=127.0.0.1", "--port={port}", "-q", QUEUE, "-c", "{count}", "cat"), whole=True,
 )  # fmt: skip
 EXEC = _consume("`--exec cat`", 2_000, "--exec", "cat")
+AHEAD = _consume("`--exec cat --prefetch 100`", 2_000, "--exec", "cat", "--prefetch", "100")
 EXEC_2 = _consume("`--exec cat --concurrency 2`", 2_000, "--exec", "cat", "--concurrency", "2")
 NOTHING = _consume("`--handler`, an empty function", 100_000, "--handler", "functions:nothing")
 WORK = _consume("`--handler`, a function that computes", 8_000, "--handler", "functions:work")
 WORK_2 = _consume("`--handler --workers 2`, the same function", 8_000, "--handler", "functions:work", "--workers", "2")
 SAVE = _consume("`--save-to`", 5_000, "--save-to", "{folder}/saved")
 FORWARD = _consume("`--to-queue`", 50_000, "--to-queue", TARGET)
-CONTESTANTS = (C_CLIENT, EXEC, EXEC_2, NOTHING, WORK, WORK_2, SAVE, FORWARD)
+CONTESTANTS = (C_CLIENT, EXEC, AHEAD, EXEC_2, NOTHING, WORK, WORK_2, SAVE, FORWARD)
 # The median rate must be so many times that of the other.
-RATIOS = ((EXEC, C_CLIENT, 1.0), (WORK_2, WORK, 1.5))
+RATIOS = ((EXEC_2, C_CLIENT, 1.0), (WORK_2, WORK, 1.5))
 LEAST = 30_000  # messages a second to an empty function
 
 
