@@ -74,7 +74,7 @@ def compete(place: Place) -> tuple[list[str], list[Judged]]:
     rates = measure(place.url, place.rounds)
     table = ["| 100,000 messages | median /s | slowest to fastest /s |", "|---|---:|---:|"]
     table += [rate_row(each, found) for each, found in rates.items()]
-    return table, [judge_ratio(rates, each, PUBLISH, NEEDED) for each in (DRAIN, REPLAY)]
+    return table, [judge_ratio(rates, DRAIN, PUBLISH, NEEDED)]
 
 
 if __name__ == "__main__":
