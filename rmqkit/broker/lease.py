@@ -20,7 +20,7 @@ from rmqkit.broker.channel import Channel
 from rmqkit.broker.frames import encode_nack
 from rmqkit.broker.settled import Settled
 
-PREFETCH, FIRST_PREFETCH, LEAST_PREFETCH = 2000, 20, 10
+PREFETCH, FIRST_PREFETCH, LEAST_PREFETCH = 6000, 20, 10
 PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
 _LOT, _LOTS = 32, 20  # how many messages are given back together, and how many times in a row
 _RETURN_S = 10.0  # what is not back in its queue by then may come back out of order

@@ -54,7 +54,9 @@ C_CLIENT = Contestant(
 )  # fmt: skip
 EXEC = _consume("`--exec cat`", 2_000, "--exec", "cat")
 AHEAD = _consume("`--exec cat --prefetch 100`", 2_000, "--exec", "cat", "--prefetch", "100")
-EXEC_2 = _consume("`--exec cat --concurrency 2`", 2_000, "--exec", "cat", "--concurrency", "2")
+EXEC_2 = _consume(
+    "`--exec cat --prefetch 100 --concurrency 2`", 2_000, "--exec", "cat", "--prefetch", "100", "--concurrency", "2"
+)
 NOTHING = _consume("`--handler`, an empty function", 100_000, "--handler", "functions:nothing")
 WORK = _consume("`--handler`, a function that computes", 8_000, "--handler", "functions:work")
 WORK_2 = _consume("`--handler --workers 2`, the same function", 8_000, "--handler", "functions:work", "--workers", "2")
