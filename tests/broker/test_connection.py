@@ -58,6 +58,7 @@ def _numbers(queue: str, amount: int) -> Iterator[Message]:
 # Declaring
 
 
+@pytest.mark.unguessed_api
 def test_applying_creates_every_kind_of_entity_and_a_second_time_changes_nothing(
     connection: rmqkit.Connection, channel: BlockingChannel, namespace: Any
 ) -> None:
@@ -128,6 +129,7 @@ def test_conflicts_are_reported_all_at_once_with_every_difference_and_nothing_is
         channel.queue_declare(fresh, passive=True)
 
 
+@pytest.mark.unguessed_api
 def test_a_queue_that_another_connection_holds_is_a_conflict(
     connection: rmqkit.Connection, channel: BlockingChannel, namespace: Any
 ) -> None:

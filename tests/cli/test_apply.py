@@ -43,6 +43,7 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
 
 
+@pytest.mark.unguessed_api
 def test_applying_says_what_it_did_and_twice_equals_once(
     run: Run, topology: Path, vhost_channel: BlockingChannel
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_dry_run_changes_nothing(run: Run, topology: Path, vhost_channel: Bloc
         vhost_channel.queue_declare("billing", passive=True)
 
 
+@pytest.mark.unguessed_api
 def test_the_report_is_json_when_asked_for(run: Run, topology: Path) -> None:
     expected = {"exchange orders": "create", "queue billing": "create", "queue stock": "create"}
     done = run("apply", "--json", topology)
@@ -96,6 +98,7 @@ def test_the_report_is_json_when_asked_for(run: Run, topology: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.unguessed_api
 def test_every_conflict_is_told_and_nothing_is_changed(
     run: Run, topology: Path, vhost_channel: BlockingChannel
 ) -> None:

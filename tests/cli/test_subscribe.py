@@ -162,6 +162,7 @@ def test_a_durable_subscription_waits_for_its_reader_until_it_is_removed(live: R
     assert live("unsubscribe", "ada").returncode == 5
 
 
+@pytest.mark.unguessed_api
 def test_only_a_subscription_is_removed_unless_it_is_forced(live: Run, vhost_url: str) -> None:
     assert live("apply", "topologies/topics.yaml").returncode == 0
     assert live("subscribe", "orders", "-r", "x", "--durable", "orders_audit", "--idle-timeout", "0").returncode == 0
@@ -200,6 +201,7 @@ def test_what_a_subscription_cannot_do_is_a_usage_error(more: list[str], live: R
     assert live("subscribe", "amq.topic", *more).returncode == 2
 
 
+@pytest.mark.unguessed_api
 def test_a_durable_subscription_does_without_the_http_api(vhost_url: str, vhost_channel: BlockingChannel) -> None:
     vhost_channel.exchange_declare("news", "topic")
     warnings: list[str] = []

@@ -37,6 +37,7 @@ def vhost_ground(vhost_url: str, ground: Ground) -> Ground:
     return ground
 
 
+@pytest.mark.unguessed_api
 def test_34_applying_killed_after_each_step_and_run_again_is_as_the_file_says(
     ground: Ground, dice: random.Random
 ) -> None:
