@@ -21,7 +21,7 @@ NOTE = "<!-- Written by docs/generate.py: do not edit. -->\n"
 
 def topology_reference() -> Iterator[str]:
     """Yield the page about topology files."""
-    from rmqkit.topology.schema import schema  # noqa: PLC0415 - a page needs no more than it documents
+    from rmqkit.topology.file.schema import schema  # noqa: PLC0415 - a page needs no more than it documents
 
     root = schema()
     definitions = root["$defs"]
@@ -41,7 +41,7 @@ def topology_reference() -> Iterator[str]:
 
 def testing_topologies() -> Iterator[str]:
     """Yield the page about scenarios."""
-    from rmqkit.topology.schema import SCENARIOS, schema  # noqa: PLC0415
+    from rmqkit.topology.file.schema import SCENARIOS, schema  # noqa: PLC0415
 
     root = schema(SCENARIOS)
     definitions = root["$defs"]
@@ -86,7 +86,7 @@ def _values(field: Mapping[str, Any]) -> str:
 
 def lint() -> Iterator[str]:
     """Yield the page about what lint finds: its rules, each with the examples that test it."""
-    from rmqkit.topology.lint import RULES  # noqa: PLC0415
+    from rmqkit.topology.lint.linter import RULES  # noqa: PLC0415
 
     yield (FOLDER / "lint.intro.md").read_text("utf-8")
     rows = [f"| [`{rule.code}`](#{rule.code}) | {rule.severity} | {rule.why} |" for rule in RULES.values()]
@@ -133,15 +133,15 @@ def _help(command: Any, path: str) -> str:
 
 def topologies() -> Iterator[str]:
     """Yield the page of pictures, one of each topology that comes with rmqkit."""
-    from rmqkit.topology.graph import drawing, languages  # noqa: PLC0415
-    from rmqkit.topology.loader import load  # noqa: PLC0415
-    from rmqkit.topology.shipped import shipped  # noqa: PLC0415
+    from rmqkit.topology.diagram import graph, mermaid_dot  # noqa: PLC0415
+    from rmqkit.topology.examples import example_names  # noqa: PLC0415
+    from rmqkit.topology.file.loader import load  # noqa: PLC0415
 
     yield "# Pictures\n\nThe topologies that come with rmqkit, as `rmqkit graph --format mermaid` draws them.\n"
-    for name, path in shipped().items():
+    for name, path in example_names().items():
         topology = load(path)
         yield f"## {name}\n\n{topology.description} ([{path.name}](../topologies/{path.name}))\n"
-        yield f"```mermaid\n{languages.mermaid(drawing.draw(topology))}```\n"
+        yield f"```mermaid\n{mermaid_dot.mermaid(graph.draw(topology))}```\n"
 
 
 PAGES: Mapping[str, Callable[[], Iterator[str]]] = {

@@ -1,16 +1,13 @@
 """A messaging toolkit for RabbitMQ: topologies in YAML, fast confirmed publishing, consumers that lose nothing.
 
-    import rmqkit
+import rmqkit
 
-    topology = rmqkit.load("topologies/work.yaml")
-    with rmqkit.connect("amqp://guest:guest@localhost:5672/") as connection:
-        connection.apply(topology)
-        connection.publish(rmqkit.Message(b"hello", routing_key="worker_queue"))
-        for delivery in connection.consume("worker_queue", count=1):
-            print(delivery.body)
-
-Comes in: nothing. Goes out: the public names, each listed once; they are imported when first used, so that a command
-that needs no broker does not pay for one.
+topology = rmqkit.load("topologies/work.yaml")
+with rmqkit.connect("amqp://guest:guest@localhost:5672/") as connection:
+connection.apply(topology)
+connection.publish(rmqkit.Message(b"hello", routing_key="worker_queue"))
+for delivery in connection.consume("worker_queue", count=1):
+print(delivery.body)
 """
 
 from __future__ import annotations
@@ -18,10 +15,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rmqkit.version import VERSION
+
 if TYPE_CHECKING:
-    from rmqkit.broker.connection import Connection, connect
-    from rmqkit.broker.consumer import Consumer
-    from rmqkit.broker.options import ApplyOptions, PublishOptions, Replay
+    from rmqkit.connection import Connection, connect
     from rmqkit.errors import (
         AccessRefused,
         AuthenticationFailed,
@@ -49,11 +46,13 @@ if TYPE_CHECKING:
         Unreachable,
         Unroutable,
     )
-    from rmqkit.handlers.handling import handle
+    from rmqkit.handlers.runner import handle
     from rmqkit.message import Delivery, Message, Properties, Verdict
-    from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Silence, Target, Topology
+    from rmqkit.messaging.consumer import Consumer
+    from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Suppression, Target, Topology
+    from rmqkit.options import ApplyOptions, PublishOptions, Replay
     from rmqkit.payload.contracts import compile_contract
-    from rmqkit.payload.stencils import fill
+    from rmqkit.payload.message_template import fill
     from rmqkit.plan import Difference, Outcome, Plan, Step
     from rmqkit.report import (
         Answer,
@@ -69,11 +68,11 @@ if TYPE_CHECKING:
     )
     from rmqkit.settings import Settings
     from rmqkit.stop import Stop
-    from rmqkit.topology.lint import Finding, lint
-    from rmqkit.topology.loader import load
+    from rmqkit.topology.file.loader import load
+    from rmqkit.topology.lint.linter import Finding, lint
     from rmqkit.topology.routing import Route, route
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AccessRefused",
@@ -128,9 +127,9 @@ __all__ = [
     "ServeReport",
     "Settings",
     "SettingsError",
-    "Silence",
     "Step",
     "Stop",
+    "Suppression",
     "Target",
     "Topology",
     "TopologyError",
@@ -148,7 +147,7 @@ __all__ = [
 ]
 
 # Where the names live, the cheapest to import first.
-_ROOMS = (
+_MODULES = (
     "errors",
     "message",
     "model",
@@ -157,20 +156,20 @@ _ROOMS = (
     "stop",
     "settings",
     "payload.contracts",
-    "topology.loader",
+    "topology.file.loader",
     "topology.routing",
-    "topology.lint",
-    "payload.stencils",
-    "broker.options",
-    "broker.connection",
-    "handlers.handling",
+    "topology.lint.linter",
+    "payload.message_template",
+    "options",
+    "connection",
+    "handlers.runner",
 )
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'rmqkit' has no attribute {name!r}")
-    rooms = (import_module(f"rmqkit.{room}") for room in _ROOMS)
-    value = next(getattr(room, name) for room in rooms if hasattr(room, name))
+    modules = (import_module(f"rmqkit.{module}") for module in _MODULES)
+    value = next(getattr(module, name) for module in modules if hasattr(module, name))
     globals()[name] = value  # the next use does not come here
     return value

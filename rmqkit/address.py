@@ -1,8 +1,5 @@
 """One broker, as one URL names it.
 
-Comes in: URLs. Goes out: an Address each, and how to be sure of what answers there. Room: below settings.
-Passwords stay out of every text made here, and so does each part of a URL that might be one.
-
 URLs follow https://www.rabbitmq.com/docs/uri-spec, with one decision: a trailing slash names the virtual host `/`, as
 no slash at all does, and as pika, Kombu and the Go client read it. To the letter it would be the virtual host with the
 empty name, which nobody means; `--vhost ""` still reaches it.

@@ -24,7 +24,7 @@
     └── HandlerError               what was to handle a delivery failed (exit 8)
         └── RemoteError            ... at the other end: the reply to a request says so
 
-Comes in: nothing. Goes out: exceptions, and `Problem`, one finding in an input. Room: the lowest.
+A `Problem` is one finding in an input, with its place and advice.
 """
 
 from __future__ import annotations

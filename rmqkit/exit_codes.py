@@ -1,7 +1,4 @@
-"""Which exit code an outcome has: one table, one pure function.
-
-Comes in: a report or an error. Goes out: the process exit code that `docs/exit-codes.md` documents. Room: the nouns.
-"""
+"""Which exit code an outcome has: one table, one pure function."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A message on its way out, a delivery on its way in, and what becomes of it.
-
-Comes in: nothing. Goes out: Message, Properties, Delivery, Verdict. Room: the nouns.
-"""
+"""A message on its way out, a delivery on its way in, and what becomes of it."""
 
 from __future__ import annotations
 

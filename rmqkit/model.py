@@ -1,8 +1,4 @@
-"""What a topology is made of, in RabbitMQ's own words.
-
-Comes in: nothing. Goes out: Contract, Retry, Exchange, Queue, Binding, Policy, Silence, Target and Topology, frozen.
-Room: the nouns.
-"""
+"""What a topology is made of, in RabbitMQ's own words."""
 
 from __future__ import annotations
 
@@ -116,7 +112,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class Suppression:
     """A finding of lint that somebody has looked at: its code, whose it is (a name, `*` for any part), and why."""
 
     code: str
@@ -157,4 +153,4 @@ class Topology:
     external_queues: tuple[str, ...] = ()
     policies: tuple[Policy, ...] = ()
     scope: tuple[str, ...] = ()
-    silences: tuple[Silence, ...] = ()
+    silences: tuple[Suppression, ...] = ()

@@ -1,7 +1,4 @@
-"""What applying a topology does, or would do: a step for each entity.
-
-Comes in: nothing. Goes out: Plan, Step, Outcome, Difference. Room: the nouns.
-"""
+"""What applying a topology does, or would do: a step for each entity."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Fixtures for pytest: a real RabbitMQ for the tests of your own services, and a virtual host of its own for each test.
 
-Comes in: `--rmqkit-url` or RMQKIT_TEST_URL, if there is a broker already, and the marker `rmqkit_topology`. Goes out:
-a node, URLs, connections. Room: beside `cli`.
-
 pytest imports this for every project where rmqkit is installed: what takes time to import is left to the fixtures.
 """
 
@@ -18,10 +15,10 @@ from uuid import uuid4
 import pytest
 
 if TYPE_CHECKING:
-    from rmqkit.broker.connection import Connection
-    from rmqkit.broker.management import Management
+    from rmqkit.connection import Connection
+    from rmqkit.http_api.client import HttpApiClient
     from rmqkit.model import Topology
-    from rmqkit.node import Node
+    from rmqkit.node.node import Node
     from rmqkit.settings import Settings
 
 URL_VARIABLE, API_URL_VARIABLE = "RMQKIT_TEST_URL", "RMQKIT_TEST_API_URL"
@@ -73,13 +70,13 @@ def _told(advice: str = "") -> Iterator[None]:
 @pytest.fixture(scope="session")
 def rmqkit_node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """Start a private RabbitMQ node, one for all workers of pytest-xdist; it ends with the session, killed or not."""
-    from rmqkit.node import Node  # noqa: PLC0415
-    from rmqkit.node.leash import leash  # noqa: PLC0415
+    from rmqkit.node.node import Node  # noqa: PLC0415
+    from rmqkit.node.reaper import reap_when_done  # noqa: PLC0415
 
     folder, wait_s = tmp_path_factory.getbasetemp(), 60.0
     if hasattr(request.config, "workerinput"):  # in the folder that all workers share; the last one ends the node
         folder, wait_s = folder.parent, 0.0
-    with leash(folder / "rmqkit", wait_s) as place:
+    with reap_when_done(folder / "rmqkit", wait_s) as place:
         node = Node(place / "node")
         with _told(f"To test on a broker that is there, name it by --rmqkit-url or {URL_VARIABLE}."):
             node.start(port=0)  # the first worker starts it, the others wait
@@ -97,23 +94,24 @@ def _rmqkit_broker(request: pytest.FixtureRequest) -> _Broker:
 
 
 @pytest.fixture(scope="session")
-def _rmqkit_management(_rmqkit_broker: _Broker) -> Management:
+def _rmqkit_management(_rmqkit_broker: _Broker) -> HttpApiClient:
     """Return the HTTP API of that broker, and surely of no other."""
-    from rmqkit.broker.link import Link  # noqa: PLC0415
+    from rmqkit.amqp.reconnect import ReconnectingConnection  # noqa: PLC0415
+    from rmqkit.http_api import client as http_api  # noqa: PLC0415
 
     with _told(
         "Each test gets a virtual host of its own, which AMQP cannot make. On a broker without the HTTP API use"
         " `rmqkit.connect` with names of your own; with no URL named, a private node is started, which has it."
     ):
-        link = Link(_rmqkit_broker.settings(), "pytest")
+        link = ReconnectingConnection(_rmqkit_broker.settings(), "pytest")
         try:
-            return link.management()
+            return http_api.connect(link)
         finally:
             link.close()
 
 
 @pytest.fixture
-def _rmqkit_virtual_host(_rmqkit_broker: _Broker, _rmqkit_management: Management) -> Iterator[_Broker]:
+def _rmqkit_virtual_host(_rmqkit_broker: _Broker, _rmqkit_management: HttpApiClient) -> Iterator[_Broker]:
     """Make a virtual host: a service has its fixed names in it all the same, and no other test sees them."""
     name = f"rmqkit-test-{uuid4().hex[:12]}"
     with _told():

@@ -1,8 +1,4 @@
-"""What an operation did, as numbers and outcomes that add up.
-
-Comes in: nothing. Goes out: PublishReport, ConsumeReport, MoveReport, Answer, ServeReport, QueueState,
-ScenarioReport; and any of them, or a Plan, as JSON. Room: the nouns.
-"""
+"""What an operation did, as numbers and outcomes that add up."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Which broker to talk to, and how.
-
-Comes in: URLs, flags, environment variables. Goes out: Settings, with an Address per broker URL. Room: below every
-room that connects. Passwords stay out of every text made here.
-"""
+"""Which broker to talk to, and how."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A request to stop, from a signal handler or another thread.
-
-Comes in: `request()`. Goes out: a flag, and a wake-up for whoever waits. Room: the nouns.
-"""
+"""A request to stop, from a signal handler or another thread."""
 
 from __future__ import annotations
 

@@ -32,10 +32,11 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
-from rmqkit.broker import management
 from rmqkit.errors import NodeError
-from rmqkit.node import Node, installation
-from rmqkit.node.leash import leash
+from rmqkit.http_api import client
+from rmqkit.node import installation
+from rmqkit.node.node import Node
+from rmqkit.node.reaper import reap_when_done
 
 # A machine that is busy with other tests is no finding: neither the time an example takes, nor that of making one.
 hypothesis.settings.register_profile("rmqkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -57,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[LACKING] = " ".join(_lacking())
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-")
-        _session.enter_context(leash(Path(os.environ[FOLDER])))
+        _session.enter_context(reap_when_done(Path(os.environ[FOLDER])))
 
 
 def _lacking() -> Iterator[str]:
@@ -73,7 +74,7 @@ def _lacking() -> Iterator[str]:
         except OSError:
             yield "http_api"
         else:
-            if urlsplit(broker.api_url).port == management.PORT:
+            if urlsplit(broker.api_url).port == client.PORT:
                 yield "unguessed_api"
 
 

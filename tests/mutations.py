@@ -1,8 +1,4 @@
-"""What fuzzers share: inputs that are nearly right, and the bounds that reading one must keep.
-
-Comes in: samples that are right. Goes out: hypothesis strategies. `RMQKIT_TEST_EXAMPLES` is how many examples a fuzzer
-tries; unset, it tries a few, the same each time.
-"""
+"""What fuzzers share: inputs that are nearly right, and the bounds that reading one must keep."""
 
 from __future__ import annotations
 

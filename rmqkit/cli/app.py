@@ -1,7 +1,4 @@
-"""The `rmqkit` command: a table of commands, each imported only when it is called.
-
-Comes in: the arguments. Goes out: an exit code. Room: cli.
-"""
+"""The `rmqkit` command: a table of commands, each imported only when it is called."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand
 
-from rmqkit.cli import failure
+from rmqkit.cli import error_output
 from rmqkit.cli.help import Command, Group
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """One command: `module:attribute` (a function, or a Typer with commands of its own) and what help says of it."""
 
     target: str
@@ -26,15 +23,15 @@ class Entry(NamedTuple):
 
 
 TOPOLOGIES, MESSAGES, BROKER = "Topologies", "Messages", "A broker of your own"
-COMMANDS: dict[str, Entry] = {
-    "validate": Entry(
-        "rmqkit.cli.validate:validate",
+COMMANDS: dict[str, CommandEntry] = {
+    "validate": CommandEntry(
+        "rmqkit.cli.commands.validate:validate",
         "Check topology files, and say what is suspicious in them.",
         TOPOLOGIES,
         ("rmqkit validate topologies/work.yaml", "rmqkit validate --strict orders.yaml audit.yaml"),
     ),
-    "route": Entry(
-        "rmqkit.cli.route:route",
+    "route": CommandEntry(
+        "rmqkit.cli.commands.route:route",
         "Say which queues a message reaches, and what becomes of it there.",
         TOPOLOGIES,
         (
@@ -42,68 +39,68 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit route topologies/headers.yaml -e documents -H format=pdf -H pages:=1",
         ),
     ),
-    "test": Entry(
-        "rmqkit.cli.test:run",
+    "test": CommandEntry(
+        "rmqkit.cli.commands.test:run",
         "Check that messages reach the queues that scenario files expect.",
         TOPOLOGIES,
         ("rmqkit test topologies/topics.test.yaml", "rmqkit test --live --junit results.xml topologies/*.test.yaml"),
     ),
-    "plan": Entry(
-        "rmqkit.cli.plan:plan",
+    "plan": CommandEntry(
+        "rmqkit.cli.commands.plan:plan",
         "Say what applying topology files would do, and change nothing.",
         TOPOLOGIES,
         ("rmqkit plan orders.yaml", "rmqkit plan --detailed-exit-code orders.yaml audit.yaml"),
     ),
-    "apply": Entry(
-        "rmqkit.cli.apply:apply",
+    "apply": CommandEntry(
+        "rmqkit.cli.commands.apply:apply",
         "Declare the exchanges, queues, bindings and policies of topology files.",
         TOPOLOGIES,
         ("rmqkit apply topologies/work.yaml", "rmqkit apply --dry-run orders.yaml audit.yaml"),
     ),
-    "graph": Entry(
-        "rmqkit.cli.graph:graph",
+    "graph": CommandEntry(
+        "rmqkit.cli.commands.graph:graph",
         "Draw a topology: as a tree, Mermaid, DOT or SVG.",
         TOPOLOGIES,
         ("rmqkit graph topologies/topics.yaml", "rmqkit graph orders.yaml -o orders.svg"),
     ),
-    "convert": Entry(
-        "rmqkit.cli.convert:convert",
+    "convert": CommandEntry(
+        "rmqkit.cli.commands.convert:convert",
         "Turn RabbitMQ's definitions into a topology file, or the reverse.",
         TOPOLOGIES,
         ("rmqkit convert definitions.json orders.yaml --vhost shop", "rmqkit convert orders.yaml orders.json"),
     ),
-    "destroy": Entry(
-        "rmqkit.cli.destroy:destroy",
+    "destroy": CommandEntry(
+        "rmqkit.cli.commands.destroy:destroy",
         "Remove what topology files declare, unless it is in use.",
         TOPOLOGIES,
         ("rmqkit destroy --dry-run orders.yaml", "rmqkit destroy orders.yaml"),
     ),
-    "export": Entry(
-        "rmqkit.cli.export:export",
+    "export": CommandEntry(
+        "rmqkit.cli.commands.export:export",
         "Write what a virtual host holds as a topology file.",
         TOPOLOGIES,
         ("rmqkit export -o live.yaml", "rmqkit export --format definitions --vhost shop -o shop.json"),
     ),
-    "diff": Entry(
-        "rmqkit.cli.diff:diff",
+    "diff": CommandEntry(
+        "rmqkit.cli.commands.diff:diff",
         "Say how two topologies differ: files, definitions or live brokers.",
         TOPOLOGIES,
         ("rmqkit diff orders.yaml amqp://localhost/shop", "rmqkit diff staging.json production.json --vhost shop"),
     ),
-    "status": Entry(
-        "rmqkit.cli.status:status",
+    "status": CommandEntry(
+        "rmqkit.cli.commands.status:status",
         "Show what queues hold, who reads them, and how fast.",
         TOPOLOGIES,
         ("rmqkit status", "rmqkit status orders.yaml --watch"),
     ),
-    "schema": Entry(
-        "rmqkit.cli.schema:schema",
+    "schema": CommandEntry(
+        "rmqkit.cli.commands.schema:schema",
         "Print the JSON Schema of a topology file, for editors.",
         TOPOLOGIES,
         ("rmqkit schema > topology.schema.json", "rmqkit schema scenarios > scenarios.schema.json"),
     ),
-    "publish": Entry(
-        "rmqkit.cli.publish:publish",
+    "publish": CommandEntry(
+        "rmqkit.cli.commands.publish:publish",
         "Publish messages, each persistent and confirmed.",
         MESSAGES,
         (
@@ -112,8 +109,8 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit publish -e orders -r order.eu.paid --lines orders.jsonl",
         ),
     ),
-    "consume": Entry(
-        "rmqkit.cli.consume:consume",
+    "consume": CommandEntry(
+        "rmqkit.cli.commands.consume:consume",
         "Consume a queue: print, save, run a command, call a function, forward; then acknowledge.",
         MESSAGES,
         (
@@ -123,8 +120,8 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit consume events --offset first --idle-timeout 1",
         ),
     ),
-    "subscribe": Entry(
-        "rmqkit.cli.subscribe:subscribe",
+    "subscribe": CommandEntry(
+        "rmqkit.cli.commands.subscribe:subscribe",
         "Print what an exchange routes, through a queue of its own or one that is kept.",
         MESSAGES,
         (
@@ -134,14 +131,14 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit subscribe letters --durable mailbox_ada",
         ),
     ),
-    "unsubscribe": Entry(
-        "rmqkit.cli.subscribe:unsubscribe",
+    "unsubscribe": CommandEntry(
+        "rmqkit.cli.commands.subscribe:unsubscribe",
         "Remove the queue of a durable subscription.",
         MESSAGES,
         ("rmqkit unsubscribe mailbox_ada", "rmqkit unsubscribe mailbox_ada --force"),
     ),
-    "move": Entry(
-        "rmqkit.cli.move:move",
+    "move": CommandEntry(
+        "rmqkit.cli.commands.move:move",
         "Move messages: replay a dead-letter queue, drain one queue into another.",
         MESSAGES,
         (
@@ -150,8 +147,8 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit move old_orders --to-queue orders",
         ),
     ),
-    "call": Entry(
-        "rmqkit.cli.call:call",
+    "call": CommandEntry(
+        "rmqkit.cli.commands.call:call",
         "Send requests to a server, and print its replies.",
         MESSAGES,
         (
@@ -160,8 +157,8 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit call rpc_requests --lines numbers.txt --window 100",
         ),
     ),
-    "serve": Entry(
-        "rmqkit.cli.serve:serve",
+    "serve": CommandEntry(
+        "rmqkit.cli.commands.serve:serve",
         "Answer requests with a command or a Python function.",
         MESSAGES,
         (
@@ -170,14 +167,14 @@ COMMANDS: dict[str, Entry] = {
             "rmqkit serve pictures --exec 'convert - -resize 50% -' --content-type image/jpeg --timeout 30",
         ),
     ),
-    "broker": Entry(
-        "rmqkit.cli.broker:app",
+    "broker": CommandEntry(
+        "rmqkit.cli.commands.broker:app",
         "Start and stop a private RabbitMQ node, on loopback only.",
         BROKER,
         ("rmqkit broker start", 'eval "$(rmqkit broker env)"'),
     ),
-    "demo": Entry(
-        "rmqkit.cli.demo:demo",
+    "demo": CommandEntry(
+        "rmqkit.cli.commands.demo:demo",
         "Show a messaging pattern at work, from topology to lost and found.",
         BROKER,
         ("rmqkit demo", "rmqkit demo topics", "rmqkit demo rpc --count 1000 --workers 5"),
@@ -225,9 +222,9 @@ class LazyGroup(Group):
 
 def _version(value: bool) -> None:  # noqa: FBT001 - Typer calls it
     if value:
-        from rmqkit import __version__  # noqa: PLC0415
+        from rmqkit.version import VERSION  # noqa: PLC0415
 
-        typer.echo(f"rmqkit {__version__}")
+        typer.echo(f"rmqkit {VERSION}")
         raise typer.Exit
 
 
@@ -249,4 +246,4 @@ def rmqkit(
 
 def main() -> None:
     """Run the command line, and exit."""
-    sys.exit(failure.run(lambda: typer.main.get_command(app)(prog_name="rmqkit"), sys.argv[1:]))
+    sys.exit(error_output.run(lambda: typer.main.get_command(app)(prog_name="rmqkit"), sys.argv[1:]))

@@ -1,7 +1,4 @@
-"""A text becomes a file, whole or not at all.
-
-Comes in: a path, and a text. Goes out: the file, or standard output. Room: cli.
-"""
+"""A text becomes a file, whole or not at all."""
 
 from __future__ import annotations
 

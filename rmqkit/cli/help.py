@@ -1,7 +1,5 @@
 """Help texts: plain, grouped, with examples.
 
-Comes in: a command's parameters. Goes out: its help. Room: cli.
-
 Typer's boxed help would import rich and Markdown with it, and take three times as long as the rest of `rmqkit --help`.
 """
 

@@ -1,7 +1,4 @@
-"""The options that commands share, and how they become one typed object.
-
-Comes in: what Typer parsed. Goes out: Settings, a Connection. Room: cli.
-"""
+"""The options that commands share, and how they become one typed object."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from rmqkit.errors import SettingsError
 from rmqkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from rmqkit.broker.connection import Connection
+    from rmqkit.connection import Connection
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report, or the error, as JSON.")]
 
@@ -34,7 +31,7 @@ _option = functools.partial(option, panel="Connection")
 
 
 @dataclass(frozen=True, slots=True)
-class Broker:
+class ConnectionOptions:
     """Which broker, as the options of every command that talks to one say."""
 
     url: Annotated[
@@ -129,7 +126,7 @@ def _ask(address: Address) -> str:
 
 def connect(settings: Settings) -> Connection:
     """Connect; with nobody at the default address, say where a node of ours runs."""
-    from rmqkit.broker.connection import Connection  # noqa: PLC0415 - start-up time: pika
+    from rmqkit.connection import Connection  # noqa: PLC0415 - start-up time: pika
     from rmqkit.errors import Unreachable  # noqa: PLC0415
 
     try:

@@ -1,7 +1,5 @@
 """What a command says, and where: data to standard output, notes and errors to standard error.
 
-Comes in: text, tables, reports. Goes out: lines on the two streams, coloured on a terminal alone. Room: cli.
-
 Text that came with a message or from a broker may hold control characters; `safe` makes them harmless for a terminal.
 A reader that has gone (`rmqkit schema | head -1`) is no error here: nothing that is printed is a message.
 """

@@ -1,7 +1,4 @@
-"""The options of `rmqkit publish`, in groups.
-
-Comes in: what Typer parsed. Goes out: Inputs, a Target, Properties. Room: cli.
-"""
+"""The options of `rmqkit publish`, in groups."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from rmqkit.cli.options import option
 from rmqkit.payload.formats import Format
 
 if TYPE_CHECKING:
-    from rmqkit.cli.intake import Inputs
+    from rmqkit.cli.publish_input import InputChoice
     from rmqkit.message import Properties
     from rmqkit.model import Target
 
@@ -111,11 +108,11 @@ class InputOptions:
     ] = None
     format: Annotated[Format | None, _input("--format", help="What every body has to be: it is checked.")] = None
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> InputChoice:
         """Return what was named; raise a usage error for what does not go together."""
-        from rmqkit.cli.intake import Contradiction, Inputs  # noqa: PLC0415 - start-up time
+        from rmqkit.cli.publish_input import Contradiction, InputChoice  # noqa: PLC0415 - start-up time
 
-        inputs = Inputs(
+        inputs = InputChoice(
             tuple(self.payloads or ()),
             tuple(self.file),
             self.lines,
@@ -184,7 +181,7 @@ class RequestOptions:
 
     def properties(self) -> Properties:
         """Return the properties; raise PayloadError."""
-        from rmqkit.cli.intake import header_table, moment  # noqa: PLC0415 - start-up time
+        from rmqkit.cli.publish_input import header_table, moment  # noqa: PLC0415 - start-up time
         from rmqkit.message import Properties  # noqa: PLC0415
 
         return Properties(

@@ -1,1 +1,1 @@
-"""What happens to a delivery."""
+"""One module for each thing that may happen to a delivery; runner drives them."""

@@ -1,7 +1,5 @@
 """What every way to handle deliveries has in common: they come in batches, and go out with a verdict.
 
-Comes in: a source of deliveries. Goes out: Settled, as soon as the verdict is known. Room: handlers.
-
     deliveries -source.batches-> Handler.handle -Settled-> consumer.settle
 
 A handler settles nothing itself: what it does not yield, because it was stopped or raised, goes back to the queue.
@@ -17,7 +15,7 @@ from rmqkit.message import Delivery, Verdict
 from rmqkit.stop import Stop
 
 
-class Settled(NamedTuple):
+class HandledBatch(NamedTuple):
     """Deliveries whose verdict is known, in any order; `failure` says why handling failed (empty: it did not).
 
     `detail` may hold a piece of the body: it is for the headers of the message, and never printed.
@@ -45,7 +43,7 @@ class Source(Protocol):
 class Handler(Protocol):
     """Something that handles deliveries; several threads may each call `handle`, with a source of their own."""
 
-    def handle(self, source: Source, stop: Stop) -> Iterator[Settled]:
+    def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
         """Handle what comes until the source ends; after a requested stop finish what was begun, and no more.
 
         Raises RmqkitError when it cannot go on.

@@ -1,7 +1,5 @@
 """Several private nodes that are one cluster: what a rack of machines would be, on one.
 
-Comes in: a folder, a number of nodes. Goes out: running nodes that know each other. Room: node.
-
 Each node has a folder in the cluster's, and ports of its own; they share the cookie and one `epmd`, which tells each
 where the others are. They find the first one by RabbitMQ's own peer discovery, by its name
 (https://www.rabbitmq.com/docs/cluster-formation#peer-discovery-classic-config).
@@ -23,8 +21,9 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from rmqkit.errors import NodeError
-from rmqkit.node import Node, NodeStatus, await_mapper, default_folder, installation, locked
+from rmqkit.node import installation
 from rmqkit.node.installation import Identity
+from rmqkit.node.node import Node, NodeStatus, await_mapper, default_folder, locked
 from rmqkit.node.ports import free
 from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_until
 
@@ -56,7 +55,7 @@ class ClusterStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class _Memory:
+class ClusterState:
     """What outlives the command that started the cluster, as JSON in its folder; `formed` once it was whole."""
 
     size: int = 0
@@ -142,7 +141,7 @@ class Cluster:
         views = (_ask(node, path) for node in self.nodes)
         return next((str(view["leader"]) for view in views if isinstance(view, dict) and view.get("leader")), "")
 
-    def _start(self, memory: _Memory, port: int | None, timeout_s: float) -> None:
+    def _start(self, memory: ClusterState, port: int | None, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         if not memory.epmd.alive():
             memory = self._launch_mapper(memory)
@@ -180,7 +179,7 @@ class Cluster:
                 raise failures[0]
             port = None  # the nodes have theirs
 
-    def _launch_mapper(self, memory: _Memory) -> _Memory:
+    def _launch_mapper(self, memory: ClusterState) -> ClusterState:
         found, port = installation.find(), free(memory.epmd_port)
         with uninterrupted():
             epmd = spawn(found.mapper(port), {}, self.folder / "epmd.log")
@@ -206,14 +205,14 @@ class Cluster:
     def _memory_file(self) -> Path:
         return self.folder / "cluster.json"
 
-    def _recall(self) -> _Memory:
+    def _recall(self) -> ClusterState:
         try:
             kept = json.loads(self._memory_file.read_text())
-            return _Memory(**kept | {"epmd": Process(**kept["epmd"])})
+            return ClusterState(**kept | {"epmd": Process(**kept["epmd"])})
         except (OSError, ValueError, KeyError, TypeError):  # never started, or not by us
-            return _Memory()
+            return ClusterState()
 
-    def _remember(self, memory: _Memory) -> None:
+    def _remember(self, memory: ClusterState) -> None:
         new = self._memory_file.with_suffix(".new")
         new.write_text(json.dumps(asdict(memory), indent=2))
         new.replace(self._memory_file)

@@ -1,7 +1,4 @@
-"""Where RabbitMQ is installed, and the environment and files that keep a node of it to itself.
-
-Comes in: this machine, a node's folder and ports. Goes out: paths, environment variables, file contents. Room: node.
-"""
+"""Where RabbitMQ is installed, and the environment and files that keep a node of it to itself."""
 
 from __future__ import annotations
 

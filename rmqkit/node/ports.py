@@ -1,7 +1,4 @@
-"""Free TCP ports of this machine's loopback address.
-
-Comes in: what is wanted, what was used last. Goes out: Ports. Room: node.
-"""
+"""Free TCP ports of this machine's loopback address."""
 
 from __future__ import annotations
 

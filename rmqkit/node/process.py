@@ -1,7 +1,4 @@
-"""A process of our own: started detached, known again later, ended, and never mistaken for another.
-
-Comes in: a command. Goes out: a Process that can be remembered in a file. Room: node.
-"""
+"""A process of our own: started detached, known again later, ended, and never mistaken for another."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Where messages come from, and what their bodies are."""
+"""Input to messages, and checks of their bodies."""

@@ -1,23 +1,18 @@
 """Whether a body keeps its contract: JSON as a JSON Schema says, or XML as an XML Schema (XSD) says.
 
-Comes in: contracts, once; then bodies. Goes out: nothing, or a PayloadError with the place of each fault and the rule
-that is broken, and never a piece of the body. Room: payload; `json_schema` and `xml_schema` know the libraries.
-
 A schema may refer to files beside it, in its folder or below. Nothing else is read, and nothing from a network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Literal
 
 from rmqkit.errors import Location, PayloadError, SettingsError
 from rmqkit.message import Message
 from rmqkit.model import Contract
-
-Check = Callable[[bytes, Location], None]
-"""Refuses a body that is not what it should be; the place is that of its first byte. Raises PayloadError."""
+from rmqkit.payload.formats import Check
 
 _FORMATS: dict[str, Literal["json", "xml"]] = {".json": "json", ".xsd": "xml"}
 

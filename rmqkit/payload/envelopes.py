@@ -1,7 +1,5 @@
 """A message as one line of JSON, and back, byte for byte.
 
-Comes in: deliveries, or lines of JSON. Goes out: lines of JSON, or messages. Room: payload.
-
     {"exchange": "", "routing_key": "orders", "headers": {"n": 1}, "delivery_mode": 2, "consumer_tag": "ctag1",
      "redelivered": false, "received_at": "2026-01-31T12:00:00.123456Z", "body": "hi"}
 
@@ -21,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import Delivery, Message, Origin, Properties
-from rmqkit.payload import formats, properties, tagged
+from rmqkit.payload import amqp_json, formats, properties
 
 _PROPERTIES = tuple(field.name for field in fields(Properties))
 _OF_A_DELIVERY = ("consumer_tag", "redelivered", "malformed")  # told by `consume`; nothing to publish
@@ -39,7 +37,7 @@ class Envelope(NamedTuple):
     where: Location
 
 
-class Writer:
+class EnvelopeWriter:
     """Deliveries to envelopes; what deliveries of one origin share is written once."""
 
     def __init__(self) -> None:
@@ -62,7 +60,7 @@ def _head(origin: Origin) -> bytes:
     for name in _PROPERTIES:
         value = getattr(origin.properties, name)
         if value is not None or name == "delivery_mode":
-            shared[name] = tagged.format_timestamp(value) if name == "timestamp" else tagged.to_json(value)
+            shared[name] = amqp_json.format_timestamp(value) if name == "timestamp" else amqp_json.to_json(value)
     shared["consumer_tag"] = origin.consumer_tag
     if origin.malformed:
         shared["malformed"] = origin.malformed
@@ -76,7 +74,7 @@ def _body(body: bytes) -> bytes:
         return b'"body_base64": "%s"' % base64.b64encode(body)
 
 
-class Reader:
+class EnvelopeReader:
     """Envelopes to messages; equal properties become one object, which is checked and marshalled once.
 
     `folder` holds the files that envelopes name; None refuses such envelopes.
@@ -102,7 +100,7 @@ class Reader:
             properties.check_target(exchange, routing_key)
             message = Message(self._body(envelope), routing_key, exchange, self._properties(envelope))
             moment = envelope.get("received_at")
-            received_at = None if moment is None else tagged.parse_timestamp(moment)
+            received_at = None if moment is None else amqp_json.parse_timestamp(moment)
         except (ValueError, PayloadError) as exc:
             _refuse(where, str(exc))
         return Envelope(message, not envelope.keys().isdisjoint(("exchange", "routing_key")), received_at, where)
@@ -113,7 +111,7 @@ class Reader:
             raise ValueError("an envelope has either 'body' or 'body_base64', or 'body_file' in a folder")
         value = envelope[given[0]]
         if given[0] == "body_base64":
-            return tagged.parse_base64(value)
+            return amqp_json.parse_base64(value)
         if not isinstance(value, str):
             raise ValueError(f"'{given[0]}' has to be text; JSON goes in as text too, with its quotes escaped")  # noqa: TRY004
         return value.encode() if given[0] == "body" else self._read_file(value)
@@ -133,9 +131,9 @@ class Reader:
         written = repr(values)  # as text: 1, 1.0 and true are equal in Python, and three types on the wire
         if written != self._last_written:
             if values.get("headers") is not None:
-                values["headers"] = tagged.from_json(values["headers"])
+                values["headers"] = amqp_json.from_json(values["headers"])
             if values.get("timestamp") is not None:
-                values["timestamp"] = tagged.parse_timestamp(values["timestamp"])
+                values["timestamp"] = amqp_json.parse_timestamp(values["timestamp"])
             found = Properties(**values)
             properties.check(found)
             self._last, self._last_written = found, written

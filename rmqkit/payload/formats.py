@@ -1,19 +1,19 @@
-"""JSON, XML, text or binary: what a body is called on the wire, and whether it is what it is called.
-
-Comes in: body bytes, and a format or a file's name. Goes out: a content type, or a PayloadError with line and column;
-never a changed byte, and never a piece of the body in an error. Room: payload; `strict_json` has the rules for JSON.
-"""
+"""JSON, XML, text or binary: what a body is called on the wire, and whether it is what it is called."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple, NoReturn
 
+from rmqkit import json_text
 from rmqkit.errors import Location, PayloadError, Problem
-from rmqkit.payload import strict_json
+
+Check = Callable[[bytes, Location], None]
+"""Refuses a body that is not what it should be; the place is that of its first byte. Raises PayloadError."""
 
 
 class Format(Enum):
@@ -77,7 +77,7 @@ def check(body: bytes, format: Format | None, where: Location) -> None:  # noqa:
 def check_json(body: bytes, where: Location) -> str:
     """Refuse what RFC 8259 forbids, and what parsers disagree on; return the text.
 
-    Raises PayloadError: see `strict_json.find_fault`.
+    Raises PayloadError: see `json_text.find_fault`.
     """
     text = decode(body, where, "JSON")
     if len(text) > _SMALL:
@@ -95,13 +95,13 @@ def read_json(body: bytes, where: Location) -> tuple[str, Any]:
 
 def _read_json(text: str, where: Location) -> Any:
     with suppress(ValueError, RecursionError):
-        return strict_json.read(text)
+        return json_text.read(text)
     _check_json(text, where)
     return json.loads(text)
 
 
 def _check_json(text: str, where: Location) -> None:
-    if fault := strict_json.find_fault(text):
+    if fault := json_text.find_fault(text):
         refuse(text[: fault.position], where, f"not JSON: {fault.message}")
 
 

@@ -1,7 +1,5 @@
 """JSON Schemas: the one module that knows jsonschema-rs.
 
-Comes in: a schema file, once; then bodies. Goes out: what checks them. Room: payload.
-
 Draft 2020-12, or what `$schema` says (https://json-schema.org/specification); `format` is checked too, in every draft.
 """
 
@@ -16,10 +14,11 @@ from urllib.parse import urljoin
 
 from jsonschema_rs import ValidationError, Validator, validator_for
 
+from rmqkit import json_text
 from rmqkit.errors import Location, PayloadError, Problem
-from rmqkit.payload import formats, strict_json
-from rmqkit.payload.contracts import Check
-from rmqkit.payload.schema_folder import SchemaFolder
+from rmqkit.payload import formats
+from rmqkit.payload.formats import Check
+from rmqkit.payload.schema_files import SchemaFiles
 
 MAX_PROBLEMS = 20  # that are told of one body
 _UNWANTED = ("additionalProperties", "unevaluatedProperties")
@@ -39,7 +38,7 @@ class _Compiler:
     """Reads a schema and those it refers to, all of them without a fault."""
 
     def __init__(self, file: Path) -> None:
-        self._folder = SchemaFolder(file)
+        self._folder = SchemaFiles(file)
         self._texts: set[str] = set()
         self._base = ""
 
@@ -55,7 +54,7 @@ class _Compiler:
             if not folder.problems:
                 folder.refuse(file, _in_short(getattr(exc, "message", str(exc)).partition("\n")[0]))
         folder.raise_problems()
-        return _Checker(validator, frozenset(self._texts)).check
+        return _JsonSchemaChecker(validator, frozenset(self._texts)).check
 
     def _retrieve(self, uri: str) -> Any:
         """Return a schema that is referred to. The library makes an error of its own of what this raises."""
@@ -81,7 +80,7 @@ class _Compiler:
             self._folder.refuse(file, "its $schema is not known", f"Write {_NEWEST}, or leave it out for that.")
             return None
         for fault in faults:
-            place = formats.place(text[: strict_json.position_of(text, fault.instance_path)], Location(str(file)))
+            place = formats.place(text[: json_text.position_of(text, fault.instance_path)], Location(str(file)))
             self._folder.problems.append(Problem(place, f"not a JSON Schema: {_in_short(fault.message)}"))
         self._texts.update(_texts(schema))
         return schema
@@ -93,7 +92,7 @@ def _dialect(schema: Any) -> Validator:
     return validator_for({"$schema": name, "$ref": name}, validate_formats=True, offline=True)
 
 
-class _Checker:
+class _JsonSchemaChecker:
     """A compiled schema, and all texts in it, which an error may show."""
 
     def __init__(self, validator: Validator, texts: frozenset[str]) -> None:
@@ -109,7 +108,7 @@ class _Checker:
 
     def _problem(self, text: str, where: Location, error: ValidationError) -> Problem:
         path = error.instance_path + _unwanted(error)
-        place = formats.place(text[: strict_json.position_of(text, path)], where)
+        place = formats.place(text[: json_text.position_of(text, path)], where)
         return Problem(place, f"{self._pointer(path)} breaks the rule {_rule(error)}")
 
     def _pointer(self, path: list[str | int]) -> str:

@@ -1,8 +1,4 @@
-"""Whether AMQP 0-9-1 can carry what a message says about itself: our own check, before any encoder asserts.
-
-Comes in: Properties, names and `-H` arguments. Goes out: nothing, or a PayloadError that names each faulty property.
-Room: payload. Ranges are the wire's (AMQP 0-9-1 section 4.2.5, with RabbitMQ's errata) and never stricter than it.
-"""
+"""Whether AMQP 0-9-1 can carry what a message says about itself: our own check, before any encoder asserts."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from typing import Any
 
 from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Properties
-from rmqkit.payload import formats, tagged
+from rmqkit.payload import amqp_json, formats
 
 MAX_SHORT_STRING_BYTES = 255
 MAX_EXPIRATION_MS = 2**32 - 1  # RabbitMQ refuses more (rabbit_misc:check_expiry)
@@ -77,7 +73,7 @@ def parse_typed(name: str, text: str) -> Any:
     """Read the JSON of a header as `name:=JSON` has it. Raises PayloadError."""
     where = Location(f"header {name!r}")
     try:
-        return tagged.from_json(json.loads(formats.check_json(text.encode("utf-8", "surrogateescape"), where)))
+        return amqp_json.from_json(json.loads(formats.check_json(text.encode("utf-8", "surrogateescape"), where)))
     except ValueError as exc:
         raise PayloadError(f"Header {name!r}: {exc}") from exc
 

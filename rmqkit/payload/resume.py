@@ -1,8 +1,5 @@
 """How far a run of publishing came, so that the next one goes on from there.
 
-Comes in: which record each message was made of, and its fate. Goes out: a small file, and where to go on.
-Room: payload.
-
 Fates come out of order. The mark is the place before which every record is confirmed, or noted as failed; what is
 noted is sent again first. A message whose fate is unknown keeps the mark before it. The file is replaced in one step,
 on the disk before it has its name, and names the input by a hash of all before the mark: a file that grew is the same
@@ -26,7 +23,7 @@ from typing import Any, NoReturn
 
 from rmqkit.errors import OutputError, PayloadError
 from rmqkit.message import Message
-from rmqkit.payload.streams import Place, Stream
+from rmqkit.payload.input_stream import InputPosition, InputStream
 from rmqkit.report import Fate
 
 MAX_FAILED = 1000  # failures noted; the mark stays before the next one
@@ -35,7 +32,7 @@ SAVE_EVERY_S = 1.0
 _HASHED_BYTES = 1024 * 1024
 _ADVICE = "Name another file to --resume, or remove this one to publish everything from the beginning."
 
-Read = Callable[[Place], Iterator[Message | None]]  # the messages of an input, from a place on
+Read = Callable[[InputPosition], Iterator[Message | None]]  # the messages of an input, from a place on
 
 
 class Mark:
@@ -45,17 +42,17 @@ class Mark:
     those noted before, then all from `place` on.
     """
 
-    def __init__(self, place: Place, failed: dict[int, Place], most: int = MAX_FAILED) -> None:
+    def __init__(self, place: InputPosition, failed: dict[int, InputPosition], most: int = MAX_FAILED) -> None:
         self.place = place
         self._most = most
         self._noted = failed
         self._first = self._next = place.n
         self._taken = 0
-        self._open: dict[int, tuple[Place, Place]] = {}  # index of a message -> its record, from and to
-        self._ends: dict[int, Place] = {}  # number of a record beyond the mark, settled -> its end
+        self._open: dict[int, tuple[InputPosition, InputPosition]] = {}  # index of a message -> its record, from and to
+        self._ends: dict[int, InputPosition] = {}  # number of a record beyond the mark, settled -> its end
 
     @property
-    def failed(self) -> dict[int, Place]:
+    def failed(self) -> dict[int, InputPosition]:
         """Return what failed and is behind the mark: what is beyond it is sent again anyhow."""
         return {n: place for n, place in self._noted.items() if n < self.place.n}
 
@@ -64,7 +61,7 @@ class Mark:
         """Count the records beyond the mark that were taken."""
         return self._next - self.place.n
 
-    def take(self, begin: Place, end: Place) -> None:
+    def take(self, begin: InputPosition, end: InputPosition) -> None:
         """Note the record of the message sent next."""
         self._open[self._taken] = (begin, end)
         self._taken += 1
@@ -93,9 +90,9 @@ class _State:
 
     job: str  # what is read, and where it goes
     status: str  # running, stopped or done
-    place: Place
+    place: InputPosition
     sha256: str  # of all before the place
-    failed: tuple[Place, ...] = ()
+    failed: tuple[InputPosition, ...] = ()
     doubtful: int = 0
 
 
@@ -108,13 +105,13 @@ class Resume:
     read.
     """
 
-    def __init__(self, path: str, job: str, stream: Stream, read: Read) -> None:
+    def __init__(self, path: str, job: str, stream: InputStream, read: Read) -> None:
         self._path, self._job, self._stream, self._read = Path(path), job, stream, read
         self._hash, self._hashed = hashlib.sha256(), 0
         if not stream.rereadable:
             raise PayloadError(f"{stream.name}: --resume needs a file, which can be read again")
         self._unlock = self._lock()
-        found = _load(self._path) or _State(job, "stopped", Place(), self._hash.hexdigest())
+        found = _load(self._path) or _State(job, "stopped", InputPosition(), self._hash.hexdigest())
         if found.job != job:
             self._refuse(f"it is of a run that publishes {found.job}, and this one publishes {job}")
         if self._digest(found.place) != found.sha256:
@@ -127,7 +124,7 @@ class Resume:
         self._unsaved, self._saved_s = 0, 0.0
 
     @property
-    def place(self) -> Place:
+    def place(self) -> InputPosition:
         """Return the place of the mark."""
         return self._mark.place
 
@@ -147,10 +144,10 @@ class Resume:
                     break
         yield from self._from(self._begin)
 
-    def _from(self, begin: Place) -> Iterator[Message | None]:
+    def _from(self, begin: InputPosition) -> Iterator[Message | None]:
         for message in self._read(begin):
             if message is not None:
-                end = Place(self._stream.offset, self._stream.line, begin.n + 1)
+                end = InputPosition(self._stream.offset, self._stream.line, begin.n + 1)
                 self._mark.take(begin, end)
                 begin = end
             yield message
@@ -220,7 +217,7 @@ class Resume:
                 part.unlink(missing_ok=True)
             raise
 
-    def _digest(self, place: Place) -> str:
+    def _digest(self, place: InputPosition) -> str:
         """Hash the input up to a place, which only ever moves on."""
         while self._hashed < place.offset:
             data = self._stream.read_at(self._hashed, min(_HASHED_BYTES, place.offset - self._hashed))
@@ -230,7 +227,7 @@ class Resume:
             self._hashed += len(data)
         return self._hash.hexdigest()
 
-    def _after_line_end(self, place: Place) -> Place:
+    def _after_line_end(self, place: InputPosition) -> InputPosition:
         """Return the place after the end of a line that had none when it was published, if it has one by now."""
         if not place.offset or self._stream.read_at(place.offset - 1, 1) == b"\n":
             return place
@@ -272,8 +269,8 @@ def _load(path: Path) -> _State | None:
         raise PayloadError(f"{path} is no state of a run", advice=advice) from None
 
 
-def _place(kept: Any, last: Place | None = None) -> Place:
-    place = Place(*(operator.index(kept[name]) for name in Place._fields))
+def _place(kept: Any, last: InputPosition | None = None) -> InputPosition:
+    place = InputPosition(*(operator.index(kept[name]) for name in InputPosition._fields))
     if min(place) < 0 or (last is not None and place > last):
         raise ValueError("nowhere in what was published")
     return place

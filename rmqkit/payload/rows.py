@@ -1,7 +1,5 @@
 """Rows: CSV with a header line, or JSON lines.
 
-Comes in: lines. Goes out: rows, whose fields are text in CSV and what JSON makes of them in JSON lines. Room: payload.
-
 CSV is that of RFC 4180, in UTF-8: commas, double quotes around what holds a comma, a quote or a line's end, and a quote
 in there written twice. JSON lines are objects. Which of the two it is, the name says, or else the first character: a
 `{` begins JSON. Empty lines are no rows.
@@ -36,7 +34,7 @@ class Row(NamedTuple):
         return json.dumps(self.fields, ensure_ascii=False).encode() if self.line is None else self.line
 
 
-class Reader:
+class RowReader:
     """Lines to rows. `names` are the fields that all rows have, none for JSON lines; None until that is known."""
 
     def __init__(self, name: str) -> None:

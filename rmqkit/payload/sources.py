@@ -1,7 +1,5 @@
 """Where messages come from: arguments, numbers, files and folders, lines; envelopes and rows have modules of their own.
 
-Comes in: what the user named. Goes out: an iterable of messages. Room: payload.
-
 Making a source checks whatever is there to be checked, so that nothing is sent if anything is bad; iterating it yields
 messages as they come. A stream cannot be checked beforehand: it yields what is good, and then raises PayloadError.
 """
@@ -17,9 +15,8 @@ from pathlib import Path
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import PERSISTENT, Message, Properties
 from rmqkit.payload import formats, properties
-from rmqkit.payload.contracts import Check
-from rmqkit.payload.formats import ContentType, Format
-from rmqkit.payload.streams import STDIN, Stream
+from rmqkit.payload.formats import Check, ContentType, Format
+from rmqkit.payload.input_stream import STDIN, InputStream
 from rmqkit.stop import Stop
 
 _HELD_BYTES = 64 * 1024 * 1024  # files up to this total are read once; what is beyond is read again when its turn comes
@@ -32,7 +29,7 @@ def _no_contract(_exchange: str, _routing_key: str) -> None:
     pass
 
 
-class Outline:
+class MessageDefaults:
     """What all messages of a run have in common: where they go, their properties, and the format that was asked for.
 
     `contract_of` returns what checks a body by its exchange and routing key, if it has a contract. A content type in
@@ -94,7 +91,7 @@ def _check(exchange: str, routing_key: str, given: Properties) -> None:
     properties.check(given)
 
 
-def numbers(outline: Outline, count: int) -> Iterator[Message]:
+def numbers(outline: MessageDefaults, count: int) -> Iterator[Message]:
     """Return the bodies 0 to count-1, as text, in order. Raises PayloadError for one that breaks the contract."""
     shared = outline.typed(formats.TEXT)
     routing_key, exchange = outline.routing_key, outline.exchange
@@ -106,13 +103,13 @@ def numbers(outline: Outline, count: int) -> Iterator[Message]:
     return _checked(outline, messages)
 
 
-def _checked(outline: Outline, messages: Iterable[Message]) -> Iterator[Message]:
+def _checked(outline: MessageDefaults, messages: Iterable[Message]) -> Iterator[Message]:
     for number, message in enumerate(messages):
         outline.check(message.body, Location(f"message {number}"))
         yield message
 
 
-def arguments(outline: Outline, payloads: Sequence[str]) -> list[Message]:
+def arguments(outline: MessageDefaults, payloads: Sequence[str]) -> list[Message]:
     """Return a message per argument, its bytes as the shell gave them. Raises PayloadError with every bad one."""
     messages: list[Message] = []
     problems: list[Problem] = []
@@ -132,21 +129,21 @@ def repeated(messages: Iterable[Message], count: int) -> Iterator[Message]:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _InputFile:
     path: str
     body: bytes | None  # None: read it again when its turn comes
 
 
-class Files:
+class InputFiles:
     """A message per file, byte for byte; of a folder, per file in it and below, sorted by path, hidden ones left out.
 
     `-` is standard input as one body. Everything is read and checked when this is made: raises PayloadError with every
     bad file, and StopRequested if asked to stop while waiting for input.
     """
 
-    def __init__(self, outline: Outline, paths: Sequence[str], stop: Stop) -> None:
+    def __init__(self, outline: MessageDefaults, paths: Sequence[str], stop: Stop) -> None:
         self._outline = outline
-        self._files: list[_File] = []
+        self._files: list[_InputFile] = []
         problems: list[Problem] = []
         room = _HELD_BYTES
         for path in paths:
@@ -158,7 +155,7 @@ class Files:
                     continue
                 keep = len(body) <= room or not rereadable
                 room -= len(body) if keep else 0
-                self._files.append(_File(name, body if keep else None))
+                self._files.append(_InputFile(name, body if keep else None))
         if problems:
             raise PayloadError(
                 "Nothing was published: not every file can be read as what it should be", problems=problems
@@ -175,7 +172,7 @@ class Files:
             yield self._outline.message(body, "" if file.path == STDIN else file.path)
 
     def _read(self, path: str, stop: Stop) -> tuple[bytes, bool]:
-        stream = Stream(path, stop)
+        stream = InputStream(path, stop)
         try:
             body = stream.read_all()
         finally:
@@ -203,7 +200,7 @@ def _expand(path: str, problems: list[Problem]) -> Iterator[str]:
     yield from map(str, sorted(found))
 
 
-def lines(outline: Outline, stream: Stream) -> Iterator[Message | None]:
+def lines(outline: MessageDefaults, stream: InputStream) -> Iterator[Message | None]:
     """Yield a message per line, empty ones included, each when it has arrived; None before a wait for input.
 
     Raises PayloadError at the first bad one.
@@ -217,7 +214,7 @@ def lines(outline: Outline, stream: Stream) -> Iterator[Message | None]:
         yield outline.message(line)
 
 
-def _problems(outline: Outline, body: bytes, where: Location) -> Sequence[Problem]:
+def _problems(outline: MessageDefaults, body: bytes, where: Location) -> Sequence[Problem]:
     try:
         outline.check(body, where)
     except PayloadError as exc:

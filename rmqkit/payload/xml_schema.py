@@ -1,7 +1,5 @@
 """XML Schemas (XSD 1.0): the one module that knows lxml.
 
-Comes in: a schema file, once; then bodies. Goes out: what checks them. Room: payload.
-
 Neither a schema nor a body may have a DOCTYPE, so that there is no entity to expand; what a body's `xsi:schemaLocation`
 names is never looked at.
 """
@@ -17,8 +15,8 @@ from typing import Any
 
 from rmqkit.errors import Location, PayloadError, Problem, SettingsError
 from rmqkit.payload import formats
-from rmqkit.payload.contracts import Check
-from rmqkit.payload.schema_folder import SchemaFolder
+from rmqkit.payload.formats import Check
+from rmqkit.payload.schema_files import SchemaFiles
 
 try:
     from lxml import etree
@@ -33,8 +31,8 @@ _NAME = re.compile(r"[^/\[\]*:@]+(?=\[|/|$)")  # of a step in a path, without it
 
 def compile_schema(file: Path) -> Check:
     """Return what refuses a body that is not XML, or not as the schema says. Raises PayloadError for a bad schema."""
-    folder = SchemaFolder(file)
-    files = _Files(folder)
+    folder = SchemaFiles(file)
+    files = _XmlSchemaFiles(folder)
     schema = None
     if (body := files.read(file)) is not None:
         parser = _parser()
@@ -48,17 +46,17 @@ def compile_schema(file: Path) -> Check:
                     for each in exc.error_log
                 ]
     folder.raise_problems()
-    return _Checker(schema, frozenset(files.names)).check
+    return _XmlSchemaChecker(schema, frozenset(files.names)).check
 
 
 def _parser() -> Any:
     return etree.XMLParser(no_network=True, resolve_entities=False, load_dtd=False, huge_tree=False)
 
 
-class _Files(etree.Resolver):  # type: ignore[misc] # lxml has no types
+class _XmlSchemaFiles(etree.Resolver):  # type: ignore[misc] # lxml has no types
     """What a schema includes and imports, from its folder alone; `names` are those of elements and attributes."""
 
-    def __init__(self, folder: SchemaFolder) -> None:
+    def __init__(self, folder: SchemaFiles) -> None:
         super().__init__()
         self._folder = folder
         self.names: set[str] = set()
@@ -87,7 +85,7 @@ class _Files(etree.Resolver):  # type: ignore[misc] # lxml has no types
         return body
 
 
-class _Checker:
+class _XmlSchemaChecker:
     """A compiled schema, and the names in it, which an error may show."""
 
     def __init__(self, schema: Any, names: frozenset[str]) -> None:

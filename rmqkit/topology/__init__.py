@@ -1,1 +1,1 @@
-"""A file turned into a Topology, and all that can be said of it with no broker."""
+"""Everything that can be said about a topology without a broker."""

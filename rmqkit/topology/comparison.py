@@ -1,7 +1,4 @@
-"""What differs between two topologies: that of the files, and that of a broker or of other files.
-
-Comes in: two Topologies. Goes out: a Step for each entity, and what is extra. Room: topology, pure.
-"""
+"""What differs between two topologies: that of the files, and that of a broker or of other files."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any, TypeVar
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.plan import Difference, Kind, Outcome, Step
-from rmqkit.topology.names import any_part
+from rmqkit.topology.file.names import any_part
 
 EVERYTHING = ("*",)  # the scope that holds every name
 _OURS = re.compile(r"(^|\.)rmqkit\.[a-z]+$")  # what stands in while something is replaced

@@ -1,8 +1,4 @@
-"""What becomes of a message that a queue does not keep (https://www.rabbitmq.com/docs/dlx).
-
-Comes in: a Topology, and the Route by which a message came to a queue. Goes out: the Route by which it goes on. Room:
-topology, pure.
-"""
+"""What becomes of a message that a queue does not keep (https://www.rabbitmq.com/docs/dlx)."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from itertools import islice
 from typing import Any, get_args
 
 from rmqkit.model import Queue, Topology
-from rmqkit.topology.deaths import Reason, cycle, orders
+from rmqkit.topology.death_cycles import Reason, cycle, orders
 from rmqkit.topology.matching import PERHAPS
 from rmqkit.topology.policies import doubt, queue_type
 from rmqkit.topology.routing import Entities, Route

@@ -1,7 +1,4 @@
-"""What an entity is set to: its own arguments, and those its policy adds (https://www.rabbitmq.com/docs/policies).
-
-Comes in: a Topology and one of its exchanges or queues. Goes out: arguments. Room: topology, pure.
-"""
+"""What an entity is set to: its own arguments, and those its policy adds (https://www.rabbitmq.com/docs/policies)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """A queue's retry becomes the queues that messages wait in between two tries.
 
-Comes in: a Topology. Goes out: the same with those queues, or without. Room: topology, pure.
-
     orders -failed-> orders.retry.5s -expired-> orders -failed-> orders.retry.30s -expired-> orders -failed-> parked
 
 Who failed publishes a copy to the next one; the broker brings it back (https://www.rabbitmq.com/docs/ttl, /docs/dlx).

@@ -1,7 +1,5 @@
 """Where a message goes from its exchange, as RabbitMQ would send it.
 
-Comes in: a Topology, and a message's target and headers. Goes out: Route. Room: topology, pure.
-
 A broker may hold more than the files say: what is external, or decided by a plugin, is told as unknown, never guessed.
 """
 
@@ -15,9 +13,9 @@ from typing import Any
 
 from rmqkit.errors import PayloadError, TopologyError
 from rmqkit.model import Binding, Exchange, Queue, Target, Topology
-from rmqkit.topology.deaths import Deaths
+from rmqkit.topology.death_cycles import Deaths
+from rmqkit.topology.file.names import BUILT_IN
 from rmqkit.topology.matching import KINDS, matches
-from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.policies import doubt, effective
 
 MAX_PATHS = 1000  # ways that are listed; the shortest come first

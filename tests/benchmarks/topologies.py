@@ -25,7 +25,7 @@ from contestants import RMQKIT
 from report import Judged, judge_most
 from turns import Place, main, medians, take_turns
 
-from rmqkit.node import Node
+from rmqkit.node.node import Node
 
 QUEUES, BINDINGS_EACH = 1000, 10
 SECONDS = 10.0  # "in seconds"

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from report import Judged, judged_table, machine, write
 
-from rmqkit.node import Node, NodeStatus
+from rmqkit.node.node import Node, NodeStatus
 
 Contestant = TypeVar("Contestant")
 ROUNDS = 5

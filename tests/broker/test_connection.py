@@ -15,7 +15,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Outcome, Properties, PublishOptions, Queue, Topology
-from rmqkit.broker.transport import PURE_PIKA
+from rmqkit.amqp.transport import PURE_PIKA
 
 DURABLE = Properties()
 

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import rmqkit
-from rmqkit.broker.connection import Connection
-from rmqkit.broker.options import ApplyOptions
+from rmqkit.connection import Connection
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
+from rmqkit.options import ApplyOptions
 from rmqkit.plan import Outcome
 from rmqkit.settings import load_settings
-from rmqkit.topology.definitions import from_definitions, to_definitions
+from rmqkit.topology.file.definitions import from_definitions, to_definitions
 from tests.conftest import Broker
 from tests.versions import untyped
 

@@ -11,9 +11,9 @@ from urllib.parse import quote, urlsplit
 import pika
 import pytest
 
-from rmqkit.topology.definitions import from_definitions, to_definitions
-from rmqkit.topology.loader import loads
-from rmqkit.topology.writer import to_yaml
+from rmqkit.topology.file.definitions import from_definitions, to_definitions
+from rmqkit.topology.file.loader import loads
+from rmqkit.topology.file.writer import to_yaml
 from tests.conftest import Broker
 
 NAMES = (

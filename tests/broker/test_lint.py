@@ -17,9 +17,9 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 import rmqkit
-from rmqkit.topology.lint import RULES, lint
-from rmqkit.topology.loader import loads
-from rmqkit.topology.rules.queue_types import TAKEN_BY
+from rmqkit.topology.file.loader import loads
+from rmqkit.topology.lint.linter import RULES, lint
+from rmqkit.topology.lint.queue_types import TAKEN_BY
 from tests.conftest import Broker
 
 _VALUES: dict[str, Any] = {

@@ -14,12 +14,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Connection, Delivery, Exchange, Replay, Stop, Target
-from rmqkit.broker import crossing, lease
-from rmqkit.broker.aside import USER_ID
-from rmqkit.broker.fields import decode_properties, encode_properties
-from rmqkit.broker.frames import LazyOrigin
-from rmqkit.broker.ways import DIED, Way, finder
+from rmqkit.amqp.field_table import decode_properties, encode_properties
+from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.errors import NotFound
+from rmqkit.messaging import held_deliveries, transfer
+from rmqkit.messaging.message_rewrite import DIED, USER_ID, Destination, destination_for
 from tests.conftest import Broker
 from tests.faults.witness import bodies, declare, ready, within
 from tests.versions import major
@@ -170,7 +169,7 @@ def test_an_exchange_gets_messages_with_their_own_keys_or_with_the_one_that_is_n
 def test_what_does_not_match_stays_in_its_place_however_much_it_is(
     vhost_url: str, connection: Connection, kind: str
 ) -> None:
-    amount = 3 * lease.PREFETCH + 7
+    amount = 3 * held_deliveries.PREFETCH + 7
     declare(vhost_url, "long", x_queue_type=kind)
     connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(amount))
     report = connection.move("long", Target("", "work"), matches=lambda delivery: delivery.body.endswith(b"9"))
@@ -244,7 +243,7 @@ def test_what_an_exchange_routes_nowhere_stays_and_the_rest_is_moved(
 def test_what_a_full_queue_refuses_is_tried_again_and_then_stays(
     vhost_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossing, "PAUSE_S", 0.01)
+    monkeypatch.setattr(transfer, "PAUSE_S", 0.01)
     declare(vhost_url, "full", x_max_length=20, x_overflow="reject-publish")
     connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(100))
     report = connection.move("parked", Target("", "full"))
@@ -270,10 +269,10 @@ def test_a_stop_moves_what_was_begun_and_leaves_the_rest_each_message_once(
 
 def test_a_user_id_of_somebody_else_waits_in_a_header_for_the_broker_would_refuse_it() -> None:
     origin = LazyOrigin("", "", "parked", encode_properties(rmqkit.Properties(user_id="them", headers={"a": 1})))
-    find = finder(Target("", "work"))
-    assert find(origin, "them") == Way("", "work", origin.header)
+    find = destination_for(Target("", "work"))
+    assert find(origin, "them") == Destination("", "work", origin.header)
     way = find(origin, "us")
-    assert isinstance(way, Way)
+    assert isinstance(way, Destination)
     properties, _ = decode_properties(way.header)
     assert (properties.user_id, properties.headers) == (None, {"a": 1, USER_ID: "them"})
 

@@ -20,8 +20,9 @@ import pika
 import pytest
 
 from rmqkit.errors import NodeError
-from rmqkit.node import Node, installation
+from rmqkit.node import installation
 from rmqkit.node.cluster import Cluster
+from rmqkit.node.node import Node
 
 pytestmark = pytest.mark.own_node
 StartNode = Callable[[], Node]

@@ -14,8 +14,8 @@ from textwrap import dedent
 
 import pytest
 
-from rmqkit.node.leash import leash
 from rmqkit.node.process import wait_until
+from rmqkit.node.reaper import reap_when_done
 from tests.conftest import Broker
 
 PAGE = Path(__file__).parents[2] / "docs" / "testing-services.md"
@@ -209,8 +209,8 @@ def test_the_example_of_the_page_passes_and_kill_9_leaves_no_node(tmp_path: Path
 
 
 def test_what_two_hold_outlives_the_first_of_them(tmp_path: Path) -> None:
-    with leash(tmp_path / "nodes"):
-        with leash(tmp_path / "nodes", wait_s=1.0) as held:
+    with reap_when_done(tmp_path / "nodes"):
+        with reap_when_done(tmp_path / "nodes", wait_s=1.0) as held:
             pass
         assert held.exists()
     assert not held.exists()
@@ -219,7 +219,7 @@ def test_what_two_hold_outlives_the_first_of_them(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # there are threads, of xdist
 def test_a_child_that_was_forked_does_not_keep_a_node(tmp_path: Path) -> None:
     read, write = os.pipe()
-    with leash(tmp_path / "nodes", wait_s=20.0) as held:
+    with reap_when_done(tmp_path / "nodes", wait_s=20.0) as held:
         child = os.fork()
         if not child:
             os.close(write)

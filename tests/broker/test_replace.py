@@ -18,13 +18,13 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Fate
-from rmqkit.broker import mover
-from rmqkit.broker.aside import KEPT_USER_ID, USER_ID
-from rmqkit.broker.mover import Mover
-from rmqkit.broker.replace import Replaced
-from rmqkit.broker.replace import replace as replace_entities
-from rmqkit.broker.site import Site
+from rmqkit.deploy.replace.replace import ReplaceResult
+from rmqkit.deploy.replace.replace import replace as replace_entities
+from rmqkit.deploy.replace.session import ReplaceSession
 from rmqkit.errors import NotConfirmed, PropertyMismatch, Unroutable
+from rmqkit.messaging import drain
+from rmqkit.messaging.drain import Drain
+from rmqkit.messaging.message_rewrite import KEPT_USER_ID, USER_ID
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plan import Outcome, Step
 from rmqkit.stop import Stop
@@ -82,7 +82,7 @@ def test_a_replaced_queue_has_its_new_properties_its_messages_in_order_and_its_b
     for number in range(700):
         witness.basic_publish("amq.topic", "a.b", b"%d" % number)
     within(5, lambda: ready(vhost_url, "q") == 700)
-    assert replaced(vhost_url, bound_queue("q", new)) == (Replaced("queue", "q", moved=700),)
+    assert replaced(vhost_url, bound_queue("q", new)) == (ReplaceResult("queue", "q", moved=700),)
     witness.queue_declare("q", durable=True, arguments=new)
     if new.get("x-queue-type") != "stream":
         witness.basic_publish("amq.topic", "a.b", b"later")
@@ -283,7 +283,7 @@ def test_a_stop_ends_between_two_steps_and_another_run_goes_on(vhost_url: str, w
         assert not done.finished
         assert is_begun(vhost_url, wanted)
     (done,) = replaced(vhost_url, wanted)
-    assert done == Replaced("queue", "q", moved=500)
+    assert done == ReplaceResult("queue", "q", moved=500)
     assert not is_begun(vhost_url, wanted)
     assert [body for body, _, _ in drained(witness, "q")] == [b"%d" % number for number in range(500)]
 
@@ -306,10 +306,10 @@ def test_a_file_changed_back_puts_everything_back(vhost_url: str, witness: Block
 def test_two_runs_at_a_time_are_one_too_many(
     vhost_url: str, witness: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmqkit.broker.site._LOCKED_S", 0.2)
+    monkeypatch.setattr("rmqkit.deploy.replace.session._LOCKED_S", 0.2)
     fill(witness, vhost_url, "q", 1)
     with links(vhost_url) as (consuming, publishing):
-        first = Site(consuming, publishing, Stop(), lambda _: None, SHORT)
+        first = ReplaceSession(consuming, publishing, Stop(), lambda _: None, SHORT)
         first.lock()
         with pytest.raises(PropertyMismatch, match="another run"):
             replaced(vhost_url, bound_queue("q", TTL))
@@ -357,7 +357,7 @@ def test_an_exchange_changes_its_type_and_no_confirmed_message_misses_one_of_its
     try:
         within(5, lambda: len(confirmed) > 100)
         extra = [Binding("x", "extra", routing_key="k")]
-        assert replaced(vhost_url, topology, extra_bindings=extra) == (Replaced("exchange", "x"),)
+        assert replaced(vhost_url, topology, extra_bindings=extra) == (ReplaceResult("exchange", "x"),)
         reached = len(confirmed)
         within(5, lambda: len(confirmed) > reached + 100)
     finally:
@@ -376,12 +376,12 @@ def test_an_exchange_changes_its_type_and_no_confirmed_message_misses_one_of_its
 def test_a_move_to_a_queue_that_is_full_ends_with_every_message_once(
     vhost_url: str, witness: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mover, "PAUSE_S", 0.01)
+    monkeypatch.setattr(drain, "PAUSE_S", 0.01)
     fill(witness, vhost_url, "q", 50)
     declare(vhost_url, "full", x_max_length=20, x_overflow="reject-publish")
     witness.queue_bind("full", "amq.fanout")
     with links(vhost_url) as (_, publishing), pytest.raises(NotConfirmed, match="takes no more"):
-        Mover(publishing, "q", "amq.fanout").move()
+        Drain(publishing, "q", "amq.fanout").move()
     within(5, lambda: ready(vhost_url, "q") + ready(vhost_url, "full") == 50)
     bodies = [body for queue in ("full", "q") for body, _, _ in drained(witness, queue)]
     assert sorted(bodies, key=int) == [b"%d" % number for number in range(50)]
@@ -392,5 +392,5 @@ def test_a_move_to_an_exchange_without_a_queue_leaves_every_message_where_it_is(
 ) -> None:
     fill(witness, vhost_url, "q", 50)
     with links(vhost_url) as (_, publishing), pytest.raises(Unroutable):
-        Mover(publishing, "q", "amq.fanout").move()
+        Drain(publishing, "q", "amq.fanout").move()
     within(5, lambda: ready(vhost_url, "q") == 50)

@@ -25,7 +25,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
 from rmqkit.topology.dead_letters import dead_letter
-from rmqkit.topology.deaths import Deaths, Reason, cycle, orders
+from rmqkit.topology.death_cycles import Deaths, Reason, cycle, orders
 from rmqkit.topology.routing import Route, route
 from tests.conftest import Broker
 

@@ -16,7 +16,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Delivery, Message, Properties, ServeReport, Stop
-from rmqkit.broker.server import Function
+from rmqkit.messaging.rpc_server import Function
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff"
 

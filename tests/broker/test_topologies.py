@@ -9,7 +9,7 @@ import pytest
 import rmqkit
 from rmqkit import Outcome
 from rmqkit.settings import Settings, load_settings
-from rmqkit.topology.shipped import shipped
+from rmqkit.topology.examples import example_names
 from tests.conftest import Broker
 
 CASES = Path(__file__).parents[1] / "cases" / "valid"
@@ -21,7 +21,7 @@ def settings(broker: Broker, vhost_url: str) -> Settings:
     return load_settings([vhost_url], api_url=broker.api_url)
 
 
-@pytest.mark.parametrize("file", shipped().values(), ids=shipped().keys())
+@pytest.mark.parametrize("file", example_names().values(), ids=example_names().keys())
 def test_a_shipped_topology_can_be_applied_twice_and_takes_a_message_at_its_target(
     settings: Settings, file: Path
 ) -> None:
@@ -45,7 +45,7 @@ def test_a_shipped_topology_can_be_applied_twice_and_takes_a_message_at_its_targ
 
 def test_all_shipped_topologies_live_side_by_side(settings: Settings) -> None:
     with rmqkit.connect(settings=settings) as connection:
-        assert connection.apply(rmqkit.load(*shipped().values())).applied
+        assert connection.apply(rmqkit.load(*example_names().values())).applied
 
 
 @pytest.mark.unguessed_api

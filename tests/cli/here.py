@@ -13,7 +13,7 @@ from unittest import mock
 
 import typer
 
-from rmqkit.cli import failure
+from rmqkit.cli import error_output
 from rmqkit.cli.app import app
 
 COMMAND = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
@@ -45,5 +45,5 @@ def rmqkit(
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        code = failure.run(lambda: typer.main.get_command(app)(words, prog_name="rmqkit"), words)
+        code = error_output.run(lambda: typer.main.get_command(app)(words, prog_name="rmqkit"), words)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

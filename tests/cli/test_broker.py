@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rmqkit.node import Node
 from rmqkit.node.cluster import Cluster
+from rmqkit.node.node import Node
 
 pytestmark = pytest.mark.own_node
 Environment = Mapping[str, str]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rmqkit.topology.loader import load
+from rmqkit.topology.file.loader import load
 from tests.cli.here import rmqkit
 
 DEFINITIONS = {

@@ -17,10 +17,10 @@ import typer
 
 import rmqkit
 from rmqkit import Binding, Topology
-from rmqkit.cli.demo import demo
-from rmqkit.cli.demos import PATTERNS, stage
-from rmqkit.cli.demos.ledger import Ledger, reckon
-from rmqkit.cli.demos.stage import Place, Result, Stage
+from rmqkit.cli.commands.demo import demo
+from rmqkit.cli.demos import PATTERNS, runner
+from rmqkit.cli.demos.delivery_count import DeliveryCount, count_deliveries
+from rmqkit.cli.demos.runner import DemoBroker, DemoRunner, Result
 from tests.conftest import Broker
 from tests.faults.witness import within
 
@@ -154,17 +154,17 @@ def test_the_page_of_patterns_names_every_demo() -> None:
 
 
 @pytest.fixture
-def place(broker: Broker, vhost_url: str, tmp_path: Path) -> Place:
-    return Place(vhost_url, broker.api_url, tmp_path)
+def place(broker: Broker, vhost_url: str, tmp_path: Path) -> DemoBroker:
+    return DemoBroker(vhost_url, broker.api_url, tmp_path)
 
 
-def _run(place: Place, name: str, count: int = COUNT) -> Result:
-    with Stage(place, count, PATTERNS[name].workers or 1) as staged:
+def _run(place: DemoBroker, name: str, count: int = COUNT) -> Result:
+    with DemoRunner(place, count, PATTERNS[name].workers or 1) as staged:
         return PATTERNS[name].run(staged)
 
 
 @pytest.mark.parametrize("name", ["pubsub", "routing", "topics", "headers", "offline"])
-def test_every_reader_gets_what_it_is_to_get_and_nothing_else(place: Place, name: str) -> None:
+def test_every_reader_gets_what_it_is_to_get_and_nothing_else(place: DemoBroker, name: str) -> None:
     result = _run(place, name)
     assert result.complete, result.text
     ledgers = result.numbers["readers"]
@@ -179,8 +179,8 @@ def test_every_reader_gets_what_it_is_to_get_and_nothing_else(place: Place, name
     assert sum(result.numbers["returned"].values()) == COUNT * (name in ("routing", "headers"))
 
 
-def test_every_call_is_answered_although_a_server_is_killed_half_way(place: Place) -> None:
-    with Stage(place, 600, 2) as staged:
+def test_every_call_is_answered_although_a_server_is_killed_half_way(place: DemoBroker) -> None:
+    with DemoRunner(place, 600, 2) as staged:
         result = PATTERNS["rpc"].run(staged)
     assert result.complete, result.text
     report = result.numbers
@@ -189,7 +189,7 @@ def test_every_call_is_answered_although_a_server_is_killed_half_way(place: Plac
     assert min(report["shares"].values()) > 0
 
 
-def test_each_reader_of_a_stream_gets_all_from_its_own_place_on_in_order(place: Place) -> None:
+def test_each_reader_of_a_stream_gets_all_from_its_own_place_on_in_order(place: DemoBroker) -> None:
     result = _run(place, "streams")
     assert result.complete, result.text
     first, half, late, again = (reader["came"] for reader in result.numbers["readers"].values())
@@ -197,14 +197,14 @@ def test_each_reader_of_a_stream_gets_all_from_its_own_place_on_in_order(place: 
     assert 0 < late <= COUNT
 
 
-def test_what_fails_comes_back_after_its_delays_and_is_parked_with_the_reason(place: Place) -> None:
+def test_what_fails_comes_back_after_its_delays_and_is_parked_with_the_reason(place: DemoBroker) -> None:
     result = _run(place, "retry", 3)
     assert result.complete, result.text
     assert [result.numbers[kind]["tries"] for kind in ("easy", "flaky", "hopeless")] == [1, 3, 4]
     assert "no luck at try 4" in result.numbers["hopeless"]["ended"]
 
 
-def test_what_is_urgent_overtakes_what_waits(place: Place) -> None:
+def test_what_is_urgent_overtakes_what_waits(place: DemoBroker) -> None:
     result = _run(place, "priority", 2)
     assert result.complete, result.text
     assert [line.split() for line in result.text.splitlines()] == [
@@ -214,7 +214,7 @@ def test_what_is_urgent_overtakes_what_waits(place: Place) -> None:
     ]
 
 
-def test_the_next_consumer_takes_over_from_the_active_one_that_is_killed(place: Place) -> None:
+def test_the_next_consumer_takes_over_from_the_active_one_that_is_killed(place: DemoBroker) -> None:
     result = _run(place, "single-active", 600)
     assert result.complete, result.text
     first, second, third = result.numbers["came"].values()
@@ -236,16 +236,16 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.usefixtures("handlers")
 def test_a_message_where_it_should_not_be_fails_the_demo(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: DemoBroker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prepared() -> AbstractContextManager[Place]:
+    def prepared() -> AbstractContextManager[DemoBroker]:
         return nullcontext(place)
 
     wrong = (Binding("log", "log_errors", routing_key="info"),)
     topology = rmqkit.load("topologies/routing.yaml")
     with rmqkit.connect(place.url) as connection:
         connection.apply(Topology(exchanges=topology.exchanges, queues=topology.queues, bindings=wrong))
-    monkeypatch.setattr(stage, "private_node", prepared)
+    monkeypatch.setattr(runner, "private_node", prepared)
     with pytest.raises(typer.Exit) as ending:
         demo("routing", 10, json=True)
     assert ending.value.exit_code == 6
@@ -254,7 +254,7 @@ def test_a_message_where_it_should_not_be_fails_the_demo(
 
 
 def test_the_ledger_tells_lost_duplicated_and_unexpected_apart() -> None:
-    ledger = reckon([b"0", b"1", b"1", b"7"], [b"0", b"1", b"2", b"3"])
-    assert ledger == Ledger(came=4, lost=2, duplicated=1, unexpected=1)
+    ledger = count_deliveries([b"0", b"1", b"1", b"7"], [b"0", b"1", b"2", b"3"])
+    assert ledger == DeliveryCount(came=4, lost=2, duplicated=1, unexpected=1)
     assert not ledger.complete
-    assert reckon([b"1", b"0", b"1"], [b"0", b"1"]).complete  # a duplicate is no loss
+    assert count_deliveries([b"1", b"0", b"1"], [b"0", b"1"]).complete  # a duplicate is no loss

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
-from rmqkit.cli import origin
+from rmqkit.cli import topology_source
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.plan import Outcome
 from rmqkit.settings import Settings, load_settings
 from rmqkit.topology.comparison import compare
-from rmqkit.topology.definitions import to_definitions
-from rmqkit.topology.loader import load, loads
-from rmqkit.topology.writer import to_yaml
+from rmqkit.topology.file.definitions import to_definitions
+from rmqkit.topology.file.loader import load, loads
+from rmqkit.topology.file.writer import to_yaml
 from tests.cli.conftest import Run
 from tests.conftest import Broker
 
@@ -93,7 +93,7 @@ def test_what_is_exported_is_what_is_there_and_can_be_applied_elsewhere(
     one, other = brokers
     with rmqkit.connect(settings=one) as here, rmqkit.connect(settings=other) as there:
         here.apply(topology)
-        file = loads(to_yaml(origin.of_broker(one).topology))
+        file = loads(to_yaml(topology_source.of_broker(one).topology))
         assert {step.outcome for step in (*compare(file, topology), *compare(topology, file))} <= {Outcome.UNCHANGED}
         unscoped, all_of_it = here.plan(file), here.plan(replace(file, scope=("*",)))
         assert {step.outcome for step in (*unscoped.steps, *all_of_it.steps)} <= {Outcome.UNCHANGED}
@@ -101,12 +101,12 @@ def test_what_is_exported_is_what_is_there_and_can_be_applied_elsewhere(
         with rmqkit.connect(settings=over_amqp) as blind:
             assert {step.outcome for step in blind.plan(file).steps} <= {Outcome.UNCHANGED, Outcome.DECLARE}
         there.apply(file)
-        again = origin.of_broker(other).topology
+        again = topology_source.of_broker(other).topology
         assert again == file
         assert to_definitions(again) == to_definitions(file)  # which tells true from 1
         for connection in (here, there):
             connection.destroy(topology, force=True)
-        assert origin.of_broker(one).topology == Topology()
+        assert topology_source.of_broker(one).topology == Topology()
 
 
 def _url(settings: Settings) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from rmqkit import exit_codes
-from rmqkit.cli import app, failure
+from rmqkit.cli import app, error_output
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
 
@@ -203,26 +203,26 @@ def test_a_bug_is_told_in_short_without_what_the_foreign_error_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RMQKIT_DEBUG", raising=False)
-    assert failure.run(lambda: fail(KeyError(CANARY)), []) == exit_codes.BUG
+    assert error_output.run(lambda: fail(KeyError(CANARY)), []) == exit_codes.BUG
     err = capsys.readouterr().err
     assert "a bug in rmqkit: KeyError in" in err
     assert "RMQKIT_DEBUG=1" in err
     assert CANARY not in err
     assert "Traceback" not in err
     monkeypatch.setenv("RMQKIT_DEBUG", "1")
-    assert failure.run(lambda: fail(KeyError("x")), []) == exit_codes.BUG
+    assert error_output.run(lambda: fail(KeyError("x")), []) == exit_codes.BUG
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_an_errors_json_goes_where_the_commands_report_goes(capsys: pytest.CaptureFixture[str]) -> None:
     error = SettingsError("what", advice="do")
     expected = {"error": "SettingsError", "message": "what", "advice": "do", "problems": []}
-    assert failure.run(lambda: fail(error), ["publish", "--json"]) == 2
+    assert error_output.run(lambda: fail(error), ["publish", "--json"]) == 2
     assert json.loads(capsys.readouterr().out) == expected
-    assert failure.run(lambda: fail(error), ["consume", "q", "--json"]) == 2
+    assert error_output.run(lambda: fail(error), ["consume", "q", "--json"]) == 2
     streams = capsys.readouterr()
     assert (streams.out, json.loads(streams.err)) == ("", expected)
-    assert failure.run(lambda: fail(error), ["publish", "--", "--json"]) == 2
+    assert error_output.run(lambda: fail(error), ["publish", "--", "--json"]) == 2
     assert capsys.readouterr().err.startswith("error: what\n  do")
 
 
@@ -230,7 +230,7 @@ def test_control_characters_never_reach_the_terminal() -> None:
     assert safe("a\x1b[2J\x07\u202e\udcff\nä") == "a\\x1b[2J\\x07\\u202e\\udcff\nä"
     assert table([("q\n1", "\x1b"), ("r", "")]) == "q\\n1  \\x1b\nr"
     hostile = "\x1b]0;x\x07"
-    shown = failure.as_text(
+    shown = error_output.as_text(
         TopologyError(hostile, advice=hostile, problems=[Problem(Location(hostile), hostile, hostile)])
     )
     assert "\x1b" not in shown
@@ -238,9 +238,9 @@ def test_control_characters_never_reach_the_terminal() -> None:
 
 
 def test_an_output_error_while_an_error_ends_keeps_the_first_exit_code() -> None:
-    assert failure.run(lambda: fail(SystemExit(5)), []) == 5
-    assert failure.run(lambda: fail(OutputError("full")), []) == exit_codes.PARTLY_DONE
-    assert failure.run(lambda: fail(RmqkitError("some")), []) == exit_codes.BUG
+    assert error_output.run(lambda: fail(SystemExit(5)), []) == 5
+    assert error_output.run(lambda: fail(OutputError("full")), []) == exit_codes.PARTLY_DONE
+    assert error_output.run(lambda: fail(RmqkitError("some")), []) == exit_codes.BUG
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

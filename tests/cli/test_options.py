@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from rmqkit.address import Tls
 from rmqkit.cli import options
-from rmqkit.cli.options import Broker, grouped
+from rmqkit.cli.options import ConnectionOptions, grouped
 from rmqkit.errors import SettingsError, Unreachable
-from rmqkit.node import Node
+from rmqkit.node.node import Node
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def test_a_group_becomes_options_and_the_command_gets_the_dataclass() -> None:
 
 
 def test_the_broker_options_become_settings() -> None:
-    broker = Broker(["amqps://u:p@h/x,amqps://u:p@i/x"], vhost="v", tls_insecure=True)
+    broker = ConnectionOptions(["amqps://u:p@h/x,amqps://u:p@i/x"], vhost="v", tls_insecure=True)
     settings = broker.settings()
     assert [address.key for address in settings.addresses] == ["h:5671/v", "i:5671/v"]
     assert settings.tls == Tls(insecure=True)
     with pytest.raises(SettingsError):
-        Broker(["amqp://u@h"]).settings()
+        ConnectionOptions(["amqp://u@h"]).settings()
 
 
 @pytest.mark.own_node
@@ -66,5 +66,5 @@ def test_a_node_of_the_user_is_named_only_while_it_runs(tmp_path: Path, monkeypa
 
 def test_nobody_at_an_address_that_was_named_keeps_the_general_advice() -> None:
     with pytest.raises(Unreachable) as caught:
-        Broker(["amqp://127.0.0.1:1/"]).connect()
+        ConnectionOptions(["amqp://127.0.0.1:1/"]).connect()
     assert "rmqkit broker start" in caught.value.advice

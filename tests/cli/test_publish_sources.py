@@ -18,7 +18,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.cli.intake import Contradiction, Inputs
+from rmqkit.cli.publish_input import Contradiction, InputChoice
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -183,19 +183,19 @@ def test_what_can_be_checked_is_and_then_nothing_is_sent(
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        (Inputs(rows="a", lines="b"), "two ways"),
-        (Inputs(("payload",), rows="a"), "takes its messages from a stream"),
-        (Inputs(files=("f",), rows="a"), "takes its messages from a stream"),
-        (Inputs(rows="a", count=3), "--rows takes what comes"),
-        (Inputs(("payload",), template="a"), "--template makes the bodies"),
-        (Inputs(lines="b", template="a"), "--template and --lines both make the bodies"),
-        (Inputs(seed=1, count=3), "--seed is for --template and --rows"),
-        (Inputs(timing=1.0, lines="b"), "--timing is for --envelopes"),
-        (Inputs(resume="s", count=3), "--resume goes with a file"),
-        (Inputs(resume="s", lines="-"), "--resume goes with a file"),
+        (InputChoice(rows="a", lines="b"), "two ways"),
+        (InputChoice(("payload",), rows="a"), "takes its messages from a stream"),
+        (InputChoice(files=("f",), rows="a"), "takes its messages from a stream"),
+        (InputChoice(rows="a", count=3), "--rows takes what comes"),
+        (InputChoice(("payload",), template="a"), "--template makes the bodies"),
+        (InputChoice(lines="b", template="a"), "--template and --lines both make the bodies"),
+        (InputChoice(seed=1, count=3), "--seed is for --template and --rows"),
+        (InputChoice(timing=1.0, lines="b"), "--timing is for --envelopes"),
+        (InputChoice(resume="s", count=3), "--resume goes with a file"),
+        (InputChoice(resume="s", lines="-"), "--resume goes with a file"),
     ],
 )
-def test_what_does_not_go_together_is_said(inputs: Inputs, words: str) -> None:
+def test_what_does_not_go_together_is_said(inputs: InputChoice, words: str) -> None:
     with pytest.raises(Contradiction, match=words):
         inputs.check()
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.cli import status
+from rmqkit.cli.commands import status
 from rmqkit.report import QueueStatus
 from tests.cli.conftest import Run
 from tests.conftest import Broker

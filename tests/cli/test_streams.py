@@ -9,7 +9,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Message, PropertyMismatch
-from rmqkit.broker.stream import Offset
+from rmqkit.messaging.consumer import Offset
 from tests.cli.here import rmqkit as run
 from tests.faults.proxy import Proxy
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from rmqkit.node import Node
+from rmqkit.node.node import Node
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger
 from tests.faults.rounds import Ground, io_threads, open_files

@@ -1,8 +1,4 @@
-"""A scripted broker that does what a real one will not do on demand: built on pika's frame classes, on loopback.
-
-Comes in: connections, each given to the next script (the last script gets all that follow). Goes out: whatever the
-script sends. A script that fails makes the test fail, when the `with` block ends.
-"""
+"""A scripted broker that does what a real one will not do on demand: built on pika's frame classes, on loopback."""
 
 from __future__ import annotations
 

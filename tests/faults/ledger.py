@@ -1,9 +1,4 @@
-"""The ledger of a fault test: what was sent, what rmqkit said of it, and what an independent client found. Pure.
-
-Comes in: messages to publish, their fates, what was drained, what was handled. Goes out: violations, as sentences. The
-checks are those of Jepsen's total-queue (lost: confirmed and never seen; unexpected: seen and never sent), and order.
-Only `drain` touches the network, and it is plain pika: rmqkit must not vouch for itself.
-"""
+"""The ledger of a fault test: what was sent, what rmqkit said of it, and what an independent client found. Pure."""
 
 from __future__ import annotations
 

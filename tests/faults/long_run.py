@@ -1,10 +1,6 @@
 """The faults, for long: the scenarios of the tests at random moments, one after the other, on nodes of our own.
 
-    python -m tests.faults.long_run [--rounds 50] [--seed N] [--only WORDS] [--write docs/reliability.md]
-
-Comes in: how many rounds, and a seed, which repeats their moments. Goes out: the seed, a line a round, and a table:
-messages lost, duplicated, of unknown fate, and the time to recover; also after Ctrl-C. Exit code 1 if anything was
-lost or is unexpected.
+python -m tests.faults.long_run [--rounds 50] [--seed N] [--only WORDS] [--write docs/reliability.md]
 """
 
 from __future__ import annotations
@@ -30,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from rmqkit.errors import NodeError
-from rmqkit.node import Node
 from rmqkit.node.cluster import Cluster
-from rmqkit.node.leash import leash
+from rmqkit.node.node import Node
 from rmqkit.node.process import wait_until
+from rmqkit.node.reaper import reap_when_done
 from tests.faults import scenarios_broker as broker
 from tests.faults import scenarios_cluster as cluster
 from tests.faults import scenarios_crowd as crowd
@@ -237,7 +233,7 @@ def main() -> int:
     faults = [each for each in FAULTS if wanted.only in (each.number, "") or wanted.only in each.words]
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.stdout.write(f"seed {wanted.seed}\n")
-    with leash(Path(tempfile.mkdtemp(prefix="rmqkit-faults-"))) as folder, suppress(KeyboardInterrupt):
+    with reap_when_done(Path(tempfile.mkdtemp(prefix="rmqkit-faults-"))) as folder, suppress(KeyboardInterrupt):
         places = Places(folder)
         for number in range(wanted.rounds):  # all faults in turn, so that a run that is stopped has seen all of them
             for fault in (each for each in faults if number % each.every == 0):

@@ -1,8 +1,4 @@
-"""A TCP proxy that fails on demand, on a thread of its own and on loopback only.
-
-Comes in: connections. Goes out: the same bytes, as the faults of each way allow. `up` is the way from the client to the
-broker, `down` the way back; set their fields at any moment, from any thread.
-"""
+"""A TCP proxy that fails on demand, on a thread of its own and on loopback only."""
 
 from __future__ import annotations
 

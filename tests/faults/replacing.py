@@ -19,10 +19,10 @@ from typing import Any
 
 import pika
 
-from rmqkit.broker.link import Link
-from rmqkit.broker.probing import Looker
-from rmqkit.broker.replace import Replaced, replace, unfinished
-from rmqkit.broker.site import Pauses
+from rmqkit.amqp.inspector import EntityInspector
+from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.deploy.replace.replace import ReplaceResult, replace, unfinished
+from rmqkit.deploy.replace.session import Pauses
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plan import Outcome
 from rmqkit.settings import load_settings
@@ -33,8 +33,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def links(url: str) -> Iterator[tuple[Link, Link]]:
-    pair = Link(load_settings((url,)), "consumer"), Link(load_settings((url,)), "publisher")
+def links(url: str) -> Iterator[tuple[ReconnectingConnection, ReconnectingConnection]]:
+    pair = (
+        ReconnectingConnection(load_settings((url,)), "consumer"),
+        ReconnectingConnection(load_settings((url,)), "publisher"),
+    )
     try:
         yield pair
     finally:
@@ -42,10 +45,10 @@ def links(url: str) -> Iterator[tuple[Link, Link]]:
             link.close()
 
 
-def replaced(url: str, topology: Topology, *, pauses: Pauses = SHORT, **options: Any) -> tuple[Replaced, ...]:
+def replaced(url: str, topology: Topology, *, pauses: Pauses = SHORT, **options: Any) -> tuple[ReplaceResult, ...]:
     """Replace whatever conflicts with a topology, and finish what was begun."""
     with links(url) as (consuming, publishing):
-        with Looker(consuming) as looker:
+        with EntityInspector(consuming) as looker:
             steps = [looker.look(each) for each in (*topology.exchanges, *topology.queues)]
         conflicts = [each for each in steps if each.outcome is Outcome.CONFLICT]
         return replace(consuming, publishing, topology, conflicts, pauses=pauses, **options)
@@ -67,7 +70,7 @@ def left_over(url: str, name: str) -> list[str]:
     """Return what a replacement left on the virtual host: nothing, once it is finished."""
     parts = ("way", "turn", "out", "back", "kept", "came", "trial", "gate")
     names = [*(f"{name}.rmqkit.{part}" for part in parts), "rmqkit.replacing"]
-    with links(url) as (link, _), Looker(link) as looker:
+    with links(url) as (link, _), EntityInspector(link) as looker:
         return [f"{noun.__name__} {each}" for each in names for noun in (Exchange, Queue) if looker.answer(noun(each))]
 
 
@@ -92,7 +95,7 @@ def start(url: str, queue: str, arguments: dict[str, Any], step: int = 0) -> sub
 
 def waiting(url: str, queue: str) -> int:
     """Return how many messages a queue has ready; 0 if it is not there."""
-    with links(url) as (link, _), Looker(link) as looker:
+    with links(url) as (link, _), EntityInspector(link) as looker:
         answer = looker.answer(Queue(queue))
         return answer.message_count if answer else 0
 

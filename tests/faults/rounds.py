@@ -27,7 +27,7 @@ import pika
 
 import rmqkit
 from rmqkit import Fate, Message, PublishReport, Verdict
-from rmqkit.node import Node
+from rmqkit.node.node import Node
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger
 from tests.faults.witness import declare, ready

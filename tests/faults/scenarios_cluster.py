@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rmqkit.node import Node
 from rmqkit.node.cluster import Cluster
+from rmqkit.node.node import Node
 from tests.conftest import Broker
 from tests.faults.rounds import Ground, Progress, Result, freeze, stream_through
 from tests.faults.witness import within

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import rmqkit
-from rmqkit.broker.mover import PREFETCH
-from rmqkit.broker.site import Pauses
+from rmqkit.deploy.replace.session import Pauses
 from rmqkit.errors import BrokerError
+from rmqkit.messaging.drain import PREFETCH
 from rmqkit.model import Binding, Topology
 from rmqkit.stop import Stop
 from tests.faults.ledger import Ledger

@@ -12,7 +12,7 @@ from typing import Any
 
 import rmqkit
 from rmqkit import Target
-from rmqkit.broker.lease import PREFETCH as MOVING
+from rmqkit.messaging.held_deliveries import PREFETCH as MOVING
 from rmqkit.payload.resume import SAVE_EVERY
 from tests.faults.ledger import body
 from tests.faults.rounds import (

@@ -11,7 +11,7 @@ from pika import URLParameters
 from pika.adapters.blocking_connection import BlockingConnection
 
 import rmqkit
-from rmqkit.node import Node
+from rmqkit.node.node import Node
 from tests.faults import scenarios_broker as scenarios
 from tests.faults.ledger import Ledger
 from tests.faults.rounds import Ground, Progress, meanwhile, publish, restart_after_kill

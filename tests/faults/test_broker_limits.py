@@ -11,7 +11,7 @@ import pytest
 
 import rmqkit
 from rmqkit import Fate, Message
-from rmqkit.node import Node
+from rmqkit.node.node import Node
 from tests.faults.ledger import Ledger
 from tests.faults.witness import ready, within
 

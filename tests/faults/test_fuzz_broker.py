@@ -14,8 +14,8 @@ from pika import frame, spec
 
 import rmqkit
 from rmqkit import Fate, Message, PublishOptions
-from rmqkit.broker.channel import Channel
-from rmqkit.broker.link import Link
+from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import AuthenticationFailed, BrokerError, Unreachable
 from tests.faults.fake_broker import CAPABLE, FakeBroker, Gone, Peer, Published, ordinary
 from tests.mutations import bounded, examples, mutated
@@ -28,12 +28,12 @@ BOUND_S = 20.0
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every wait for a broker that says nothing be short."""
-    monkeypatch.setattr("rmqkit.broker.link.OPEN_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("rmqkit.broker.link.CALL_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("rmqkit.broker.link.LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr("rmqkit.broker.link.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("rmqkit.amqp.reconnect.OPEN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("rmqkit.amqp.reconnect.CALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("rmqkit.amqp.reconnect.LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("rmqkit.amqp.reconnect.FIRST_PAUSE_S", 0.01)
     monkeypatch.setitem(Channel.call.__kwdefaults__, "timeout_s", 1.0)
-    monkeypatch.setitem(Link.recover.__kwdefaults__, "timeout_s", 3.0)
+    monkeypatch.setitem(ReconnectingConnection.recover.__kwdefaults__, "timeout_s", 3.0)
 
 
 def delivery(tag: int, body: bytes, size: int, consumer_tag: str) -> bytes:

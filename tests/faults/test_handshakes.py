@@ -141,7 +141,7 @@ def test_8_tls_against_a_plain_port(broker_url: str) -> None:
 
 
 def test_8_a_host_that_accepts_and_says_nothing_is_given_up_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmqkit.broker.link.OPEN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("rmqkit.amqp.reconnect.OPEN_TIMEOUT_S", 1.0)
     started_s = time.monotonic()
     with FakeBroker(Peer.hold) as broker, pytest.raises(rmqkit.Unreachable, match="answer"):
         rmqkit.connect(broker.url)

@@ -80,7 +80,7 @@ def test_7_a_slow_line_is_not_taken_for_a_dead_one(proxy: Proxy, ledger: Ledger)
 
 
 def test_7_a_slow_line_fills_no_memory(proxy: Proxy, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmqkit.broker.patience.STOP_GRACE_S", 0.5)
+    monkeypatch.setattr("rmqkit.messaging.publish_window.STOP_GRACE_S", 0.5)
     stop, taken, most = rmqkit.Stop(), list[int](), 4 * 1024 * 1024
 
     def endless() -> Iterator[Message]:

@@ -20,8 +20,8 @@ import pytest
 
 import rmqkit
 from rmqkit import Exchange, Message, Queue, Stop, Topology
-from rmqkit.broker import subscription  # noqa: F401 - pytest rewrites what is imported, and not in several threads at once
-from rmqkit.broker.transport import Transport
+from rmqkit.amqp.transport import Transport
+from rmqkit.deploy import subscription  # noqa: F401 - pytest rewrites what is imported, and not in several threads at once
 from rmqkit.errors import BrokerError
 from rmqkit.model import Binding
 from tests.conftest import Broker

@@ -15,7 +15,7 @@ import pytest
 
 import rmqkit
 from rmqkit import Delivery, Message, ServeReport, Stop
-from rmqkit.node import Node
+from rmqkit.node.node import Node
 from tests.faults.ledger import Ledger
 from tests.faults.proxy import Proxy
 from tests.faults.test_broker_killed import OpenBooks
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("leak_free")
 DYING_SERVER = """
 import os, signal, sys
 from rmqkit import connect
-from rmqkit.broker.consumer import Consumer
+from rmqkit.messaging.consumer import Consumer
 
 url, queue, moment = sys.argv[1:]
 

@@ -110,7 +110,7 @@ def test_18_a_confirm_that_never_comes_is_not_waited_for_for_ever() -> None:
 
 
 def test_18_a_stop_does_not_wait_for_ever_for_a_confirm_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmqkit.broker.patience.STOP_GRACE_S", 1.0)
+    monkeypatch.setattr("rmqkit.messaging.publish_window.STOP_GRACE_S", 1.0)
     stop = rmqkit.Stop()
 
     def silent(peer: Peer) -> None:
@@ -126,7 +126,7 @@ def test_18_a_stop_does_not_wait_for_ever_for_a_confirm_either(monkeypatch: pyte
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let calls give up after two seconds instead of thirty."""
-    monkeypatch.setattr("rmqkit.broker.link.CALL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("rmqkit.amqp.reconnect.CALL_TIMEOUT_S", 2.0)
     return None
 
 

@@ -20,7 +20,7 @@ import pytest
 import typer
 
 import rmqkit
-from rmqkit.cli import failure
+from rmqkit.cli import error_output
 from rmqkit.cli.app import app
 from tests.cli.here import COMMAND
 from tests.conftest import Broker
@@ -71,7 +71,7 @@ def test_the_command_of_exec_gets_no_credentials_and_no_socket_of_ours(
     assert done.returncode == 0, done.stderr
     assert "KEPT=kept" in done.stdout
     assert "RMQKIT_QUEUE=work" in done.stdout
-    assert ("rmqkit.cli.workers" in done.stdout) == (workers == 2)
+    assert ("rmqkit.cli.worker_processes" in done.stdout) == (workers == 2)
     assert CANARY not in done.stdout + done.stderr
     descriptors = [line for line in done.stdout.splitlines() if line.startswith("descriptor: ")]
     assert len(descriptors) >= 3
@@ -140,7 +140,7 @@ def on_a_terminal(words: list[str], env: dict[str, str]) -> str:
             os.dup2(theirs, number)
         try:
             with mock.patch.dict(os.environ, env), redirect_stdout(terminal), redirect_stderr(terminal):
-                code = failure.run(lambda: typer.main.get_command(app)(words, prog_name="rmqkit"), words)
+                code = error_output.run(lambda: typer.main.get_command(app)(words, prog_name="rmqkit"), words)
         finally:
             for number, kept in before.items():
                 os.dup2(kept, number)

@@ -1,7 +1,4 @@
-"""A RabbitMQ that speaks TLS, and the certificates it needs, right and wrong ones.
-
-Comes in: a folder. Goes out: files, and a private node with a TLS port for each way to answer.
-"""
+"""A RabbitMQ that speaks TLS, and the certificates it needs, right and wrong ones."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from rmqkit.node import Node
+from rmqkit.node.node import Node
 
 KEY_PASSWORD = "of the key"
 TOKEN_KEY = b"of the tests, and nobody else's!"

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from rmqkit.broker import oracle
-from rmqkit.broker.decoder import Decoder, ProtocolError
-from rmqkit.broker.fields import MAX_DEPTH, decode_properties
-from rmqkit.broker.frames import Confirm, Encoder, Returned, encode_ack, encode_method, encode_nack, pika_properties
+from rmqkit.amqp import pika_codec
+from rmqkit.amqp.decoder import Decoder, ProtocolError
+from rmqkit.amqp.field_table import MAX_DEPTH, decode_properties
+from rmqkit.amqp.frames import Confirm, Encoder, Returned, encode_ack, encode_method, encode_nack, pika_properties
 from rmqkit.message import Delivery, Message, Properties
 
 FRAME_MAX = 4096
@@ -112,7 +112,7 @@ def _decode(decoder: Any, reads: list[bytes]) -> dict[int, list[Any]]:
 def test_messages_become_the_bytes_pika_would_send(sent: list[Message], channel: int) -> None:
     encoder = Encoder(channel, FRAME_MAX)
     for message in (*sent, *sent):  # a second time through the templates of the first
-        assert encoder.encode(message) == oracle.encode(message, channel, FRAME_MAX)
+        assert encoder.encode(message) == pika_codec.encode(message, channel, FRAME_MAX)
 
 
 @given(st.lists(deliveries() | answers(), max_size=12), st.data())
@@ -122,7 +122,7 @@ def test_bytes_become_the_events_pika_would_see_however_they_are_cut(wire: list[
     reads = [stream[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     beats: list[Any] = []
     expected_beats: list[Any] = []
-    expected = _decode(oracle.PikaDecoder(expected_beats.append, FRAME_MAX), [stream])
+    expected = _decode(pika_codec.PikaDecoder(expected_beats.append, FRAME_MAX), [stream])
     assert _decode(Decoder(beats.append, FRAME_MAX), reads) == expected
     assert len(beats) == len(expected_beats)
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.errors import DocumentError, InputError, TopologyError
-from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
-from rmqkit.topology.definitions import from_definitions, not_in_definitions, to_definitions
-from rmqkit.topology.loader import loads
-from rmqkit.topology.writer import to_yaml
+from rmqkit.model import Binding, Exchange, Policy, Queue, Suppression, Target, Topology
+from rmqkit.topology.file.definitions import from_definitions, not_in_definitions, to_definitions
+from rmqkit.topology.file.loader import loads
+from rmqkit.topology.file.writer import to_yaml
 
 
 def read(data: Mapping[str, Any] | str, vhost: str | None = None) -> Topology:
@@ -373,7 +373,7 @@ def test_what_definitions_cannot_hold_is_told() -> None:
         publish=Target("e"),
         external_queues=("x",),
         scope=("*",),
-        silences=(Silence("code"),),
+        silences=(Suppression("code"),),
     )
     assert not_in_definitions(topology) == (
         "1 exclusive queue, with bindings",

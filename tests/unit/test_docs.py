@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rmqkit.topology.loader import loads
+from rmqkit.topology.file.loader import loads
 
 DOCS = Path(__file__).parents[2] / "docs"
 _spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rmqkit.errors import DocumentError, InputError
 from rmqkit.model import Topology
-from rmqkit.topology import document as document_module
-from rmqkit.topology.document import parse, read
-from rmqkit.topology.loader import load, loads
+from rmqkit.topology.file import document as document_module
+from rmqkit.topology.file.document import parse, read
+from rmqkit.topology.file.loader import load, loads
 
 
 def refusal(path: Path) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Delivery, Properties
-from rmqkit.payload.envelopes import Reader, Writer
+from rmqkit.payload.envelopes import EnvelopeReader, EnvelopeWriter
 from tests.unit.origins import Origin
 
 _HERE = Location("in.ndjson", 3, 1)
@@ -58,40 +58,42 @@ _PROPERTIES = st.builds(
 def test_a_message_survives_the_way_through_an_envelope(
     body: bytes, exchange: str, routing_key: str, properties: Properties
 ) -> None:
-    line = Writer().write(_delivery(body, exchange=exchange, routing_key=routing_key, properties=properties))
+    line = EnvelopeWriter().write(_delivery(body, exchange=exchange, routing_key=routing_key, properties=properties))
     assert b"\n" not in line
-    message, addressed, _, _ = Reader().read(line, _HERE)
+    message, addressed, _, _ = EnvelopeReader().read(line, _HERE)
     assert addressed
     assert (message.body, message.exchange, message.routing_key) == (body, exchange, routing_key)
     assert repr(message.properties) == repr(properties)  # as text, because 1 == 1.0 == True
 
 
 def test_a_body_that_is_text_is_readable_and_one_that_is_not_is_base64() -> None:
-    assert json.loads(Writer().write(_delivery("grüße\n".encode())))["body"] == "grüße\n"
-    assert json.loads(Writer().write(_delivery(b"\xff\0")))["body_base64"] == "/wA="
+    assert json.loads(EnvelopeWriter().write(_delivery("grüße\n".encode())))["body"] == "grüße\n"
+    assert json.loads(EnvelopeWriter().write(_delivery(b"\xff\0")))["body_base64"] == "/wA="
 
 
 def test_every_delivery_tells_its_own_origin() -> None:
-    writer = Writer()
+    writer = EnvelopeWriter()
     keys = [json.loads(writer.write(_delivery(b"", routing_key=key)))["routing_key"] for key in ("a", "b", "a")]
     assert keys == ["a", "b", "a"]
 
 
 def test_what_no_json_can_hold_is_still_written() -> None:
     headers = {"n": float("nan"), "i": float("inf"), "ms": 1_700_000_000_000_000}
-    envelope = json.loads(Writer().write(_delivery(b"", properties=Properties(headers=headers), malformed="why")))
+    envelope = json.loads(
+        EnvelopeWriter().write(_delivery(b"", properties=Properties(headers=headers), malformed="why"))
+    )
     assert envelope["headers"] == {"n": {"$double": "nan"}, "i": {"$double": "inf"}, "ms": 1_700_000_000_000_000}
     assert envelope["malformed"] == "why"
 
 
 def test_an_envelope_written_by_hand_is_persistent_and_goes_to_the_default_target() -> None:
-    message, addressed, _, _ = Reader().read(b'{"body": "hi"}', _HERE)
+    message, addressed, _, _ = EnvelopeReader().read(b'{"body": "hi"}', _HERE)
     assert not addressed
     assert (message.body, message.properties.delivery_mode) == (b"hi", 2)
 
 
 def test_equal_properties_become_one_object_and_unequal_types_do_not() -> None:
-    reader = Reader()
+    reader = EnvelopeReader()
     lines = [b'{"body": "", "headers": {"n": %s}}' % value for value in (b"1", b"1", b"1.0", b"true")]
     first, second, third, fourth = (reader.read(line, _HERE).message.properties for line in lines)
     assert first is second
@@ -123,7 +125,7 @@ def test_equal_properties_become_one_object_and_unequal_types_do_not() -> None:
 )
 def test_a_bad_envelope_is_refused_with_its_place(line: bytes, words: str) -> None:
     with pytest.raises(PayloadError) as caught:
-        Reader().read(line, _HERE)
+        EnvelopeReader().read(line, _HERE)
     [problem] = caught.value.problems
     assert str(problem.where).startswith("in.ndjson:3:")
     assert words in problem.message

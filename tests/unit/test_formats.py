@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmqkit import json_text
 from rmqkit.errors import Location, PayloadError
-from rmqkit.payload import formats, strict_json
+from rmqkit.payload import formats
 from rmqkit.payload.formats import ContentType, Format
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -16,7 +17,7 @@ _VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries
 
 @given(_VALUES, st.booleans(), st.sampled_from([None, 2]))
 def test_what_python_writes_as_json_is_json(value: object, ascii_only: bool, indent: int | None) -> None:
-    assert strict_json.find_fault(json.dumps(value, ensure_ascii=ascii_only, indent=indent)) is None
+    assert json_text.find_fault(json.dumps(value, ensure_ascii=ascii_only, indent=indent)) is None
 
 
 @given(st.text(alphabet='[]{}:,"\\ntfu01.-eE \n', max_size=12))
@@ -24,14 +25,14 @@ def test_what_python_refuses_as_json_is_refused(text: str) -> None:
     try:
         json.loads(text)
     except ValueError:
-        assert strict_json.find_fault(text)
+        assert json_text.find_fault(text)
 
 
 @given(_VALUES, st.data())
 def test_json_that_stops_too_early_is_refused_as_python_does(value: object, data: st.DataObject) -> None:
     text = json.dumps([value])
     cut = text[: data.draw(st.integers(0, len(text) - 1))]
-    assert strict_json.find_fault(cut)
+    assert json_text.find_fault(cut)
 
 
 @pytest.mark.parametrize(
@@ -152,10 +153,10 @@ def test_the_content_type_follows_the_format_then_the_name_then_the_bytes(
 @given(st.text(alphabet='[]{}:,"\\ntfuNad801.-eE \n', max_size=14) | _VALUES.map(json.dumps))
 def test_what_is_read_fast_has_no_fault(text: str) -> None:
     try:
-        value = strict_json.read(text)
+        value = json_text.read(text)
     except ValueError:
         return
-    assert strict_json.find_fault(text) is None
+    assert json_text.find_fault(text) is None
     assert value == json.loads(text)
 
 
@@ -165,7 +166,7 @@ def test_what_is_read_fast_has_no_fault(text: str) -> None:
 )
 def test_what_may_be_a_fault_is_not_read_fast(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        strict_json.read(text)
+        json_text.read(text)
 
 
 @given(_VALUES, st.sampled_from([None, 2]), st.data())
@@ -176,5 +177,5 @@ def test_every_value_is_found_in_its_text(value: object, indent: int | None, dat
     while isinstance(inner, list | dict) and inner and data.draw(st.booleans()):
         path.append(data.draw(st.sampled_from(list(inner) if isinstance(inner, dict) else range(len(inner)))))
         inner = inner[path[-1]]  # type: ignore[index]
-    found, _ = json.JSONDecoder().raw_decode(text, strict_json.position_of(text, path))
+    found, _ = json.JSONDecoder().raw_decode(text, json_text.position_of(text, path))
     assert found == inner

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from rmqkit.broker.decoder import MAX_HEADER_BYTES, Decoder, ProtocolError
-from rmqkit.broker.fields import (
+from rmqkit.amqp.decoder import MAX_HEADER_BYTES, Decoder, ProtocolError
+from rmqkit.amqp.field_table import (
     MalformedField,
     decode_properties,
     decode_table,
@@ -22,15 +22,15 @@ from rmqkit.broker.fields import (
     split_properties,
     split_table,
 )
-from rmqkit.broker.frames import Confirm, LazyOrigin, Returned, encode_method
-from rmqkit.broker.oracle import PikaDecoder
-from rmqkit.broker.reply import error_in
+from rmqkit.amqp.frames import Confirm, LazyOrigin, Returned, encode_method
+from rmqkit.amqp.pika_codec import PikaDecoder
 from rmqkit.errors import PayloadError
-from rmqkit.handlers.filtering import Matcher
+from rmqkit.handlers.delivery_filters import DeliveryFilter
 from rmqkit.message import Delivery, Properties
+from rmqkit.messaging.rpc_reply import error_in
 from rmqkit.payload import properties
-from rmqkit.payload.deaths import deaths, first_death
-from rmqkit.payload.envelopes import Writer
+from rmqkit.payload.death_headers import deaths, first_death
+from rmqkit.payload.envelopes import EnvelopeWriter
 from tests.mutations import bounded, examples, outcome, tampered
 
 FRAME_MAX = 4096
@@ -234,5 +234,5 @@ def test_headers_that_tell_anything_of_a_death_are_filtered_answered_and_written
         deaths(headers)
         first_death(headers)
         error_in(delivery)
-        Matcher("death.queue == 'q' and death.count > 2 and death.age > 5", lambda _: None)(delivery)
-        json.loads(Writer().write(delivery))
+        DeliveryFilter("death.queue == 'q' and death.count > 2 and death.age > 5", lambda _: None)(delivery)
+        json.loads(EnvelopeWriter().write(delivery))

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmqkit.cli import remembered
+from rmqkit.cli import last_applied
 from rmqkit.errors import PayloadError
 from rmqkit.model import Contract, Queue, Retry, Target, Topology
+from rmqkit.payload.input_stream import InputPosition, InputStream
 from rmqkit.payload.resume import Resume
-from rmqkit.payload.sources import Outline, lines
-from rmqkit.payload.streams import Place, Stream
+from rmqkit.payload.sources import MessageDefaults, lines
 from rmqkit.report import Fate
 from rmqkit.settings import load_settings
 from rmqkit.stop import Stop
@@ -27,11 +27,11 @@ PLACES = st.integers(-3, 60) | st.integers(-(2**70), 2**70) | JSON_VALUES
 
 def go_on(folder: Path) -> None:
     """Publish the input on from its state, as `publish --resume` does."""
-    stream = Stream(str(folder / "in"), Stop())
+    stream = InputStream(str(folder / "in"), Stop())
 
-    def read(begin: Place) -> Any:
+    def read(begin: InputPosition) -> Any:
         stream.seek(begin)
-        return lines(Outline(routing_key="q"), stream)
+        return lines(MessageDefaults(routing_key="q"), stream)
 
     try:
         kept = Resume(str(folder / "state"), "job", stream, read)
@@ -80,7 +80,7 @@ APPLIED = Topology(
 def applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the file that remembers what was applied."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    remembered.remember(load_settings(["amqp://h"]), APPLIED, ["a.yaml"])
+    last_applied.remember(load_settings(["amqp://h"]), APPLIED, ["a.yaml"])
     (file,) = (each for each in tmp_path.rglob("*") if each.is_file())
     return file
 
@@ -91,8 +91,8 @@ def test_what_is_remembered_is_recalled_as_it_should_be_or_not_at_all(applied: P
     good = json.dumps(SAMPLE).encode()
     content = data.draw(mutated([good]) | tampered(SAMPLE).map(json.dumps).map(str.encode))
     applied.write_bytes(content)
-    found = outcome(lambda: remembered.recall(load_settings(["amqp://h"])))
-    if isinstance(found, remembered.Remembered):
+    found = outcome(lambda: last_applied.recall(load_settings(["amqp://h"])))
+    if isinstance(found, last_applied.LastApplied):
         assert all(isinstance(each, Target | None) for each in (found.target, *found.dead_letters.values()))
         assert all(isinstance(each, Contract) for each in (*found.exchanges.values(), *found.queues.values()))
         assert all(isinstance(each, Retry) for each in found.retries.values())

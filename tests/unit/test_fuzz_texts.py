@@ -9,26 +9,27 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rmqkit import json_text
 from rmqkit.address import parse_urls
 from rmqkit.errors import DocumentError, InputError, Location, PayloadError, RmqkitError, SettingsError, TopologyError
 from rmqkit.message import Properties
 from rmqkit.model import Topology
-from rmqkit.payload import envelopes, formats, properties, rows, tagged
-from rmqkit.payload.expressions import Expression
+from rmqkit.payload import amqp_json, envelopes, formats, properties, rows
 from rmqkit.payload.formats import Format
-from rmqkit.payload.templates import Strict, Template
-from rmqkit.topology import scenarios
+from rmqkit.payload.jinja_sandbox import Expression
+from rmqkit.payload.jinja_template import JinjaTemplate, Strict
 from rmqkit.topology.dead_letters import dead_letters
-from rmqkit.topology.definitions import from_definitions, to_definitions
-from rmqkit.topology.graph.drawing import draw
-from rmqkit.topology.graph.folding import fold
-from rmqkit.topology.graph.languages import dot, mermaid
-from rmqkit.topology.graph.tree import tree
-from rmqkit.topology.lint import examine
-from rmqkit.topology.loader import load, loads
+from rmqkit.topology.diagram.collapse import collapse
+from rmqkit.topology.diagram.graph import draw
+from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
+from rmqkit.topology.diagram.text_tree import tree
+from rmqkit.topology.examples import example_names
+from rmqkit.topology.file import scenarios
+from rmqkit.topology.file.definitions import from_definitions, to_definitions
+from rmqkit.topology.file.loader import load, loads
+from rmqkit.topology.file.writer import to_yaml
+from rmqkit.topology.lint.linter import examine
 from rmqkit.topology.routing import route
-from rmqkit.topology.shipped import shipped
-from rmqkit.topology.writer import to_yaml
 from tests.mutations import JSON_VALUES, examples, mutated, outcome, tampered
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -45,7 +46,7 @@ def placed(error: Exception, file: str = "input") -> bool:
     return bool(error.problems) and all(each.where.file == file and each.message for each in error.problems)
 
 
-TOPOLOGIES = [*samples("valid/*.yaml", "invalid/*.yaml"), *(path.read_bytes() for path in shipped().values())]
+TOPOLOGIES = [*samples("valid/*.yaml", "invalid/*.yaml"), *(path.read_bytes() for path in example_names().values())]
 SMALL = [text for text in TOPOLOGIES if len(text) < 3000]
 YAML_TOKENS = [
     b": ", b"- ", b"\n", b"\n  ", b"\t", b"#", b"*", b"&a ", b"*a", b"<<: ", b"!!python/object:os.system ",
@@ -60,7 +61,7 @@ def use(topology: Topology) -> None:
     """Do all that is done offline with what was read: nothing of it may fail but with an error of ours."""
     examine(topology)
     to_definitions(topology)
-    graph = fold(draw(topology))
+    graph = collapse(draw(topology))
     list(tree(graph))
     dot(graph)
     mermaid(graph)
@@ -206,7 +207,7 @@ def test_what_is_taken_for_json_is_what_python_reads(body: bytes) -> None:
     found = outcome(lambda: formats.read_json(body, WHERE), PayloadError)
     if isinstance(found, tuple):
         assert found == (body.decode(), json.loads(body))
-        assert outcome(lambda: formats.strict_json.find_fault(body.decode())) is None
+        assert outcome(lambda: json_text.find_fault(body.decode())) is None
     else:
         assert placed(found)
 
@@ -247,7 +248,7 @@ ENVELOPE_TOKENS = [
 
 def check_envelope(line: bytes, folder: Path) -> None:
     (folder / "x").write_bytes(b"body")
-    found = outcome(lambda: envelopes.Reader(folder).read(line, WHERE), PayloadError)
+    found = outcome(lambda: envelopes.EnvelopeReader(folder).read(line, WHERE), PayloadError)
     if isinstance(found, envelopes.Envelope):
         outcome(lambda: properties.check(found.message.properties))
     else:
@@ -305,7 +306,7 @@ ROW_TOKENS = [
 @given(mutated(ROWS, ROW_TOKENS), st.sampled_from(["input", "input.csv", "input.jsonl"]))
 def test_rows_are_read_or_refused_with_their_place(text: bytes, name: str) -> None:
     def read() -> list[rows.Row | None]:
-        reader = rows.Reader(name)
+        reader = rows.RowReader(name)
         lines = text.split(b"\n")
         found = [reader.read(line, number) for number, line in enumerate(lines, 1)]
         reader.finish(len(lines))
@@ -399,8 +400,8 @@ TEMPLATE_TOKENS = [
 @given(mutated(TEMPLATES, TEMPLATE_TOKENS).map(lambda text: text.decode("utf-8", "surrogateescape")))
 def test_a_template_is_filled_in_or_refused_with_its_place(text: str) -> None:
     values = {"n": 3, "row": {"a": "x", "list": list(range(9))}, "x": "y"}
-    found = outcome(lambda: Template(Strict(), values, text, "input"), PayloadError)
-    if isinstance(found, Template):
+    found = outcome(lambda: JinjaTemplate(Strict(), values, text, "input"), PayloadError)
+    if isinstance(found, JinjaTemplate):
         outcome(found.render, ValueError)
     else:
         assert placed(found)
@@ -409,4 +410,4 @@ def test_a_template_is_filled_in_or_refused_with_its_place(text: str) -> None:
 @examples(120)
 @given(TAGGED | JSON_VALUES)
 def test_tagged_values_are_read_or_refused(value: Any) -> None:
-    outcome(lambda: tagged.to_json(tagged.from_json(value)), ValueError)
+    outcome(lambda: amqp_json.to_json(amqp_json.from_json(value)), ValueError)

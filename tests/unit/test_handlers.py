@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import typer
 
-from rmqkit.broker import brake
-from rmqkit.broker.brake import Brake
-from rmqkit.cli.handling import FilterOptions, HandlerOptions, Print
+from rmqkit.cli.handler_options import FilterOptions, HandlerOptions, PrintFormat
 from rmqkit.errors import RmqkitError, SettingsError
-from rmqkit.handlers import calling, executing
-from rmqkit.handlers.executing import Executor
-from rmqkit.handlers.handler import Settled
+from rmqkit.handlers import command, function
+from rmqkit.handlers.command import CommandHandler
+from rmqkit.handlers.handler import HandledBatch
 from rmqkit.message import Delivery, Verdict
+from rmqkit.messaging import acknowledger
+from rmqkit.messaging.acknowledger import RequeueBackoff
 from rmqkit.stop import Stop
 from tests.unit.origins import Origin
 
@@ -43,17 +43,17 @@ class _Source:
         self._woken.set()
 
 
-def _run(executor: Executor, stop: Stop, *bodies: bytes) -> list[Settled]:
+def _run(executor: CommandHandler, stop: Stop, *bodies: bytes) -> list[HandledBatch]:
     return list(executor.handle(_Source(stop, *bodies), stop))
 
 
 def test_commands_that_go_on_after_a_stop_are_ended_in_the_end_and_their_messages_given_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(executing, "KILL_AFTER_S", 0.3)
+    monkeypatch.setattr(command, "KILL_AFTER_S", 0.3)
     ready = tmp_path / "ready"
     stubborn = f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done"
-    executor = Executor(("/bin/sh", "sh", "-c", stubborn), "q", grace_s=0.3)
+    executor = CommandHandler(("/bin/sh", "sh", "-c", stubborn), "q", grace_s=0.3)
     stop = Stop()
 
     def request() -> None:
@@ -66,8 +66,8 @@ def test_commands_that_go_on_after_a_stop_are_ended_in_the_end_and_their_message
 
 
 def test_a_command_that_heeds_no_sigterm_after_its_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executing, "KILL_AFTER_S", 0.2)
-    executor = Executor(("/bin/sh", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"), "q", timeout_s=0.2)
+    monkeypatch.setattr(command, "KILL_AFTER_S", 0.2)
+    executor = CommandHandler(("/bin/sh", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"), "q", timeout_s=0.2)
     [delivery] = next(_Source(Stop(), b"x").batches())
     settled = executor.run(delivery)
     assert settled.verdict is Verdict.REJECT
@@ -75,31 +75,31 @@ def test_a_command_that_heeds_no_sigterm_after_its_time_is_killed(monkeypatch: p
 
 
 def test_a_command_that_is_ended_by_the_second_signal_is_given_back_and_no_other_is_started() -> None:
-    executor = Executor(("/bin/sh", "sh", "-c", "sleep 60"), "q")
+    executor = CommandHandler(("/bin/sh", "sh", "-c", "sleep 60"), "q")
     [delivery] = next(_Source(Stop(), b"x").batches())
     threading.Timer(0.2, executor.close).start()
-    assert executor.run(delivery) == Settled((delivery,), Verdict.REQUEUE)
-    assert executor.run(delivery) == Settled((delivery,), Verdict.REQUEUE)
+    assert executor.run(delivery) == HandledBatch((delivery,), Verdict.REQUEUE)
+    assert executor.run(delivery) == HandledBatch((delivery,), Verdict.REQUEUE)
 
 
 def test_a_command_gets_the_signals_that_python_ignores() -> None:
-    executor = Executor(("/bin/sh", "sh", "-c", "kill -PIPE $$"), "q")
+    executor = CommandHandler(("/bin/sh", "sh", "-c", "kill -PIPE $$"), "q")
     [delivery] = next(_Source(Stop(), b"x").batches())
     assert executor.run(delivery).failure == f"the command was killed by {signal.SIGPIPE.name}"
 
 
-@pytest.mark.parametrize("command", ["", "  ", "a 'b", "no-such-program-here", "/etc/passwd", "/"])
-def test_a_command_that_cannot_be_run_is_refused(command: str) -> None:
+@pytest.mark.parametrize("words", ["", "  ", "a 'b", "no-such-program-here", "/etc/passwd", "/"])
+def test_a_command_that_cannot_be_run_is_refused(words: str) -> None:
     with pytest.raises(SettingsError, match="--exec"):
-        executing.parse(command)
+        command.parse(words)
 
 
 def test_what_is_given_back_again_and_again_waits_longer_each_time_until_there_is_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(brake.time, "monotonic", lambda: now_s)
-    held = Brake()
+    monkeypatch.setattr(acknowledger.time, "monotonic", lambda: now_s)
+    held = RequeueBackoff()
     pauses = []
     for _ in range(6):
         held.hold([2, 1])
@@ -138,7 +138,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize("name", ["fine", "kind", "kind.__call__"])
 def test_a_function_of_the_current_folder_is_found(name: str) -> None:
-    assert callable(calling.load(f"some_functions:{name}"))
+    assert callable(function.load(f"some_functions:{name}"))
 
 
 @pytest.mark.usefixtures("functions")
@@ -160,7 +160,7 @@ def test_a_function_of_the_current_folder_is_found(name: str) -> None:
 )
 def test_a_function_that_cannot_be_called_is_refused(target: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        calling.load(target)
+        function.load(target)
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_a_function_that_cannot_be_called_is_refused(target: str, said: str) -> 
         HandlerOptions(save_to="x", exec="true"),
         HandlerOptions(exec="true", handler="a:b"),
         HandlerOptions(handler="a:b", to_queue="q"),
-        HandlerOptions(save_to="x", format=Print.JSON),
-        HandlerOptions(to_url="amqp://localhost", format=Print.JSON),
+        HandlerOptions(save_to="x", format=PrintFormat.JSON),
+        HandlerOptions(to_url="amqp://localhost", format=PrintFormat.JSON),
         HandlerOptions(to_queue="q", to_exchange="e"),
         HandlerOptions(to_queue="q", to_routing_key="k"),
         HandlerOptions(timeout=1),

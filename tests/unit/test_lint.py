@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmqkit.errors import Location
-from rmqkit.model import Binding, Exchange, Policy, Queue, Silence, Target, Topology
+from rmqkit.model import Binding, Exchange, Policy, Queue, Suppression, Target, Topology
 from rmqkit.topology.dead_letters import dead_letters
-from rmqkit.topology.lint import RULES, examine, lint
-from rmqkit.topology.loader import load, loads
+from rmqkit.topology.examples import example_names
+from rmqkit.topology.file.loader import load, loads
+from rmqkit.topology.lint.linter import RULES, examine, lint
+from rmqkit.topology.lint.rule import Rule
 from rmqkit.topology.routing import route
-from rmqkit.topology.rules.rule import Rule
-from rmqkit.topology.shipped import shipped
 
 
 def of(text: str) -> list[str]:
@@ -46,7 +46,7 @@ def test_a_case_has_the_findings_that_its_lines_name(path: Path) -> None:
     assert [(finding.where.line, finding.code) for finding in lint(load(path))] == sorted(expected)
 
 
-@pytest.mark.parametrize("path", shipped().values(), ids=shipped())
+@pytest.mark.parametrize("path", example_names().values(), ids=example_names())
 def test_a_shipped_topology_has_no_finding(path: Path) -> None:
     assert lint(load(path)) == ()
 
@@ -97,7 +97,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         publish=draw(st.none() | st.builds(Target, names, keys)),
         external_exchanges=tuple(draw(st.sets(names, max_size=1))),
         policies=tuple(policies),
-        silences=tuple(draw(st.lists(st.builds(Silence, st.sampled_from([*RULES, "x"]), names), max_size=2))),
+        silences=tuple(draw(st.lists(st.builds(Suppression, st.sampled_from([*RULES, "x"]), names), max_size=2))),
     )
 
 

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from rmqkit.errors import PayloadError
 from rmqkit.message import Message
 from rmqkit.payload import resume, sources
+from rmqkit.payload.input_stream import InputPosition, InputStream
 from rmqkit.payload.resume import Mark, Resume
-from rmqkit.payload.sources import Outline
-from rmqkit.payload.streams import Place, Stream
+from rmqkit.payload.sources import MessageDefaults
 from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
 _FATES = st.sampled_from([Fate.CONFIRMED] * 6 + [Fate.RETURNED, Fate.NACKED, Fate.REFUSED, Fate.UNKNOWN])
 
 
-def _place(n: int) -> Place:
-    return Place(n * 10, n, n)
+def _place(n: int) -> InputPosition:
+    return InputPosition(n * 10, n, n)
 
 
 @given(st.data(), st.integers(0, 20), st.sets(st.integers(0, 9)), st.integers(0, 5))
@@ -47,14 +47,14 @@ def test_before_the_mark_all_is_confirmed_or_noted_and_at_it_is_not(
         assert mark.beyond == begin + count - mark.place.n
 
 
-def _lines(outline: Outline, stream: Stream, place: Place) -> object:
+def _lines(outline: MessageDefaults, stream: InputStream, place: InputPosition) -> object:
     stream.seek(place)
     return sources.lines(outline, stream)
 
 
 def _open(path: Path, state: Path, job: str = "job") -> Resume:
-    stream = Stream(str(path), Stop())
-    return Resume(str(state), job, stream, lambda place: _lines(Outline(), stream, place))  # type: ignore[arg-type,return-value]
+    stream = InputStream(str(path), Stop())
+    return Resume(str(state), job, stream, lambda place: _lines(MessageDefaults(), stream, place))  # type: ignore[arg-type,return-value]
 
 
 def _run(kept: Resume, dice: random.Random, *, crash: bool, failing: float = 0.0) -> list[bytes]:

@@ -11,14 +11,14 @@ from rmqkit.model import Queue, Retry, Target, Topology
 from rmqkit.plan import Outcome
 from rmqkit.topology.comparison import compare
 from rmqkit.topology.dead_letters import dead_letter
-from rmqkit.topology.definitions import not_in_definitions, to_definitions
-from rmqkit.topology.graph import drawing, languages
-from rmqkit.topology.graph.tree import tree
-from rmqkit.topology.lint import lint
-from rmqkit.topology.loader import load, loads
+from rmqkit.topology.diagram import graph, mermaid_dot
+from rmqkit.topology.diagram.text_tree import tree
+from rmqkit.topology.file.definitions import not_in_definitions, to_definitions
+from rmqkit.topology.file.loader import load, loads
+from rmqkit.topology.file.writer import to_yaml
+from rmqkit.topology.lint.linter import lint
 from rmqkit.topology.retry import MAX_DELAY_MS, collapse, delay_text, expand, parse_delay
 from rmqkit.topology.routing import route
-from rmqkit.topology.writer import to_yaml
 
 FILE = "queues:\n  orders: {type: quorum, retry: {delays: [5s, 90s, 5s], then: parked}}\n  parked: {}\n"
 
@@ -93,12 +93,12 @@ def test_definitions_have_the_waiting_queues_and_say_what_they_lack() -> None:
 
 
 def test_a_picture_shows_which_try_leads_where() -> None:
-    picture = drawing.draw(loads(FILE))
+    picture = graph.draw(loads(FILE))
     lines = ["".join(text for text, _ in line) for line in tree(picture)]
     assert "│  ├─ try 1, try 3 failed → orders.retry.5s  quorum, TTL 5 s, reject-publish" in lines
     assert "│  └─ try 4 failed → parked" in lines
-    assert '-.->|"failed<br/>try 2"| n2' in languages.mermaid(picture)
-    assert '[label="failed\\ntry 2", style=dashed]' in languages.dot(picture)
+    assert '-.->|"failed<br/>try 2"| n2' in mermaid_dot.mermaid(picture)
+    assert '[label="failed\\ntry 2", style=dashed]' in mermaid_dot.dot(picture)
 
 
 def test_a_queue_that_retries_end_in_may_forget_as_the_last_stop_it_is() -> None:

@@ -12,8 +12,8 @@ import pytest
 from rmqkit.errors import PayloadError, TopologyError
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
 from rmqkit.topology.dead_letters import dead_letter, dead_letters
-from rmqkit.topology.deaths import Reason, orders
-from rmqkit.topology.loader import loads
+from rmqkit.topology.death_cycles import Reason, orders
+from rmqkit.topology.file.loader import loads
 from rmqkit.topology.matching import matches, matches_topic
 from rmqkit.topology.routing import MAX_PATHS, Route, route
 

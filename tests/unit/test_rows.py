@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.errors import PayloadError
-from rmqkit.payload.rows import Reader, Row
+from rmqkit.payload.rows import Row, RowReader
 
 
 def _read(data: bytes, name: str = "in") -> list[Row]:
-    reader = Reader(name)
+    reader = RowReader(name)
     lines = data.split(b"\n")
     found = [reader.read(line, number) for number, line in enumerate(lines, 1)]
     reader.finish(len(lines))
@@ -97,4 +97,4 @@ def test_a_bad_row_is_refused_with_its_place(data: bytes, words: str) -> None:
 def test_a_quote_that_is_not_closed_does_not_take_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.payload.rows.MAX_ROW_BYTES", 100)
     with pytest.raises(PayloadError, match="in:1:1: a double quote"):
-        Reader("in").read(b'"' + b"x" * 200, 1)
+        RowReader("in").read(b'"' + b"x" * 200, 1)

@@ -8,12 +8,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from rmqkit import exit_codes
-from rmqkit.cli.junit import to_xml
+from rmqkit.cli.junit_xml import to_xml
 from rmqkit.errors import DocumentError, InputError, Problem
 from rmqkit.report import ScenarioReport, as_json
-from rmqkit.topology.scenarios import load
-from rmqkit.topology.shipped import shipped
-from rmqkit.topology.verdicts import judge
+from rmqkit.topology.examples import example_names
+from rmqkit.topology.file.scenarios import load
+from rmqkit.topology.scenario_check import judge
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "cases" / "scenarios"
@@ -61,7 +61,7 @@ def test_every_expectation_has_its_file() -> None:
 
 
 def test_scenario_files_are_not_taken_for_topologies() -> None:
-    assert not [name for name in shipped() if "test" in name]
+    assert not [name for name in example_names() if "test" in name]
 
 
 def test_the_problems_of_all_files_are_told_at_once(tmp_path: Path) -> None:

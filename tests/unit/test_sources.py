@@ -11,9 +11,9 @@ from rmqkit.errors import PayloadError
 from rmqkit.message import Message, Properties
 from rmqkit.payload import sources
 from rmqkit.payload.formats import Format
-from rmqkit.payload.recordings import Replay
-from rmqkit.payload.sources import Outline
-from rmqkit.payload.streams import Stream
+from rmqkit.payload.input_stream import InputStream
+from rmqkit.payload.replay import EnvelopeReplay
+from rmqkit.payload.sources import MessageDefaults
 from rmqkit.stop import Stop, StopRequested
 
 
@@ -22,19 +22,19 @@ def _bodies(messages: object) -> list[bytes]:
 
 
 def _lines(path: Path, **outline: object) -> list[bytes]:
-    return _bodies(sources.lines(Outline(**outline), Stream(str(path), Stop())))  # type: ignore[arg-type]
+    return _bodies(sources.lines(MessageDefaults(**outline), InputStream(str(path), Stop())))  # type: ignore[arg-type]
 
 
 def test_numbers_are_the_bodies_0_to_n_minus_1_in_order() -> None:
-    messages = list(sources.numbers(Outline(routing_key="q"), 20_000))
+    messages = list(sources.numbers(MessageDefaults(routing_key="q"), 20_000))
     assert _bodies(messages) == [str(number).encode() for number in range(20_000)]
     assert len({id(each.properties) for each in messages}) == 1
     assert messages[0].properties.content_type == "text/plain"
-    assert list(sources.numbers(Outline(), 0)) == []
+    assert list(sources.numbers(MessageDefaults(), 0)) == []
 
 
 def test_arguments_keep_their_bytes_and_a_given_content_type_stands() -> None:
-    outline = Outline("ex", "key", Properties(content_type="x/y", priority=1))
+    outline = MessageDefaults("ex", "key", Properties(content_type="x/y", priority=1))
     messages = sources.arguments(outline, ["", "grüße", os.fsdecode(b"\xff\0")])
     assert _bodies(messages) == [b"", "grüße".encode(), b"\xff\0"]
     assert {each.properties.content_type for each in messages} == {"x/y"}
@@ -43,20 +43,20 @@ def test_arguments_keep_their_bytes_and_a_given_content_type_stands() -> None:
 
 def test_every_bad_argument_is_told_at_once() -> None:
     with pytest.raises(PayloadError) as caught:
-        sources.arguments(Outline(format=Format.JSON), ["{}", "[", "nope"])
+        sources.arguments(MessageDefaults(format=Format.JSON), ["{}", "[", "nope"])
     assert [str(problem.where) for problem in caught.value.problems] == ["payload 2:1:2", "payload 3:1:1"]
 
 
 def test_an_outline_amqp_cannot_carry_is_refused() -> None:
     with pytest.raises(PayloadError, match="routing key has 256 bytes"):
-        Outline(routing_key="k" * 256)
+        MessageDefaults(routing_key="k" * 256)
 
 
 def test_a_file_is_one_message_byte_for_byte_named_by_its_suffix(tmp_path: Path) -> None:
     everything = bytes(range(256)) * 1000
     (tmp_path / "a.png").write_bytes(everything)
     (tmp_path / "b.json").write_bytes(b'{"a":1}\r\n')
-    messages = list(sources.Files(Outline(), [str(tmp_path / "a.png"), str(tmp_path / "b.json")], Stop()))
+    messages = list(sources.InputFiles(MessageDefaults(), [str(tmp_path / "a.png"), str(tmp_path / "b.json")], Stop()))
     assert _bodies(messages) == [everything, b'{"a":1}\r\n']
     assert [each.properties.content_type for each in messages] == ["image/png", "application/json"]
 
@@ -65,7 +65,11 @@ def test_a_folder_is_its_files_sorted_and_below_without_hidden_ones(tmp_path: Pa
     for name in ("b.txt", "a/z.txt", "c/d/e.txt", ".hidden", ".git/config"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert _bodies(sources.Files(Outline(), [str(tmp_path)], Stop())) == [b"a/z.txt", b"b.txt", b"c/d/e.txt"]
+    assert _bodies(sources.InputFiles(MessageDefaults(), [str(tmp_path)], Stop())) == [
+        b"a/z.txt",
+        b"b.txt",
+        b"c/d/e.txt",
+    ]
 
 
 def test_every_file_that_cannot_be_sent_is_told_before_anything_is(tmp_path: Path) -> None:
@@ -73,7 +77,7 @@ def test_every_file_that_cannot_be_sent_is_told_before_anything_is(tmp_path: Pat
     (tmp_path / "bad.json").write_text("[1,\n nope]")
     (tmp_path / "good.txt").write_text("x")
     with pytest.raises(PayloadError) as caught:
-        sources.Files(Outline(), [str(tmp_path), str(tmp_path / "empty"), str(tmp_path / "gone")], Stop())
+        sources.InputFiles(MessageDefaults(), [str(tmp_path), str(tmp_path / "empty"), str(tmp_path / "gone")], Stop())
     told = "\n".join(map(str, caught.value.problems))
     assert f"{tmp_path}/bad.json:2:2: not JSON" in told
     assert f"{tmp_path}/empty: a folder with no file in it" in told
@@ -86,7 +90,7 @@ def test_a_file_that_goes_away_after_the_check_is_an_error_after_those_before_it
     monkeypatch.setattr(sources, "_HELD_BYTES", 1)
     for name in ("a", "b", "c"):
         (tmp_path / name).write_text(name * 10)
-    messages = iter(sources.Files(Outline(), [str(tmp_path)], Stop()))
+    messages = iter(sources.InputFiles(MessageDefaults(), [str(tmp_path)], Stop()))
     assert next(messages).body == b"a" * 10
     (tmp_path / "b").unlink()
     with pytest.raises(PayloadError, match="b: cannot be read"):
@@ -94,7 +98,7 @@ def test_a_file_that_goes_away_after_the_check_is_an_error_after_those_before_it
 
 
 def test_repeated_yields_everything_so_many_times() -> None:
-    messages = sources.arguments(Outline(), ["a", "b"])
+    messages = sources.arguments(MessageDefaults(), ["a", "b"])
     assert _bodies(sources.repeated(messages, 3)) == [b"a", b"b"] * 3
 
 
@@ -124,7 +128,7 @@ def test_a_line_goes_out_when_it_arrives(tmp_path: Path) -> None:
     opened: list[int] = []
     writer = threading.Thread(target=lambda: opened.append(os.open(path, os.O_WRONLY)))
     writer.start()
-    messages = sources.lines(Outline(), Stream(str(path), Stop()))
+    messages = sources.lines(MessageDefaults(), InputStream(str(path), Stop()))
     writer.join()
     try:
         assert next(messages) is None  # about to wait: the publisher confirms what it has
@@ -145,7 +149,7 @@ def test_a_stop_ends_the_wait_for_input_and_drops_half_a_line() -> None:
     read, write = os.pipe()
     stop = Stop()
     try:
-        messages = sources.lines(Outline(), Stream(f"/dev/fd/{read}", stop))
+        messages = sources.lines(MessageDefaults(), InputStream(f"/dev/fd/{read}", stop))
         os.write(write, b"whole\nhal")
         assert _next_body(messages) == b"whole"
         stop.request()
@@ -161,13 +165,13 @@ def test_a_stop_ends_the_wait_for_a_fifo_without_a_writer(tmp_path: Path) -> Non
     stop = Stop()
     stop.request()
     with pytest.raises(StopRequested):
-        Stream(str(path), stop)
+        InputStream(str(path), stop)
 
 
 def test_a_file_cut_short_while_it_is_read_says_where_it_ended(tmp_path: Path) -> None:
     path = tmp_path / "shrinks"
     path.write_bytes(b"line\n" * 100_000)
-    messages = sources.lines(Outline(), Stream(str(path), Stop()))
+    messages = sources.lines(MessageDefaults(), InputStream(str(path), Stop()))
     assert _next_body(messages) == b"line"
     os.truncate(path, 70_001)
     read: list[bytes] = []
@@ -179,7 +183,7 @@ def test_a_file_cut_short_while_it_is_read_says_where_it_ended(tmp_path: Path) -
 def test_the_first_bad_line_is_placed_and_those_before_it_are_good(tmp_path: Path) -> None:
     path = tmp_path / "in.ndjson"
     path.write_bytes(b'{"a": 1}\n[2,\n{}\n')
-    messages = sources.lines(Outline(format=Format.JSON), Stream(str(path), Stop()))
+    messages = sources.lines(MessageDefaults(format=Format.JSON), InputStream(str(path), Stop()))
     assert _next_body(messages) == b'{"a": 1}'
     with pytest.raises(PayloadError, match=r"in\.ndjson:2:4: not JSON"):
         next(messages)
@@ -188,11 +192,11 @@ def test_the_first_bad_line_is_placed_and_those_before_it_are_good(tmp_path: Pat
 def test_envelopes_go_where_they_say_unless_overridden(tmp_path: Path) -> None:
     path = tmp_path / "envelopes"
     path.write_bytes(b'{"body": "a", "exchange": "x", "routing_key": "k"}\n\n{"body": "b"}\n')
-    outline = Outline(routing_key="default")
+    outline = MessageDefaults(routing_key="default")
 
     def targets(*, override: bool) -> list[tuple[str, str]]:
-        stream = Stream(str(path), Stop())
-        messages = Replay(outline, Stop(), override=override).lines(stream)
+        stream = InputStream(str(path), Stop())
+        messages = EnvelopeReplay(outline, Stop(), override=override).lines(stream)
         return [(each.exchange, each.routing_key) for each in messages if isinstance(each, Message)]
 
     assert targets(override=False) == [("x", "k"), ("", "default")]
@@ -203,4 +207,4 @@ def test_envelopes_go_where_they_say_unless_overridden(tmp_path: Path) -> None:
 def test_a_stream_that_cannot_be_opened_is_refused_at_once(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(PayloadError, match=f"{name}: cannot be read"):
-        Stream(str(tmp_path / name), Stop())
+        InputStream(str(tmp_path / name), Stop())

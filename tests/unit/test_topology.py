@@ -15,9 +15,9 @@ from jsonschema import Draft202012Validator
 
 from rmqkit.errors import DocumentError, TopologyError
 from rmqkit.model import Binding, Exchange, Queue, Target
-from rmqkit.topology.loader import load, loads
-from rmqkit.topology.schema import schema, schema_text
-from rmqkit.topology.shipped import find, shipped
+from rmqkit.topology.examples import example_names, find
+from rmqkit.topology.file.loader import load, loads
+from rmqkit.topology.file.schema import schema, schema_text
 
 
 @pytest.fixture
@@ -155,12 +155,12 @@ def test_the_schema_agrees_with_the_loader_on_the_cases() -> None:
     """An editor that follows the schema shows no error where the loader has none."""
     import yaml  # noqa: PLC0415 - the oracle
 
-    for path in shipped().values():
+    for path in example_names().values():
         assert not [*Draft202012Validator(schema()).iter_errors(yaml.safe_load(path.read_text("utf-8")))]
 
 
 def test_the_shipped_topologies_fit_together_and_are_found_by_name() -> None:
-    assert list(shipped()) == [
+    assert list(example_names()) == [
         "headers",
         "offline",
         "orders",
@@ -174,14 +174,14 @@ def test_the_shipped_topologies_fit_together_and_are_found_by_name() -> None:
         "topics",
         "work",
     ]
-    together = load(*shipped().values())
-    assert len(together.queues) == sum(len(load(path).queues) for path in shipped().values())
+    together = load(*example_names().values())
+    assert len(together.queues) == sum(len(load(path).queues) for path in example_names().values())
     assert load(find("work")).publish == Target("", "worker_queue")
     with pytest.raises(DocumentError, match="There are: headers, offline"):
         find("wrok")
 
 
-@pytest.mark.parametrize("path", shipped().values(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", example_names().values(), ids=lambda path: path.stem)
 def test_a_shipped_topology_shows_a_learner_the_three_commands(path: Path) -> None:
     text = path.read_text("utf-8")
     assert text.startswith("# yaml-language-server: $schema=../rmqkit/topology/schema.json\n")
@@ -193,5 +193,5 @@ def test_a_shipped_topology_shows_a_learner_the_three_commands(path: Path) -> No
 
 
 def test_loading_the_loader_does_not_load_jsonschema() -> None:
-    code = "import sys, rmqkit.topology.loader; sys.exit('jsonschema' in sys.modules)"
+    code = "import sys, rmqkit.topology.file.loader; sys.exit('jsonschema' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

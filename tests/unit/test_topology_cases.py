@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from rmqkit.errors import InputError, Problem
-from rmqkit.topology.loader import load
-from rmqkit.topology.shipped import shipped
+from rmqkit.topology.examples import example_names
+from rmqkit.topology.file.loader import load
 
 CASES = Path(__file__).parents[1] / "cases"
 VALID = sorted(CASES.glob("valid/*.yaml"))
@@ -22,7 +22,7 @@ def printed(problem: Problem) -> str:
     return str(problem).removeprefix(problem.where.file).removeprefix(":").lstrip()
 
 
-@pytest.mark.parametrize("path", [*VALID, *shipped().values()], ids=by_name)
+@pytest.mark.parametrize("path", [*VALID, *example_names().values()], ids=by_name)
 def test_a_valid_topology_loads(path: Path) -> None:
     topology = load(path)
     assert topology.queues or topology.exchanges

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame
 
-from rmqkit.broker.frames import Confirm, Returned, pika_properties
-from rmqkit.broker.unconfirmed import Sent, Unconfirmed
+from rmqkit.amqp.frames import Confirm, Returned, pika_properties
 from rmqkit.message import Message, Properties
+from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
 
 
 def _filled(*messages: Message) -> Unconfirmed:

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.errors import TopologyError
-from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Silence, Target, Topology
-from rmqkit.topology.document import parse
-from rmqkit.topology.loader import load, loads
-from rmqkit.topology.names import BUILT_IN
+from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Suppression, Target, Topology
+from rmqkit.topology.examples import example_names
+from rmqkit.topology.file.document import parse
+from rmqkit.topology.file.loader import load, loads
+from rmqkit.topology.file.names import BUILT_IN
+from rmqkit.topology.file.writer import to_yaml
 from rmqkit.topology.retry import MAX_DELAY_MS, expand
-from rmqkit.topology.shipped import shipped
-from rmqkit.topology.writer import to_yaml
 
 VALID = sorted((Path(__file__).parents[1] / "cases" / "valid").glob("*.yaml"))
 NASTY = (
@@ -99,7 +99,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         tuple(unique(names)),
         tuple({each.name: each for each in draw(st.lists(policies, max_size=2))}.values()),
         tuple(unique(keys)),
-        tuple(draw(st.lists(st.builds(Silence, keys, keys, keys), max_size=2))),
+        tuple(draw(st.lists(st.builds(Suppression, keys, keys, keys), max_size=2))),
     )
     return expand(topology)
 
@@ -145,10 +145,12 @@ def test_a_nasty_name_stays_what_it_is_wherever_it_stands(name: str) -> None:
     assert loads(to_yaml(whole)) == whole
 
 
-@pytest.mark.parametrize("name", [each for each in shipped() if each != "orders"])  # it explains settings line by line
+@pytest.mark.parametrize(
+    "name", [each for each in example_names() if each != "orders"]
+)  # it explains settings line by line
 def test_a_shipped_topology_is_written_as_it_stands_but_for_its_comments(name: str) -> None:
-    text = re.sub(r"^ *#.*\n| +# .*", "", shipped()[name].read_text("utf-8"), flags=re.MULTILINE)
-    assert to_yaml(load(shipped()[name])) == text.strip().replace("{durable: true}", "{}") + "\n"
+    text = re.sub(r"^ *#.*\n| +# .*", "", example_names()[name].read_text("utf-8"), flags=re.MULTILINE)
+    assert to_yaml(load(example_names()[name])) == text.strip().replace("{durable: true}", "{}") + "\n"
 
 
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
@@ -173,7 +175,7 @@ def test_a_file_has_a_line_per_entity_and_leaves_defaults_out() -> None:
         external_queues=("theirs",),
         policies=(Policy("ttl", "^orders\\.", {"message-ttl": 60000}, "queues", 1),),
         scope=("orders.*",),
-        silences=(Silence("unreached-queue", "parked", "filled by hand"), Silence("cycle", reason="meant")),
+        silences=(Suppression("unreached-queue", "parked", "filled by hand"), Suppression("cycle", reason="meant")),
     )
     assert to_yaml(topology) == (
         "description: Orders; nothing else.\n\n"

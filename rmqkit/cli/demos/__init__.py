@@ -1,10 +1,8 @@
 """The patterns of `rmqkit demo`: one table, and a module for each kind of demo.
 
-Comes in: nothing. Goes out: PATTERNS. Room: cli.
-
-A demo is a function from a Stage to a Result: it shows commands as it runs them, and says whether the pattern held what
-it promises. Help, completion, errors and tests come from the table. A demo that wants more than the private node names
-as its `broker` a context manager of its own, which yields a Place with the nodes in it.
+A demo is a function from a DemoRunner to a Result: it shows commands as it runs them, and says whether the pattern
+held its promises. Help, completion, errors and tests come from the table. A demo that needs more than the
+private node names a context manager as its `broker`, which yields a DemoBroker with the nodes in it.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rmqkit.cli.demos.stage import Place, Result, Stage
+    from rmqkit.cli.demos.runner import DemoBroker, DemoRunner, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +31,14 @@ class Pattern:
     workers: int | None = None
     broker: str = "stage:private_node"
 
-    def run(self, stage: Stage) -> Result:
+    def run(self, stage: DemoRunner) -> Result:
         """Run the demo."""
-        demo: Callable[[Stage], Result] = _load(self.demo)
+        demo: Callable[[DemoRunner], Result] = _load(self.demo)
         return demo(stage)
 
-    def place(self) -> AbstractContextManager[Place]:
+    def place(self) -> AbstractContextManager[DemoBroker]:
         """Provide the broker for as long as a block runs."""
-        broker: Callable[[], AbstractContextManager[Place]] = _load(self.broker)
+        broker: Callable[[], AbstractContextManager[DemoBroker]] = _load(self.broker)
         return broker()
 
 

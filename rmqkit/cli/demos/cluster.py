@@ -1,7 +1,4 @@
-"""`rmqkit demo cluster`: three nodes, and the one that leads a quorum queue is killed under load.
-
-Comes in: a Stage with the nodes of a cluster. Goes out: a Result. Room: cli.
-"""
+"""`rmqkit demo cluster`: three nodes, and the one that leads a quorum queue is killed under load."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.ledger import Ledger, reckon
-from rmqkit.cli.demos.stage import Place, Process, Result, Stage
+from rmqkit.cli.demos.delivery_count import DeliveryCount, count_deliveries
+from rmqkit.cli.demos.runner import DemoBroker, DemoProcess, DemoRunner, Result
 from rmqkit.message import Message
 from rmqkit.node.cluster import Cluster
-from rmqkit.node.leash import leash
+from rmqkit.node.reaper import reap_when_done
 from rmqkit.report import PublishReport
 
 _QUEUE, _EXCHANGE, _KEY = "orders.billing", "orders.events", "order.eu.refunded"
@@ -26,9 +23,9 @@ _ELECTION_S = 30.0
 
 
 @contextmanager
-def private_cluster() -> Iterator[Place]:
+def private_cluster() -> Iterator[DemoBroker]:
     """Run three nodes while the block runs; their folder goes with them, even if we are killed."""
-    with leash(Path(tempfile.mkdtemp(prefix="rmqkit-demo-"))) as folder:
+    with reap_when_done(Path(tempfile.mkdtemp(prefix="rmqkit-demo-"))) as folder:
         started_s = time.monotonic()
         output.note("Starting a private RabbitMQ cluster of three nodes ...")
         cluster = Cluster(folder / "cluster")
@@ -36,17 +33,17 @@ def private_cluster() -> Iterator[Place]:
         first, took_s = status.nodes[0], time.monotonic() - started_s
         ports = ", ".join(str(node.port) for node in status.nodes)
         output.note(f"RabbitMQ {first.version} is ready on ports {ports} after {took_s:.1f} s.")
-        yield Place(status.url, first.management_url, folder, cluster.nodes)
+        yield DemoBroker(status.url, first.management_url, folder, cluster.nodes)
 
 
-def run(stage: Stage) -> Result:
+def run(stage: DemoRunner) -> Result:
     """Publish and consume, kill the queue's leader half-way, and count."""
     stage.apply("topologies/orders.yaml")
     workers = [stage.start(f"worker {number}", "consume", _QUEUE) for number in range(1, stage.workers + 1)]
     stage.wait_for_consumers(_QUEUE, *workers)
     stage.show("consume", _QUEUE, comment=f"{stage.workers} worker processes, ready")
     stage.show("publish", "-r", _KEY, "--count", str(stage.count), "...", comment="confirmed, while they consume")
-    fall = Fall(Cluster(stage.place.folder / "cluster"))
+    fall = LeaderFailure(Cluster(stage.place.folder / "cluster"))
     bodies = [b'{"order": %d}' % number for number in range(stage.count)]
     with output.progress_bars("published", "consumed", total=stage.count) as (published, consumed):
 
@@ -65,10 +62,10 @@ def run(stage: Stage) -> Result:
     fall.end()
     stage.end()
     came = [line for worker in workers for line in worker.lines()]
-    return _result(report, reckon(came, bodies), fall)
+    return _result(report, count_deliveries(came, bodies), fall)
 
 
-class Fall:
+class LeaderFailure:
     """The leader's end: killed as by a power cut, and how long it takes until another one is seen."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -99,7 +96,7 @@ class Fall:
             time.sleep(0.02)
 
 
-def _await(wanted: int, workers: Sequence[Process]) -> None:
+def _await(wanted: int, workers: Sequence[DemoProcess]) -> None:
     """Wait until so many different messages have come, or nothing has come for a while."""
     seen, moved_s = 0, time.monotonic()
     while time.monotonic() - moved_s < _PATIENCE_S:
@@ -111,7 +108,7 @@ def _await(wanted: int, workers: Sequence[Process]) -> None:
         time.sleep(0.1)
 
 
-def _result(report: PublishReport, ledger: Ledger, fall: Fall) -> Result:
+def _result(report: PublishReport, ledger: DeliveryCount, fall: LeaderFailure) -> Result:
     leaders = f"{fall.before}, then {fall.after or 'nobody'}"
     totals = [
         ("published", f"{report.published:,}", ""),

@@ -1,7 +1,4 @@
-"""`rmqkit demo priority`: jobs of three priorities wait, and come out sorted.
-
-Comes in: a Stage. Goes out: a Result. Room: cli.
-"""
+"""`rmqkit demo priority`: jobs of three priorities wait, and come out sorted."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import json
 from itertools import groupby
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.ledger import reckon
-from rmqkit.cli.demos.stage import ENVELOPES, Result, Stage
+from rmqkit.cli.demos.delivery_count import count_deliveries
+from rmqkit.cli.demos.runner import ENVELOPES, DemoRunner, Result
 
 _QUEUE = "jobs"
 _DIGITS = 20
@@ -18,7 +15,7 @@ _PRIORITIES = (0, 9, 5)  # in the order they are published
 _Job = tuple[int, int]  # the priority, and its number among those
 
 
-def run(stage: Stage) -> Result:
+def run(stage: DemoRunner) -> Result:
     """Let jobs wait, and see in which order a worker gets them."""
     stage.apply("topologies/priority.yaml")
     for priority in _PRIORITIES:
@@ -30,7 +27,7 @@ def run(stage: Stage) -> Result:
     envelopes = [json.loads(line) for line in worker.lines()]
     came = [(envelope["priority"], int(envelope["body"])) for envelope in envelopes]
     wanted = sorted(published, key=lambda job: -job[0])  # within a priority, as published
-    ledger = reckon(came, published)
+    ledger = count_deliveries(came, published)
     rows = [("published", _spans(published)), ("came", _spans(came)), ("lost", str(ledger.lost))]
     numbers = {"published": len(published), "came": ledger.came, "in_order": came == wanted, "lost": ledger.lost}
     return Result(came == wanted, output.table(rows), numbers)

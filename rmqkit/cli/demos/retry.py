@@ -1,7 +1,4 @@
-"""`rmqkit demo retry`: tasks that succeed at once, at the third try, or never.
-
-Comes in: a Stage. Goes out: a Result. Room: cli.
-"""
+"""`rmqkit demo retry`: tasks that succeed at once, at the third try, or never."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.stage import ENVELOPES, Result, Stage
+from rmqkit.cli.demos.runner import ENVELOPES, DemoRunner, Result
 from rmqkit.errors import HandlerError
 from rmqkit.message import Delivery
-from rmqkit.topology.shipped import find
+from rmqkit.topology.examples import find
 
 _QUEUE, _PARKED = "tasks", "tasks_parked"
 _SHIPPED, _SHORTER = "5s, 30s, 2m", "500ms, 1s, 2s"  # no demo takes so long
@@ -33,7 +30,7 @@ def handle(task: Delivery) -> None:
         raise HandlerError(f"no luck at try {attempt}")
 
 
-def run(stage: Stage) -> Result:
+def run(stage: DemoRunner) -> Result:
     """Publish tasks of each kind, and see when they were tried, and what became of them."""
     shorter = find("retry").read_text("utf-8").replace(_SHIPPED, _SHORTER)
     (stage.place.folder / "retry.yaml").write_text(shorter, "utf-8")

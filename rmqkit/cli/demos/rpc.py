@@ -1,7 +1,4 @@
-"""`rmqkit demo rpc`: calls to several servers, one of which is killed half-way, and a count of what was answered.
-
-Comes in: a Stage. Goes out: a Result. Room: cli.
-"""
+"""`rmqkit demo rpc`: calls to several servers, one of which is killed half-way, and a count of what was answered."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.stage import Process, Result, Stage
+from rmqkit.cli.demos.runner import DemoProcess, DemoRunner, Result
 from rmqkit.cli.demos.work import share_table
 from rmqkit.message import Delivery, Message, Properties
 
@@ -26,7 +23,7 @@ def double(request: Delivery) -> Message:
     return Message(b"%d" % (2 * int(request.body)), properties=Properties(headers=headers))
 
 
-def run(stage: Stage) -> Result:
+def run(stage: DemoRunner) -> Result:
     """Call servers, kill one of several half-way, and count."""
     stage.apply("topologies/rpc.yaml")
     command = ("serve", _QUEUE, "--handler", f"{__name__}:{double.__name__}", "--prefetch", "20")
@@ -38,7 +35,7 @@ def run(stage: Stage) -> Result:
     return _call(stage, servers)
 
 
-def _call(stage: Stage, servers: Sequence[Process]) -> Result:
+def _call(stage: DemoRunner, servers: Sequence[DemoProcess]) -> Result:
     shares: Counter[int] = Counter()
     wrong = unanswered = 0
     started_s = time.monotonic()

@@ -1,24 +1,21 @@
-"""`rmqkit demo single-active`: one of several consumers gets everything; it is killed, and the next takes over.
-
-Comes in: a Stage. Goes out: a Result. Room: cli.
-"""
+"""`rmqkit demo single-active`: one of several consumers gets everything; it is killed, and the next takes over."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.ledger import reckon
-from rmqkit.cli.demos.stage import Process, Result, Stage
+from rmqkit.cli.demos.delivery_count import count_deliveries
+from rmqkit.cli.demos.runner import DemoProcess, DemoRunner, Result
 
 _QUEUE = "ledger"
 _SECONDS = 2  # that publishing takes
 
 
-def run(stage: Stage) -> Result:
+def run(stage: DemoRunner) -> Result:
     """Publish while several consume, and kill the active one in the middle."""
     stage.apply("topologies/single_active.yaml")
-    consumers: list[Process] = []
+    consumers: list[DemoProcess] = []
     for number in range(1, stage.workers + 1):
         comment = "active, as it was first" if number == 1 else "waits"
         consumers.append(stage.start(f"consumer {number}", "consume", _QUEUE, comment=comment))
@@ -36,9 +33,9 @@ def run(stage: Stage) -> Result:
     return _result(stage.count, consumers)
 
 
-def _result(count: int, consumers: Sequence[Process]) -> Result:
+def _result(count: int, consumers: Sequence[DemoProcess]) -> Result:
     came = {each.name: [int(line) for line in each.lines()] for each in consumers}
-    ledger = reckon((number for numbers in came.values() for number in numbers), range(count))
+    ledger = count_deliveries((number for numbers in came.values() for number in numbers), range(count))
     in_order = all(numbers == sorted(numbers) for numbers in came.values())
     one_at_a_time = not any(list(came.values())[2:])  # those behind the second never had their turn
     rows = [

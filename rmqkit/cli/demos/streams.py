@@ -1,7 +1,4 @@
-"""`rmqkit demo streams`: several readers of one log, each from a place of its own.
-
-Comes in: a Stage. Goes out: a Result. Room: cli.
-"""
+"""`rmqkit demo streams`: several readers of one log, each from a place of its own."""
 
 from __future__ import annotations
 
@@ -9,14 +6,14 @@ import json
 from collections.abc import Mapping
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.stage import ENVELOPES, Process, Result, Stage
+from rmqkit.cli.demos.runner import ENVELOPES, DemoProcess, DemoRunner, Result
 
 _QUEUE = "events"
 _BAR = 24  # characters, for the whole log
 _SECONDS = 2  # that the second half takes, for whom it may take a while to be there
 
 
-def run(stage: Stage) -> Result:
+def run(stage: DemoRunner) -> Result:
     """Publish, read from several places, publish more, and read all of it once more."""
     stage.apply("topologies/stream.yaml")
     stage.publish("-n", str(stage.count))
@@ -36,11 +33,11 @@ def run(stage: Stage) -> Result:
     return _result(came, dict(zip(came, (0, middle, begin, 0), strict=True)), total)
 
 
-def _read(stage: Stage, name: str, *offset: str) -> Process:
+def _read(stage: DemoRunner, name: str, *offset: str) -> DemoProcess:
     return stage.start(name, "consume", _QUEUE, *offset, unseen=ENVELOPES, comment=name)
 
 
-def _offsets(reader: Process) -> list[int]:
+def _offsets(reader: DemoProcess) -> list[int]:
     return [json.loads(line)["headers"]["x-stream-offset"] for line in reader.lines()]
 
 

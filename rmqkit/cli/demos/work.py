@@ -1,7 +1,4 @@
-"""`rmqkit demo work`: numbers, dealt out to worker processes while they are published.
-
-Comes in: a Stage. Goes out: a Result. Room: cli.
-"""
+"""`rmqkit demo work`: numbers, dealt out to worker processes while they are published."""
 
 from __future__ import annotations
 
@@ -9,15 +6,15 @@ import time
 from collections.abc import Sequence
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.ledger import Ledger, reckon
-from rmqkit.cli.demos.stage import Process, Result, Stage
+from rmqkit.cli.demos.delivery_count import DeliveryCount, count_deliveries
+from rmqkit.cli.demos.runner import DemoProcess, DemoRunner, Result
 from rmqkit.message import Message
 from rmqkit.report import PublishReport
 
 _QUEUE = "worker_queue"
 
 
-def run(stage: Stage) -> Result:
+def run(stage: DemoRunner) -> Result:
     """Publish with confirms while workers consume, and count."""
     stage.apply("topologies/work.yaml")
     workers = [stage.start(f"worker {number}", "consume", _QUEUE) for number in range(1, stage.workers + 1)]
@@ -28,11 +25,11 @@ def run(stage: Stage) -> Result:
     stage.end()
     shares = {worker.name: len(worker.lines()) for worker in workers}
     came = (line for worker in workers for line in worker.lines())
-    ledger = reckon(came, [b"%d" % number for number in range(stage.count)])
+    ledger = count_deliveries(came, [b"%d" % number for number in range(stage.count)])
     return _result(ledger, report, shares, seconds)
 
 
-def _publish(stage: Stage, workers: Sequence[Process]) -> tuple[PublishReport, float]:
+def _publish(stage: DemoRunner, workers: Sequence[DemoProcess]) -> tuple[PublishReport, float]:
     """Publish, and wait until all have come; return the report, and the seconds until the last came."""
     started_s = time.monotonic()
     with output.progress_bars("published", "consumed", total=stage.count) as (published, consumed):
@@ -54,7 +51,7 @@ def _publish(stage: Stage, workers: Sequence[Process]) -> tuple[PublishReport, f
     return report, seconds
 
 
-def _result(ledger: Ledger, report: PublishReport, shares: dict[str, int], seconds: float) -> Result:
+def _result(ledger: DeliveryCount, report: PublishReport, shares: dict[str, int], seconds: float) -> Result:
     publish_rate, consume_rate = report.confirmed / report.seconds, ledger.came / seconds
     totals = [
         ("published", f"{report.published:,}", ""),

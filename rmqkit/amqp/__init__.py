@@ -1,0 +1,1 @@
+"""Bytes, channels and one logical connection: the only package that imports pika."""

@@ -1,0 +1,219 @@
+"""A channel, used from one thread: send, wait for events, call a method and get its answer."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Protocol
+
+from pika import spec
+
+from rmqkit.address import Address
+from rmqkit.amqp import error_mapping
+from rmqkit.amqp.frames import Event, encode_method
+from rmqkit.errors import BrokerError, ConnectionLost, Refused
+
+_CALLS_AHEAD = 100
+CALL_TIMEOUT_S = 30.0  # a broker that answers no method for so long is as good as gone
+
+
+class MethodCall(NamedTuple):
+    """A synchronous method, the class of its answer, what it is about in errors, and its `arguments` table."""
+
+    method: Any
+    answer: type[Any]
+    subject: str
+    arguments: Mapping[str, Any] | None = None
+
+
+class ChannelTransport(Protocol):
+    """The connection under a channel, as far as a channel needs it."""
+
+    address: Address
+    blocked: str
+    lost: BrokerError | None
+    frame_max: int
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; any thread may call this."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection without a goodbye."""
+        ...
+
+    def forget(self, number: int) -> None:
+        """Free the number of a closed channel."""
+        ...
+
+
+class Channel:
+    """A channel of a Transport.
+
+    `session` is unique in the process: it tells the deliveries of this channel from those of one before it that had
+    the same number. Once the broker closed the channel, or the connection is lost, every call raises that error.
+    """
+
+    def __init__(self, transport: ChannelTransport, number: int, session: int) -> None:
+        self.transport = transport
+        self.number = number
+        self.session = session
+        self.inbox: SimpleQueue[list[Event] | BrokerError | None] = SimpleQueue()
+        self._early: list[Event] = []  # events that came while a call waited for its answer
+        self._closed: BrokerError | None = None
+
+    def send(self, data: bytes) -> None:
+        """Send bytes that `frames` encoded for this channel.
+
+        Raises Refused, ConnectionLost if that is known already.
+        """
+        if self.transport.lost is not None or self._closed is not None:
+            raise (self._closed or self.transport.lost or ConnectionLost("closed")).again()
+        self.transport.send(data)
+
+    def call(
+        self,
+        method: Any,
+        answer: type[Any],
+        *,
+        subject: str,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Any:
+        """Send a synchronous method and return the broker's answer; `subject` names what it is about in errors.
+
+        `arguments` are as in `frames.encode_method`. Raises Refused if the broker closes the channel over it,
+        ConnectionLost also when no answer comes in time.
+        """
+        self.send(encode_method(self.number, method, arguments))
+        deadline = time.monotonic() + timeout_s
+        while True:
+            events = self._take(deadline - time.monotonic(), subject)
+            for position, event in enumerate(events):
+                if isinstance(event, answer):
+                    self._early += events[:position] + events[position + 1 :]
+                    return event
+            self._early += events
+            if time.monotonic() >= deadline:
+                if not self.transport.blocked:  # else it is alive, and reads our method once the alarm is over
+                    self.transport.abort()
+                what = f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s"
+                raise ConnectionLost(what, advice=error_mapping.NO_MAJORITY if subject.startswith("queue") else "")
+
+    def confirm_select(self) -> None:
+        """Have the broker confirm what is published here (https://www.rabbitmq.com/docs/confirms)."""
+        self.call(spec.Confirm.Select(), spec.Confirm.SelectOk, subject="publisher confirms")
+
+    def qos(self, prefetch: int, *, subject: str) -> None:
+        """Bound the unacknowledged deliveries of each consumer that is started from now on."""
+        self.call(spec.Basic.Qos(prefetch_count=prefetch), spec.Basic.QosOk, subject=subject)
+
+    def consume(
+        self,
+        queue: str,
+        *,
+        tag: str = "",
+        no_ack: bool = False,
+        exclusive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        subject: str = "",
+    ) -> None:
+        """Start a consumer of a queue; without a tag, the broker chooses one. Raises what `call` raises."""
+        method = spec.Basic.Consume(queue=queue, consumer_tag=tag, no_ack=no_ack, exclusive=exclusive)
+        self.call(method, spec.Basic.ConsumeOk, subject=subject or f"queue {queue!r}", arguments=arguments)
+
+    def cancel(self, tag: str, *, subject: str) -> None:
+        """End a consumer; its unacknowledged deliveries stay with this channel."""
+        self.call(spec.Basic.Cancel(tag), spec.Basic.CancelOk, subject=subject)
+
+    def queue_counts(self, queue: str, *, subject: str = "") -> Any:
+        """Return `message_count`, the ready messages, and `consumer_count` of a queue.
+
+        A passive declare (AMQP 0-9-1 section 1.7.2.1): raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
+        """
+        passive = spec.Queue.Declare(queue=queue, passive=True)
+        return self.call(passive, spec.Queue.DeclareOk, subject=subject or f"queue {queue!r}")
+
+    def call_each(self, calls: Iterable[MethodCall], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[None]:
+        """Send calls in order, up to a hundred ahead of their answers; yield once for each answer.
+
+        The broker works them off in order and ends at the first it refuses. Raises Refused about that one,
+        ConnectionLost also when no answer comes for `timeout_s`.
+        """
+        coming = iter(calls)
+        awaited: deque[MethodCall] = deque()
+        while True:
+            ahead = list(islice(coming, _CALLS_AHEAD - len(awaited)))
+            awaited.extend(ahead)
+            if not awaited:
+                return
+            try:
+                if ahead:
+                    self.send(b"".join(encode_method(self.number, each.method, each.arguments) for each in ahead))
+                answers = self._take(timeout_s, awaited[0].subject)
+            except Refused as exc:
+                method = divmod(awaited[0].method.INDEX, 1 << 16)
+                raise error_mapping.refused(exc.reply_code, exc.reply_text, awaited[0].subject, method) from exc
+            if not answers:
+                self.transport.abort()
+                raise ConnectionLost(f"{self.transport.address}: no answer about {awaited[0].subject}")
+            for answer in answers:
+                if isinstance(answer, awaited[0].answer):
+                    awaited.popleft()
+                    yield
+                else:
+                    self._early.append(answer)
+
+    def wait(self, timeout_s: float, *, subject: str = "the channel") -> list[Event]:
+        """Return what has come, or wait for it; the list is empty after the time, or after a `wake`.
+
+        Raises Refused, ConnectionLost.
+        """
+        if self._early:
+            events, self._early = self._early, []
+            return events
+        return self._take(timeout_s, subject)
+
+    def wake(self) -> None:
+        """End a wait early; a signal handler may call this."""
+        self.inbox.put(None)
+
+    def close(self) -> None:
+        """Close the channel, if it is still open; deliveries that were not settled go back to their queue."""
+        if self.transport.lost is None and self._closed is None:
+            with suppress(BrokerError):  # gone all the same
+                self.call(spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=5)
+                self.transport.forget(self.number)  # without an answer the number stays in use
+        self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
+
+    def _take(self, timeout_s: float, subject: str) -> list[Event]:
+        if self._closed is not None:
+            raise self._closed.again()
+        try:
+            item = self.inbox.get(timeout=max(timeout_s, 0)) if timeout_s > 0 else self.inbox.get_nowait()
+        except Empty:
+            return []
+        if isinstance(item, BrokerError):
+            self._closed = item
+            raise item.again()
+        if item is None:
+            return []
+        for position, event in enumerate(item):
+            if isinstance(event, spec.Channel.Close):
+                if error_mapping.login_expired(event):  # the way out is a new connection, with the secret as of then
+                    self.transport.abort()
+                    self._closed = ConnectionLost(f"{self.transport.address}: the login has expired")
+                    raise self._closed.again()
+                method = event.class_id, event.method_id
+                self._closed = error_mapping.refused(event.reply_code, event.reply_text, subject, method)
+                # Answered here, behind all that this thread has sent: a frame for a closed channel ends the connection.
+                self.transport.send(encode_method(self.number, spec.Channel.CloseOk()))
+                self.transport.forget(self.number)
+                if position == 0:
+                    raise self._closed.again()
+                return item[:position]  # what came before it still counts; the next call raises
+        return item

@@ -1,0 +1,100 @@
+"""What AMQP is told to declare, bind and delete entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from pika import spec
+
+from rmqkit.amqp.channel import Channel, MethodCall
+from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.model import Binding, Exchange, Queue
+from rmqkit.payload import properties
+from rmqkit.plan import Kind
+
+_CHANNELS = 4  # the broker works on each in a process of its own
+_WORTH_A_CHANNEL = 100
+Entity = Exchange | Queue | Binding
+
+
+def kind(entity: Entity) -> Kind:
+    """Return what an entity is called in plans."""
+    if isinstance(entity, Binding):
+        return "binding"
+    return "exchange" if isinstance(entity, Exchange) else "queue"
+
+
+def subject(entity: Entity) -> str:
+    """Name an entity in errors: `queue 'orders'`."""
+    return f"binding {entity}" if isinstance(entity, Binding) else f"{kind(entity)} {entity.name!r}"
+
+
+def declare(channel: Channel, entity: Entity, *, passive: bool = False) -> Any:
+    """Declare one entity and return the broker's answer; `passive` only asks whether it is there.
+
+    Raises PayloadError for what AMQP cannot carry, Refused, ConnectionLost.
+    """
+    call = declaring(entity, passive=passive)
+    return channel.call(call.method, call.answer, subject=call.subject, arguments=call.arguments)
+
+
+def declare_all(link: ReconnectingConnection, entities: Sequence[Entity]) -> Iterator[None]:
+    """Declare entities that do not need each other, on a few channels side by side; yield once for each that is done.
+
+    Raises what `declare` raises, about an entity that was refused; others may be done already, or not.
+    """
+    channels = [link.channel() for _ in range(min(_CHANNELS, len(entities) // _WORTH_A_CHANNEL + 1))]
+    try:
+        shares = [
+            channel.call_each(map(declaring, entities[first :: len(channels)]))
+            for first, channel in enumerate(channels)
+        ]
+        for answers in zip_longest(*shares, fillvalue=False):
+            yield from (None for answer in answers if answer is None)
+    finally:
+        for channel in channels:
+            channel.close()
+
+
+def declaring(entity: Entity, *, passive: bool = False) -> MethodCall:
+    """Return the call that declares an entity; raise PayloadError for what AMQP cannot carry."""
+    properties.check_arguments(subject(entity), entity.arguments)
+    if isinstance(entity, Binding):
+        return _binding(entity, "Bind")
+    properties.check_target(entity.name, "")
+    common = {"passive": passive, "durable": entity.durable, "auto_delete": entity.auto_delete}
+    method: Any
+    if isinstance(entity, Exchange):
+        method = spec.Exchange.Declare(exchange=entity.name, type=entity.type, internal=entity.internal, **common)
+        return MethodCall(method, spec.Exchange.DeclareOk, subject(entity), entity.arguments)
+    method = spec.Queue.Declare(queue=entity.name, exclusive=entity.exclusive, **common)
+    return MethodCall(method, spec.Queue.DeclareOk, subject(entity), entity.arguments)
+
+
+def unbinding(binding: Binding) -> MethodCall:
+    """Return the call that removes a binding; one that is not there is no error."""
+    return _binding(binding, "Unbind")
+
+
+def deleting(entity: Exchange | Queue, *, if_unused: bool = False, if_empty: bool = False) -> MethodCall:
+    """Return the call that deletes an entity; one that does not exist is no error."""
+    about = f"deleting {subject(entity)}"
+    if isinstance(entity, Exchange):
+        return MethodCall(
+            spec.Exchange.Delete(exchange=entity.name, if_unused=if_unused), spec.Exchange.DeleteOk, about
+        )
+    delete = spec.Queue.Delete(queue=entity.name, if_unused=if_unused, if_empty=if_empty)
+    return MethodCall(delete, spec.Queue.DeleteOk, about)
+
+
+def _binding(binding: Binding, verb: str) -> MethodCall:
+    properties.check_target(binding.source, binding.routing_key)
+    room: Any
+    if binding.destination_type == "exchange":
+        ends, room = {"source": binding.source, "destination": binding.destination}, spec.Exchange
+    else:
+        ends, room = {"exchange": binding.source, "queue": binding.destination}, spec.Queue
+    method = getattr(room, verb)(**ends, routing_key=binding.routing_key)
+    return MethodCall(method, getattr(room, f"{verb}Ok"), subject(binding), binding.arguments)

@@ -1,0 +1,237 @@
+"""What goes over the wire: messages to bytes, and the events that bytes become. Pure.
+
+A publish of pika costs about 94 calls; here the method frame and the properties are marshalled once, and a
+message then adds its size and its body (AMQP 0-9-1 section 4.2.3).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from pika import frame, spec
+
+from rmqkit.amqp.field_table import decode_properties, encode_properties, encode_table
+from rmqkit.errors import PayloadError
+from rmqkit.message import Delivery, Message, Origin, Properties
+from rmqkit.payload import properties
+
+FRAME_END = b"\xce"
+FRAME_OVERHEAD = 8  # type, channel, size, and the end octet
+
+# Consumed from, it brings replies straight to the channel; with more behind it, it is the address of such a channel.
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
+
+FRAME_HEAD = struct.Struct(">BHI")
+_TAG = struct.Struct(">Q")
+_SETTLE = struct.Struct(">BHIIQBB")
+_CONTENT = struct.Struct(">HH")  # the class and the weight, before the body size
+_EMPTY_TABLE = bytes(4)
+_REMEMBERED_HEADS = 1024
+
+ACK_INDEX: int = spec.Basic.Ack.INDEX
+NACK_INDEX: int = spec.Basic.Nack.INDEX
+SETTLE_PAYLOAD = 13  # bytes in an ack or a nack: the index, the tag, and one octet of bits
+
+
+class Confirm(NamedTuple):
+    """The broker's answer to publishes: `tag` alone, or with `multiple` everything up to it (0: everything)."""
+
+    tag: int
+    multiple: bool
+    ack: bool
+
+
+class Returned(NamedTuple):
+    """A mandatory message that reached no queue; `header` holds its properties as on the wire."""
+
+    reply_code: int
+    reply_text: str
+    exchange: str
+    routing_key: str
+    header: bytes
+    body: bytes
+
+
+class LazyOrigin:
+    """What deliveries of one shape have in common; the properties are decoded when first asked for."""
+
+    __slots__ = ("_decoded", "consumer_tag", "exchange", "header", "routing_key")
+
+    def __init__(self, consumer_tag: str, exchange: str, routing_key: str, header: bytes) -> None:
+        self.consumer_tag = consumer_tag
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.header = header
+        self._decoded: tuple[Properties, str] | None = None
+
+    @property
+    def properties(self) -> Properties:
+        """Return the properties, as far as they can be decoded."""
+        return self._decode()[0]
+
+    @property
+    def malformed(self) -> str:
+        """Say why the properties could not be decoded whole; empty when they could."""
+        return self._decode()[1]
+
+    def _decode(self) -> tuple[Properties, str]:
+        if self._decoded is None:
+            self._decoded = decode_properties(self.header)
+        return self._decoded
+
+
+ConsumerCancel = spec.Basic.Cancel  # the broker ends a consumer (https://www.rabbitmq.com/docs/consumer-cancel)
+QosOk = spec.Basic.QosOk
+
+# An event is a run of deliveries, a confirm, a return, or a method object of pika's.
+Event = list[Delivery] | Confirm | Returned | Any
+
+
+def pika_properties(given: Properties) -> spec.BasicProperties:
+    """Turn properties into pika's, value by value."""
+    moment = given.timestamp
+    return spec.BasicProperties(
+        content_type=given.content_type,
+        content_encoding=given.content_encoding,
+        headers=None if given.headers is None else dict(given.headers),
+        delivery_mode=given.delivery_mode,
+        priority=given.priority,
+        correlation_id=given.correlation_id,
+        reply_to=given.reply_to,
+        expiration=given.expiration,
+        message_id=given.message_id,
+        timestamp=None if moment is None else int(moment.timestamp()),
+        type=given.type,
+        user_id=given.user_id,
+        app_id=given.app_id,
+        cluster_id=given.cluster_id,
+    )
+
+
+def encode_method(channel: int, method: Any, arguments: Mapping[str, Any] | None = None) -> bytes:
+    """Marshal one of pika's method objects for a channel.
+
+    `arguments` is for methods that end with a table of them and were made without: pika's own encoder knows no floats.
+    """
+    marshalled: bytes = frame.Method(channel, method).marshal()
+    if not arguments:
+        return marshalled
+    payload = marshalled[FRAME_HEAD.size : -len(_EMPTY_TABLE + FRAME_END)] + encode_table(arguments)
+    return FRAME_HEAD.pack(spec.FRAME_METHOD, channel, len(payload)) + payload + FRAME_END
+
+
+def encode_ack(channel: int, tag: int, *, multiple: bool) -> bytes:
+    """Encode basic.ack."""
+    return _SETTLE.pack(spec.FRAME_METHOD, channel, SETTLE_PAYLOAD, ACK_INDEX, tag, multiple, 0xCE)
+
+
+def encode_nack(channel: int, tag: int, *, requeue: bool, multiple: bool = False) -> bytes:
+    """Encode basic.nack for one delivery, or all up to it: RabbitMQ dead-letters or drops them unless `requeue`."""
+    return _SETTLE.pack(spec.FRAME_METHOD, channel, SETTLE_PAYLOAD, NACK_INDEX, tag, 2 * requeue + multiple, 0xCE)
+
+
+def encode_qos(channel: int) -> bytes:
+    """Encode basic.qos without a limit: a method that the broker answers behind all that was sent before it."""
+    return encode_method(channel, spec.Basic.Qos())
+
+
+class Encoder:
+    """Messages to bytes, for one channel; `mandatory` is set, but for direct replies.
+
+    Those are delivered and yet returned as unroutable, if it is set (https://www.rabbitmq.com/docs/direct-reply-to).
+    """
+
+    def __init__(self, channel: int, frame_max: int) -> None:
+        self._channel = channel
+        self._room = frame_max - FRAME_OVERHEAD  # body bytes in a frame
+        self._exchange: str | None = None
+        self._routing_key = ""
+        self._properties: Properties | None = None
+        self._method = b""
+        self._header = (b"", b"")  # the content header around its body size
+        self._heads: dict[int, bytes] = {}  # body size -> all frames before the body
+        self._origin: Origin | None = None
+
+    def forward(self, delivery: Delivery, exchange: str, header: bytes, routing_key: str | None = None) -> bytes:
+        """Encode a delivery for another exchange, with its own routing key unless one is given.
+
+        `header` has its properties as on the wire; all of this has to be the same for each delivery of an origin.
+        Raises PayloadError for properties that do not fit in a frame.
+        """
+        if delivery.origin is not self._origin:
+            key = delivery.routing_key if routing_key is None else routing_key
+            publish = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=True)
+            self._method = encode_method(self._channel, publish)
+            self._header = self._frame_header(header)
+            self._origin, self._properties, self._heads = delivery.origin, None, {}
+        head = self._heads.get(len(delivery.body))
+        return self._encode_unseen(delivery.body) if head is None else head + delivery.body + FRAME_END
+
+    def encode(self, message: Message) -> bytes:
+        """Encode a message: its method, its header, and its body in as many frames as it takes.
+
+        Raises PayloadError for names and properties that AMQP cannot carry.
+        """
+        if (
+            message.properties is not self._properties
+            or message.routing_key != self._routing_key
+            or message.exchange != self._exchange
+        ):
+            self._prepare(message)
+        body = message.body
+        head = self._heads.get(len(body))
+        if head is not None:
+            return head + body + FRAME_END
+        return self._encode_unseen(body)
+
+    def _prepare(self, message: Message) -> None:
+        if message.exchange != self._exchange or message.routing_key != self._routing_key:
+            properties.check_target(message.exchange, message.routing_key)
+            mandatory = bool(message.exchange) or not message.routing_key.startswith(DIRECT_REPLY)
+            publish = spec.Basic.Publish(
+                exchange=message.exchange, routing_key=message.routing_key, mandatory=mandatory, immediate=False
+            )
+            self._method = encode_method(self._channel, publish)
+            self._exchange, self._routing_key = message.exchange, message.routing_key
+        if message.properties is not self._properties:
+            properties.check(message.properties)
+            self._header = self._frame_header(encode_properties(message.properties))
+            self._properties = message.properties
+        self._heads = {}
+
+    def _frame_header(self, encoded: bytes) -> tuple[bytes, bytes]:
+        """Return the content header frame around its body size; it cannot be split (AMQP 0-9-1 section 4.2.6)."""
+        size = _CONTENT.size + _TAG.size + len(encoded)
+        if size > self._room:
+            raise PayloadError(f"headers and properties take {size} bytes; {self._room} fit in a frame to this broker")
+        head = FRAME_HEAD.pack(spec.FRAME_HEADER, self._channel, size) + _CONTENT.pack(spec.BasicProperties.INDEX, 0)
+        return head, encoded + FRAME_END
+
+    def _encode_unseen(self, body: bytes) -> bytes:
+        size = len(body)
+        before, after = self._header
+        head = self._method + before + _TAG.pack(size) + after
+        if not size:
+            return head  # an empty body has no body frame
+        if size > self._room:
+            pieces = [head]
+            for start in range(0, size, self._room):
+                part = body[start : start + self._room]
+                pieces += (FRAME_HEAD.pack(spec.FRAME_BODY, self._channel, len(part)), part, FRAME_END)
+            return b"".join(pieces)
+        head += FRAME_HEAD.pack(spec.FRAME_BODY, self._channel, size)
+        if len(self._heads) < _REMEMBERED_HEADS:
+            self._heads[size] = head
+        return head + body + FRAME_END
+
+
+def fits(message: Message, frame_max: int) -> bool:
+    """Tell whether AMQP can carry the names and properties of a message, and a frame of so many bytes holds them."""
+    try:
+        Encoder(1, frame_max).encode(replace(message, body=b""))
+    except PayloadError:
+        return False
+    return True

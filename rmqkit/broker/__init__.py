@@ -1,1 +1,0 @@
-"""The only room that knows pika: bytes, connections, declaring, publishing, consuming."""

@@ -1,0 +1,106 @@
+"""`rmqkit test`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rmqkit import exit_codes, report
+from rmqkit.cli import output
+from rmqkit.cli.frame import Signals, StoppedAtOnce
+from rmqkit.cli.options import ConnectionOptions, Json, grouped
+from rmqkit.report import ScenarioReport, ScenarioResult
+from rmqkit.stop import Stop, StopRequested
+
+if TYPE_CHECKING:
+    from rmqkit.topology.file.scenarios import Scenario
+
+
+@grouped
+def run(
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Scenario files, each beside its topology.")],
+    broker: ConnectionOptions,
+    *,
+    live: Annotated[
+        bool, typer.Option("--live", help="Run them on a broker, under names of their own that are removed afterwards.")
+    ] = False,
+    junit: Annotated[
+        str, typer.Option("--junit", metavar="FILE", help="Write the results as JUnit XML too; - for stdout.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Check that messages reach the queues that scenario files expect, and no others.
+
+    Without --live nothing is connected to: the offline router says where each message goes. If any scenario fails, the
+    exit code is 9.
+    """
+    from rmqkit.topology.file.scenarios import load  # noqa: PLC0415 - start-up time
+
+    scenarios = load(*files)
+    results: list[ScenarioResult] = []
+    with Signals() as signals:
+        try:
+            for result in _results(scenarios, broker if live else None, signals.stop):
+                if not (json or junit == "-"):
+                    _show(result, results)
+                results.append(result)
+        except StopRequested:
+            pass
+        except StoppedAtOnce:  # the broker removes what is left of the stand-ins after a few minutes
+            os._exit(exit_codes.SIGNALLED + signals.received)
+    done = ScenarioReport(tuple(results), live)
+    if junit:
+        from rmqkit.cli import files as writing  # noqa: PLC0415 - start-up time
+        from rmqkit.cli.junit_xml import to_xml  # noqa: PLC0415
+
+        writing.write(junit, to_xml(done), force=True)
+    if json:
+        output.out_json(report.as_json(done))
+    skipped = len(scenarios) - len(results)
+    output.note(_summary(done, skipped))
+    raise typer.Exit(exit_codes.SIGNALLED + signals.received if skipped else exit_codes.exit_code(done))
+
+
+def _results(scenarios: Sequence[Scenario], broker: ConnectionOptions | None, stop: Stop) -> Iterator[ScenarioResult]:
+    """Yield how each scenario ends, on a broker if there is one."""
+    from rmqkit.topology.scenario_check import judge, offline  # noqa: PLC0415 - start-up time
+
+    with ExitStack() as stack:
+        follow = offline
+        if broker:
+            connection = stack.enter_context(broker.connect())
+            follow = stack.enter_context(connection.rehearsal(stop=stop)).follow
+        for scenario in scenarios:
+            started_s = time.monotonic()
+            result = judge(scenario, follow)
+            yield replace(result, seconds=time.monotonic() - started_s)
+
+
+def _show(result: ScenarioResult, before: Sequence[ScenarioResult]) -> None:
+    """Print how a scenario ended, below the name of its file."""
+    out = sys.stdout
+    if not before or before[-1].where.file != result.where.file:
+        output.out(output.paint(output.safe(result.where.file), "bold", out))
+    name = output.safe(result.name).replace("\n", "\\n")
+    word = output.paint("FAILED", "red", out) if result.problems else output.paint("ok    ", "green", out)
+    output.out(f"  {word}  {name}")
+    for problem in result.problems:
+        where = output.paint(output.safe(str(problem.where)), "bold", out)
+        output.out(f"    {where}: {output.safe(problem.message)}")
+        for line in output.safe(problem.advice).splitlines():
+            output.out(output.paint(f"      {line}", "dim", out))
+    for note in result.notes:
+        output.out(output.paint(f"    {output.safe(note)}", "yellow", out))
+
+
+def _summary(done: ScenarioReport, skipped: int) -> str:
+    passed = output.paint(f"{len(done.results) - done.failed} passed", "green", sys.stderr)
+    failed = output.paint(f", {done.failed} failed", "red", sys.stderr) if done.failed else ""
+    return f"{passed}{failed}{f', {skipped} not run' if skipped else ''}, {'live' if done.live else 'offline'}."

@@ -1,0 +1,1 @@
+"""A topology onto a live broker: plan, apply, delete, replace, subscribe, run scenarios."""

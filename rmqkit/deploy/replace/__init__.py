@@ -1,0 +1,1 @@
+"""Queues and exchanges whose properties cannot be changed are replaced, messages included."""

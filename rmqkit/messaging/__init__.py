@@ -1,0 +1,1 @@
+"""Messages in and out over channels: publish, consume, move, request and reply."""

@@ -1,0 +1,245 @@
+"""Calls: requests on their way, and the replies that belong to them.
+
+Replies come straight to the channel that sent the request, with no queue in between, and are lost with it
+(https://www.rabbitmq.com/docs/direct-reply-to). So a call ends with its replies or with one error, and a request that
+may have been handled is not sent again, unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from uuid import uuid4
+
+from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.field_table import decode_properties
+from rmqkit.amqp.frames import DIRECT_REPLY, Confirm, Encoder, Event, Returned
+from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, PayloadError, ReplyTimeout, RmqkitError, Unroutable
+from rmqkit.message import Delivery, Message
+from rmqkit.messaging import rpc_reply
+from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
+from rmqkit.options import CallOptions
+from rmqkit.payload.properties import MAX_EXPIRATION_MS
+from rmqkit.report import Answer
+from rmqkit.stop import Stop
+
+
+@dataclass(slots=True, eq=False)
+class _PendingCall:
+    """A request on its way, as it was given and as it is sent, and what has come for it."""
+
+    number: int
+    correlation_id: str
+    request: Message
+    message: Message
+    deadline_s: float = 0.0  # 0 until it was sent
+    replies: list[Delivery] = field(default_factory=list)
+    error: RmqkitError | None = None
+    done: bool = False
+
+    def end(self, error: RmqkitError | None) -> None:
+        """End the call; the first error stands."""
+        self.error, self.done = self.error or error, True
+
+
+class RpcClient:
+    """A way to call, used by one thread at a time; it opens a channel when it needs one, and keeps it.
+
+    `ignored` counts replies that belong to no call: they came too late, twice, or from elsewhere.
+    """
+
+    def __init__(self, link: ReconnectingConnection) -> None:
+        self.ignored = 0
+        self._link = link
+        self._prefix = uuid4().hex  # nobody else guesses our correlation ids
+        self._numbers = count()
+        self._options = CallOptions()
+        self._unsent: deque[_PendingCall] = deque()
+        self._waiting: dict[str, _PendingCall] = {}  # by correlation id
+        self._unconfirmed = Unconfirmed()
+        self._channel: Channel | None = None
+        self._encoder: Encoder
+
+    def run(
+        self, requests: Iterable[Message | None], options: CallOptions, on_warning: Callable[[str], None] | None = None
+    ) -> Iterator[Answer]:
+        """Send the requests, a window of them at a time, and yield an answer for each, in their order.
+
+        A None among them waits until those before it were answered.
+
+        What the iterable raises is raised again after the requests before it were answered, and so is a connection
+        that cannot be recovered, PayloadError for a request that sets what a call sets itself.
+        """
+        self._options, ignored = options, self.ignored
+        coming, calls = iter(requests), deque[_PendingCall]()
+        ending: Exception | None = None
+        more, room = True, 0
+        try:
+            while more or calls:
+                while calls and calls[0].done:
+                    yield _answer(calls.popleft())
+                room = room if calls else max(options.window, 1)
+                if more and len(calls) < room:
+                    try:
+                        request = next(coming)
+                        if request is None:
+                            room = 0
+                            continue
+                        calls.append(self._prepare(request))
+                        self._flush()
+                    except StopIteration:
+                        more = False
+                    except Exception as exc:  # noqa: BLE001 - raised below
+                        ending, more = exc, False
+                elif calls:
+                    self._look(calls[0])
+            if ending is not None:
+                raise ending
+        finally:
+            self._unsent.clear()
+            self._waiting.clear()
+            if on_warning is not None and self.ignored > ignored:
+                on_warning(f"{self.ignored - ignored} replies were ignored: too late, or to nothing that was asked")
+
+    def _prepare(self, request: Message) -> _PendingCall:
+        given = request.properties
+        if not isinstance(request.body, bytes):
+            raise PayloadError(f"a body has to be bytes, not {type(request.body).__name__}")
+        if given.reply_to is not None or given.correlation_id is not None:
+            raise PayloadError("a call sets reply_to and correlation_id itself: leave them out")
+        number, timeout_s = next(self._numbers), self._options.timeout_s
+        expiration_ms = min(max(int(timeout_s * 1000), 1), MAX_EXPIRATION_MS)
+        properties = replace(
+            given,
+            delivery_mode=1,  # where its reply goes does not survive a restart of the broker: nor need the request
+            reply_to=DIRECT_REPLY,
+            correlation_id=f"{self._prefix}.{number}",
+            # What nobody waits for any more need not be handled (https://www.rabbitmq.com/docs/ttl).
+            expiration=given.expiration or str(expiration_ms),
+        )
+        call = _PendingCall(number, f"{self._prefix}.{number}", request, replace(request, properties=properties))
+        self._unsent.append(call)
+        return call
+
+    def _flush(self) -> None:
+        """Send what is to be sent; raise, and end those calls, when there is no way to the broker."""
+        while self._unsent:
+            call = self._unsent[0]
+            try:
+                if self._channel is None:
+                    self._link.recover(Stop(), self._open, timeout_s=self._options.timeout_s)
+                self._send(call)
+            except PayloadError as exc:
+                self._unsent.popleft().end(exc)
+            except BrokerError as exc:
+                while self._unsent:
+                    self._unsent.popleft().end(exc)
+                raise
+
+    def _send(self, call: _PendingCall) -> None:
+        channel = self._channel
+        assert channel is not None, "it was opened just now"  # noqa: S101
+        data = self._encoder.encode(call.message)
+        try:
+            channel.send(data)
+        except BrokerError as exc:  # known before any of it was sent: so it stays among the unsent
+            self._lose(exc)
+            return
+        self._unsent.popleft()
+        call.deadline_s = call.deadline_s or time.monotonic() + self._options.timeout_s
+        self._waiting[call.correlation_id] = call
+        self._unconfirmed.add(Sent(call.number, call.message))
+
+    def _open(self, channel: Channel) -> None:
+        channel.confirm_select()
+        channel.consume(DIRECT_REPLY, no_ack=True, subject="replies")
+        self._channel = channel
+        self._unconfirmed = Unconfirmed()
+        self._encoder = Encoder(channel.number, channel.transport.frame_max)
+
+    def _lose(self, error: BrokerError) -> None:
+        """Note that the channel is gone, and with it the way of all replies that had not come."""
+        self._channel = None
+        lost, self._waiting = list(self._waiting.values()), {}
+        again = isinstance(error, ConnectionLost) and self._options.idempotent
+        for call in reversed(lost):
+            if again and time.monotonic() < call.deadline_s:
+                self._unsent.appendleft(call)
+            else:
+                call.end(error)
+
+    def _look(self, first: _PendingCall) -> None:
+        """Take in what has come, or wait for it until the time of the first call is over."""
+        left_s = first.deadline_s - time.monotonic()
+        channel = self._channel
+        assert channel is not None, "a call that is not done waits on a channel"  # noqa: S101
+        try:
+            events = channel.wait(max(left_s, 0), subject=_target(first.request))
+        except BrokerError as exc:
+            self._lose(exc)
+            self._flush()
+            return
+        for event in events:
+            self._take(event)
+        if not events and time.monotonic() >= first.deadline_s:  # what came in time was taken in
+            del self._waiting[first.correlation_id]
+            first.end(self._timeout(first))
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, list):
+            for delivery in event:
+                self._take_reply(delivery)
+        elif isinstance(event, Returned):
+            self._end(
+                decode_properties(event.header)[0].correlation_id,
+                Unroutable(
+                    f"the request reached no queue: there is no {_target(event)}",
+                    advice="Declare it first: `rmqkit apply FILE`; then start a server: `rmqkit serve QUEUE`.",
+                ),
+            )
+        elif isinstance(event, Confirm):
+            for sent in self._unconfirmed.settle(event):
+                if not event.ack:
+                    what = f"{_target(sent.message)}: the broker did not take the request (basic.nack)"
+                    error = NotConfirmed(what, advice="The queue is full: is its server there?")
+                    self._end(sent.message.properties.correlation_id, error)
+
+    def _take_reply(self, delivery: Delivery) -> None:
+        call = self._waiting.get(delivery.properties.correlation_id or "")
+        if call is None:
+            self.ignored += 1
+            return
+        call.error = call.error or rpc_reply.error_in(delivery)
+        call.replies.append(delivery)
+        if len(call.replies) == self._options.replies:
+            self._end(call.correlation_id, None)
+
+    def _end(self, correlation_id: str | None, error: RmqkitError | None) -> None:
+        call = self._waiting.pop(correlation_id or "", None)
+        if call is not None:
+            call.end(error)
+
+    def _timeout(self, call: _PendingCall) -> ReplyTimeout | None:
+        wanted, came = self._options.replies, len(call.replies)
+        if wanted is None and came:
+            return None
+        what = f"no reply from {_target(call.request)}" if not came else f"{came} of {wanted} replies"
+        blocked = f"; the broker takes no messages for now: {self._link.blocked}" if self._link.blocked else ""
+        return ReplyTimeout(
+            f"{what} within {self._options.timeout_s:g} s{blocked}",
+            advice="It may have been handled, or may still be. Is there a server? `rmqkit serve QUEUE` is one.",
+        )
+
+
+def _answer(call: _PendingCall) -> Answer:
+    return Answer(call.request, tuple(call.replies), call.error)
+
+
+def _target(message: Message | Returned) -> str:
+    if not message.exchange:
+        return f"queue {message.routing_key!r}"
+    return f"exchange {message.exchange!r} with routing key {message.routing_key!r}"

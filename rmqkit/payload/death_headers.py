@@ -1,0 +1,79 @@
+"""How a message came to be dead-lettered, as its headers tell (https://www.rabbitmq.com/docs/dlx#effects). Pure.
+
+RabbitMQ keeps one entry for each queue and reason, with the exchange, the routing keys and the time of the first such
+death; it counts those that follow, and puts the entry that counted last in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rmqkit.message import Headers
+
+X_DEATH = "x-death"
+_FIRST = "x-first-death-"
+SUMMARIES = (_FIRST, "x-last-death-")  # how the headers begin that repeat what is in x-death
+
+# What rmqkit tells of a message that a handler failed on.
+REASON = "x-rmqkit-reason"
+ATTEMPTS = "x-rmqkit-attempts"  # how often it was tried
+QUEUE = "x-rmqkit-queue"  # in this queue
+EXCHANGE = "x-rmqkit-exchange"  # where it was first published to,
+ROUTING_KEY = "x-rmqkit-routing-key"  # and with which key
+FAILURE = (REASON, ATTEMPTS, QUEUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Where a message died and why: rejected, expired, maxlen, delivery_limit; `failed` if a retry parked it.
+
+    `exchange` and `routing_keys` are those it had been published with; `count` is how often it died there so, and
+    `time` when it first did, None if that is not told.
+    """
+
+    queue: str
+    reason: str
+    exchange: str = ""
+    routing_keys: tuple[str, ...] = ()
+    count: int = 1
+    time: datetime | None = None
+
+
+def deaths(headers: Headers | None) -> tuple[Death, ...]:
+    """Return the deaths of a message, the last one first; an entry that RabbitMQ would not write is left out."""
+    entries = (headers or {}).get(X_DEATH)
+    if not isinstance(entries, list | tuple):
+        return tuple(_failure(headers or {}))
+    return tuple(death for entry in entries if isinstance(entry, Mapping) and (death := _read(entry)))
+
+
+def first_death(headers: Headers | None) -> Death | None:
+    """Return the first death, whose exchange and routing keys are the original ones; None if the message never died."""
+    found = deaths(headers)
+    wanted = tuple((headers or {}).get(_FIRST + each) for each in ("queue", "reason"))
+    return next((each for each in found if (each.queue, each.reason) == wanted), found[-1] if found else None)
+
+
+def _failure(headers: Headers) -> Iterator[Death]:
+    queue, exchange, key, attempts = (headers.get(name) for name in (QUEUE, EXCHANGE, ROUTING_KEY, ATTEMPTS))
+    if isinstance(queue, str) and isinstance(exchange, str) and isinstance(key, str):
+        yield Death(queue, "failed", exchange, (key,), attempts if isinstance(attempts, int) else 1)
+
+
+def _read(entry: Mapping[str, Any]) -> Death | None:
+    queue, reason, exchange = (entry.get(name, "") for name in ("queue", "reason", "exchange"))
+    keys, count, time = (entry.get(name) for name in ("routing-keys", "count", "time"))
+    if not (queue and all(isinstance(each, str) for each in (queue, reason, exchange))):
+        return None
+    routing_keys = tuple(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else ()
+    return Death(
+        queue,
+        reason,
+        exchange,
+        routing_keys,
+        count if isinstance(count, int) else 1,
+        time if isinstance(time, datetime) else None,
+    )

@@ -1,0 +1,140 @@
+"""Bytes as they arrive: from standard input, a FIFO or a file, whole or by line."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rmqkit.errors import PayloadError
+from rmqkit.stop import Stop, StopRequested
+
+STDIN = "-"
+_CHUNK_BYTES = 65_536  # what a pipe holds
+
+
+class InputPosition(NamedTuple):
+    """A place between two lines: the bytes, the lines and the messages before it."""
+
+    offset: int = 0
+    line: int = 0
+    n: int = 0
+
+
+class InputStream:
+    """An open input. Making one waits for the writer of a FIFO.
+
+    `rereadable` tells that it is a file, and not standard input, which somebody else may have begun to read. `offset`
+    and `line` count the bytes and lines up to the end of the last line it yielded. Raises PayloadError if it cannot be
+    opened, and StopRequested when asked to stop while it waits.
+    """
+
+    def __init__(self, path: str, stop: Stop) -> None:
+        self.name = "standard input" if path == STDIN else path
+        self._stop = stop
+        self.offset = self.line = self._bytes_read = 0
+        try:
+            self._fd = 0 if path == STDIN else self._open(path)
+            status = os.fstat(self._fd)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(21, "it is a folder")
+            regular = stat.S_ISREG(status.st_mode)
+            start = os.lseek(self._fd, 0, os.SEEK_CUR) if regular else 0
+        except OSError as exc:
+            raise PayloadError(f"{self.name}: cannot be read: {exc.strerror}") from exc
+        self.rereadable = regular and path != STDIN
+        self._expected_bytes = status.st_size - start if regular else 0
+        self._poll = None if regular else select.poll()
+        if self._poll:
+            self._poll.register(self._fd, select.POLLIN)
+
+    def _open(self, path: str) -> int:
+        with self._stop.interruptible():
+            return os.open(path, os.O_RDONLY)
+
+    def lines(self) -> Iterator[bytes | None]:
+        r"""Yield lines without their `\n`, which alone ends one: `\r` and U+2028 stay. A last line needs no end.
+
+        None comes before each wait for input. Raises PayloadError when reading fails, after the lines that are whole.
+        On a stop it ends; an unfinished line is not a line.
+        """
+        unfinished: list[bytes] = []  # joined once, so that one line of 200 MB takes linear time
+        try:
+            while True:
+                if not self._is_ready():
+                    yield None
+                chunk = self._read()
+                if not chunk:
+                    break
+                head, *rest = chunk.split(b"\n")
+                unfinished.append(head)
+                if rest:
+                    *whole, tail = rest
+                    for line in (b"".join(unfinished), *whole):
+                        self.line += 1
+                        self.offset += len(line) + 1
+                        yield line
+                    unfinished = [tail]
+        except StopRequested:
+            return
+        last = b"".join(unfinished)
+        if last:
+            self.line += 1
+            self.offset += len(last)
+            yield last
+
+    def read_all(self) -> bytes:
+        """Read up to the end. Raises PayloadError when reading fails, and StopRequested."""
+        chunks = []
+        while chunk := self._read():
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    @property
+    def stopped(self) -> bool:
+        """Tell whether it ended because that was asked for."""
+        return self._stop.requested
+
+    def seek(self, place: InputPosition) -> None:
+        """Go to a place in a file that is `rereadable`."""
+        self.offset, self.line, self._bytes_read = place.offset, place.line, place.offset
+        os.lseek(self._fd, place.offset, os.SEEK_SET)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return bytes of a file, fewer where it ends, and stay where we are. Raises PayloadError."""
+        try:
+            return os.pread(self._fd, size, offset)
+        except OSError as exc:
+            raise PayloadError(f"{self.name}: cannot be read: {exc.strerror}") from exc
+
+    def close(self) -> None:
+        """Close the input, unless it is standard input, which is not ours."""
+        if self._fd:
+            os.close(self._fd)
+
+    def _is_ready(self) -> bool:
+        return self._poll is None or bool(self._poll.poll(0))
+
+    def _read(self) -> bytes:
+        """Return what is there, waiting for the first byte; empty at the end. Nothing read is dropped by a stop."""
+        while True:
+            if self._poll:
+                with self._stop.interruptible():
+                    self._poll.poll()
+            elif self._stop.requested:
+                raise StopRequested
+            try:
+                chunk = os.read(self._fd, _CHUNK_BYTES)
+            except BlockingIOError:  # somebody else made our standard input non-blocking, and was faster
+                continue
+            except OSError as exc:
+                raise PayloadError(f"{self.name}: reading failed {self._place()}: {exc.strerror}") from exc
+            self._bytes_read += len(chunk)
+            if not chunk and self._bytes_read < self._expected_bytes:
+                raise PayloadError(f"{self.name}: it was cut short while it was read; it ended {self._place()}")
+            return chunk
+
+    def _place(self) -> str:
+        return f"after line {self.line} (byte {self._bytes_read})"

@@ -1,0 +1,24 @@
+"""The topologies that come with rmqkit."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from rmqkit.errors import DocumentError
+
+
+def example_names() -> dict[str, Path]:
+    """Return the shipped topologies by name, in alphabetical order; the scenarios beside them are not among them."""
+    package = Path(str(files("rmqkit")))
+    inside, beside = package / "topologies", package.parent / "topologies"  # a wheel; a checkout
+    folder = inside if inside.is_dir() else beside
+    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.suffixes == [".yaml"]}
+
+
+def find(name: str) -> Path:
+    """Return the file of a shipped topology; raise DocumentError if there is none of that name."""
+    known = example_names()
+    if name not in known:
+        raise DocumentError(f"no topology {name!r} comes with rmqkit", advice=f"There are: {', '.join(known)}.")
+    return known[name]

@@ -1,0 +1,1 @@
+"""Topology and scenario files: read, check, write, convert."""

@@ -1,0 +1,266 @@
+"""A file becomes plain data that knows where each piece stands.
+
+The events of PyYAML are read, never its object loaders: no tag is obeyed, no alias followed, nothing is built but
+dicts, lists and scalars. Scalars are read as YAML 1.2 does; what YAML 1.1 reads otherwise (`on`, `017`, `1:30`, dates)
+is a problem, because nobody can tell what its author meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rmqkit.errors import Location, Problem
+from rmqkit.topology.file.scalars import NOT_TEXT, read_scalar
+from rmqkit.topology.file.text import check_characters, failed, fatal, place, read_text
+from rmqkit.topology.file.yaml_errors import MAX_DEPTH, TOO_DEEP, Trap, explain, find_trap
+
+MAX_PROBLEMS = 100  # a file with more is no topology; reading on would only cost time
+MAX_REPAIRS = 20  # each one reads the file again
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # same events, many times faster with libyaml
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands in the data: keys and list positions from the top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file as plain data: a dict at the top, and the place of everything in it.
+
+    `values` and `keys` tell where each value, and each key, begins. `sources` holds what was written where the value is
+    not text (a number, a boolean; for nothing at all, the comment that took its place). `problems` are those that did
+    not end the reading, and `doubtful` the values they are about: read as text, not to be reported again.
+    """
+
+    file: str
+    data: dict[str, Any]
+    values: Mapping[KeyPath, Location]
+    keys: Mapping[KeyPath, Location]
+    sources: Mapping[KeyPath, str]
+    problems: tuple[Problem, ...] = ()
+    doubtful: frozenset[KeyPath] = frozenset()
+
+    def where(self, path: KeyPath) -> Location:
+        """Return the place of a value, or of the nearest thing around it."""
+        while path and path not in self.values:
+            path = path[:-1]
+        return self.values[path]
+
+    def where_key(self, path: KeyPath) -> Location:
+        """Return the place of the key that leads to a value, or of the value if it stands in a list."""
+        return self.keys.get(path) or self.where(path)
+
+
+def read(path: str | Path) -> Document:
+    """Read a file; raise DocumentError if it cannot be read, or is no YAML mapping."""
+    return parse(read_text(path), str(path))
+
+
+def parse(text: str, file: str = "<text>") -> Document:
+    """Read YAML text; raise DocumentError where reading cannot go on.
+
+    A routing key that YAML takes for a comment or an alias often breaks the syntax: it is reported, taken as text, and
+    the rest is read nevertheless.
+    """
+    check_characters(text, file)
+    traps: dict[int, Trap] = {}
+    while True:
+        builder = _Builder(file, text, traps)
+        try:
+            document = builder.build()
+        except yaml.YAMLError as error:
+            index = _index(error)
+            trap = find_trap(text, index) if len(traps) < MAX_REPAIRS else None
+            if trap:
+                traps[trap.index] = trap
+                text = text[: trap.index] + "_" + text[trap.index + 1 :]
+                continue
+            message, advice = explain(getattr(error, "problem", None) or str(error), text, index)
+            index = _index(error, opening="is not closed" in message or "lacks" in message)
+            builder.problem(place(text, index, file), message, advice)
+            raise failed(builder.all_problems()) from error
+        if len(builder.problems) >= MAX_PROBLEMS:
+            raise failed(builder.all_problems())
+        return document
+
+
+def _index(error: yaml.YAMLError, *, opening: bool = False) -> int:
+    """Return where in the text reading stopped, or where what was being read began."""
+    mark = getattr(error, "context_mark" if opening else "problem_mark", None) or getattr(error, "problem_mark", None)
+    return mark.index if mark else 0
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A list or mapping that is being read; `key` is what the next value belongs to, None if a key comes next."""
+
+    value: dict[str, Any] | list[Any]
+    path: KeyPath
+    key: str | None = None
+
+
+@dataclass(slots=True)
+class _Builder:
+    file: str
+    text: str
+    traps: dict[int, Trap]
+    root: Any = None
+    problems: list[Problem] = field(default_factory=list)
+    values: dict[KeyPath, Location] = field(default_factory=dict)
+    keys: dict[KeyPath, Location] = field(default_factory=dict)
+    sources: dict[KeyPath, str] = field(default_factory=dict)
+    doubtful: set[KeyPath] = field(default_factory=set)
+    stack: list[_Frame] = field(default_factory=list)
+
+    def build(self) -> Document:
+        for event in self._events():
+            match event:
+                case yaml.ScalarEvent() | yaml.AliasEvent():
+                    self._scalar(event)
+                case yaml.MappingStartEvent():
+                    self._open({}, event)
+                case yaml.SequenceStartEvent():
+                    self._open([], event)
+                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                    self.stack.pop()
+        if self.root is None:
+            raise fatal(Location(self.file), "the file is empty", "Write at least `queues:` and a name below it.")
+        if not isinstance(self.root, dict):
+            what = "a list" if isinstance(self.root, list) else "a text or number"
+            advice = "Write `exchanges:`, `queues:` and `bindings:` at the top."
+            raise fatal(self.values[()], f"the file holds {what} at the top, not named sections", advice)
+        problems = tuple(self.all_problems())
+        doubtful = frozenset(self.doubtful)
+        return Document(self.file, self.root, self.values, self.keys, self.sources, problems, doubtful)
+
+    def _events(self) -> Iterator[Any]:
+        """Yield the events of the first document; too much of anything ends them."""
+        documents = 0
+        for event in yaml.parse(self.text, Loader=_Loader):
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    advice = "Put it into a file of its own: `rmqkit apply` takes several."
+                    self.problem(self._at(event), "a second YAML document begins here", advice)
+                    return
+            if len(self.problems) >= MAX_PROBLEMS:
+                return
+            yield event
+
+    def all_problems(self) -> list[Problem]:
+        """Return what was found, in the order of the file."""
+        found = [
+            Problem(place(self.text, trap.index, self.file), trap.message, trap.advice) for trap in self.traps.values()
+        ]
+        return sorted(found + self.problems, key=lambda each: (each.where.line, each.where.column))
+
+    def problem(self, where: Location, message: str, advice: str) -> None:
+        self.problems.append(Problem(where, message, advice))
+
+    def _at(self, event: Any) -> Location:
+        return Location(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _open(self, value: dict[str, Any] | list[Any], event: Any) -> None:
+        where = self._at(event)
+        self._check_plain(event, where)
+        if len(self.stack) >= MAX_DEPTH:
+            deep = Problem(where, *TOO_DEEP)
+            raise failed([*self.problems, deep])
+        frame = self.stack[-1] if self.stack else None
+        if frame and isinstance(frame.value, dict) and frame.key is None:
+            self.problem(where, "a list or mapping cannot be a key", "Write a text before the colon.")
+            frame.key = f"key at {where.line}:{where.column}"
+            self.stack.append(_Frame(value, (*frame.path, frame.key)))  # read past it; it goes nowhere
+            return
+        self.stack.append(_Frame(value, self._attach(value, where)))
+
+    def _attach(self, value: Any, where: Location) -> KeyPath:
+        path: KeyPath = ()
+        if not self.stack:
+            self.root = value
+        else:
+            frame = self.stack[-1]
+            if isinstance(frame.value, list):
+                path = (*frame.path, len(frame.value))
+                frame.value.append(value)
+            else:
+                key = frame.key or ""
+                path = (*frame.path, key)
+                frame.value[key] = value
+                frame.key = None
+        self.values[path] = where
+        return path
+
+    def _scalar(self, event: Any) -> None:
+        where = self._at(event)
+        count = len(self.problems)
+        value, source = self._read(event, where)
+        frame = self.stack[-1] if self.stack else None
+        if frame and isinstance(frame.value, dict) and frame.key is None:
+            self._key(frame, value, source, where, event.start_mark.index)
+            return
+        trap = self.traps.get(event.start_mark.index)
+        if trap:
+            value = trap.word[0] + str(value)[1:]
+        path = self._attach(value, where)
+        if value is None and (comment := re.match(r"[ \t]*(#\S*)", self.text[event.end_mark.index :][:200])):
+            source = comment[1]
+        if not isinstance(value, str):
+            self.sources[path] = source
+        if trap or len(self.problems) > count:
+            self.doubtful.add(path)
+
+    def _read(self, event: Any, where: Location) -> tuple[Any, str]:
+        """Return a scalar's value, and how it is written; what cannot be told is taken as text."""
+        if isinstance(event, yaml.AliasEvent):
+            source = f"*{event.anchor}"
+            advice = f'Write "{source}" in quotes if the star is meant, or write the value out.'
+            self.problem(where, f"{source} is a YAML alias, which topology files do not have", advice)
+            return source, source
+        self._check_plain(event, where)
+        source = event.value
+        if surrogate := _SURROGATE.search(source):
+            message = f"the lone surrogate U+{ord(surrogate[0]):04X} is no character"
+            self.problem(where, message, "Write the character itself.")
+            return "?", source
+        if event.style:  # quoted, or a block: always text
+            return source, source
+        value, complaint, advice = read_scalar(source)
+        if complaint:
+            self.problem(where, complaint, advice)
+        return value, source
+
+    def _key(self, frame: _Frame, value: Any, source: str, where: Location, index: int) -> None:
+        if value == "<<" and self.text.startswith("<<", index):
+            self.problem(where, "<< is a YAML merge key, which topology files do not have", "Write the entries out.")
+        elif not isinstance(value, str):
+            what = NOT_TEXT[type(value)]
+            advice = f'Quote it: "{source}".' if source else "Write a name before the colon."
+            self.problem(where, f"{source or 'this key'} is {what}, and a key is text", advice)
+        key = source or ""
+        path = (*frame.path, key)
+        if key in frame.value:
+            first = self.keys[path]
+            message = f"{key!r} is here twice: in line {first.line} and in line {where.line}"
+            self.problem(where, message, "Keep one, or give the other another name.")
+        else:
+            self.keys[path] = where
+        frame.key = key
+
+    def _check_plain(self, event: Any, where: Location) -> None:
+        if event.anchor:
+            self.problem(
+                where,
+                f"&{event.anchor} is a YAML anchor, which topology files do not have",
+                "Leave it out, or quote it.",
+            )
+        if event.tag:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self.problem(where, f"{tag} is a YAML tag, which topology files do not have", "Leave it out, or quote it.")

@@ -1,0 +1,274 @@
+"""Files become one Topology, or one error that lists all that is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rmqkit.errors import DocumentError, Location, Problem, TopologyError
+from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Suppression, Target, Topology
+from rmqkit.topology.file import references
+from rmqkit.topology.file.document import Document, KeyPath, parse, read
+from rmqkit.topology.file.names import check_arguments, check_length, check_name
+from rmqkit.topology.file.schema import check
+from rmqkit.topology.file.text import headline
+from rmqkit.topology.retry import expand, parse_delay
+
+_MAX_PROBLEMS = 1000
+_Entity = TypeVar("_Entity", Exchange, Queue, Policy)
+
+
+def load(*paths: str | Path) -> Topology:
+    """Read topology files into one Topology, in the order given.
+
+    An exchange, queue or binding may stand in several files, if they agree. The last `publish:` counts; descriptions
+    are joined, one a line. The queues that a retry's messages wait in are among the queues.
+
+    Raises DocumentError if a file cannot be read or is not YAML, and TopologyError if the files break the rules; either
+    way `problems` holds all that was found, file by file and line by line.
+
+        topology = rmqkit.load("topologies/work.yaml")
+        print([queue.name for queue in topology.queues])
+    """
+    return _load([partial(read, path) for path in paths])
+
+
+def loads(text: str, file: str = "<text>") -> Topology:
+    """Make a Topology of text; `file` is what errors call it. Raises what `load` raises."""
+    return _load([partial(parse, text, file)])
+
+
+def _load(readers: list[Callable[[], Document]]) -> Topology:
+    files: list[_TopologyFile] = []
+    unreadable: list[Problem] = []
+    for reader in readers:
+        try:
+            file = _TopologyFile(reader())
+            file.check_shape()
+            files.append(file)
+        except DocumentError as error:
+            unreadable += error.problems
+    problems = list(unreadable)
+    known = references.DeclaredNames()
+    for file in files:
+        file.build()
+        known.exchanges |= file.known_exchanges()
+        known.queues |= file.known_queues()
+        known.retries |= {name: queue.retry.then for name, queue in file.queues.items() if queue.retry}
+    topology = _merge(files)
+    for file in files:
+        if not unreadable:  # what could not be read may declare what the others refer to
+            file.check_references(known)
+        problems += sorted(file.problems, key=lambda each: (each.where.line, each.where.column))
+    if problems:
+        failed = unreadable or any(file.document.problems for file in files)
+        raise (DocumentError if failed else TopologyError)(headline(problems), problems=problems)
+    return expand(topology)
+
+
+def _merge(files: list[_TopologyFile]) -> Topology:
+    """Put the files together; what two of them declare differently is a problem of the later one."""
+    exchanges: dict[str, Exchange] = {}
+    queues: dict[str, Queue] = {}
+    policies: dict[str, Policy] = {}
+    bindings: dict[str, Binding] = {}
+    for file in files:
+        file.problems += _add(exchanges, file.exchanges, "exchange")
+        file.problems += _add(queues, file.queues, "queue")
+        file.problems += _add(policies, file.policies, "policy")
+        for binding in file.bindings.values():
+            bindings.setdefault(_identity(binding), binding)
+    return Topology(
+        description="\n".join(file.section("description", "") for file in files if file.section("description", "")),
+        exchanges=tuple(exchanges.values()),
+        queues=tuple(queues.values()),
+        bindings=tuple(bindings.values()),
+        publish=next((target for file in reversed(files) if (target := file.publish())), None),
+        external_exchanges=tuple(dict.fromkeys(name for file in files for name in file.external("exchanges"))),
+        external_queues=tuple(dict.fromkeys(name for file in files for name in file.external("queues"))),
+        policies=tuple(policies.values()),
+        scope=tuple(dict.fromkeys(pattern for file in files for pattern in file.texts("scope"))),
+        silences=tuple(silence for file in files for silence in file.silences()),
+    )
+
+
+def _add(all_files: dict[str, _Entity], one_file: dict[str, _Entity], kind: str) -> Iterator[Problem]:
+    for name, entity in one_file.items():
+        earlier = all_files.setdefault(name, entity)
+        if _identity(earlier) != _identity(entity) and entity.where:
+            message = f"{kind} {name!r} is declared differently in {earlier.where}"
+            yield Problem(entity.where, message, "Make both say the same, or declare it in one file only.")
+
+
+def _identity(entity: Exchange | Queue | Policy | Binding) -> str:
+    """Return what tells an entity from another; unlike ==, it tells true from 1."""
+    properties = {name: getattr(entity, name) for name in entity.__slots__ if name != "where"}
+    return json.dumps(properties, sort_keys=True, default=_part_identity)
+
+
+def _part_identity(part: Contract | Retry) -> list[Any]:
+    if isinstance(part, Retry):
+        return [part.delays_ms, part.then]
+    return [part.format, os.path.abspath(part.path)]  # noqa: PTH100 - `..` goes, and links stay
+
+
+def _retry(delays: list[str], then: str, where: Location) -> Retry:
+    return Retry(tuple(map(parse_delay, delays)), then, where)
+
+
+def _texts(values: Any) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+
+
+@dataclass(slots=True)
+class _TopologyFile:
+    """One document on its way to a topology: what is right in it, and what is wrong."""
+
+    document: Document
+    problems: list[Problem] = field(default_factory=list)
+    faulty: set[KeyPath] = field(default_factory=set)
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
+    queues: dict[str, Queue] = field(default_factory=dict)
+    bindings: dict[int, Binding] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
+
+    def check_shape(self) -> None:
+        """Check the document against the schema; raise DocumentError if most of it seems to be something else."""
+        self.problems += self.document.problems
+        if "scenarios" in self.document.data:
+            where = self.document.where_key(("scenarios",))
+            fault = Problem(where, "these are scenarios, and no topology", "`rmqkit test` runs them.")
+            raise DocumentError("not a topology", problems=[fault])
+        for path, problem in check(self.document):
+            self.problems.append(problem)
+            self.faulty.add(path)
+            if len(self.problems) >= _MAX_PROBLEMS:
+                rest = Problem(
+                    Location(self.document.file), "there may be more: reading ended here", "Is it the right file?"
+                )
+                raise DocumentError("too many problems", problems=[*self.problems, rest])
+
+    def build(self) -> None:
+        """Build every entity, as far as it is well formed."""
+        self.faulty |= self.document.doubtful
+        for kind, build in (("exchange", self._exchange), ("queue", self._queue)):
+            for name in self.section(f"{kind}s", {}):
+                self._name(kind, name, (f"{kind}s", name))
+                build(name)
+        for name in self.section("policies", {}):
+            self._policy(name)
+        seen: dict[str, Binding] = {}
+        malformed = {path[1] for path in self.faulty if path[:1] == ("bindings",) and len(path) > 1}
+        for index in range(len(self.section("bindings", []))):
+            if index not in malformed:
+                self._binding(index, seen)
+        for kind in ("exchange", "queue"):
+            for index, name in enumerate(self.section("external", {}).get(f"{kind}s") or ()):
+                if not (isinstance(name, str) and name.startswith("amq.")):
+                    self._name(kind, name, ("external", f"{kind}s", index))
+
+    def section(self, name: str, empty: Any) -> Any:
+        """Return a section of the file, or what stands for an empty one if it is missing, empty or malformed."""
+        value = self.document.data.get(name)
+        return value if isinstance(value, type(empty)) else empty
+
+    def external(self, kind: str) -> list[str]:
+        """Return the names under `external:`, as far as they are names."""
+        return _texts(self.section("external", {}).get(kind))
+
+    def texts(self, section: str) -> list[str]:
+        """Return the texts in a section that is a list, as far as they are texts."""
+        return _texts(self.section(section, []))
+
+    def silences(self) -> Iterator[Suppression]:
+        """Yield the well-formed entries of `lint:`."""
+        for index, entry in enumerate(self.section("lint", [])):
+            if ("lint", index) not in {path[:2] for path in self.faulty}:
+                where = self.document.where(("lint", index))
+                yield Suppression(entry["ignore"], entry.get("name", "*"), entry["reason"], where)
+
+    def known_exchanges(self) -> dict[str, Exchange | None]:
+        """Return the exchanges the file knows by name; None for those it does not describe well."""
+        names = [*self.section("exchanges", {}), *self.external("exchanges")]
+        return {name: self.exchanges.get(name) for name in names}
+
+    def known_queues(self) -> set[str]:
+        """Return the queues the file knows by name."""
+        return {*self.section("queues", {}), *self.external("queues")}
+
+    def publish(self) -> Target | None:
+        """Return the publish target, if the file has one and it is well formed."""
+        target = self.section("publish", {})
+        return Target(**target) if target and not self._publish_faulty() else None
+
+    def _publish_faulty(self) -> bool:
+        return any(path[:1] == ("publish",) for path in self.faulty)
+
+    def check_references(self, known: references.DeclaredNames) -> None:
+        """Check what the entities of this file say of others, here or in other files."""
+        for exchange in self.exchanges.values():
+            self.problems += references.check_exchange(self.document, exchange, known)
+        for queue in self.queues.values():
+            self.problems += references.check_queue(self.document, queue, known)
+        for index, binding in self.bindings.items():
+            self.problems += references.check_binding(self.document, index, binding, known)
+        if isinstance(self.document.data.get("publish"), dict) and not self._publish_faulty():
+            self.problems += references.check_publish(self.document, self.section("publish", {}), known)
+
+    def _name(self, kind: str, name: Any, path: KeyPath) -> None:
+        if isinstance(name, str) and (fault := check_name(kind, name)):
+            self.problems.append(Problem(self.document.where_key(path), *fault))
+
+    def _properties(self, section: str, key: str | int, noun: type[Any]) -> dict[str, Any]:
+        """Return what is well formed of an entity: its properties, arguments and place; the rest takes its defaults."""
+        path: KeyPath = (section, key)
+        entity = self.document.data[section][key]
+        given = entity if isinstance(entity, dict) else {}
+        known = {*noun.__slots__, "type"} - {"where", "name"}
+        properties = {name: given[name] for name in known & given.keys() if (*path, name) not in self.faulty}
+        arguments = properties.get("arguments") or {}
+        path = (*path, "arguments")
+        properties["arguments"] = {name: arguments[name] for name in arguments if (*path, name) not in self.faulty}
+        for inner, fault in check_arguments(properties["arguments"]):
+            self.problems.append(Problem(self.document.where((*path, *inner)), *fault))
+        for part, make in (("contract", Contract), ("retry", _retry)):
+            path = (section, key, part)
+            if (written := properties.pop(part, None)) and not any(each[:3] == path for each in self.faulty):
+                properties[part] = make(**written, where=self.document.where(path))
+        return properties | {"where": self.document.where_key((section, key))}
+
+    def _exchange(self, name: str) -> None:
+        self.exchanges[name] = Exchange(name, **self._properties("exchanges", name, Exchange))
+
+    def _queue(self, name: str) -> None:
+        properties = self._properties("queues", name, Queue)
+        kind, arguments = properties.pop("type", None), properties["arguments"]
+        if kind and arguments.setdefault("x-queue-type", kind) != kind:
+            where = self.document.where(("queues", name, "arguments", "x-queue-type"))
+            message = f"queue {name!r} is of type {kind}, and x-queue-type says {arguments['x-queue-type']}"
+            self.problems.append(Problem(where, message, "Write type: alone."))
+        self.queues[name] = Queue(name, **properties)
+
+    def _policy(self, name: str) -> None:
+        path: KeyPath = ("policies", name)
+        if fault := check_length(f"policy {name!r}", name) if name else ("a policy needs a name", ""):
+            self.problems.append(Problem(self.document.where_key(path), *fault))
+        if not any(each[:2] == path for each in self.faulty):
+            self.problems += references.check_policy(self.document, name)
+            given = {key.replace("-", "_"): value for key, value in self.document.data["policies"][name].items()}
+            self.policies[name] = Policy(name, **given, where=self.document.where_key(path))
+
+    def _binding(self, index: int, seen: dict[str, Binding]) -> None:
+        properties = self._properties("bindings", index, Binding)
+        properties.pop("type", None)
+        binding = Binding(**properties)
+        earlier = seen.setdefault(_identity(binding), binding)
+        if earlier is not binding and earlier.where:
+            message = f"the binding {binding} is here twice: first in line {earlier.where.line}"
+            self.problems.append(Problem(self.document.where(("bindings", index)), message, "Leave one out."))
+        self.bindings[index] = binding

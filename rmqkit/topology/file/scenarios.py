@@ -1,0 +1,170 @@
+"""Scenario files become scenarios: a message, and the queues it should reach in a topology."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rmqkit.errors import DocumentError, InputError, Location, Problem, TopologyError
+from rmqkit.model import Target, Topology
+from rmqkit.topology.death_cycles import Reason
+from rmqkit.topology.file import loader, references
+from rmqkit.topology.file.document import Document, KeyPath, read
+from rmqkit.topology.file.names import Fault, check_arguments, check_length
+from rmqkit.topology.file.schema import SCENARIOS, check, suggest
+from rmqkit.topology.file.text import headline
+
+SUFFIX = ".test.yaml"  # by which a file of scenarios is told from a topology
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioStep:
+    """Why a message leaves a queue, and the queues it should go on to: these, and no others."""
+
+    queue: str
+    when: Reason
+    expect: tuple[str, ...]
+    where: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One expectation: the queues that get a copy of the message, once it took `steps`; without any, once published.
+
+    `queues` keep the order of the file; none means that it goes nowhere.
+    """
+
+    steps: tuple[ScenarioStep, ...]
+    queues: tuple[str, ...]
+    where: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A message that is published, and what is expected of it: each case after those that lead to it.
+
+    `files` are the topology's, as they can be given to another command.
+    """
+
+    name: str
+    topology: Topology = field(repr=False)
+    files: tuple[str, ...]
+    target: Target
+    headers: Mapping[str, Any]
+    cases: tuple[Case, ...]
+    where: Location
+
+
+def load(*paths: str | Path) -> tuple[Scenario, ...]:
+    """Read scenario files, and the topologies they name, in the order given.
+
+    Raises DocumentError if a file cannot be read or is not YAML, and TopologyError if one breaks the rules; either way
+    `problems` holds all that was found.
+    """
+    scenarios: list[Scenario] = []
+    errors: list[InputError] = []
+    for path in paths:
+        try:
+            scenarios += _ScenarioFile(read(path)).scenarios()
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        problems = [problem for error in errors for problem in error.problems]
+        raise type(errors[0])(headline(problems), problems=problems)
+    return tuple(scenarios)
+
+
+class _ScenarioFile:
+    """One document on its way to scenarios."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems = list(document.problems)
+        self.faulty: set[KeyPath] = set(document.doubtful)
+
+    def scenarios(self) -> list[Scenario]:
+        """Return all scenarios; raise DocumentError or TopologyError with all problems."""
+        for path, problem in check(self.document, SCENARIOS):
+            self.problems.append(problem)
+            self.faulty.add(path)
+        unusable = any(path in ((), ("scenarios",)) or path[:1] == ("topology",) for path in self.faulty)
+        scenarios = [] if unusable else list(self._scenarios())
+        if self.problems:
+            self.problems.sort(
+                key=lambda each: (each.where.file != self.document.file, each.where.line, each.where.column)
+            )
+            error = DocumentError if self.document.problems else TopologyError
+            raise error(headline(self.problems), problems=self.problems)
+        return scenarios
+
+    def _scenarios(self) -> Iterator[Scenario]:
+        named = self.document.data["topology"]
+        folder = Path(self.document.file).parent
+        files = tuple(str(folder / name) for name in ([named] if isinstance(named, str) else named))
+        try:
+            topology = loader.load(*files)
+        except InputError as error:
+            self.problems += map(self._unread, error.problems)
+            return
+        known = references.DeclaredNames()
+        known.exchanges |= {exchange.name: exchange for exchange in topology.exchanges}
+        known.exchanges |= dict.fromkeys(topology.external_exchanges)
+        known.queues |= {*(queue.name for queue in topology.queues), *topology.external_queues}
+        for name, given in self.document.data["scenarios"].items():
+            path: KeyPath = ("scenarios", name)
+            if not any(each[:2] == path for each in self.faulty):
+                target, headers = self._publish(path, given, topology, known)
+                cases = tuple(self._cases(path, given, known, ()))
+                yield Scenario(name, topology, files, target, headers, cases, self.document.where_key(path))
+
+    def _unread(self, problem: Problem) -> Problem:
+        """Point to the name of a topology file that cannot be read, for it has no lines to point to."""
+        if problem.where.line:
+            return problem
+        where = self.document.where(("topology",))
+        return Problem(where, f"topology {problem.where.file}: {problem.message}", problem.advice)
+
+    def _publish(
+        self, path: KeyPath, given: Mapping[str, Any], topology: Topology, known: references.DeclaredNames
+    ) -> tuple[Target, dict[str, Any]]:
+        publish = dict(given.get("publish", {}))
+        headers = publish.pop("headers", {})
+        for inner, argument_fault in check_arguments(headers):
+            self._problem((*path, "publish", "headers", *inner), argument_fault)
+        if not publish:
+            if not topology.publish:
+                fault = "the topology has no publish target of its own", "Write publish: {exchange: NAME}."
+                self._problem(path, fault)
+            return topology.publish or Target(), headers
+        target = Target(**publish)
+        declared = known.exchanges.get(target.exchange)
+        if declared and declared.internal:
+            fault = f"nobody can publish to {target.exchange!r}: it is internal", "Name an exchange that is not."
+            self._problem((*path, "publish", "exchange"), fault)
+        elif target.exchange:
+            self._problem((*path, "publish", "exchange"), known.exchange_fault(target.exchange, "the exchange"))
+        self._problem((*path, "publish", "routing_key"), check_length("the routing key", target.routing_key))
+        return target, headers
+
+    def _cases(
+        self, path: KeyPath, given: Mapping[str, Any], known: references.DeclaredNames, steps: tuple[ScenarioStep, ...]
+    ) -> Iterator[Case]:
+        """Yield what is expected here, and then of every step from here."""
+        expected = tuple(given["expect"])
+        for index, queue in enumerate(expected):
+            self._problem((*path, "expect", index), known.queue_fault(queue, "the queue"))
+        yield Case(steps, expected, self.document.where((*path, "expect")))
+        for index, entry in enumerate(given.get("then", ())):
+            inner: KeyPath = (*path, "then", index)
+            if entry["queue"] not in expected:
+                guess = suggest(entry["queue"], expected)
+                advice = f"Did you mean {guess!r}?" if guess else f"Expected are: {', '.join(expected) or 'none'}."
+                self._problem((*inner, "queue"), (f"queue {entry['queue']!r} is not among those expected here", advice))
+            step = ScenarioStep(entry["queue"], entry["when"], tuple(entry["expect"]), self.document.where(inner))
+            yield from self._cases(inner, entry, known, (*steps, step))
+
+    def _problem(self, path: KeyPath, fault: Fault | None) -> None:
+        if fault:
+            self.problems.append(Problem(self.document.where(path), *fault))

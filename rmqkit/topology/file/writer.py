@@ -1,0 +1,155 @@
+"""A Topology becomes the file that a person would have written."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from rmqkit.errors import TopologyError
+from rmqkit.model import Contract, Queue, Retry, Suppression, Topology
+from rmqkit.topology.file.document import KeyPath
+from rmqkit.topology.file.scalars import LONGEST_NUMBER, read_scalar
+from rmqkit.topology.file.yaml_errors import MAX_DEPTH
+from rmqkit.topology.retry import collapse, delay_text
+
+QUEUE_TYPES = ("classic", "quorum", "stream")
+"""The queue types that a file names by `type:`; any other is the argument `x-queue-type`."""
+
+_LONGEST_KEY = 1024  # characters; what comes before a colon may be no longer in YAML 1.1 and 1.2
+_TOO_LARGE = 10 ** (LONGEST_NUMBER - 1)  # with a sign, its digits are more than our reader takes for a number
+_PLAIN = re.compile(r"(?:[^\W\d]|/)[\w./*+@;-]*(?: [\w./*+@;-]+)*|[1-9][0-9]*(?:ms|[smhDMY])")
+_ESCAPES = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+
+
+def to_yaml(topology: Topology) -> str:
+    """Write a topology as a file: a line per entity, defaults left out; reading it gives an equal topology.
+
+    Raises TopologyError for what YAML, or our reader, cannot hold: half a surrogate pair, infinity, nesting of more
+    than 64 levels, a value that is no text, number, boolean, list, mapping or nothing.
+    """
+    sections = {name: value for name, value in _sections(topology).items() if value} or {"queues": {}}
+    return "\n\n".join(_section(name, value) for name, value in sections.items()) + "\n"
+
+
+def _sections(topology: Topology) -> dict[str, Any]:
+    publish = topology.publish
+    external = {"exchanges": topology.external_exchanges, "queues": topology.external_queues}
+    return {
+        "description": topology.description,
+        "exchanges": {each.name: {"type": each.type} | _given(each) for each in topology.exchanges},
+        "queues": {each.name: _queue(each) for each in collapse(topology).queues},
+        "bindings": [_given(each) for each in topology.bindings],
+        "publish": publish and {"exchange": publish.exchange} | _given(publish),
+        "external": {kind: list(names) for kind, names in external.items() if names},
+        "policies": {each.name: _given(each) for each in topology.policies},
+        "scope": list(topology.scope),
+        "lint": [{"ignore": each.code} | _given(each) for each in topology.silences],
+    }
+
+
+def _queue(queue: Queue) -> dict[str, Any]:
+    """Return what to write of a queue; its type stands first, where a file has it."""
+    given = _given(queue)
+    if (kind := queue.arguments.get("x-queue-type")) not in QUEUE_TYPES:
+        return given
+    if arguments := {name: value for name, value in queue.arguments.items() if name != "x-queue-type"}:
+        return {"type": kind} | given | {"arguments": arguments}
+    del given["arguments"]
+    return {"type": kind} | given
+
+
+def _given(noun: Any) -> dict[str, Any]:
+    """Return the fields of a noun that differ from their defaults, under the names a file has for them."""
+    elsewhere = ("where", "code" if isinstance(noun, Suppression) else "name")
+    return {
+        "apply-to" if each.name == "apply_to" else each.name: _part(value)
+        for each in fields(noun)
+        if each.name not in elsewhere and (value := getattr(noun, each.name)) != _default(each)
+    }
+
+
+def _part(value: Any) -> Any:
+    if isinstance(value, Retry):
+        return {"delays": [delay_text(each) for each in value.delays_ms], "then": value.then}
+    return _given(value) if isinstance(value, Contract) else value
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _section(name: str, value: Any) -> str:
+    if name == "description" and _is_plain(value.replace(", ", " ")):  # a comma ends a text in braces alone
+        return f"{name}: {value}"
+    if name in ("exchanges", "queues", "policies") and value:
+        lines = [f"  {_key(key, (name,))}: {_flow(entity, (name, key))}" for key, entity in value.items()]
+    elif name in ("bindings", "lint"):
+        lines = [f"  - {_flow(entity, (name, index))}" for index, entity in enumerate(value)]
+    else:
+        return f"{name}: {_flow(value, (name,))}"
+    return "\n".join([f"{name}:", *lines])
+
+
+def _flow(value: Any, path: KeyPath) -> str:
+    """Write a value on one line."""
+    match value:
+        case str():
+            return _text(value, path)
+        case bool() | None:
+            return {True: "true", False: "false", None: "null"}[value]
+        case int() if abs(value) < _TOO_LARGE:
+            return str(value)
+        case float() if math.isfinite(value):
+            text = repr(value)  # YAML 1.1 wants a point in a number with an exponent
+            return text if "." in text else text.replace("e", ".0e")
+        case list() | Mapping() if len(path) >= MAX_DEPTH:
+            raise _refusal(path, f"the nesting is deeper than {MAX_DEPTH} levels")
+        case list():
+            return f"[{', '.join(_flow(item, (*path, index)) for index, item in enumerate(value))}]"
+        case Mapping():
+            return f"{{{', '.join(f'{_key(key, path)}: {_flow(item, (*path, key))}' for key, item in value.items())}}}"
+        case _:
+            raise _refusal(path, f"this {type(value).__name__} cannot be written")
+
+
+def _key(key: Any, path: KeyPath) -> str:
+    if not isinstance(key, str):
+        raise _refusal(path, f"a key that is no text, but {type(key).__name__}")
+    if len(written := _text(key, path)) > _LONGEST_KEY:
+        raise _refusal(path, f"the key {key[:30]!r}... takes more than {_LONGEST_KEY} characters")
+    return written
+
+
+def _text(text: str, path: KeyPath) -> str:
+    """Write a text as it is, or in quotes; raise TopologyError for half a surrogate pair."""
+    if _is_plain(text):
+        return text
+    if text.isprintable() and "'" not in text and ('"' in text or "\\" in text):
+        return f"'{text}'"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _refusal(path, f"the lone surrogate U+{ord(text[error.start]):04X} is no character") from error
+    return f'"{"".join(map(_escape, text))}"'
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether every reader takes an unquoted text for that text."""
+    return bool(_PLAIN.fullmatch(text)) and read_scalar(text) == (text, "", "")
+
+
+def _escape(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\x{code:02X}" if code < 0x100 else f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"  # noqa: PLR2004
+
+
+def _refusal(path: KeyPath, message: str) -> TopologyError:
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    return TopologyError(f"{place}: {message}", advice="YAML, or a topology file, cannot hold it.")

@@ -1,0 +1,1 @@
+"""Findings about a topology, one module for each group of rules."""

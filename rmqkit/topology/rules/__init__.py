@@ -1,1 +1,0 @@
-"""What lint knows, by theme; `rmqkit.topology.lint` runs it."""

@@ -1,0 +1,3 @@
+"""The version of rmqkit."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,336 @@
+"""A Python function as handler: what it fails on comes back, and ends where somebody looks; nothing is lost."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+import rmqkit
+from rmqkit import Contract, Delivery, Message, Queue, Retry, Topology, Verdict
+from rmqkit.deploy import plan_apply
+from rmqkit.settings import load_settings
+from tests.conftest import Broker
+from tests.faults.witness import bodies, ready, within
+
+DELAYS_MS = (100, 300)
+SHOP = Topology(queues=(Queue("orders", retry=Retry(DELAYS_MS, "parked")), Queue("parked")))
+PLAIN = Topology(queues=(Queue("orders"),))
+
+
+@pytest.fixture
+def connection(vhost_url: str) -> Iterator[rmqkit.Connection]:
+    with rmqkit.connect(vhost_url) as opened:
+        opened.apply(SHOP)
+        yield opened
+
+
+@pytest.fixture
+def witness(vhost_url: str) -> Iterator[BlockingChannel]:
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as opened:
+        yield opened.channel()
+
+
+def quiet(_delivery: Delivery, _error: Exception) -> None:
+    """Hear of a failure, and log nothing."""
+
+
+def fail(delivery: Delivery) -> None:
+    raise ValueError(f"no such customer: {delivery.body.decode()}")
+
+
+def parked(witness: BlockingChannel) -> tuple[Any, bytes]:
+    _, properties, body = witness.basic_get("parked", auto_ack=True)
+    assert properties is not None, "nothing was parked"
+    return properties, body
+
+
+def test_what_fails_comes_back_after_each_delay_and_is_parked_with_the_last_line_of_its_traceback(
+    connection: rmqkit.Connection, witness: BlockingChannel, caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[float] = []
+    warnings: list[str] = []
+
+    def handler(delivery: Delivery) -> None:
+        called.append(time.monotonic())
+        fail(delivery)
+
+    connection.publish(Message(b"order 7", "orders"))
+    report = rmqkit.handle(connection, "orders", handler, topology=SHOP, count=3, on_warning=warnings.append)
+    assert (report.retried, report.parked, report.acknowledged, report.failed) == (2, 1, 3, 0)
+    assert [later - sooner >= ms / 1000 for sooner, later, ms in zip(called, called[1:], DELAYS_MS, strict=False)] == [
+        True,
+        True,
+    ]
+    properties, body = parked(witness)
+    headers = properties.headers
+    assert (body, headers["x-rmqkit-attempts"], headers["x-rmqkit-queue"]) == (b"order 7", 3, "orders")
+    assert headers["x-rmqkit-reason"].endswith("ValueError: no such customer: order 7")
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the handler raised ValueError in ")
+    assert "comes back after 100ms, 300ms, and ends in queue 'parked'" in warnings[0]
+    assert [record.exc_info is not None for record in caplog.records] == [True] * 3  # logged, unless somebody wants it
+
+
+def test_verdicts_acknowledge_park_at_once_and_give_back(
+    connection: rmqkit.Connection, witness: BlockingChannel, vhost_url: str
+) -> None:
+    verdicts = {b"done": None, b"ack": Verdict.ACK, b"reject": Verdict.REJECT, b"requeue": Verdict.REQUEUE}
+    connection.publish(Message(body, "orders") for body in verdicts)
+    report = rmqkit.handle(connection, "orders", lambda each: verdicts[each.body], topology=SHOP, count=4)
+    assert (report.parked, report.retried, report.requeued) == (1, 0, 1)
+    properties, body = parked(witness)
+    assert (body, properties.headers["x-rmqkit-reason"]) == (b"reject", "the handler rejected it")
+    within(10, lambda: ready(vhost_url, "orders") == 1)
+
+
+def test_what_breaks_the_contract_is_parked_at_once_and_not_handed_to_the_function(
+    connection: rmqkit.Connection, witness: BlockingChannel, tmp_path: Path
+) -> None:
+    (tmp_path / "order.json").write_text('{"required": ["total"]}')
+    contract = Contract("json", str(tmp_path / "order.json"))
+    topology = Topology(queues=(Queue("orders", retry=Retry(DELAYS_MS, "parked"), contract=contract), Queue("parked")))
+    got: list[bytes] = []
+    warnings: list[str] = []
+    connection.publish(Message(body, "orders") for body in (b'{"total": 1}', b"{}", b"not JSON"))
+    report = rmqkit.handle(
+        connection, "orders", lambda each: got.append(each.body), topology=topology, count=3, on_warning=warnings.append
+    )
+    assert (got, report.invalid, report.acknowledged) == ([b'{"total": 1}'], 2, 3)
+    assert warnings[0].startswith("message 2: the value breaks the rule required: \"total\"; it goes to queue 'parked'")
+    assert parked(witness)[0].headers["x-rmqkit-reason"] == 'the value breaks the rule required: "total" (at 1:1)'
+    assert parked(witness)[1] == b"not JSON"
+
+
+def test_without_a_retry_it_is_said_before_that_failures_are_dropped_and_they_are_counted(
+    connection: rmqkit.Connection, vhost_url: str
+) -> None:
+    connection.publish(Message(b"x", "orders"))
+    warnings: list[str] = []
+    report = rmqkit.handle(
+        connection, "orders", fail, topology=PLAIN, count=1, on_failure=quiet, on_warning=warnings.append
+    )
+    assert (report.failed, report.rejected, ready(vhost_url, "orders")) == (1, 1, 0)
+    assert warnings[0].startswith("what fails will be dropped: queue 'orders' has neither a retry nor a dead-letter")
+
+
+def test_nothing_begins_without_the_queues_to_wait_in(connection: rmqkit.Connection, witness: BlockingChannel) -> None:
+    witness.queue_delete("orders.retry.300ms")
+    connection.publish(Message(b"x", "orders"))
+    called: list[Delivery] = []
+    with pytest.raises(rmqkit.NotFound, match=r"orders\.retry\.300ms"):
+        rmqkit.handle(connection, "orders", called.append, topology=SHOP, count=1)
+    assert called == []
+
+
+def test_a_contract_whose_breakers_would_come_back_for_ever_is_refused(
+    connection: rmqkit.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "order.json").write_text("{}")
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "orders"}
+    queue = Queue("orders", contract=Contract("json", str(tmp_path / "order.json")), arguments=arguments)
+    with pytest.raises(rmqkit.SettingsError, match="for ever"):
+        rmqkit.handle(connection, "orders", fail, topology=Topology(queues=(queue,)), count=1)
+
+
+def test_as_many_threads_as_asked_for_call_the_function_and_a_stop_ends_them_all(
+    connection: rmqkit.Connection, vhost_url: str
+) -> None:
+    together, stop = threading.Barrier(3), rmqkit.Stop()
+
+    def handler(_: Delivery) -> None:
+        together.wait(20)  # which breaks unless three are in here
+        stop.request()
+
+    connection.publish(Message(b"%d" % number, "orders") for number in range(9))
+    report = rmqkit.handle(connection, "orders", handler, topology=SHOP, concurrency=3, prefetch=1, stop=stop)
+    assert (report.acknowledged, report.retried) == (3, 0)
+    within(10, lambda: ready(vhost_url, "orders") == 6)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_function_that_returns_something_else_ends_it_with_the_numbers_and_keeps_the_message(
+    connection: rmqkit.Connection, vhost_url: str, concurrency: int
+) -> None:
+    connection.publish(Message(body, "orders") for body in (b"good", b"odd"))
+    odd: Callable[[Delivery], object] = lambda each: 7 if each.body == b"odd" else None  # noqa: E731
+    with pytest.raises(rmqkit.HandlerError, match="a value of type int") as caught:
+        rmqkit.handle(connection, "orders", odd, topology=SHOP, prefetch=1, concurrency=concurrency)
+    assert caught.value.report.acknowledged <= 1
+    within(10, lambda: ready(vhost_url, "orders") == 2 - caught.value.report.acknowledged)
+
+
+def test_another_handler_is_as_good_as_a_function(connection: rmqkit.Connection, witness: BlockingChannel) -> None:
+    from rmqkit.handlers.command import CommandHandler, parse  # noqa: PLC0415
+
+    connection.publish(Message(b"x", "orders"))
+    report = rmqkit.handle(connection, "orders", CommandHandler(parse("false"), "orders"), topology=SHOP, count=3)
+    assert (report.retried, report.parked) == (2, 1)
+    assert parked(witness)[0].headers["x-rmqkit-reason"] == "the command ended with exit code 1"
+
+
+PROGRAM = """
+import sys, rmqkit
+topology = rmqkit.load(sys.argv[2])
+def fail(delivery):
+    with open(sys.argv[3], "a") as calls:
+        calls.write("x")
+    raise ValueError
+with rmqkit.connect(sys.argv[1]) as connection:
+    rmqkit.handle(connection, "orders", fail, topology=topology, on_failure=lambda *_: None)
+"""
+
+
+def test_a_program_killed_at_any_moment_of_its_failures_loses_nothing(vhost_url: str, tmp_path: Path) -> None:
+    file, calls = tmp_path / "shop.yaml", tmp_path / "calls"
+    file.write_text("queues:\n  orders: {type: quorum, retry: {delays: [50ms, 200ms], then: parked}}\n  parked: {}\n")
+    calls.touch()
+    sent = [b"%d" % number for number in range(15)]
+    with rmqkit.connect(vhost_url) as connection:
+        connection.apply(rmqkit.load(file))
+        connection.publish(Message(body, "orders") for body in sent)
+    for least in (3, 20):
+        command = [sys.executable, "-c", PROGRAM, vhost_url, str(file), str(calls)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                within(30, lambda least=least: len(calls.read_text()) >= least)  # type: ignore[misc]
+            finally:
+                process.kill()
+    topology = rmqkit.load(file)
+
+    def all_are_parked() -> bool:
+        with rmqkit.connect(vhost_url) as connection:
+            rmqkit.handle(connection, "orders", fail, topology=topology, idle_timeout_s=0.5, on_failure=quiet)
+        return sum(ready(vhost_url, each.name) for each in topology.queues[:3]) == 0
+
+    within(30, all_are_parked)
+    assert set(bodies(vhost_url, "parked")) == set(sent)
+
+
+# Messages that cannot carry a reason.
+
+
+def test_a_message_whose_properties_cannot_be_read_whole_is_parked_with_what_can_be_kept(
+    connection: rmqkit.Connection, witness: BlockingChannel
+) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(150):
+        deep = {"a": deep}
+    unreadable = pika.BasicProperties(headers={"deep": deep}, message_id="7", delivery_mode=2)
+    late = pika.BasicProperties(headers={"kept": 1}, timestamp=10**15, type="t", delivery_mode=2)
+    for properties in (unreadable, late):
+        witness.basic_publish("", "orders", b"body", properties)
+    rmqkit.handle(connection, "orders", lambda _: Verdict.REJECT, topology=SHOP, count=2)
+    (first, body), (second, _) = parked(witness), parked(witness)
+    assert (body, first.message_id, first.headers["x-rmqkit-queue"]) == (b"body", "7", "orders")
+    assert "of its properties not all can be read: headers: tables nested" in first.headers["x-rmqkit-reason"]
+    assert (second.type, second.headers["kept"]) == ("t", 1)
+    assert "the timestamp 1000000000000000 is out of range" in second.headers["x-rmqkit-reason"]
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("frame_max", [4096, 131_072])
+def test_a_message_with_no_room_for_our_headers_is_parked_without_them_and_not_tried_for_ever(
+    vhost_url: str, witness: BlockingChannel, frame_max: int
+) -> None:
+    full = pika.BasicProperties(headers={"x": "y" * (frame_max - 60)}, delivery_mode=2)
+    witness.basic_publish("", "orders", b"full", full)
+    with rmqkit.connect(f"{vhost_url}?frame_max={frame_max}") as narrow:
+        report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=1, on_failure=quiet)
+    assert (report.consumed, report.parked, report.retried) == (1, 1, 0)
+    properties, body = parked(witness)
+    assert (body, properties.headers) == (b"full", full.headers)
+
+
+@pytest.mark.usefixtures("connection")
+def test_a_message_that_the_frames_of_its_consumer_cannot_carry_is_parked_without_its_own_properties(
+    vhost_url: str, witness: BlockingChannel
+) -> None:
+    large = pika.BasicProperties(headers={"x": "y" * 10_000}, delivery_mode=2)
+    witness.basic_publish("", "orders", b"large", large)
+    with rmqkit.connect(f"{vhost_url}?frame_max=4096") as narrow:
+        report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=1, on_failure=quiet)
+    assert (report.consumed, report.parked) == (1, 1)
+    properties, body = parked(witness)
+    assert (body, properties.headers["x-rmqkit-attempts"]) == (b"large", 1)
+    assert properties.headers["x-rmqkit-reason"].endswith("ValueError: no such customer: large")
+
+
+def test_a_reason_that_utf_8_cannot_carry_is_told_all_the_same(
+    connection: rmqkit.Connection, witness: BlockingChannel
+) -> None:
+    def handler(_: Delivery) -> None:
+        raise ValueError("half a \ud800 pair")
+
+    connection.publish(Message(b"x", "orders"))
+    rmqkit.handle(connection, "orders", handler, topology=SHOP, count=3, on_failure=quiet)
+    assert parked(witness)[0].headers["x-rmqkit-reason"].endswith("ValueError: half a ? pair")
+
+
+def test_failures_are_logged_for_those_who_did_not_ask(
+    connection: rmqkit.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.publish(Message(b"secret", "orders"))
+    rmqkit.handle(connection, "orders", lambda _: 1 / 0, topology=PLAIN, count=1)
+    assert [(each.name, each.levelno) for each in caplog.records] == [
+        ("rmqkit", logging.WARNING),  # that failures are dropped
+        ("rmqkit", logging.ERROR),  # the traceback
+        ("rmqkit", logging.WARNING),  # what became of the message
+    ]
+    assert "secret" not in caplog.text
+
+
+def test_a_retry_is_warned_of_where_queues_without_a_type_are_quorum_queues(
+    broker: Broker, vhost_url: str, connection: rmqkit.Connection
+) -> None:
+    with rmqkit.connect(settings=load_settings((vhost_url,), api_url=broker.api_url, environ={})) as other:
+        live = replace(other.live(), default_queue_type="quorum")  # which RabbitMQ has from 3.11 on
+    planned = plan_apply.plan(connection._consuming, SHOP, plan_apply.BrokerSnapshot(live=live), rmqkit.ApplyOptions())
+    notes = {step.name: step.note for step in planned.steps}
+    assert "write `type: quorum`" in notes.pop("orders")
+    assert set(notes.values()) == {""}
+
+
+INTERRUPTED = """
+import sys, time, rmqkit
+def slow(delivery):
+    print("begun", flush=True)
+    time.sleep(float(sys.argv[3]))
+with rmqkit.connect(sys.argv[1]) as connection:
+    try:
+        rmqkit.handle(connection, "orders", slow, concurrency=int(sys.argv[2]), prefetch=1)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize(("concurrency", "seconds", "left"), [(1, 60, 2), (2, 1, 0)])
+def test_ctrl_c_ends_a_program_and_what_was_not_done_stays(
+    vhost_url: str, witness: BlockingChannel, concurrency: int, seconds: float, left: int
+) -> None:
+    for _ in range(2):
+        witness.basic_publish("", "orders", b"x", pika.BasicProperties(delivery_mode=2))
+    command = [sys.executable, "-c", INTERRUPTED, vhost_url, str(concurrency), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for _ in range(concurrency):
+                assert process.stdout.readline() == "begun\n"
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (stdout, process.returncode) == ("interrupted\n", 0), stderr
+    within(10, lambda: ready(vhost_url, "orders") == left)

@@ -1,0 +1,159 @@
+"""Scenarios on a real RabbitMQ: they agree with the offline router, touch nothing else, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pika
+import pytest
+
+import rmqkit
+from rmqkit.stop import StopRequested
+from rmqkit.topology.file.scenarios import Scenario, load
+from rmqkit.topology.scenario_check import judge, offline
+from tests.conftest import Broker
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*ROOT.glob("topologies/*.test.yaml"), *ROOT.glob("tests/cases/scenarios/*.test.yaml")])
+ORDERS = """
+exchanges: {orders: {type: topic}}
+queues: {billing: {}, audit: {}}
+bindings:
+  - {source: orders, destination: billing, routing_key: "order.#"}
+  - {source: orders, destination: audit, routing_key: "#"}
+  - {source: orders, destination: theirs, destination_type: exchange, routing_key: theirs}
+external: {exchanges: [theirs]}
+publish: {exchange: orders, routing_key: order}
+"""
+Left = Callable[[], list[str]]
+
+
+@pytest.fixture
+def left(broker: Broker, vhost_url: str) -> Left:
+    """Name all queues and exchanges of the test's virtual host, but for those it began with."""
+    vhost = urlsplit(vhost_url).path[1:]
+
+    def left() -> list[str]:
+        found = [json.loads(broker.api("GET", f"{kind}/{vhost}")) for kind in ("queues", "exchanges")]
+        names = [each["name"] for kind in found for each in kind]
+        return [name for name in names if name and not name.startswith("amq.")]
+
+    return left
+
+
+def scenarios(folder: Path, cases: str, topology: str = ORDERS) -> tuple[Scenario, ...]:
+    (folder / "orders.yaml").write_text(topology)
+    (folder / "orders.test.yaml").write_text(f"topology: orders.yaml\nscenarios:\n{cases}")
+    return load(folder / "orders.test.yaml")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_broker_and_the_router_agree_on_every_case_of_every_scenario(file: Path, vhost_url: str, left: Left) -> None:
+    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+        for scenario in load(file):
+            for case in scenario.cases:
+                assert (scenario.name, rehearsal.follow(scenario, case)) == (scenario.name, offline(scenario, case))
+        assert left()
+    assert left() == []
+
+
+def test_every_copy_that_is_not_expected_and_every_one_that_is_missing_is_seen(
+    vhost_url: str, tmp_path: Path, left: Left
+) -> None:
+    lines = "  a: {expect: [billing]}\n  b: {publish: {exchange: orders, routing_key: x}, expect: [billing, audit]}\n"
+    lines += (
+        "  c: {publish: {exchange: orders, routing_key: theirs}, expect: [audit]}\n  d: {expect: [audit, billing]}\n"
+    )
+    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+        results = [judge(scenario, rehearsal.follow) for scenario in scenarios(tmp_path, lines)]
+    assert [[problem.message for problem in result.problems] for result in results] == [
+        ["expected 'billing', but it reached 'audit', 'billing'"],
+        ["expected 'audit', 'billing', but it reached 'audit'"],
+        ["expected 'audit', but it reached 'audit', \"external exchange 'theirs'\""],
+        [],
+    ]
+    assert left() == []
+
+
+def test_queues_of_the_same_names_get_nothing_even_through_the_default_exchange(vhost_url: str) -> None:
+    names = ["work", "task.one", "quorum", "rest", "no such queue"]
+    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
+    channel = connection.channel()
+    for name in names:
+        channel.queue_declare(name, durable=True)
+    channel.exchange_declare("in", "fanout", durable=True)
+    channel.queue_bind("rest", "in")
+    channel.queue_bind("rest", "amq.topic", "#")
+    with rmqkit.connect(vhost_url) as ours, ours.rehearsal() as rehearsal:
+        for scenario in load(ROOT / "tests/cases/scenarios/everything.test.yaml"):
+            rehearsal.follow(scenario, scenario.cases[-1])
+    assert {name: channel.queue_declare(name, passive=True).method.message_count for name in names} == dict.fromkeys(
+        names, 0
+    )
+    connection.close()
+
+
+def test_what_the_broker_refuses_is_an_error_and_leaves_nothing_behind(
+    vhost_url: str, tmp_path: Path, left: Left
+) -> None:
+    topology = ORDERS.replace("type: topic", "type: x-not-there")
+    (scenario,) = scenarios(tmp_path, "  a: {expect: [billing]}\n", topology)
+    with (
+        rmqkit.connect(vhost_url) as connection,
+        pytest.raises(rmqkit.BrokerError, match="x-not-there"),
+        connection.rehearsal() as rehearsal,
+    ):
+        judge(scenario, rehearsal.follow)
+    assert left() == []
+
+
+def test_a_stop_ends_a_rehearsal_and_leaves_nothing_behind(vhost_url: str, tmp_path: Path, left: Left) -> None:
+    (scenario,) = scenarios(tmp_path, "  a: {expect: [billing, audit]}\n")
+    stop = rmqkit.Stop()
+
+    def rehearse() -> None:
+        with rmqkit.connect(vhost_url) as connection, connection.rehearsal(stop=stop) as rehearsal:
+            rehearsal.follow(scenario, scenario.cases[0])
+            assert left()
+            stop.request()
+            rehearsal.follow(scenario, scenario.cases[0])
+
+    with pytest.raises(StopRequested):
+        rehearse()
+    assert left() == []
+
+
+def test_a_policy_that_cannot_be_read_here_is_no_reason_to_fail_where_it_does_not_count(
+    vhost_url: str, tmp_path: Path
+) -> None:
+    policy = "policies: {odd: {pattern: '[[:alpha:]]', definition: {dead-letter-exchange: orders}}}\n"
+    lines = "  a: {expect: [billing, audit]}\n"
+    lines += "  b: {expect: [billing, audit], then: [{queue: billing, when: rejected, expect: []}]}\n"
+    plain, leaving = scenarios(tmp_path, lines, ORDERS + policy)
+    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+        for follow in (offline, rehearsal.follow):
+            assert judge(plain, follow).problems == ()
+            (problem,) = judge(leaving, follow).problems
+            assert "policy 'odd' is for 'billing' is not known" in problem.advice
+            assert "--live" not in problem.advice  # it would know no more
+        assert judge(plain, rehearsal.follow).notes[0].endswith("because of the pattern of policy 'odd'")
+
+
+def test_an_overflow_that_refuses_new_messages_is_looked_at_offline_and_says_so(vhost_url: str, tmp_path: Path) -> None:
+    topology = """
+queues:
+  full: {arguments: {x-max-length: 1, x-overflow: reject-publish-dlx, x-dead-letter-exchange: dead}}
+  rest: {}
+exchanges: {dead: {type: fanout}}
+bindings: [{source: dead, destination: rest}]
+publish: {routing_key: full}
+"""
+    lines = "  a: {expect: [full], then: [{queue: full, when: maxlen, expect: [rest]}]}\n"
+    (scenario,) = scenarios(tmp_path, lines, topology)
+    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+        result = judge(scenario, rehearsal.follow)
+    assert (result.problems, len(result.notes)) == ((), 1)
+    assert result.notes[0].endswith("looked at offline only, because of reject-publish-dlx")

@@ -1,0 +1,154 @@
+"""Whatever answers in place of RabbitMQ's HTTP API, by design or by accident: it is told so, in bounded time."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmqkit.errors import BrokerError, Unreachable
+from rmqkit.http_api import client
+from rmqkit.http_api.client import HttpApiClient, LiveTopology
+from rmqkit.model import Topology
+from rmqkit.report import QueueStatus
+from rmqkit.settings import load_settings
+from rmqkit.topology.comparison import compare
+from rmqkit.topology.lint.linter import examine
+from tests.mutations import examples, outcome, tampered
+
+ANSWERS: dict[str, Any] = {
+    "overview": {"cluster_name": "c", "listeners": [{"port": 5672, "protocol": "amqp"}]},
+    "exchanges": [
+        {"name": "e", "type": "topic", "durable": True, "auto_delete": False, "internal": False, "arguments": {}}
+    ],
+    "queues": [
+        {
+            "name": "q", "type": "quorum", "durable": True, "auto_delete": False, "exclusive": False, "consumers": 1,
+            "arguments": {"x-queue-type": "quorum"}, "messages_ready": 5, "messages_unacknowledged": 0,
+            "state": "running", "message_stats": {"publish_details": {"rate": 1.5}},
+        }
+    ],
+    "bindings": [{"source": "e", "destination": "q", "destination_type": "queue", "routing_key": "k", "arguments": {}}],
+    "policies": [{"name": "p", "pattern": "^q", "apply-to": "queues", "definition": {"max-length": 5}, "priority": 0}],
+    "vhosts": [{"name": "/", "default_queue_type": "classic"}],
+    "parameters": [{"vhost": "/", "component": "operator_policy", "name": "limit", "value": {}}],
+}  # fmt: skip
+
+
+@dataclass
+class Api:
+    """An HTTP server; `answers` are by the first word of the path, bytes as they are and all else as JSON."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    status: int = 200
+    url: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def management(self) -> HttpApiClient:
+        settings = load_settings(["amqp://h"], api_url=self.url, environ={})
+        return HttpApiClient(settings, settings.addresses[0])
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Api]:
+    made = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = made.answers[self.path.removeprefix("/api/").split("/")[0].split("?")[0]]
+            pieces = (
+                answer
+                if isinstance(answer, Iterator)
+                else iter([answer if isinstance(answer, bytes) else json.dumps(answer).encode()])
+            )
+            self.send_response(made.status)
+            self.end_headers()
+            try:
+                for piece in pieces:
+                    self.wfile.write(piece)
+            except ConnectionError:
+                made.ended.set()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        made.url = f"http://127.0.0.1:{server.server_port}"
+        yield made
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _well(api: Api) -> None:
+    api.answers, api.status = dict(ANSWERS), 200
+
+
+def look(api: Api) -> tuple[LiveTopology, tuple[QueueStatus, ...]]:
+    there = api.management()
+    there.verify("c")
+    return there.live(), there.queues()
+
+
+def test_the_answers_of_a_rabbitmq_are_read(api: Api) -> None:
+    live, (status,) = look(api)
+    assert (len(live.topology.bindings), live.parameters) == (1, ({"component": "operator_policy", "name": "limit"},))
+    assert (status.ready, status.published_per_s) == (5, 1.5)
+
+
+@examples(100)
+@given(st.sampled_from(sorted(ANSWERS)).flatmap(lambda name: st.tuples(st.just(name), tampered(ANSWERS[name]))))
+def test_answers_of_any_structure_are_read_or_told_to_be_none_of_rabbitmqs(api: Api, answer: tuple[str, Any]) -> None:
+    api.answers = ANSWERS | dict([answer])
+    found = outcome(lambda: look(api), Unreachable)
+    if isinstance(found, tuple):
+        live, queues = found
+        compare(live.topology, Topology())
+        compare(Topology(), live.topology)
+        examine(live.topology)
+        assert all(f"{each.name:>9} {each.ready:,} {each.published_per_s:.1f}" for each in queues)
+    else:
+        assert "not RabbitMQ's HTTP API" in str(found) or "another broker" in str(found)
+
+
+@examples(50)
+@given(
+    st.sampled_from([200, 201, 204, 301, 400, 401, 403, 404, 405, 500, 503]),
+    st.binary(max_size=40) | st.sampled_from([b'{"reason": 5}', b"<html>", b'"x"', b"{}"]),
+)
+def test_any_status_and_any_bytes_are_an_error_of_ours(api: Api, status: int, body: bytes) -> None:
+    api.answers, api.status = dict.fromkeys(ANSWERS, body), status
+    assert isinstance(outcome(lambda: look(api), BrokerError), BrokerError)
+
+
+def endless(piece: bytes, pause_s: float, ended: threading.Event) -> Iterator[bytes]:
+    yield b"["
+    while not ended.wait(pause_s):
+        yield piece
+
+
+def test_an_answer_without_end_is_left_before_it_fills_the_memory(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_BYTES", 3_000_000)
+    api.ended.clear()
+    api.answers["overview"] = endless(b" " * 100_000, 0, api.ended)
+    found = outcome(lambda: look(api), Unreachable)
+    assert "not RabbitMQ's HTTP API" in str(found)
+    assert api.ended.wait(10)
+
+
+def test_an_answer_that_trickles_is_not_waited_for_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_S", 0.5)
+    api.ended.clear()
+    api.answers["overview"] = endless(b" ", 0.01, api.ended)
+    found = outcome(lambda: look(api), Unreachable)
+    assert "the answer was not whole after 0.5 s" in str(found)
+    assert api.ended.wait(10)

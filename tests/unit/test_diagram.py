@@ -1,0 +1,267 @@
+"""From a Topology to its picture."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
+from rmqkit.topology.diagram.collapse import collapse
+from rmqkit.topology.diagram.graph import Diagram, draw
+from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
+from rmqkit.topology.diagram.text_tree import tree
+from rmqkit.topology.file.loader import load, loads
+
+VALID = sorted((Path(__file__).parents[1] / "cases" / "valid").glob("*.yaml"))
+SHOP = loads("""
+exchanges:
+  orders: {type: topic, arguments: {alternate-exchange: unrouted}}
+  docs: {type: headers, durable: false}
+  unrouted: {type: fanout, internal: true}
+queues:
+  billing: {type: quorum, arguments: {x-dead-letter-exchange: failures, x-dead-letter-routing-key: late}}
+  stock: {arguments: {x-max-length: 10000, x-message-ttl: 1500, x-overflow: reject-publish}}
+  parked: {auto_delete: true}
+  lost: {}
+  both: {type: stream, arguments: {x-max-length-bytes: 0, x-single-active-consumer: true}}
+bindings:
+  - {source: orders, destination: billing, routing_key: order.*.paid}
+  - {source: orders, destination: billing, routing_key: order.*.late}
+  - {source: orders, destination: docs, destination_type: exchange, routing_key: "#"}
+  - {source: orders, destination: theirs}
+  - {source: docs, destination: both, arguments: {x-match: any-with-x, format: pdf, pages: 1}}
+  - {source: docs, destination: stock, arguments: {format: pdf, urgent: true}}
+  - {source: docs, destination: lost}
+  - {source: amq.fanout, destination: lost, routing_key: ignored}
+external: {exchanges: [failures], queues: [theirs]}
+policies:
+  late: {pattern: ^stock, definition: {dead-letter-exchange: "", dead-letter-routing-key: parked}}
+publish: {exchange: orders, routing_key: order.eu.paid}
+""")
+
+
+def text(topology: Topology) -> str:
+    return "".join("".join(piece for piece, _ in line) + "\n" for line in tree(collapse(draw(topology))))
+
+
+def test_the_tree_shows_what_goes_where_and_what_becomes_of_dead_letters() -> None:
+    assert text(SHOP) == (
+        "orders  topic  ← publish order.eu.paid\n"
+        "├─ order.*.paid, order.*.late → billing  quorum\n"
+        "│  └─ dead letters → failures as late\n"
+        "├─ # → docs\n"
+        '├─ "" → theirs  external\n'
+        "└─ otherwise → unrouted\n"
+        "docs  headers, transient\n"
+        "├─ format=pdf or pages=1 (x- too) → both  stream, at most 0 bytes, single active consumer\n"
+        "├─ format=pdf and urgent=true → stock  TTL 1.5 s, at most 10,000 messages, reject-publish\n"
+        "│  └─ dead letters → parked  auto-delete\n"
+        "└─ → lost\n"
+        "unrouted  fanout, internal\n"
+        "amq.fanout  fanout\n"
+        "└─ → lost\n"
+        "failures  external\n"
+        "default exchange\n"
+        "└─ parked  auto-delete\n"
+    )
+
+
+def test_the_pieces_of_the_tree_say_what_they_are() -> None:
+    roles = {piece: role for line in tree(draw(SHOP)) for piece, role in line}
+    assert roles["orders"] == roles["default exchange"] == "exchange"
+    assert roles["billing"] == "queue"
+    assert roles["order.*.paid, order.*.late"] == "key"
+    assert roles["dead letters → "] == "dead-letter"
+    assert roles["  ← publish order.eu.paid"] == "publish"
+    assert roles["  quorum"] == "note"
+
+
+def test_a_dead_letter_that_keeps_its_key_goes_to_the_default_exchange() -> None:
+    topology = Topology(queues=(Queue("q", arguments={"x-dead-letter-exchange": ""}),), publish=Target("", "q"))
+    assert text(topology) == "default exchange\n└─ q  ← publish\n   └─ dead letters → default exchange\n"
+
+
+def test_what_is_neither_declared_nor_external_is_drawn_as_such() -> None:
+    topology = Topology(queues=(Queue("q", arguments={"x-dead-letter-exchange": "gone"}),))
+    assert "gone  not declared\n" in text(topology)
+
+
+@pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
+def test_every_valid_file_can_be_drawn_and_shows_all_it_declares(path: Path) -> None:
+    topology = load(path)
+    titles = {node.title for node in draw(topology).nodes}
+    assert {each.name for each in (*topology.exchanges, *topology.queues) if each.name == each.name.strip()} <= titles
+    assert list(tree(collapse(draw(topology))))
+
+
+def test_a_topology_in_a_circle_is_drawn_once() -> None:
+    circle = Topology(
+        exchanges=(Exchange("a", "fanout"), Exchange("b", "fanout")),
+        bindings=(Binding("a", "b", "exchange"), Binding("b", "a", "exchange"), Binding("a", "a", "exchange")),
+    )
+    assert text(circle) == "a  fanout\n├─ → b\n└─ → a\nb  fanout\n└─ → a\n"
+
+
+def many(count: int) -> Topology:
+    """A topology of as many workers, each with a queue for what it gave up, and an odd one out."""
+    numbers = range(count)
+    return Topology(
+        exchanges=(Exchange("jobs", "topic"), Exchange("dead")),
+        queues=(
+            *(Queue(f"worker_{each}", arguments={"x-dead-letter-exchange": "dead"}) for each in numbers),
+            *(Queue(f"parked_{each}") for each in numbers),
+            Queue("odd"),
+        ),
+        bindings=(
+            *(Binding("jobs", f"worker_{each}", routing_key=f"job.{each}") for each in numbers),
+            *(Binding("dead", f"parked_{each}", routing_key=f"job.{each}") for each in numbers),
+            *(Binding("jobs", "odd", routing_key=f"odd.{each}") for each in "abcdefghijkl"),
+        ),
+    )
+
+
+def test_three_hundred_queues_become_three_and_a_count() -> None:
+    assert text(many(300)) == (
+        "jobs  topic\n"
+        "├─ job.0 → worker_0\n│  └─ dead letters → dead\n"
+        "├─ job.1 → worker_1\n│  └─ dead letters → dead\n"
+        "├─ job.2 → worker_2\n│  └─ dead letters → dead\n"
+        "├─ job.3, job.4, job.5, and 294 more → and 297 more like worker_2\n│  └─ dead letters → dead\n"
+        "└─ odd.a, odd.b, odd.c, and 9 more → odd\n"
+        "dead  direct\n"
+        "├─ job.0 → parked_0\n├─ job.1 → parked_1\n├─ job.2 → parked_2\n"
+        "└─ job.3, job.4, job.5, and 294 more → and 297 more like parked_2\n"
+    )
+
+
+def test_ten_that_look_alike_are_all_drawn() -> None:
+    assert collapse(draw(many(10))).nodes == draw(many(10)).nodes
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Queue("q_11", arguments={"x-max-length": 5}),
+        Queue("q_11", arguments={"x-queue-type": "quorum"}),
+        Queue("q_11", arguments={"x-dead-letter-exchange": "e"}),
+    ],
+    ids=str,
+)
+def test_a_queue_that_differs_is_never_folded_away(odd: Queue) -> None:
+    queues = (*(Queue(f"q_{each}") for each in range(11)), odd)
+    topology = Topology(exchanges=(Exchange("e"),), queues=queues, bindings=(*(Binding("e", q.name) for q in queues),))
+    titles = [node.title for node in collapse(draw(topology)).nodes]
+    assert titles == ["e", "q_0", "q_1", "q_2", "and 8 more like q_2", "q_11"]
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30) | st.sampled_from(
+    [
+        '"',
+        '"]; x',
+        "\\",
+        '\\"',
+        "a\\",
+        "<b>",
+        "&lt;",
+        "#quot;",
+        "#35;",
+        "1. x",
+        "- x",
+        "`x`",
+        "%%",
+        "}}",
+        ")]",
+        "|",
+        "\n",
+    ]
+)
+
+
+@st.composite
+def drawings(draw_: st.DrawFn) -> Diagram:
+    exchanges = draw_(st.lists(names, min_size=1, max_size=3, unique=True))
+    queues = draw_(st.lists(names, min_size=1, max_size=3, unique=True))
+    ends = st.builds(Binding, st.sampled_from(exchanges), st.sampled_from(queues), routing_key=names)
+    return draw(
+        Topology(
+            exchanges=tuple(Exchange(name, draw_(names)) for name in exchanges),
+            queues=tuple(Queue(name) for name in queues),
+            bindings=tuple(draw_(st.lists(ends, max_size=3))),
+            policies=(Policy("p", "", {"dead-letter-exchange": draw_(names)}),),
+        )
+    )
+
+
+def printable(parts: list[str]) -> list[str]:
+    return ["".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in part) for part in parts]
+
+
+def expected(graph: Diagram) -> list[list[str]]:
+    """What is to be read in each node, line by line."""
+    return [printable([text for text in (node.title, node.type, *node.notes) if text]) for node in graph.nodes]
+
+
+@given(drawings())
+def test_no_name_ends_its_quotes_in_mermaid_and_each_is_read_as_it_is(graph: Diagram) -> None:
+    lines = mermaid(graph).splitlines()
+    harmless = r"(?:[^\W_]|[_ .,/()=+-]|#[0-9]+;|<br/>)*"
+    nodes = [
+        match
+        for line in lines
+        if (match := re.fullmatch(rf'  n\d+(?:\{{\{{|\[\()"({harmless})"(?:\}}\}}|\)\]):::\w+', line))
+    ]
+    edges = [line for line in lines if re.fullmatch(rf'  n\d+ \S+(\|"{harmless}"\|)? n\d+', line)]
+    others = [line for line in lines if re.fullmatch(r"flowchart LR|  classDef [\w #:,]+|  linkStyle [\w #:,]+", line)]
+    assert len(nodes) + len(edges) + len(others) == len(lines)
+    read = [
+        [re.sub(r"#(\d+);", lambda code: chr(int(code[1])), part) for part in each[1].split("<br/>")] for each in nodes
+    ]
+    assert read == expected(graph)
+
+
+@given(drawings())
+def test_no_name_ends_its_quotes_in_dot_and_each_is_read_as_it_is(graph: Diagram) -> None:
+    lines = dot(graph).splitlines()
+    quoted = r'"((?:[^"\\]|\\.)*)"'
+    nodes = [
+        match
+        for line in lines
+        if (match := re.fullmatch(rf'  n\d+ \[label={quoted}, shape=[\w]+, [^"]+"[^"]+", color="[^"]+"\]', line))
+    ]
+    edges = [
+        line for line in lines if re.fullmatch(rf'  n\d+ -> n\d+ \[label={quoted}, style=\w+(, color="#\w+")?\]', line)
+    ]
+    assert len(nodes) + len(edges) + 5 == len(lines)
+    read = [re.sub(r"\\(.)", lambda found: {"n": "\n"}.get(found[1], found[1]), each[1]) for each in nodes]
+    assert [each.replace("&amp;", "&").split("\n") for each in read] == expected(graph)
+
+
+def test_graphviz_draws_every_name_as_it_is() -> None:
+    nasty = [
+        '"',
+        '"]; x',
+        "\\",
+        '\\"',
+        "a\\",
+        "\\N",
+        "\\n",
+        "\\G",
+        "<b>x</b>",
+        "&amp;",
+        "&#35;",
+        "🐇",
+        "a\nb",
+        "\0",
+        "%",
+        "it's",
+    ]
+    topology = Topology(queues=tuple(Queue(name) for name in nasty))
+    done = subprocess.run(["dot", "-Tsvg"], input=dot(draw(topology)), capture_output=True, text=True, check=True)
+    drawn = [element.text for element in ET.fromstring(done.stdout).iter("{http://www.w3.org/2000/svg}text")]
+    assert drawn == printable(nasty)

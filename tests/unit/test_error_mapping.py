@@ -1,0 +1,159 @@
+"""Each of pika's errors has one of ours; a new one in pika fails here until it is mapped."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import ssl
+
+import pytest
+from pika import exceptions, spec
+from pika.adapters.utils import connection_workflow
+
+from rmqkit.address import Address
+from rmqkit.amqp import error_mapping, reconnect
+from rmqkit.amqp.decoder import ProtocolError
+from rmqkit.errors import (
+    AccessRefused,
+    AuthenticationFailed,
+    BrokerError,
+    ConnectionLost,
+    NotFound,
+    PropertyMismatch,
+    Refused,
+    ResourceLocked,
+    Unreachable,
+)
+
+ADDRESS = Address(password="canary")
+# What may end the opening of a connection, and what we call it.
+OPENING: dict[BaseException, type[BrokerError]] = {
+    exceptions.AMQPConnectionError(ConnectionRefusedError(111, "refused")): Unreachable,
+    exceptions.ConnectionOpenAborted("x"): Unreachable,
+    exceptions.StreamLostError("x"): Unreachable,
+    exceptions.IncompatibleProtocolError("x"): Unreachable,
+    exceptions.AuthenticationError("PLAIN"): AuthenticationFailed,
+    exceptions.ProbableAuthenticationError("x"): AuthenticationFailed,
+    exceptions.ProbableAccessDeniedError("x"): AuthenticationFailed,
+    exceptions.ConnectionClosedByBroker(403, "ACCESS_REFUSED"): AuthenticationFailed,
+    exceptions.ConnectionClosedByBroker(530, "NOT_ALLOWED - vhost x not found"): AuthenticationFailed,
+    exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR"): Unreachable,
+    exceptions.ConnectionClosedByClient(200, "aborted"): Unreachable,
+    exceptions.ConnectionBlockedTimeout("x"): Unreachable,
+    exceptions.AMQPHeartbeatTimeout("x"): Unreachable,
+    exceptions.ProtocolVersionMismatch("a", "b"): Unreachable,
+    ProtocolError("nonsense"): Unreachable,
+    socket.gaierror(-2, "unknown"): Unreachable,
+    TimeoutError("x"): Unreachable,
+    ssl.SSLError(1, "WRONG_VERSION_NUMBER"): Unreachable,
+    OSError(113, "No route to host"): Unreachable,
+    connection_workflow.AMQPConnectorStackTimeout("x"): Unreachable,
+    connection_workflow.AMQPConnectionWorkflowFailed(
+        [connection_workflow.AMQPConnectorSocketConnectError(ConnectionRefusedError(111, "refused"))]
+    ): Unreachable,
+}
+# Raised by parts of pika that rmqkit does not use: its Channel, and calls in the wrong state.
+UNUSED = {"NoFreeChannels", "ConnectionWrongStateError"}
+BASES = {"AMQPConnectionError", "ConnectionClosed"}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), OPENING.items(), ids=lambda value: getattr(value, "__name__", repr(value))
+)
+def test_what_ends_the_opening_of_a_connection_has_a_name_of_ours(
+    error: BaseException, expected: type[BrokerError]
+) -> None:
+    translated = error_mapping.not_opened(error, ADDRESS)
+    assert type(translated) is expected
+    assert str(ADDRESS) in translated.message
+    assert "canary" not in str(translated)
+
+
+def test_a_handshake_that_pika_gives_up_is_told_as_no_answer() -> None:
+    error = exceptions.AMQPConnectionError(exceptions.ConnectionOpenAborted("x"))
+    assert "did not answer in time" in str(error_mapping.not_opened(error, ADDRESS))
+
+
+def test_every_connection_error_of_pikas_is_mapped() -> None:
+    in_pika = {
+        name
+        for name, each in inspect.getmembers(exceptions, inspect.isclass)
+        if issubclass(each, exceptions.AMQPConnectionError)
+    }
+    assert in_pika - UNUSED - BASES <= {type(error).__name__ for error in OPENING}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (exceptions.ConnectionClosedByBroker(320, "CONNECTION_FORCED - shutdown"), "320 CONNECTION_FORCED"),
+        (exceptions.AMQPHeartbeatTimeout("x"), "heartbeat"),
+        (exceptions.StreamLostError("x"), "network"),
+        (ProtocolError("a frame without its end octet"), "end octet"),
+        (None, "this side"),
+    ],
+)
+def test_a_lost_connection_says_why(error: BaseException | None, words: str) -> None:
+    translated = error_mapping.lost(error, ADDRESS)
+    assert isinstance(translated, ConnectionLost)
+    assert words in str(translated)
+
+
+def test_a_broker_that_fails_at_a_queue_without_a_leader_is_told_with_where_to_look() -> None:
+    error = error_mapping.lost(exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR"), ADDRESS)
+    assert "quorum_status" in error.advice
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(403, AccessRefused), (404, NotFound), (405, ResourceLocked), (406, PropertyMismatch), (504, Refused)],
+)
+def test_a_closed_channel_is_named_by_its_reply_code(code: int, expected: type[Refused]) -> None:
+    error = error_mapping.refused(code, "WORDS - of the broker", "queue 'q'")
+    assert type(error) is expected
+    assert "queue 'q'" in error.message
+    assert "WORDS" in error.message
+
+
+@pytest.mark.parametrize(("host", "explained"), [("broker.example", True), ("localhost", False), ("127.0.0.9", False)])
+def test_a_refused_guest_is_told_that_it_may_not_come_from_elsewhere(host: str, explained: bool) -> None:
+    error = error_mapping.not_opened(exceptions.ConnectionClosedByBroker(403, "ACCESS_REFUSED"), Address(host))
+    assert ("loopback_users" in error.advice) == explained
+    other = error_mapping.not_opened(exceptions.ConnectionClosedByBroker(403, ""), Address(host, username="other"))
+    assert "loopback_users" not in other.advice
+
+
+def test_mechanisms_are_tried_in_order_as_far_as_the_broker_offers_them() -> None:
+    def answer(offered: str, *wanted: str) -> object:
+        address = Address(username="u", auth_mechanisms=wanted)
+        return reconnect._Credentials(address, "p").response_for(spec.Connection.Start(mechanisms=offered))
+
+    assert answer("PLAIN AMQPLAIN") == ("PLAIN", b"\0u\0p")
+    assert answer("PLAIN EXTERNAL", "EXTERNAL", "PLAIN") == ("EXTERNAL", b"")
+    assert answer("PLAIN EXTERNAL", "PLAIN", "EXTERNAL") == ("PLAIN", b"\0u\0p")
+    assert answer("PLAIN AMQPLAIN", "EXTERNAL", "PLAIN") == ("PLAIN", b"\0u\0p")
+    with pytest.raises(error_mapping.NotOffered) as caught:
+        answer("PLAIN AMQPLAIN", "EXTERNAL")
+    error = error_mapping.not_opened(caught.value, ADDRESS)
+    assert isinstance(error, AuthenticationFailed)
+    assert "no login by EXTERNAL, but by PLAIN, AMQPLAIN" in error.message
+    assert "rabbitmq_auth_mechanism_ssl" in error.advice
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [  # as RabbitMQ 3.13 and 4 have it; those of 3.10 come from the broker of the tests
+        ("read access to queue 'it''s' in vhost 'a b' refused for user 'u'", "permission read on queue \"it''s\""),
+        (
+            "configure access to exchange 'e' in vhost '/' refused for user 'u' by backend x",
+            "rabbitmqctl set_permissions -p / u '^e$' WRITE READ`",
+        ),
+        (
+            "write access to topic 'a.b' in exchange exchange 'e' in vhost '/' refused for user 'u'",
+            r"rabbitmqctl set_topic_permissions -p / u e '^a\.b$' READ`",
+        ),
+        ("cannot publish to internal exchange 'e' in vhost '/'", "set_permissions`, or log in as another user"),
+    ],
+)
+def test_what_newer_brokers_say_of_a_permission_goes_before_what_we_think(words: str, says: str) -> None:
+    assert says in error_mapping.refused(403, f"ACCESS_REFUSED - {words}", "queue 'x'", (50, 10)).advice

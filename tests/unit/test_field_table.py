@@ -1,0 +1,35 @@
+"""What pika's encoder cannot do: floats, and saying that headers are too large."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmqkit.amqp.field_table import decode_properties, encode_properties
+from rmqkit.amqp.frames import Encoder
+from rmqkit.errors import PayloadError
+from rmqkit.message import Message, Properties
+
+_SCALARS = st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.binary(max_size=9) | st.integers(-9, 9)
+_VALUES = st.recursive(_SCALARS, lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=9), each))
+
+
+@given(st.dictionaries(st.text(max_size=9), _VALUES, max_size=4))
+def test_floats_bytes_and_what_holds_them_survive_encoding(headers: dict[str, Any]) -> None:
+    decoded, trouble = decode_properties(encode_properties(Properties(headers=headers)))
+    assert (repr(decoded.headers), trouble) == (repr(headers), "")
+
+
+@pytest.mark.parametrize("text", ["0", "-0.5", "1E+9", "1E-255", "2147483647", "-21474836.47", "100"])
+def test_a_decimal_keeps_its_value(text: str) -> None:
+    decoded, _ = decode_properties(encode_properties(Properties(headers={"n": Decimal(text)})))
+    assert decoded.headers == {"n": Decimal(text)}
+
+
+def test_headers_that_fit_no_frame_are_refused_before_the_broker_closes_the_connection() -> None:
+    encoder = Encoder(1, 4096)
+    encoder.encode(Message(b"", properties=Properties(headers={"a": "x" * 4000}, delivery_mode=None)))
+    with pytest.raises(PayloadError, match=r"headers and properties take 4\d\d\d bytes; 4088 fit"):
+        encoder.encode(Message(b"", properties=Properties(headers={"a": "x" * 4088})))
