@@ -2,7 +2,7 @@
 
 A worker is `python -m rmqkit.cli.worker_processes`. It gets its job, the login included, as a pickle on standard
 input, where no other process can see it, and takes the end of that input for the end of its parent. It reports
-over a pipe, in lines of JSON. It has its own process group, so that Ctrl-C reaches the parent alone, which passes it on.
+over a pipe, in lines of JSON. It has its own process group, so that Ctrl-C reaches the parent, which passes it on.
 """
 
 from __future__ import annotations
