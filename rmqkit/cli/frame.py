@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
+
+import typer
 
 from rmqkit import exit_codes
-from rmqkit.stop import Stop
+from rmqkit.stop import Stop, StopRequested
 
 _NOTICE = b"\nStopping: what was begun is finished first. Once more stops at once.\n"
 
@@ -47,3 +50,21 @@ class Signals:
         if os.isatty(2):
             os.write(2, _NOTICE)
         self.stop.request()
+
+
+def run(body: Callable[[Stop], int]) -> NoReturn:
+    """Run the body of a command and exit with its code; the first signal requests a stop, the second ends it at once.
+
+    After a signal, a code of 0 becomes 128 plus the signal's number. A body that can report what it did until a second
+    signal catches StoppedAtOnce itself.
+    """
+    with Signals() as signals:
+        try:
+            code = body(signals.stop)
+        except StopRequested:  # before there was anything to report
+            code = exit_codes.DONE
+        except StoppedAtOnce:
+            os._exit(exit_codes.SIGNALLED + signals.received)  # closing would wait for the broker
+        if code == exit_codes.DONE and signals.received:
+            code = exit_codes.SIGNALLED + signals.received
+    raise typer.Exit(code)
