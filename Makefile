@@ -5,7 +5,7 @@ WORKERS ?= 3# test processes; each may start RabbitMQ nodes of its own, and wait
 ROUNDS ?= 50# of each fault
 BIN := .venv/bin
 
-.PHONY: help demo test test-faults lint bench setup rabbitmq clients clean
+.PHONY: help demo test test-faults test-latest lint bench setup rabbitmq clients lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,6 +18,9 @@ test: lint rabbitmq clients ## lint, types, layers, docs and all tests
 
 test-faults: .venv/dev rabbitmq ## the faults at random moments, for hours: ROUNDS=50; SEED=... repeats a run
 	$(BIN)/python -m tests.faults.long_run --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write $(WRITE))
+
+test-latest: ## unit tests with the newest dependencies, and with the oldest that pyproject.toml allows
+	@for which in newest oldest; do .ci/setup versions $(PYTHON) $$which && .venv-$$which/bin/pytest tests/unit -n 2 || exit 1; done
 
 lint: .venv/dev ## what needs no broker: style, types, layers, docs
 	$(BIN)/ruff check
@@ -37,22 +40,25 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 
 setup: .venv/dev rabbitmq clients ## what `make test` needs, and no more
 
-clean: ## remove the virtual environment and what tools left
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+lock: ## refresh the locked versions of dependencies in .ci/locked
+	@PYTHON=$(PYTHON) .ci/lock
+
+clean: ## remove the virtual environments and what tools left
+	rm -rf .venv .venv-newest .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 rabbitmq clients:
 	@.ci/setup $@
 
-# The stamps: installed anew when pyproject.toml changes.
-.venv/rmqkit: pyproject.toml
-	@.ci/setup venv $(PYTHON) .
+# The stamps: installed anew when pyproject.toml or the locked versions change.
+.venv/rmqkit: pyproject.toml .ci/locked/demo.txt
+	@.ci/setup venv $(PYTHON) demo
 	@touch $@
 
-.venv/dev: pyproject.toml
-	@.ci/setup venv $(PYTHON) '.[dev]'
+.venv/dev: pyproject.toml .ci/locked/dev.txt
+	@.ci/setup venv $(PYTHON) dev
 	@touch $@ .venv/rmqkit
 
-.venv/bench: pyproject.toml
-	@.ci/setup venv $(PYTHON) '.[bench]'
+.venv/bench: pyproject.toml .ci/locked/bench.txt
+	@.ci/setup venv $(PYTHON) bench
 	@touch $@ .venv/rmqkit
