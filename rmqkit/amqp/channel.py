@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
@@ -72,7 +73,7 @@ class Channel:
         Raises Refused, ConnectionLost if that is known already.
         """
         if self.transport.lost is not None or self._closed is not None:
-            raise (self._closed or self.transport.lost or ConnectionLost("closed")).again()
+            raise copy(self._closed or self.transport.lost or ConnectionLost("closed"))
         self.transport.send(data)
 
     def call(
@@ -192,14 +193,14 @@ class Channel:
 
     def _take(self, timeout_s: float, subject: str) -> list[Event]:
         if self._closed is not None:
-            raise self._closed.again()
+            raise copy(self._closed)
         try:
             item = self.inbox.get(timeout=max(timeout_s, 0)) if timeout_s > 0 else self.inbox.get_nowait()
         except Empty:
             return []
         if isinstance(item, BrokerError):
             self._closed = item
-            raise item.again()
+            raise copy(item)
         if item is None:
             return []
         for position, event in enumerate(item):
@@ -207,13 +208,13 @@ class Channel:
                 if error_mapping.login_expired(event):  # the way out is a new connection, with the secret as of then
                     self.transport.abort()
                     self._closed = ConnectionLost(f"{self.transport.address}: the login has expired")
-                    raise self._closed.again()
+                    raise copy(self._closed)
                 method = event.class_id, event.method_id
                 self._closed = error_mapping.refused(event.reply_code, event.reply_text, subject, method)
                 # Answered here, behind all that this thread has sent: a frame for a closed channel ends the connection.
                 self.transport.send(encode_method(self.number, spec.Channel.CloseOk()))
                 self.transport.forget(self.number)
                 if position == 0:
-                    raise self._closed.again()
+                    raise copy(self._closed)
                 return item[:position]  # what came before it still counts; the next call raises
         return item

@@ -12,6 +12,7 @@ import ssl
 import threading
 import weakref
 from collections import deque
+from copy import copy
 from functools import partial
 from itertools import count
 from typing import Any
@@ -126,7 +127,7 @@ class Transport:
             )
         if transport._failure is not None:
             transport._thread.join()
-            raise transport._failure.again()
+            raise copy(transport._failure)
         return transport
 
     # What the user's threads call.
@@ -145,7 +146,7 @@ class Transport:
         """
         with self._channels_lock:
             if self.lost is not None:
-                raise self.lost.again()
+                raise copy(self.lost)
             limit = self._parameters.channel_max or 65535
             number = next((free for free in range(1, limit + 1) if free not in self._channels), None)
             if number is None:
