@@ -164,7 +164,7 @@ def test_garbage_from_the_peer_is_a_protocol_error_and_nothing_else(garbage: lis
         (b"\x01s" + b"S" + struct.pack(">I", 1) + b"\xff", {"s": b"\xff"}, ""),
         (b"\x01d" + b"D" + struct.pack(">Bi", 3, -1500), {"d": Decimal("-1.500")}, ""),
         (b"\x01u" + b"?", {}, "headers: a value of the unknown type '?'"),
-        (b"\x01u" + b"I" + b"\0", {}, "headers: a value ends too early"),
+        (b"\x01u" + b"I" + b"\0", {}, "headers: a truncated value"),
     ],
 )
 def test_headers_are_decoded_exactly_or_left_out_with_the_reason(
