@@ -57,27 +57,22 @@ class Origin(Protocol):
     @property
     def consumer_tag(self) -> str:
         """Name the consumer the broker delivered to."""
-        ...
 
     @property
     def exchange(self) -> str:
         """Name the exchange the message was published to; empty for the default exchange."""
-        ...
 
     @property
     def routing_key(self) -> str:
         """Return the key the message was published with."""
-        ...
 
     @property
     def properties(self) -> Properties:
         """Return the properties, as far as they can be decoded."""
-        ...
 
     @property
     def malformed(self) -> str:
         """Return why the properties could not be decoded completely; empty if they could."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,15 +41,12 @@ class ChannelTransport(Protocol):
 
     def send(self, data: bytes) -> None:
         """Send bytes; any thread may call this."""
-        ...
 
     def abort(self) -> None:
         """Drop the connection without closing it first."""
-        ...
 
     def forget(self, number: int) -> None:
         """Free the number of a closed channel."""
-        ...
 
 
 class Channel:

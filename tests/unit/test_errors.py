@@ -28,7 +28,7 @@ def test_the_tree_at_the_top_names_every_error_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda each: each.__name__)
-def test_every_error_that_is_raised_has_an_exit_code_of_its_own_kind(error: type[RmqkitError]) -> None:
+def test_every_concrete_error_has_an_exit_code(error: type[RmqkitError]) -> None:
     code = exit_codes.exit_code(make(error))
     assert code in exit_codes.MEANINGS
     assert (code == exit_codes.BUG) == (error.__name__ in ABSTRACT)
@@ -42,13 +42,13 @@ def test_the_exit_code_is_the_one_the_tree_documents(error: type[RmqkitError]) -
     assert codes[:1] == ([] if error.__name__ in ABSTRACT else [str(exit_codes.exit_code(make(error)))])
 
 
-def test_an_error_prints_what_where_and_what_to_do() -> None:
+def test_an_error_prints_its_message_problems_and_advice() -> None:
     problems = [Problem(Location("a.yaml", 3, 5), "wrong", "write right"), Problem(Location("b.yaml"), "unreadable")]
     text = str(RmqkitError("2 problems", advice="see the docs", problems=problems))
     assert text == "2 problems\na.yaml:3:5: wrong\n  write right\nb.yaml: unreadable\nsee the docs"
 
 
-def test_what_is_no_error_of_ours_is_a_bug() -> None:
+def test_a_foreign_exception_has_the_exit_code_of_a_bug() -> None:
     assert exit_codes.exit_code(ValueError()) == exit_codes.BUG
     assert exit_codes.exit_code(None) == exit_codes.DONE
 

@@ -151,7 +151,7 @@ def test_query_parameters_are_read_in_their_units() -> None:
     assert address.server_name == "n"
 
 
-def test_flags_go_before_variables_and_those_before_the_default() -> None:
+def test_flags_take_precedence_over_variables_and_variables_over_the_default() -> None:
     variables = {"CLOUDAMQP_URL": "amqp://cloud", "AMQP_URL": "amqp://plain", "RMQKIT_URL": "amqp://ours"}
 
     def found(*urls: str) -> tuple[str, str]:
@@ -174,12 +174,12 @@ def test_a_bad_variable_is_named_in_the_error() -> None:
         load_settings(environ={"AMQP_URL": "localhost"})
 
 
-def test_vhost_flag_goes_before_the_urls_even_when_empty() -> None:
+def test_the_vhost_flag_takes_precedence_over_the_url_even_when_empty() -> None:
     assert load_settings(["amqp://h/x,amqp://i"], vhost="a/b").addresses[1].vhost == "a/b"
     assert load_settings(["amqp://h/x"], vhost="").addresses[0].vhost == ""
 
 
-def test_a_virtual_host_has_255_bytes_at_most() -> None:
+def test_a_virtual_host_name_has_at_most_255_bytes() -> None:
     assert load_settings(["amqp://h/" + "é" * 127]).addresses[0].vhost == "é" * 127
     with pytest.raises(SettingsError, match="255"):
         load_settings(["amqp://h/" + "é" * 128])
@@ -187,7 +187,7 @@ def test_a_virtual_host_has_255_bytes_at_most() -> None:
         load_settings(vhost="x" * 256)
 
 
-def test_a_user_without_password_needs_one_from_elsewhere_or_a_certificate() -> None:
+def test_a_user_without_password_in_the_url_needs_another_source_or_a_certificate() -> None:
     with pytest.raises(SettingsError, match="no password for the user 'me'"):
         load_settings(["amqp://me@h"], environ={})
     assert load_settings(["amqps://me@h?auth_mechanism=external&certfile=c"]).addresses[0].password is None
