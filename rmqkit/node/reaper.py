@@ -34,7 +34,7 @@ def reap_when_done(folder: Path, wait_s: float = 60.0) -> Iterator[Path]:
             yield folder
         finally:
             fcntl.flock(held, fcntl.LOCK_UN)  # closing is not enough: a forked child may have the file open, too
-    wait_until(lambda: not process.alive(), wait_s)
+            wait_until(lambda: not process.alive(), wait_s)
 
 
 def _lock(folder: Path, kind: int) -> TextIO:

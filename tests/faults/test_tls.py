@@ -199,7 +199,7 @@ def test_external_with_a_certificate_of_nobody_is_a_refused_login(tls: TlsNode) 
     assert done.returncode == 4
     assert "login refused for the client certificate" in done.stderr
     assert "ssl_cert_login_from" in done.stderr
-    with pytest.raises(SettingsError, match="there is none"):
+    with pytest.raises(SettingsError, match="needs a client certificate"):
         logs_in(url, tls=Tls(tls.files["ca.pem"]))
 
 
