@@ -421,7 +421,7 @@ def test_pika_alone_decodes_the_same(broker_url: str, queue: str, monkeypatch: p
 
 
 def test_a_wrong_password_and_a_wrong_virtual_host_have_different_errors(broker_url: str) -> None:
-    with pytest.raises(rmqkit.AuthenticationFailed, match="login of 'guest'") as caught:
+    with pytest.raises(rmqkit.AuthenticationFailed, match="login refused for user 'guest'") as caught:
         rmqkit.connect(broker_url.replace("guest:guest", "guest:canary-password"))
     assert "canary" not in str(caught.value)
     with pytest.raises(rmqkit.AuthenticationFailed, match="virtual host 'missing'"):
