@@ -1,13 +1,13 @@
-"""A messaging toolkit for RabbitMQ: topologies in YAML, fast confirmed publishing, consumers that lose nothing.
+"""A messaging toolkit for RabbitMQ: topologies in YAML, fast confirmed publishing, consumers that lose no message.
 
 import rmqkit
 
 topology = rmqkit.load("topologies/work.yaml")
 with rmqkit.connect("amqp://guest:guest@localhost:5672/") as connection:
-connection.apply(topology)
-connection.publish(rmqkit.Message(b"hello", routing_key="worker_queue"))
-for delivery in connection.consume("worker_queue", count=1):
-print(delivery.body)
+    connection.apply(topology)
+    connection.publish(rmqkit.Message(b"hello", routing_key="worker_queue"))
+    for delivery in connection.consume("worker_queue", count=1):
+        print(delivery.body)
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ __all__ = [
     "route",
 ]
 
-# Where the names live, the cheapest to import first.
+# The modules that define these names, the cheapest to import first.
 _MODULES = (
     "errors",
     "message",
@@ -171,5 +171,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'rmqkit' has no attribute {name!r}")
     modules = (import_module(f"rmqkit.{module}") for module in _MODULES)
     value = next(getattr(module, name) for module in modules if hasattr(module, name))
-    globals()[name] = value  # the next use does not come here
+    globals()[name] = value  # found without this function from now on
     return value

@@ -1,8 +1,8 @@
-"""One broker, as one URL names it.
+"""The address of one broker, and the URLs that name brokers.
 
-URLs follow https://www.rabbitmq.com/docs/uri-spec, with one decision: a trailing slash names the virtual host `/`, as
-no slash at all does, and as pika, Kombu and the Go client read it. To the letter it would be the virtual host with the
-empty name, which nobody means; `--vhost ""` still reaches it.
+URLs follow https://www.rabbitmq.com/docs/uri-spec, with one exception: a trailing slash names the virtual host `/`, as
+no slash at all does, and as pika, Kombu and the Go client read it. By the specification it would be the virtual host
+with the empty name, which is hardly ever meant; `--vhost ""` still reaches it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MECHANISMS = ("PLAIN", "EXTERNAL")
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to be sure of the broker, and the broker of us; empty file names mean the system's trust, no certificate.
+    """Trusted authorities and the client certificate; without file names the system's authorities and no certificate.
 
-    `insecure` turns off both the check of the certificate and that of the host name. A key that is encrypted needs its
-    password, or the file that holds it.
+    `insecure` skips verification of both the certificate and the host name. An encrypted key needs its password, or
+    the file that holds it.
     """
 
     ca_file: str = ""
@@ -39,7 +39,7 @@ class Tls:
     key_password: str = field(default="", repr=False)
 
     def context(self) -> ssl.SSLContext:
-        """Build a client context from the files as they are now; raise SettingsError naming the file that is bad."""
+        """Build a client context from the current files; raise SettingsError naming a file that cannot be used."""
         import ssl  # noqa: PLC0415 - start-up time: few connections use TLS
 
         for option, file in zip(_TLS_OPTIONS, (self.ca_file, self.cert_file, self.key_file), strict=True):
@@ -48,7 +48,7 @@ class Tls:
         try:
             context = ssl.create_default_context(cafile=self.ca_file or None)
         except OSError as error:
-            raise SettingsError(f"--tls-ca-file: {self.ca_file}: holds no certificate in PEM") from error
+            raise SettingsError(f"--tls-ca-file: {self.ca_file}: not a PEM certificate") from error
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -59,26 +59,26 @@ class Tls:
     def _load_certificate(self, context: ssl.SSLContext) -> None:
         password = read_secret("--tls-key-password-file", self.key_password_file) if self.key_password_file else ""
         password = password or self.key_password
-        asked = False
+        encrypted = False
 
-        def ask() -> str:  # OpenSSL does for an encrypted key only; without this it would ask on the terminal
-            nonlocal asked
-            asked = True
+        def key_password() -> str:  # OpenSSL calls it for an encrypted key only, and would ask on the terminal instead
+            nonlocal encrypted
+            encrypted = True
             return password
 
         try:
-            context.load_cert_chain(self.cert_file, self.key_file or None, password=ask)
+            context.load_cert_chain(self.cert_file, self.key_file or None, password=key_password)
         except (OSError, ValueError) as error:  # a ValueError for a password that OpenSSL finds too long
-            what = "no certificate with its key in PEM"
-            advice = "" if self.key_file else "The key may be in a file of its own: --tls-key-file."
+            message = "not a PEM certificate with its key"
+            advice = "" if self.key_file else "If the key is in a separate file, name it with --tls-key-file."
             if "MISMATCH" in str(error):
-                what, advice = "the key does not belong to the certificate", ""
-            elif asked and password:
-                what, advice = "the password does not open the key", ""
-            elif asked:
-                what, advice = "the key is encrypted", "Give its password with --tls-key-password-file."
+                message, advice = "the key does not belong to the certificate", ""
+            elif encrypted and password:
+                message, advice = "the password does not open the key", ""
+            elif encrypted:
+                message, advice = "the key is encrypted", "Give its password with --tls-key-password-file."
             files = f"{self.cert_file} with {self.key_file}" if self.key_file else self.cert_file
-            raise SettingsError(f"--tls-cert-file: {files}: {what}", advice=advice) from error
+            raise SettingsError(f"--tls-cert-file: {files}: {message}", advice=advice) from error
 
 
 SYSTEM_TRUST = Tls()
@@ -86,9 +86,9 @@ SYSTEM_TRUST = Tls()
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One broker, as one URL names it; None means that the URL does not say, and the default holds.
+    """One broker and the login to it; None means that the URL does not set the value, and the default applies.
 
-    `heartbeat_s` 0 turns heartbeats off. `auth_mechanisms` are SASL's names, tried in this order; empty means PLAIN.
+    `heartbeat_s` 0 turns heartbeats off. `auth_mechanisms` are SASL names, tried in this order; empty means PLAIN.
     """
 
     host: str = "localhost"
@@ -107,7 +107,7 @@ class Address:
 
     @property
     def by_certificate(self) -> bool:
-        """Tell whether the broker takes the user from our certificate, and from nothing else."""
+        """Tell whether the client certificate is the only login."""
         return self.auth_mechanisms == ("EXTERNAL",)
 
     @property
@@ -117,7 +117,7 @@ class Address:
 
     @property
     def key(self) -> str:
-        """Name broker and virtual host, whoever logs in: `host:port/vhost`."""
+        """Return broker and virtual host without the login: `host:port/vhost`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}/{'' if self.vhost == '/' else quote(self.vhost, safe='')}"
 
@@ -127,16 +127,16 @@ class Address:
 
 
 def parse_urls(text: str, *, source: str = "url") -> tuple[Address, ...]:
-    """Read one URL or several, separated by commas; `amqp://user:password@one:5672,two/vhost` is two hosts as well.
+    """Parse URLs separated by commas; `amqp://user:password@one:5672,two/vhost` names two hosts.
 
-    Raise SettingsError, which names `source` and holds no part of the URL that could belong to a password.
+    Raises SettingsError, which names `source` and holds no part of a URL that could belong to a password.
     """
     urls = re.split(r"\s*,\s*(?=amqps?://)", text.strip(), flags=re.IGNORECASE)
     return tuple(address for url in urls for address in _UrlParser(source).parse(url))
 
 
 class _UrlParser:
-    """Reads one URL; `source` begins every error."""
+    """Parses one URL; every error begins with `source`."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -146,7 +146,7 @@ class _UrlParser:
         rest, _, query = rest.partition("?")
         authority, _, path = rest.partition("/")
         if "@" in path + query or authority.count("@") > 1:
-            self._fail("an '@' too many", "within a user name, password or virtual host write / as %2F and @ as %40")
+            self._fail("too many '@'", "Percent-encode / as %2F and @ as %40 in user, password and virtual host.")
         userinfo, at, hosts = authority.rpartition("@")
         addresses = [self._host(Address(port=PORTS[scheme], tls=scheme == "amqps"), host) for host in hosts.split(",")]
         common: dict[str, Any] = {"vhost": self._vhost(path)} | self._query(query, tls=scheme == "amqps")
@@ -161,56 +161,56 @@ class _UrlParser:
     def _scheme(self, url: str) -> tuple[str, str]:
         scheme, separator, rest = url.partition("://")
         if not separator or scheme.lower() not in PORTS:
-            self._fail("not an amqp:// or amqps:// URL", f"write {DEFAULT_URL}")
+            self._fail("not an amqp:// or amqps:// URL", f"Write {DEFAULT_URL}.")
         if re.search(r"[\s\x00-\x1f\x7f#\ud800-\udfff]", rest):
-            self._fail("white space, '#', or a character that is no text", "write a space as %20 and # as %23")
+            self._fail("white space, '#' or an invalid character", "Percent-encode a space as %20 and # as %23.")
         return scheme.lower(), rest
 
     def _host(self, base: Address, text: str) -> Address:
         match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+(?:%25[^\]]+)?\]|[^:\[\]]*)(?::(\d{0,5}))?", text)
         if not match:
             self._fail(
-                "host and port are not of the form host:port",
-                "the port is a number, an IPv6 address stands in brackets, and a / in a password is written %2F",
+                "the address is not of the form host:port",
+                "The port is a number, an IPv6 address needs brackets, and a / in a password is written %2F.",
             )
         host, port = self._decode("host", match[1].strip("[]")), int(match[2] or base.port)
         if not 0 < port < 1 << 16:
             self._fail("the port is not a number from 1 to 65535")
         if not host.isprintable() or " " in host:
-            self._fail("the host name holds a character that no host name has")
+            self._fail("invalid character in the host name")
         return replace(base, host=host or "localhost", port=port)
 
     def _vhost(self, path: str) -> str:
         if "/" in path:
-            self._fail("a second '/' after the host", "a slash in the virtual host's name is written %2F")
+            self._fail("a second '/' after the host", "Percent-encode a slash in the virtual host's name as %2F.")
         return self._decode("virtual host", path) or "/"
 
-    def _decode(self, what: str, text: str) -> str:
+    def _decode(self, part: str, text: str) -> str:
         if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-            self._fail(f"a '%' in the {what} that starts no percent-encoding", "write a percent sign as %25")
+            self._fail(f"invalid percent-encoding in the {part}", "Write a percent sign as %25.")
         try:
             value = unquote_to_bytes(text).decode()
         except UnicodeDecodeError:
-            self._fail(f"the percent-encoded {what} is not UTF-8")
+            self._fail(f"the percent-encoded {part} is not UTF-8")
         if "\0" in value:  # it separates user name and password in SASL PLAIN (RFC 4616)
-            self._fail(f"the {what} holds a NUL")
+            self._fail(f"the {part} contains a NUL")
         return value
 
     def _query(self, query: str, *, tls: bool) -> dict[str, Any]:
-        """Read the parameters of https://www.rabbitmq.com/docs/uri-query-parameters, and `frame_max`, into fields."""
+        """Parse the parameters of https://www.rabbitmq.com/docs/uri-query-parameters and `frame_max` into fields."""
         values: dict[str, list[str]] = {}
         for pair in filter(None, query.split("&")):
             name, _, value = pair.partition("=")
             if name not in _PARAMETERS:
-                self._fail("unknown query parameter " + repr(name), f"known are {', '.join(_PARAMETERS)}")
+                self._fail(f"unknown query parameter {name!r}", f"Known parameters: {', '.join(_PARAMETERS)}.")
             if name in _TLS_PARAMETERS and not tls:
-                self._fail(f"{name} is for amqps:// only: this connection would not be encrypted")
+                self._fail(f"{name} needs amqps://: this connection would not be encrypted")
             values.setdefault(name, []).append(self._decode(name, value))
         fields: dict[str, Any] = {}
         options: dict[str, Any] = {}
         for name, each in values.items():
             if len(each) > 1 and name != "auth_mechanism":
-                self._fail(f"{name} is given twice")
+                self._fail(f"{name} is repeated")
             if name in _NUMBERS:
                 fields[_NUMBERS[name][0]] = self._number(name, each[0])
             elif name == "auth_mechanism":
@@ -222,9 +222,9 @@ class _UrlParser:
             else:
                 options[_TLS_FILES[name]] = each[0]
         if "key_file" in options and "cert_file" not in options:
-            self._fail("keyfile without certfile")
+            self._fail("keyfile needs certfile")
         if "EXTERNAL" in fields.get("auth_mechanisms", ()) and not tls:
-            self._fail("auth_mechanism=external is for amqps:// only: it logs in with a certificate")
+            self._fail("auth_mechanism=external needs amqps://: it logs in with a certificate")
         return fields | {"tls_options": Tls(**options)}
 
     def _number(self, name: str, value: str) -> float:
@@ -238,11 +238,11 @@ class _UrlParser:
             self._fail(f"{name} is not one of {', '.join(known)}")
         return value
 
-    def _fail(self, what: str, advice: str = "") -> NoReturn:
-        raise SettingsError(f"{self._source}: {what}", advice=advice) from None
+    def _fail(self, message: str, advice: str = "") -> NoReturn:
+        raise SettingsError(f"{self._source}: {message}", advice=advice) from None
 
 
-# Parameter -> field and range. RabbitMQ gives the timeout in milliseconds, pika takes frames of up to 128 KiB.
+# Parameter -> field and range. RabbitMQ has the timeout in milliseconds; pika accepts frames of up to 128 KiB.
 _NUMBERS = {
     "heartbeat": ("heartbeat_s", 0, 65_535),
     "connection_timeout": ("connection_timeout_s", 1, 3_600_000),
@@ -261,7 +261,7 @@ _TLS_OPTIONS = ("--tls-ca-file", "--tls-cert-file", "--tls-key-file")
 
 
 def read_file(option: str, file: str) -> bytes:
-    """Read a file that an option names; raise SettingsError if that cannot be done."""
+    """Read a file that an option names; raise SettingsError if it cannot be read."""
     try:
         return Path(file).read_bytes()
     except OSError as error:
@@ -269,7 +269,7 @@ def read_file(option: str, file: str) -> bytes:
 
 
 def read_secret(option: str, file: str) -> str:
-    """Read a password, which is one line; raise SettingsError if the file holds none."""
+    """Read a password of one line; raise SettingsError if the file does not hold one."""
     try:
         secret = read_file(option, file).decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
@@ -277,3 +277,8 @@ def read_secret(option: str, file: str) -> str:
     if not secret or "\0" in secret or "\n" in secret:
         raise SettingsError(f"{option}: {file}: not one line of text")
     return secret
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name means this machine's loopback interface."""
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,44 +1,42 @@
-"""Everything that can go wrong, named after what happened.
+"""Every error rmqkit raises, named after what happened.
 
     RmqkitError
-    ├── InputError                 the caller's input: nothing was sent or declared (exit 2)
-    │   ├── DocumentError          a file that is not the YAML it should be
-    │   ├── TopologyError          a topology that contradicts itself or the broker's rules
-    │   ├── SettingsError          a URL, flag or environment variable
-    │   └── PayloadError           a message that AMQP cannot carry, or a source that cannot be read
-    ├── OutputError                where the bodies go cannot take more: reader gone, disk full (exit 3)
+    ├── InputError                 the caller's input is wrong: nothing was sent or declared (exit 2)
+    │   ├── DocumentError          a file is not the YAML it should be
+    │   ├── TopologyError          a topology contradicts itself or the broker's rules
+    │   ├── SettingsError          a URL, flag or environment variable cannot be used
+    │   └── PayloadError           AMQP cannot carry a message, or a source cannot be read
+    ├── OutputError                the output cannot be written: its reader is gone, the disk is full (exit 3)
     ├── NodeError                  the private RabbitMQ node cannot be installed, started or stopped (exit 4)
-    ├── BrokerError                the broker, or the way to it
-    │   ├── Unreachable            nobody answers, or not as a RabbitMQ (exit 4)
-    │   ├── AuthenticationFailed   the login or the virtual host was refused (exit 4)
+    ├── BrokerError                the broker or the connection to it failed
+    │   ├── Unreachable            no answer, or not the answer of a RabbitMQ (exit 4)
+    │   ├── AuthenticationFailed   the broker refused the login or the virtual host (exit 4)
     │   ├── ConnectionLost         the connection broke and could not be recovered in time (exit 4)
     │   ├── ConsumerCancelled      the broker ended the consumer: its queue was deleted (exit 7)
     │   ├── NotConfirmed           the broker did not take responsibility in time (exit 6)
     │   ├── Unroutable             no queue was bound for a mandatory message (exit 6)
     │   ├── ReplyTimeout           a request was not answered in time (exit 6)
-    │   └── Refused                the broker said no (exit 5)
+    │   └── Refused                the broker refused an operation (exit 5)
     │       ├── AccessRefused      403
     │       ├── NotFound           404
     │       ├── ResourceLocked     405
     │       └── PropertyMismatch   406
-    └── HandlerError               what was to handle a delivery failed (exit 8)
-        └── RemoteError            ... at the other end: the reply to a request says so
+    └── HandlerError               the handler of a delivery failed (exit 8)
+        └── RemoteError            the handler of a request failed, and the reply says so
 
 A `Problem` is one finding in an input, with its place and advice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where something stands in a file; `line` and `column` count from 1, and 0 means the file as a whole."""
+    """A place in a file; `line` and `column` count from 1, and 0 means the file as a whole."""
 
     file: str
     line: int = 0
@@ -50,7 +48,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with an input: where, what, and what to write instead (empty: nothing to suggest)."""
+    """One fault of an input: its place, the fault, and advice on what to write instead (may be empty)."""
 
     where: Location
     message: str
@@ -63,9 +61,9 @@ class Problem:
 class RmqkitError(Exception):
     """The base of every error rmqkit raises on purpose.
 
-    `message` says what happened to which entity, `advice` what to do next (empty: nothing to suggest), and
-    `problems` holds every finding, in the order of the input. None of them ever holds a password or a body. `report`
-    has what was done until then, where there is such a report.
+    `message` says what happened to which entity, `advice` what to do next (may be empty), and `problems` lists every
+    finding in the order of the input. None of them ever holds a password or a body. `report` holds the numbers of the
+    operation up to the error, where it has a report.
     """
 
     report: Any = None
@@ -79,11 +77,13 @@ class RmqkitError(Exception):
     def __str__(self) -> str:
         return "\n".join([self.message, *map(str, self.problems), *([self.advice] if self.advice else [])])
 
-    def again(self) -> Self:
-        """Return a copy, to raise an error that is kept: the one raised keeps alive what was seen on its way."""
-        copy = type(self).__new__(type(self), *self.args)
-        copy.__dict__.update(self.__dict__)
-        return copy
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args`, which lacks the keyword arguments and those of Refused.
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(error: type[RmqkitError], args: tuple[Any, ...]) -> RmqkitError:
+    return error.__new__(error, *args)
 
 
 class InputError(RmqkitError):
@@ -95,7 +95,7 @@ class DocumentError(InputError):
 
 
 class TopologyError(InputError):
-    """A topology contradicts itself or the broker's rules; `problems` lists everything found."""
+    """A topology contradicts itself or the broker's rules; `problems` lists every finding."""
 
 
 class SettingsError(InputError):
@@ -103,11 +103,11 @@ class SettingsError(InputError):
 
 
 class PayloadError(InputError):
-    """A message that AMQP cannot carry, or a source that cannot be read."""
+    """AMQP cannot carry a message, or a source of messages cannot be read."""
 
 
 class OutputError(RmqkitError):
-    """What takes the output took no more; of a batch the first `written` deliveries are wholly out, and no others."""
+    """The output cannot be written; the first `written` deliveries of the batch are complete, the others absent."""
 
     written: int = 0
 
@@ -117,21 +117,21 @@ class NodeError(RmqkitError):
 
 
 class BrokerError(RmqkitError):
-    """The broker, or the way to it, failed."""
+    """The broker or the connection to it failed."""
 
 
 class Unreachable(BrokerError):
-    """Nobody answers at the address, or not as a RabbitMQ would."""
+    """The address did not answer, or not as a RabbitMQ would."""
 
 
 class AuthenticationFailed(BrokerError):
-    """The login was refused, or the virtual host."""
+    """The broker refused the login or the virtual host."""
 
 
 class ConnectionLost(BrokerError):
-    """The connection broke, and could not be recovered within the time allowed.
+    """The connection broke and could not be recovered within the time allowed.
 
-    `reply_code` and `reply_text` are the broker's own words, if it closed the connection; 0 if it said nothing.
+    `reply_code` and `reply_text` are the broker's own words if it closed the connection, else 0 and empty.
     """
 
     reply_code: int = 0
@@ -151,14 +151,14 @@ class Unroutable(BrokerError):
 
 
 class ReplyTimeout(BrokerError):
-    """A request was not answered in time: it may have been handled, or may still be."""
+    """A request was not answered in time; it may have been handled, or may still be."""
 
 
 class Refused(BrokerError):
     """The broker refused an operation and closed its channel.
 
-    `reply_code` and `reply_text` are the broker's own words (AMQP 0-9-1 section 1.8), `subject` names the entity
-    the operation was about, like `queue 'orders'`.
+    `reply_code` and `reply_text` are the broker's own words (AMQP 0-9-1 section 1.8); `subject` names the entity, like
+    `queue 'orders'`.
     """
 
     def __init__(
@@ -179,11 +179,11 @@ class Refused(BrokerError):
 
 
 class AccessRefused(Refused):
-    """403: the user may not do this."""
+    """403: the user lacks a permission."""
 
 
 class NotFound(Refused):
-    """404: there is no such exchange, queue or virtual host."""
+    """404: the exchange, queue or virtual host does not exist."""
 
 
 class ResourceLocked(Refused):
@@ -191,18 +191,18 @@ class ResourceLocked(Refused):
 
 
 class PropertyMismatch(Refused):
-    """406: it exists with other properties, or the operation breaks a rule."""
+    """406: the entity exists with different properties, or the operation breaks a rule."""
 
 
 REFUSALS: dict[int, type[Refused]] = {403: AccessRefused, 404: NotFound, 405: ResourceLocked, 406: PropertyMismatch}
 
 
 class HandlerError(RmqkitError):
-    """What was to handle a delivery failed.
+    """The handler of a delivery failed.
 
-    Raised by a function that serves requests, its message is told to who asked.
+    When a function that serves requests raises it, the reply carries its message to the requester.
     """
 
 
 class RemoteError(HandlerError):
-    """What was to handle a request failed at the other end, and the reply says so."""
+    """The handler of a request failed on the server, and the reply says so."""

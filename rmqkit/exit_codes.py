@@ -1,4 +1,4 @@
-"""Which exit code an outcome has: one table, one pure function."""
+"""The exit code of each outcome: one table, one pure function."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ MEANINGS: dict[int, str] = {
     DONE: "done",
     BUG: "a bug in rmqkit: please report it",
     BAD_INPUT: "bad usage or bad input; nothing was sent or declared",
-    PARTLY_DONE: "partly done: the output or the input failed on the way; what was not handled is still queued;"
-    " with --detailed-exit-code, there is something to change; of diff, there are differences",
-    UNREACHABLE: "the broker is unreachable, was lost, or refused the login",
-    REFUSED: "refused by the broker: missing, forbidden, locked, or there with other properties",
+    PARTLY_DONE: "partly done: the output or the input failed midway, and unhandled messages are still queued;"
+    " with --detailed-exit-code: changes are pending; diff: there are differences",
+    UNREACHABLE: "the broker is unreachable, the connection was lost, or the login was refused",
+    REFUSED: "refused by the broker: missing, forbidden, locked, or declared with different properties",
     NOT_CONFIRMED: "a message was not confirmed, reached no queue, or got no reply in time",
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
-    HANDLER_FAILED: "a handler failed, here or at the server that was called; or a consumed message broke its contract",
-    TEST_FAILED: "a test failed: a message goes elsewhere than its scenario expects",
+    HANDLER_FAILED: "a handler failed, locally or on the called server; or a consumed message broke its contract",
+    TEST_FAILED: "a test failed: a message was not routed as its scenario expects",
     SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",
     SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",
 }
@@ -70,10 +70,10 @@ def exit_code(
     unroutable_is_error: bool = True,
     changes_count: bool = False,
 ) -> int:
-    """Map an outcome to the exit code of the process; None means done.
+    """Return the exit code of the process for an outcome; None means done.
 
     An unroutable message counts as a failure only if `unroutable_is_error`: publish/subscribe producers do not know
-    their readers. With `changes_count` a plan that would change something is PARTLY_DONE.
+    their readers. With `changes_count` a plan with pending changes is PARTLY_DONE.
     """
     match outcome:
         case None:

@@ -1,8 +1,8 @@
-"""Where a text stops being JSON that every parser reads alike.
+"""Strict reading of JSON: a text passes only if every parser reads it alike.
 
-Stricter than Python's `json`, by RFC 8259: no NaN or Infinity, no byte order mark; and by RFC 7493 (I-JSON), whose
-list of what parsers disagree on this is: no name twice in an object, no lone surrogate, no number that is none as a
-double. It keeps its own stack, so depth costs no recursion.
+Stricter than Python's `json`, by RFC 8259: no NaN or Infinity, no byte order mark; and by RFC 7493 (I-JSON), which
+lists where parsers disagree: no duplicate name in an object, no lone surrogate, no number beyond a double. The lexer
+keeps its own stack, so depth costs no recursion.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
-MAX_DEPTH = 500  # what a parser that recurses, Python's own among them, still reads
+from rmqkit.errors import DocumentError, Location, Problem
+
+MAX_DEPTH = 500  # recursive parsers, Python's own among them, still read it
 MAX_NUMBER_LENGTH = 1000
 
 _TOKEN = re.compile(
@@ -26,10 +29,10 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_SURELY_FINITE = 300  # digits: no double has more before its point
+_SURELY_FINITE = 300  # digits: no double has more before its decimal point
 _STRING_START = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 
-# What may come next: state -> what is expected, in words.
+# The states of the lexer, each as the token it expects, in words.
 _VALUE, _FIRST_VALUE, _NAME, _FIRST_NAME, _COLON, _NEXT, _END = (
     "a value", "a value or ]", "a name in double quotes", "a name in double quotes or }", ":", ", or a closing bracket",
     "the end",
@@ -37,28 +40,28 @@ _VALUE, _FIRST_VALUE, _NAME, _FIRST_NAME, _COLON, _NEXT, _END = (
 
 
 class JsonFault(NamedTuple):
-    """What is wrong, and before which character of the text."""
+    """The first fault of a text, and the position of the character it precedes."""
 
     position: int
     message: str
 
 
 def read(text: str) -> Any:
-    """Return the value of a text in which there is surely no fault, an order of magnitude faster than finding one.
+    """Return the value of a text that is certainly valid, an order of magnitude faster than `find_fault`.
 
-    Raises ValueError or RecursionError when that cannot be told so fast: ask `find_fault`.
+    Raises ValueError or RecursionError when validity cannot be decided that fast: use `find_fault`.
     """
     if len(text) > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH:
         raise ValueError("it may be nested too deeply")
     if _SURROGATE.search(text):
-        raise ValueError("there may be half a surrogate pair")
+        raise ValueError("it may contain half a surrogate pair")
     return _DECODER.decode(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands twice in an object")
+        raise ValueError("an object contains a duplicate name")
     return found
 
 
@@ -82,8 +85,19 @@ def _constant(_name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 
 
+def parse(text: str, file: str) -> Any:
+    """Return the value of a JSON file's text; raise DocumentError at its first fault."""
+    with suppress(ValueError, RecursionError):
+        return read(text)
+    if fault := find_fault(text):
+        before = text[: fault.position]
+        where = Location(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        raise DocumentError(f"{file}: 1 problem", problems=[Problem(where, f"not JSON: {fault.message}")])
+    return json.loads(text)
+
+
 def position_of(text: str, path: Sequence[str | int]) -> int:
-    """Return where a value begins in a text without fault; `path` has names and indexes that are there."""
+    """Return where a value begins in a valid text; `path` consists of existing names and indexes."""
     position = _skip_space(text, 0)
     for step in path:
         position = _skip_space(text, position + 1)
@@ -104,7 +118,7 @@ _PLAIN = json.JSONDecoder()
 
 
 def find_fault(text: str) -> JsonFault | None:
-    """Return the first fault of a text that should be one JSON value; None if it is one."""
+    """Return the first fault of a text that should be one JSON value; None if there is none."""
     if text.startswith("\ufeff"):
         return JsonFault(0, "a byte order mark is not allowed (RFC 8259 section 8.1)")
     reader = _JsonReader(text)
@@ -114,12 +128,12 @@ def find_fault(text: str) -> JsonFault | None:
             return fault
     token = _TOKEN.match(text, reader.position)
     if token is None or token.lastgroup != "end":
-        return JsonFault(_skip_space(text, reader.position), "something follows the value")
+        return JsonFault(_skip_space(text, reader.position), "text after the value")
     return None
 
 
 class _JsonReader:
-    """A position in the text, what may come there, and the open arrays (None) and objects (names and places)."""
+    """A position in the text, the expected token, and the open arrays (None) and objects (names and places)."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -128,7 +142,7 @@ class _JsonReader:
         self._open: list[dict[str, int] | None] = []
 
     def step(self) -> JsonFault | None:
-        """Read one token; return what is wrong with it."""
+        """Read one token; return its fault, if any."""
         token = _TOKEN.match(self.text, self.position)
         if token is None:
             return _explain(self.text, _skip_space(self.text, self.position), self.state)
@@ -141,7 +155,7 @@ class _JsonReader:
             return self._value(kind, lexeme, start)
         if kind == "mark" and self._punctuate(lexeme):
             return None
-        return JsonFault(start, "it ends too early" if kind == "end" else f"expected {self.state}")
+        return JsonFault(start, "the text ends too early" if kind == "end" else f"expected {self.state}")
 
     def _value(self, kind: str, lexeme: str, start: int) -> JsonFault | None:
         if lexeme in ("[", "{"):
@@ -163,13 +177,13 @@ class _JsonReader:
             if name in names:
                 line = self.text.count("\n", 0, names[name]) + 1
                 column = names[name] - self.text.rfind("\n", 0, names[name])
-                return JsonFault(start, f"a name that the object has already (at {line}:{column} of the text)")
+                return JsonFault(start, f"duplicate name in an object (first at {line}:{column} of the text)")
             names[name] = start
         self.state = _COLON
         return None
 
     def _punctuate(self, mark: str) -> bool:
-        """Take a comma, a colon or a closing bracket, if it may stand here."""
+        """Accept a comma, a colon or a closing bracket; return whether it is allowed here."""
         if mark == ":" and self.state is _COLON:
             self.state = _VALUE
             return True
@@ -196,21 +210,21 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def _explain(text: str, position: int, expected: str) -> JsonFault:  # noqa: PLR0911 - a line per fault
-    """Say why no token starts here."""
+    """Return why no token starts at a position."""
     rest = text[position : position + 9]
     if rest.startswith(("NaN", "Infinity", "-Infinity")):
         return JsonFault(position, "NaN and Infinity are not JSON")
     if rest.startswith("'"):
-        return JsonFault(position, "text stands in double quotes")
+        return JsonFault(position, "strings need double quotes")
     string = _STRING_START.match(text, position)
     if string is None:
         return JsonFault(position, f"expected {expected}")
     end = string.end()
     bad = text[end : end + 1]
     if not bad:
-        return JsonFault(position, "text that does not end")
+        return JsonFault(position, "a string without closing quote")
     if bad == '"':
-        return JsonFault(position, "text with half a surrogate pair (RFC 7493 section 2.1)")
+        return JsonFault(position, "a string with half a surrogate pair (RFC 7493 section 2.1)")
     if bad == "\\":
         return JsonFault(end, "an unknown escape")
-    return JsonFault(end, "a control character in text; write it as an escape")
+    return JsonFault(end, "a control character in a string; write it as an escape")

@@ -1,4 +1,4 @@
-"""A message on its way out, a delivery on its way in, and what becomes of it."""
+"""Messages to publish, deliveries of a consumer, and the verdict on a delivery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Properties:
     """The fourteen properties of AMQP 0-9-1's basic class, under their own names; None means not set.
 
     `delivery_mode` is 2 (persistent: survives a broker restart in a durable queue) or 1 (transient), `priority` 0 to
-    255, `expiration` a time to live in milliseconds as text, `timestamp` a moment with one second's resolution.
+    255, `expiration` a time to live in milliseconds as text, `timestamp` a time with a resolution of one second.
     """
 
     content_type: str | None = None
@@ -40,7 +40,7 @@ PERSISTENT = Properties()
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a producer hands to an exchange: a body, byte for byte, and where it goes.
+    """A message to publish: a body, byte for byte, and its destination.
 
     Messages that share one `properties` object are published fastest: it is marshalled once.
     """
@@ -52,40 +52,35 @@ class Message:
 
 
 class Origin(Protocol):
-    """What a run of deliveries has in common; `properties` may be decoded only when asked for."""
+    """The values that a run of deliveries has in common; `properties` may be decoded on first use."""
 
     @property
     def consumer_tag(self) -> str:
         """Name the consumer the broker delivered to."""
-        ...
 
     @property
     def exchange(self) -> str:
         """Name the exchange the message was published to; empty for the default exchange."""
-        ...
 
     @property
     def routing_key(self) -> str:
         """Return the key the message was published with."""
-        ...
 
     @property
     def properties(self) -> Properties:
         """Return the properties, as far as they can be decoded."""
-        ...
 
     @property
     def malformed(self) -> str:
-        """Say why the properties could not be decoded whole; empty when they could."""
-        ...
+        """Return why the properties could not be decoded completely; empty if they could."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message as a consumer gets it.
+    """A message as a consumer receives it.
 
-    `delivery_tag` counts from 1 on its channel, and is worth nothing after that channel is gone: `session` tells
-    channels apart. `redelivered` is true when the broker may have handed the message out before.
+    `delivery_tag` counts from 1 on its channel and is void once that channel is closed; `session` identifies the
+    channel. `redelivered` is true when the broker may have delivered the message before.
     """
 
     body: bytes
@@ -111,8 +106,8 @@ class Delivery:
 
 
 class Verdict(Enum):
-    """What becomes of a delivery once it was handled."""
+    """How a delivery is settled once it was handled."""
 
-    ACK = "ack"  # done with: the broker forgets it
-    REJECT = "reject"  # not wanted: dead-lettered, or dropped where no dead-letter exchange is set
-    REQUEUE = "requeue"  # back into the queue, marked redelivered
+    ACK = "ack"  # the broker forgets it
+    REJECT = "reject"  # dead-lettered, or dropped if the queue has no dead-letter exchange
+    REQUEUE = "requeue"  # put back into the queue, marked as redelivered

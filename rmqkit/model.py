@@ -1,4 +1,4 @@
-"""What a topology is made of, in RabbitMQ's own words."""
+"""The parts of a topology, in RabbitMQ's own words."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ AppliesTo = Literal["all", "exchanges", "queues", "classic_queues", "quorum_queu
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What bodies have to be: of a format, and as a schema says: a JSON Schema for `json`, an XSD for `xml`.
+    """The rule for message bodies: their format, and a JSON Schema (`json`) or an XSD (`xml`).
 
-    `schema` is a file's path; where the contract was read from a file, it is relative to that one.
+    `schema` is a file's path, relative to the file that the contract was read from, if there is one.
     """
 
     format: Literal["json", "xml"]
@@ -33,9 +33,9 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How long a message waits before each new try once its handler has failed, and in which queue it ends `then`.
+    """The delays between tries of a message whose handler fails, and the queue it is moved to after the last one.
 
-    `delays_ms` are 1 to 20 waits in milliseconds, from 1 to 315,360,000,000; two of them may be the same.
+    `delays_ms` are 1 to 20 delays in milliseconds, from 1 to 315,360,000,000, and may repeat.
     """
 
     delays_ms: tuple[int, ...]
@@ -47,8 +47,8 @@ class Retry:
 class Exchange:
     """Where messages are published to (https://www.rabbitmq.com/docs/exchanges).
 
-    `type` is direct, fanout, topic, headers, or a plugin's; `name` has 1 to 255 bytes of UTF-8. The broker knows
-    nothing of its `contract`. `where` is its place in the file it was read from and takes no part in comparisons.
+    `type` is direct, fanout, topic, headers, or a plugin's; `name` has 1 to 255 bytes of UTF-8. The broker does not
+    know the `contract`. `where` is the place in the file it was read from; comparisons ignore it.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Queue:
     """Where messages wait for consumers (https://www.rabbitmq.com/docs/queues).
 
     The queue type of a topology file (classic, quorum, stream) is the argument `x-queue-type` here, as on the wire. The
-    broker knows nothing of its `contract` and its `retry`, but for the queues that messages wait in.
+    broker does not know the `contract`, and of `retry` only the queues where messages wait.
     """
 
     name: str
@@ -97,10 +97,10 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Settings that the broker puts on every entity whose name matches (https://www.rabbitmq.com/docs/policies).
+    """Settings that the broker applies to every entity whose name matches (https://www.rabbitmq.com/docs/policies).
 
-    `pattern` is a regular expression that is searched for in the name; of several policies that match, the one with the
-    highest `priority` counts, alone. `definition` has the keys of arguments, without `x-`.
+    `pattern` is a regular expression searched for in the name. Of all policies that match an entity, only the one with
+    the highest `priority` applies. `definition` has the keys of arguments, without `x-`.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """A finding of lint that somebody has looked at: its code, whose it is (a name, `*` for any part), and why."""
+    """A lint finding to ignore: its code, the entity's name (`*` matches any part), and the reason."""
 
     code: str
     name: str = "*"
@@ -123,7 +123,7 @@ class Suppression:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a message is published: an exchange (empty: the default exchange) and a routing key."""
+    """The destination of a published message: an exchange (empty: the default exchange) and a routing key."""
 
     exchange: str = ""
     routing_key: str = ""
@@ -136,12 +136,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All that one or more topology files declare.
+    """The entities that one or more topology files declare.
 
-    Entities keep the order of the file; names are unique within exchanges and within queues. `publish` is the target
-    of `rmqkit publish` when none is named; `external` names exchanges and queues that others declare. `scope` holds
-    name patterns (`*` for any part): what the broker has under such names and no file declares is extra. `silences`
-    are for lint.
+    Entities keep the order of the file; names are unique within exchanges and within queues. `publish` is the default
+    target of `rmqkit publish`; the external exchanges and queues are declared by others. `scope` holds name patterns
+    (`*` matches any part): entities of the broker that match one and that no file declares are extra.
     """
 
     description: str = ""
@@ -153,4 +152,4 @@ class Topology:
     external_queues: tuple[str, ...] = ()
     policies: tuple[Policy, ...] = ()
     scope: tuple[str, ...] = ()
-    silences: tuple[Suppression, ...] = ()
+    suppressions: tuple[Suppression, ...] = ()

@@ -1,4 +1,4 @@
-"""How to publish, consume, move, call, serve and apply."""
+"""Options of publishing, consuming, moving, calling, serving and applying."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from datetime import datetime
 from enum import Enum
 
 Offset = int | str | datetime
-"""Where to begin in a stream: an offset, `first`, `last` (the last chunk), `next`, an age like `5m`, or a time."""
+"""The start in a stream: an offset, `first`, `last` (the last chunk), `next`, an age like `5m`, or a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishOptions:
     """How to publish.
 
-    `window` and `window_bytes` bound what is unconfirmed, in messages and in bytes of their bodies (one message may be
-    larger); `rate` is in messages a second. Without any confirm for `confirm_timeout_s`, or under an alarm of the
-    broker for `blocked_timeout_s`, publishing gives up.
+    `window` and `window_bytes` bound the unconfirmed messages, in number and in bytes of their bodies (one message may
+    be larger); `rate` is in messages a second. Publishing gives up after `confirm_timeout_s` without any confirm, or
+    after `blocked_timeout_s` of an alarm of the broker.
     """
 
     confirms: bool = True
@@ -31,10 +31,10 @@ class PublishOptions:
 class ConsumeOptions:
     """How to consume.
 
-    `prefetch` bounds what is delivered and not settled (1 to 65535; 1 deals messages out strictly by who is free);
-    `count` ends after so many deliveries, `idle_timeout_s` after so long without one. With `no_ack` the broker forgets
-    a message when it is sent, and a crash loses what was under way; `count` then still acknowledges, or the broker
-    would drop what was delivered beyond it. `offset` is where to begin in a stream, which has to be acknowledged.
+    `prefetch` bounds the unacknowledged deliveries (1 to 65535; with 1 each message goes to a consumer that is free).
+    Consuming ends after `count` deliveries, or after `idle_timeout_s` without one. With `no_ack` the broker forgets a
+    message when it sends it, so a crash loses those in flight; with `count` they are acknowledged nevertheless, or the
+    broker would drop deliveries beyond it. `offset` is the start in a stream, which needs acknowledgements.
     """
 
     prefetch: int = 1000
@@ -45,10 +45,10 @@ class ConsumeOptions:
 
 
 class Replay(Enum):
-    """Back to where a dead-lettered message came from.
+    """Where a dead-lettered message is returned to.
 
-    QUEUE is the queue it died in last: no other queue gets it a second time. EXCHANGE is the exchange it was first
-    published to, with its routing keys: every queue that is bound there gets it.
+    QUEUE is the queue it died in last: no other queue receives it again. EXCHANGE is the exchange it was first
+    published to, with its routing keys: every queue bound there receives it.
     """
 
     QUEUE = "queue"
@@ -57,11 +57,7 @@ class Replay(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MoveOptions:
-    """How to move.
-
-    `limit` ends after so many messages, `rate` is in messages a second. A `dry_run` looks at the messages and gives
-    them back.
-    """
+    """How to move: at most `limit` messages, `rate` messages a second; a `dry_run` inspects and requeues them."""
 
     limit: int | None = None
     rate: float | None = None
@@ -72,9 +68,9 @@ class MoveOptions:
 class CallOptions:
     """How to call.
 
-    A call ends after so many `replies`, or after `timeout_s`; with None for replies, it takes what comes within that
-    time. So many requests as `window` says are on their way at once. Only one that is `idempotent`, so that handling it
-    twice does no harm, is sent again after a lost connection.
+    A call ends after `replies` replies or after `timeout_s`; with `replies` None it collects every reply within that
+    time. `window` bounds the requests in flight. After a lost connection a request is sent again only if `idempotent`:
+    handling it twice must do no harm.
     """
 
     timeout_s: float = 10.0
@@ -87,10 +83,10 @@ class CallOptions:
 class ServeOptions:
     """How to serve.
 
-    `prefetch` bounds what waits at a server that is busy: 1 shares requests out best, more is faster for quick
-    functions. `count` ends after so many requests; `concurrency` runs the function on so many threads. A request that
-    failed is acknowledged, for the requester was told; `reject_failed` sends it to the dead-letter exchange as well, as
-    is done with one that named nobody to tell.
+    `prefetch` bounds the requests that wait at a busy server: 1 balances load best, more is faster for quick functions.
+    Serving ends after `count` requests; `concurrency` is the number of threads that run the function. A failed request
+    is acknowledged, because its requester got the error; with `reject_failed` it is dead-lettered instead, as a failed
+    request without `reply_to` always is.
     """
 
     prefetch: int = 1
@@ -100,7 +96,7 @@ class ServeOptions:
 
 
 def shares(count: int | None, parts: int) -> list[int | None]:
-    """Deal a count out, so that the parts together take exactly that many; none gets none."""
+    """Split a count into parts that add up to it, without empty parts; None stays None in each part."""
     if count is None:
         return [None] * parts
     each, more = divmod(count, parts)
@@ -111,9 +107,8 @@ def shares(count: int | None, parts: int) -> list[int | None]:
 class ApplyOptions:
     """How to apply a topology.
 
-    `prune` removes what is extra; `force` does so even if a queue holds messages or has consumers. `replace` puts new
-    entities in the place of those that are there with other properties, and moves the messages; `wait_s` is how long
-    consumers of theirs may take to leave.
+    `prune` deletes extra entities; with `force` even queues that hold messages or have consumers. `replace` recreates
+    conflicting entities and moves their messages; their consumers have `wait_s` to leave.
     """
 
     prune: bool = False

@@ -1,4 +1,4 @@
-"""What applying a topology does, or would do: a step for each entity."""
+"""The plan of applying a topology: one step for each entity."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ Kind = Literal["exchange", "queue", "binding", "policy"]
 
 
 class Outcome(Enum):
-    """What applying does to one entity, or would do."""
+    """The effect of applying on one entity."""
 
-    CREATE = "create"  # it is not there
-    CHANGE = "change"  # it is there, otherwise, and can be changed: a policy
-    UNCHANGED = "unchanged"  # it is there, as the file says
-    CONFLICT = "conflict"  # it is there, with other properties that cannot be changed
-    REPLACE = "replace"  # a conflict that is to be resolved by replacing it
-    EXTRA = "extra"  # it is there, within the scope of the files, and none of them declares it
-    DELETE = "delete"  # it is there, and is to be removed
-    ABSENT = "absent"  # it was to be removed, and is not there
-    DECLARE = "declare"  # it cannot be seen without declaring it: a binding, over AMQP alone
+    CREATE = "create"  # it does not exist
+    CHANGE = "change"  # it exists with different properties, and can be changed: a policy
+    UNCHANGED = "unchanged"  # it exists as the file declares it
+    CONFLICT = "conflict"  # it exists with different properties that cannot be changed
+    REPLACE = "replace"  # a conflict, resolved by replacing the entity
+    EXTRA = "extra"  # it exists within the scope of the files, and no file declares it
+    DELETE = "delete"  # it exists, and is to be deleted
+    ABSENT = "absent"  # it was to be deleted, and does not exist
+    DECLARE = "declare"  # only declaring it can tell: a binding, over AMQP alone
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One property that a live entity has otherwise: what is, and what the file says."""
+    """A property with one value on the broker and another in the file; `none` means that it is unset."""
 
     property: str
     actual: str
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.property} is {self.actual}, the file says {self.expected}"
+        actual, expected = ("unset" if value == "none" else value for value in (self.actual, self.expected))
+        return f"{self.property}: {actual} on the broker, {expected} in the file"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One entity of a plan.
 
-    `differences` are those of a change, conflict or replacement; `note` says what else there is to know.
+    `differences` are those of a change, conflict or replacement; `note` is a remark for the reader.
     """
 
     kind: Kind
@@ -54,10 +55,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What applying a topology does: a step per entity, exchanges, then queues, bindings, policies, as in the file.
+    """The steps of applying a topology: exchanges, then queues, bindings and policies, in the order of the file.
 
-    Extras follow, sorted by kind and name. `applied` tells whether it was carried out; `unseen` says in sentences what
-    could not be looked at, because there is no HTTP API.
+    Extras follow, sorted by kind and name. `applied` tells whether the plan was carried out; `unseen` lists, in
+    sentences, what could not be inspected without the HTTP API.
     """
 
     steps: tuple[Step, ...] = ()
@@ -66,11 +67,11 @@ class Plan:
 
     @property
     def conflicts(self) -> tuple[Step, ...]:
-        """Return the steps that cannot be done without replacing what is there."""
+        """Return the steps that need a replacement of the existing entity."""
         return tuple(step for step in self.steps if step.outcome is Outcome.CONFLICT)
 
     @property
     def changes(self) -> tuple[Step, ...]:
-        """Return the steps that change the broker, or may: a binding that cannot be seen counts."""
-        still = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT)
-        return tuple(step for step in self.steps if step.outcome not in still)
+        """Return the steps that change the broker, or may: a binding that cannot be inspected counts."""
+        unchanging = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT)
+        return tuple(step for step in self.steps if step.outcome not in unchanging)

@@ -1,6 +1,6 @@
-"""Fixtures for pytest: a real RabbitMQ for the tests of your own services, and a virtual host of its own for each test.
+"""Fixtures for pytest: a real RabbitMQ for the tests of your own services, and a virtual host for each test.
 
-pytest imports this for every project where rmqkit is installed: what takes time to import is left to the fixtures.
+pytest imports this module in every project where rmqkit is installed, so slow imports are left to the fixtures.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _MARKER = "rmqkit_topology"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that name a broker."""
     group = parser.getgroup("rmqkit", "a RabbitMQ for tests")
-    node = "without one a private node is started"
-    group.addoption("--rmqkit-url", metavar="URL", help=f"test on this broker (default: {URL_VARIABLE}; {node})")
-    usual = "its host's port 15672"
-    group.addoption("--rmqkit-api-url", metavar="URL", help=f"its HTTP API (default: {API_URL_VARIABLE}, or {usual})")
+    started = "otherwise a private node is started"
+    group.addoption("--rmqkit-url", metavar="URL", help=f"test on this broker (default: {URL_VARIABLE}; {started})")
+    port = "port 15672 of its host"
+    group.addoption("--rmqkit-api-url", metavar="URL", help=f"its HTTP API (default: {API_URL_VARIABLE}, or {port})")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     config.addinivalue_line(
         "markers",
-        f"{_MARKER}(file, ...): apply these topology files to the test's virtual host; paths start at the test's file",
+        f"{_MARKER}(file, ...): apply topology files, relative to the test's file, to its virtual host",
     )
 
 
 class _Broker(NamedTuple):
-    """Where AMQP and the HTTP API answer; `api_url` may be empty."""
+    """The URLs of AMQP and the HTTP API; `api_url` may be empty."""
 
     url: str
     api_url: str
@@ -51,20 +51,20 @@ class _Broker(NamedTuple):
     def settings(self) -> Settings:
         from rmqkit.settings import load_settings  # noqa: PLC0415
 
-        # No environment: its RMQKIT_API_URL may belong to another broker than this one.
-        return load_settings((self.url,), api_url=self.api_url, environ={}, source="the URL of the tests' broker")
+        # No environment: its RMQKIT_API_URL may belong to a different broker.
+        return load_settings((self.url,), api_url=self.api_url, environ={}, source="the URL of the broker for tests")
 
 
 @contextmanager
-def _told(advice: str = "") -> Iterator[None]:
-    """Fail with what an error of rmqkit says, which needs no traceback, and with what more there is to say."""
+def _failing_without_traceback(advice: str = "") -> Iterator[None]:
+    """Turn an error of rmqkit, which needs no traceback, into a failure with its text and more advice."""
     from rmqkit.errors import RmqkitError  # noqa: PLC0415
 
     try:
         yield
     except RmqkitError as error:
-        told = str(error).replace("--api-url", "--rmqkit-api-url")  # as the option is called here
-        raise pytest.fail.Exception("\n".join(filter(None, (told, advice))), pytrace=False) from None
+        text = str(error).replace("--api-url", "--rmqkit-api-url").replace("RMQKIT_API_URL", API_URL_VARIABLE)
+        raise pytest.fail.Exception("\n".join(filter(None, (text, advice))), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")
@@ -74,18 +74,18 @@ def rmqkit_node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     from rmqkit.node.reaper import reap_when_done  # noqa: PLC0415
 
     folder, wait_s = tmp_path_factory.getbasetemp(), 60.0
-    if hasattr(request.config, "workerinput"):  # in the folder that all workers share; the last one ends the node
+    if hasattr(request.config, "workerinput"):  # in the folder that all workers share; the last worker ends the node
         folder, wait_s = folder.parent, 0.0
-    with reap_when_done(folder / "rmqkit", wait_s) as place:
-        node = Node(place / "node")
-        with _told(f"To test on a broker that is there, name it by --rmqkit-url or {URL_VARIABLE}."):
+    with reap_when_done(folder / "rmqkit", wait_s) as shared:
+        node = Node(shared / "node")
+        with _failing_without_traceback(f"To test on an existing broker, name it with --rmqkit-url or {URL_VARIABLE}."):
             node.start(port=0)  # the first worker starts it, the others wait
         yield node
 
 
 @pytest.fixture(scope="session")
 def _rmqkit_broker(request: pytest.FixtureRequest) -> _Broker:
-    """Find the broker: the one that is named, else the private node."""
+    """Return the named broker, else the private node."""
     if url := request.config.getoption("rmqkit_url") or os.environ.get(URL_VARIABLE):
         api_url = request.config.getoption("rmqkit_api_url") or os.environ.get(API_URL_VARIABLE, "")
         return _Broker(url, api_url)
@@ -94,44 +94,44 @@ def _rmqkit_broker(request: pytest.FixtureRequest) -> _Broker:
 
 
 @pytest.fixture(scope="session")
-def _rmqkit_management(_rmqkit_broker: _Broker) -> HttpApiClient:
-    """Return the HTTP API of that broker, and surely of no other."""
+def _rmqkit_http_api(_rmqkit_broker: _Broker) -> HttpApiClient:
+    """Return the HTTP API of that broker, verified to belong to it."""
     from rmqkit.amqp.reconnect import ReconnectingConnection  # noqa: PLC0415
     from rmqkit.http_api import client as http_api  # noqa: PLC0415
 
-    with _told(
-        "Each test gets a virtual host of its own, which AMQP cannot make. On a broker without the HTTP API use"
-        " `rmqkit.connect` with names of your own; with no URL named, a private node is started, which has it."
+    with _failing_without_traceback(
+        "Each test needs its own virtual host, which AMQP cannot create. On a broker without the HTTP API use"
+        " `rmqkit.connect` with unique names; without a URL, a private node with the HTTP API is started."
     ):
-        link = ReconnectingConnection(_rmqkit_broker.settings(), "pytest")
+        connection = ReconnectingConnection(_rmqkit_broker.settings(), "pytest")
         try:
-            return http_api.connect(link)
+            return http_api.connect(connection)
         finally:
-            link.close()
+            connection.close()
 
 
 @pytest.fixture
-def _rmqkit_virtual_host(_rmqkit_broker: _Broker, _rmqkit_management: HttpApiClient) -> Iterator[_Broker]:
-    """Make a virtual host: a service has its fixed names in it all the same, and no other test sees them."""
+def _rmqkit_virtual_host(_rmqkit_broker: _Broker, _rmqkit_http_api: HttpApiClient) -> Iterator[_Broker]:
+    """Create a virtual host, where a service can use its fixed names without meeting another test."""
     name = f"rmqkit-test-{uuid4().hex[:12]}"
-    with _told():
-        _rmqkit_management.create_virtual_host(name)
+    with _failing_without_traceback():
+        _rmqkit_http_api.create_virtual_host(name)
     yield _rmqkit_broker._replace(url=urlsplit(_rmqkit_broker.url)._replace(path=f"/{name}").geturl())
-    with _told():
-        _rmqkit_management.delete_virtual_host(name)
+    with _failing_without_traceback():
+        _rmqkit_http_api.delete_virtual_host(name)
 
 
 @pytest.fixture
 def rmqkit_topology(request: pytest.FixtureRequest, _rmqkit_virtual_host: _Broker) -> Topology:
-    """Apply the topology that the marker `rmqkit_topology` names, and return it; without a marker it is empty."""
+    """Apply the topology of the marker `rmqkit_topology`, and return it; without a marker it is empty."""
     import rmqkit  # noqa: PLC0415
 
     marker = request.node.get_closest_marker(_MARKER)
     if not marker:
         return rmqkit.Topology()
     if not marker.args or marker.kwargs:
-        pytest.fail(f'write @pytest.mark.{_MARKER}("orders.yaml"), with one file or several', pytrace=False)
-    with _told():
+        pytest.fail(f'write @pytest.mark.{_MARKER}("orders.yaml"), with one or more files', pytrace=False)
+    with _failing_without_traceback():
         topology = rmqkit.load(*(request.path.parent / file for file in marker.args))
         with rmqkit.connect(settings=_rmqkit_virtual_host.settings()) as connection:
             connection.apply(topology)
@@ -140,13 +140,13 @@ def rmqkit_topology(request: pytest.FixtureRequest, _rmqkit_virtual_host: _Broke
 
 @pytest.fixture
 def rmqkit_url(_rmqkit_virtual_host: _Broker, rmqkit_topology: Topology) -> str:  # noqa: ARG001
-    """Return the URL of the test's own virtual host, for the service that is tested; the topology is applied before."""
+    """Return the URL of the test's virtual host, for the service under test; the topology is already applied."""
     return _rmqkit_virtual_host.url
 
 
 @pytest.fixture
 def rmqkit_connection(_rmqkit_virtual_host: _Broker, rmqkit_topology: Topology) -> Iterator[Connection]:  # noqa: ARG001
-    """Connect to the test's own virtual host; the topology is applied before."""
+    """Connect to the test's virtual host; the topology is already applied."""
     import rmqkit  # noqa: PLC0415
 
     with rmqkit.connect(settings=_rmqkit_virtual_host.settings()) as connection:

@@ -1,4 +1,4 @@
-"""What an operation did, as numbers and outcomes that add up."""
+"""Reports of operations: numbers and outcomes that add up."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from rmqkit.plan import Plan, Step
 
 
 class Fate(Enum):
-    """What became of a published message, as far as the publisher can know."""
+    """The outcome of a published message, as far as the publisher can know."""
 
     CONFIRMED = "confirmed"  # the broker took responsibility
-    RETURNED = "returned"  # no queue was bound for it (basic.return)
-    NACKED = "nacked"  # the broker took no responsibility, at every try (basic.nack)
-    REFUSED = "refused"  # it closed the channel: no such exchange, no permission, too large
-    UNKNOWN = "unknown"  # no answer came: it may or may not be there
+    RETURNED = "returned"  # it reached no queue (basic.return)
+    NACKED = "nacked"  # the broker rejected it at every try (basic.nack)
+    REFUSED = "refused"  # the broker closed the channel: no such exchange, no permission, too large
+    UNKNOWN = "unknown"  # the broker did not answer: it may or may not have the message
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A message that was not confirmed: its place in the input (from 0), the message, and why."""
+    """A message that was not confirmed: its index in the input (from 0), the message, its fate and the reason."""
 
     index: int
     message: Message = field(repr=False)
@@ -36,11 +36,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PublishReport:
-    """What became of every message: published = confirmed + returned + nacked + refused + unknown.
+    """The outcome of publishing: published = confirmed + returned + nacked + refused + unknown.
 
     `republished` counts copies sent again, after a lost connection, a nack or a closed channel; `failures` holds the
     first hundred messages that were not confirmed, in the order their fate was known; `interrupted` tells that a
-    stop was requested before the input ended. With confirms off, `confirmed` stays 0 and `unknown` counts all.
+    stop was requested before the input ended. Without confirms, `confirmed` stays 0 and `unknown` counts all messages.
     """
 
     published: int = 0
@@ -57,19 +57,19 @@ class PublishReport:
 
     @property
     def complete(self) -> bool:
-        """Tell whether every message is known to be where it was sent."""
+        """Tell whether every message is confirmed or, without confirms, was sent."""
         return self.published == (self.confirmed if self.confirms else self.unknown)
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumeReport:
-    """What a consumer did: settled deliveries by verdict, and how many came a second time.
+    """The outcome of consuming: settled deliveries by verdict, and how many were redelivered.
 
-    `failed` counts deliveries that the handler failed on, which were rejected, and `unmatched` those that the filter
-    left out, which have any verdict or, at the end, none. `invalid` counts those that broke the contract, which were
-    rejected, or sent on and acknowledged. `retried` counts those that failed and wait to be tried again, `parked` those
-    that went where their retry ends; both were acknowledged once a copy of them was confirmed. `shares` counts
-    deliveries by consumer, in the order the consumers were started.
+    `failed` counts deliveries whose handler failed, which were rejected; `unmatched` those that the filter excluded,
+    with any verdict or, at the end, none; `invalid` those that broke the contract, which were rejected, or forwarded
+    and acknowledged. `retried` counts failed deliveries that wait for another try, `parked` those moved to the queue
+    after their last one; both were acknowledged once a copy was confirmed. `shares` counts deliveries by consumer, in
+    the order the consumers were started.
     """
 
     consumed: int = 0
@@ -88,10 +88,10 @@ class ConsumeReport:
 
 @dataclass(frozen=True, slots=True)
 class MoveGroup:
-    """Messages that died in one way and came from one place: `queue` and `reason` are empty for those that never died.
+    """Messages with one cause of death and one origin; `queue` and `reason` are empty for those that never died.
 
-    `target` is where they go; where it is None, `trouble` says why they stay. `oldest` and `newest` tell when they
-    died, or else their timestamps; None if that is not known.
+    `target` is their destination; if it is None, `trouble` says why they stay. `oldest` and `newest` are their times of
+    death, or else their timestamps; None if neither is known.
     """
 
     reason: str = ""
@@ -107,11 +107,12 @@ class MoveGroup:
 
 @dataclass(frozen=True, slots=True)
 class MoveReport:
-    """What became of the messages that were in a queue: looked = moved + unmatched + stayed.
+    """The outcome of moving: scanned = moved + unmatched + stayed.
 
-    `ready` is how many there were at the start, `redelivered` counts those of the moved ones that had been delivered
-    before: no others may be there twice. `unmatched` were not to be moved, `stayed` counts by reason those that could
-    not be. Of a `dry_run`, `moved` counts what would be, and `groups` has all that matches, the largest group first.
+    `ready` is the number of messages at the start. `redelivered` counts the moved messages that had been delivered
+    before: only these may be duplicates. `unmatched` were excluded by the filter; `stayed` counts by reason those that
+    could not be moved. Of a `dry_run`, `moved` counts what a move would move, and `groups` has all matching messages,
+    the largest group first.
     """
 
     ready: int = 0
@@ -125,16 +126,16 @@ class MoveReport:
     seconds: float = 0.0
 
     @property
-    def looked(self) -> int:
-        """Count the messages that were looked at."""
+    def scanned(self) -> int:
+        """Count the messages that were inspected."""
         return self.moved + self.unmatched + sum(self.stayed.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a request: the replies, in the order they came, and the first thing that went wrong, if any.
+    """The outcome of a request: the replies, in the order they arrived, and the first error, if any.
 
-    A reply that says that the server failed is among the replies.
+    The replies include those that report an error of the server.
     """
 
     request: Message
@@ -143,7 +144,7 @@ class Answer:
 
     @property
     def reply(self) -> Delivery:
-        """Return the first reply; raise the error, if there is one."""
+        """Return the first reply; raise the error, if any."""
         if self.error is not None:
             raise self.error
         return self.replies[0]
@@ -151,10 +152,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ServeReport:
-    """What a server did: requests it got, and replies that were confirmed.
+    """The outcome of serving: requests received, and replies confirmed.
 
-    `failed` counts requests the function failed at, `unaddressed` those that named nobody to reply to, `undelivered`
-    replies that reached nobody, `redelivered` requests that another may have handled before.
+    `failed` counts requests whose function failed, `unaddressed` those without `reply_to`, `undelivered` replies that
+    reached no requester, `redelivered` requests that another server may have handled before.
     """
 
     requests: int = 0
@@ -168,7 +169,7 @@ class ServeReport:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What a queue holds at a moment: messages that are ready, not those out for delivery, and its consumers."""
+    """A queue at one moment: its ready messages, without unacknowledged ones, and its consumers."""
 
     name: str
     ready: int
@@ -177,9 +178,9 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """A queue as RabbitMQ's HTTP API sees it: messages by state, consumers, and messages a second in and out.
+    """A queue in RabbitMQ's HTTP API: messages by state, consumers, and rates in messages a second.
 
-    Without the HTTP API only `ready` and `consumers` are known, and the rest is None.
+    Without the HTTP API only `ready` and `consumers` are known; the rest is None.
     """
 
     name: str
@@ -195,7 +196,7 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioResult:
-    """How one scenario ended: it passed if it has no problems; `notes` say what was not looked at as asked."""
+    """The outcome of one scenario: it passed if it has no problems; `notes` list checks that were not made as asked."""
 
     name: str
     where: Location
@@ -206,19 +207,19 @@ class ScenarioResult:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioReport:
-    """How the scenarios ended that were run, in their order; on a broker if `live`."""
+    """The outcomes of scenarios in the order they ran; on a broker if `live`."""
 
     results: tuple[ScenarioResult, ...] = ()
     live: bool = False
 
     @property
     def failed(self) -> int:
-        """Count the scenarios that did not pass."""
+        """Count the scenarios that failed."""
         return sum(bool(result.problems) for result in self.results)
 
 
 def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | Plan | ScenarioReport) -> dict[str, Any]:
-    """Turn a report into what `--json` prints; failures and places in files are left out."""
+    """Return a report as `--json` prints it, without failures and places in files."""
     match report:
         case PublishReport():
             return _numbers(report, "published confirmed returned nacked refused unknown republished")
@@ -227,7 +228,7 @@ def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | P
             numbers = settled | _numbers(report, "failed unmatched invalid retried parked")
             return numbers | {"shares": dict(report.shares)}
         case MoveReport():
-            numbers = _numbers(report, "ready looked moved redelivered unmatched")
+            numbers = _numbers(report, "ready scanned moved redelivered unmatched")
             groups = [_group_as_json(group) for group in report.groups]
             return {"dry_run": report.dry_run, **numbers, "stayed": dict(report.stayed), "groups": groups}
         case ServeReport():
@@ -242,7 +243,7 @@ def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | P
 
 
 def problem_as_json(problem: Problem) -> dict[str, Any]:
-    """Turn a problem into what `--json` prints of it."""
+    """Return a problem as `--json` prints it."""
     return {**asdict(problem.where), "message": problem.message, "advice": problem.advice}
 
 
@@ -258,9 +259,7 @@ def _group_as_json(group: MoveGroup) -> dict[str, Any]:
 def _step_as_json(step: Step) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": step.kind, "name": step.name, "outcome": step.outcome.value}
     if step.differences:
-        entry["differences"] = [
-            {"property": each.property, "actual": each.actual, "expected": each.expected} for each in step.differences
-        ]
+        entry["differences"] = [asdict(each) for each in step.differences]
     if step.note:
         entry["note"] = step.note
     return entry

@@ -1,4 +1,4 @@
-"""Which broker to talk to, and how."""
+"""Settings: the brokers to connect to and the logins."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from rmqkit.address import DEFAULT_URL, SYSTEM_TRUST, Address, Tls, parse_urls, read_secret
+from rmqkit.address import DEFAULT_URL, SYSTEM_TRUST, Address, Tls, is_loopback, parse_urls, read_secret
 from rmqkit.errors import SettingsError
 
 if TYPE_CHECKING:
     import ssl
 
-URL_VARIABLES = ("RMQKIT_URL", "AMQP_URL", "CLOUDAMQP_URL")  # the first one that is set counts
+URL_VARIABLES = ("RMQKIT_URL", "AMQP_URL", "CLOUDAMQP_URL")  # in order of precedence
 API_URL_VARIABLE = "RMQKIT_API_URL"
-PASSWORD_VARIABLE = "RMQKIT_PASSWORD"  # noqa: S105 - of a user whom a URL names without one
+PASSWORD_VARIABLE = "RMQKIT_PASSWORD"  # noqa: S105 - a name
 _OPTION = "--password-file"
 MAX_SHORT_STRING_BYTES = 255  # AMQP 0-9-1 section 4.2.5.3
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Which brokers to try, in this order, and how to log in; `source` says where the URLs came from.
+    """Brokers to try, in this order, and their logins; `source` names the origin of the URLs.
 
-    `api_url` is that of RabbitMQ's HTTP API; empty means its usual port on each address' host.
+    `api_url` is the URL of RabbitMQ's HTTP API; empty means its default port on the host of each address.
     """
 
     addresses: tuple[Address, ...] = (Address(),)
     tls: Tls = SYSTEM_TRUST
     password_file: str = ""
     source: str = "default"
-    api_url: str = field(default="", repr=False)  # may hold a password
+    api_url: str = field(default="", repr=False)  # may contain a password
 
     def password(self, address: Address) -> str:
-        """Return the password as of now: the file is read again each time, so that a changed secret is found."""
+        """Return the current password: the file is read on each call, so that a changed secret is used."""
         return read_secret(_OPTION, self.password_file) if self.password_file else address.password or ""
 
     def ssl_context(self, address: Address) -> ssl.SSLContext | None:
-        """Build the TLS context for an address, None for a plain one; a flag goes before the URL's own parameter."""
+        """Build the TLS context for an address, None without TLS; flags take precedence over parameters of the URL."""
         return self.tls_context(address) if address.tls else None
 
     def tls_context(self, address: Address) -> ssl.SSLContext:
-        """Build the TLS context for what answers beside AMQP: the HTTP API of the broker at an address."""
+        """Build the TLS context for the HTTP API of the broker at an address."""
         flags, own = self.tls, address.tls_options
         return Tls(
             flags.ca_file or own.ca_file,
@@ -56,19 +56,19 @@ class Settings:
             flags.key_password or own.key_password,
         ).context()
 
-    def cautions(self) -> Iterator[str]:
-        """Yield what makes the login less safe than it could be: a check turned off, a secret that others may read."""
+    def security_warnings(self) -> Iterator[str]:
+        """Yield a sentence for each setting that exposes credentials."""
         for address in self.addresses:
             if (address.tls or self.api_url.startswith("https:")) and (
                 self.tls.insecure or address.tls_options.insecure
             ):
-                yield f"{address}: neither certificate nor host name is checked: anybody may answer, and see the login"
-        if self.api_url.lower().startswith("http:") and any(address.tls for address in self.addresses):
-            yield "the URL of the HTTP API is no https://: the login goes there in the clear, amqps:// or not"
+                yield f"{address}: certificate and host name are not verified: any server may receive the credentials"
+        if _is_unencrypted(self.api_url) and any(address.tls for address in self.addresses):
+            yield "the HTTP API URL is not https://: credentials are sent to it unencrypted"
         keys = (each.key_file or each.cert_file for each in (self.tls, *(one.tls_options for one in self.addresses)))
         for file in dict.fromkeys(filter(None, (self.password_file, self.tls.key_password_file, *keys))):
             if _readable_by_others(Path(file)):
-                yield f"{file}: other users may read this file: chmod 600 {file}"
+                yield f"{file}: other users can read this file. Run `chmod 600 {file}`."
 
 
 def load_settings(
@@ -82,10 +82,10 @@ def load_settings(
     source: str = "--url",
     ask: Callable[[Address], str] | None = None,
 ) -> Settings:
-    """Decide which brokers are meant: `urls`, else the first of URL_VARIABLES that is set, else DEFAULT_URL.
+    """Return the settings for `urls`, else for the first of URL_VARIABLES that is set, else for DEFAULT_URL.
 
-    `vhost`, `password_file` and the answer of `ask`, which is given the first address, go before what the URLs say;
-    PASSWORD_VARIABLE counts where a URL has a user and no password. Raise SettingsError, which never holds a password.
+    `vhost`, `password_file` and the result of `ask`, called with the first address, take precedence over the URLs;
+    PASSWORD_VARIABLE applies to a URL with a user and no password. Raises SettingsError, which never holds a password.
     """
     if not urls:
         source = next((name for name in URL_VARIABLES if environ.get(name)), "default")
@@ -95,9 +95,11 @@ def load_settings(
         addresses = tuple(replace(address, vhost=vhost) for address in addresses)
     api_url = api_url or environ.get(API_URL_VARIABLE, "")
     if tls != SYSTEM_TRUST and not any(address.tls for address in addresses) and not api_url.startswith("https:"):
-        raise SettingsError(f"TLS options, but {source} has no amqps:// URL: the connection would not be encrypted")
+        raise SettingsError(
+            f"TLS options need an amqps:// URL, and {source} has none: the connection would not be encrypted"
+        )
     if tls.key_file and not tls.cert_file:
-        raise SettingsError("--tls-key-file: there is no --tls-cert-file that it belongs to")
+        raise SettingsError("--tls-key-file needs --tls-cert-file")
     password, file = environ.get(PASSWORD_VARIABLE) or None, str(password_file or "")
     addresses = tuple(replace(each, password=password) if each.password is None else each for each in addresses)
     if file:
@@ -113,7 +115,7 @@ def load_settings(
 
 
 def _with_key_password(tls: Tls) -> Tls:
-    """Read a pipe, as of <(pass show rabbitmq), now: that can be done once only."""
+    """Read a pipe like <(pass show rabbitmq) now: it can be read only once."""
     file = tls.key_password_file
     if not file or Path(file).is_file():
         return tls
@@ -122,22 +124,29 @@ def _with_key_password(tls: Tls) -> Tls:
 
 def _check(address: Address, source: str, tls: Tls, *, has_file: bool) -> None:
     if len(address.vhost.encode(errors="replace")) > MAX_SHORT_STRING_BYTES:
-        raise SettingsError(f"the virtual host's name has more than {MAX_SHORT_STRING_BYTES} bytes of UTF-8")
+        raise SettingsError(f"the virtual host's name is longer than {MAX_SHORT_STRING_BYTES} bytes of UTF-8")
     if "EXTERNAL" in address.auth_mechanisms and not (tls.cert_file or address.tls_options.cert_file):
-        what = "auth_mechanism=external logs in with a certificate, and there is none"
-        raise SettingsError(f"{source}: {what}", advice="Name it with --tls-cert-file, or certfile in the URL.")
+        message = f"{source}: auth_mechanism=external needs a client certificate"
+        raise SettingsError(message, advice="Name it with --tls-cert-file, or certfile in the URL.")
     if address.password is None and not has_file and "EXTERNAL" not in address.auth_mechanisms:
-        advice = (
-            f"write amqp://{quote(address.username, safe='')}:PASSWORD@..., or give --password-file or RMQKIT_PASSWORD"
-        )
+        url = f"amqp://{quote(address.username, safe='')}:PASSWORD@..."
+        advice = f"Write {url}, or set --password-file or RMQKIT_PASSWORD."
         raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)
 
 
+def _is_unencrypted(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and not is_loopback(parts.hostname or "")
+    except ValueError:  # not a URL: using it reports the error
+        return False
+
+
 def _readable_by_others(file: Path) -> bool:
-    """Judge by what a link leads to; the group may read what belongs to root, as mounted secrets do."""
+    """Follow links; the group may read files of root, as mounted secrets are."""
     try:
         found = file.stat()
     except OSError:
-        return False  # who reads it says so
+        return False  # reading it reports the error
     allowed = 0o040 if found.st_uid == 0 and os.geteuid() != 0 else 0
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o077 & ~allowed)

@@ -8,13 +8,14 @@ from queue import Empty, SimpleQueue
 
 
 class StopRequested(Exception):
-    """Ends what a requested stop cuts short: a wait inside `Stop.interruptible`, a rehearsal."""
+    """A stop was requested during work that ends at once: a wait inside `Stop.interruptible`, a run of scenarios."""
 
 
 class Stop:
-    """A flag that is raised once and wakes whoever waits.
+    """A flag that is set once and wakes every waiter.
 
-    `request` takes no lock, so a signal handler may call it at any moment; a `threading.Event` may not be set there.
+    `request` takes no lock, so a signal handler may call it at any moment; setting a `threading.Event` is not safe
+    there.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Stop:
         self._interrupting = False
 
     def request(self) -> None:
-        """Raise the flag and wake every waiter; raise StopRequested if the main thread waits for input."""
+        """Set the flag and wake every waiter; raise StopRequested if the main thread waits for input."""
         self.requested = True
         for wake in tuple(self._wakers):
             wake()
@@ -32,7 +33,7 @@ class Stop:
             raise StopRequested
 
     def wait(self, seconds: float) -> bool:
-        """Wait, but not beyond a request; tell whether there was one."""
+        """Wait until the time has passed or a stop is requested; return whether one is requested."""
         woken: SimpleQueue[None] = SimpleQueue()
         with self.waking(lambda: woken.put(None)):
             if not self.requested and seconds > 0:
@@ -42,7 +43,7 @@ class Stop:
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Have `wake` called on a request for as long as the block runs; `SimpleQueue.put` is safe to call."""
+        """Call `wake` on a request while the block runs; `SimpleQueue.put` is safe to call."""
         self._wakers.append(wake)
         try:
             yield
@@ -53,7 +54,7 @@ class Stop:
     def interruptible(self) -> Iterator[None]:
         """Let a request end a blocking wait in the main thread, by raising StopRequested out of the block.
 
-        Wait for readiness inside the block and read outside of it, so that nothing read is ever dropped.
+        Wait for readiness inside the block and read outside of it, so that no input is dropped.
         """
         self._interrupting = True
         try:

@@ -1,4 +1,4 @@
-"""A channel, used from one thread: send, wait for events, call a method and get its answer."""
+"""A channel, used from one thread: send bytes, call methods, wait for events."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
@@ -17,12 +18,12 @@ from rmqkit.amqp import error_mapping
 from rmqkit.amqp.frames import Event, encode_method
 from rmqkit.errors import BrokerError, ConnectionLost, Refused
 
-_CALLS_AHEAD = 100
-CALL_TIMEOUT_S = 30.0  # a broker that answers no method for so long is as good as gone
+_PIPELINED_CALLS = 100
+CALL_TIMEOUT_S = 30.0  # a broker that does not answer a method for so long counts as gone
 
 
 class MethodCall(NamedTuple):
-    """A synchronous method, the class of its answer, what it is about in errors, and its `arguments` table."""
+    """A synchronous method, the class of its answer, its subject in errors, and its `arguments` table."""
 
     method: Any
     answer: type[Any]
@@ -31,7 +32,7 @@ class MethodCall(NamedTuple):
 
 
 class ChannelTransport(Protocol):
-    """The connection under a channel, as far as a channel needs it."""
+    """The part of a connection that a channel uses."""
 
     address: Address
     blocked: str
@@ -40,22 +41,19 @@ class ChannelTransport(Protocol):
 
     def send(self, data: bytes) -> None:
         """Send bytes; any thread may call this."""
-        ...
 
     def abort(self) -> None:
-        """Drop the connection without a goodbye."""
-        ...
+        """Drop the connection without closing it first."""
 
     def forget(self, number: int) -> None:
         """Free the number of a closed channel."""
-        ...
 
 
 class Channel:
     """A channel of a Transport.
 
-    `session` is unique in the process: it tells the deliveries of this channel from those of one before it that had
-    the same number. Once the broker closed the channel, or the connection is lost, every call raises that error.
+    `session` is unique in the process: it distinguishes the deliveries of this channel from those of an earlier one
+    with the same number. Once the broker closed the channel or the connection is lost, every call raises that error.
     """
 
     def __init__(self, transport: ChannelTransport, number: int, session: int) -> None:
@@ -63,16 +61,16 @@ class Channel:
         self.number = number
         self.session = session
         self.inbox: SimpleQueue[list[Event] | BrokerError | None] = SimpleQueue()
-        self._early: list[Event] = []  # events that came while a call waited for its answer
+        self._unread: list[Event] = []  # events that arrived while a call waited for its answer
         self._closed: BrokerError | None = None
 
     def send(self, data: bytes) -> None:
         """Send bytes that `frames` encoded for this channel.
 
-        Raises Refused, ConnectionLost if that is known already.
+        Raises Refused, ConnectionLost if the channel is known to be closed.
         """
         if self.transport.lost is not None or self._closed is not None:
-            raise (self._closed or self.transport.lost or ConnectionLost("closed")).again()
+            raise copy(self._closed or self.transport.lost or ConnectionLost("closed"))
         self.transport.send(data)
 
     def call(
@@ -84,32 +82,31 @@ class Channel:
         arguments: Mapping[str, Any] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> Any:
-        """Send a synchronous method and return the broker's answer; `subject` names what it is about in errors.
+        """Send a synchronous method and return the broker's answer; `subject` names the entity in errors.
 
-        `arguments` are as in `frames.encode_method`. Raises Refused if the broker closes the channel over it,
-        ConnectionLost also when no answer comes in time.
+        `arguments` are as in `frames.encode_method`. Raises Refused if the broker refuses and closes the channel, and
+        ConnectionLost, also when no answer arrives in time.
         """
         self.send(encode_method(self.number, method, arguments))
         deadline = time.monotonic() + timeout_s
         while True:
-            events = self._take(deadline - time.monotonic(), subject)
+            events = self._receive(deadline - time.monotonic(), subject)
             for position, event in enumerate(events):
                 if isinstance(event, answer):
-                    self._early += events[:position] + events[position + 1 :]
+                    self._unread += events[:position] + events[position + 1 :]
                     return event
-            self._early += events
+            self._unread += events
             if time.monotonic() >= deadline:
-                if not self.transport.blocked:  # else it is alive, and reads our method once the alarm is over
+                if not self.transport.blocked:  # else it is alive, and reads the method once the alarm is over
                     self.transport.abort()
-                what = f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s"
-                raise ConnectionLost(what, advice=error_mapping.NO_MAJORITY if subject.startswith("queue") else "")
+                raise self._unanswered(subject, timeout_s)
 
     def confirm_select(self) -> None:
-        """Have the broker confirm what is published here (https://www.rabbitmq.com/docs/confirms)."""
+        """Have the broker confirm messages published on this channel (https://www.rabbitmq.com/docs/confirms)."""
         self.call(spec.Confirm.Select(), spec.Confirm.SelectOk, subject="publisher confirms")
 
     def qos(self, prefetch: int, *, subject: str) -> None:
-        """Bound the unacknowledged deliveries of each consumer that is started from now on."""
+        """Bound the unacknowledged deliveries of each consumer started after this call."""
         self.call(spec.Basic.Qos(prefetch_count=prefetch), spec.Basic.QosOk, subject=subject)
 
     def consume(
@@ -127,11 +124,11 @@ class Channel:
         self.call(method, spec.Basic.ConsumeOk, subject=subject or f"queue {queue!r}", arguments=arguments)
 
     def cancel(self, tag: str, *, subject: str) -> None:
-        """End a consumer; its unacknowledged deliveries stay with this channel."""
+        """End a consumer; its unacknowledged deliveries remain on this channel."""
         self.call(spec.Basic.Cancel(tag), spec.Basic.CancelOk, subject=subject)
 
     def queue_counts(self, queue: str, *, subject: str = "") -> Any:
-        """Return `message_count`, the ready messages, and `consumer_count` of a queue.
+        """Return the counts of a queue: `message_count`, its ready messages, and `consumer_count`.
 
         A passive declare (AMQP 0-9-1 section 1.7.2.1): raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
         """
@@ -141,79 +138,83 @@ class Channel:
     def call_each(self, calls: Iterable[MethodCall], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[None]:
         """Send calls in order, up to a hundred ahead of their answers; yield once for each answer.
 
-        The broker works them off in order and ends at the first it refuses. Raises Refused about that one,
-        ConnectionLost also when no answer comes for `timeout_s`.
+        The broker executes them in order and stops at the first that it refuses. Raises Refused for that one, and
+        ConnectionLost, also when no answer arrives for `timeout_s`.
         """
-        coming = iter(calls)
-        awaited: deque[MethodCall] = deque()
+        remaining = iter(calls)
+        pending: deque[MethodCall] = deque()
         while True:
-            ahead = list(islice(coming, _CALLS_AHEAD - len(awaited)))
-            awaited.extend(ahead)
-            if not awaited:
+            batch = list(islice(remaining, _PIPELINED_CALLS - len(pending)))
+            pending.extend(batch)
+            if not pending:
                 return
             try:
-                if ahead:
-                    self.send(b"".join(encode_method(self.number, each.method, each.arguments) for each in ahead))
-                answers = self._take(timeout_s, awaited[0].subject)
+                if batch:
+                    self.send(b"".join(encode_method(self.number, each.method, each.arguments) for each in batch))
+                answers = self._receive(timeout_s, pending[0].subject)
             except Refused as exc:
-                method = divmod(awaited[0].method.INDEX, 1 << 16)
-                raise error_mapping.refused(exc.reply_code, exc.reply_text, awaited[0].subject, method) from exc
+                method = divmod(pending[0].method.INDEX, 1 << 16)
+                raise error_mapping.refused(exc.reply_code, exc.reply_text, pending[0].subject, method) from exc
             if not answers:
                 self.transport.abort()
-                raise ConnectionLost(f"{self.transport.address}: no answer about {awaited[0].subject}")
+                raise self._unanswered(pending[0].subject, timeout_s)
             for answer in answers:
-                if isinstance(answer, awaited[0].answer):
-                    awaited.popleft()
+                if isinstance(answer, pending[0].answer):
+                    pending.popleft()
                     yield
                 else:
-                    self._early.append(answer)
+                    self._unread.append(answer)
 
     def wait(self, timeout_s: float, *, subject: str = "the channel") -> list[Event]:
-        """Return what has come, or wait for it; the list is empty after the time, or after a `wake`.
+        """Return the events that arrived, or wait for some; the list is empty after the time, or after a `wake`.
 
         Raises Refused, ConnectionLost.
         """
-        if self._early:
-            events, self._early = self._early, []
+        if self._unread:
+            events, self._unread = self._unread, []
             return events
-        return self._take(timeout_s, subject)
+        return self._receive(timeout_s, subject)
 
     def wake(self) -> None:
         """End a wait early; a signal handler may call this."""
         self.inbox.put(None)
 
     def close(self) -> None:
-        """Close the channel, if it is still open; deliveries that were not settled go back to their queue."""
+        """Close the channel if it is open; its unsettled deliveries are requeued."""
         if self.transport.lost is None and self._closed is None:
-            with suppress(BrokerError):  # gone all the same
+            with suppress(BrokerError):  # closed in any case
                 self.call(spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=5)
                 self.transport.forget(self.number)  # without an answer the number stays in use
         self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
 
-    def _take(self, timeout_s: float, subject: str) -> list[Event]:
+    def _unanswered(self, subject: str, timeout_s: float) -> ConnectionLost:
+        message = f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s"
+        return ConnectionLost(message, advice=error_mapping.NO_MAJORITY if subject.startswith("queue") else "")
+
+    def _receive(self, timeout_s: float, subject: str) -> list[Event]:
         if self._closed is not None:
-            raise self._closed.again()
+            raise copy(self._closed)
         try:
             item = self.inbox.get(timeout=max(timeout_s, 0)) if timeout_s > 0 else self.inbox.get_nowait()
         except Empty:
             return []
         if isinstance(item, BrokerError):
             self._closed = item
-            raise item.again()
+            raise copy(item)
         if item is None:
             return []
         for position, event in enumerate(item):
             if isinstance(event, spec.Channel.Close):
-                if error_mapping.login_expired(event):  # the way out is a new connection, with the secret as of then
+                if error_mapping.login_expired(event):  # only a new connection, with the current secret, can recover
                     self.transport.abort()
                     self._closed = ConnectionLost(f"{self.transport.address}: the login has expired")
-                    raise self._closed.again()
+                    raise copy(self._closed)
                 method = event.class_id, event.method_id
                 self._closed = error_mapping.refused(event.reply_code, event.reply_text, subject, method)
-                # Answered here, behind all that this thread has sent: a frame for a closed channel ends the connection.
+                # Answered on this thread, after all that it has sent: a frame for a closed channel ends the connection.
                 self.transport.send(encode_method(self.number, spec.Channel.CloseOk()))
                 self.transport.forget(self.number)
                 if position == 0:
-                    raise self._closed.again()
-                return item[:position]  # what came before it still counts; the next call raises
+                    raise copy(self._closed)
+                return item[:position]  # earlier events still count; the next call raises
         return item

@@ -1,4 +1,4 @@
-"""What AMQP is told to declare, bind and delete entities."""
+"""The AMQP methods that declare, bind, unbind and delete entities."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rmqkit.model import Binding, Exchange, Queue
 from rmqkit.payload import properties
 from rmqkit.plan import Kind
 
-_CHANNELS = 4  # the broker works on each in a process of its own
-_WORTH_A_CHANNEL = 100
+_CHANNELS = 4  # the broker runs a process for each
+_ENTITIES_PER_CHANNEL = 100  # fewer are not worth another channel
 Entity = Exchange | Queue | Binding
 
 
 def kind(entity: Entity) -> Kind:
-    """Return what an entity is called in plans."""
+    """Return the kind of an entity in plans."""
     if isinstance(entity, Binding):
         return "binding"
     return "exchange" if isinstance(entity, Exchange) else "queue"
@@ -32,23 +32,23 @@ def subject(entity: Entity) -> str:
 
 
 def declare(channel: Channel, entity: Entity, *, passive: bool = False) -> Any:
-    """Declare one entity and return the broker's answer; `passive` only asks whether it is there.
+    """Declare one entity and return the broker's answer; `passive` only checks whether it exists.
 
-    Raises PayloadError for what AMQP cannot carry, Refused, ConnectionLost.
+    Raises PayloadError for values that AMQP cannot carry, Refused, ConnectionLost.
     """
-    call = declaring(entity, passive=passive)
+    call = declare_call(entity, passive=passive)
     return channel.call(call.method, call.answer, subject=call.subject, arguments=call.arguments)
 
 
-def declare_all(link: ReconnectingConnection, entities: Sequence[Entity]) -> Iterator[None]:
-    """Declare entities that do not need each other, on a few channels side by side; yield once for each that is done.
+def declare_all(connection: ReconnectingConnection, entities: Sequence[Entity]) -> Iterator[None]:
+    """Declare independent entities on a few channels in parallel; yield once for each declared entity.
 
-    Raises what `declare` raises, about an entity that was refused; others may be done already, or not.
+    Raises the errors of `declare` for a refused entity; others may be declared already, or not.
     """
-    channels = [link.channel() for _ in range(min(_CHANNELS, len(entities) // _WORTH_A_CHANNEL + 1))]
+    channels = [connection.channel() for _ in range(min(_CHANNELS, len(entities) // _ENTITIES_PER_CHANNEL + 1))]
     try:
         shares = [
-            channel.call_each(map(declaring, entities[first :: len(channels)]))
+            channel.call_each(map(declare_call, entities[first :: len(channels)]))
             for first, channel in enumerate(channels)
         ]
         for answers in zip_longest(*shares, fillvalue=False):
@@ -58,8 +58,8 @@ def declare_all(link: ReconnectingConnection, entities: Sequence[Entity]) -> Ite
             channel.close()
 
 
-def declaring(entity: Entity, *, passive: bool = False) -> MethodCall:
-    """Return the call that declares an entity; raise PayloadError for what AMQP cannot carry."""
+def declare_call(entity: Entity, *, passive: bool = False) -> MethodCall:
+    """Return the call that declares an entity; raise PayloadError for values that AMQP cannot carry."""
     properties.check_arguments(subject(entity), entity.arguments)
     if isinstance(entity, Binding):
         return _binding(entity, "Bind")
@@ -73,28 +73,28 @@ def declaring(entity: Entity, *, passive: bool = False) -> MethodCall:
     return MethodCall(method, spec.Queue.DeclareOk, subject(entity), entity.arguments)
 
 
-def unbinding(binding: Binding) -> MethodCall:
-    """Return the call that removes a binding; one that is not there is no error."""
+def unbind_call(binding: Binding) -> MethodCall:
+    """Return the call that removes a binding; a missing one is no error."""
     return _binding(binding, "Unbind")
 
 
-def deleting(entity: Exchange | Queue, *, if_unused: bool = False, if_empty: bool = False) -> MethodCall:
-    """Return the call that deletes an entity; one that does not exist is no error."""
-    about = f"deleting {subject(entity)}"
+def delete_call(entity: Exchange | Queue, *, if_unused: bool = False, if_empty: bool = False) -> MethodCall:
+    """Return the call that deletes an entity; a missing one is no error."""
+    action = f"deleting {subject(entity)}"
     if isinstance(entity, Exchange):
         return MethodCall(
-            spec.Exchange.Delete(exchange=entity.name, if_unused=if_unused), spec.Exchange.DeleteOk, about
+            spec.Exchange.Delete(exchange=entity.name, if_unused=if_unused), spec.Exchange.DeleteOk, action
         )
     delete = spec.Queue.Delete(queue=entity.name, if_unused=if_unused, if_empty=if_empty)
-    return MethodCall(delete, spec.Queue.DeleteOk, about)
+    return MethodCall(delete, spec.Queue.DeleteOk, action)
 
 
 def _binding(binding: Binding, verb: str) -> MethodCall:
     properties.check_target(binding.source, binding.routing_key)
-    room: Any
+    methods: Any
     if binding.destination_type == "exchange":
-        ends, room = {"source": binding.source, "destination": binding.destination}, spec.Exchange
+        ends, methods = {"source": binding.source, "destination": binding.destination}, spec.Exchange
     else:
-        ends, room = {"exchange": binding.source, "queue": binding.destination}, spec.Queue
-    method = getattr(room, verb)(**ends, routing_key=binding.routing_key)
-    return MethodCall(method, getattr(room, f"{verb}Ok"), subject(binding), binding.arguments)
+        ends, methods = {"exchange": binding.source, "queue": binding.destination}, spec.Queue
+    method = getattr(methods, verb)(**ends, routing_key=binding.routing_key)
+    return MethodCall(method, getattr(methods, f"{verb}Ok"), subject(binding), binding.arguments)

@@ -1,7 +1,7 @@
-"""Bytes to deliveries, confirms and returns: pure, and half of the reason rmqkit is fast.
+"""Decoding of bytes into deliveries, confirms and returns: pure functions of the input, and fast.
 
-A delivery costs one `unpack_from` as long as it looks like the one before it on its channel. Whatever is not
-basic.deliver, basic.return, basic.ack or basic.nack is left to pika's decoder (AMQP 0-9-1 section 4.2.3).
+A delivery costs one `unpack_from` if it has the same shape as the previous one on its channel. All frames except
+basic.deliver, basic.return, basic.ack and basic.nack are left to pika's decoder (AMQP 0-9-1 section 4.2.3).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rmqkit.amqp.frames import (
 )
 from rmqkit.message import Delivery
 
-MAX_HEADER_BYTES = 1024 * 1024  # RabbitMQ sends headers whole: they may be larger than the frames agreed on with us
-MAX_BODY_BYTES = 512 * 1024 * 1024  # RabbitMQ takes no larger message, so none can come
+MAX_HEADER_BYTES = 1024 * 1024  # RabbitMQ does not split headers: they may exceed the negotiated frame size
+MAX_BODY_BYTES = 512 * 1024 * 1024  # RabbitMQ accepts no larger message
 
 _INDEX = struct.Struct(">I")
 _TAG_AND_BITS = struct.Struct(">QB")
@@ -38,16 +38,16 @@ _BASIC_CLASS: int = spec.BasicProperties.INDEX
 
 
 class ProtocolError(Exception):
-    """The peer sent what no RabbitMQ sends; the connection is of no more use."""
+    """The peer sent bytes that no RabbitMQ sends; the connection is unusable."""
 
 
 class _Shape:
-    """The constant bytes of a delivery: a next one that has them differs in tag, redelivered, size and body only."""
+    """The constant bytes of a delivery: deliveries that share them differ in tag, redelivered, size and body only."""
 
     __slots__ = ("after", "before", "between", "fixed", "origin", "unpack_from")
 
     def __init__(self, channel: int, method: bytes, header: bytes, origin: LazyOrigin) -> None:
-        tag_at = 5 + method[4]  # behind the index and the consumer tag
+        tag_at = 5 + method[4]  # after the index and the consumer tag
         self.before = FRAME_HEAD.pack(spec.FRAME_METHOD, channel, len(method)) + method[:tag_at]
         self.between = (
             method[tag_at + 9 :] + FRAME_END + FRAME_HEAD.pack(spec.FRAME_HEADER, channel, len(header)) + header[:4]
@@ -67,15 +67,15 @@ class _Content:
     def __init__(self, method: bytes) -> None:
         self.method = method
         self.header = b""
-        self.missing = -1  # body bytes to come; -1: the header has not come
+        self.missing = -1  # body bytes still to arrive; -1 before the header
         self.parts: list[bytes] = []
 
 
 class Decoder:
-    """Bytes to events, whatever way the bytes were cut into reads.
+    """Decodes bytes into events, however the bytes are split into reads.
 
-    `on_frame` gets what pika is to decide about: every frame of channel 0. `sessions` tells by channel number which
-    session its deliveries belong to.
+    `on_frame` receives every frame of channel 0, for pika. `sessions` maps a channel number to the session of its
+    deliveries.
     """
 
     def __init__(self, on_frame: Callable[[Any], None], frame_max: int) -> None:
@@ -87,9 +87,9 @@ class Decoder:
         self._shapes: dict[int, _Shape] = {}
 
     def feed(self, data: bytes) -> list[tuple[int, Event]]:
-        """Decode all whole frames; return events with their channel, in the order of the wire.
+        """Decode all complete frames; return events with their channel, in the order of the wire.
 
-        Raises ProtocolError, after which the decoder is of no more use.
+        Raises ProtocolError, after which the decoder is unusable.
         """
         if self._rest:
             data = self._rest + data
@@ -105,19 +105,19 @@ class Decoder:
                     continue
             most = self.frame_max - FRAME_OVERHEAD
             if size > most and (kind != spec.FRAME_HEADER or size > MAX_HEADER_BYTES):
-                raise ProtocolError(f"a frame of {size} bytes, more than the {self.frame_max} agreed on")
+                raise ProtocolError(f"a frame of {size} bytes exceeds the negotiated {self.frame_max}")
             stop = position + FRAME_HEAD.size + size
             if stop >= end:
                 break
             if data[stop] != FRAME_END[0]:
-                raise ProtocolError("a frame without its end octet")
+                raise ProtocolError("a frame without end octet")
             self._frame(kind, channel, data[position : stop + 1], events)
             position = stop + 1
         self._rest = data[position:]
         return events
 
     def _run(self, shape: _Shape, channel: int, data: bytes, position: int, events: list[tuple[int, Event]]) -> int:
-        """Decode the deliveries of a known shape, as many as follow each other; return where they end."""
+        """Decode consecutive deliveries of a known shape; return where they end."""
         before, between, after, fixed = shape.before, shape.between, shape.after, shape.fixed
         unpack_from, origin = shape.unpack_from, shape.origin
         session = self.sessions.get(channel, 0)
@@ -132,7 +132,7 @@ class Decoder:
             if stop >= end:
                 break
             if data[stop] != FRAME_END[0]:
-                raise ProtocolError("a frame without its end octet")
+                raise ProtocolError("a frame without end octet")
             run.append(Delivery(data[start:stop], tag, bits == 1, origin, session))
             position = stop + 1
         if run:
@@ -160,17 +160,17 @@ class Decoder:
 
     @staticmethod
     def _extend(content: _Content, kind: int, payload: bytes) -> bool:
-        """Add a header or body frame to a content; tell whether it is whole."""
+        """Add a header or body frame to a content; return whether it is complete."""
         if kind == spec.FRAME_HEADER:
             if content.missing >= 0 or len(payload) < _CONTENT_HEADER.size:
-                raise ProtocolError("a content header out of place")
+                raise ProtocolError("an unexpected content header")
             class_id, _, size = _CONTENT_HEADER.unpack_from(payload)
             if class_id != _BASIC_CLASS or size > MAX_BODY_BYTES:
                 raise ProtocolError(f"a content header of class {class_id} for a body of {size} bytes")
             content.header, content.missing = payload, size
         else:
             if not payload or len(payload) > content.missing:
-                raise ProtocolError("a body that is not as long as its header says")
+                raise ProtocolError("a body whose length differs from its header")
             content.parts.append(payload)
             content.missing -= len(payload)
         return content.missing == 0
@@ -187,7 +187,7 @@ class Decoder:
             exchange, position = _short_string(method, position + 9)
             routing_key, _ = _short_string(method, position)
         except (IndexError, struct.error) as exc:
-            raise ProtocolError("a basic.deliver or basic.return that ends too early") from exc
+            raise ProtocolError("a truncated basic.deliver or basic.return") from exc
         origin = LazyOrigin(consumer_tag, exchange, routing_key, header[12:])
         delivery = Delivery(body, tag, bool(bits & 1), origin, self.sessions.get(channel, 0))
         events.append((channel, [delivery]))
@@ -196,14 +196,14 @@ class Decoder:
     def _leave_to_pika(self, channel: int, raw: bytes, events: list[tuple[int, Event]]) -> None:
         try:
             _, decoded = frame.decode_frame(raw)
-        except Exception as exc:  # whatever pika trips over, the peer sent nonsense
-            raise ProtocolError(f"a frame that cannot be decoded: {type(exc).__name__}") from exc
+        except Exception as exc:  # any error of pika means invalid bytes
+            raise ProtocolError(f"an undecodable frame: {type(exc).__name__}") from exc
         if channel == 0:
             self._on_frame(decoded)
         elif isinstance(decoded, frame.Method):
             events.append((channel, decoded.method))
         else:
-            raise ProtocolError("a content frame that belongs to nothing")
+            raise ProtocolError("a content frame without a method")
 
 
 def _short_string(data: bytes, position: int) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""AMQP field tables and message properties: encoded; decoded whole where they can be, degraded where they cannot."""
+"""Encoding and decoding of AMQP field tables and message properties; malformed ones are decoded as far as possible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from rmqkit.message import Properties
 
-MAX_DEPTH = 100  # RabbitMQ sets no limit; a table nested deeper than this is an attack, not a message
+MAX_DEPTH = 100  # RabbitMQ sets no limit; a deeper table is an attack, not a message
 
 _FIXED: dict[int, struct.Struct] = {
     ord(tag): struct.Struct(f">{code}")
@@ -27,18 +27,18 @@ _SIZES |= {ord("t"): 1, ord("T"): _MOMENT.size, ord("D"): _DECIMAL.size, ord("V"
 
 
 class MalformedField(ValueError):
-    """A field that ends too early, or is of no known type."""
+    """A field that is truncated or of an unknown type."""
 
 
 def decode_table(data: bytes, start: int = 0, depth: int = 0) -> tuple[dict[str, Any], int]:
-    """Decode the table at `start`; return it, in wire order, and where it ends. Raises MalformedField."""
+    """Decode the table at `start`; return it in wire order, and its end. Raises MalformedField."""
     position, end = _extent(data, start, depth)
     table: dict[str, Any] = {}
     while position < end:
         name, position = _short_string(data, position)
         table[name], position = _decode_value(data, position, depth)
     if position != end:
-        raise MalformedField("a table is longer than it says")
+        raise MalformedField("a table is longer than its size")
     return table, end
 
 
@@ -48,14 +48,14 @@ def _extent(data: bytes, start: int, depth: int) -> tuple[int, int]:
     begin = start + _LENGTH.size
     end = begin + int.from_bytes(data[start:begin], "big")
     if end > len(data):
-        raise MalformedField("a field ends too early")
+        raise MalformedField("a truncated field")
     return begin, end
 
 
 def _short_string(data: bytes, position: int) -> tuple[str, int]:
     end = position + 1 + (data[position] if position < len(data) else 0)
     if end > len(data):
-        raise MalformedField("a name ends too early")
+        raise MalformedField("a truncated name")
     return data[position + 1 : end].decode("utf-8", "replace"), end
 
 
@@ -63,12 +63,12 @@ def _moment(seconds: int) -> datetime | int:
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError):
-        return seconds  # milliseconds, most likely: better a number than no message
+        return seconds  # probably milliseconds: better a number than no message
 
 
 def _decode_value(data: bytes, position: int, depth: int) -> tuple[Any, int]:
     if position >= len(data):
-        raise MalformedField("a value ends too early")
+        raise MalformedField("a truncated value")
     tag, position = data[position], position + 1
     fixed = _FIXED.get(tag)
     try:
@@ -76,7 +76,7 @@ def _decode_value(data: bytes, position: int, depth: int) -> tuple[Any, int]:
             return fixed.unpack_from(data, position)[0], position + fixed.size
         return _VARIABLE[tag](data, position, depth)
     except struct.error as exc:
-        raise MalformedField("a value ends too early") from exc
+        raise MalformedField("a truncated value") from exc
     except KeyError as exc:
         raise MalformedField(f"a value of the unknown type {chr(tag)!r}") from exc
 
@@ -101,7 +101,7 @@ def _array(data: bytes, position: int, depth: int) -> tuple[list[Any], int]:
         value, position = _decode_value(data, position, depth + 1)
         values.append(value)
     if position != end:
-        raise MalformedField("an array is longer than it says")
+        raise MalformedField("an array is longer than its size")
     return values, end
 
 
@@ -122,7 +122,7 @@ _VARIABLE: dict[int, Callable[[bytes, int, int], tuple[Any, int]]] = {
 }
 
 _STRING, _TABLE, _OCTET, _TIMESTAMP = range(4)
-# The order is the order on the wire, from bit 15 of the flags down (AMQP 0-9-1 section 4.2.6.1).
+# In the order on the wire, from bit 15 of the flags down (AMQP 0-9-1 section 4.2.6.1).
 _PROPERTIES: tuple[tuple[str, int], ...] = (
     ("content_type", _STRING), ("content_encoding", _STRING), ("headers", _TABLE), ("delivery_mode", _OCTET),
     ("priority", _OCTET), ("correlation_id", _STRING), ("reply_to", _STRING), ("expiration", _STRING),
@@ -132,9 +132,9 @@ _PROPERTIES: tuple[tuple[str, int], ...] = (
 
 
 def decode_properties(data: bytes) -> tuple[Properties, str]:
-    """Decode what can be decoded; return it, and why it is not everything (empty: it is). Never raises."""
+    """Decode properties as far as possible; return them and the fault, empty if there is none. Never raises."""
     found: dict[str, Any] = {"delivery_mode": None}
-    trouble = ""
+    fault = ""
     try:
         (flags,) = _FLAGS.unpack_from(data)
         position = 2
@@ -142,25 +142,25 @@ def decode_properties(data: bytes) -> tuple[Properties, str]:
             if not flags & (1 << (15 - number)):
                 continue
             if kind == _TABLE:
-                found[name], position, trouble = _headers(data, position)
+                found[name], position, fault = _headers(data, position)
             elif kind == _TIMESTAMP:
                 value = _moment(_MOMENT.unpack_from(data, position)[0])
                 position += _MOMENT.size
                 if isinstance(value, datetime):
                     found[name] = value
                 else:
-                    trouble = f"the timestamp {value} is out of range (seconds are meant)"
+                    fault = f"the timestamp {value} is out of range (it has to be in seconds)"
             elif kind == _OCTET:
                 found[name], position = data[position], position + 1
             else:
                 found[name], position = _short_string(data, position)
     except (MalformedField, struct.error, IndexError) as exc:
-        trouble = str(exc)
-    return Properties(**found), trouble
+        fault = str(exc)
+    return Properties(**found), fault
 
 
 def _headers(data: bytes, position: int) -> tuple[dict[str, Any], int, str]:
-    """Skip a table that cannot be decoded: its length still tells where the next property begins."""
+    """Decode the headers, or skip a malformed table: its length tells where the next property begins."""
     _, end = _extent(data, position, 0)
     try:
         return decode_table(data, position)[0], end, ""
@@ -169,7 +169,7 @@ def _headers(data: bytes, position: int) -> tuple[dict[str, Any], int, str]:
 
 
 def split_properties(data: bytes) -> dict[str, bytes]:
-    """Return the properties that are set, each as it stands on the wire: to change one, and no byte of the others.
+    """Return the properties that are set, as bytes of the wire: for changing one and no byte of the others.
 
     Raises MalformedField.
     """
@@ -182,7 +182,7 @@ def split_properties(data: bytes) -> dict[str, bytes]:
                 end = _property_end(data, position, kind)
                 found[name], position = data[position:end], end
     except (struct.error, IndexError) as exc:
-        raise MalformedField("a property ends too early") from exc
+        raise MalformedField("a truncated property") from exc
     return found
 
 
@@ -195,14 +195,14 @@ def _property_end(data: bytes, position: int, kind: int) -> int:
 
 
 def join_properties(parts: Mapping[str, bytes]) -> bytes:
-    """Put together what `split_properties` took apart."""
+    """Join properties that `split_properties` split."""
     names = [name for name, _ in _PROPERTIES]
     flags = sum(1 << (15 - names.index(name)) for name in parts)
     return _FLAGS.pack(flags) + b"".join(parts[name] for name in names if name in parts)
 
 
 def split_table(data: bytes) -> list[tuple[str, bytes]]:
-    """Return a table's fields, each with its value's type and bytes as on the wire. Raises MalformedField."""
+    """Return the names of a table's fields with the bytes of their types and values. Raises MalformedField."""
     position, end = _extent(data, 0, 0)
     fields = []
     while position < end:
@@ -214,7 +214,7 @@ def split_table(data: bytes) -> list[tuple[str, bytes]]:
 
 def _value_end(data: bytes, start: int) -> int:
     if start >= len(data):
-        raise MalformedField("a value ends too early")
+        raise MalformedField("a truncated value")
     tag, position = data[start], start + 1
     if tag in b"SxAF":
         return _extent(data, position, 0)[1]
@@ -224,12 +224,12 @@ def _value_end(data: bytes, start: int) -> int:
 
 
 def join_table(fields: Iterable[tuple[str, bytes]]) -> bytes:
-    """Put together what `split_table` took apart."""
+    """Join fields that `split_table` split."""
     return _sized(b"".join(_encode_short_string(name) + value for name, value in fields))
 
 
 def encode_properties(properties: Properties) -> bytes:
-    """Encode properties that passed `payload.properties.check`, as they stand in a header after its body size."""
+    """Encode properties that passed `payload.properties.check`, as they follow the body size in a header."""
     flags, pieces = 0, []
     for number, (name, kind) in enumerate(_PROPERTIES):
         value = getattr(properties, name)

@@ -1,7 +1,7 @@
-"""What goes over the wire: messages to bytes, and the events that bytes become. Pure.
+"""Encoding of messages and methods into frames, and the events that frames decode to.
 
-A publish of pika costs about 94 calls; here the method frame and the properties are marshalled once, and a
-message then adds its size and its body (AMQP 0-9-1 section 4.2.3).
+Publishing with pika costs about 94 calls a message; here the method frame and the properties are marshalled once, and
+each message only adds its size and its body (AMQP 0-9-1 section 4.2.3).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rmqkit.payload import properties
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8  # type, channel, size, and the end octet
 
-# Consumed from, it brings replies straight to the channel; with more behind it, it is the address of such a channel.
+# The queue to consume replies from; followed by a suffix, the address of one channel that does.
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
 
 FRAME_HEAD = struct.Struct(">BHI")
@@ -37,7 +37,7 @@ SETTLE_PAYLOAD = 13  # bytes in an ack or a nack: the index, the tag, and one oc
 
 
 class Confirm(NamedTuple):
-    """The broker's answer to publishes: `tag` alone, or with `multiple` everything up to it (0: everything)."""
+    """The broker's answer to publishes: for `tag` alone, or with `multiple` for all up to it (0: for all)."""
 
     tag: int
     multiple: bool
@@ -45,7 +45,7 @@ class Confirm(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """A mandatory message that reached no queue; `header` holds its properties as on the wire."""
+    """A mandatory message that reached no queue; `header` holds its encoded properties."""
 
     reply_code: int
     reply_text: str
@@ -56,7 +56,7 @@ class Returned(NamedTuple):
 
 
 class LazyOrigin:
-    """What deliveries of one shape have in common; the properties are decoded when first asked for."""
+    """The values that deliveries of one shape have in common; the properties are decoded on first use."""
 
     __slots__ = ("_decoded", "consumer_tag", "exchange", "header", "routing_key")
 
@@ -74,7 +74,7 @@ class LazyOrigin:
 
     @property
     def malformed(self) -> str:
-        """Say why the properties could not be decoded whole; empty when they could."""
+        """Return why the properties could not be decoded completely; empty if they could."""
         return self._decode()[1]
 
     def _decode(self) -> tuple[Properties, str]:
@@ -86,12 +86,12 @@ class LazyOrigin:
 ConsumerCancel = spec.Basic.Cancel  # the broker ends a consumer (https://www.rabbitmq.com/docs/consumer-cancel)
 QosOk = spec.Basic.QosOk
 
-# An event is a run of deliveries, a confirm, a return, or a method object of pika's.
+# A run of deliveries, a confirm, a return, or a method object of pika.
 Event = list[Delivery] | Confirm | Returned | Any
 
 
 def pika_properties(given: Properties) -> spec.BasicProperties:
-    """Turn properties into pika's, value by value."""
+    """Return properties as pika's class, value by value."""
     moment = given.timestamp
     return spec.BasicProperties(
         content_type=given.content_type,
@@ -114,7 +114,7 @@ def pika_properties(given: Properties) -> spec.BasicProperties:
 def encode_method(channel: int, method: Any, arguments: Mapping[str, Any] | None = None) -> bytes:
     """Marshal one of pika's method objects for a channel.
 
-    `arguments` is for methods that end with a table of them and were made without: pika's own encoder knows no floats.
+    `arguments` replaces the empty table at the end of a method: pika's own encoder does not support floats.
     """
     marshalled: bytes = frame.Method(channel, method).marshal()
     if not arguments:
@@ -129,19 +129,20 @@ def encode_ack(channel: int, tag: int, *, multiple: bool) -> bytes:
 
 
 def encode_nack(channel: int, tag: int, *, requeue: bool, multiple: bool = False) -> bytes:
-    """Encode basic.nack for one delivery, or all up to it: RabbitMQ dead-letters or drops them unless `requeue`."""
+    """Encode basic.nack for one delivery or all up to it; without `requeue` RabbitMQ dead-letters or drops them."""
     return _SETTLE.pack(spec.FRAME_METHOD, channel, SETTLE_PAYLOAD, NACK_INDEX, tag, 2 * requeue + multiple, 0xCE)
 
 
 def encode_qos(channel: int) -> bytes:
-    """Encode basic.qos without a limit: a method that the broker answers behind all that was sent before it."""
+    """Encode basic.qos without a limit, which the broker answers after everything sent before it."""
     return encode_method(channel, spec.Basic.Qos())
 
 
 class Encoder:
-    """Messages to bytes, for one channel; `mandatory` is set, but for direct replies.
+    """Encodes messages for one channel, as mandatory except for direct replies.
 
-    Those are delivered and yet returned as unroutable, if it is set (https://www.rabbitmq.com/docs/direct-reply-to).
+    A mandatory direct reply would be delivered and also returned as unroutable
+    (https://www.rabbitmq.com/docs/direct-reply-to).
     """
 
     def __init__(self, channel: int, frame_max: int) -> None:
@@ -158,8 +159,8 @@ class Encoder:
     def forward(self, delivery: Delivery, exchange: str, header: bytes, routing_key: str | None = None) -> bytes:
         """Encode a delivery for another exchange, with its own routing key unless one is given.
 
-        `header` has its properties as on the wire; all of this has to be the same for each delivery of an origin.
-        Raises PayloadError for properties that do not fit in a frame.
+        `header` holds its encoded properties. All arguments must be the same for each delivery of an origin. Raises
+        PayloadError for properties that do not fit in a frame.
         """
         if delivery.origin is not self._origin:
             key = delivery.routing_key if routing_key is None else routing_key
@@ -168,10 +169,10 @@ class Encoder:
             self._header = self._frame_header(header)
             self._origin, self._properties, self._heads = delivery.origin, None, {}
         head = self._heads.get(len(delivery.body))
-        return self._encode_unseen(delivery.body) if head is None else head + delivery.body + FRAME_END
+        return self._encode_new_size(delivery.body) if head is None else head + delivery.body + FRAME_END
 
     def encode(self, message: Message) -> bytes:
-        """Encode a message: its method, its header, and its body in as many frames as it takes.
+        """Encode a message: its method, its header, and its body in as many frames as it needs.
 
         Raises PayloadError for names and properties that AMQP cannot carry.
         """
@@ -185,7 +186,7 @@ class Encoder:
         head = self._heads.get(len(body))
         if head is not None:
             return head + body + FRAME_END
-        return self._encode_unseen(body)
+        return self._encode_new_size(body)
 
     def _prepare(self, message: Message) -> None:
         if message.exchange != self._exchange or message.routing_key != self._routing_key:
@@ -206,11 +207,13 @@ class Encoder:
         """Return the content header frame around its body size; it cannot be split (AMQP 0-9-1 section 4.2.6)."""
         size = _CONTENT.size + _TAG.size + len(encoded)
         if size > self._room:
-            raise PayloadError(f"headers and properties take {size} bytes; {self._room} fit in a frame to this broker")
+            raise PayloadError(
+                f"headers and properties take {size} bytes, but a frame to this broker holds {self._room}"
+            )
         head = FRAME_HEAD.pack(spec.FRAME_HEADER, self._channel, size) + _CONTENT.pack(spec.BasicProperties.INDEX, 0)
         return head, encoded + FRAME_END
 
-    def _encode_unseen(self, body: bytes) -> bytes:
+    def _encode_new_size(self, body: bytes) -> bytes:
         size = len(body)
         before, after = self._header
         head = self._method + before + _TAG.pack(size) + after
@@ -229,7 +232,7 @@ class Encoder:
 
 
 def fits(message: Message, frame_max: int) -> bool:
-    """Tell whether AMQP can carry the names and properties of a message, and a frame of so many bytes holds them."""
+    """Tell whether AMQP can carry a message's names and properties, and a frame of `frame_max` bytes holds them."""
     try:
         Encoder(1, frame_max).encode(replace(message, body=b""))
     except PayloadError:

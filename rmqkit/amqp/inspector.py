@@ -1,8 +1,8 @@
-"""What a broker has, as far as AMQP alone can tell.
+"""Inspection of exchanges and queues over AMQP alone.
 
-An entity is looked at in two steps: a passive declare tells whether it is there, and a declare of what is there changes
-nothing but is refused when it differs (AMQP 0-9-1 sections 1.6.2.1 and 1.7.2.1). A refusal names one property; putting
-the broker's value in its place and asking again brings out the next. Bindings cannot be seen.
+A passive declare tells whether an entity exists; declaring an existing one changes nothing and is refused if a property
+differs (AMQP 0-9-1 sections 1.6.2.1 and 1.7.2.1). A refusal names one property; repeating the declare with the broker's
+value of it reveals the next. AMQP cannot show bindings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rmqkit.errors import NotFound, PropertyMismatch, Refused, ResourceLocked
 from rmqkit.model import Exchange, Queue
 from rmqkit.plan import Difference, Outcome, Step
 
-_PROBES = 20  # an entity has no more properties than that
+_MAX_DECLARES = 20  # more than an entity has properties
 _TYPES: dict[type, str] = {str: "longstr", bool: "bool", int: "long"}
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for .*: received (?P<expected>.+) but current is (?P<actual>.+)$"
@@ -33,10 +33,10 @@ _CONVERSIONS: dict[str, Callable[[str], Any]] = {
 
 
 class EntityInspector:
-    """Looks at live entities, on a channel that is opened anew after each refusal."""
+    """Inspects live entities, on a channel that is reopened after each refusal."""
 
-    def __init__(self, link: ReconnectingConnection) -> None:
-        self._link = link
+    def __init__(self, connection: ReconnectingConnection) -> None:
+        self._connection = connection
         self._channel: Channel | None = None
 
     def __enter__(self) -> Self:
@@ -46,8 +46,8 @@ class EntityInspector:
         if self._channel is not None:
             self._channel.close()
 
-    def answer(self, entity: Exchange | Queue) -> Any:
-        """Return the broker's answer about an entity, with a queue's counts, or None if it is not there.
+    def passive_declare(self, entity: Exchange | Queue) -> Any:
+        """Return the broker's answer to a passive declare, with the counts of a queue; None if it does not exist.
 
         Raises ResourceLocked, AccessRefused, ConnectionLost.
         """
@@ -59,22 +59,22 @@ class EntityInspector:
                 return None
             raise
 
-    def look(self, entity: Exchange | Queue) -> Step:
-        """Compare one entity with the broker's."""
+    def compare(self, entity: Exchange | Queue) -> Step:
+        """Compare an entity with the one on the broker."""
         step = Step(declare_methods.kind(entity), entity.name, Outcome.UNCHANGED, where=entity.where)
-        if isinstance(self._try(entity, passive=True), NotFound):
+        if isinstance(self._declare(entity, passive=True), NotFound):
             return replace(step, outcome=Outcome.CREATE)
-        differences, note = self._compare(entity)
+        differences, note = self._differences(entity)
         if differences or note:
             return replace(step, outcome=Outcome.CONFLICT, differences=tuple(differences), note=note)
         return step
 
     def _open(self) -> Channel:
         if self._channel is None:
-            self._channel = self._link.channel()
+            self._channel = self._connection.channel()
         return self._channel
 
-    def _try(self, entity: Exchange | Queue, *, passive: bool) -> Refused | None:
+    def _declare(self, entity: Exchange | Queue, *, passive: bool) -> Refused | None:
         try:
             declare_methods.declare(self._open(), entity, passive=passive)
         except (NotFound, PropertyMismatch, ResourceLocked) as exc:
@@ -82,20 +82,20 @@ class EntityInspector:
             return exc
         return None
 
-    def _compare(self, entity: Exchange | Queue) -> tuple[list[Difference], str]:
+    def _differences(self, entity: Exchange | Queue) -> tuple[list[Difference], str]:
         differences: list[Difference] = []
-        for _ in range(_PROBES):
-            refusal = self._try(entity, passive=False)
+        for _ in range(_MAX_DECLARES):
+            refusal = self._declare(entity, passive=False)
             if refusal is None:
                 return differences, ""
             found = _INEQUIVALENT.search(refusal.reply_text)
             if found is None:
                 return differences, refusal.reply_text
             differences.append(Difference(found["name"], _shown(found["actual"]), _shown(found["expected"])))
-            probe = _with_actual(entity, found["name"], found["actual"])
-            if probe is None:
-                return differences, "there may be more differences, which cannot be seen behind this one"
-            entity = probe
+            adapted = _with_actual(entity, found["name"], found["actual"])
+            if adapted is None:
+                return differences, "there may be more differences, which this one hides"
+            entity = adapted
         return differences, ""
 
 
@@ -110,7 +110,7 @@ def _shown(value: str) -> str:
 
 
 def _with_actual(entity: Exchange | Queue, name: str, actual: str) -> Exchange | Queue | None:
-    """Put the broker's value in place of the file's; None if it cannot be told from the text."""
+    """Return the entity with the broker's value of a property; None if the text does not determine it."""
     changes: dict[str, Any]
     if name in ("durable", "auto_delete", "exclusive", "internal"):
         changes = {name: _plain(actual) == "true"}
@@ -120,7 +120,7 @@ def _with_actual(entity: Exchange | Queue, name: str, actual: str) -> Exchange |
         changes = {"arguments": {key: value for key, value in entity.arguments.items() if key != name}}
     else:
         found = _VALUE.match(actual)
-        # Without a type in the text, it is that of the file's value.
+        # If the text names no type, it is that of the file's value.
         kind = found["type"] if found else _TYPES.get(type(entity.arguments.get(name)), "")
         if kind not in _CONVERSIONS:
             return None

@@ -1,4 +1,4 @@
-"""The same bytes and the same events by pika's own classes: slow, and what the fast codec is checked against."""
+"""A slow codec made of pika's own classes: the reference for the fast one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encode(message: Message, channel: int, frame_max: int) -> bytes:
 
 
 class PikaDecoder:
-    """As `decoder.Decoder`, by `pika.frame.decode_frame` alone."""
+    """A `decoder.Decoder` that uses `pika.frame.decode_frame` alone."""
 
     def __init__(self, on_frame: Callable[[Any], None], frame_max: int) -> None:
         self.frame_max = frame_max
@@ -33,7 +33,7 @@ class PikaDecoder:
         self._open: dict[int, list[Any]] = {}  # method, header, parts of the body
 
     def feed(self, data: bytes) -> list[tuple[int, Event]]:
-        """Decode all whole frames; return events with their channel, in the order of the wire."""
+        """Decode all complete frames; return events with their channel, in the order of the wire."""
         self._rest += data
         events: list[tuple[int, Event]] = []
         while self._rest:

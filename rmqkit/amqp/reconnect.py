@@ -1,4 +1,4 @@
-"""The way to the broker: it is opened when needed, and found again when lost."""
+"""The connection to a broker, opened on first use and reopened when lost."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pika
 
 from rmqkit.address import Address
-from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.channel import CALL_TIMEOUT_S, Channel
 from rmqkit.amqp.error_mapping import NotOffered
 from rmqkit.amqp.transport import Transport
 from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, SettingsError, Unreachable
@@ -20,65 +20,67 @@ from rmqkit.stop import Stop
 from rmqkit.version import VERSION
 
 FRAME_MAX = 131_072  # RabbitMQ's own default; negotiation may lower it
-HEARTBEAT_S = 20  # pika finds a dead line within 25 to 50 s: before a publisher gives up on its confirms
+HEARTBEAT_S = 20  # pika detects a dead connection within 25 to 50 s: before a publisher gives up on its confirms
 OPEN_TIMEOUT_S = 15.0  # TCP, TLS and AMQP handshakes together
-CALL_TIMEOUT_S = 30.0
-RECOVERY_TIMEOUT_S = 60.0  # a broker restart takes seconds; a host that is gone for longer needs a person
+RECOVERY_TIMEOUT_S = 60.0  # a broker restart takes seconds; a host that is down for longer needs an operator
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 
+T = TypeVar("T")
+
 
 class ReconnectingConnection:
-    """One connection at a time, to the first address that answers, shared by any number of channels and threads."""
+    """A connection to the first address that answers, shared by any number of channels and threads."""
 
     def __init__(self, settings: Settings, purpose: str) -> None:
         self.settings = settings
         self._purpose = purpose
         self._lock = threading.Lock()
         self._transport: Transport | None = None
-        self._turn = 0  # the address to try next
+        self._next_address = 0
         self._closed = False
 
     @property
     def blocked(self) -> str:
-        """Say why the broker takes nothing from publishers at the moment; empty when it does."""
+        """Return why the broker currently blocks publishers; empty if it does not."""
         transport = self._transport
         return transport.blocked if transport is not None else ""
 
     def verify(self) -> None:
-        """Connect now, to find out whether it can be done.
+        """Connect now, to find out whether the broker is reachable.
 
         Raises Unreachable, AuthenticationFailed.
         """
         self._connected()
 
     def channel(self) -> Channel:
-        """Open a channel, on a connection that is opened for it if there is none: one try for each address.
+        """Open a channel, connecting first if necessary: one try for each address.
 
         Raises Unreachable, AuthenticationFailed, ConnectionLost.
         """
         return self._connected().open_channel(CALL_TIMEOUT_S)
 
     def server(self) -> tuple[Address, str]:
-        """Return the address of the broker that is connected, or of one that can be, and the name of its cluster.
+        """Return the address and the cluster name of the connected broker, connecting first if necessary.
 
         Raises Unreachable, AuthenticationFailed.
         """
         transport = self._connected()
         return transport.address, transport.cluster_name
 
-    def recover(self, stop: Stop, prepare: Callable[[Channel], None], *, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:
-        """Open a channel and prepare it, trying each address in turn with growing, jittered pauses until that is done.
+    def recover(self, stop: Stop, prepare: Callable[[Channel], T], *, timeout_s: float = RECOVERY_TIMEOUT_S) -> T:
+        """Open a channel, prepare it and return the result of `prepare`.
 
-        A login that every address refuses is not tried again. Raises ConnectionLost when `timeout_s` is over, a stop
-        is requested or the link was closed, AuthenticationFailed, and what `prepare` raises but for a ConnectionLost.
+        Each address is tried in turn, with growing, jittered pauses, until both succeed. A login that every address
+        refuses is not retried. Raises ConnectionLost when `timeout_s` has passed, a stop is requested or this
+        connection was closed; AuthenticationFailed; and any error of `prepare` except ConnectionLost.
         """
         deadline = time.monotonic() + timeout_s
         pause, refusals = FIRST_PAUSE_S, 0
         failure: BrokerError
         while True:
             try:
-                prepare(self.channel())
+                return prepare(self.channel())
             except AuthenticationFailed as exc:
                 refusals += 1
                 if refusals > len(self.settings.addresses):
@@ -88,19 +90,17 @@ class ReconnectingConnection:
                 if self._closed:
                     raise
                 failure = exc
-            except SettingsError as exc:  # a secret that is being replaced: it was there when we first connected
+            except SettingsError as exc:  # a secret that is being replaced: the first connection could read it
                 failure = ConnectionLost(exc.message, advice=exc.advice)
-            else:
-                return
-            # Jitter keeps a thousand clients of a restarted broker from coming back in step.
+            # Jitter keeps a thousand clients of a restarted broker from reconnecting in step.
             delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
             if time.monotonic() + delay > deadline or stop.wait(delay):
-                what = f"the connection was lost, and not recovered: {failure.message}"
-                raise ConnectionLost(what, advice=failure.advice) from failure
+                message = f"lost the connection and could not reconnect: {failure.message}"
+                raise ConnectionLost(message, advice=failure.advice) from failure
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def reset(self) -> None:
-        """Drop the connection, with what is still to be written; the next channel opens a new one."""
+        """Drop the connection and all unwritten bytes; the next channel opens a new connection."""
         with self._lock:
             if self._transport is not None:
                 self._transport.abort()
@@ -117,27 +117,27 @@ class ReconnectingConnection:
     def _connected(self) -> Transport:
         with self._lock:
             if self._closed:
-                raise ConnectionLost("the connection was closed on this side")
+                raise ConnectionLost("the connection was closed by rmqkit")
             if self._transport is None or self._transport.lost is not None:
-                self._turn += self._transport is not None  # the address that was lost is tried last
+                self._next_address += self._transport is not None  # the lost address is tried last
                 self._transport = self._open_any()
-                self._transport.close_with(self)
+                self._transport.close_with_owner(self)
             return self._transport
 
     def _open_any(self) -> Transport:
         addresses = self.settings.addresses
         for attempt in range(len(addresses)):
-            address = addresses[self._turn % len(addresses)]
+            address = addresses[self._next_address % len(addresses)]
             try:
                 return Transport.open(address, self._parameters(address), OPEN_TIMEOUT_S)
             except (Unreachable, AuthenticationFailed):
-                self._turn += 1
+                self._next_address += 1
                 if attempt == len(addresses) - 1:
                     raise
         raise Unreachable("no address to connect to")
 
     def _parameters(self, address: Address) -> pika.ConnectionParameters:
-        """Make pika's parameters anew for each connection: pika changes them, and secrets may have changed."""
+        """Build new parameters for each connection: pika changes them, and secrets may have changed."""
         context = self.settings.ssl_context(address)
         return pika.ConnectionParameters(
             host=address.host,
@@ -160,16 +160,17 @@ class ReconnectingConnection:
 
 
 class _Credentials(pika.PlainCredentials):
-    """A login by the first of the address' mechanisms that the broker offers."""
+    """A login with the first mechanism of the address that the broker offers."""
 
     def __init__(self, address: Address, password: str) -> None:
         super().__init__(address.username, password)
-        self._wanted = address.auth_mechanisms or ("PLAIN",)
+        self._mechanisms = address.auth_mechanisms or ("PLAIN",)
 
     def response_for(self, start: Any) -> tuple[str | None, bytes | None]:
         """Answer the broker's offer; raise NotOffered."""
-        offered = pika.compat.as_bytes(start.mechanisms).decode(errors="replace").split()
-        for mechanism in self._wanted:
+        mechanisms = start.mechanisms  # pika decodes it to str where it can
+        offered = (mechanisms if isinstance(mechanisms, str) else mechanisms.decode(errors="replace")).split()
+        for mechanism in self._mechanisms:
             if mechanism in offered:
                 return super().response_for(start) if mechanism == "PLAIN" else (mechanism, b"")
-        raise NotOffered(self._wanted, offered)
+        raise NotOffered(self._mechanisms, offered)

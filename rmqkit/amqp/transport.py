@@ -1,8 +1,8 @@
 """One TCP connection to one broker: pika's adapter, its I/O thread, and the channels on it.
 
-pika does the handshake, the heartbeats and channel 0. User code never runs on the I/O thread: heartbeats go on while a
-handler works for an hour, and Ctrl-C never lands in pika's loop. What is sent while the thread is busy goes out in one
-write: the busier, the larger the writes, and a lone message leaves at once.
+pika handles the handshake, the heartbeats and channel 0. User code never runs on the I/O thread: heartbeats continue
+while a handler works for an hour, and Ctrl-C never interrupts pika's loop. Bytes sent while the thread is busy leave in
+one write: the busier it is, the larger the writes, and a single message leaves at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ssl
 import threading
 import weakref
 from collections import deque
+from copy import copy
 from functools import partial
 from itertools import count
 from typing import Any
@@ -30,19 +31,21 @@ from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
 
 READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
 WRITE_BYTES = 256 * 1024  # a partial write copies the rest, so a write must not be too large
-CLOSE_TIMEOUT_S = 3.0  # under an alarm the broker reads nothing, and close-ok never comes
-LOOK_FOR_OWNER_S = 1.0
-PURE_PIKA = "RMQKIT_PURE_PIKA"  # set in the environment: decode with pika alone, to tell our fault from pika's
+CLOSE_TIMEOUT_S = 3.0  # under an alarm the broker reads nothing, so close-ok never arrives
+OWNER_CHECK_S = 1.0
+PURE_PIKA = (
+    "RMQKIT_PURE_PIKA"  # environment variable: decode with pika alone, to tell a fault of rmqkit from one of pika
+)
 
 _sessions = count(1)
 
 
 class _Adapter(pika.SelectConnection):
-    """pika's connection, with our decoder between the socket and pika's channel 0."""
+    """pika's connection, with rmqkit's decoder between the socket and pika's channel 0."""
 
     def __init__(self, parameters: pika.ConnectionParameters, owner: Transport, ioloop: IOLoop) -> None:
         self._owner = owner
-        self.broken_by: BaseException | None = None  # pika keeps but the text of what broke the stream
+        self.broken_by: BaseException | None = None  # pika keeps only the text of the error that broke the stream
         decoder = pika_codec.PikaDecoder if os.environ.get(PURE_PIKA) else Decoder
         self.decoder = decoder(self._process_frame, parameters.frame_max)
         super().__init__(
@@ -63,10 +66,10 @@ class _Adapter(pika.SelectConnection):
         if not self.bytes_received and data_in.startswith(error_mapping.TLS_ALERT):
             self._terminate_stream(error_mapping.TlsAnswered())
             return
-        self.bytes_received += len(data_in)  # pika's heartbeat checker judges by it
+        self.bytes_received += len(data_in)  # pika's heartbeat checker reads it
         try:
             events = self.decoder.feed(data_in)
-        except Exception as exc:  # noqa: BLE001 - raised into pika's loop it would end the thread, not the connection
+        except Exception as exc:  # noqa: BLE001 - in pika's loop it would end the thread, not the connection
             self._terminate_stream(exc)
             return
         if events:
@@ -81,26 +84,26 @@ class _Adapter(pika.SelectConnection):
         self._adapter_emit_data(data)
 
     def abort(self) -> None:
-        """Close without a goodbye."""
+        """Close without the closing handshake."""
         if not self.is_closed:
             self._terminate_stream(ConnectionClosedByClient(200, "aborted"))
 
 
 class Transport:
-    """An open connection. It is made by `Transport.open`, and is not opened again once it is lost."""
+    """An open connection, made by `Transport.open`; once it is lost, it is not reopened."""
 
     def __init__(self, address: Address, parameters: pika.ConnectionParameters) -> None:
         self.address = address
-        self.blocked = ""  # why the broker reads nothing from us, like "low on memory"; empty: it does
+        self.blocked = ""  # why the broker does not read, like "low on memory"; empty if it reads
         self.lost: BrokerError | None = None
         self.frame_max = 0
-        self.cluster_name = ""  # as the broker says in its greeting
+        self.cluster_name = ""  # from the properties of the broker
         self._parameters = parameters
         self._channels: dict[int, Channel] = {}
         self._channels_lock = threading.Lock()
         self._outbox: deque[bytes] = deque()
         self._idle = True
-        self._settled = threading.Event()  # opened, or failed to
+        self._ready = threading.Event()  # the connection is open, or opening failed
         self._failure: BrokerError | None = None
         self._ioloop = IOLoop()
         self._adapter: _Adapter | None = None
@@ -115,7 +118,7 @@ class Transport:
         transport = cls(address, parameters)
         transport._thread.start()
         try:
-            opened = transport._settled.wait(timeout_s)
+            opened = transport._ready.wait(timeout_s)
         except BaseException:
             transport.abort()
             raise
@@ -126,13 +129,13 @@ class Transport:
             )
         if transport._failure is not None:
             transport._thread.join()
-            raise transport._failure.again()
+            raise copy(transport._failure)
         return transport
 
-    # What the user's threads call.
+    # Called on the user's threads.
 
     def send(self, data: bytes) -> None:
-        """Queue bytes for the I/O thread; what is unconfirmed or unacknowledged bounds how much that can be."""
+        """Queue bytes for the I/O thread; the bounds on unconfirmed and unacknowledged messages bound the queue."""
         self._outbox.append(data)
         if self._idle:
             self._idle = False
@@ -141,11 +144,11 @@ class Transport:
     def open_channel(self, timeout_s: float) -> Channel:
         """Open a channel.
 
-        Raises ConnectionLost, Refused when there are no more channels to be had.
+        Raises ConnectionLost, Refused when all channel numbers are in use.
         """
         with self._channels_lock:
             if self.lost is not None:
-                raise self.lost.again()
+                raise copy(self.lost)
             limit = self._parameters.channel_max or 65535
             number = next((free for free in range(1, limit + 1) if free not in self._channels), None)
             if number is None:
@@ -161,19 +164,19 @@ class Transport:
         return channel
 
     def forget(self, number: int) -> None:
-        """Free a channel number whose channel is closed on both sides."""
+        """Free the number of a channel that is closed on both sides."""
         with self._channels_lock:
             self._channels.pop(number, None)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Say goodbye and wait for the answer; abort when none comes in time."""
+        """Close the connection and wait for close-ok; abort if it does not arrive in time."""
         self._ioloop.add_callback_threadsafe(self._close)
         self._thread.join(timeout_s)
         self.abort()
 
-    def close_with(self, owner: object) -> None:
-        """Close soon after `owner` is garbage, which somebody forgot to close."""
-        self._ioloop.add_callback_threadsafe(partial(self._look_for, weakref.ref(owner)))
+    def close_with_owner(self, owner: object) -> None:
+        """Close soon after `owner` was garbage-collected without being closed."""
+        self._ioloop.add_callback_threadsafe(partial(self._check_owner, weakref.ref(owner)))
 
     def abort(self) -> None:
         """Close at once, and wait for the I/O thread to end."""
@@ -181,17 +184,17 @@ class Transport:
             self._ioloop.add_callback_threadsafe(self._abort)
             self._thread.join()
 
-    # What runs on the I/O thread.
+    # Called on the I/O thread.
 
     def _run(self) -> None:
         try:
             self._adapter = _Adapter(self._parameters, self, self._ioloop)
             self._ioloop.start()
-        except Exception as exc:  # noqa: BLE001 - whatever ends the loop must reach who waits for it
-            self._end(ConnectionLost(f"{self.address}: the I/O thread failed: {exc!r}"))
+        except Exception as exc:  # noqa: BLE001 - any error that ends the loop must reach the waiting threads
+            self._fail(ConnectionLost(f"{self.address}: the I/O thread failed: {exc!r}"))
         finally:
-            if self.lost is None:  # aborted: whoever shares this connection must not wait for it
-                self._end(error_mapping.lost(None, self.address))
+            if self.lost is None:  # aborted: other users of this connection must not wait for it
+                self._fail(error_mapping.lost(None, self.address))
             self._ioloop.close()
 
     @property
@@ -211,15 +214,15 @@ class Transport:
                 if adapter is not None and adapter.is_open:
                     adapter.emit(b"".join(pieces))
             self._idle = True
-            if not outbox:  # else a sender saw us busy, just before the line above
+            if not outbox:  # else a sender saw the busy flag just before the line above
                 return
             self._idle = False
 
-    def _look_for(self, owner: weakref.ref[object]) -> None:
-        if owner() is None:  # a finalizer could not do it: it may run within any lock, on any thread
+    def _check_owner(self, owner: weakref.ref[object]) -> None:
+        if owner() is None:  # not in a finalizer: it may run while any lock is held, on any thread
             self._close()
         else:
-            self._ioloop.call_later(LOOK_FOR_OWNER_S, partial(self._look_for, owner))
+            self._ioloop.call_later(OWNER_CHECK_S, partial(self._check_owner, owner))
 
     def _close(self) -> None:
         self._drain()
@@ -232,23 +235,25 @@ class Transport:
         self._ioloop.add_callback_threadsafe(self._ioloop.stop)
 
     def on_open(self, adapter: Any) -> None:
-        """Take over from the handshake."""
+        """Take the negotiated values from the handshake."""
         self.frame_max = adapter.params.frame_max
         adapter.decoder.frame_max = self.frame_max
         self.cluster_name = str(adapter.server_properties.get("cluster_name", ""))
-        self._settled.set()
+        self._ready.set()
 
     def on_not_opened(self, adapter: Any, error: BaseException) -> None:
-        """Report that the handshake failed."""
-        if isinstance(adapter.broken_by, ssl.SSLError):  # with TLS 1.3 our certificate is refused after the handshake
+        """Fail because the handshake failed."""
+        if isinstance(
+            adapter.broken_by, ssl.SSLError
+        ):  # with TLS 1.3 the client certificate is refused after the handshake
             error = adapter.broken_by
-        self._end(self._failure or error_mapping.not_opened(error, self.address))
+        self._fail(self._failure or error_mapping.not_opened(error, self.address))
 
     def on_closed(self, _adapter: Any, error: BaseException) -> None:
-        """Report that the connection is gone."""
-        self._end(self._failure or error_mapping.lost(error, self.address))
+        """Fail because the connection was closed."""
+        self._fail(self._failure or error_mapping.lost(error, self.address))
 
-    def _end(self, error: BrokerError) -> None:
+    def _fail(self, error: BrokerError) -> None:
         self._failure = error
         self.blocked = ""
         with self._channels_lock:
@@ -256,16 +261,16 @@ class Transport:
             channels = tuple(self._channels.values())
         for channel in channels:
             channel.inbox.put(error)
-        self._settled.set()
+        self._ready.set()
         self._ioloop.stop()
 
     def on_blocked(self, _adapter: Any, blocked: Any) -> None:
-        """Note that the broker stopped reading from publishers (https://www.rabbitmq.com/docs/connection-blocked)."""
+        """Record that the broker stopped reading from publishers (https://www.rabbitmq.com/docs/connection-blocked)."""
         self.blocked = blocked.method.reason or "an alarm"
         self._wake_all()
 
     def on_unblocked(self, _adapter: Any, _unblocked: Any) -> None:
-        """Note that it reads again."""
+        """Record that the broker reads from publishers again."""
         self.blocked = ""
         self._wake_all()
 
@@ -274,12 +279,12 @@ class Transport:
             channel.inbox.put(None)
 
     def on_events(self, events: list[tuple[int, Event]]) -> None:
-        """Hand events to their channels: one put per channel and read."""
+        """Pass events to their channels, with one put per channel and read."""
         by_channel: dict[int, list[Event]] = {}
         for number, event in events:
             by_channel.setdefault(number, []).append(event)
         for number, batch in by_channel.items():
             channel = self._channels.get(number)
             if channel is None:
-                continue  # closed on this side; what the broker sent before it knew is void
+                continue  # closed here; events that the broker sent before it knew are void
             channel.inbox.put(batch)

@@ -100,7 +100,7 @@ class ConnectionOptions:
             source=source,
             ask=_ask if self.password_prompt else None,
         )
-        for caution in settings.cautions():
+        for caution in settings.security_warnings():
             output.warn_once(caution)
         return settings
 

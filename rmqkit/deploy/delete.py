@@ -28,7 +28,7 @@ def check_unused(link: ReconnectingConnection, topology: Topology, live: Topolog
         problems = [
             Problem(queue.where or Location("broker"), f"queue {queue.name!r} {held}")
             for queue in topology.queues
-            if (held := _held(looker.answer(queue)))
+            if (held := _held(looker.passive_declare(queue)))
         ]
     _refuse("queues", problems, _FORCE)
     _refuse("exchanges", list(_bound_by_others(topology, live.bindings if live else ())), _OTHERS)
@@ -91,10 +91,10 @@ def _calls(topology: Topology, *, force: bool, typeless: str) -> Iterator[Method
     queues = {queue.name for queue in topology.queues}
     for binding in topology.bindings:
         if binding.destination_type == "exchange" or binding.destination not in queues:  # else it goes with its queue
-            yield declare_methods.unbinding(binding)
+            yield declare_methods.unbind_call(binding)
     for queue in topology.queues:
         # Only classic queues know if-unused and if-empty; the others close the connection over them.
         careful = not force and queue.arguments.get("x-queue-type", typeless) == "classic"
-        yield declare_methods.deleting(queue, if_unused=careful, if_empty=careful)
+        yield declare_methods.delete_call(queue, if_unused=careful, if_empty=careful)
     for exchange in topology.exchanges:
-        yield declare_methods.deleting(exchange, if_unused=not force)
+        yield declare_methods.delete_call(exchange, if_unused=not force)

@@ -240,7 +240,7 @@ def _reason(step: Step) -> str:
 
 def _probed(link: ReconnectingConnection, topology: Topology, blind: str) -> Plan:
     with EntityInspector(link) as looker:
-        steps = [*map(looker.look, topology.exchanges), *map(looker.look, topology.queues)]
+        steps = [*map(looker.compare, topology.exchanges), *map(looker.compare, topology.queues)]
     unknown = [("binding", str(each), each.where) for each in topology.bindings]
     unknown += [("policy", each.name, each.where) for each in topology.policies]
     steps += [Step(kind, name, Outcome.DECLARE, where=where) for kind, name, where in unknown]  # type: ignore[arg-type]

@@ -103,7 +103,7 @@ def _kind(link: ReconnectingConnection, exchange: str) -> str:
     """Return the type of an exchange; empty if this user may not ask."""
     with EntityInspector(link) as looker:
         try:
-            differences = looker.look(Exchange(exchange)).differences
+            differences = looker.compare(Exchange(exchange)).differences
         except AccessRefused:
             return ""
     return next((each.actual for each in differences if each.property == "type"), "direct")
@@ -126,7 +126,7 @@ def keep(
     if max_length:
         arguments["x-max-length"] = max_length
     with EntityInspector(link) as looker:
-        is_new = looker.answer(Queue(name)) is None
+        is_new = looker.passive_declare(Queue(name)) is None
     bindings = list(wanted.bindings(name))
     if not is_new:
         bindings = _missing(link, name, wanted, on_warning)

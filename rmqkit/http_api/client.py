@@ -1,6 +1,6 @@
-"""RabbitMQ's HTTP API: what a virtual host holds, its policies, and how its queues do.
+"""A client of RabbitMQ's HTTP API, for one virtual host: its entities, its policies and the status of its queues.
 
-AMQP cannot show bindings, policies and what else is there; the management plugin can
+AMQP cannot list entities or show bindings and policies; the management plugin can
 (https://www.rabbitmq.com/docs/http-api-reference).
 """
 
@@ -37,21 +37,19 @@ from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
 
 TIMEOUT_S = 30.0  # without a byte
-ANSWER_S = 300.0  # for all of them
-MAX_BYTES = 500_000_000  # of an answer; a hundred thousand queues take a tenth
+RESPONSE_S = 300.0  # for a complete response
+MAX_BYTES = 500_000_000  # of a response; one with a hundred thousand queues has a tenth of it
 _PART_BYTES = 1 << 20
 PORT, TLS_PORT = 15672, 15671
-_ENABLE = (
-    "It is RabbitMQ's management plugin: `rabbitmq-plugins enable rabbitmq_management`; --api-url says where it is."
-)
+_ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
 
 
 @dataclass(frozen=True, slots=True)
 class LiveTopology:
-    """What a virtual host holds; `unseen` says in sentences what its user may not look at.
+    """The entities of a virtual host; `unseen` lists, in sentences, what the user has no permission to see.
 
     `parameters` are its runtime parameters (https://www.rabbitmq.com/docs/parameters), each with its component and
-    name; None if its user may not look at them.
+    name; None if the user has no permission to see them.
     """
 
     topology: Topology
@@ -61,9 +59,9 @@ class LiveTopology:
 
 
 def connect(connection: ReconnectingConnection) -> HttpApiClient:
-    """Return the HTTP API of the broker that an AMQP connection leads to.
+    """Return a client for the HTTP API of the broker of an AMQP connection, verified to belong to it.
 
-    Raises SettingsError, Unreachable, AuthenticationFailed, AccessRefused if it does not answer, or not to this user.
+    Raises SettingsError, Unreachable, AuthenticationFailed, AccessRefused.
     """
     address, cluster_name = connection.server()
     api = HttpApiClient(connection.settings, address)
@@ -72,7 +70,7 @@ def connect(connection: ReconnectingConnection) -> HttpApiClient:
 
 
 class HttpApiClient:
-    """The HTTP API of the broker that an AMQP connection leads to, for one virtual host."""
+    """The HTTP API of the broker at an AMQP address, for one virtual host."""
 
     def __init__(self, settings: Settings, address: Address) -> None:
         self._settings = settings
@@ -85,11 +83,11 @@ class HttpApiClient:
             parts = urlsplit(url)
             self._tls, self._host = parts.scheme == "https", parts.hostname or ""
             self._port = parts.port or (http.client.HTTPS_PORT if self._tls else http.client.HTTP_PORT)
-            self._host.encode("idna")  # as it is when it is looked up
+            self._host.encode("idna")  # as a lookup does
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", self._host):
-            raise SettingsError("--api-url: not an http:// or https:// URL", advice="write http://localhost:15672")
+            raise SettingsError("--api-url: not an http:// or https:// URL", advice="Write http://localhost:15672.")
         self._username = unquote(parts.username) if parts.username else address.username
         self._password = unquote(parts.password) if parts.password else None
         self._path = quote(parts.path.rstrip("/").removesuffix("/api"), safe="/%")
@@ -99,26 +97,27 @@ class HttpApiClient:
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}{self._path}"
 
     def verify(self, cluster_name: str) -> None:
-        """Make sure that it is the broker that AMQP leads to, as far as the names of clusters tell.
+        """Check by the name of the cluster that the HTTP API belongs to the broker of the AMQP connection.
 
-        A guessed address must also listen at the port that AMQP goes to. Raises Unreachable, AuthenticationFailed.
+        Without an explicit URL, the broker must also listen on the AMQP port. Raises Unreachable, AuthenticationFailed.
         """
-        with self._recognised():
+        with self._checking_format():
             overview = self._call("GET", "overview")
             listeners = overview.get("listeners", ())
             ports = {each.get("port") for each in listeners}
         guessed_wrong = not self._settings.api_url and listeners and self._address.port not in ports
         if overview.get("cluster_name") != cluster_name or guessed_wrong:
             raise Unreachable(
-                f"{self}: this HTTP API belongs to another broker than {self._address}", advice="Give --api-url."
+                f"the HTTP API at {self} belongs to a different broker than {self._address}",
+                advice=f"Set --api-url or RMQKIT_API_URL to the management URL of {self._address.host}.",
             )
 
     def live(self) -> LiveTopology:
-        """Return all that the virtual host holds but the default exchange and its bindings.
+        """Return all entities of the virtual host except the default exchange and its bindings.
 
         Raises Unreachable, AuthenticationFailed, AccessRefused, NotFound.
         """
-        with self._recognised():
+        with self._checking_format():
             exchanges = self._call(
                 "GET", f"exchanges/{self._vhost}?columns=name,type,durable,auto_delete,internal,arguments"
             )
@@ -137,22 +136,22 @@ class HttpApiClient:
             return LiveTopology(topology, default, unseen, self._parameters())
 
     def queues(self) -> tuple[QueueStatus, ...]:
-        """Return how the queues do, sorted by name; RabbitMQ brings its numbers up to date every five seconds.
+        """Return the status of all queues, sorted by name; RabbitMQ updates the numbers every five seconds.
 
-        Raises what `live` raises.
+        Raises the errors of `live`.
         """
         columns = "name,type,state,consumers,messages_ready,messages_unacknowledged,message_stats"
-        with self._recognised():
+        with self._checking_format():
             found = self._call("GET", f"queues/{self._vhost}?columns={columns}")
             return tuple(sorted(map(status_of, found), key=lambda each: each.name))
 
     def put_policy(self, policy: Policy) -> None:
-        """Create a policy, or change it. Raises Refused, Unreachable."""
+        """Create or change a policy. Raises Refused, Unreachable."""
         body = {"pattern": policy.pattern, "definition": dict(policy.definition), "priority": policy.priority}
         self._call("PUT", self._policy(policy.name), body | {"apply-to": policy.apply_to})
 
     def delete_policy(self, name: str) -> None:
-        """Delete a policy, if it is there. Raises Refused, Unreachable."""
+        """Delete a policy if it exists. Raises Refused, Unreachable."""
         try:
             self._call("DELETE", self._policy(name))
         except NotFound:
@@ -163,7 +162,7 @@ class HttpApiClient:
         self._call("PUT", f"vhosts/{quote(name, safe='')}")
 
     def delete_virtual_host(self, name: str) -> None:
-        """Delete a virtual host and all that is in it. Raises Refused, Unreachable."""
+        """Delete a virtual host with everything in it. Raises Refused, Unreachable."""
         self._call("DELETE", f"vhosts/{quote(name, safe='')}")
 
     def _policy(self, name: str) -> str:
@@ -173,20 +172,20 @@ class HttpApiClient:
         try:
             found = self._call("GET", f"policies/{self._vhost}")
         except (AccessRefused, AuthenticationFailed):
-            return (), (f"Policies cannot be seen: the user {self._username!r} lacks the tag policymaker",)
+            return (), (f"Policies are not shown: user {self._username!r} lacks the tag policymaker",)
         return tuple(Policy(**fields_of(each, Policy)) for each in found), ()
 
     def _parameters(self) -> tuple[Mapping[str, str], ...] | None:
-        """Return no values: those of federation and shovels hold passwords."""
+        """Return the parameters without their values: those of federation and shovels contain passwords."""
         try:
             found = self._call("GET", "parameters")
         except (AccessRefused, AuthenticationFailed):
             return None
-        mine = (each for each in found if each["vhost"] == self._address.vhost)
-        return tuple({"component": each["component"], "name": each["name"]} for each in mine)
+        own = (each for each in found if each["vhost"] == self._address.vhost)
+        return tuple({"component": each["component"], "name": each["name"]} for each in own)
 
     def _default_queue_type(self) -> str:
-        """Look into the list: an entry of its own is for administrators."""
+        """Read it from the list: only administrators may read a single virtual host."""
         found = self._call("GET", "vhosts?columns=name,default_queue_type")
         kinds = (each.get("default_queue_type") for each in found if each["name"] == self._address.vhost)
         return next((kind for kind in kinds if kind in QUEUE_TYPES), "classic")
@@ -204,7 +203,7 @@ class HttpApiClient:
             with connection.getresponse() as response:
                 answer = self._read(response)
         except (OSError, http.client.HTTPException) as error:
-            raise self._silence(error) from error
+            raise self._no_response(error) from error
         finally:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
@@ -212,84 +211,85 @@ class HttpApiClient:
         return self._parsed(answer) if answer else None
 
     def _encrypt(self, connection: http.client.HTTPConnection) -> None:
-        """Connect, and speak TLS; the name to expect may be that of the URL, where the API is only guessed."""
+        """Connect with TLS; with a default address the certificate must match the server name of the AMQP URL."""
         name = self._host if self._settings.api_url else self._address.server_name
         context = self._settings.tls_context(self._address)
         connection.connect()
         connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
 
-    def _silence(self, error: OSError | http.client.HTTPException) -> Unreachable:
-        """Say why there was no answer."""
+    def _no_response(self, error: OSError | http.client.HTTPException) -> Unreachable:
+        """Return the error for a failed request."""
         if isinstance(error, ssl.SSLError):
-            what, advice = error_mapping.untrusted(error)
+            reason, advice = error_mapping.untrusted(error)
         elif self._tls and isinstance(error, ConnectionResetError | BrokenPipeError):
-            what, advice = error_mapping.HUNG_UP
+            reason, advice = error_mapping.HUNG_UP
         elif not isinstance(error, http.client.BadStatusLine):
-            what = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return Unreachable(f"RabbitMQ's HTTP API does not answer at {self}: {what}", advice=_ENABLE)
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            return Unreachable(f"RabbitMQ's HTTP API does not answer at {self}: {reason}", advice=_ENABLE)
         elif str(error).encode("latin-1", "replace").startswith(error_mapping.TLS_ALERT):
-            what, advice = "it speaks TLS", "Write https:// in --api-url."
+            reason, advice = "the server speaks TLS", "Write https:// in --api-url."
         else:
-            return self._stranger()
-        return Unreachable(f"RabbitMQ's HTTP API at {self}: {what}", advice=advice)
+            return self._not_the_api()
+        return Unreachable(f"RabbitMQ's HTTP API at {self}: {reason}", advice=advice)
 
     def _parsed(self, content: bytes) -> Any:
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise self._stranger() from error
+            raise self._not_the_api() from error
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
-        """Read an answer, unless it has no end, or comes so slowly that it is as good as none."""
+        """Read a response of bounded size in bounded time."""
         parts, size = [], 0
-        until_s = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + RESPONSE_S
         while part := response.read1(_PART_BYTES):
             parts.append(part)
             size += len(part)
             if size > MAX_BYTES:
-                raise self._stranger()
-            if time.monotonic() > until_s:
-                raise TimeoutError(0, f"the answer was not whole after {ANSWER_S:g} s")
+                raise self._not_the_api()
+            if time.monotonic() > deadline:
+                raise TimeoutError(0, f"the response was incomplete after {RESPONSE_S:g} s")
         if response.length:
             raise http.client.IncompleteRead(b"", response.length)
         return b"".join(parts)
 
     @contextmanager
-    def _recognised(self) -> Iterator[None]:
-        """Call an answer that is not made as RabbitMQ's are that of a stranger."""
+    def _checking_format(self) -> Iterator[None]:
+        """Report a response of unexpected format as one of another server."""
         try:
             yield
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise self._stranger() from error
+            raise self._not_the_api() from error
 
-    def _stranger(self) -> Unreachable:
-        return Unreachable(f"what answers at {self} is not RabbitMQ's HTTP API", advice=_ENABLE)
+    def _not_the_api(self) -> Unreachable:
+        return Unreachable(f"the server at {self} is not RabbitMQ's HTTP API", advice=_ENABLE)
 
-    def _tag(self, reason: str, path: str) -> str:
-        """Say which tag the user lacks (https://www.rabbitmq.com/docs/management#permissions)."""
+    def _tag_advice(self, reason: str, path: str) -> str:
+        """Return advice on the tag that the user lacks (https://www.rabbitmq.com/docs/management#permissions)."""
         tag = "management"
         if "administrator" in reason:
             tag = "administrator"
         elif tag not in reason and path.startswith("policies"):
             tag = "policymaker"
         user = shlex.quote(self._username)
-        return f"The user lacks the tag {tag}: `rabbitmqctl set_user_tags {user} {tag}` gives it, and takes all others."
+        command = f"`rabbitmqctl set_user_tags {user} {tag}`"
+        return f"The user lacks the tag {tag}. {command} sets it and removes all others."
 
     def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
         try:
             answer = json.loads(content)
             reason = str(answer.get("reason") or answer.get("error"))
         except (ValueError, RecursionError, AttributeError):
-            return self._stranger()
+            return self._not_the_api()
         subject = f"{self}/api/{path.partition('?')[0]}"
         match status:
             # "Login failed", "User can only log in via localhost"; RabbitMQ 4 says "Not_Authorized" for the first.
             case 401 if "log" in reason.lower() or reason == "Not_Authorized":
-                what = f"{self}: the login of the user {self._username!r} was refused: {reason}"
-                advice = "--api-url may name another: http://USER:PASSWORD@HOST:15672"
-                return AuthenticationFailed(what, advice=error_mapping.GUEST if "localhost" in reason else advice)
+                message = f"{self}: login refused for user {self._username!r}: {reason}"
+                advice = "Set another login in --api-url: http://USER:PASSWORD@HOST:15672"
+                return AuthenticationFailed(message, advice=error_mapping.GUEST if "localhost" in reason else advice)
             case 401 | 403:
-                return AccessRefused(403, reason, subject, advice=self._tag(reason, path))
+                return AccessRefused(403, reason, subject, advice=self._tag_advice(reason, path))
             case 404:
                 return NotFound(404, reason, subject)
             case _:

@@ -1,4 +1,4 @@
-"""What RabbitMQ's HTTP API answers becomes queues, exchanges, bindings and policies."""
+"""The mapping from JSON of RabbitMQ's HTTP API to queues, exchanges, bindings and policies."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from rmqkit.report import QueueStatus
 
 QUEUE_TYPES = ("classic", "quorum", "stream")
 _TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
-_TYPES: Mapping[str, Any] = {  # by the annotation of a noun's field
+_TYPES: Mapping[str, Any] = {  # by the annotation of the field
     "str": str, "bool": bool, "int": int, "Arguments": dict, "DestinationType": str, "AppliesTo": str,
     "str | None": _TEXT, "int | None": _NUMBER, "float | None": _NUMBER,
 }  # fmt: skip
 
 
-def fields_of(entity: Mapping[str, Any], noun: type[Any]) -> dict[str, Any]:
-    """Return what of an entity of the API belongs to a noun; `apply-to` is written `apply_to` there.
+def fields_of(entity: Mapping[str, Any], data_class: type[Any]) -> dict[str, Any]:
+    """Return the values of an entity that are fields of a data class, with `_` for `-` in their names.
 
-    Raises TypeError for what is of another type.
+    Raises TypeError for a value of an unexpected type.
     """
     given = {name.replace("-", "_"): value for name, value in entity.items()}
-    found = {each.name: given[each.name] for each in fields(noun) if each.name in given}
-    for each in fields(noun):
-        if each.name in found and not isinstance(found[each.name], _TYPES.get(str(each.type), object)):
-            raise TypeError(each.name)
-    return found
+    found = {each.name: (given[each.name], each.type) for each in fields(data_class) if each.name in given}
+    for name, (value, annotation) in found.items():
+        if not isinstance(value, _TYPES.get(str(annotation), object)):
+            raise TypeError(name)
+    return {name: value for name, (value, _) in found.items()}
 
 
 def queue_of(queue: Mapping[str, Any], default_type: str) -> Queue:
-    """Make a queue, with its type among its arguments if it came before the virtual host got another default."""
+    """Return a queue, with its type among its arguments if it differs from the virtual host's default."""
     found = Queue(**fields_of(queue, Queue))
     kind = queue.get("type")
     if kind == default_type or kind not in QUEUE_TYPES or "x-queue-type" in found.arguments:
@@ -40,7 +40,7 @@ def queue_of(queue: Mapping[str, Any], default_type: str) -> Queue:
 
 
 def status_of(queue: Mapping[str, Any]) -> QueueStatus:
-    """Make the status of a queue. Raises what is raised for an answer that is none."""
+    """Return the status of a queue. Raises AttributeError, KeyError or TypeError for a malformed answer."""
     stats = queue.get("message_stats", {})
 
     def rate(*names: str) -> float:

@@ -172,7 +172,7 @@ class TransferSession:
         name = declare_methods.subject(end)
         if name not in self._absent:
             try:
-                self._absent[name] = self._looker.answer(end) is None
+                self._absent[name] = self._looker.passive_declare(end) is None
             except Refused:  # it may not be looked at, but is there
                 self._absent[name] = False
         return f"there is no {name}" if self._absent[name] else ""

@@ -1,7 +1,7 @@
-"""Several private nodes that are one cluster: what a rack of machines would be, on one.
+"""A cluster of private nodes on one machine.
 
-Each node has a folder in the cluster's, and ports of its own; they share the cookie and one `epmd`, which tells each
-where the others are. They find the first one by RabbitMQ's own peer discovery, by its name
+Each node has its folder within the cluster's and its own ports; all share the cookie and one `epmd`, which tells each
+where the others are. They find the first node by its name, with RabbitMQ's own peer discovery
 (https://www.rabbitmq.com/docs/cluster-formation#peer-discovery-classic-config).
 """
 
@@ -23,21 +23,21 @@ from urllib.parse import quote, urlsplit
 from rmqkit.errors import NodeError
 from rmqkit.node import installation
 from rmqkit.node.installation import Identity
-from rmqkit.node.node import Node, NodeStatus, await_mapper, default_folder, locked
+from rmqkit.node.node import Node, NodeStatus, await_epmd, default_folder, locked, save_state
 from rmqkit.node.ports import free
 from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_until
 
 __all__ = ["Cluster", "ClusterStatus", "last_started"]
 
 SIZE = 3
-_JOIN_S = 15.0  # from logins that are accepted to nodes that all see each other
+_JOIN_S = 15.0  # from accepting logins until all nodes see each other
 _API_S = 2.0
-_PATIENCE_S = 45.0  # with a node that starts, before it is killed and started again
+_START_S = 45.0  # before a starting node is killed and started again
 _TRIES = 3
 
 
 def last_started() -> Node | Cluster:
-    """Return the user's own broker: the one that runs, or else was started last."""
+    """Return the user's private broker: the running one, or else the one started last."""
     node, cluster = Node(), Cluster()
     if node.pid:
         return node
@@ -46,7 +46,7 @@ def last_started() -> Node | Cluster:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """What can be said of a cluster; `nodes` are in the order of their names, `running` is true of all of them."""
+    """The status of a cluster: its nodes in the order of their names; `running` if all of them are."""
 
     running: bool
     url: str
@@ -56,7 +56,7 @@ class ClusterStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """What outlives the command that started the cluster, as JSON in its folder; `formed` once it was whole."""
+    """The saved state of a cluster, as JSON in its folder; `formed` once it was complete."""
 
     size: int = 0
     epmd_port: int = 0
@@ -65,29 +65,29 @@ class ClusterState:
 
 
 class Cluster:
-    """The RabbitMQ cluster that lives in `folder`."""
+    """The RabbitMQ cluster in `folder`."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = (folder or default_folder().with_name("cluster")).absolute()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Return the nodes, whether they run or not; none if the cluster was never started."""
-        memory = self._recall()
-        names = [f"rmqkit-{number}@127.0.0.1" for number in range(1, memory.size + 1)]
-        home, epmd = self.folder / "home", memory.epmd_port
+        """Return the nodes, running or not; none if the cluster was never started."""
+        state = self._load_state()
+        names = [f"rmqkit-{number}@127.0.0.1" for number in range(1, state.size + 1)]
+        home, epmd = self.folder / "home", state.epmd_port
         return tuple(
             Node(
                 self.folder / name.partition("@")[0],
-                identity=Identity(home, name, tuple(dict.fromkeys((names[0], name))), turn, epmd),
+                identity=Identity(home, name, tuple(dict.fromkeys((names[0], name))), index, epmd),
             )
-            for turn, name in enumerate(names)
+            for index, name in enumerate(names)
         )
 
     @property
     def started_s(self) -> float:
-        """Return when the cluster was started last, in seconds since the epoch; 0 if never."""
-        return self._memory_file.stat().st_mtime if self._memory_file.exists() else 0.0
+        """Return the time of the last start in seconds since the epoch; 0 if never started."""
+        return self._state_file.stat().st_mtime if self._state_file.exists() else 0.0
 
     @property
     def url(self) -> str:
@@ -95,34 +95,34 @@ class Cluster:
         return ",".join(node.url for node in self.nodes)
 
     def start(self, size: int | None = None, port: int | None = None, timeout_s: float = 120.0) -> ClusterStatus:
-        """Start the nodes that do not run, and return once all accept logins and see each other.
+        """Start the nodes that are not running, and return once all accept logins and see each other.
 
-        `size` is how many there are, 3 unless given, and never changes. `port` is the first node's, the others have
-        those that follow; with None and 0 as for a single node. Raise NodeError, having left nothing running that did
-        not run before, when a node fails, it takes longer than `timeout_s`, or the cluster has another size.
+        `size` is the number of nodes, 3 by default, and never changes. `port` is the first node's; the others use the
+        following ones; None and 0 mean the same as for a single node. Raises NodeError, leaving only the processes
+        that ran before, when a node fails, starting takes longer than `timeout_s`, or the cluster has another size.
         """
         with locked(self.folder):
-            memory = self._recall()
-            size = size or memory.size or SIZE
-            if memory.size not in (0, size):
+            state = self._load_state()
+            size = size or state.size or SIZE
+            if state.size not in (0, size):
                 raise NodeError(
-                    f"the cluster has {memory.size} nodes, and keeps them",
-                    advice=f"For another number remove it, with its data: rm -r {self.folder}",
+                    f"the cluster has {state.size} nodes, which cannot be changed",
+                    advice=f"For another size, delete it with its data: `rm -r {self.folder}`.",
                 )
-            ran = {node.name for node in self.nodes if node.pid}
+            were_running = {node.name for node in self.nodes if node.pid}
             try:
-                self._start(replace(memory, size=size), port, timeout_s)
-            except BaseException:  # an interrupt too: leave nothing behind
-                self._end(node for node in self.nodes if node.name not in ran)
+                self._start(replace(state, size=size), port, timeout_s)
+            except BaseException:  # an interrupt too: leave no process behind
+                self._end(node for node in self.nodes if node.name not in were_running)
                 raise
             return self.status()
 
     def stop(self) -> bool:
-        """Stop all nodes at once, and return whether one ran; a node that does not end by itself is killed."""
+        """Stop all nodes in parallel, killing those that do not exit, and return whether one was running."""
         with locked(self.folder), ThreadPoolExecutor() as pool:
-            ran = any(list(pool.map(Node.stop, self.nodes)))
+            was_running = any(list(pool.map(Node.stop, self.nodes)))
             self._end(())
-            return ran
+            return was_running
 
     def discard(self) -> None:
         """Kill all nodes and remove the cluster's folder."""
@@ -131,95 +131,95 @@ class Cluster:
             shutil.rmtree(self.folder)
 
     def status(self) -> ClusterStatus:
-        """Return what is known of the nodes, without asking them."""
+        """Return the status of the nodes from their saved states and processes."""
         nodes = tuple(node.status() for node in self.nodes)
         return ClusterStatus(bool(nodes) and all(node.running for node in nodes), self.url, nodes, self.folder)
 
     def leader(self, queue: str, vhost: str = "/") -> str:
-        """Return the name of the node that leads a quorum queue, as those say that answer; empty if none does."""
+        """Return the name of the node that leads a quorum queue; empty if no node knows it."""
         path = f"queues/{quote(vhost, safe='')}/{quote(queue, safe='')}"
-        views = (_ask(node, path) for node in self.nodes)
+        views = (_get(node, path) for node in self.nodes)
         return next((str(view["leader"]) for view in views if isinstance(view, dict) and view.get("leader")), "")
 
-    def _start(self, memory: ClusterState, port: int | None, timeout_s: float) -> None:
+    def _start(self, state: ClusterState, port: int | None, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        if not memory.epmd.alive():
-            memory = self._launch_mapper(memory)
+        if not state.epmd.alive():
+            state = self._launch_epmd(state)
         nodes = self.nodes
-        if not memory.formed:
+        if not state.formed:
             for node in nodes:
-                shutil.rmtree(node.folder / "data", ignore_errors=True)  # half a cluster would not go on
-            self._bring_up(nodes[:1], port, deadline)  # those that look for it while it starts would hold it up
+                shutil.rmtree(node.folder / "data", ignore_errors=True)  # half a cluster cannot resume
+            self._bring_up(nodes[:1], port, deadline)  # nodes that look for it while it starts would delay it
         for _ in range(_TRIES):
             self._bring_up(nodes, port, deadline)
-            if wait_until(lambda: len(self._together()) == memory.size, min(_JOIN_S, deadline - time.monotonic())):
-                self._remember(replace(memory, formed=True))
+            if wait_until(lambda: len(self._members()) == state.size, min(_JOIN_S, deadline - time.monotonic())):
+                self._save_state(replace(state, formed=True))
                 return
-            together = self._together()  # a node that was cut off, or frozen, may need a restart to come back
+            members = self._members()  # a node that was partitioned or frozen may need a restart to rejoin
             for node in nodes:
-                if node.name not in together:
+                if node.name not in members:
                     node.kill()
-        raise NodeError(f"{len(together)} of {memory.size} nodes see each other", advice=f"Their logs: {self.folder}")
+        raise NodeError(
+            f"only {len(members)} of {state.size} nodes see each other", advice=f"See the logs in {self.folder}."
+        )
 
     def _bring_up(self, nodes: Sequence[Node], port: int | None, deadline: float) -> None:
-        """Launch nodes, all together, and wait until they accept logins; what ends or hangs is launched again.
+        """Launch nodes together and wait until they accept logins; nodes that exit or hang are launched again.
 
-        One that was stopped early waits for those that were stopped late. RabbitMQ 3.10 nodes that boot at the same
-        moment may trip over each other's feature flags, and end, or hang.
+        A node that was stopped early waits for those that were stopped late. RabbitMQ 3.10 nodes that boot at the same
+        moment may conflict over feature flags, and exit or hang.
         """
         for tries_left in reversed(range(_TRIES)):
             used: set[int] = set()
-            for turn, node in enumerate(nodes):
-                used.update(astuple(node.launch(port + turn if port else port, avoid=used))[:-1])
-            until = min(deadline, time.monotonic() + _PATIENCE_S)
-            failures = [failure for node in nodes if (failure := _failure(node, until))]
+            for index, node in enumerate(nodes):
+                used.update(astuple(node.launch(port + index if port else port, avoid=used))[:-1])
+            start_deadline = min(deadline, time.monotonic() + _START_S)
+            failures = [failure for node in nodes if (failure := _start_failure(node, start_deadline))]
             if not failures:
                 return
             if not tries_left or time.monotonic() >= deadline:
                 raise failures[0]
-            port = None  # the nodes have theirs
+            port = None  # the nodes keep theirs
 
-    def _launch_mapper(self, memory: ClusterState) -> ClusterState:
-        found, port = installation.find(), free(memory.epmd_port)
+    def _launch_epmd(self, state: ClusterState) -> ClusterState:
+        found, port = installation.find(), free(state.epmd_port)
         with uninterrupted():
-            epmd = spawn(found.mapper(port), {}, self.folder / "epmd.log")
-            memory = replace(memory, epmd_port=port, epmd=epmd)
-            self._remember(memory)
-        await_mapper(port)
-        return memory
+            epmd = spawn(found.epmd_command(port), {}, self.folder / "epmd.log")
+            state = replace(state, epmd_port=port, epmd=epmd)
+            self._save_state(state)
+        await_epmd(port)
+        return state
 
-    def _together(self) -> set[str]:
-        """Return the names of the nodes that see each other: the most that one of them sees."""
-        found = (_ask(node, "nodes?columns=name,running") for node in self.nodes)
+    def _members(self) -> set[str]:
+        """Return the names of the nodes that see each other: the largest set that one node sees."""
+        found = (_get(node, "nodes?columns=name,running") for node in self.nodes)
         views = ({each["name"] for each in view if each.get("running")} for view in found if isinstance(view, list))
         return max(views, key=len, default=set())
 
     def _end(self, nodes: Iterable[Node]) -> None:
-        """Kill nodes, and the port mapper once no node needs it."""
+        """Kill nodes, and the port mapper once no node is running."""
         for node in nodes:
             node.kill()
         if not any(node.pid for node in self.nodes):
-            self._recall().epmd.end()
+            self._load_state().epmd.end()
 
     @property
-    def _memory_file(self) -> Path:
+    def _state_file(self) -> Path:
         return self.folder / "cluster.json"
 
-    def _recall(self) -> ClusterState:
+    def _load_state(self) -> ClusterState:
         try:
-            kept = json.loads(self._memory_file.read_text())
-            return ClusterState(**kept | {"epmd": Process(**kept["epmd"])})
-        except (OSError, ValueError, KeyError, TypeError):  # never started, or not by us
+            saved = json.loads(self._state_file.read_text())
+            return ClusterState(**saved | {"epmd": Process(**saved["epmd"])})
+        except (OSError, ValueError, KeyError, TypeError):  # never started, or not by rmqkit
             return ClusterState()
 
-    def _remember(self, memory: ClusterState) -> None:
-        new = self._memory_file.with_suffix(".new")
-        new.write_text(json.dumps(asdict(memory), indent=2))
-        new.replace(self._memory_file)
+    def _save_state(self, state: ClusterState) -> None:
+        save_state(self._state_file, asdict(state))
 
 
-def _failure(node: Node, deadline: float) -> NodeError | None:
-    """Wait until a node accepts logins; kill one that does not, and return why."""
+def _start_failure(node: Node, deadline: float) -> NodeError | None:
+    """Wait until a node accepts logins; if it does not, kill it and return the error."""
     try:
         node.await_login(max(deadline - time.monotonic(), 0.1))
     except NodeError as exc:
@@ -228,8 +228,8 @@ def _failure(node: Node, deadline: float) -> NodeError | None:
     return None
 
 
-def _ask(node: Node, path: str) -> Any:
-    """Ask a node's HTTP API; None if it does not answer, or not with what was asked for."""
+def _get(node: Node, path: str) -> Any:
+    """Get a resource from a node's HTTP API; None if the node does not answer or refuses."""
     status, login = node.status(), {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()}
     api = http.client.HTTPConnection(urlsplit(status.management_url).netloc, timeout=_API_S)
     with closing(api), suppress(OSError, http.client.HTTPException, ValueError):

@@ -1,4 +1,4 @@
-"""Where RabbitMQ is installed, and the environment and files that keep a node of it to itself."""
+"""The installed RabbitMQ, and the environment and files that isolate a private node of it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from rmqkit.errors import NodeError
 from rmqkit.node.ports import Ports
 
-_ALONE = "rmqkit@127.0.0.1"  # it names the data too, so it never changes; an address needs no /etc/hosts
-_WRAPPED = Path("/usr/lib/rabbitmq/bin")  # the scripts behind Debian's and Fedora's wrapper
+_SINGLE = "rmqkit@127.0.0.1"  # also the name of the data, so it never changes; an address needs no /etc/hosts
+_WRAPPED = Path("/usr/lib/rabbitmq/bin")  # the scripts that the wrapper of Debian and Fedora calls
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 _CLUSTERED = (  # https://www.rabbitmq.com/docs/partitions: as in production, for three nodes or more
     "cluster_formation.peer_discovery_backend = classic_config\ncluster_partition_handling = pause_minority\n"
 )
-_LEAN = "+S 1:1 +SDcpu 1:1 +SDio 1"  # several nodes share one machine
+_LEAN = "+S 1:1 +SDcpu 1:1 +SDio 1"  # the nodes share one machine
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")  # not the user's RABBITMQ_*, ERL_* or passwords
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a node is called and where its cookie is.
+    """The name of a node and the folder of its cookie.
 
-    In a cluster also where to find it: the names of its first node and of this one, this one's place among all, from 0,
-    and the port of the `epmd` they share.
+    In a cluster also `seeds`, the names of the first node and of this one; its `index` among the nodes, from 0; and the
+    port of the shared `epmd`.
     """
 
     home: Path
-    name: str = _ALONE
+    name: str = _SINGLE
     seeds: tuple[str, ...] = ()
-    turn: int = 0
+    index: int = 0
     epmd: int = 0
 
 
@@ -42,15 +42,16 @@ class Installation:
     scripts: Path
     epmd: Path
 
-    def mapper(self, port: int) -> list[str | Path]:
-        """Return the command that runs a port mapper on a port of its own."""
+    def epmd_command(self, port: int) -> list[str | Path]:
+        """Return the command that runs a port mapper on a port."""
         return [self.epmd, "-address", "127.0.0.1", "-port", str(port)]
 
 
 def find() -> Installation:
-    """Find an installed RabbitMQ; raise NodeError with what to install when there is none.
+    """Find the installed RabbitMQ; raise NodeError with instructions if there is none.
 
-    Debian's `/usr/sbin/rabbitmq-server` is a wrapper that insists on root or the user rabbitmq; what it wraps does not.
+    Debian's `/usr/sbin/rabbitmq-server` is a wrapper that requires root or the user rabbitmq; the wrapped script does
+    not.
     """
     on_path = shutil.which("rabbitmq-server", path=_search_path())
     folders = [
@@ -62,16 +63,17 @@ def find() -> Installation:
     for folder in folders:
         if epmd and (folder / "rabbitmq-server").exists() and (folder / "rabbitmq-env").exists():
             return Installation(folder, Path(epmd))
-    what = "RabbitMQ" if epmd else "RabbitMQ (or the Erlang it needs: there is no `epmd` on PATH)"
+    missing = "RabbitMQ" if epmd else "RabbitMQ (or Erlang, which it needs: `epmd` is not on PATH)"
     raise NodeError(
-        f"{what} is not installed on this machine",
-        advice="Install it: `apt install rabbitmq-server`, `dnf install rabbitmq-server` or `brew install rabbitmq`;\n"
-        "or run one elsewhere, `docker run -d -p 127.0.0.1:5672:5672 rabbitmq`, and name it by RMQKIT_URL.",
+        f"{missing} is not installed on this machine",
+        advice="Install it with `apt install rabbitmq-server`, `dnf install rabbitmq-server` or"
+        " `brew install rabbitmq`;\n"
+        "or run it in a container, `docker run -d -p 127.0.0.1:5672:5672 rabbitmq`, and set RMQKIT_URL.",
     )
 
 
 def environment(folder: Path, identity: Identity, ports: Ports) -> dict[str, str]:
-    """Return the variables that make RabbitMQ's scripts work on this node alone.
+    """Return the variables that restrict RabbitMQ's scripts to this node.
 
     See https://www.rabbitmq.com/docs/configure#supported-environment-variables.
     """
@@ -82,7 +84,7 @@ def environment(folder: Path, identity: Identity, ports: Ports) -> dict[str, str
         | {
             "PATH": _search_path(),
             "HOME": str(identity.home),  # where Erlang looks for the cookie
-            "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the node instead of waiting for it
+            "RUNNING_UNDER_SYSTEMD": "true",  # the script execs the node instead of waiting for it
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
             "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
@@ -125,5 +127,5 @@ def configuration(identity: Identity, ports: Ports) -> dict[str, str]:
 
 
 def _search_path() -> str:
-    """Return PATH with the folders that a plain user's PATH may lack."""
+    """Return PATH with folders that an ordinary user's PATH may lack."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/opt/homebrew/sbin", "/usr/local/sbin"])

@@ -23,17 +23,17 @@ class Ports:
 NO_PORTS = Ports(0, 0, 0, 0)
 
 
-def choose(wanted: int | None, last: Ports, *, turn: int = 0, epmd: int = 0, avoid: Collection[int] = ()) -> Ports:
-    """Choose free ports: the wanted one or an error, those used last, RabbitMQ's own, or any, in this order.
+def choose(wanted: int | None, last: Ports, *, index: int = 0, epmd: int = 0, avoid: Collection[int] = ()) -> Ports:
+    """Choose free ports: the wanted one or an error, the last ones, RabbitMQ's defaults, or any, in this order.
 
-    With a wanted port of 0 RabbitMQ's own are not used; the nodes of a cluster, by their `turn`, begin so much above
-    them. An `epmd` is one that listens already; `avoid` are ports that others are about to use.
+    With 0 as the wanted port the defaults are not used; each node of a cluster adds its `index` to them. `epmd` is the
+    port of a running port mapper; `avoid` are reserved ports.
     """
-    if wanted and (why := taken(wanted)):
+    if wanted and (reason := bind_error(wanted)):
         raise NodeError(
-            f"port {wanted} cannot be used: {why}", advice="Name another one, or leave out --port for any free one."
+            f"port {wanted} is not available: {reason}", advice="Choose another --port, or omit it for any free port."
         )
-    known = (0, 0) if wanted == 0 else (5672 + turn, 15672 + turn)
+    known = (0, 0) if wanted == 0 else (5672 + index, 15672 + index)
     ports = Ports(
         wanted or free(last.amqp, known[0], avoid=avoid),
         free(last.management, known[1], avoid=avoid),
@@ -42,29 +42,29 @@ def choose(wanted: int | None, last: Ports, *, turn: int = 0, epmd: int = 0, avo
     )
     distinct = set(astuple(ports))
     return (
-        ports if len(distinct) == len(astuple(ports)) else choose(wanted, NO_PORTS, turn=turn, epmd=epmd, avoid=avoid)
+        ports if len(distinct) == len(astuple(ports)) else choose(wanted, NO_PORTS, index=index, epmd=epmd, avoid=avoid)
     )
 
 
 def free(*preferred: int, avoid: Collection[int] = ()) -> int:
-    """Return a free port, below those that the system hands out to clients: nobody takes it by chance."""
+    """Return a free port below the ephemeral range, so that no client gets it by chance."""
     anywhere = (random.randrange(10_000, 32_000) for _ in range(1000))  # noqa: S311 - not a secret
-    return next(port for port in (*preferred, *anywhere) if port and port not in avoid and not taken(port))
+    return next(port for port in (*preferred, *anywhere) if port and port not in avoid and not bind_error(port))
 
 
-def taken(port: int) -> str:
-    """Say why nobody can listen on the port; empty when one can."""
+def bind_error(port: int) -> str:
+    """Return why no server can listen on the port; empty if one can."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do no harm
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # lingering connections do no harm
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
             return getattr(error, "strerror", "") or str(error)
-    return "somebody listens there" if listens(port) else ""
+    return "another program is listening on it" if is_listening(port) else ""
 
 
-def listens(port: int) -> bool:
-    """Tell whether somebody does."""
+def is_listening(port: int) -> bool:
+    """Tell whether a server is listening on the port."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0

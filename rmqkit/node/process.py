@@ -1,4 +1,4 @@
-"""A process of our own: started detached, known again later, ended, and never mistaken for another."""
+"""Detached processes: started, identified later, and ended, never mistaking another process for one of them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process id and the moment it was started: the id alone may belong to somebody else by now."""
+    """A process id and the time it was started: the system may have reused the id."""
 
     pid: int
     started: str
 
     def alive(self) -> bool:
         """Tell whether this very process still runs."""
-        started, runs = _look_up(self.pid)
-        if self.started and started == self.started and not runs:
-            with suppress(ChildProcessError):  # a zombie: if it is our own child, it waits to be reaped
+        started, running = _look_up(self.pid)
+        if self.started and started == self.started and not running:
+            with suppress(ChildProcessError):  # a zombie: if it is a child of this process, reap it
                 os.waitpid(self.pid, os.WNOHANG)
-        return runs and started == self.started
+        return running and started == self.started
 
     def signal(self, number: int) -> None:
-        """Send a signal to this process, and to no other that has its id now."""
+        """Send a signal to this process, but not to another one that got its id."""
         with suppress(ProcessLookupError):
             if self.alive():
                 os.kill(self.pid, number)
 
     def end(self, grace_s: float = 0.0) -> None:
-        """Ask it to terminate, wait for `grace_s` seconds, kill it if it still runs, and wait until it is gone."""
+        """Terminate the process, kill it after `grace_s` seconds, and wait until it is gone."""
         if grace_s:
             self.signal(signal.SIGTERM)
             if wait_until(lambda: not self.alive(), grace_s):
@@ -47,7 +47,7 @@ NO_PROCESS = Process(0, "")  # never alive
 
 
 def spawn(command: Sequence[str | Path], env: Mapping[str, str], output: Path) -> Process:
-    """Start a process in a session of its own, so that Ctrl-C does not reach it; its output goes to a new file."""
+    """Start a process in a new session, out of reach of Ctrl-C, with its output in a new file."""
     argv = [str(each) for each in command]
     write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     pid = os.posix_spawn(
@@ -67,7 +67,7 @@ def spawn(command: Sequence[str | Path], env: Mapping[str, str], output: Path) -
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put SIGINT and SIGTERM off until the block is done."""
+    """Delay SIGINT and SIGTERM until the block ends."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -86,7 +86,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _look_up(pid: int) -> tuple[str, bool]:
-    """Return when the process was started, in whatever words the system has for it, and whether it is no zombie."""
+    """Return the start time of a process, in the system's own format, and whether it is running and no zombie."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
@@ -99,8 +99,8 @@ def _look_up(pid: int) -> tuple[str, bool]:
 
 
 def _ask_ps(pid: int) -> tuple[str, bool]:
-    """Look up a process where there is no /proc, as on macOS."""
+    """Look up a process without /proc, as on macOS."""
     command = ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
     state, _, started = shown.stdout.strip().partition(" ")
     return started.strip(), bool(state) and not state.startswith("Z")

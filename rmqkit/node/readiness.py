@@ -1,4 +1,4 @@
-"""Whether a RabbitMQ at a port of this machine accepts logins."""
+"""The check whether a RabbitMQ on a local port accepts logins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _short(text: bytes) -> bytes:
 
 _PLAIN = b"\0guest\0guest"
 _START_OK = bytes(4) + _short(b"PLAIN") + struct.pack(">L", len(_PLAIN)) + _PLAIN + _short(b"en_US")
-# What we say, and the method of class 10 (connection) by which the broker must answer (section 1.4).
+# The bytes to send, and the method of class 10 (connection) that the broker must answer with (section 1.4).
 _CONVERSATION = (
     (b"AMQP\x00\x00\x09\x01", 10),  # start
     (_method(10, 11, _START_OK), 30),  # tune: the login was accepted
@@ -28,14 +28,14 @@ _CONVERSATION = (
 
 
 def accepts_logins(port: int, timeout_s: float = 5.0) -> bool:
-    """Log in as guest, open the virtual host `/`, and close; return whether all of it was answered."""
+    """Log in as guest, open the virtual host `/`, and close; return whether every step was answered."""
     try:
         with (
             socket.create_connection(("127.0.0.1", port), timeout_s) as connection,
             connection.makefile("rb") as replies,
         ):
-            for said, expected in _CONVERSATION:
-                connection.sendall(said)
+            for request, expected in _CONVERSATION:
+                connection.sendall(request)
                 _, _, size = struct.unpack(">BHL", replies.read(7))
                 answer = struct.unpack_from(">HH", replies.read(size + 1))
                 if answer != (10, expected):

@@ -1,7 +1,7 @@
-"""Private nodes that end with those who use them, however these end: `kill -9` included.
+"""The reaper of private nodes: it ends them when their users exit, even by `kill -9`.
 
-Everybody who uses the folder holds a shared lock on a file in it, which the system lets go when a process ends; a
-process of our own waits until it can have the lock for itself, and then discards what is in the folder.
+Each user of the folder holds a shared lock on a file in it, which the system releases when the user exits. The reaper,
+a separate process, waits for the exclusive lock and then discards the nodes in the folder.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from rmqkit.node.process import spawn, wait_until
 
 @contextmanager
 def reap_when_done(folder: Path, wait_s: float = 60.0) -> Iterator[Path]:
-    """Hold the nodes in a folder and below; when nobody holds them any more, they end and the folder is removed.
+    """Keep the nodes in a folder running during the block; without any such block they end, and the folder is removed.
 
-    At the end wait up to `wait_s` seconds until that is done: none where others may hold the folder too.
+    Waits up to `wait_s` seconds for that to be done; use 0 if other processes may hold the folder, too.
     """
     with _lock(folder, fcntl.LOCK_SH) as held:
-        # -P: a module in the folder that the user is in may be called like one of ours.
+        # -P: a module in the current folder may have the name of one that the reaper imports.
         command: list[str | Path] = [sys.executable, "-P", "-m", __name__, folder]
-        process = spawn(command, os.environ, folder / "leash.log")
+        process = spawn(command, os.environ, folder / "reaper.log")
         try:
             yield folder
         finally:
-            fcntl.flock(held, fcntl.LOCK_UN)  # not only closed: a child that was forked may have it open as well
-    wait_until(lambda: not process.alive(), wait_s)
+            fcntl.flock(held, fcntl.LOCK_UN)  # closing is not enough: a forked child may have the file open, too
+            wait_until(lambda: not process.alive(), wait_s)
 
 
 def _lock(folder: Path, kind: int) -> TextIO:
-    """Lock a file in the folder; one that was removed while we waited for it does not count."""
+    """Lock a file in the folder; retry if the file was removed during the wait."""
     while True:
         with suppress(FileNotFoundError), ExitStack() as closing:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -49,15 +49,15 @@ def _lock(folder: Path, kind: int) -> TextIO:
                 return file
 
 
-def _watch(folder: Path) -> None:
+def _reap(folder: Path) -> None:
     with _lock(folder, fcntl.LOCK_EX):
-        for place, _, names in list(os.walk(folder)):  # which bears with files that nodes remove meanwhile
+        for path, _, names in list(os.walk(folder)):  # tolerates files that nodes remove meanwhile
             if "cluster.json" in names:
-                Cluster(Path(place)).discard()
-            elif "node.json" in names and Path(place).exists():
-                Node(Path(place)).discard()
+                Cluster(Path(path)).discard()
+            elif "node.json" in names and Path(path).exists():
+                Node(Path(path)).discard()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    _watch(Path(sys.argv[1]))
+    _reap(Path(sys.argv[1]))

@@ -32,7 +32,7 @@ def look(url: str, api_url: str) -> LiveTopology:
         return connection.live()
 
 
-def test_a_virtual_host_is_seen_as_others_filled_it(broker: Broker, vhost_url: str) -> None:
+def test_entities_declared_by_others_are_listed(broker: Broker, vhost_url: str) -> None:
     name = urlsplit(vhost_url).path[1:]
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
         channel = connection.channel()
@@ -72,7 +72,7 @@ def test_a_queue_that_is_not_of_the_virtual_hosts_default_type_says_so() -> None
     assert queue_of({"name": "q", "type": "MQTT QoS 0"}, "quorum").arguments == {}
 
 
-def test_parameters_are_seen_by_name_and_never_with_their_values(broker: Broker, vhost_url: str) -> None:
+def test_parameters_are_listed_by_name_without_their_values(broker: Broker, vhost_url: str) -> None:
     name = urlsplit(vhost_url).path[1:]
     operator = {"pattern": CANARY, "definition": {"max-length": 5}, "apply-to": "queues"}
     broker.api("PUT", f"operator-policies/{name}/limit", json.dumps(operator).encode())
@@ -109,12 +109,12 @@ def test_the_login_is_that_of_amqp_unless_the_url_of_the_api_has_one(
     assert look(url, api).topology.exchanges
     nobody, _ = user("")
     assert look(nobody, broker.api_url).topology.exchanges
-    with pytest.raises(AuthenticationFailed, match="login of the user 'guest' was refused") as caught:
+    with pytest.raises(AuthenticationFailed, match="login refused for user 'guest'") as caught:
         look(url, api.replace("://", f"://guest:{CANARY}@"))
     assert CANARY not in str(caught.value)
 
 
-def test_a_user_without_the_tag_management_is_told_which_one_is_missing(
+def test_an_error_names_the_tag_that_a_user_lacks(
     user: Callable[[str], tuple[str, str]],
 ) -> None:
     with pytest.raises(AccessRefused) as caught:
@@ -136,7 +136,7 @@ def test_a_user_who_may_not_write_policies_changes_nothing_at_all(user: Callable
 
 
 @pytest.mark.parametrize("path", ["", "/", "/api", "/api/"])
-def test_the_path_of_the_url_may_end_as_people_write_it(broker: Broker, path: str) -> None:
+def test_the_path_of_the_url_may_end_with_or_without_slash_and_api(broker: Broker, path: str) -> None:
     assert look(broker.url, broker.api_url.rstrip("/") + path).topology.exchanges
 
 
@@ -146,12 +146,12 @@ def test_the_path_of_the_url_may_end_as_people_write_it(broker: Broker, path: st
         "http://no such host", "http://a..b", "http://h\x7f:1", "http://h\u2028", f"http://{'h' * 64}/",
     ],
 )  # fmt: skip
-def test_what_is_no_url_of_http_is_an_error_of_the_settings(broker: Broker, url: str) -> None:
+def test_an_invalid_http_url_is_a_settings_error(broker: Broker, url: str) -> None:
     with pytest.raises(SettingsError, match="--api-url"):
         look(broker.url, url)
 
 
-def test_nobody_there_is_an_error_that_says_what_to_enable(broker: Broker) -> None:
+def test_a_refused_connection_advises_enabling_the_plugin(broker: Broker) -> None:
     with pytest.raises(Unreachable, match="HTTP API does not answer") as caught:
         look(broker.url, "http://127.0.0.1:1")
     assert "rabbitmq_management" in caught.value.advice
@@ -206,43 +206,43 @@ def serve() -> Iterator[Serve]:
         (200, b"[" * 100_000),
     ],
 )
-def test_another_http_server_is_told_from_rabbitmq(broker: Broker, serve: Serve, status: int, body: bytes) -> None:
+def test_another_http_server_is_not_taken_for_rabbitmq(broker: Broker, serve: Serve, status: int, body: bytes) -> None:
     with pytest.raises(Unreachable, match="not RabbitMQ's HTTP API"):
         look(broker.url, serve(status, body))
 
 
-def test_an_answer_that_breaks_off_is_no_answer(broker: Broker, serve: Callable[..., str]) -> None:
+def test_a_truncated_response_is_an_error(broker: Broker, serve: Callable[..., str]) -> None:
     with pytest.raises(Unreachable, match="does not answer"):
         look(broker.url, serve(200, b'{"cluster_name":', 100))
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_for_ever(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unreachable, match="timed out"):
         look(broker.url, f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_the_api_of_another_broker_is_refused(broker: Broker, serve: Serve) -> None:
+def test_the_http_api_of_a_different_broker_is_refused(broker: Broker, serve: Serve) -> None:
     api = serve(200, json.dumps({"cluster_name": "rabbit@elsewhere"}).encode())
-    with pytest.raises(Unreachable, match="belongs to another broker than amqp://guest:"):
+    with pytest.raises(Unreachable, match="belongs to a different broker than amqp://guest:"):
         look(broker.url, api)
 
 
-def test_a_broker_at_the_usual_port_that_listens_elsewhere_is_not_taken_for_ours(
+def test_a_broker_that_does_not_listen_on_the_amqp_port_is_refused(
     broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overview = json.loads(broker.api("GET", "overview"))
     overview["listeners"] = [{"port": 1}]
     api = serve(200, json.dumps(overview).encode())
     monkeypatch.setattr(client, "PORT", urlsplit(api).port)
-    with pytest.raises(Unreachable, match="belongs to another broker"):
+    with pytest.raises(Unreachable, match="belongs to a different broker"):
         look(broker.url, "")
     with rmqkit.connect(settings=load_settings([broker.url], environ={})) as connection:
         plan = connection.plan(Topology())
-    assert "belongs to another broker" in plan.unseen[0]
+    assert "belongs to a different broker" in plan.unseen[0]
 
 
-def test_what_the_settings_name_must_answer_and_what_is_guessed_need_not(broker: Broker) -> None:
+def test_an_explicit_http_api_must_answer_and_a_default_one_need_not(broker: Broker) -> None:
     with rmqkit.connect(settings=load_settings([broker.url], api_url="http://127.0.0.1:1")) as connection:
         for call in (connection.plan, connection.apply, connection.destroy):
             with pytest.raises(RmqkitError, match="does not answer"):

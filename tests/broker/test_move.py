@@ -173,7 +173,7 @@ def test_what_does_not_match_stays_in_its_place_however_much_it_is(
     declare(vhost_url, "long", x_queue_type=kind)
     connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(amount))
     report = connection.move("long", Target("", "work"), matches=lambda delivery: delivery.body.endswith(b"9"))
-    assert report.moved + report.unmatched == report.looked == report.ready == amount
+    assert report.moved + report.unmatched == report.scanned == report.ready == amount
     assert report.redelivered == 0
     within(10, lambda: ready(vhost_url, "long") == report.unmatched)
     stayed, moved = bodies(vhost_url, "long"), bodies(vhost_url, "work")
@@ -188,7 +188,7 @@ def test_it_ends_after_one_pass_when_messages_come_back_as_fast_as_they_go(
     declare(vhost_url, "bouncing", x_max_length=0, **KEYS)
     connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(500))
     report = connection.move("parked", Target("", "bouncing"))
-    assert report.moved == report.looked == 500
+    assert report.moved == report.scanned == 500
     within(5, lambda: ready(vhost_url, "parked") == 500)
 
 
@@ -203,7 +203,7 @@ def test_a_limit_is_exact_and_a_dry_run_tells_the_same_and_changes_nothing(
     assert group.oldest is not None
     within(5, lambda: ready(vhost_url, "parked") == 20)
     wet = connection.move("parked", matches=is_even, limit=5)
-    assert (dry.moved, dry.looked) == (wet.moved, wet.looked) == (5, 9)
+    assert (dry.moved, dry.scanned) == (wet.moved, wet.scanned) == (5, 9)
     assert wet.redelivered == 5
     assert bodies(vhost_url, "work") == [b"0", b"2", b"4", b"6", b"8"]
     within(5, lambda: ready(vhost_url, "parked") == 15)

@@ -58,7 +58,7 @@ def test_two_nodes_run_side_by_side(own_node: StartNode) -> None:
         assert node.ctl("-q", "eval", "os:getpid().").stdout.strip() == f'"{node.pid}"'
 
 
-def test_messages_and_ports_outlive_stop_and_start(own_node: StartNode) -> None:
+def test_messages_and_ports_survive_a_restart(own_node: StartNode) -> None:
     node = own_node()
     url = node.url
     _publish(url, "kept", b"still here")
@@ -70,7 +70,7 @@ def test_messages_and_ports_outlive_stop_and_start(own_node: StartNode) -> None:
     assert _get(url, "kept") == b"still here"
 
 
-def test_confirmed_messages_outlive_kill_9(own_node: StartNode) -> None:
+def test_confirmed_messages_survive_kill_9(own_node: StartNode) -> None:
     node = own_node()
     _publish(node.url, "kept", b"still here")
     assert node.ctl("eval", "mnesia:sync_log().").returncode == 0  # the queue itself is written a little later
@@ -126,27 +126,27 @@ def test_a_process_that_has_the_id_of_a_dead_node_is_never_signalled(
     assert stranger.poll() is None
 
 
-def test_a_taken_port_is_an_error_that_names_it(folder: Path) -> None:
+def test_a_port_in_use_is_named_in_the_error(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(NodeError, match=f"port {port} cannot be used"):
+        with pytest.raises(NodeError, match=f"port {port} is not available"):
             Node(folder).start(port)
     assert Node(folder).pid == 0
 
 
-def test_another_port_for_a_running_node_is_an_error_that_says_how_to_move_it(own_node: StartNode) -> None:
+def test_another_port_for_a_running_node_is_an_error_with_advice(own_node: StartNode) -> None:
     node = own_node()
-    with pytest.raises(NodeError, match="runs already") as caught:
+    with pytest.raises(NodeError, match="already running") as caught:
         node.start(port=5999)
     assert "rmqkit broker stop" in caught.value.advice
 
 
-def test_a_node_that_ends_while_starting_shows_its_last_words_and_where_its_log_is(folder: Path) -> None:
+def test_the_error_for_a_node_that_exits_while_starting_shows_the_end_of_its_log(folder: Path) -> None:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / installation.Identity(folder).name).write_text("a file where a folder must be")
-    with pytest.raises(NodeError, match="ended while starting") as caught:
+    with pytest.raises(NodeError, match="exited while starting") as caught:
         Node(folder).start(port=0)
-    assert "The whole log: " in caught.value.advice
+    assert "Full log: " in caught.value.advice
     assert len(caught.value.advice.splitlines()) > 1
     assert Node(folder).pid == 0
 
@@ -155,7 +155,7 @@ def test_a_node_that_cannot_start_leaves_nothing_of_its_cluster(tmp_path: Path) 
     cluster = Cluster(tmp_path / "cluster")
     (tmp_path / "cluster" / "rmqkit-3").mkdir(parents=True)
     (tmp_path / "cluster" / "rmqkit-3" / "data").write_text("a file where a folder must be")
-    with pytest.raises(NodeError, match="cannot be used"):
+    with pytest.raises(NodeError, match="is not available"):
         cluster.start(port=0)
     assert _within(5.0, lambda: not _of(tmp_path / "cluster"))
     cluster.discard()
@@ -181,14 +181,14 @@ def test_two_starts_at_once_start_one_node(folder: Path) -> None:
     assert pids == {f"{Node(folder).pid}\n"}
 
 
-def test_a_folder_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(NodeError, match="cannot be used") as caught:
+    with pytest.raises(NodeError, match="is unusable") as caught:
         Node(tmp_path / "file" / "node").start(port=0)
     assert str(tmp_path / "file") in caught.value.message
 
 
-def test_no_rabbitmq_is_an_error_that_says_what_to_install(
+def test_a_missing_rabbitmq_is_an_error_with_instructions(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(installation, "_search_path", lambda: str(tmp_path))
@@ -217,7 +217,9 @@ def test_no_root_is_needed() -> None:
 
 def _command(folder: Path) -> list[str]:
     """Return a command that starts a node in the folder and prints its process id."""
-    code = f"from pathlib import Path; from rmqkit.node import Node; print(Node(Path({str(folder)!r})).start(0).pid)"
+    code = (
+        f"from pathlib import Path; from rmqkit.node.node import Node; print(Node(Path({str(folder)!r})).start(0).pid)"
+    )
     return [sys.executable, "-c", code]
 
 

@@ -52,7 +52,7 @@ def scenarios(folder: Path, cases: str, topology: str = ORDERS) -> tuple[Scenari
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_broker_and_the_router_agree_on_every_case_of_every_scenario(file: Path, vhost_url: str, left: Left) -> None:
-    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
         for scenario in load(file):
             for case in scenario.cases:
                 assert (scenario.name, rehearsal.follow(scenario, case)) == (scenario.name, offline(scenario, case))
@@ -67,7 +67,7 @@ def test_every_copy_that_is_not_expected_and_every_one_that_is_missing_is_seen(
     lines += (
         "  c: {publish: {exchange: orders, routing_key: theirs}, expect: [audit]}\n  d: {expect: [audit, billing]}\n"
     )
-    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
         results = [judge(scenario, rehearsal.follow) for scenario in scenarios(tmp_path, lines)]
     assert [[problem.message for problem in result.problems] for result in results] == [
         ["expected 'billing', but it reached 'audit', 'billing'"],
@@ -87,7 +87,7 @@ def test_queues_of_the_same_names_get_nothing_even_through_the_default_exchange(
     channel.exchange_declare("in", "fanout", durable=True)
     channel.queue_bind("rest", "in")
     channel.queue_bind("rest", "amq.topic", "#")
-    with rmqkit.connect(vhost_url) as ours, ours.rehearsal() as rehearsal:
+    with rmqkit.connect(vhost_url) as ours, ours.scenario_runner() as rehearsal:
         for scenario in load(ROOT / "tests/cases/scenarios/everything.test.yaml"):
             rehearsal.follow(scenario, scenario.cases[-1])
     assert {name: channel.queue_declare(name, passive=True).method.message_count for name in names} == dict.fromkeys(
@@ -104,7 +104,7 @@ def test_what_the_broker_refuses_is_an_error_and_leaves_nothing_behind(
     with (
         rmqkit.connect(vhost_url) as connection,
         pytest.raises(rmqkit.BrokerError, match="x-not-there"),
-        connection.rehearsal() as rehearsal,
+        connection.scenario_runner() as rehearsal,
     ):
         judge(scenario, rehearsal.follow)
     assert left() == []
@@ -115,7 +115,7 @@ def test_a_stop_ends_a_rehearsal_and_leaves_nothing_behind(vhost_url: str, tmp_p
     stop = rmqkit.Stop()
 
     def rehearse() -> None:
-        with rmqkit.connect(vhost_url) as connection, connection.rehearsal(stop=stop) as rehearsal:
+        with rmqkit.connect(vhost_url) as connection, connection.scenario_runner(stop=stop) as rehearsal:
             rehearsal.follow(scenario, scenario.cases[0])
             assert left()
             stop.request()
@@ -133,7 +133,7 @@ def test_a_policy_that_cannot_be_read_here_is_no_reason_to_fail_where_it_does_no
     lines = "  a: {expect: [billing, audit]}\n"
     lines += "  b: {expect: [billing, audit], then: [{queue: billing, when: rejected, expect: []}]}\n"
     plain, leaving = scenarios(tmp_path, lines, ORDERS + policy)
-    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
         for follow in (offline, rehearsal.follow):
             assert judge(plain, follow).problems == ()
             (problem,) = judge(leaving, follow).problems
@@ -153,7 +153,7 @@ publish: {routing_key: full}
 """
     lines = "  a: {expect: [full], then: [{queue: full, when: maxlen, expect: [rest]}]}\n"
     (scenario,) = scenarios(tmp_path, lines, topology)
-    with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
+    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
         result = judge(scenario, rehearsal.follow)
     assert (result.problems, len(result.notes)) == ((), 1)
     assert result.notes[0].endswith("looked at offline only, because of reject-publish-dlx")

@@ -290,7 +290,7 @@ def test_what_is_always_requeued_comes_again_at_a_bounded_rate(
         (("--handler", "no_such_module:f"), b"No module named 'no_such_module'"),
         (("--handler", "no_such_module:f", "--workers", 2), b"No module named 'no_such_module'"),
         (("--filter", "body == = 1"), b"--filter:1:9: unexpected '='"),
-        (("--to-url", "amqp://guest:guest@127.0.0.1:1/"), b"nobody listens at 127.0.0.1:1"),
+        (("--to-url", "amqp://guest:guest@127.0.0.1:1/"), b"nothing is listening on 127.0.0.1:1"),
     ],
 )
 def test_a_handler_that_cannot_be_is_told_before_anything_is_consumed(

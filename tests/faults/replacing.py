@@ -49,7 +49,7 @@ def replaced(url: str, topology: Topology, *, pauses: Pauses = SHORT, **options:
     """Replace whatever conflicts with a topology, and finish what was begun."""
     with links(url) as (consuming, publishing):
         with EntityInspector(consuming) as looker:
-            steps = [looker.look(each) for each in (*topology.exchanges, *topology.queues)]
+            steps = [looker.compare(each) for each in (*topology.exchanges, *topology.queues)]
         conflicts = [each for each in steps if each.outcome is Outcome.CONFLICT]
         return replace(consuming, publishing, topology, conflicts, pauses=pauses, **options)
 
@@ -71,7 +71,12 @@ def left_over(url: str, name: str) -> list[str]:
     parts = ("way", "turn", "out", "back", "kept", "came", "trial", "gate")
     names = [*(f"{name}.rmqkit.{part}" for part in parts), "rmqkit.replacing"]
     with links(url) as (link, _), EntityInspector(link) as looker:
-        return [f"{noun.__name__} {each}" for each in names for noun in (Exchange, Queue) if looker.answer(noun(each))]
+        return [
+            f"{noun.__name__} {each}"
+            for each in names
+            for noun in (Exchange, Queue)
+            if looker.passive_declare(noun(each))
+        ]
 
 
 def is_begun(url: str, topology: Topology) -> bool:
@@ -96,7 +101,7 @@ def start(url: str, queue: str, arguments: dict[str, Any], step: int = 0) -> sub
 def waiting(url: str, queue: str) -> int:
     """Return how many messages a queue has ready; 0 if it is not there."""
     with links(url) as (link, _), EntityInspector(link) as looker:
-        answer = looker.answer(Queue(queue))
+        answer = looker.passive_declare(Queue(queue))
         return answer.message_count if answer else 0
 
 

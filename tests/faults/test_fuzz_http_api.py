@@ -117,7 +117,7 @@ def test_answers_of_any_structure_are_read_or_told_to_be_none_of_rabbitmqs(api: 
         examine(live.topology)
         assert all(f"{each.name:>9} {each.ready:,} {each.published_per_s:.1f}" for each in queues)
     else:
-        assert "not RabbitMQ's HTTP API" in str(found) or "another broker" in str(found)
+        assert "not RabbitMQ's HTTP API" in str(found) or "different broker" in str(found)
 
 
 @examples(50)
@@ -146,9 +146,9 @@ def test_an_answer_without_end_is_left_before_it_fills_the_memory(api: Api, monk
 
 
 def test_an_answer_that_trickles_is_not_waited_for_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "ANSWER_S", 0.5)
+    monkeypatch.setattr(client, "RESPONSE_S", 0.5)
     api.ended.clear()
     api.answers["overview"] = endless(b" ", 0.01, api.ended)
     found = outcome(lambda: look(api), Unreachable)
-    assert "the answer was not whole after 0.5 s" in str(found)
+    assert "the response was incomplete after 0.5 s" in str(found)
     assert api.ended.wait(10)

@@ -126,7 +126,7 @@ def test_8_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         port = taken.getsockname()[1]
-        with pytest.raises(rmqkit.Unreachable, match=f"nobody listens at 127.0.0.1:{port}"):
+        with pytest.raises(rmqkit.Unreachable, match=f"connection refused: nothing is listening on 127.0.0.1:{port}"):
             rmqkit.connect(f"amqp://guest:guest@127.0.0.1:{port}/")
 
 

@@ -116,7 +116,7 @@ def test_messages_become_the_bytes_pika_would_send(sent: list[Message], channel:
 
 
 @given(st.lists(deliveries() | answers(), max_size=12), st.data())
-def test_bytes_become_the_events_pika_would_see_however_they_are_cut(wire: list[bytes], data: st.DataObject) -> None:
+def test_bytes_decode_to_the_events_of_pika_however_they_are_split(wire: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(wire)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     reads = [stream[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -128,25 +128,25 @@ def test_bytes_become_the_events_pika_would_see_however_they_are_cut(wire: list[
 
 
 @given(properties)
-def test_properties_survive_the_way_through_pikas_encoder(original: Properties) -> None:
+def test_properties_survive_encoding_by_pika(original: Properties) -> None:
     header = frame.Header(1, 0, pika_properties(original)).marshal()[19:-1]
     assert decode_properties(header) == (original, "")
 
 
 @given(st.integers(0, 2**64 - 1), st.booleans(), channels)
-def test_settling_frames_are_pikas(tag: int, flag: bool, channel: int) -> None:
+def test_ack_and_nack_frames_equal_those_of_pika(tag: int, flag: bool, channel: int) -> None:
     assert encode_ack(channel, tag, multiple=flag) == encode_method(channel, spec.Basic.Ack(tag, flag))
     assert encode_nack(channel, tag, requeue=flag) == encode_method(channel, spec.Basic.Nack(tag, False, flag))
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_at_all_give_properties_and_never_an_exception(header: bytes) -> None:
+def test_decoding_properties_from_any_bytes_never_raises(header: bytes) -> None:
     found, _trouble = decode_properties(header)
     assert isinstance(found, Properties)
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5), st.lists(deliveries(), max_size=2))
-def test_garbage_from_the_peer_is_a_protocol_error_and_nothing_else(garbage: list[bytes], wire: list[bytes]) -> None:
+def test_garbage_from_the_peer_raises_only_protocol_errors(garbage: list[bytes], wire: list[bytes]) -> None:
     decoder = Decoder(lambda _frame: None, FRAME_MAX)
     try:
         for read in (*wire, *garbage):
@@ -164,7 +164,7 @@ def test_garbage_from_the_peer_is_a_protocol_error_and_nothing_else(garbage: lis
         (b"\x01s" + b"S" + struct.pack(">I", 1) + b"\xff", {"s": b"\xff"}, ""),
         (b"\x01d" + b"D" + struct.pack(">Bi", 3, -1500), {"d": Decimal("-1.500")}, ""),
         (b"\x01u" + b"?", {}, "headers: a value of the unknown type '?'"),
-        (b"\x01u" + b"I" + b"\0", {}, "headers: a value ends too early"),
+        (b"\x01u" + b"I" + b"\0", {}, "headers: a truncated value"),
     ],
 )
 def test_headers_are_decoded_exactly_or_left_out_with_the_reason(
@@ -176,7 +176,7 @@ def test_headers_are_decoded_exactly_or_left_out_with_the_reason(
     assert decoded.priority == 7  # what follows a bad table is still read
 
 
-def test_tables_nested_without_end_cost_the_headers_and_not_the_consumer() -> None:
+def test_endlessly_nested_tables_lose_the_headers_but_not_the_consumer() -> None:
     table = b""
     for _ in range(2000):
         table = b"\x01n" + b"F" + struct.pack(">I", len(table)) + table
@@ -198,7 +198,7 @@ def test_tables_nested_without_end_cost_the_headers_and_not_the_consumer() -> No
     ],
     ids=["4 GiB", "no end", "longer than its header says", "a body of 1 TiB", "a body of nothing", "HTTP"],
 )
-def test_a_hostile_peer_is_a_protocol_error(wire: bytes) -> None:
+def test_a_hostile_peer_causes_a_protocol_error(wire: bytes) -> None:
     with pytest.raises(ProtocolError):
         Decoder(lambda _frame: None, FRAME_MAX).feed(wire)
 

@@ -83,7 +83,7 @@ def problems(check: contracts.Check, body: bytes) -> list[str]:
         (b'{"id": "o-1", "lines": [{"z": 10}]}', "3:31: /lines/0/* breaks the rule additionalProperties"),
         (b'{"id": "o-1", "unheard-of": "x"}', '3:29: /* breaks the rule type: "integer"'),
         (b"[]", '3:1: the value breaks the rule type: "object"'),
-        (b'{"id": "o-1", "id": "o-2"}', "3:15: not JSON: a name that the object has already (at 1:2 of the text)"),
+        (b'{"id": "o-1", "id": "o-2"}', "3:15: not JSON: duplicate name in an object (first at 1:2 of the text)"),
         (b'{"id": NaN}', "3:8: not JSON: NaN and Infinity are not JSON"),
     ],
 )  # fmt: skip

@@ -289,14 +289,17 @@ def test_what_is_no_definitions_is_told_so(data: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"queues": [\n  {"name": "q",}]}', "d.json:2:16: this is not JSON"),
-        ("", "d.json:1:1: this is not JSON"),
-        ('{"queues": [], "queues": []}', "the name 'queues' is twice"),
-        ('{"queues": [NaN]}', "NaN is not a number of JSON"),
-        ('{"queues": [1e999]}', "1e999 is not a number"),
+        ('{"queues": [\n  {"name": "q",}]}', "d.json:2:16: not JSON: expected a name in double quotes"),
+        ("", "d.json:1:1: not JSON: the text ends too early"),
+        (
+            '{"queues": [], "queues": []}',
+            "d.json:1:16: not JSON: duplicate name in an object (first at 1:2 of the text)",
+        ),
+        ('{"queues": [NaN]}', "d.json:1:13: not JSON: NaN and Infinity are not JSON"),
+        ('{"queues": [1e999]}', "a number beyond the range of a double"),
         ('{"queues": ["\\ud800"]}', "half a surrogate pair"),
-        ("[" * 100_000, "the nesting is too deep"),
-        ("1" * 5_000, "limit"),
+        ("[" * 100_000, "nested more than 500 levels deep"),
+        ("1" * 5_000, "a number of 5000 characters; 1000 are allowed"),
     ],
 )
 def test_what_is_no_json_is_told_with_its_place(text: str, message: str) -> None:
@@ -373,7 +376,7 @@ def test_what_definitions_cannot_hold_is_told() -> None:
         publish=Target("e"),
         external_queues=("x",),
         scope=("*",),
-        silences=(Suppression("code"),),
+        suppressions=(Suppression("code"),),
     )
     assert not_in_definitions(topology) == (
         "1 exclusive queue, with bindings",
@@ -381,7 +384,7 @@ def test_what_definitions_cannot_hold_is_told() -> None:
         "the publish target",
         "the names of external entities",
         "the scope",
-        "the silenced findings",
+        "the suppressed findings",
     )
     definitions = to_definitions(topology)
     assert [each["name"] for each in definitions["queues"]] == ["r"]

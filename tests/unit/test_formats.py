@@ -43,7 +43,7 @@ def test_json_that_stops_too_early_is_refused_as_python_does(value: object, data
         (b'{\n "a": 1e999}', "2:7", "range of a double"),
         (b'["\\ud800"]', "1:2", "surrogate"),
         (b'["\\udc00\\ud800"]', "1:2", "surrogate"),
-        (b'{"a": 1,\n "\\u0061": 2}', "2:2", "already (at 1:2"),
+        (b'{"a": 1,\n "\\u0061": 2}', "2:2", "duplicate name in an object (first at 1:2"),
         (b"9" * 5000, "1:1", "5000 characters"),
         (b"[" * 100_000, "1:501", "levels deep"),
         (b"\xef\xbb\xbf{}", "1:1", "byte order mark"),
@@ -53,10 +53,10 @@ def test_json_that_stops_too_early_is_refused_as_python_does(value: object, data
         (b"{'a': 1}", "1:2", "double quotes"),
         (b'{"a" 1}', "1:6", "expected :"),
         (b"[1}", "1:3", "closing bracket"),
-        (b"{} {}", "1:4", "follows"),
+        (b"{} {}", "1:4", "after the value"),
         (b'"a\tb"', "1:3", "control character"),
         (b'"\\x"', "1:2", "escape"),
-        (b'["\xc3\xa4\xc3\xa4", "', "1:8", "does not end"),
+        (b'["\xc3\xa4\xc3\xa4", "', "1:8", "without closing quote"),
     ],
 )
 def test_bad_json_is_refused_with_line_and_column(body: bytes, place: str, words: str) -> None:

@@ -97,7 +97,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         publish=draw(st.none() | st.builds(Target, names, keys)),
         external_exchanges=tuple(draw(st.sets(names, max_size=1))),
         policies=tuple(policies),
-        silences=tuple(draw(st.lists(st.builds(Suppression, st.sampled_from([*RULES, "x"]), names), max_size=2))),
+        suppressions=tuple(draw(st.lists(st.builds(Suppression, st.sampled_from([*RULES, "x"]), names), max_size=2))),
     )
 
 

@@ -22,22 +22,22 @@ def _declared_for_type_checkers() -> set[str]:
     return {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
-def test_what_is_exported_is_what_type_checkers_see() -> None:
+def test_exports_equal_the_names_type_checkers_see() -> None:
     assert len(rmqkit.__all__) == len(set(rmqkit.__all__))
     assert set(rmqkit.__all__) - {"__version__"} == _declared_for_type_checkers()
 
 
 @pytest.mark.parametrize("name", sorted(set(rmqkit.__all__) - {"__version__"}))
-def test_an_exported_name_is_there_and_says_what_it_is(name: str) -> None:
+def test_an_exported_name_exists_and_has_a_docstring(name: str) -> None:
     assert inspect.getdoc(getattr(rmqkit, name))
 
 
-def test_a_name_that_is_not_exported_is_an_attribute_error() -> None:
+def test_an_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Connetion'"):
         _ = rmqkit.Connetion
 
 
-def test_importing_rmqkit_imports_nothing_that_takes_time() -> None:
+def test_importing_rmqkit_imports_no_slow_module() -> None:
     heavy = {"pika", "yaml", "jsonschema", "typer", "rich", "ssl"}
     code = f"import sys, rmqkit, rmqkit.cli.app; print(*({heavy} - {{'typer'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

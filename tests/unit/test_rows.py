@@ -87,7 +87,7 @@ def test_the_place_of_a_row_is_where_it_begins() -> None:
         (b"a,\n", "in:1:1: field 2 of the header has no name"),
         (b'{"a": 1}\n{"a": }', "in:2:7: not JSON"),
         (b'{"a": 1}\n[1]', "in:2:1: a row is an object"),
-        (b'{"a": 1, "a": 2}', "in:1:10: not JSON: a name that the object has already"),
+        (b'{"a": 1, "a": 2}', "in:1:10: not JSON: duplicate name in an object"),
     ],
 )
 def test_a_bad_row_is_refused_with_its_place(data: bytes, words: str) -> None:

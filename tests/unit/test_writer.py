@@ -175,7 +175,7 @@ def test_a_file_has_a_line_per_entity_and_leaves_defaults_out() -> None:
         external_queues=("theirs",),
         policies=(Policy("ttl", "^orders\\.", {"message-ttl": 60000}, "queues", 1),),
         scope=("orders.*",),
-        silences=(Suppression("unreached-queue", "parked", "filled by hand"), Suppression("cycle", reason="meant")),
+        suppressions=(Suppression("unreached-queue", "parked", "filled by hand"), Suppression("cycle", reason="meant")),
     )
     assert to_yaml(topology) == (
         "description: Orders; nothing else.\n\n"

@@ -172,6 +172,6 @@ def _summary(report: MoveReport, source: str) -> str:
             parts.append(f"{again}, and may be there twice if a move was cut off then")
     if report.unmatched:
         parts.append(f"{report.unmatched:,} do not match")
-    if report.looked < report.ready:
-        parts.append(f"{report.looked:,} of the {report.ready:,} in queue {source!r} were looked at")
+    if report.scanned < report.ready:
+        parts.append(f"{report.scanned:,} of the {report.ready:,} in queue {source!r} were looked at")
     return f"{'Stopped; ' if report.interrupted else ''}{'; '.join(parts)}."

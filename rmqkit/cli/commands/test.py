@@ -76,7 +76,7 @@ def _results(scenarios: Sequence[Scenario], broker: ConnectionOptions | None, st
         follow = offline
         if broker:
             connection = stack.enter_context(broker.connect())
-            follow = stack.enter_context(connection.rehearsal(stop=stop)).follow
+            follow = stack.enter_context(connection.scenario_runner(stop=stop)).follow
         for scenario in scenarios:
             started_s = time.monotonic()
             result = judge(scenario, follow)

@@ -42,13 +42,13 @@ class ExchangeReplacement:
             do(*_declaring(MARKER, self.gate, Binding(MARKER.name, gate, "exchange"), *bound))
             self.site.pause(self.site.pauses.on_disk_s)
         self._step("delete it and declare it anew")
-        old = [declare_methods.deleting(self.exchange)] if self.conflicting else []
+        old = [declare_methods.delete_call(self.exchange)] if self.conflicting else []
         do(*old, *_declaring(self.exchange, *self._gates(outgoing), *incoming))
         self._step("bind it")
         do(*_declaring(*outgoing))
         self.site.pause(self.site.pauses.stale_s)
         self._step("remove its gate")
-        do(declare_methods.deleting(self.gate))
+        do(declare_methods.delete_call(self.gate))
 
     def _gates(self, outgoing: Sequence[Binding]) -> list[Binding]:
         """Return a binding to the gate for each way a message may match; none if the gate is of another type.
@@ -56,7 +56,7 @@ class ExchangeReplacement:
         It is when a run was killed, and then the file was changed back to what is there.
         """
         try:
-            self.site.do(declare_methods.declaring(self.gate))
+            self.site.do(declare_methods.declare_call(self.gate))
         except PropertyMismatch:
             return []
         ways = {way_key(each): each for each in outgoing}
@@ -70,4 +70,4 @@ class ExchangeReplacement:
 
 
 def _declaring(*entities: Exchange | Binding) -> list[MethodCall]:
-    return [declare_methods.declaring(each) for each in entities]
+    return [declare_methods.declare_call(each) for each in entities]

@@ -70,7 +70,7 @@ class QueueReplacement:
                 ) from exc
         else:
             self._step("declare it")
-            self.site.do(declare_methods.declaring(self.queue))
+            self.site.do(declare_methods.declare_call(self.queue))
         self.site.pause(self.site.pauses.on_disk_s)
         self._bring_back()
 
@@ -83,18 +83,18 @@ class QueueReplacement:
         missing = [each for each in (part.kept, part.came) if site.answer(each) is None]
         declared: list[declare_methods.Entity] = [MARKER, part.way, part.turn, *missing]
         bound = (_binding(part.turn, part.came), _binding(MARKER, part.way))
-        site.do(*map(declare_methods.declaring, declared), *map(declare_methods.declaring, bound))
+        site.do(*map(declare_methods.declare_call, declared), *map(declare_methods.declare_call, bound))
         if site.answer(part.out) is None:  # else this was done
             self._step(f"lead its bindings through the exchange {part.way.name}")
             through = (_binding(part.way, self.queue), *map(self._through_way, self.bindings))
-            site.do(*map(declare_methods.declaring, through))
+            site.do(*map(declare_methods.declare_call, through))
             site.pause(site.pauses.on_disk_s)
             self._step("take its own bindings away")
-            site.do(*map(declare_methods.unbinding, self.bindings))
+            site.do(*map(declare_methods.unbind_call, self.bindings))
         self._step("make the way out for what it holds")
-        site.do(declare_methods.declaring(part.out), declare_methods.declaring(_binding(part.out, part.kept)))
+        site.do(declare_methods.declare_call(part.out), declare_methods.declare_call(_binding(part.out, part.kept)))
         self._step(f"turn what comes to {part.came.name}")
-        site.do(declare_methods.unbinding(_binding(part.way, self.queue)))
+        site.do(declare_methods.unbind_call(_binding(part.way, self.queue)))
         site.pause(site.pauses.stale_s)
 
     def _set_aside(self) -> None:
@@ -131,8 +131,8 @@ class QueueReplacement:
             return "messages come to it around its bindings"
         try:
             site.do(
-                declare_methods.deleting(self.queue, if_unused=self.classic, if_empty=self.classic),
-                declare_methods.declaring(self.queue),
+                declare_methods.delete_call(self.queue, if_unused=self.classic, if_empty=self.classic),
+                declare_methods.declare_call(self.queue),
             )
         except PropertyMismatch as exc:
             if not exc.subject.startswith("deleting"):
@@ -150,20 +150,20 @@ class QueueReplacement:
     def _bring_back(self) -> None:
         """Move everything back, let new messages take the short way again, and remove the siblings."""
         site, part = self.site, self.siblings
-        site.do(declare_methods.declaring(part.back), declare_methods.declaring(_binding(part.back, self.queue)))
+        site.do(declare_methods.declare_call(part.back), declare_methods.declare_call(_binding(part.back, self.queue)))
         if site.answer(part.kept) is not None:
             self._move(part.kept, part.back, "bring {count} messages back")
         if site.answer(part.came) is not None:
             self._follow_up()
         self._step("bind it")
-        site.do(*map(declare_methods.declaring, self.bindings))
+        site.do(*map(declare_methods.declare_call, self.bindings))
         site.pause(site.pauses.stale_s)
         self._step("remove its siblings")
-        site.do(*(declare_methods.unbinding(self._through_way(each)) for each in self.bindings))
+        site.do(*(declare_methods.unbind_call(self._through_way(each)) for each in self.bindings))
         for queue in (part.kept, part.came):
             self._move(queue, part.back, "bring {count} more messages back")
-            site.do(declare_methods.deleting(queue))
-        site.do(*(declare_methods.deleting(each) for each in (part.out, part.turn, part.back, part.way)))
+            site.do(declare_methods.delete_call(queue))
+        site.do(*(declare_methods.delete_call(each) for each in (part.out, part.turn, part.back, part.way)))
 
     def _follow_up(self) -> None:
         """Bring back what came meanwhile; lead new messages to the queue when few are left, which they overtake.
@@ -178,7 +178,7 @@ class QueueReplacement:
         def turn() -> None:
             nonlocal turned
             site.tell(f"queue {self.queue.name!r}: lead new messages to it")
-            site.do(declare_methods.declaring(_binding(part.way, self.queue)))
+            site.do(declare_methods.declare_call(_binding(part.way, self.queue)))
             turned = True
 
         def caught_up() -> int | None:

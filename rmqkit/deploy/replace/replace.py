@@ -54,10 +54,14 @@ def unfinished(link: ReconnectingConnection, topology: Topology) -> tuple[Exchan
     Raises AccessRefused, ConnectionLost.
     """
     with EntityInspector(link) as looker:
-        if looker.answer(MARKER) is None:
+        if looker.passive_declare(MARKER) is None:
             return ()
-        exchanges = tuple(each for each in topology.exchanges if looker.answer(temporary_exchange(each)) is not None)
-        queues = tuple(each for each in topology.queues if looker.answer(TemporaryEntities.of(each).way) is not None)
+        exchanges = tuple(
+            each for each in topology.exchanges if looker.passive_declare(temporary_exchange(each)) is not None
+        )
+        queues = tuple(
+            each for each in topology.queues if looker.passive_declare(TemporaryEntities.of(each).way) is not None
+        )
         return (*exchanges, *queues)
 
 
@@ -193,7 +197,7 @@ def _obstacles(site: ReplaceSession, entity: Exchange | Queue, step: Step) -> It
         if lack:
             yield _problem(entity, f"{lack}: make room first, or give it a dead-letter exchange")
     try:
-        site.do(declare_methods.declaring(trial), declare_methods.deleting(trial))
+        site.do(declare_methods.declare_call(trial), declare_methods.delete_call(trial))
     except Refused as exc:
         yield _problem(entity, f"the broker does not take the new one: {exc.reply_code} {exc.reply_text}")
 

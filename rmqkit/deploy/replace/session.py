@@ -66,7 +66,7 @@ class ReplaceSession:
         """
         channel = self.consuming.channel()
         try:
-            for _ in channel.call_each((declare_methods.declaring(LOCK), *calls)):
+            for _ in channel.call_each((declare_methods.declare_call(LOCK), *calls)):
                 pass
         finally:
             channel.close()
@@ -74,7 +74,7 @@ class ReplaceSession:
     def answer(self, entity: Exchange | Queue) -> Any:
         """Return the broker's answer about an entity, with a queue's counts, or None if it is not there."""
         with EntityInspector(self.consuming) as looker:
-            return looker.answer(entity)
+            return looker.passive_declare(entity)
 
     def ready(self, queue: Queue) -> int:
         """Return how many messages wait in a queue; 0 if it is not there."""
@@ -99,5 +99,5 @@ class ReplaceSession:
     def unlock(self) -> None:
         """Let others; the marker goes too, unless something is left to be finished."""
         with suppress(PropertyMismatch):  # it is bound to what is left
-            self.do(declare_methods.deleting(MARKER, if_unused=True))
-        self.do(declare_methods.deleting(LOCK))
+            self.do(declare_methods.delete_call(MARKER, if_unused=True))
+        self.do(declare_methods.delete_call(LOCK))

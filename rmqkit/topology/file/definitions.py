@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar, get_args
 
+from rmqkit import json_text
 from rmqkit.errors import InputError, Location, Problem, TopologyError
 from rmqkit.model import AppliesTo, Binding, DestinationType, Exchange, Policy, Queue, Topology
 from rmqkit.topology.comparison import is_internal
-from rmqkit.topology.file import plain_json
 from rmqkit.topology.file.names import BUILT_IN
 from rmqkit.topology.file.schema import suggest
 from rmqkit.topology.file.text import counted, headline
@@ -46,7 +46,7 @@ def from_definitions(
     itself is left out, as RabbitMQ does when it imports definitions. Raises DocumentError for what is not JSON,
     TopologyError for what are no definitions, and InputError if `vhost` is not there, or is None and there are several.
     """
-    reader = _DefinitionsReader(plain_json.parse(source, file) if isinstance(source, str) else source, file)
+    reader = _DefinitionsReader(json_text.parse(source, file) if isinstance(source, str) else source, file)
     reader.check()
     reader.choose(vhost)
     topology = reader.build()
@@ -89,7 +89,7 @@ def not_in_definitions(topology: Topology) -> tuple[str, ...]:
         "the publish target": topology.publish,
         "the names of external entities": topology.external_exchanges or topology.external_queues,
         "the scope": topology.scope,
-        "the silenced findings": topology.silences,
+        "the suppressed findings": topology.suppressions,
     }
     return tuple(name for name, part in parts.items() if part)
 

@@ -93,7 +93,7 @@ def _merge(files: list[_TopologyFile]) -> Topology:
         external_queues=tuple(dict.fromkeys(name for file in files for name in file.external("queues"))),
         policies=tuple(policies.values()),
         scope=tuple(dict.fromkeys(pattern for file in files for pattern in file.texts("scope"))),
-        silences=tuple(silence for file in files for silence in file.silences()),
+        suppressions=tuple(each for file in files for each in file.suppressions()),
     )
 
 
@@ -185,7 +185,7 @@ class _TopologyFile:
         """Return the texts in a section that is a list, as far as they are texts."""
         return _texts(self.section(section, []))
 
-    def silences(self) -> Iterator[Suppression]:
+    def suppressions(self) -> Iterator[Suppression]:
         """Yield the well-formed entries of `lint:`."""
         for index, entry in enumerate(self.section("lint", [])):
             if ("lint", index) not in {path[:2] for path in self.faulty}:

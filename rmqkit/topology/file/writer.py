@@ -46,7 +46,7 @@ def _sections(topology: Topology) -> dict[str, Any]:
         "external": {kind: list(names) for kind, names in external.items() if names},
         "policies": {each.name: _given(each) for each in topology.policies},
         "scope": list(topology.scope),
-        "lint": [{"ignore": each.code} | _given(each) for each in topology.silences],
+        "lint": [{"ignore": each.code} | _given(each) for each in topology.suppressions],
     }
 
 

@@ -68,7 +68,7 @@ def examine(topology: Topology) -> tuple[tuple[Finding, ...], tuple[Finding, ...
     """Return what `lint` does, and besides what the topology's own `lint:` silences."""
     wiring = index_of(topology)
     found = [_finding(each, *complaint) for each in RULES.values() for complaint in each.check(wiring)]
-    silencers = {silence: any_part(silence.name) for silence in topology.silences}
+    silencers = {silence: any_part(silence.name) for silence in topology.suppressions}
     used: set[Suppression] = set()
     silenced: list[Finding] = []
     left: list[Finding] = []
@@ -76,7 +76,7 @@ def examine(topology: Topology) -> tuple[tuple[Finding, ...], tuple[Finding, ...
         by = {each for each, name in silencers.items() if each.code == finding.code and name.fullmatch(finding.name)}
         used |= by
         (silenced if by else left).append(finding)
-    left += [_unused(silence) for silence in topology.silences if silence not in used]
+    left += [_unused(silence) for silence in topology.suppressions if silence not in used]
     return tuple(sorted(left, key=_place)), tuple(sorted(silenced, key=_place))
 
 
