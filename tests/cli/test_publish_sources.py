@@ -159,9 +159,9 @@ def test_braces_stay_braces_without_a_template(run: Run, channel: BlockingChanne
         (["--rows", "good.jsonl", "--template", "{{ a }}"], "good.jsonl:2:1: --template: 'a' is undefined"),
         (["--rows", "bad.jsonl"], "bad.jsonl:2:2: not JSON"),
         (["--rows", "good.csv", "--template", "{{ a }}", "--format", "json"], "the body made for good.csv:3:1:1:1"),
-        (["--envelopes", "empty"], "empty: a folder with no *.properties.json in it"),
+        (["--envelopes", "empty"], "empty: no *.properties.json file in this folder"),
         (["--envelopes", "saved"], "x.properties.json:1:1: its body, x.bin, cannot be read"),
-        (["--lines", "good.csv", "--resume", "good.csv"], "good.csv is no state of a run"),
+        (["--lines", "good.csv", "--resume", "good.csv"], "good.csv is not the state of a run"),
     ],
 )
 def test_what_can_be_checked_is_and_then_nothing_is_sent(
@@ -394,7 +394,7 @@ def test_another_target_or_input_is_refused(run: Run, queue: str, tmp_path: Path
     changed = run("publish", "-q", queue, "--lines", "in", "--resume", "state")
     assert other.returncode == changed.returncode == 2
     assert b"and this one publishes lines to queue 'another'" in other.stderr
-    assert b"was changed in what was published before" in changed.stderr
+    assert b"was changed in the part already published" in changed.stderr
     assert b"remove this one to publish everything" in other.stderr
 
 

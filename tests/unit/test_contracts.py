@@ -279,7 +279,7 @@ def test_a_pattern_that_backtracks_without_end_gives_up(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_name_is_no_schema() -> None:
-    with pytest.raises(SettingsError, match=r"order.yaml: a schema is a JSON Schema, named .json"):
+    with pytest.raises(SettingsError, match=r"order.yaml: a schema is a JSON Schema \(.json\)"):
         contracts.of_schema("order.yaml")
 
 

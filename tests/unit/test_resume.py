@@ -12,7 +12,7 @@ from rmqkit.errors import PayloadError
 from rmqkit.message import Message
 from rmqkit.payload import resume, sources
 from rmqkit.payload.input_stream import InputPosition, InputStream
-from rmqkit.payload.resume import Mark, Resume
+from rmqkit.payload.resume import Checkpoint, Resume
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.report import Fate
 from rmqkit.stop import Stop
@@ -29,27 +29,27 @@ def test_before_the_mark_all_is_confirmed_or_noted_and_at_it_is_not(
     data: st.DataObject, count: int, noted: set[int], room: int
 ) -> None:
     begin = 10
-    mark = Mark(_place(begin), {n: _place(n) for n in noted}, most=len(noted) + room)
+    checkpoint = Checkpoint(_place(begin), {n: _place(n) for n in noted}, max_failed=len(noted) + room)
     records = [*sorted(noted), *range(begin, begin + count)]
     for n in records:
-        mark.take(_place(n), _place(n + 1))
+        checkpoint.add(_place(n), _place(n + 1))
     fates = {}
     order = data.draw(st.permutations(range(len(records))))
     for index in order[: data.draw(st.integers(0, len(records)))]:
         fate = fates[records[index]] = data.draw(_FATES)
-        mark.settle(index, fate)
+        checkpoint.settle(index, fate)
         confirmed = {n for n, told in fates.items() if told is Fate.CONFIRMED}
-        behind = {*noted, *range(begin, mark.place.n)}
-        assert behind == (confirmed & behind) | mark.failed.keys()
-        assert not confirmed & mark.failed.keys()
-        assert len(mark.failed) <= len(noted) + room
-        assert mark.place.n not in confirmed
-        assert mark.beyond == begin + count - mark.place.n
+        behind = {*noted, *range(begin, checkpoint.place.n)}
+        assert behind == (confirmed & behind) | checkpoint.failed.keys()
+        assert not confirmed & checkpoint.failed.keys()
+        assert len(checkpoint.failed) <= len(noted) + room
+        assert checkpoint.place.n not in confirmed
+        assert checkpoint.beyond == begin + count - checkpoint.place.n
 
 
-def _lines(outline: MessageDefaults, stream: InputStream, place: InputPosition) -> object:
+def _lines(defaults: MessageDefaults, stream: InputStream, place: InputPosition) -> object:
     stream.seek(place)
-    return sources.lines(outline, stream)
+    return sources.lines(defaults, stream)
 
 
 def _open(path: Path, state: Path, job: str = "job") -> Resume:
@@ -144,8 +144,8 @@ def test_a_message_of_unknown_fate_keeps_the_mark_before_it(tmp_path: Path) -> N
         (b"a\nb", b"a\nb\n", []),
         (b"a\nb", b"a\nb\nc", [b"c"]),
         (b"a\nb", b"a\nbc\n", "line 2 of .* had no end when it was published"),
-        (b"a\nb\n", b"a\nc\nd\n", "was changed in what was published before"),
-        (b"a\nb\n", b"a\n", "was changed in what was published before"),
+        (b"a\nb\n", b"a\nc\nd\n", "was changed in the part already published"),
+        (b"a\nb\n", b"a\n", "was changed in the part already published"),
     ],
 )
 def test_an_input_that_grew_goes_on_and_one_that_was_changed_is_refused(
@@ -167,14 +167,14 @@ def test_a_state_of_another_job_or_no_state_at_all_is_refused_and_left_alone(tmp
     path.write_bytes(b"a\n")
     _run(_open(path, state), random.Random(1), crash=False)
     before = state.read_bytes()
-    with pytest.raises(PayloadError, match="it is of a run that publishes job, and this one publishes another"):
+    with pytest.raises(PayloadError, match="it belongs to a run that publishes job, and this one publishes another"):
         _open(path, state, "another")
     beyond = [
         before.replace(b'"failed": []', b'"failed": [{"offset": %d, "line": 0, "n": 0}]' % offset) for offset in (-1, 3)
     ]
     for content in (b"", b"{}", b"[1]", b"a\n", before[:-20], before.replace(b'"line": 1', b'"line": "1"'), *beyond):
         state.write_bytes(content)
-        with pytest.raises(PayloadError, match="is no state of a run"):
+        with pytest.raises(PayloadError, match="is not the state of a run"):
             _open(path, state)
         assert state.read_bytes() == content
 
@@ -192,11 +192,11 @@ def test_two_runs_at_once_are_one_too_many_and_the_next_may_begin_when_the_first
     first = _open(path, state)
     list(first.messages())
     for _ in range(2):
-        with pytest.raises(PayloadError, match="another run is at it"):
+        with pytest.raises(PayloadError, match="another run is using it"):
             _open(path, state)
     first.finish(complete=False)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["in", "state"]
     second = _open(path, state)
-    with pytest.raises(PayloadError, match="another run is at it"):
+    with pytest.raises(PayloadError, match="another run is using it"):
         _open(path, state)
     second.finish(complete=False)

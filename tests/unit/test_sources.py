@@ -21,8 +21,8 @@ def _bodies(messages: object) -> list[bytes]:
     return [each.body for each in messages if each is not None]  # type: ignore[attr-defined]
 
 
-def _lines(path: Path, **outline: object) -> list[bytes]:
-    return _bodies(sources.lines(MessageDefaults(**outline), InputStream(str(path), Stop())))  # type: ignore[arg-type]
+def _lines(path: Path, **defaults: object) -> list[bytes]:
+    return _bodies(sources.lines(MessageDefaults(**defaults), InputStream(str(path), Stop())))  # type: ignore[arg-type]
 
 
 def test_numbers_are_the_bodies_0_to_n_minus_1_in_order() -> None:
@@ -34,8 +34,8 @@ def test_numbers_are_the_bodies_0_to_n_minus_1_in_order() -> None:
 
 
 def test_arguments_keep_their_bytes_and_a_given_content_type_stands() -> None:
-    outline = MessageDefaults("ex", "key", Properties(content_type="x/y", priority=1))
-    messages = sources.arguments(outline, ["", "grüße", os.fsdecode(b"\xff\0")])
+    defaults = MessageDefaults("ex", "key", Properties(content_type="x/y", priority=1))
+    messages = sources.arguments(defaults, ["", "grüße", os.fsdecode(b"\xff\0")])
     assert _bodies(messages) == [b"", "grüße".encode(), b"\xff\0"]
     assert {each.properties.content_type for each in messages} == {"x/y"}
     assert (messages[0].exchange, messages[0].routing_key) == ("ex", "key")
@@ -47,7 +47,7 @@ def test_every_bad_argument_is_told_at_once() -> None:
     assert [str(problem.where) for problem in caught.value.problems] == ["payload 2:1:2", "payload 3:1:1"]
 
 
-def test_an_outline_amqp_cannot_carry_is_refused() -> None:
+def test_an_defaults_amqp_cannot_carry_is_refused() -> None:
     with pytest.raises(PayloadError, match="routing key has 256 bytes"):
         MessageDefaults(routing_key="k" * 256)
 
@@ -80,7 +80,7 @@ def test_every_file_that_cannot_be_sent_is_told_before_anything_is(tmp_path: Pat
         sources.InputFiles(MessageDefaults(), [str(tmp_path), str(tmp_path / "empty"), str(tmp_path / "gone")], Stop())
     told = "\n".join(map(str, caught.value.problems))
     assert f"{tmp_path}/bad.json:2:2: not JSON" in told
-    assert f"{tmp_path}/empty: a folder with no file in it" in told
+    assert f"{tmp_path}/empty: no file in this folder" in told
     assert f"{tmp_path}/gone: cannot be read: No such file" in told
 
 
@@ -192,11 +192,11 @@ def test_the_first_bad_line_is_placed_and_those_before_it_are_good(tmp_path: Pat
 def test_envelopes_go_where_they_say_unless_overridden(tmp_path: Path) -> None:
     path = tmp_path / "envelopes"
     path.write_bytes(b'{"body": "a", "exchange": "x", "routing_key": "k"}\n\n{"body": "b"}\n')
-    outline = MessageDefaults(routing_key="default")
+    defaults = MessageDefaults(routing_key="default")
 
     def targets(*, override: bool) -> list[tuple[str, str]]:
         stream = InputStream(str(path), Stop())
-        messages = EnvelopeReplay(outline, Stop(), override=override).lines(stream)
+        messages = EnvelopeReplay(defaults, Stop(), override=override).lines(stream)
         return [(each.exchange, each.routing_key) for each in messages if isinstance(each, Message)]
 
     assert targets(override=False) == [("x", "k"), ("", "default")]
