@@ -123,12 +123,6 @@ def arguments(defaults: MessageDefaults, payloads: Sequence[str]) -> list[Messag
     return [defaults.message(body) for body in bodies]
 
 
-def repeated(messages: Iterable[Message], count: int) -> Iterator[Message]:
-    """Yield all of `messages`, which can be iterated more than once, `count` times."""
-    for _ in range(count):
-        yield from messages
-
-
 class InputFiles:
     """A message per file, byte for byte; of a folder, one per file in it and below, sorted by path, but hidden ones.
 

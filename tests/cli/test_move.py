@@ -49,7 +49,7 @@ def test_a_dry_run_shows_how_messages_died_and_where_they_would_go_and_changes_n
         ["1", "rejected", "billing", "amq.topic", "order.us"],
     ]
     assert "Would move 3 messages" in done.stderr
-    assert "1 stay: no x-death header" in done.stderr
+    assert "1 stays: no x-death header" in done.stderr
     await_state(dead, "parked", ready=4)
 
 
@@ -85,7 +85,7 @@ def test_everything_goes_to_a_queue_or_an_exchange_that_is_named(live: Run, dead
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--to-queue", "a", "--to-exchange", "b"), "one way"),
+        (("--to-queue", "a", "--to-exchange", "b"), "use only one of --to-origin, --to-queue, --to-exchange"),
         (("--to-queue", "parked"), "already"),
         (("-r", "key"), "--to-exchange"),
         (("--filter", "deth.reason"), "'deth' is not known"),

@@ -16,9 +16,10 @@ from typing import Any
 
 import pika
 import pytest
+import typer
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.cli.publish_input import Contradiction, InputChoice
+from rmqkit.cli.publish_input import InputOptions
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -183,27 +184,27 @@ def test_what_can_be_checked_is_and_then_nothing_is_sent(
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        (InputChoice(rows="a", lines="b"), "two ways"),
-        (InputChoice(("payload",), rows="a"), "takes its messages from a stream"),
-        (InputChoice(files=("f",), rows="a"), "takes its messages from a stream"),
-        (InputChoice(rows="a", count=3), "--rows takes what comes"),
-        (InputChoice(("payload",), template="a"), "--template makes the bodies"),
-        (InputChoice(lines="b", template="a"), "--template and --lines both make the bodies"),
-        (InputChoice(seed=1, count=3), "--seed is for --template and --rows"),
-        (InputChoice(timing=1.0, lines="b"), "--timing is for --envelopes"),
-        (InputChoice(resume="s", count=3), "--resume goes with a file"),
-        (InputChoice(resume="s", lines="-"), "--resume goes with a file"),
+        (InputOptions(rows="a", lines="b"), "use only one of --lines, --rows"),
+        (InputOptions(["payload"], rows="a"), "--rows cannot be combined with payloads or --file"),
+        (InputOptions(file=["f"], rows="a"), "--rows cannot be combined with payloads or --file"),
+        (InputOptions(rows="a", count=3), "--rows cannot be combined with --count"),
+        (InputOptions(["payload"], template="a"), "--template cannot be combined with payloads"),
+        (InputOptions(lines="b", template="a"), "--template and --lines cannot be combined"),
+        (InputOptions(seed=1, count=3), "--seed needs --template or --rows"),
+        (InputOptions(timing=1.0, lines="b"), "--timing needs --envelopes"),
+        (InputOptions(resume="s", count=3), "--resume needs a file"),
+        (InputOptions(resume="s", lines="-"), "--resume needs a file"),
     ],
 )
-def test_what_does_not_go_together_is_said(inputs: InputChoice, words: str) -> None:
-    with pytest.raises(Contradiction, match=words):
+def test_what_does_not_go_together_is_said(inputs: InputOptions, words: str) -> None:
+    with pytest.raises(typer.BadParameter, match=words):
         inputs.check()
 
 
 def test_going_on_without_confirms_is_refused(run: Run) -> None:
     done = run("publish", "-q", "q", "--lines", "in", "--resume", "state", "--no-confirms")
     assert done.returncode == 2
-    assert b"leave --no-confirms out" in done.stderr
+    assert b"--resume cannot be combined with --no-confirms" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,7 @@ def test_what_was_returned_is_sent_again_once_there_is_a_queue(
     channel.queue_bind(late, exchange, "unknown")
     second = run(*arguments)
     assert second.returncode == 0, second.stderr
-    assert b"2 messages are confirmed; 1 that failed are sent again first." in second.stderr
+    assert b"2 messages already confirmed; 1 failed and will be sent again first." in second.stderr
     assert bodies(channel, queue) == [b'{"key": "known"}'] * 2
     assert bodies(channel, late) == [b'{"key": "unknown"}']
 

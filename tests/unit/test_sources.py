@@ -97,11 +97,6 @@ def test_a_file_that_goes_away_after_the_check_is_an_error_after_those_before_it
         next(messages)
 
 
-def test_repeated_yields_everything_so_many_times() -> None:
-    messages = sources.arguments(MessageDefaults(), ["a", "b"])
-    assert _bodies(sources.repeated(messages, 3)) == [b"a", b"b"] * 3
-
-
 def test_lines_end_at_newlines_alone_and_the_last_needs_none(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_bytes("a\r\n\n\u2028b\x0bc\n\0\xff".encode("latin-1", "ignore") + b"\nlast")
