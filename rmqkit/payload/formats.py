@@ -80,24 +80,21 @@ def check_json(body: bytes, where: Location) -> str:
     Raises PayloadError: see `json_text.find_fault`.
     """
     text = decode(body, where, "JSON")
-    if len(text) > _SMALL:
-        _check_json(text, where)
-    else:
-        _read_json(text, where)
+    if len(text) <= _SMALL:
+        with suppress(ValueError, RecursionError):
+            json_text.read(text)
+            return text
+    _check_json(text, where)
     return text
 
 
 def read_json(body: bytes, where: Location) -> tuple[str, Any]:
-    """Refuse what `check_json` refuses; return the text and its value."""
+    """Refuse JSON as `check_json` does; return the text and its value."""
     text = decode(body, where, "JSON")
-    return text, _read_json(text, where)
-
-
-def _read_json(text: str, where: Location) -> Any:
     with suppress(ValueError, RecursionError):
-        return json_text.read(text)
+        return text, json_text.read(text)
     _check_json(text, where)
-    return json.loads(text)
+    return text, json.loads(text)
 
 
 def _check_json(text: str, where: Location) -> None:

@@ -170,7 +170,11 @@ class MessageTemplate:
         if stream.rereadable:
             stream.seek(BEGINNING)
             if begin.offset:
-                self._read_header(reader, stream)
+                for line in stream.lines():
+                    if line is not None:
+                        reader.read(line, stream.line)
+                    if reader.names is not None:
+                        break
                 stream.seek(begin)
         for line in stream.lines():
             if line is None:
@@ -185,13 +189,6 @@ class MessageTemplate:
                 n += 1
         if not stream.stopped:
             reader.finish(stream.line)
-
-    def _read_header(self, reader: RowReader, stream: InputStream) -> None:
-        for line in stream.lines():
-            if line is not None:
-                reader.read(line, stream.line)
-            if reader.names is not None:
-                return
 
     def _message(self, n: int, where: Location, row: Row | None = None) -> Message:
         self._variables.set(n, row.fields if row else {}, self._uses)

@@ -25,10 +25,6 @@ _HELD_BYTES = 64 * 1024 * 1024  # files up to this total are read once; the othe
 ContractOf = Callable[[str, str], Check | None]
 
 
-def _no_contract(_exchange: str, _routing_key: str) -> None:
-    pass
-
-
 class MessageDefaults:
     """The target, properties and format that all messages of a run share.
 
@@ -42,7 +38,7 @@ class MessageDefaults:
         routing_key: str = "",
         properties: Properties = PERSISTENT,
         format: Format | None = None,  # noqa: A002 - the flag's word
-        contract_of: ContractOf = _no_contract,
+        contract_of: ContractOf = lambda _exchange, _routing_key: None,
     ) -> None:
         property_checks.check_target(exchange, routing_key)
         property_checks.check(properties)
