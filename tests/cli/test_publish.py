@@ -1,4 +1,4 @@
-"""`rmqkit publish` against a real RabbitMQ: what goes in arrives, and the report adds up."""
+"""`rmqkit publish` against a real RabbitMQ: every message arrives, and the report adds up."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_a_bad_first_line_is_bad_input(run: Run, channel: BlockingChannel, queue
     assert bodies(channel, queue) == []
 
 
-def test_no_such_queue_is_an_error_that_says_what_to_do(run: Run) -> None:
+def test_a_missing_queue_is_an_error_with_advice(run: Run) -> None:
     done = run("-q", "rmqkit.no.such.queue", "-n", 300, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["error"], report["returned"]) == (6, "Unroutable", 300)
@@ -258,14 +258,14 @@ def test_without_confirms_everything_is_unknown(run: Run, channel: BlockingChann
     assert len(bodies(channel, queue)) == 100
 
 
-def test_a_rate_is_kept(run: Run, queue: str) -> None:
+def test_a_rate_is_not_exceeded(run: Run, queue: str) -> None:
     done = run("-q", queue, "-n", 20, "--rate", 40, "--json")
     report = json.loads(done.stdout)
     assert report["confirmed"] == 20
     assert 0.4 < report["seconds"] < 5
 
 
-def test_with_nothing_applied_the_work_queue_is_the_target_and_that_is_said(run: Run) -> None:
+def test_with_nothing_applied_the_work_queue_is_the_target_and_is_named(run: Run) -> None:
     done = run("x", RMQKIT_URL="amqp://127.0.0.1:1/")
     assert done.returncode == 4
     assert (
@@ -274,7 +274,7 @@ def test_with_nothing_applied_the_work_queue_is_the_target_and_that_is_said(run:
     )
 
 
-def test_envelopes_go_back_where_they_came_from_byte_for_byte(
+def test_envelopes_return_to_where_they_came_from_byte_for_byte(
     run: Run, channel: BlockingChannel, queue: str, environment: dict[str, str]
 ) -> None:
     sent = pika.BasicProperties(headers={"a": [1, b"\xff", {"b": None}]}, priority=3, timestamp=1_700_000_000)

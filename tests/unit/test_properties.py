@@ -57,14 +57,14 @@ def test_a_value_amqp_cannot_carry_is_refused_by_name(values: dict[str, Any], wo
     assert words in str(caught.value)
 
 
-def test_every_fault_is_told_at_once_and_no_value_is_shown() -> None:
+def test_all_faults_are_reported_at_once_without_values() -> None:
     with pytest.raises(PayloadError) as caught:
         properties.check(Properties(priority=256, user_id="hunter2" * 50, headers={"a": "hunter2\ud800"}))
     assert len(str(caught.value).splitlines()) == 3
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_extremes_that_fit_are_taken() -> None:
+def test_the_largest_values_that_fit_are_accepted() -> None:
     properties.check(
         Properties(
             priority=255,

@@ -1,4 +1,4 @@
-"""What a publish report means, as an error, a warning, a line and an exit code."""
+"""Reports as errors, warnings, summaries and exit codes; expirations of the command line."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def _failed(fate: Fate, reason: str = "why", exchange: str = "") -> Failure:
         (PublishReport(3, 2, refused=1, failures=(_failed(Fate.REFUSED, "403 ACCESS"),)), False, AccessRefused, 5),
     ],
 )
-def test_what_was_not_confirmed_is_an_error_of_its_kind(
+def test_a_run_with_unconfirmed_messages_is_an_error_of_its_kind(
     report: PublishReport, mandatory: bool, error: type[Exception] | None, code: int
 ) -> None:
     found = report_text.error_of(report, mandatory=mandatory)
@@ -45,7 +45,7 @@ def test_what_was_not_confirmed_is_an_error_of_its_kind(
     assert "hunter2" not in str(found)
 
 
-def test_input_that_fails_is_bad_input_before_the_first_message_and_partly_done_after_it() -> None:
+def test_failing_input_is_bad_input_before_the_first_message_and_partly_done_after_it() -> None:
     assert report_text.exit_code(PublishReport(0), PayloadError("bad")) == 2
     assert report_text.exit_code(PublishReport(1, 1), PayloadError("bad")) == 3
 
@@ -65,7 +65,7 @@ def test_a_signal_determines_the_exit_code_only_if_everything_sent_was_confirmed
     assert caught.value.exit_code == code
 
 
-def test_the_summary_adds_up_and_leaves_zeros_out() -> None:
+def test_the_summary_adds_up_and_omits_zeros() -> None:
     report = PublishReport(1_003, 1_000, returned=2, unknown=1, republished=7, seconds=2.0)
     assert report_text.publish_summary(report) == (
         "Published 1,003 messages in 2.00 s, 502/s: 1,000 confirmed, 2 returned, 1 unknown, 7 republished."
@@ -100,5 +100,5 @@ def test_an_expiration_that_is_neither_is_refused(text: str) -> None:
         parse_expiration(text)
 
 
-def test_the_target_of_last_resort_is_that_of_the_packaged_work_topology() -> None:
+def test_the_last_default_target_is_that_of_the_packaged_work_topology() -> None:
     assert load(Path(__file__).parents[2] / "topologies" / "work.yaml").publish == WORK
