@@ -14,6 +14,7 @@ import typer
 from rmqkit.address import DEFAULT_URL, Address, Tls
 from rmqkit.cli import output
 from rmqkit.errors import SettingsError
+from rmqkit.model import Target
 from rmqkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -142,6 +143,17 @@ def _our_node() -> str:
 
     port = next((str(node.status().port) for node in last_started().nodes if node.pid), "")
     return f'A node of yours runs on port {port}: eval "$(rmqkit broker env)"' if port else ""
+
+
+def parse_target(*, queue: str | None, exchange: str | None, routing_key: str | None) -> Target | None:
+    """Return the target that flags name, if any. Raises a usage error for a queue together with an exchange or key."""
+    if queue is not None and (exchange is not None or routing_key is not None):
+        raise typer.BadParameter("--queue cannot be combined with --exchange or --routing-key")
+    if queue is not None:
+        return Target("", queue)
+    if exchange is None and routing_key is None:
+        return None
+    return Target(exchange or "", routing_key or "")
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,110 +1,274 @@
-"""From what the user named to the messages of one run."""
+"""The input of `rmqkit publish` and `rmqkit call`: its options, and the messages they name."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from rmqkit.cli.options import option, parse_target
 from rmqkit.errors import Location, PayloadError
-from rmqkit.message import Message
+from rmqkit.message import Message, Properties
+from rmqkit.model import Target
 from rmqkit.payload import amqp_json, formats, properties, sources
-from rmqkit.payload.input_stream import STDIN, InputPosition, InputStream
+from rmqkit.payload.formats import Format
+from rmqkit.payload.input_stream import BEGINNING, STDIN, InputPosition, InputStream
+from rmqkit.payload.replay import EnvelopeReplay
+from rmqkit.payload.resume import Resume
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.stop import Stop, StopRequested
 
 if TYPE_CHECKING:
     from rmqkit.payload.message_template import MessageTemplate
-    from rmqkit.payload.resume import Resume
+
+_input, _templates, _target = (partial(option, panel=panel) for panel in ("Input", "Templates", "Target"))
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-class Contradiction(Exception):
-    """Flags that do not go together."""
+def _property(name: str, metavar: str | None, help: str, short: str = "") -> Any:  # noqa: A002 - Typer's word
+    return option(*([short, name] if short else [name]), metavar=metavar, help=help, panel="Properties")
 
 
 @dataclass(frozen=True, slots=True)
-class InputChoice:
-    """What was named as input: payloads and files go together, everything else excludes the rest.
+class InputOptions:
+    """The messages to publish: payloads and files can be combined, every other kind of input stands alone."""
 
-    `template` is a body to be filled in, or @ and the name of a file that has it; `resume` names a state.
-    """
-
-    payloads: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    lines: str | None = None
-    envelopes: str | None = None
-    count: int | None = None
-    rows: str | None = None
-    template: str | None = None
-    seed: int | None = None
-    timing: float | None = None
-    resume: str | None = None
+    payloads: Annotated[
+        list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="One message each.", show_default=False)
+    ] = None
+    file: Annotated[
+        list[str],
+        _input(
+            "-f",
+            "--file",
+            metavar="PATH",
+            help="A file as one message, a folder as one message per file, - for standard input as one; repeatable."
+            " Files named .json or .xml are checked.",
+        ),
+    ] = field(default_factory=list)
+    lines: Annotated[
+        str | None,
+        _input(
+            "--lines",
+            metavar="FILE",
+            help="One message per line, as it arrives; - is standard input, and the default if input is piped in.",
+        ),
+    ] = None
+    envelopes: Annotated[
+        str | None,
+        _input(
+            "--envelopes",
+            metavar="PATH",
+            help="Messages as printed by `consume --format json`, or a folder of `consume --save-to`; - is standard"
+            " input. They go to where they came from unless a target is named.",
+        ),
+    ] = None
+    timing: Annotated[
+        float | None,
+        _input("--timing", metavar="N", min=0.001, help="Replay envelopes with their timing, N times as fast."),
+    ] = None
+    template: Annotated[
+        str | None,
+        _templates(
+            "--template",
+            metavar="TEXT|@FILE",
+            help="A body to be rendered (Jinja2), and so are -r and -H then: {{ n }}, {{ uuid }}, {{ now }},"
+            " {{ random_int(1, 6) }}, {{ choice(['a', 'b']) }} and the fields of --rows.",
+        ),
+    ] = None
+    rows: Annotated[
+        str | None,
+        _templates(
+            "--rows",
+            metavar="FILE",
+            help="One message per row of CSV with a header, or of JSON lines; - is standard input. Without --template"
+            " the body is the row, as JSON.",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        _templates("--seed", metavar="N", min=0, help="Make random values, including uuid, the same in every run."),
+    ] = None
+    count: Annotated[
+        int | None,
+        _input(
+            "-n",
+            "--count",
+            metavar="N",
+            min=0,
+            help="Publish payloads, files or a template N times; without any, the numbers 0 to N-1.",
+        ),
+    ] = None
+    resume: Annotated[
+        str | None,
+        _input(
+            "--resume",
+            metavar="STATE",
+            help="Save progress in STATE and resume from it; with the FILE of --lines, --rows or --envelopes.",
+        ),
+    ] = None
+    format: Annotated[Format | None, _input("--format", help="Check that every body has this format.")] = None
 
     @property
     def streams(self) -> dict[str, str]:
-        """Return what is read message by message: by which flag, and from where."""
+        """Return the inputs read message by message: the flag, and the path."""
         named = {"--lines": self.lines, "--rows": self.rows, "--envelopes": self.envelopes}
         return {flag: path for flag, path in named.items() if path is not None}
 
     @property
     def templated(self) -> bool:
-        """Tell whether body, routing key and headers are filled in."""
+        """Tell whether body, routing key and headers are templates."""
         return self.template is not None or self.rows is not None
 
     def check(self) -> None:
-        """Raise Contradiction unless the input is of one kind, and all flags are of use."""
-        streams, named = list(self.streams), bool(self.payloads or self.files)
+        """Raise a usage error unless there is one kind of input, and every flag applies to it."""
+        streams, named = list(self.streams), bool(self.payloads or self.file)
         source = [*streams, "--template"][0]
-        nothing = not (streams or named or self.template is not None or self.count is not None)
+        none = not (streams or named or self.template is not None or self.count is not None)
         faults = (
-            (len(streams) > 1, f"{' and '.join(streams)} are two ways to read one input: give one of them"),
-            (streams and named, f"{source} takes its messages from a stream: give no payload and no --file with it"),
-            (
-                streams and self.count is not None,
-                f"{source} takes what comes: --count goes with payloads, files, or alone",
-            ),
-            (self.template is not None and named, "--template makes the bodies: give no payload and no --file with it"),
+            (len(streams) > 1, f"use only one of {', '.join(streams)}"),
+            (streams and named, f"{source} cannot be combined with payloads or --file"),
+            (streams and self.count is not None, f"{source} cannot be combined with --count"),
+            (self.template is not None and named, "--template cannot be combined with payloads or --file"),
             (
                 self.template is not None and streams not in ([], ["--rows"]),
-                f"--template and {source} both make the bodies: give one of them, or --rows for what varies",
+                f"--template and {source} cannot be combined. Use --rows for values that vary.",
             ),
-            (self.seed is not None and not self.templated, "--seed is for --template and --rows"),
-            (self.timing is not None and self.envelopes is None, "--timing is for --envelopes, which tell the time"),
+            (self.seed is not None and not self.templated, "--seed needs --template or --rows"),
+            (self.timing is not None and self.envelopes is None, "--timing needs --envelopes"),
             (
                 self.resume is not None and (not streams or STDIN in self.streams.values()),
-                "--resume goes with a file that is read message by message: --lines, --rows or --envelopes FILE",
+                "--resume needs a file that is read message by message: --lines, --rows or --envelopes FILE",
             ),
-            (self.files.count(STDIN) > 1, "standard input can be read only once"),
+            (self.file.count(STDIN) > 1, "standard input can be read only once"),
+            (self.format and self.envelopes is not None, "--format cannot be combined with --envelopes"),
             (
-                nothing and os.isatty(0),
-                "nothing to publish: give a payload, a --file, --lines, a --template, a --count, or pipe lines in",
+                none and os.isatty(0),
+                "nothing to publish. Pass a payload, --file, --lines, --template or --count, or pipe lines in.",
             ),
         )
         for fault, message in faults:
             if fault:
-                raise Contradiction(message)
+                raise typer.BadParameter(message)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """The exchange and routing key of the messages."""
+
+    exchange: Annotated[str | None, _target("-e", "--exchange", metavar="NAME", help="The exchange.")] = None
+    routing_key: Annotated[str | None, _target("-r", "--routing-key", metavar="KEY", help="The routing key.")] = None
+    queue: Annotated[
+        str | None, _target("-q", "--queue", metavar="NAME", help="A queue, through the default exchange.")
+    ] = None
+    mandatory: Annotated[
+        bool, _target("--mandatory", help="Fail if a message reaches no queue, whatever the exchange.")
+    ] = False
+
+    def target(self) -> Target | None:
+        """Return the target that was named, if any. Raises a usage error."""
+        return parse_target(queue=self.queue, exchange=self.exchange, routing_key=self.routing_key)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """The properties of messages, except those that `call` sets itself."""
+
+    header: Annotated[
+        list[str],
+        _property("--header", "K=V", "A header: k=text, or k:=JSON for a number, true, a list; repeatable.", "-H"),
+    ] = field(default_factory=list)
+    content_type: Annotated[
+        str | None, _property("--content-type", "TYPE", "[default: by the format, the file's name, or the bytes]")
+    ] = None
+    content_encoding: Annotated[str | None, _property("--content-encoding", "NAME", "Like gzip or utf-8.")] = None
+    priority: Annotated[int | None, _property("--priority", "0-255", "For priority queues.")] = None
+    expiration: Annotated[
+        str | None, _property("--expiration", "TIME", "Time to live in a queue: milliseconds, or like 5s (ms s m h d).")
+    ] = None
+    message_id: Annotated[str | None, _property("--message-id", "ID", "The ID of the message.")] = None
+    timestamp: Annotated[str | None, _property("--timestamp", "WHEN", "Seconds since 1970, ISO 8601, or now.")] = None
+    type: Annotated[str | None, _property("--type", "NAME", "The type of the message.")] = None
+    user_id: Annotated[str | None, _property("--user-id", "USER", "Must be the login: the broker checks it.")] = None
+    app_id: Annotated[str | None, _property("--app-id", "NAME", "The program that publishes the message.")] = None
+
+    def properties(self, *, headers: bool = True) -> Properties:
+        """Return the properties, with or without the headers. Raises PayloadError."""
+        return Properties(
+            content_type=self.content_type,
+            content_encoding=self.content_encoding,
+            headers=(properties.parse_headers(self.header) or None) if headers else None,
+            priority=self.priority,
+            expiration=self.expiration and parse_expiration(self.expiration),
+            message_id=self.message_id,
+            timestamp=None if self.timestamp is None else _parse_timestamp(self.timestamp),
+            type=self.type,
+            user_id=self.user_id,
+            app_id=self.app_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PropertyOptions(RequestOptions):
+    """The properties of messages."""
+
+    correlation_id: Annotated[str | None, _property("--correlation-id", "ID", "The request this is a reply to.")] = None
+    reply_to: Annotated[str | None, _property("--reply-to", "QUEUE", "The queue for replies.")] = None
+    transient: Annotated[bool, _property("--transient", None, "Not persistent: lost when the broker restarts.")] = False
+
+    def properties(self, *, headers: bool = True) -> Properties:
+        """Return the properties, with or without the headers. Raises PayloadError."""
+        return replace(
+            RequestOptions.properties(self, headers=headers),  # `super` does not know a class with slots
+            correlation_id=self.correlation_id,
+            reply_to=self.reply_to,
+            delivery_mode=1 if self.transient else 2,
+        )
+
+
+def parse_expiration(text: str) -> str:
+    """Return a duration in milliseconds, the unit of one that names none. Raises PayloadError."""
+    found = re.fullmatch(r"(\d{1,10})(ms|s|m|h|d|)", text, re.ASCII)
+    ms = int(found[1]) * _UNITS_MS[found[2] or "ms"] if found else -1
+    if not 0 <= ms <= properties.MAX_EXPIRATION_MS:
+        expected = f"milliseconds (0 to {properties.MAX_EXPIRATION_MS}), or a duration such as 5s"
+        raise PayloadError(f"--expiration: expected {expected}")
+    return str(ms)
+
+
+def _parse_timestamp(text: str) -> datetime:
+    if text == "now":
+        return datetime.fromtimestamp(int(time.time()), UTC)
+    try:
+        return amqp_json.parse_timestamp(text)
+    except ValueError as exc:
+        raise PayloadError(f"--timestamp: {exc}, or now") from exc
 
 
 class PublishInput:
-    """The messages of a run. `total` is their number, None if only the end of the input tells.
+    """The messages of a run. `total` is their number, None if it is not known before the input ends.
 
-    `routing_key` and `headers` are templates, if the input is `templated`; `job` names this run in a state to go on
-    from, which is then `resume`. Making one checks everything that is there to be checked: raises PayloadError, and
-    StopRequested while it waits. Iterating it never raises PayloadError: input that fails on the way ends it, and
-    `failure` says why. `ended` tells that all was taken.
+    `routing_key` and `headers` are templates, if the input is `templated`; `job` identifies this run in the saved state
+    `resume`. Everything that already exists is checked at once: raises PayloadError, and StopRequested while it waits.
+    Iterating it never raises PayloadError: input that fails later ends it, and `failure` says why. `ended` is true once
+    all was read.
     """
 
     def __init__(
         self,
-        inputs: InputChoice,
-        outline: MessageDefaults,
+        inputs: InputOptions,
+        defaults: MessageDefaults,
         stop: Stop,
         *,
-        override_target: bool,
+        override_target: bool = True,
         routing_key: str | None = None,
         headers: Sequence[str] = (),
         job: str = "",
@@ -113,58 +277,50 @@ class PublishInput:
         self.total: int | None = None
         self.resume: Resume | None = None
         self.ended = False
-        self._stop = stop
-        self._override = override_target
-        stencil = _stencil(inputs, outline, stop, routing_key, headers) if inputs.templated else None
-        self._messages = (
-            self._streamed(inputs, outline, stencil, job)
-            if inputs.streams or (stencil is None and not (inputs.payloads or inputs.files or inputs.count is not None))
-            else self._counted(inputs, outline, stencil)
-        )
+        self._inputs, self._defaults, self._stop = inputs, defaults, stop
+        template = self._compile_template(routing_key, headers) if inputs.templated else None
+        if inputs.streams or not (template or inputs.payloads or inputs.file or inputs.count is not None):
+            self._messages = self._stream(template, job, override_target=override_target)
+        else:
+            self._messages = self._repeat(template, 1 if inputs.count is None else inputs.count)
 
-    def _counted(
-        self, inputs: InputChoice, outline: MessageDefaults, stencil: MessageTemplate | None
-    ) -> Iterable[Message]:
-        count = 1 if inputs.count is None else inputs.count
-        self.total = count
-        if stencil is not None:
-            stencil.check_names()
-            list(stencil.numbered(min(count, 1)))
-            return stencil.numbered(count)
-        if not (inputs.payloads or inputs.files):
-            return sources.numbers(outline, count)
-        payloads = sources.arguments(outline, inputs.payloads)
-        files = sources.InputFiles(outline, inputs.files, self._stop)
+    def _repeat(self, template: MessageTemplate | None, count: int) -> Iterable[Message]:
+        """Return payloads and files, or a template's messages, or numbers, `count` times."""
+        inputs, self.total = self._inputs, count
+        if template is not None:
+            template.check_names()
+            list(template.numbered(min(count, 1)))
+            return template.numbered(count)
+        if not (inputs.payloads or inputs.file):
+            return sources.numbers(self._defaults, count)
+        payloads = sources.arguments(self._defaults, inputs.payloads or ())
+        files = sources.InputFiles(self._defaults, inputs.file, self._stop)
         self.total *= len(payloads) + len(files)
-        return sources.repeated(_Both(payloads, files), count)
+        return (message for _ in range(count) for source in (payloads, files) for message in source)
 
-    def _streamed(
-        self, inputs: InputChoice, outline: MessageDefaults, stencil: MessageTemplate | None, job: str
-    ) -> Iterable[Message | None]:
-        kind, path = next(iter(inputs.streams.items()), ("--lines", STDIN))
+    def _stream(self, template: MessageTemplate | None, job: str, *, override_target: bool) -> Iterable[Message | None]:
+        """Return the messages of an input that is read message by message."""
+        inputs = self._inputs
+        flag, path = next(iter(inputs.streams.items()), ("--lines", STDIN))
         replay = None
-        if kind == "--envelopes":
-            from rmqkit.payload.replay import EnvelopeReplay  # noqa: PLC0415 - start-up time
-
-            replay = EnvelopeReplay(outline, self._stop, override=self._override, speed=inputs.timing)
+        if flag == "--envelopes":
+            replay = EnvelopeReplay(self._defaults, self._stop, override=override_target, speed=inputs.timing)
             if Path(path).is_dir() and inputs.resume is None:
                 return replay.folder(path)
         stream = InputStream(path, self._stop)
 
         def read(place: InputPosition) -> Iterator[Message | None]:
-            if stencil is not None:
-                return stencil.rows(stream, place)
+            if template is not None:
+                return template.rows(stream, place)
             if stream.rereadable:
                 stream.seek(place)
-            return replay.lines(stream) if replay else sources.lines(outline, stream)
+            return replay.lines(stream) if replay else sources.lines(self._defaults, stream)
 
-        begin: InputPosition = InputPosition()
+        begin = BEGINNING
         if inputs.resume is not None:
-            from rmqkit.payload.resume import Resume  # noqa: PLC0415 - start-up time
-
-            self.resume = Resume(inputs.resume, f"{kind[2:]} {job}", stream, read)
+            self.resume = Resume(inputs.resume, f"{flag[2:]} {job}", stream, read)
             begin = self.resume.place
-        if stencil is not None and stream.rereadable:
+        if template is not None and stream.rereadable:
             for _ in read(begin):
                 pass
             if self._stop.requested:
@@ -180,48 +336,21 @@ class PublishInput:
         except StopRequested:
             return
 
+    def _compile_template(self, routing_key: str | None, headers: Sequence[str]) -> MessageTemplate:
+        from rmqkit.payload.message_template import MessageTemplate  # noqa: PLC0415 - start-up time: jinja2
 
-def _stencil(
-    inputs: InputChoice, outline: MessageDefaults, stop: Stop, routing_key: str | None, headers: Sequence[str]
-) -> MessageTemplate:
-    from rmqkit.payload.message_template import MessageTemplate  # noqa: PLC0415 - start-up time
-
-    text, origin = inputs.template, "--template"
-    if text is not None and text.startswith("@"):
-        stream = InputStream(text[1:], stop)
-        try:
-            text, origin = formats.decode(stream.read_all(), Location(stream.name), "a template"), stream.name
-        finally:
-            stream.close()
-    return MessageTemplate(
-        outline, body=text, origin=origin, routing_key=routing_key, headers=headers, seed=inputs.seed
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Both:
-    """Two sources, one after the other, as often as they are iterated."""
-
-    first: Iterable[Message]
-    second: Iterable[Message]
-
-    def __iter__(self) -> Iterator[Message]:
-        yield from self.first
-        yield from self.second
-
-
-def moment(text: str | None) -> datetime | None:
-    """Read `--timestamp`: seconds since 1970, ISO 8601, or `now`. Raises PayloadError."""
-    if text is None:
-        return None
-    if text == "now":
-        return datetime.fromtimestamp(int(time.time()), UTC)
-    try:
-        return amqp_json.parse_timestamp(text)
-    except ValueError as exc:
-        raise PayloadError(f"--timestamp: {exc}, or now") from exc
-
-
-def header_table(arguments: Iterable[str]) -> dict[str, object] | None:
-    """Read `-H`; None when there are none. Raises PayloadError."""
-    return properties.parse_headers(arguments) or None
+        text, origin = self._inputs.template, "--template"
+        if text is not None and text.startswith("@"):
+            stream = InputStream(text[1:], self._stop)
+            try:
+                text, origin = formats.decode(stream.read_all(), Location(stream.name), "a template"), stream.name
+            finally:
+                stream.close()
+        return MessageTemplate(
+            self._defaults,
+            body=text,
+            origin=origin,
+            routing_key=routing_key,
+            headers=headers,
+            seed=self._inputs.seed,
+        )

@@ -1,104 +1,135 @@
-"""What a publish report means: an error, a warning, a line of text, an exit code. Pure."""
+"""Reports of publishing and moving as text, errors, warnings and exit codes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rmqkit import exit_codes
 from rmqkit.amqp import error_mapping
+from rmqkit.cli import output
 from rmqkit.errors import REFUSALS, InputError, NotConfirmed, Refused, RmqkitError, Unroutable
-from rmqkit.message import Message
 from rmqkit.model import Target
-from rmqkit.report import Failure, Fate, PublishReport
+from rmqkit.report import Failure, Fate, MoveGroup, MoveReport, PublishReport
 
 if TYPE_CHECKING:
     from rmqkit.payload.resume import Resume
 
 _COUNTS = ("confirmed", "returned", "nacked", "refused", "unknown", "republished")
+_GROUPS_SHOWN = 40
+_AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-def trouble(report: PublishReport, *, mandatory: bool) -> RmqkitError | None:
-    """Return the error a report amounts to: something was refused, not confirmed, or unroutable.
+def error_of(report: PublishReport, *, mandatory: bool) -> RmqkitError | None:
+    """Return the error of a run in which a message was refused, not confirmed, or unroutable.
 
     Unroutable is an error through the default exchange, and with `mandatory` through any: publish/subscribe producers
-    do not know their readers.
+    do not know their consumers.
     """
     unknown = report.unknown if report.confirms else 0
-    refused = _first(report, Fate.REFUSED)
-    if refused is not None:
+    if refused := next(_failures(report, Fate.REFUSED), None):
         return _refusal(report, refused)
     if report.nacked or report.refused or unknown:
         reasons = sorted({each.reason for each in report.failures if each.fate is not Fate.RETURNED})
         failed = f"{report.nacked + report.refused + unknown:,} of {report.published:,} messages were not confirmed"
         advice = "They may or may not be in their queues: only a confirm tells." if unknown else ""
         return NotConfirmed(": ".join([failed, *(["; ".join(reasons)] if reasons else [])]), advice=advice)
-    lost = _queueless(report)
-    if lost is not None:
-        advice = "Declare it with `rmqkit apply FILE`, or name another with --queue."
-        return Unroutable(f"{_unrouted(report)}: there is no queue {lost.routing_key!r}", advice=advice)
+    for each in _failures(report, Fate.RETURNED):
+        if not each.message.exchange:
+            missing = f"there is no queue {each.message.routing_key!r}"
+            advice = "Declare it with `rmqkit apply FILE`, or name another with --queue."
+            return Unroutable(f"{_unrouted(report)}: {missing}", advice=advice)
     if mandatory and report.returned:
         return Unroutable(_unbound(report), advice="Bind a queue in a topology file, and `rmqkit apply` it.")
     return None
 
 
 def warning(report: PublishReport, error: RmqkitError | None) -> str:
-    """Say that messages reached no queue, where that is no error; empty when all did."""
+    """Report messages that reached no queue, where that is not an error; empty when all did."""
     return _unbound(report) if report.returned and not isinstance(error, Unroutable) else ""
 
 
-def exit_code(report: PublishReport, error: RmqkitError | None, received: int) -> int:
-    """Return the exit code; `received` is the signal that stopped us, 0 for none."""
+def exit_code(report: PublishReport, error: RmqkitError | None) -> int:
+    """Return the exit code of a run."""
     if isinstance(error, InputError) and report.published:
         return exit_codes.PARTLY_DONE
-    return exit_codes.exit_code(error) or (exit_codes.SIGNALLED + received if received else exit_codes.DONE)
+    return exit_codes.exit_code(error)
 
 
-def summary(report: PublishReport) -> str:
-    """Put a report in a line that adds up; what is 0 is left out."""
-    rate = f", {report.published / report.seconds:,.0f}/s" if report.published and report.seconds else ""
+def publish_summary(report: PublishReport) -> str:
+    """Summarize a run in a line that adds up, without zeros."""
     counts = [f"{getattr(report, name):,} {name}" for name in _COUNTS if getattr(report, name)]
-    did = "Stopped; published" if report.interrupted else "Published"
-    things = "message" if report.published == 1 else "messages"
-    line = f"{did} {report.published:,} {things} in {report.seconds:.2f} s{rate}"
+    line = _done("published", report.published, report.seconds, interrupted=report.interrupted)
     return f"{line}: {', '.join(counts)}." if counts else f"{line}."
 
 
-def going_on(resume: Resume) -> str:
-    """Say what a run goes on from; empty when it begins anew."""
+def move_summary(report: MoveReport, source: str) -> str:
+    """Summarize a move in a line."""
+    if report.dry_run:
+        parts = [f"{'Stopped: would' if report.interrupted else 'Would'} move {_messages(report.moved)}"]
+    else:
+        parts = [_done("moved", report.moved, report.seconds, interrupted=report.interrupted)]
+        if report.redelivered:
+            duplicates = "duplicates are possible only if an earlier move was interrupted"
+            parts.append(f"{report.redelivered:,} redelivered ({duplicates})")
+    if report.unmatched:
+        parts.append(f"{report.unmatched:,} {'does' if report.unmatched == 1 else 'do'} not match")
+    if report.scanned < report.ready:
+        parts.append(f"scanned {report.scanned:,} of {_messages(report.ready)} in {source!r}")
+    return f"{'; '.join(parts)}."
+
+
+def move_table(report: MoveReport) -> str:
+    """Tabulate the groups of a dry run: how messages died, and where they would go."""
+    now = datetime.now(UTC)
+    rows = [_row(group, now) for group in report.groups[:_GROUPS_SHOWN]]
+    header = ("messages", "reason", "died in", "exchange", "routing key", "age", "to")
+    table = output.table(rows, header=header, numbers=(0,))
+    more = report.groups[_GROUPS_SHOWN:]
+    hidden = f"\nand {sum(group.messages for group in more):,} more, in {len(more):,} groups" if more else ""
+    return table + hidden
+
+
+def resuming(resume: Resume) -> str:
+    """Report the place a run resumes from; empty when it starts from the beginning."""
     if not (resume.place.n or resume.doubtful):
         return ""
-    parts = [f"Going on after line {resume.place.line:,}: {resume.skipped:,} messages are confirmed"]
+    parts = [f"Resuming after line {resume.place.line:,}: {_messages(resume.skipped)} already confirmed"]
     if resume.retried:
-        parts.append(f"{resume.retried:,} that failed are sent again first")
+        parts.append(f"{resume.retried:,} failed and will be sent again first")
     if resume.doubtful:
-        parts.append(f"of those that follow, up to {resume.doubtful:,} may be there already, and will be there twice")
+        parts.append(f"up to {resume.doubtful:,} that follow may have arrived already, and would be duplicates")
     return "; ".join(parts) + "."
 
 
 def resumed(resume: Resume) -> dict[str, int]:
-    """Return what a run went on from, for `--json`."""
+    """Return the progress a run resumed from, for `--json`."""
     return {"skipped": resume.skipped, "retried": resume.retried, "doubtful": resume.doubtful}
 
 
-def _first(report: PublishReport, fate: Fate) -> Failure | None:
-    return next((each for each in report.failures if each.fate is fate), None)
+def _done(verb: str, count: int, seconds: float, *, interrupted: bool) -> str:
+    rate = f", {count / seconds:,.0f}/s" if count and seconds else ""
+    return f"{f'Stopped: {verb}' if interrupted else verb.capitalize()} {_messages(count)} in {seconds:.2f} s{rate}"
 
 
-def _refusal(report: PublishReport, culprit: Failure) -> Refused:
-    code, _, text = culprit.reason.partition(" ")
+def _messages(count: int) -> str:
+    return f"{count:,} message{'' if count == 1 else 's'}"
+
+
+def _failures(report: PublishReport, fate: Fate) -> Iterator[Failure]:
+    return (each for each in report.failures if each.fate is fate)
+
+
+def _refusal(report: PublishReport, failure: Failure) -> Refused:
+    code, _, text = failure.reason.partition(" ")
     number = int(code) if code.isdecimal() else 0
-    where = Target(culprit.message.exchange, culprit.message.routing_key)
+    where = Target(failure.message.exchange, failure.message.routing_key)
     subject = f"{report.refused:,} of {report.published:,} messages to {where}"
     advice = error_mapping.permission_advice(text, error_mapping.PUBLISH, subject)
     if number == 404:  # noqa: PLR2004 - not found
-        advice = "`rmqkit apply FILE` declares what is missing."
+        advice = "Run `rmqkit apply FILE` to declare it."
     return REFUSALS.get(number, Refused)(number, text, subject, advice=advice)
-
-
-def _queueless(report: PublishReport) -> Message | None:
-    """Return a message for a queue, through the default exchange, that is not there."""
-    returned = (each.message for each in report.failures if each.fate is Fate.RETURNED)
-    return next((message for message in returned if not message.exchange), None)
 
 
 def _unrouted(report: PublishReport) -> str:
@@ -106,9 +137,28 @@ def _unrouted(report: PublishReport) -> str:
 
 
 def _unbound(report: PublishReport) -> str:
-    first = _first(report, Fate.RETURNED)
+    first = next(_failures(report, Fate.RETURNED), None)
     if first is None:
         return _unrouted(report)
     exchange, key = first.message.exchange, first.message.routing_key
     where = f"exchange {exchange!r} has no binding" if exchange else "there is no queue"
     return f"{_unrouted(report)}: {where} for routing key {key!r}"
+
+
+def _row(group: MoveGroup, now: datetime) -> tuple[str, ...]:
+    ages = [_age(time, now) for time in (group.oldest, group.newest) if time]
+    return (
+        f"{group.messages:,}",
+        group.reason or "-",
+        group.queue or "-",
+        group.exchange or "(default)",
+        ", ".join(group.routing_keys) or "-",
+        " to ".join(dict.fromkeys(ages)) or "-",
+        str(group.target) if group.target else f"stays: {group.trouble}",
+    )
+
+
+def _age(time: datetime, now: datetime) -> str:
+    seconds = max((now - time).total_seconds(), 0)
+    size, unit = next(((size, unit) for size, unit in _AGES if seconds >= size), (1, "s"))
+    return f"{seconds / size:.0f} {unit}"

@@ -1,7 +1,7 @@
-"""Header values as JSON and back, losing nothing.
+"""Header values as JSON and back, without loss.
 
-What JSON lacks becomes an object of one name that starts with `$`: `{"$bytes": base64}`, `{"$timestamp": "2026-01-01T
-00:00:00Z"}`, `{"$decimal": "1.5"}`, `{"$double": "nan"}`. A table that happens to look like one gets a `$` more.
+A type that JSON lacks becomes an object with a single name that starts with `$`: `{"$bytes": base64}`, `{"$timestamp":
+"2026-01-01T00:00:00Z"}`, `{"$decimal": "1.5"}`, `{"$double": "nan"}`. A table that looks like one gets another `$`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def to_json(value: Any) -> Any:  # noqa: PLR0911 - a line per field type
-    """Turn a field value into what `json.dumps` takes."""
+    """Convert a field value to a value that `json.dumps` accepts."""
     match value:
         case None | bool() | str() | int():
             return value
@@ -35,7 +35,7 @@ def to_json(value: Any) -> Any:  # noqa: PLR0911 - a line per field type
 
 
 def from_json(value: Any) -> Any:
-    """Turn what `json.loads` gave into a field value. Raises ValueError for an unknown tag or a bad value of one."""
+    """Convert a value from `json.loads` to a field value. Raises ValueError for an unknown or malformed `$` object."""
     if isinstance(value, list):
         return [from_json(each) for each in value]
     if not isinstance(value, dict):
@@ -45,20 +45,19 @@ def from_json(value: Any) -> Any:
         if name.startswith("$$"):
             return {name[1:]: from_json(inner)}
         if name.startswith("$"):
-            return _untag(name, inner)
+            if name not in _PARSERS:
+                raise ValueError(f"{name} is none of {', '.join(_PARSERS)}; write a header of that name as ${name}")
+            return _PARSERS[name](inner)
     return {name: from_json(inner) for name, inner in value.items()}
 
 
 def format_timestamp(moment: datetime) -> str:
-    """Write a moment as ISO 8601 in UTC, like 2026-01-01T00:00:00Z."""
+    """Format a moment as ISO 8601 in UTC, like 2026-01-01T00:00:00Z."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def parse_timestamp(text: str | int) -> datetime:
-    """Read seconds since 1970 or ISO 8601; a moment that names no offset is taken as UTC.
-
-    Raises ValueError.
-    """
+    """Parse seconds since 1970 or ISO 8601, in UTC unless it names an offset. Raises ValueError."""
     if isinstance(text, bool) or not isinstance(text, int | str):
         raise ValueError("a timestamp is a number of seconds or ISO 8601 text")  # noqa: TRY004 - one error for bad text
     if isinstance(text, int) or text.isdecimal():
@@ -74,7 +73,7 @@ def parse_timestamp(text: str | int) -> datetime:
 
 
 def parse_base64(text: str) -> bytes:
-    """Read base64, strictly. Raises ValueError."""
+    """Decode base64 strictly. Raises ValueError."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, TypeError, ValueError):
@@ -85,28 +84,22 @@ def _escape(table: Mapping[str, Any], name: str) -> str:
     return f"${name}" if len(table) == 1 and name.startswith("$") else name
 
 
-def _decimal(text: str) -> Decimal:
+def _parse_decimal(text: str) -> Decimal:
     try:
         return Decimal(text)
     except (InvalidOperation, TypeError, ValueError):
         raise ValueError("not a decimal number") from None
 
 
-def _double(text: str) -> float:
+def _parse_double(text: str) -> float:
     if text not in ("nan", "inf", "-inf"):
         raise ValueError("$double is nan, inf or -inf")
     return float(text)
 
 
-_TAGS: dict[str, Callable[[Any], Any]] = {
+_PARSERS: dict[str, Callable[[Any], Any]] = {
     "$bytes": parse_base64,
     "$timestamp": parse_timestamp,
-    "$decimal": _decimal,
-    "$double": _double,
+    "$decimal": _parse_decimal,
+    "$double": _parse_double,
 }
-
-
-def _untag(name: str, inner: Any) -> Any:
-    if name not in _TAGS:
-        raise ValueError(f"{name} is none of {', '.join(_TAGS)}; a header of that name is written ${name}")
-    return _TAGS[name](inner)

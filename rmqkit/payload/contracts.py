@@ -1,6 +1,6 @@
-"""Whether a body keeps its contract: JSON as a JSON Schema says, or XML as an XML Schema (XSD) says.
+"""Contracts: checking that a body is JSON as a JSON Schema describes, or XML as an XML Schema (XSD) does.
 
-A schema may refer to files beside it, in its folder or below. Nothing else is read, and nothing from a network.
+A schema may refer to files in its folder or below. Nothing else is read, and nothing from a network.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _FORMATS: dict[str, Literal["json", "xml"]] = {".json": "json", ".xsd": "xml"}
 
 
 def of_schema(schema: str) -> Contract:
-    """Return the contract that a schema file stands for: by its name, .json or .xsd. Raises SettingsError."""
+    """Return the contract of a schema file, by its suffix: .json or .xsd. Raises SettingsError."""
     suffix = PurePath(schema).suffix.lower()
     if suffix not in _FORMATS:
         raise SettingsError(
-            f"{schema}: a schema is a JSON Schema, named .json, or an XML Schema, named .xsd",
-            advice="Give the file that name, or convert it to one of them.",
+            f"{schema}: a schema is a JSON Schema (.json) or an XML Schema (.xsd)",
+            advice="Rename the file, or convert it to one of them.",
         )
     return Contract(_FORMATS[suffix], schema)
 
 
 def compile_contract(contract: Contract) -> Check:
-    """Read a contract's schema, and return what refuses a body that breaks it; any thread may call that.
+    """Read a contract's schema, and return a function that refuses a body that breaks it; any thread may call that.
 
     Raises PayloadError with every problem of the schema, each with its file, line and column.
 
@@ -46,18 +46,18 @@ def compile_contract(contract: Contract) -> Check:
 
 
 class Contracts:
-    """The contracts of exchanges, and of queues for what goes straight to them; a schema is read when first needed."""
+    """The contracts of exchanges, and of queues for direct messages; a schema is read when it is first used."""
 
     def __init__(self, exchanges: Mapping[str, Contract], queues: Mapping[str, Contract]) -> None:
         self._exchanges, self._queues = exchanges, queues
         self._checks: dict[tuple[str, str], Check] = {}
 
     def of(self, exchange: str, routing_key: str) -> Contract | None:
-        """Return the contract of what is published there."""
+        """Return the contract of a target."""
         return self._exchanges.get(exchange) if exchange else self._queues.get(routing_key)
 
     def check(self, exchange: str, routing_key: str) -> Check | None:
-        """Return what refuses bodies there. Raises PayloadError for a bad schema."""
+        """Return the check of a target's bodies. Raises PayloadError for a bad schema."""
         contract = self.of(exchange, routing_key)
         if contract is None:
             return None
@@ -78,5 +78,5 @@ class Contracts:
 
 
 def reason(error: PayloadError) -> str:
-    """Write a refusal on one line: each fault, and at which line and column of the body."""
+    """Describe a refusal on one line: each fault with its line and column in the body."""
     return "; ".join(f"{each.message} (at {each.where.line}:{each.where.column})" for each in error.problems)

@@ -1,12 +1,12 @@
-"""How a message came to be dead-lettered, as its headers tell (https://www.rabbitmq.com/docs/dlx#effects). Pure.
+"""How a message was dead-lettered, by its headers (https://www.rabbitmq.com/docs/dlx#effects).
 
 RabbitMQ keeps one entry for each queue and reason, with the exchange, the routing keys and the time of the first such
-death; it counts those that follow, and puts the entry that counted last in front.
+death; it counts later ones, and moves the entry it counted last to the front.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,9 +15,9 @@ from rmqkit.message import Headers
 
 X_DEATH = "x-death"
 _FIRST = "x-first-death-"
-SUMMARIES = (_FIRST, "x-last-death-")  # how the headers begin that repeat what is in x-death
+SUMMARIES = (_FIRST, "x-last-death-")  # prefixes of the headers that repeat parts of x-death
 
-# What rmqkit tells of a message that a handler failed on.
+# The headers rmqkit adds to a message that a handler failed on.
 REASON = "x-rmqkit-reason"
 ATTEMPTS = "x-rmqkit-attempts"  # how often it was tried
 QUEUE = "x-rmqkit-queue"  # in this queue
@@ -30,8 +30,8 @@ FAILURE = (REASON, ATTEMPTS, QUEUE)
 class Death:
     """Where a message died and why: rejected, expired, maxlen, delivery_limit; `failed` if a retry parked it.
 
-    `exchange` and `routing_keys` are those it had been published with; `count` is how often it died there so, and
-    `time` when it first did, None if that is not told.
+    It had been published to `exchange` with `routing_keys`. `count` is how often it died there for that reason, `time`
+    when it first did, if known.
     """
 
     queue: str
@@ -46,34 +46,30 @@ def deaths(headers: Headers | None) -> tuple[Death, ...]:
     """Return the deaths of a message, the last one first; an entry that RabbitMQ would not write is left out."""
     entries = (headers or {}).get(X_DEATH)
     if not isinstance(entries, list | tuple):
-        return tuple(_failure(headers or {}))
-    return tuple(death for entry in entries if isinstance(entry, Mapping) and (death := _read(entry)))
+        failure = _parked(headers or {})
+        return (failure,) if failure else ()
+    return tuple(death for entry in entries if isinstance(entry, Mapping) and (death := _parse(entry)))
 
 
 def first_death(headers: Headers | None) -> Death | None:
     """Return the first death, whose exchange and routing keys are the original ones; None if the message never died."""
     found = deaths(headers)
-    wanted = tuple((headers or {}).get(_FIRST + each) for each in ("queue", "reason"))
-    return next((each for each in found if (each.queue, each.reason) == wanted), found[-1] if found else None)
+    first = tuple((headers or {}).get(_FIRST + each) for each in ("queue", "reason"))
+    return next((each for each in found if (each.queue, each.reason) == first), found[-1] if found else None)
 
 
-def _failure(headers: Headers) -> Iterator[Death]:
+def _parked(headers: Headers) -> Death | None:
     queue, exchange, key, attempts = (headers.get(name) for name in (QUEUE, EXCHANGE, ROUTING_KEY, ATTEMPTS))
     if isinstance(queue, str) and isinstance(exchange, str) and isinstance(key, str):
-        yield Death(queue, "failed", exchange, (key,), attempts if isinstance(attempts, int) else 1)
+        return Death(queue, "failed", exchange, (key,), attempts if isinstance(attempts, int) else 1)
+    return None
 
 
-def _read(entry: Mapping[str, Any]) -> Death | None:
+def _parse(entry: Mapping[str, Any]) -> Death | None:
     queue, reason, exchange = (entry.get(name, "") for name in ("queue", "reason", "exchange"))
     keys, count, time = (entry.get(name) for name in ("routing-keys", "count", "time"))
     if not (queue and all(isinstance(each, str) for each in (queue, reason, exchange))):
         return None
     routing_keys = tuple(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else ()
-    return Death(
-        queue,
-        reason,
-        exchange,
-        routing_keys,
-        count if isinstance(count, int) else 1,
-        time if isinstance(time, datetime) else None,
-    )
+    count, time = count if isinstance(count, int) else 1, time if isinstance(time, datetime) else None
+    return Death(queue, reason, exchange, routing_keys, count, time)

@@ -3,9 +3,9 @@
     {"exchange": "", "routing_key": "orders", "headers": {"n": 1}, "delivery_mode": 2, "consumer_tag": "ctag1",
      "redelivered": false, "received_at": "2026-01-31T12:00:00.123456Z", "body": "hi"}
 
-The names are AMQP's. A body that is not UTF-8 stands in `body_base64`, or `body_file` names a file beside; header
-values that JSON lacks are written as `tagged` says. A property that is not set is left out, but for `delivery_mode`:
-left out, it means persistent here. `received_at` is when the line was written.
+The names are AMQP's. `body_base64` holds a body that is not UTF-8, and `body_file` names a file in the same folder;
+`amqp_json` explains header values that JSON lacks. A property that is not set is left out, except `delivery_mode`,
+whose absence means persistent here. `received_at` is when the line was written.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import json
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from rmqkit.errors import Location, PayloadError, Problem
+from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Delivery, Message, Origin, Properties
 from rmqkit.payload import amqp_json, formats, properties
 
 _PROPERTIES = tuple(field.name for field in fields(Properties))
-_OF_A_DELIVERY = ("consumer_tag", "redelivered", "malformed")  # told by `consume`; nothing to publish
-SUFFIX = ".properties.json"  # of a file that holds one envelope, beside the file with its body
+_OF_A_DELIVERY = ("consumer_tag", "redelivered", "malformed")  # written by `consume`; nothing to publish
+SUFFIX = ".properties.json"  # of a file with one envelope, next to the file with its body
 _BODIES = ("body", "body_base64", "body_file")
 _NAMES = frozenset((*_PROPERTIES, *_OF_A_DELIVERY, "exchange", "routing_key", "received_at", *_BODIES))
 
 
 class Envelope(NamedTuple):
-    """A message, whether it says where it goes, the moment it was written down (None: not told), and its place."""
+    """A message, whether it names its target, when it was written (None: unknown), and its place in the input."""
 
     message: Message
     addressed: bool
@@ -38,14 +38,14 @@ class Envelope(NamedTuple):
 
 
 class EnvelopeWriter:
-    """Deliveries to envelopes; what deliveries of one origin share is written once."""
+    """Writes deliveries as envelopes; the part that deliveries of one origin share is encoded once."""
 
     def __init__(self) -> None:
         self._origin: Origin | None = None
         self._head = b""
 
     def write(self, delivery: Delivery, *, body_file: str = "") -> bytes:
-        """Return the envelope, without a line end; instead of the body it may name the file that has it."""
+        """Return the envelope, without a line end; `body_file` is named instead of including the body."""
         if delivery.origin is not self._origin:
             self._head = _head(delivery.origin)
             self._origin = delivery.origin
@@ -75,9 +75,9 @@ def _body(body: bytes) -> bytes:
 
 
 class EnvelopeReader:
-    """Envelopes to messages; equal properties become one object, which is checked and marshalled once.
+    """Reads envelopes as messages; equal properties become one object, which is checked and marshalled once.
 
-    `folder` holds the files that envelopes name; None refuses such envelopes.
+    `folder` holds the files that envelopes name; without it such envelopes are refused.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -86,15 +86,17 @@ class EnvelopeReader:
         self._last = Properties()
 
     def read(self, line: bytes, where: Location) -> Envelope:
-        """Read one; `where` is the place of the line's first byte. Raises PayloadError with that place."""
+        """Parse an envelope; `where` is the place of the line's first byte. Raises PayloadError with that place."""
         envelope = json.loads(formats.check_json(line, where))
         if not isinstance(envelope, dict):
-            _refuse(where, 'an envelope is an object, like {"body": "hi"}')
+            raise _error(where, 'an envelope is an object, like {"body": "hi"}')
         unknown = sorted(envelope.keys() - _NAMES)
         if unknown:
-            _refuse(where, f"unknown name {unknown[0]!r}{_did_you_mean(unknown[0])}")
+            raise _error(where, f"unknown name {unknown[0]!r}{_did_you_mean(unknown[0])}")
         if "malformed" in envelope:
-            _refuse(where, "its properties could not be read whole; take 'malformed' out to publish what there is")
+            raise _error(
+                where, "its properties could not be read completely; remove 'malformed' to publish those it has"
+            )
         try:
             exchange, routing_key = envelope.get("exchange", ""), envelope.get("routing_key", "")
             properties.check_target(exchange, routing_key)
@@ -102,25 +104,25 @@ class EnvelopeReader:
             moment = envelope.get("received_at")
             received_at = None if moment is None else amqp_json.parse_timestamp(moment)
         except (ValueError, PayloadError) as exc:
-            _refuse(where, str(exc))
+            raise _error(where, str(exc)) from exc
         return Envelope(message, not envelope.keys().isdisjoint(("exchange", "routing_key")), received_at, where)
 
     def _body(self, envelope: dict[str, Any]) -> bytes:
         given = [name for name in _BODIES if name in envelope]
         if len(given) != 1:
-            raise ValueError("an envelope has either 'body' or 'body_base64', or 'body_file' in a folder")
+            raise ValueError("an envelope has either 'body', 'body_base64' or, in a folder, 'body_file'")
         value = envelope[given[0]]
         if given[0] == "body_base64":
             return amqp_json.parse_base64(value)
         if not isinstance(value, str):
-            raise ValueError(f"'{given[0]}' has to be text; JSON goes in as text too, with its quotes escaped")  # noqa: TRY004
+            raise ValueError(f"'{given[0]}' must be text; write JSON as text too, with its quotes escaped")  # noqa: TRY004
         return value.encode() if given[0] == "body" else self._read_file(value)
 
     def _read_file(self, name: str) -> bytes:
         if self._folder is None:
-            raise ValueError("'body_file' is for a folder of files: give the folder")
+            raise ValueError("'body_file' needs a folder of envelopes as the input")
         if PurePath(name).name != name or "\0" in name:
-            raise ValueError("'body_file' has to name a file in the same folder")
+            raise ValueError("'body_file' must name a file in the same folder")
         try:
             return (self._folder / name).read_bytes()
         except OSError as exc:
@@ -128,7 +130,7 @@ class EnvelopeReader:
 
     def _properties(self, envelope: dict[str, Any]) -> Properties:
         values = {name: envelope[name] for name in _PROPERTIES if name in envelope}
-        written = repr(values)  # as text: 1, 1.0 and true are equal in Python, and three types on the wire
+        written = repr(values)  # as text: 1, 1.0 and true are equal in Python, but three types on the wire
         if written != self._last_written:
             if values.get("headers") is not None:
                 values["headers"] = amqp_json.from_json(values["headers"])
@@ -147,6 +149,5 @@ def _did_you_mean(name: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _refuse(where: Location, message: str) -> NoReturn:
-    place = Location(where.file, where.line or 1, where.column or 1)
-    raise PayloadError("Bad envelope", problems=[Problem(place, message)])
+def _error(where: Location, message: str) -> PayloadError:
+    return formats.error_at(Location(where.file, where.line or 1, where.column or 1), message, summary="Bad envelope")

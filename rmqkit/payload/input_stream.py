@@ -1,4 +1,4 @@
-"""Bytes as they arrive: from standard input, a FIFO or a file, whole or by line."""
+"""Bytes as they arrive from standard input, a FIFO or a file, whole or by line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rmqkit.errors import PayloadError
 from rmqkit.stop import Stop, StopRequested
 
 STDIN = "-"
-_CHUNK_BYTES = 65_536  # what a pipe holds
+_CHUNK_BYTES = 65_536  # the capacity of a pipe
 
 
 class InputPosition(NamedTuple):
@@ -23,11 +23,14 @@ class InputPosition(NamedTuple):
     n: int = 0
 
 
-class InputStream:
-    """An open input. Making one waits for the writer of a FIFO.
+BEGINNING = InputPosition()
 
-    `rereadable` tells that it is a file, and not standard input, which somebody else may have begun to read. `offset`
-    and `line` count the bytes and lines up to the end of the last line it yielded. Raises PayloadError if it cannot be
+
+class InputStream:
+    """An open input. Opening a FIFO waits for its writer.
+
+    `rereadable` is true for a file other than standard input, part of which another program may have read. `offset`
+    and `line` count the bytes and lines up to the end of the last line yielded. Raises PayloadError if it cannot be
     opened, and StopRequested when asked to stop while it waits.
     """
 
@@ -55,15 +58,15 @@ class InputStream:
             return os.open(path, os.O_RDONLY)
 
     def lines(self) -> Iterator[bytes | None]:
-        r"""Yield lines without their `\n`, which alone ends one: `\r` and U+2028 stay. A last line needs no end.
+        r"""Yield lines without their `\n`, the only line end: `\r` and U+2028 are kept. The last line needs none.
 
-        None comes before each wait for input. Raises PayloadError when reading fails, after the lines that are whole.
-        On a stop it ends; an unfinished line is not a line.
+        Yields None before each wait for input. Raises PayloadError when reading fails, after the complete lines. Ends
+        on a stop; an unfinished line is dropped then.
         """
         unfinished: list[bytes] = []  # joined once, so that one line of 200 MB takes linear time
         try:
             while True:
-                if not self._is_ready():
+                if self._poll and not self._poll.poll(0):
                     yield None
                 chunk = self._read()
                 if not chunk:
@@ -87,38 +90,32 @@ class InputStream:
 
     def read_all(self) -> bytes:
         """Read up to the end. Raises PayloadError when reading fails, and StopRequested."""
-        chunks = []
-        while chunk := self._read():
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return b"".join(iter(self._read, b""))
 
     @property
     def stopped(self) -> bool:
-        """Tell whether it ended because that was asked for."""
+        """Tell whether a stop was requested."""
         return self._stop.requested
 
     def seek(self, place: InputPosition) -> None:
-        """Go to a place in a file that is `rereadable`."""
+        """Move to a place in a `rereadable` file."""
         self.offset, self.line, self._bytes_read = place.offset, place.line, place.offset
         os.lseek(self._fd, place.offset, os.SEEK_SET)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return bytes of a file, fewer where it ends, and stay where we are. Raises PayloadError."""
+        """Return bytes of a file, fewer at its end, without moving. Raises PayloadError."""
         try:
             return os.pread(self._fd, size, offset)
         except OSError as exc:
             raise PayloadError(f"{self.name}: cannot be read: {exc.strerror}") from exc
 
     def close(self) -> None:
-        """Close the input, unless it is standard input, which is not ours."""
+        """Close the input, except standard input, which belongs to the process."""
         if self._fd:
             os.close(self._fd)
 
-    def _is_ready(self) -> bool:
-        return self._poll is None or bool(self._poll.poll(0))
-
     def _read(self) -> bytes:
-        """Return what is there, waiting for the first byte; empty at the end. Nothing read is dropped by a stop."""
+        """Return the bytes available, waiting for the first; empty at the end. A stop drops nothing that was read."""
         while True:
             if self._poll:
                 with self._stop.interruptible():
@@ -127,7 +124,7 @@ class InputStream:
                 raise StopRequested
             try:
                 chunk = os.read(self._fd, _CHUNK_BYTES)
-            except BlockingIOError:  # somebody else made our standard input non-blocking, and was faster
+            except BlockingIOError:  # another process made standard input non-blocking, and read first
                 continue
             except OSError as exc:
                 raise PayloadError(f"{self.name}: reading failed {self._place()}: {exc.strerror}") from exc

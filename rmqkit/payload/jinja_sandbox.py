@@ -1,7 +1,7 @@
-"""Expressions over messages, in Jinja2's language, that can neither reach out nor grow without end.
+"""Expressions over messages, in Jinja2's language, that can neither reach out nor grow without bound.
 
-What is missing is undefined, which is false, and so is what it has inside: `body.customer.name` is safe to ask for. To
-compare it with `<` is no error either, but false as a whole. A key of a mapping goes before a method of that name.
+A missing name is undefined, which is false, and so is everything in it: `body.customer.name` is safe to write.
+Comparing it with `<` is not an error either, but false as a whole. A key of a mapping hides a method of that name.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from jinja2 import ChainableUndefined, TemplateError, TemplateSyntaxError, Undef
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from rmqkit.errors import Location, PayloadError, Problem
+from rmqkit.errors import Location, PayloadError
+from rmqkit.payload.formats import error_at
 
 _AT = re.compile(r" at (\d+)$", re.ASCII)  # where Jinja2's lexer stopped
 MAX_LENGTH = 1_000_000  # of a text or list that an operator makes
-MAX_BITS = 100_000  # of a number, likewise
-MAX_DEPTH = 100  # of nested operators; compiling takes time by its cube, and Python itself fails at 200
-_PADDING_FILTERS = ("batch", "center", "format", "indent", "slice")  # any of these can fill the memory
+MAX_BITS = 100_000  # of a number that an operator makes
+MAX_DEPTH = 100  # of nested operators; compile time grows with its cube, and Python itself fails at 200
+_PADDING_FILTERS = ("batch", "center", "format", "indent", "slice")  # any of these can exhaust memory
 _PADDING_METHODS = frozenset(("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"))
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja2's sandbox, with bounds for what grows: `*`, `**`, `%`, padding."""
+class ExpressionSandbox(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox, with limits on operations whose result can grow: `*`, `**`, `%`, padding."""
 
     intercepted_binops = frozenset(("*", "**", "%"))
 
@@ -35,10 +36,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.clear()
         for name in _PADDING_FILTERS:
             del self.filters[name]
-        self.filters["tojson"] = _to_json
+        # Jinja2's own filter of this name escapes for HTML.
+        self.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
 
     def _generate(self, source: nodes.Template, *names: Any, **options: Any) -> str:
-        """Refuse to compile what is nested too deeply."""
+        """Refuse to compile an expression that is nested too deeply."""
         level: list[nodes.Node] = [source]
         for _ in range(MAX_DEPTH):
             level = [inner for node in level for inner in node.iter_child_nodes()]
@@ -47,7 +49,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super()._generate(source, *names, **options)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Look for a key first: in JSON `items` is a name like any other."""
+        """Prefer a key: in JSON `items` is a name like any other."""
         if isinstance(obj, Mapping) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
@@ -56,7 +58,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Leave `str.format` to `is_safe_attribute`."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Refuse what pads a text to any length."""
+        """Refuse methods that pad a text to any length."""
         padding = isinstance(obj, str | bytes) and attr in _PADDING_METHODS
         return not padding and super().is_safe_attribute(obj, attr, value)
 
@@ -67,13 +69,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-def _to_json(value: Any) -> str:
-    """Write JSON as it is, and not for HTML, as Jinja2's own filter of that name."""
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _size(operator: str, left: Any, right: Any) -> float:
-    """Estimate a result's size as a share of what is allowed."""
+    """Estimate a result's size as a fraction of the limit."""
     if operator == "%":
         return 2 if isinstance(left, str | bytes) else 0  # formatting, with any width
     if isinstance(left, int) and isinstance(right, int):
@@ -86,28 +83,27 @@ def _size(operator: str, left: Any, right: Any) -> float:
 
 
 class Expression:
-    """An expression, compiled once; `names` are the variables it may use, and `uses` those that it does.
+    """A compiled expression; `names` are the variables it may use, and `uses` those that it does.
 
-    Raises PayloadError with the place of the fault; `origin` names the text in it, as `--filter`.
+    Raises PayloadError with the place of the fault, in which `origin` names the text, like `--filter`.
     """
 
     def __init__(self, text: str, *, names: Iterable[str], origin: str) -> None:
-        sandbox = Sandbox()
+        sandbox = ExpressionSandbox()
         try:
             self._evaluate = sandbox.compile_expression(text)
             self.uses = frozenset(meta.find_undeclared_variables(sandbox.parse("{{(" + text + "\n)}}")))
         except (TemplateError, RecursionError) as exc:
-            position, said = find_fault(sandbox, text, exc, sandbox.compile_expression, "variable")
-            raise PayloadError("Bad expression", problems=[Problem(Location(origin, 1, position + 1), said)]) from None
+            position, message = find_fault(sandbox, text, exc, sandbox.compile_expression, "variable")
+            raise error_at(Location(origin, 1, position + 1), message, summary="Bad expression") from None
         for name in sorted(self.uses - set(names)):
-            known = ", ".join(sorted(names))
-            problem = Problem(Location(origin, 1, text.find(name) + 1), f"{name!r} is not known", f"There are {known}.")
-            raise PayloadError("Bad expression", problems=[problem])
+            where, known = Location(origin, 1, text.find(name) + 1), ", ".join(sorted(names))
+            raise error_at(where, f"{name!r} is not known", f"The variables are {known}.", summary="Bad expression")
 
     def evaluate(self, variables: Mapping[str, Any]) -> Any:
-        """Return the value; None for what is undefined.
+        """Return the value; None if it is undefined.
 
-        Raises PayloadError when there is none, as of 1/0; the error tells nothing of the variables.
+        Raises PayloadError when it has none, like 1/0; the error shows nothing of the variables.
         """
         try:
             return self._evaluate(**variables)
@@ -120,18 +116,22 @@ class Expression:
 
 
 def find_fault(
-    sandbox: Sandbox, text: str, exc: Exception, compile_again: Callable[[str], object], state: str | None = None
+    sandbox: ExpressionSandbox,
+    text: str,
+    exc: Exception,
+    compile_again: Callable[[str], object],
+    state: str | None = None,
 ) -> tuple[int, str]:
-    """Return the position of a fault, from 0, and what it is; Jinja2 itself tells only the line.
+    """Return the position of a fault, from 0, and a description; Jinja2 itself reports only the line.
 
-    `state` is "variable" for an expression, None for a template; `compile_again` raises the same for other text.
+    `state` is "variable" for an expression, None for a template; `compile_again` raises the same error for other text.
     """
-    said = exc.message or "" if isinstance(exc, TemplateError) else "nested too deeply"
-    if found := _AT.search(said):
-        return int(found[1]), said[: found.start()]
+    message = exc.message or "" if isinstance(exc, TemplateError) else "nested too deeply"
+    if found := _AT.search(message):
+        return int(found[1]), message[: found.start()]
     if not isinstance(exc, TemplateSyntaxError):
-        return 0, said
-    # A token a line, and the line tells the token.
+        return 0, message
+    # Compiled again with each token on its own line, the line number identifies the token.
     tokens: list[str] = []
     starts = [0]
     position = 0
@@ -142,9 +142,9 @@ def find_fault(
                 starts.append(position)
             position += len(token)
     except TemplateSyntaxError:
-        return position, said
+        return position, message
     try:
         compile_again("\n".join(tokens))
     except TemplateSyntaxError as again:
-        return starts[min(again.lineno, len(tokens))], said
-    return 0, said
+        return starts[min(again.lineno, len(tokens))], message
+    return 0, message

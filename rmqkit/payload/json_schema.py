@@ -1,6 +1,7 @@
-"""JSON Schemas: the one module that knows jsonschema-rs.
+"""JSON Schemas: the only module that imports jsonschema-rs.
 
-Draft 2020-12, or what `$schema` says (https://json-schema.org/specification); `format` is checked too, in every draft.
+Draft 2020-12, or the draft that `$schema` names (https://json-schema.org/specification); `format` is checked in every
+draft.
 """
 
 from __future__ import annotations
@@ -20,74 +21,74 @@ from rmqkit.payload import formats
 from rmqkit.payload.formats import Check
 from rmqkit.payload.schema_files import SchemaFiles
 
-MAX_PROBLEMS = 20  # that are told of one body
+MAX_PROBLEMS = 20  # reported of one body
 _UNWANTED = ("additionalProperties", "unevaluatedProperties")
 _NEWEST = "https://json-schema.org/draft/2020-12/schema"
 _LONGEST = 60  # characters of a rule
-# What an error says of the schema; all else in it is of the body.
+# The parts of an error that come from the schema; all others come from the body.
 _LIMITS = ("limit", "types", "property", "options", "pattern", "format", "expected_value", "multiple_of",
            "content_encoding", "content_media_type")  # fmt: skip
 
 
 def compile_schema(file: Path) -> Check:
-    """Return what refuses a body that is not JSON, or not as the schema says. Raises PayloadError for a bad schema."""
-    return _Compiler(file).compile()
+    """Return a check of bodies: JSON that keeps to the schema. Raises PayloadError for a bad schema."""
+    return _JsonSchemaCompiler(file).compile()
 
 
-class _Compiler:
-    """Reads a schema and those it refers to, all of them without a fault."""
+class _JsonSchemaCompiler:
+    """Reads a schema and those it refers to, and checks them all."""
 
     def __init__(self, file: Path) -> None:
-        self._folder = SchemaFiles(file)
+        self._files = SchemaFiles(file)
         self._texts: set[str] = set()
         self._base = ""
 
     def compile(self) -> Check:
-        file, folder = self._folder.file, self._folder
+        file, files = self._files.file, self._files
         schema = self._read(file)
-        folder.raise_problems()
-        own = urljoin(folder.uri, schema.get("$id", "") if isinstance(schema, dict) else "")
-        self._base = own.rpartition("/")[0] + "/"  # what references are relative to
+        files.raise_problems()
+        own = urljoin(files.uri, schema.get("$id", "") if isinstance(schema, dict) else "")
+        self._base = own.rpartition("/")[0] + "/"  # references are relative to it
         try:
-            validator = validator_for(schema, validate_formats=True, retriever=self._retrieve, base_uri=folder.uri)
+            validator = validator_for(schema, validate_formats=True, retriever=self._retrieve, base_uri=files.uri)
         except ValueError as exc:
-            if not folder.problems:
-                folder.refuse(file, _in_short(getattr(exc, "message", str(exc)).partition("\n")[0]))
-        folder.raise_problems()
+            if not files.problems:
+                files.refuse(file, _shortened(getattr(exc, "message", str(exc)).partition("\n")[0]))
+        files.raise_problems()
         return _JsonSchemaChecker(validator, frozenset(self._texts)).check
 
     def _retrieve(self, uri: str) -> Any:
-        """Return a schema that is referred to. The library makes an error of its own of what this raises."""
-        file = self._folder.beside(uri.partition("#")[0], self._base)
+        """Return a schema referred to. The library replaces an error raised here with its own."""
+        file = self._files.resolve(uri.partition("#")[0], self._base)
         schema = None if file is None else self._read(file)
         if schema is None:
             raise ValueError(uri)
         return schema
 
     def _read(self, file: Path) -> Any:
-        """Return a schema; None, and problems, if it is none."""
-        body = self._folder.read(file)
+        """Return a schema; None, and record problems, if it is not one."""
+        body = self._files.read(file)
         if body is None:
             return None
         try:
             text, schema = formats.read_json(body, Location(str(file)))
         except PayloadError as exc:
-            self._folder.problems += exc.problems
+            self._files.problems += exc.problems
             return None
         try:
             faults = list(islice(_dialect(schema).iter_errors(schema), MAX_PROBLEMS))
         except ValueError:
-            self._folder.refuse(file, "its $schema is not known", f"Write {_NEWEST}, or leave it out for that.")
+            self._files.refuse(file, "its $schema is not known", f"Write {_NEWEST}, or omit it for that draft.")
             return None
         for fault in faults:
             place = formats.place(text[: json_text.position_of(text, fault.instance_path)], Location(str(file)))
-            self._folder.problems.append(Problem(place, f"not a JSON Schema: {_in_short(fault.message)}"))
+            self._files.problems.append(Problem(place, f"not a JSON Schema: {_shortened(fault.message)}"))
         self._texts.update(_texts(schema))
         return schema
 
 
 def _dialect(schema: Any) -> Validator:
-    """Return what checks schemas of a schema's dialect. Raises ValueError if that is not known."""
+    """Return the validator for schemas of this schema's draft. Raises ValueError for an unknown one."""
     name = schema.get("$schema", _NEWEST) if isinstance(schema, dict) else _NEWEST
     return validator_for({"$schema": name, "$ref": name}, validate_formats=True, offline=True)
 
@@ -107,30 +108,27 @@ class _JsonSchemaChecker:
             raise PayloadError("Bad payload", problems=[self._problem(text, where, error) for error in errors])
 
     def _problem(self, text: str, where: Location, error: ValidationError) -> Problem:
-        path = error.instance_path + _unwanted(error)
+        kind, path = error.kind, error.instance_path
+        if kind.name in _UNWANTED:
+            path = path + kind.as_dict()["unexpected"][:1]
         place = formats.place(text[: json_text.position_of(text, path)], where)
         return Problem(place, f"{self._pointer(path)} breaks the rule {_rule(error)}")
 
     def _pointer(self, path: list[str | int]) -> str:
-        """Write a JSON pointer (RFC 6901); a name that is not the schema's may be a secret: `*` stands for it."""
+        """Write a JSON pointer (RFC 6901); a name that is not in the schema may be secret, and becomes `*`."""
         steps = [step if isinstance(step, int) or step in self._texts else "*" for step in path]
         return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps) or "the value"
 
 
-def _unwanted(error: ValidationError) -> list[str | int]:
-    """Return the first name that should not be in the object, if that is the fault."""
-    return error.kind.as_dict()["unexpected"][:1] if error.kind.name in _UNWANTED else []
-
-
 def _rule(error: ValidationError) -> str:
-    """Name the keyword, and what the schema says under it."""
+    """Return the keyword with its value in the schema."""
     limit = next((value for name, value in error.kind.as_dict().items() if name in _LIMITS), None)
     if isinstance(limit, list) and len(limit) == 1:
         limit = limit[0]
-    return error.kind.name if limit is None else f"{error.kind.name}: {_in_short(json.dumps(limit, default=str))}"
+    return error.kind.name if limit is None else f"{error.kind.name}: {_shortened(json.dumps(limit, default=str))}"
 
 
-def _in_short(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 

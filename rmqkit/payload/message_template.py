@@ -1,4 +1,4 @@
-"""Messages by templates: body, routing key and headers filled in for every message.
+"""Messages from templates: body, routing key and headers, rendered for every message.
 
 With a seed, message `n` has the same random values in every run, wherever the run begins.
 """
@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from rmqkit.errors import Location, PayloadError, Problem
+from rmqkit.errors import Location, PayloadError
 from rmqkit.message import PERSISTENT, Message, Properties
-from rmqkit.payload import formats, properties
+from rmqkit.payload import formats
+from rmqkit.payload import properties as property_checks
 from rmqkit.payload.formats import Format
-from rmqkit.payload.input_stream import InputPosition, InputStream
-from rmqkit.payload.jinja_template import JinjaTemplate, Strict
+from rmqkit.payload.input_stream import BEGINNING, InputPosition, InputStream
+from rmqkit.payload.jinja_template import JinjaTemplate, TemplateSandbox
 from rmqkit.payload.rows import Row, RowReader
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.stop import Stop
@@ -34,12 +35,12 @@ Fields = Mapping[str, Any]
 
 
 class SeededRandom(random.Random):
-    """Random numbers that depend on the seed and on a message's number alone: SplitMix64, which is cheap to begin."""
+    """Random numbers that depend on the seed and a message's number alone: SplitMix64, which is cheap to start."""
 
-    def begin(self, seed: int, n: int) -> None:
-        """Begin with the numbers of message `n`."""
+    def start(self, seed: int, n: int) -> None:
+        """Start the numbers of message `n`."""
         self._state = (seed + n) & _64_BITS
-        self._state = self._next()  # or the numbers of neighbours would be each other's, shifted
+        self._state = self._next()  # otherwise adjacent messages would have the same numbers, shifted
 
     def _next(self) -> int:
         self._state = z = (self._state + 0x9E3779B97F4A7C15) & _64_BITS
@@ -52,7 +53,7 @@ class SeededRandom(random.Random):
         return (self._next() >> 11) / (1 << 53)
 
     def getrandbits(self, k: int, /) -> int:
-        """Return so many bits."""
+        """Return `k` random bits."""
         bits = 0
         for _ in range(0, k, 64):
             bits = bits << 64 | self._next()
@@ -60,27 +61,27 @@ class SeededRandom(random.Random):
 
 
 class _Variables:
-    """What the templates of one message share: its number, its row, and what is made up for it."""
+    """The variables that the templates of a message share: its number, its row, and generated values."""
 
     def __init__(self, seed: int | None) -> None:
         self.values: dict[str, Any] = {}
         self._key = os.urandom(64) if seed is None else blake2b(b"%d" % seed).digest()
         self._seed = int.from_bytes(self._key[:8], "big")
-        self._dice = SeededRandom()
+        self._random = SeededRandom()
         self._functions: dict[str, Callable[..., Any]] = {
-            "choice": self._dice.choice,
+            "choice": self._random.choice,
             "random_float": self._float,
-            "random_int": self._dice.randint,
+            "random_int": self._random.randint,
             "random_text": self._text,
         }
 
-    def fill(self, n: int, row: Fields, uses: frozenset[str]) -> None:
-        """Set the variables of message `n`; a row's fields hide ours of the same name."""
+    def set(self, n: int, row: Fields, uses: frozenset[str]) -> None:
+        """Set the variables of message `n`; a row's fields hide the built-in names."""
         values = self.values
         values.clear()
         values.update(self._functions, n=n, row=row)
         if not uses.isdisjoint(self._functions):
-            self._dice.begin(self._seed, n)
+            self._random.start(self._seed, n)
         if "uuid" in uses:
             values["uuid"] = str(UUID(bytes=blake2b(b"%d" % n, key=self._key, digest_size=16).digest(), version=4))
         if "now" in uses:
@@ -88,35 +89,35 @@ class _Variables:
         values.update(row)
 
     def _float(self, low: float = 0.0, high: float = 1.0) -> float:
-        return self._dice.uniform(low, high)
+        return self._random.uniform(low, high)
 
     def _text(self, length: int) -> str:
         if not 0 <= length <= MAX_TEXT:
             raise ValueError
-        return "".join(self._dice.choices(_LETTERS, k=length))
+        return "".join(self._random.choices(_LETTERS, k=length))
 
 
-class _Header:
-    """A header whose value is filled in; typed, it has to be JSON by then."""
+class _Header(NamedTuple):
+    """A header with a template for its value; the text of a typed one must be JSON."""
 
-    def __init__(self, name: str, template: JinjaTemplate, *, typed: bool) -> None:
-        self.name, self.template, self.typed = name, template, typed
+    name: str
+    template: JinjaTemplate
+    typed: bool
 
     def value(self, text: str) -> Any:
-        return properties.parse_typed(self.name, text) if self.typed else text
+        return property_checks.parse_typed(self.name, text) if self.typed else text
 
 
 class MessageTemplate:
-    """What all messages of a run are cut by: their outline, with templates for body, routing key and headers.
+    """The defaults of a run, with templates for body, routing key and headers.
 
     Without a `body` it is the row, as JSON. `headers` are texts by name, or written as `name=text` or `name:=JSON`; a
-    `routing_key` of None leaves that of the outline. Raises PayloadError with the place of every fault that shows
-    before there is a row.
+    `routing_key` of None keeps the default one. Raises PayloadError with the place of a fault that shows without a row.
     """
 
     def __init__(
         self,
-        outline: MessageDefaults,
+        defaults: MessageDefaults,
         *,
         body: str | None = None,
         origin: str = "--template",
@@ -124,106 +125,100 @@ class MessageTemplate:
         headers: Sequence[str] | Mapping[str, str] = (),
         seed: int | None = None,
     ) -> None:
-        sandbox = Strict()
-        self._outline = outline
+        sandbox = TemplateSandbox()
+        self._defaults = defaults
         self._variables = _Variables(seed)
+        self._templates: list[JinjaTemplate] = []
 
         def compiled(text: str, where: str) -> JinjaTemplate:
-            return JinjaTemplate(sandbox, self._variables.values, text, where)
+            self._templates.append(JinjaTemplate(sandbox, self._variables.values, text, where))
+            return self._templates[-1]
 
         self._body = None if body is None else compiled(body, origin)
         self._key = None if routing_key is None else compiled(routing_key, "--routing-key")
+        named = [(name, text, False) for name, text in headers.items()] if isinstance(headers, Mapping) else None
         self._headers = [
-            _Header(name, compiled(text, f"header {name!r}"), typed=typed)
-            for name, text, typed in (
-                [(name, text, False) for name, text in headers.items()]
-                if isinstance(headers, Mapping)
-                else properties.split_headers(headers)
-            )
+            _Header(name, compiled(text, f"header {name!r}"), typed)
+            for name, text, typed in named or property_checks.split_headers(headers)
         ]
         self._typed = any(each.typed for each in self._headers)
-        parts = [self._body, self._key, *(each.template for each in self._headers)]
-        self._templates = [each for each in parts if each is not None]
         self._uses = frozenset().union(*(each.uses for each in self._templates))
-        self._format = outline.format or (Format.JSON if body is None else formats.format_of(origin))
-        self._plain = outline.typed(formats.content_type(b"", self._format))
-        self._last: tuple[list[str], Properties] = [], self._plain  # the headers' texts, and what they make
+        self._format = defaults.format or (Format.JSON if body is None else formats.format_of(origin))
+        self._plain = defaults.typed(formats.content_type(b"", self._format))
+        self._last: tuple[list[str], Properties] = [], self._plain  # the headers' texts, and their properties
         self._last_key = ""
 
     def check_names(self, fields: Iterable[str] = ()) -> None:
-        """Refuse a variable that is neither ours nor a field of the rows. Raises PayloadError with its place."""
+        """Refuse a variable that is neither built in nor a field of the rows. Raises PayloadError with its place."""
         for each in self._templates:
             each.check_names((*NAMES, *fields))
 
     def numbered(self, count: int) -> Iterator[Message]:
         """Yield messages 0 to count-1. Raises PayloadError for one that cannot be made."""
         for n in range(count):
-            yield self._message(n, Location(f"message {n}"), {})
+            yield self._message(n, Location(f"message {n}"))
 
     def records(self, records: Iterable[Fields]) -> Iterator[Message]:
         """Yield a message per mapping. Raises PayloadError for one that cannot be made."""
         for n, fields in enumerate(records):
             where = Location(f"row {n + 1}")
-            yield self._message(n, where, fields, Row(dict(fields), where))
+            yield self._message(n, where, Row(dict(fields), where))
 
-    def rows(self, stream: InputStream, begin: InputPosition = InputPosition()) -> Iterator[Message | None]:  # noqa: B008 - immutable
+    def rows(self, stream: InputStream, begin: InputPosition = BEGINNING) -> Iterator[Message | None]:
         """Yield a message per row from a place on, and None before a wait. Raises PayloadError at the first bad one."""
         reader, n = RowReader(stream.name), begin.n
         if stream.rereadable:
-            stream.seek(InputPosition())
+            stream.seek(BEGINNING)
             if begin.offset:
-                self._read_header(reader, stream)
+                for line in stream.lines():
+                    if line is not None:
+                        reader.read(line, stream.line)
+                    if reader.names is not None:
+                        break
                 stream.seek(begin)
         for line in stream.lines():
             if line is None:
                 yield None
                 continue
-            knew = reader.names is not None
+            is_new = reader.names is None
             row = reader.read(line, stream.line)
-            if not knew and reader.names:
+            if is_new and reader.names:
                 self.check_names(reader.names)
             if row is not None:
-                yield self._message(n, row.where, row.fields, row)
+                yield self._message(n, row.where, row)
                 n += 1
         if not stream.stopped:
             reader.finish(stream.line)
 
-    def _read_header(self, reader: RowReader, stream: InputStream) -> None:
-        for line in stream.lines():
-            if line is not None:
-                reader.read(line, stream.line)
-            if reader.names is not None:
-                return
-
-    def _message(self, n: int, where: Location, fields: Fields, row: Row | None = None) -> Message:
-        """Make message `n`; without a template its body is the row."""
-        self._variables.fill(n, fields, self._uses)
+    def _message(self, n: int, where: Location, row: Row | None = None) -> Message:
+        self._variables.set(n, row.fields if row else {}, self._uses)
+        defaults = self._defaults
         try:
-            key = self._outline.routing_key if self._key is None else self._routing_key(self._key.render())
-            found = self._properties() if self._headers else self._plain
+            key = defaults.routing_key if self._key is None else self._checked_key(self._key.render())
+            properties = self._properties() if self._headers else self._plain
             body = self._body.render().encode() if self._body else row.as_json() if row else b""
         except (ValueError, PayloadError) as exc:
-            raise PayloadError("A template cannot be filled in", problems=[Problem(where, str(exc))]) from exc
-        if check := self._outline.contract_of(self._outline.exchange, key):
+            raise formats.error_at(where, str(exc), summary="A template cannot be rendered") from exc
+        if check := defaults.contract_of(defaults.exchange, key):
             check(body, Location(f"the body made for {where}"))
         elif self._body is not None and self._format is not None:
             formats.check(body, self._format, Location(f"the body made for {where}"))
-        return Message(body, key, self._outline.exchange, found)
+        return Message(body, key, defaults.exchange, properties)
 
-    def _routing_key(self, key: str) -> str:
+    def _checked_key(self, key: str) -> str:
         if key != self._last_key:
-            properties.check_target(self._outline.exchange, key)
+            property_checks.check_target(self._defaults.exchange, key)
             self._last_key = key
         return key
 
     def _properties(self) -> Properties:
-        """Return the properties with the headers filled in; equal ones in a row are one object."""
+        """Return the properties with the headers rendered; equal ones in succession are one object."""
         texts = [each.template.render() for each in self._headers]
         if texts != self._last[0]:
             table = {each.name: each.value(text) for each, text in zip(self._headers, texts, strict=True)}
             found = replace(self._plain, headers={**(self._plain.headers or {}), **table})
             if self._typed or not self._last[0]:  # text always fits; names are checked once
-                properties.check(found)
+                property_checks.check(found)
             self._last = texts, found
         return self._last[1]
 
@@ -236,26 +231,26 @@ def fill(
     exchange: str = "",
     routing_key: str = "",
     headers: Mapping[str, str] | None = None,
-    properties: Properties = PERSISTENT,  # as they are, those headers too that are no templates
+    properties: Properties = PERSISTENT,  # as they are, including headers that are not templates
     seed: int | None = None,
 ) -> Iterator[Message]:
-    """Return messages whose body, routing key and headers are templates in Jinja2's language, filled in for each.
+    """Return messages whose body, routing key and headers are templates in Jinja2's language, rendered for each.
 
     There is one for each of the `rows`, mappings or those of a file (CSV with a header line, or JSON lines), whose
     fields are variables; without a body it is the row, as JSON. Without rows there are `count`. Other variables are
-    `n`, from 0, `uuid`, `now`, and functions for what is random, which with a `seed` is the same in every run.
+    `n`, from 0, `uuid`, `now`, and functions for random values, which with a `seed` are the same in every run.
 
-    Raises PayloadError for a template that is wrong, at once; for a row that is, when its turn comes.
+    Raises PayloadError for a bad template, at once; for a bad row, when it is its turn.
     """
     if body is None and rows is None:
-        raise PayloadError("there is nothing to fill in: give a body, or rows")
-    outline = MessageDefaults(exchange, properties=properties)
-    stencil = MessageTemplate(
-        outline, body=body, origin="the body", routing_key=routing_key, headers=headers or {}, seed=seed
+        raise PayloadError("nothing to render: pass a body, or rows")
+    defaults = MessageDefaults(exchange, properties=properties)
+    template = MessageTemplate(
+        defaults, body=body, origin="the body", routing_key=routing_key, headers=headers or {}, seed=seed
     )
     if rows is None:
-        stencil.check_names()
-        return stencil.numbered(count)
+        template.check_names()
+        return template.numbered(count)
     if isinstance(rows, str | os.PathLike):
-        return (each for each in stencil.rows(InputStream(os.fspath(rows), Stop())) if each is not None)
-    return stencil.records(rows)
+        return (each for each in template.rows(InputStream(os.fspath(rows), Stop())) if each is not None)
+    return template.records(rows)

@@ -1,4 +1,4 @@
-"""Whether AMQP 0-9-1 can carry what a message says about itself: our own check, before any encoder asserts."""
+"""Checks that AMQP 0-9-1 can carry the properties of a message, before an encoder fails on them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _MAX_OCTET = 255
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _MAX_UNSCALED = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HALF_A_PAIR = "holds half a surrogate pair, which UTF-8 cannot carry"
 _SHORT_STRINGS = (
     "content_type", "content_encoding", "correlation_id", "reply_to", "expiration", "message_id", "type", "user_id",
     "app_id", "cluster_id",
@@ -27,7 +28,7 @@ _SHORT_STRINGS = (
 
 
 def check(properties: Properties) -> None:
-    """Refuse what the wire cannot carry; call it once per distinct object, not per message.
+    """Refuse values AMQP cannot carry; call it once per distinct object, not per message.
 
     Raises PayloadError, one line per fault; values are not shown.
     """
@@ -35,32 +36,31 @@ def check(properties: Properties) -> None:
 
 
 def check_target(exchange: str, routing_key: str) -> None:
-    """Refuse an exchange name or routing key that is no short string. Raises PayloadError."""
+    """Refuse an exchange name or routing key that is not a short string. Raises PayloadError."""
     _raise([*_short_string_faults("exchange", exchange), *_short_string_faults("routing key", routing_key)])
 
 
 def check_arguments(subject: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of an exchange, a queue or a binding that are no field table. Raises PayloadError."""
+    """Refuse arguments of an exchange, queue or binding that are not a field table. Raises PayloadError."""
     _raise(_table_faults(f"arguments of {subject}", arguments, 0))
 
 
 def parse_headers(arguments: Iterable[str]) -> dict[str, Any]:
-    """Read headers as typed at a command line: `name=text`, or `name:=JSON` for a typed value.
+    """Parse headers of a command line: `name=text`, or `name:=JSON` for a typed value.
 
-    What JSON lacks is written as in an envelope: `moment:={"$timestamp": "2026-01-31T12:00:00Z"}`. Raises PayloadError.
+    Types that JSON lacks are as in an envelope: `moment:={"$timestamp": "2026-01-31T12:00:00Z"}`. Raises PayloadError.
     """
     return {name: parse_typed(name, value) if typed else value for name, value, typed in split_headers(arguments)}
 
 
 def split_headers(arguments: Iterable[str]) -> list[tuple[str, str, bool]]:
-    """Return name, text and whether it is typed, of each header; raise PayloadError for what is none."""
+    """Return the name and text of each header, and whether it is typed. Raises PayloadError."""
     headers: dict[str, tuple[str, str, bool]] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals or name in ("", ":"):
-            raise PayloadError(
-                f"Header {name!r} has no value", advice="Write name=text, or name:=JSON for a number, true or a list."
-            )
+            advice = "Write name=text, or name:=JSON for a number, true or a list."
+            raise PayloadError(f"Header {name!r} has no value", advice=advice)
         typed = name.endswith(":")
         name = name.removesuffix(":")
         if name in headers:
@@ -70,7 +70,7 @@ def split_headers(arguments: Iterable[str]) -> list[tuple[str, str, bool]]:
 
 
 def parse_typed(name: str, text: str) -> Any:
-    """Read the JSON of a header as `name:=JSON` has it. Raises PayloadError."""
+    """Parse the JSON of a header that is written `name:=JSON`. Raises PayloadError."""
     where = Location(f"header {name!r}")
     try:
         return amqp_json.from_json(json.loads(formats.check_json(text.encode("utf-8", "surrogateescape"), where)))
@@ -79,9 +79,8 @@ def parse_typed(name: str, text: str) -> Any:
 
 
 def _raise(faults: Iterable[str]) -> None:
-    found = tuple(faults)
-    if found:
-        raise PayloadError("\n".join(found))
+    if found := "\n".join(faults):
+        raise PayloadError(found)
 
 
 def _property_faults(properties: Properties) -> Iterator[str]:
@@ -90,11 +89,11 @@ def _property_faults(properties: Properties) -> Iterator[str]:
         if value is not None:
             yield from _short_string_faults(name, value)
     if properties.delivery_mode not in (None, 1, 2) or isinstance(properties.delivery_mode, bool):
-        yield "delivery_mode has to be 1 (transient) or 2 (persistent)"
+        yield "delivery_mode must be 1 (transient) or 2 (persistent)"
     if properties.priority is not None and not _is_integer(properties.priority, 0, _MAX_OCTET):
-        yield "priority has to be a whole number from 0 to 255"
+        yield "priority must be a whole number from 0 to 255"
     if properties.expiration is not None and not _is_expiration(properties.expiration):
-        yield f"expiration has to be text: a whole number of milliseconds from 0 to {MAX_EXPIRATION_MS}"
+        yield f"expiration must be text: a whole number of milliseconds from 0 to {MAX_EXPIRATION_MS}"
     if properties.timestamp is not None:
         yield from _moment_faults("timestamp", properties.timestamp)
     if properties.headers is not None:
@@ -117,11 +116,11 @@ def _is_expiration(value: object) -> bool:
 
 def _short_string_faults(name: str, value: object) -> Iterator[str]:
     if not isinstance(value, str):
-        yield f"{name} has to be text, not {type(value).__name__}"
+        yield f"{name} must be text, not {type(value).__name__}"
         return
     size = _utf8_length(value)
     if size is None:
-        yield f"{name} holds half a surrogate pair, which UTF-8 cannot carry"
+        yield f"{name} {_HALF_A_PAIR}"
     elif size > MAX_SHORT_STRING_BYTES:
         yield f"{name} has {size} bytes; {MAX_SHORT_STRING_BYTES} fit"
 
@@ -135,22 +134,21 @@ def _utf8_length(text: str) -> int | None:
 
 def _moment_faults(name: str, value: object) -> Iterator[str]:
     if not isinstance(value, datetime) or value.tzinfo is None:
-        yield f"{name} has to be a datetime with a time zone, like datetime.now(UTC).replace(microsecond=0)"
+        yield f"{name} must be a datetime with a time zone, like datetime.now(UTC).replace(microsecond=0)"
     elif value.microsecond:
-        yield f"{name} has to be in whole seconds: AMQP carries no fractions"
+        yield f"{name} must be in whole seconds: AMQP carries no fractions"
     elif value < _EPOCH:
         yield f"{name} is before 1970, which AMQP cannot carry"
 
 
 def _table_faults(place: str, table: object, depth: int) -> Iterator[str]:
     if not isinstance(table, Mapping):
-        yield f"{place} has to be a mapping"
+        yield f"{place} must be a mapping"
         return
     for name, value in table.items():
         yield from _short_string_faults(f"the name of a header in {place}", name)
-        yield from _value_faults(
-            f"{place}[{name!r}]" if len(str(name)) < MAX_SHORT_STRING_BYTES else place, value, depth
-        )
+        inner = f"{place}[{name!r}]" if len(str(name)) < MAX_SHORT_STRING_BYTES else place
+        yield from _value_faults(inner, value, depth)
 
 
 def _value_faults(place: str, value: object, depth: int) -> Iterator[str]:
@@ -163,10 +161,8 @@ def _value_faults(place: str, value: object, depth: int) -> Iterator[str]:
             yield from _value_faults(f"{place}[{number}]", each, depth + 1)
     elif isinstance(value, datetime):
         yield from _moment_faults(place, value)
-    else:
-        fault = _scalar_fault(value)
-        if fault:
-            yield f"{place} {fault}"
+    elif fault := _scalar_fault(value):
+        yield f"{place} {fault}"
 
 
 def _scalar_fault(value: object) -> str:
@@ -174,19 +170,18 @@ def _scalar_fault(value: object) -> str:
         case None | bool() | bytes():
             return ""
         case str():
-            return "holds half a surrogate pair, which UTF-8 cannot carry" if _utf8_length(value) is None else ""
+            return _HALF_A_PAIR if _utf8_length(value) is None else ""
         case int():
             return "" if _is_integer(value, _MIN_INTEGER, _MAX_INTEGER) else "does not fit 64 bits"
         case float():
             return "" if math.isfinite(value) else "is not a finite number: RabbitMQ closes the connection on it"
         case Decimal():
-            fits = _is_amqp_decimal(value)
-            return "" if fits else "does not fit an AMQP decimal: 32 bits and 0 to 255 decimal places"
+            return "" if _fits_decimal(value) else "does not fit an AMQP decimal: 32 bits and 0 to 255 decimal places"
         case _:
             return f"is a {type(value).__name__}, which AMQP has no type for"
 
 
-def _is_amqp_decimal(value: Decimal) -> bool:
+def _fits_decimal(value: Decimal) -> bool:
     if not value.is_finite():
         return False
     _, digits, exponent = value.as_tuple()

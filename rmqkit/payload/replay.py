@@ -1,4 +1,4 @@
-"""Recorded messages, published again: as fast as it goes, or in the time they came."""
+"""Recorded messages, published again: as fast as possible, or with their original timing."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import Message
-from rmqkit.payload import envelopes
-from rmqkit.payload.envelopes import Envelope
+from rmqkit.payload.envelopes import SUFFIX, Envelope, EnvelopeReader
+from rmqkit.payload.formats import error_at
 from rmqkit.payload.input_stream import InputStream
-from rmqkit.payload.sources import MessageDefaults
+from rmqkit.payload.sources import MessageDefaults, nothing_published
 from rmqkit.stop import Stop, StopRequested
 
-_LONG_S = 0.05  # what is worth waiting for confirms before
-_NAP_S = 3600.0  # a wait may be longer than a system call takes
+_CONFIRM_BEFORE_S = 0.05  # confirms are awaited before a longer wait
+_MAX_WAIT_S = 3600.0  # a wait may be longer than a system call accepts
 
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeReplay:
-    """How a recording is published again.
+    """Publishes a recording again.
 
-    A message goes where its envelope says, or to the outline's target if `override`, or if the envelope names none.
-    `speed` 1 keeps the times between messages, 10 makes them a tenth, None does not wait at all.
+    A message goes to the target its envelope names, or to the default target if `override`, or if the envelope names
+    none. `speed` 1 keeps the times between messages, 10 makes them a tenth, None does not wait at all.
     """
 
-    outline: MessageDefaults
+    defaults: MessageDefaults
     stop: Stop
     override: bool = False
     speed: float | None = None
@@ -42,13 +42,14 @@ class EnvelopeReplay:
         return self._messages(_read_lines(stream))
 
     def folder(self, path: str) -> Iterator[Message | None]:
-        """Return the messages of the envelopes in a folder, sorted by name; what was left half-written is none.
+        """Return the messages of the envelopes in a folder, sorted by name; half-written files are ignored.
 
         All are read twice, the first time now: raises PayloadError with every bad one, and StopRequested.
         """
-        files = sorted(each for each in Path(path).glob(f"*{envelopes.SUFFIX}") if not each.name.startswith("."))
+        files = sorted(each for each in Path(path).glob(f"*{SUFFIX}") if not each.name.startswith("."))
         problems: list[Problem] = []
-        read = partial(_read_file, envelopes.EnvelopeReader(Path(path)))
+        invalid = 0
+        read = partial(_read_file, EnvelopeReader(Path(path)))
         for file in files:
             if self.stop.requested:
                 raise StopRequested
@@ -58,10 +59,11 @@ class EnvelopeReplay:
                 self._message(envelope)
             except PayloadError as exc:
                 problems += exc.problems
+                invalid += 1
         if not files:
-            problems.append(Problem(Location(path), f"a folder with no *{envelopes.SUFFIX} in it"))
+            raise error_at(Location(path), f"no *{SUFFIX} file in this folder", summary="Nothing was published")
         if problems:
-            raise PayloadError("Nothing was published: not every envelope can be read", problems=problems)
+            raise nothing_published(problems, {"invalid envelope": invalid})
         return self._messages(map(read, files))
 
     def _messages(self, found: Iterable[Envelope | None]) -> Iterator[Message | None]:
@@ -73,36 +75,31 @@ class EnvelopeReplay:
             if (moment := self._due(envelope)) and self.speed:
                 first = first or moment
                 due_s = begun_s + (moment - first).total_seconds() / self.speed
-                if due_s - time.monotonic() > _LONG_S:
+                if due_s - time.monotonic() > _CONFIRM_BEFORE_S:
                     yield None
-                if not self._wait_until(due_s):
+                while not self.stop.requested and (ahead_s := due_s - time.monotonic()) > 0:
+                    self.stop.wait(min(ahead_s, _MAX_WAIT_S))
+                if self.stop.requested:
                     return
             yield self._message(envelope)
 
     def _message(self, envelope: Envelope) -> Message:
         """Return the message, with its target, if its body keeps the contract there."""
-        message, outline = envelope.message, self.outline
+        message, defaults = envelope.message, self.defaults
         if self.override or not envelope.addressed:
-            message = replace(message, exchange=outline.exchange, routing_key=outline.routing_key)
-        if check := outline.contract_of(message.exchange, message.routing_key):
+            message = replace(message, exchange=defaults.exchange, routing_key=defaults.routing_key)
+        if check := defaults.contract_of(message.exchange, message.routing_key):
             check(message.body, Location(f"the body in {envelope.where}"))
         return message
 
     def _due(self, envelope: Envelope) -> datetime | None:
         if self.speed and envelope.received_at is None:
-            said = "'received_at' is missing, and --timing needs it"
-            raise PayloadError("Bad envelope", problems=[Problem(envelope.where, said)])
+            raise error_at(envelope.where, "'received_at' is missing, and --timing needs it", summary="Bad envelope")
         return envelope.received_at
-
-    def _wait_until(self, due_s: float) -> bool:
-        """Tell whether the moment came, rather than a stop."""
-        while not self.stop.requested and (ahead_s := due_s - time.monotonic()) > 0:
-            self.stop.wait(min(ahead_s, _NAP_S))
-        return not self.stop.requested
 
 
 def _read_lines(stream: InputStream) -> Iterator[Envelope | None]:
-    reader = envelopes.EnvelopeReader()
+    reader = EnvelopeReader()
     for line in stream.lines():
         if line is None:
             yield None
@@ -110,10 +107,9 @@ def _read_lines(stream: InputStream) -> Iterator[Envelope | None]:
             yield reader.read(line, Location(stream.name, stream.line, 1))
 
 
-def _read_file(reader: envelopes.EnvelopeReader, file: Path) -> Envelope:
+def _read_file(reader: EnvelopeReader, file: Path) -> Envelope:
     try:
         line = file.read_bytes()
     except OSError as exc:
-        said = f"cannot be read: {exc.strerror}"
-        raise PayloadError("Bad envelope", problems=[Problem(Location(str(file)), said)]) from exc
+        raise error_at(Location(str(file)), f"cannot be read: {exc.strerror}", summary="Bad envelope") from exc
     return reader.read(line, Location(str(file), 1, 1))

@@ -1,9 +1,9 @@
-"""How far a run of publishing came, so that the next one goes on from there.
+"""Saved progress of a publishing run, so that the next run resumes from it.
 
-Fates come out of order. The mark is the place before which every record is confirmed, or noted as failed; what is
-noted is sent again first. A message whose fate is unknown keeps the mark before it. The file is replaced in one step,
-on the disk before it has its name, and names the input by a hash of all before the mark: a file that grew is the same
-one, a file that was changed there is not.
+Confirms arrive out of order. The checkpoint is the place before which every record is confirmed, or noted as failed;
+those are sent again first. A message whose fate is unknown keeps the checkpoint before it. The file is replaced in one
+step, synced to disk before it is renamed, and identifies the input by a hash of everything before the checkpoint: a
+file that grew is the same input, a file that was changed before it is not.
 """
 
 from __future__ import annotations
@@ -17,92 +17,97 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from rmqkit.errors import OutputError, PayloadError
 from rmqkit.message import Message
-from rmqkit.payload.input_stream import InputPosition, InputStream
+from rmqkit.payload.input_stream import BEGINNING, InputPosition, InputStream
 from rmqkit.report import Fate
 
-MAX_FAILED = 1000  # failures noted; the mark stays before the next one
+MAX_FAILED = 1000  # failures noted; the checkpoint stays before the next one
 SAVE_EVERY = 10_000  # messages settled between two saves, at most
 SAVE_EVERY_S = 1.0
 _HASHED_BYTES = 1024 * 1024
-_ADVICE = "Name another file to --resume, or remove this one to publish everything from the beginning."
+_ADVICE = "Name another file for --resume, or remove this one to publish everything from the beginning."
 
-Read = Callable[[InputPosition], Iterator[Message | None]]  # the messages of an input, from a place on
+Read = Callable[[InputPosition], Iterator[Message | None]]  # yields the messages of an input, from a place on
 
 
-class Mark:
-    """The place before which every record is confirmed or noted as failed. Pure; memory is bounded by the window.
+class Checkpoint:
+    """The place before which every record is confirmed or noted as failed; memory is bounded by the publish window.
 
-    `failed` has the places of the records to be sent again, by their number. Records are taken in order of sending:
-    those noted before, then all from `place` on.
+    `failed` holds the places of the records to be sent again, by their number. Records are added in sending order:
+    those that failed before, then all from `place` on.
     """
 
-    def __init__(self, place: InputPosition, failed: dict[int, InputPosition], most: int = MAX_FAILED) -> None:
+    def __init__(self, place: InputPosition, failed: dict[int, InputPosition], max_failed: int = MAX_FAILED) -> None:
         self.place = place
-        self._most = most
-        self._noted = failed
+        self._max_failed = max_failed
+        self._failed = failed
         self._first = self._next = place.n
-        self._taken = 0
-        self._open: dict[int, tuple[InputPosition, InputPosition]] = {}  # index of a message -> its record, from and to
-        self._ends: dict[int, InputPosition] = {}  # number of a record beyond the mark, settled -> its end
+        self._added = 0
+        self._in_flight: dict[int, tuple[InputPosition, InputPosition]] = {}  # a message's index -> its record's ends
+        self._ends: dict[int, InputPosition] = {}  # number of a settled record beyond the checkpoint -> its end
 
     @property
     def failed(self) -> dict[int, InputPosition]:
-        """Return what failed and is behind the mark: what is beyond it is sent again anyhow."""
-        return {n: place for n, place in self._noted.items() if n < self.place.n}
+        """Return the failed records before the checkpoint; those beyond it are sent again anyway."""
+        return {n: place for n, place in self._failed.items() if n < self.place.n}
 
     @property
     def beyond(self) -> int:
-        """Count the records beyond the mark that were taken."""
+        """Count the records sent beyond the checkpoint."""
         return self._next - self.place.n
 
-    def take(self, begin: InputPosition, end: InputPosition) -> None:
-        """Note the record of the message sent next."""
-        self._open[self._taken] = (begin, end)
-        self._taken += 1
+    def add(self, begin: InputPosition, end: InputPosition) -> None:
+        """Note the record of the message that is sent next."""
+        self._in_flight[self._added] = (begin, end)
+        self._added += 1
         self._next = max(self._next, end.n)
 
     def settle(self, index: int, fate: Fate) -> None:
-        """Note the fate of a message, by the order of sending."""
+        """Note the fate of a message, by its index in sending order."""
         if fate is Fate.UNKNOWN:
             return
-        begin, end = self._open.pop(index)
+        begin, end = self._in_flight.pop(index)
         if fate is Fate.CONFIRMED:
-            self._noted.pop(begin.n, None)
-        elif begin.n not in self._noted:
-            if len(self._noted) >= self._most:
-                return  # the mark stays before it
-            self._noted[begin.n] = begin
+            self._failed.pop(begin.n, None)
+        elif begin.n not in self._failed:
+            if len(self._failed) >= self._max_failed:
+                return  # the checkpoint stays before it
+            self._failed[begin.n] = begin
         if begin.n >= self._first:
             self._ends[begin.n] = end
             while settled := self._ends.pop(self.place.n, None):
                 self.place = settled
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What stands in the file; `doubtful` messages after the place, at most, were sent and may have arrived."""
+class _State(NamedTuple):
+    """The state in the file; at most `doubtful` messages after the place were sent and may have arrived."""
 
-    job: str  # what is read, and where it goes
-    status: str  # running, stopped or done
+    job: str  # the input and the target
     place: InputPosition
-    sha256: str  # of all before the place
+    sha256: str  # of everything before the place
     failed: tuple[InputPosition, ...] = ()
     doubtful: int = 0
 
+    def as_json(self, status: str) -> dict[str, Any]:
+        return {
+            "publishes": self.job,
+            "status": status,
+            "settled": self.place._asdict() | {"sha256": self.sha256},
+            "failed": [each._asdict() for each in self.failed],
+            "doubtful": self.doubtful,
+        }
+
 
 class Resume:
-    """The state of one run; `read` gives the messages of the stream, which has to be a file.
+    """The saved state of one run; `read` yields the messages of the stream, which must be a file.
 
-    `job` says what is read and where it goes, for another job has to have another state. `skipped` messages were
-    confirmed before, `retried` failed and are sent again first, and of those that follow `doubtful`, at most, may be
-    there already. Raises PayloadError when the state belongs to something else, another run is at it, or it cannot be
-    read.
+    `job` names the input and the target, since another job needs another state. `skipped` messages were confirmed
+    before, `retried` failed and are sent again first, and at most `doubtful` of those that follow may have arrived
+    already. Raises PayloadError when the state belongs to another job, is in use by another run, or cannot be read.
     """
 
     def __init__(self, path: str, job: str, stream: InputStream, read: Read) -> None:
@@ -111,25 +116,25 @@ class Resume:
         if not stream.rereadable:
             raise PayloadError(f"{stream.name}: --resume needs a file, which can be read again")
         self._unlock = self._lock()
-        found = _load(self._path) or _State(job, "stopped", InputPosition(), self._hash.hexdigest())
-        if found.job != job:
-            self._refuse(f"it is of a run that publishes {found.job}, and this one publishes {job}")
-        if self._digest(found.place) != found.sha256:
-            self._refuse(f"{stream.name} was changed in what was published before, up to line {found.place.line}")
-        self._again = found.failed
-        self.skipped, self.retried = found.place.n - len(found.failed), len(found.failed)
-        self.doubtful = found.doubtful
-        self._mark = Mark(self._after_line_end(found.place), {each.n: each for each in found.failed})
-        self._begin = self._mark.place
+        saved = _load(self._path) or _State(job, BEGINNING, self._hash.hexdigest())
+        if saved.job != job:
+            self._refuse(f"it belongs to a run that publishes {saved.job}, and this one publishes {job}")
+        if self._digest(saved.place) != saved.sha256:
+            self._refuse(f"{stream.name} was changed in the part already published, up to line {saved.place.line}")
+        self._again = saved.failed
+        self.skipped, self.retried = saved.place.n - len(saved.failed), len(saved.failed)
+        self.doubtful = saved.doubtful
+        self._checkpoint = Checkpoint(self._after_line_end(saved.place), {each.n: each for each in saved.failed})
+        self._begin = self._checkpoint.place
         self._unsaved, self._saved_s = 0, 0.0
 
     @property
     def place(self) -> InputPosition:
-        """Return the place of the mark."""
-        return self._mark.place
+        """Return the place of the checkpoint."""
+        return self._checkpoint.place
 
     def messages(self) -> Iterator[Message | None]:
-        """Yield what failed before, and then everything from the mark on; each is noted before it is sent.
+        """Yield the messages that failed before, then all from the checkpoint on, and note each before it is sent.
 
         Raises PayloadError, before the first, if the state cannot be written.
         """
@@ -138,32 +143,33 @@ class Resume:
         except OSError as exc:
             raise PayloadError(f"{self._path}: the state cannot be written: {exc.strerror}") from exc
         for place in self._again:
-            for message in self._from(place):
+            for message in self._messages_from(place):
                 yield message
                 if message is not None:
                     break
-        yield from self._from(self._begin)
+        yield from self._messages_from(self._begin)
 
-    def _from(self, begin: InputPosition) -> Iterator[Message | None]:
+    def _messages_from(self, begin: InputPosition) -> Iterator[Message | None]:
         for message in self._read(begin):
             if message is not None:
                 end = InputPosition(self._stream.offset, self._stream.line, begin.n + 1)
-                self._mark.take(begin, end)
+                self._checkpoint.add(begin, end)
                 begin = end
             yield message
 
     def settled(self, index: int, _: Message, fate: Fate) -> None:
-        """Note a fate: for `on_settled` of `Connection.publish`."""
-        self._mark.settle(index, fate)
+        """Note a fate: the `on_settled` callback of `Connection.publish`."""
+        self._checkpoint.settle(index, fate)
         self._unsaved += 1
         if self._unsaved >= SAVE_EVERY or time.monotonic() - self._saved_s > SAVE_EVERY_S:
-            with suppress(OSError):  # it is tried again, and told at the end
+            with suppress(OSError):  # tried again, and reported at the end
                 self._save("running")
 
     def finish(self, *, complete: bool) -> None:
-        """Save for the last time, and let others have it; `complete` tells that the input ended. Raises OutputError."""
+        """Save for the last time, and unlock; `complete` means that the input ended. Raises OutputError."""
         try:
-            self._save("done" if complete and not self._mark.failed and not self._mark.beyond else "stopped")
+            done = complete and not self._checkpoint.failed and not self._checkpoint.beyond
+            self._save("done" if done else "stopped")
         except OSError as exc:
             raise OutputError(f"{self._path}: the state cannot be written: {exc.strerror}") from exc
         finally:
@@ -172,21 +178,21 @@ class Resume:
             self._unlock()
 
     def _lock(self) -> Callable[[], object]:
-        """Keep other runs away, and return what lets them come: the system does, too, when this process ends.
+        """Exclude other runs, and return the function that unlocks; the system unlocks when this process ends.
 
-        The lock is on a file beside the state, which itself is replaced all the time.
+        The lock is on a file next to the state, since the state itself is replaced again and again.
         """
         while True:
             try:
                 lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
                 release = weakref.finalize(self, os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with suppress(FileNotFoundError):  # a run that ended just now took it away
+                with suppress(FileNotFoundError):  # removed by a run that has just ended
                     if os.path.samestat(os.fstat(lock), self._lock_path.stat()):
                         return release
             except BlockingIOError:
                 release()
-                self._refuse("another run is at it", "Wait for its end, or name another file to --resume.")
+                self._refuse("another run is using it", "Wait for that run to end, or name another file for --resume.")
             except OSError as exc:
                 raise PayloadError(f"{self._path}: the state cannot be written: {exc.strerror}") from exc
             release()
@@ -196,14 +202,15 @@ class Resume:
         return self._path.with_name(f".{self._path.name}.lock")
 
     def _save(self, status: str) -> None:
-        """Replace the file, wholly or not at all, a power cut included. Raises OSError."""
-        mark, part = self._mark, self._path.with_name(f".{self._path.name}.part")
+        """Replace the file completely or not at all, even in a power cut. Raises OSError."""
+        checkpoint, part = self._checkpoint, self._path.with_name(f".{self._path.name}.part")
         self._unsaved, self._saved_s = 0, time.monotonic()
-        doubtful = mark.beyond + (2 * SAVE_EVERY if status == "running" else 0)
-        state = _State(self._job, status, mark.place, self._digest(mark.place), tuple(mark.failed.values()), doubtful)
+        doubtful = checkpoint.beyond + (2 * SAVE_EVERY if status == "running" else 0)
+        place, failed = checkpoint.place, tuple(checkpoint.failed.values())
+        state = _State(self._job, place, self._digest(place), failed, doubtful)
         try:
             with part.open("w", encoding="utf-8") as new:
-                json.dump(_as_json(state), new, indent=2)
+                json.dump(state.as_json(status), new, indent=2)
                 new.flush()
                 os.fsync(new.fileno())
             part.replace(self._path)
@@ -218,7 +225,7 @@ class Resume:
             raise
 
     def _digest(self, place: InputPosition) -> str:
-        """Hash the input up to a place, which only ever moves on."""
+        """Hash the input up to a place, which only ever advances."""
         while self._hashed < place.offset:
             data = self._stream.read_at(self._hashed, min(_HASHED_BYTES, place.offset - self._hashed))
             if not data:
@@ -239,38 +246,28 @@ class Resume:
         return place._replace(offset=place.offset + len(grown))
 
     def _refuse(self, reason: str, advice: str = _ADVICE) -> NoReturn:
-        raise PayloadError(f"{self._path} cannot be gone on from: {reason}", advice=advice)
-
-
-def _as_json(state: _State) -> dict[str, Any]:
-    return {
-        "publishes": state.job,
-        "status": state.status,
-        "settled": state.place._asdict() | {"sha256": state.sha256},
-        "failed": [each._asdict() for each in state.failed],
-        "doubtful": state.doubtful,
-    }
+        raise PayloadError(f"cannot resume from {self._path}: {reason}", advice=advice)
 
 
 def _load(path: Path) -> _State | None:
-    """Read the state; None when there is none. Raises PayloadError."""
+    """Read the state; None if the file does not exist. Raises PayloadError."""
     try:
-        kept = json.loads(path.read_bytes())
-        settled = _place(kept["settled"])
-        failed = tuple(_place(each, settled) for each in kept["failed"])
-        doubtful = operator.index(kept["doubtful"])
-        return _State(str(kept["publishes"]), "stopped", settled, kept["settled"]["sha256"], failed, doubtful)
+        saved = json.loads(path.read_bytes())
+        settled = _place(saved["settled"])
+        failed = tuple(_place(each, settled) for each in saved["failed"])
+        doubtful = operator.index(saved["doubtful"])
+        return _State(str(saved["publishes"]), settled, saved["settled"]["sha256"], failed, doubtful)
     except FileNotFoundError:
         return None
     except OSError as exc:
         raise PayloadError(f"{path}: the state cannot be read: {exc.strerror}") from exc
     except (ValueError, KeyError, TypeError, RecursionError):
-        advice = "Name another file to --resume; what is in this one was not written by rmqkit, or was changed."
-        raise PayloadError(f"{path} is no state of a run", advice=advice) from None
+        advice = "Name another file for --resume; this one was not written by rmqkit, or was changed."
+        raise PayloadError(f"{path} is not the state of a run", advice=advice) from None
 
 
-def _place(kept: Any, last: InputPosition | None = None) -> InputPosition:
-    place = InputPosition(*(operator.index(kept[name]) for name in InputPosition._fields))
+def _place(saved: Any, last: InputPosition | None = None) -> InputPosition:
+    place = InputPosition(*(operator.index(saved[name]) for name in InputPosition._fields))
     if min(place) < 0 or (last is not None and place > last):
-        raise ValueError("nowhere in what was published")
+        raise ValueError("outside what was published")
     return place

@@ -1,8 +1,8 @@
 """Rows: CSV with a header line, or JSON lines.
 
-CSV is that of RFC 4180, in UTF-8: commas, double quotes around what holds a comma, a quote or a line's end, and a quote
-in there written twice. JSON lines are objects. Which of the two it is, the name says, or else the first character: a
-`{` begins JSON. Empty lines are no rows.
+CSV is that of RFC 4180, in UTF-8: commas between fields, and double quotes around a field that holds a comma, a line
+end or a quote, which is doubled. JSON lines are objects. The file's name tells which of the two it is, or else the
+first character: `{` begins JSON. Empty lines are skipped.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import codecs
 import json
 import re
 from pathlib import PurePath
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from rmqkit.errors import Location, PayloadError, Problem
+from rmqkit.errors import Location, PayloadError
 from rmqkit.payload import formats
 
-MAX_ROW_BYTES = 16 * 1024 * 1024  # a quote that is not closed would take all that follows
-_JSON_NAMES = {".json", ".jsonl", ".ndjson"}
+MAX_ROW_BYTES = 16 * 1024 * 1024  # an unclosed quote would otherwise swallow the rest of the input
+_JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
 _QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')
 _PLAIN = re.compile(r'[^",]*+')
 
@@ -30,12 +30,12 @@ class Row(NamedTuple):
     line: bytes | None = None
 
     def as_json(self) -> bytes:
-        """Return it as a JSON object."""
+        """Return the row as a JSON object."""
         return json.dumps(self.fields, ensure_ascii=False).encode() if self.line is None else self.line
 
 
 class RowReader:
-    """Lines to rows. `names` are the fields that all rows have, none for JSON lines; None until that is known."""
+    """Assembles lines into rows. `names` are the fields that all rows have, none for JSON lines; None until known."""
 
     def __init__(self, name: str) -> None:
         self.names: tuple[str, ...] | None = None
@@ -47,11 +47,11 @@ class RowReader:
     def read(self, line: bytes, number: int) -> Row | None:
         """Return the row that ends with this line, if one does. Raises PayloadError with the place of a fault."""
         if self._is_json is None:
-            line = line.removeprefix(codecs.BOM_UTF8)  # Excel's CSV begins so
-            self._is_json = PurePath(self._name).suffix.lower() in _JSON_NAMES or line.startswith(b"{")
+            line = line.removeprefix(codecs.BOM_UTF8)  # Excel's CSV begins with one
+            self._is_json = PurePath(self._name).suffix.lower() in _JSON_SUFFIXES or line.startswith(b"{")
             self.names = () if self._is_json else None
         if self._is_json:
-            return _from_json(line, Location(self._name, number, 1)) if line.strip() else None
+            return _parse_json(line, Location(self._name, number, 1)) if line.strip() else None
         was_open = bool(self._unfinished)
         self._unfinished.append(line)
         self._size += len(line)
@@ -61,15 +61,15 @@ class RowReader:
             return None
         record, number = b"\n".join(self._unfinished), number - len(self._unfinished) + 1
         self._unfinished, self._size = [], 0
-        return self._from_csv(record.removesuffix(b"\r"), Location(self._name, number, 1))
+        return self._parse_csv(record.removesuffix(b"\r"), Location(self._name, number, 1))
 
     def finish(self, number: int) -> None:
-        """Take the input's end, after so many lines. Raises PayloadError if a row is not whole."""
+        """Note that the input ended after this line. Raises PayloadError if a row is incomplete."""
         if self._unfinished:
             where = Location(self._name, number - len(self._unfinished) + 1, 1)
-            _refuse(where, "a double quote in this row is not closed")
+            raise _error(where, "a double quote in this row is not closed")
 
-    def _from_csv(self, record: bytes, where: Location) -> Row | None:
+    def _parse_csv(self, record: bytes, where: Location) -> Row | None:
         text = formats.decode(record, where, "CSV")
         if not text:
             return None
@@ -79,19 +79,19 @@ class RowReader:
             self.names = tuple(values)
             return None
         if len(values) != len(self.names):
-            _refuse(where, f"{len(values)} fields; the header has {len(self.names)}")
+            raise _error(where, f"{len(values)} fields; the header has {len(self.names)}")
         return Row(dict(zip(self.names, values, strict=True)), where)
 
 
-def _from_json(line: bytes, where: Location) -> Row:
+def _parse_json(line: bytes, where: Location) -> Row:
     fields = json.loads(formats.check_json(line, where))
     if not isinstance(fields, dict):
-        _refuse(where, 'a row is an object, like {"id": 1}')
+        raise _error(where, 'a row is an object, like {"id": 1}')
     return Row(fields, where, line)
 
 
 def _split(text: str, where: Location) -> list[str]:
-    """Split a record with quotes in it."""
+    """Split a record that has quotes."""
     values = []
     position = 0
     while True:
@@ -105,21 +105,18 @@ def _split(text: str, where: Location) -> list[str]:
         if position == len(text):
             return values
         if text[position] != ",":
-            line = where.line + text.count("\n", 0, position)
-            column = position - text.rfind("\n", 0, position)
-            _refuse(
-                Location(where.file, line, column), "a comma has to follow a field; in quotes, a quote is written twice"
-            )
+            fault = formats.place(text[:position], where)
+            raise _error(fault, "a comma must follow a field; inside quotes, a quote is doubled")
         position += 1
 
 
 def _check_header(names: list[str], where: Location) -> None:
     if "" in names:
-        _refuse(where, f"field {names.index('') + 1} of the header has no name")
+        raise _error(where, f"field {names.index('') + 1} of the header has no name")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        _refuse(where, f"the header has {twice!r} twice")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise _error(where, f"the header has {duplicate!r} twice")
 
 
-def _refuse(where: Location, message: str) -> NoReturn:
-    raise PayloadError("Bad row", problems=[Problem(where, message)])
+def _error(where: Location, message: str) -> PayloadError:
+    return formats.error_at(where, message, summary="Bad row")

@@ -1,4 +1,4 @@
-"""A schema's folder: all that the schema may refer to."""
+"""The folder of a schema, which holds every file the schema may refer to."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ from rmqkit.errors import Location, PayloadError, Problem
 
 
 class SchemaFiles:
-    """Reads a schema file and those beside it; `problems` are what libraries that call back would not pass on."""
+    """Reads a schema file and those in its folder.
+
+    It collects `problems`: the libraries that call it back would not pass an exception on.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.problems: list[Problem] = []
-        self.folder = Path(os.path.abspath(file)).parent  # noqa: PTH100 - `..` goes, and links stay
-
-    @property
-    def uri(self) -> str:
-        """Return the address of the file."""
-        return (self.folder / self.file.name).as_uri()
+        self.folder = Path(os.path.abspath(file)).parent  # noqa: PTH100 - resolves `..`, but not links
+        self.uri = (self.folder / file.name).as_uri()
 
     def refuse(self, about: Path | str, message: str, advice: str = "") -> None:
-        """Note a problem of a file as a whole."""
+        """Record a problem of a file as a whole."""
         self.problems.append(Problem(Location(str(about)), message, advice))
 
     def read(self, file: Path) -> bytes | None:
-        """Return what is in a file; None, and a problem, if it cannot be read."""
+        """Return the bytes of a file; None, and record a problem, if it cannot be read."""
         try:
             return file.read_bytes()
         except OSError as exc:
             self.refuse(file, f"the schema cannot be read: {exc.strerror}")
         return None
 
-    def beside(self, address: str, base: str) -> Path | None:
-        """Return the file that an address means, one in the folder that `base` is, with a slash, the address of.
+    def resolve(self, address: str, base: str) -> Path | None:
+        """Return the file of an address; `base`, which ends with a slash, is the address of the folder.
 
-        Return None, and note a problem, if it means any other.
+        Return None, and record a problem, if the file is not in the folder.
         """
         name = address.removeprefix(base)
         if not (self.folder / name).exists():
             name = unquote(name)
         path = Path(os.path.normpath(self.folder / name))
         if not address.startswith(base) or not path.is_relative_to(self.folder):
-            message = f"it refers to {address}, which is not beside it"
+            message = f"it refers to {address}, which is not in its folder"
             self.refuse(self.file, message, "Put the file into the schema's folder, and refer to it by its name.")
             return None
-        return self.file.parent / path.relative_to(self.folder)  # as the user calls it
+        return self.file.parent / path.relative_to(self.folder)  # named as the user does
 
     def raise_problems(self) -> None:
         """Raise PayloadError if there are problems."""

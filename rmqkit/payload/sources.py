@@ -1,39 +1,35 @@
-"""Where messages come from: arguments, numbers, files and folders, lines; envelopes and rows have modules of their own.
+"""Sources of messages: arguments, numbers, files and folders, lines; envelopes and rows have their own modules.
 
-Making a source checks whatever is there to be checked, so that nothing is sent if anything is bad; iterating it yields
-messages as they come. A stream cannot be checked beforehand: it yields what is good, and then raises PayloadError.
+Creating a source checks all that already exists, so that nothing is sent if any of it is bad; iterating it yields
+messages as they arrive. A stream cannot be checked in advance: it yields the good ones, and then raises PayloadError.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import PERSISTENT, Message, Properties
-from rmqkit.payload import formats, properties
+from rmqkit.payload import formats
+from rmqkit.payload import properties as property_checks
 from rmqkit.payload.formats import Check, ContentType, Format
 from rmqkit.payload.input_stream import STDIN, InputStream
 from rmqkit.stop import Stop
 
-_HELD_BYTES = 64 * 1024 * 1024  # files up to this total are read once; what is beyond is read again when its turn comes
-
+_HELD_BYTES = 64 * 1024 * 1024  # files up to this total are read once; the others again when it is their turn
 
 ContractOf = Callable[[str, str], Check | None]
 
 
-def _no_contract(_exchange: str, _routing_key: str) -> None:
-    pass
-
-
 class MessageDefaults:
-    """What all messages of a run have in common: where they go, their properties, and the format that was asked for.
+    """The target, properties and format that all messages of a run share.
 
-    `contract_of` returns what checks a body by its exchange and routing key, if it has a contract. A content type in
-    `properties` stands; none means that of the body. Raises PayloadError for what AMQP cannot carry.
+    `contract_of` returns the check of the bodies for an exchange and routing key, if they have a contract. A content
+    type in `properties` is kept; None means that of the body. Raises PayloadError for values AMQP cannot carry.
     """
 
     def __init__(
@@ -42,23 +38,24 @@ class MessageDefaults:
         routing_key: str = "",
         properties: Properties = PERSISTENT,
         format: Format | None = None,  # noqa: A002 - the flag's word
-        contract_of: ContractOf = _no_contract,
+        contract_of: ContractOf = lambda _exchange, _routing_key: None,
     ) -> None:
+        property_checks.check_target(exchange, routing_key)
+        property_checks.check(properties)
         self.exchange = exchange
         self.routing_key = routing_key
         self.properties = properties
         self.format = format
         self.contract_of = contract_of
         self._typed: dict[ContentType, Properties] = {}
-        _check(exchange, routing_key, properties)
 
     @cached_property
     def contract(self) -> Check | None:
-        """Return what checks the bodies, if they have a contract."""
+        """Return the check of the bodies, if they have a contract."""
         return self.contract_of(self.exchange, self.routing_key)
 
     def check(self, body: bytes, where: Location, name: str = "") -> None:
-        """Refuse a body that breaks the contract; else one that is not of its format, or what its file's name promises.
+        """Refuse a body that breaks the contract or, without one, its format or the format its file's name promises.
 
         Raises PayloadError.
         """
@@ -73,116 +70,105 @@ class MessageDefaults:
 
     def typed(self, content_type: ContentType) -> Properties:
         """Return the properties with a content type; equal ones are one object, which is marshalled once."""
+        given = self.properties
+        if given.content_type is not None:
+            return given
         if content_type not in self._typed:
-            self._typed[content_type] = (
-                self.properties
-                if self.properties.content_type is not None
-                else replace(
-                    self.properties,
-                    content_type=content_type.type,
-                    content_encoding=self.properties.content_encoding or content_type.encoding,
-                )
-            )
+            encoding = given.content_encoding or content_type.encoding
+            self._typed[content_type] = replace(given, content_type=content_type.type, content_encoding=encoding)
         return self._typed[content_type]
 
 
-def _check(exchange: str, routing_key: str, given: Properties) -> None:
-    properties.check_target(exchange, routing_key)
-    properties.check(given)
+def nothing_published(problems: Sequence[Problem], counts: Mapping[str, int]) -> PayloadError:
+    """Return the error of a source that is refused as a whole; `counts` has how many there are of each kind."""
+    found = ", ".join(f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items() if count)
+    return PayloadError(f"Nothing was published: {found}", problems=problems)
 
 
-def numbers(outline: MessageDefaults, count: int) -> Iterator[Message]:
+def numbers(defaults: MessageDefaults, count: int) -> Iterator[Message]:
     """Return the bodies 0 to count-1, as text, in order. Raises PayloadError for one that breaks the contract."""
-    shared = outline.typed(formats.TEXT)
-    routing_key, exchange = outline.routing_key, outline.exchange
+    shared = defaults.typed(formats.TEXT)
+    routing_key, exchange = defaults.routing_key, defaults.exchange
     messages = (Message(b"%d" % number, routing_key, exchange, shared) for number in range(count))
-    if outline.contract is None:
+    if defaults.contract is None:
         return messages
-    for number in range(min(count, 1)):
-        outline.check(b"%d" % number, Location(f"message {number}"))
-    return _checked(outline, messages)
+    if count:
+        defaults.check(b"0", Location("message 0"))
+    return _checked(defaults, messages)
 
 
-def _checked(outline: MessageDefaults, messages: Iterable[Message]) -> Iterator[Message]:
+def _checked(defaults: MessageDefaults, messages: Iterable[Message]) -> Iterator[Message]:
     for number, message in enumerate(messages):
-        outline.check(message.body, Location(f"message {number}"))
+        defaults.check(message.body, Location(f"message {number}"))
         yield message
 
 
-def arguments(outline: MessageDefaults, payloads: Sequence[str]) -> list[Message]:
-    """Return a message per argument, its bytes as the shell gave them. Raises PayloadError with every bad one."""
-    messages: list[Message] = []
+def arguments(defaults: MessageDefaults, payloads: Sequence[str]) -> list[Message]:
+    """Return a message per argument, its bytes as the shell passed them. Raises PayloadError with every bad one."""
+    bodies = list(map(os.fsencode, payloads))
     problems: list[Problem] = []
-    for number, payload in enumerate(payloads, 1):
-        body = os.fsencode(payload)
-        problems += _problems(outline, body, Location(f"payload {number}"))
-        messages.append(outline.message(body))
+    invalid = 0
+    for number, body in enumerate(bodies, 1):
+        try:
+            defaults.check(body, Location(f"payload {number}"))
+        except PayloadError as exc:
+            problems += exc.problems
+            invalid += 1
     if problems:
-        raise PayloadError("Nothing was published: not every payload is what it should be", problems=problems)
-    return messages
-
-
-def repeated(messages: Iterable[Message], count: int) -> Iterator[Message]:
-    """Yield all of `messages`, which can be iterated again and again, `count` times over."""
-    for _ in range(count):
-        yield from messages
-
-
-@dataclass(frozen=True, slots=True)
-class _InputFile:
-    path: str
-    body: bytes | None  # None: read it again when its turn comes
+        raise nothing_published(problems, {"invalid payload": invalid})
+    return [defaults.message(body) for body in bodies]
 
 
 class InputFiles:
-    """A message per file, byte for byte; of a folder, per file in it and below, sorted by path, hidden ones left out.
+    """A message per file, byte for byte; of a folder, one per file in it and below, sorted by path, but hidden ones.
 
-    `-` is standard input as one body. Everything is read and checked when this is made: raises PayloadError with every
-    bad file, and StopRequested if asked to stop while waiting for input.
+    `-` is standard input as one body. Everything is read and checked at once: raises PayloadError with every bad file,
+    and StopRequested if asked to stop while waiting for input.
     """
 
-    def __init__(self, outline: MessageDefaults, paths: Sequence[str], stop: Stop) -> None:
-        self._outline = outline
-        self._files: list[_InputFile] = []
-        problems: list[Problem] = []
-        room = _HELD_BYTES
-        for path in paths:
-            for name in _expand(path, problems):
-                try:
-                    body, rereadable = self._read(name, stop)
-                except PayloadError as exc:
-                    problems += exc.problems or [Problem(Location(name), str(exc).removeprefix(f"{name}: "))]
-                    continue
-                keep = len(body) <= room or not rereadable
-                room -= len(body) if keep else 0
-                self._files.append(_InputFile(name, body if keep else None))
-        if problems:
-            raise PayloadError(
-                "Nothing was published: not every file can be read as what it should be", problems=problems
-            )
+    def __init__(self, defaults: MessageDefaults, paths: Sequence[str], stop: Stop) -> None:
+        self._defaults = defaults
         self._stop = stop
+        self._files: list[tuple[str, bytes | None]] = []  # a body of None is read again when it is its turn
+        problems: list[Problem] = []
+        invalid = unreadable = 0
+        free = _HELD_BYTES
+        for name in (name for path in paths for name in _expand(path, problems)):
+            try:
+                body, rereadable = self._read(name)
+            except PayloadError as exc:
+                invalid += bool(exc.problems)
+                unreadable += not exc.problems
+                problems += exc.problems or [Problem(Location(name), str(exc).removeprefix(f"{name}: "))]
+                continue
+            held = len(body) <= free or not rereadable
+            free -= len(body) if held else 0
+            self._files.append((name, body if held else None))
+        if problems:
+            unreadable = unreadable or int(not invalid)
+            raise nothing_published(problems, {"invalid file": invalid, "unreadable file": unreadable})
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __iter__(self) -> Iterator[Message]:
-        """Yield the messages. Raises PayloadError for a file that was changed or removed meanwhile."""
-        for file in self._files:
-            body = self._read(file.path, self._stop)[0] if file.body is None else file.body
-            yield self._outline.message(body, "" if file.path == STDIN else file.path)
+        """Yield the messages. Raises PayloadError for a file that was changed or removed in the meantime."""
+        for path, held in self._files:
+            body = self._read(path)[0] if held is None else held
+            yield self._defaults.message(body, "" if path == STDIN else path)
 
-    def _read(self, path: str, stop: Stop) -> tuple[bytes, bool]:
-        stream = InputStream(path, stop)
+    def _read(self, path: str) -> tuple[bytes, bool]:
+        stream = InputStream(path, self._stop)
         try:
             body = stream.read_all()
         finally:
             stream.close()
-        self._outline.check(body, Location(stream.name), path)
+        self._defaults.check(body, Location(stream.name), path)
         return body, stream.rereadable
 
 
 def _expand(path: str, problems: list[Problem]) -> Iterator[str]:
-    """Yield the files a path stands for; add what is wrong with it to `problems`."""
+    """Yield the files a path names; add those that cannot be listed to `problems`."""
     if path == STDIN or not Path(path).is_dir():
         yield path
         return
@@ -196,12 +182,12 @@ def _expand(path: str, problems: list[Problem]) -> Iterator[str]:
         paths = [Path(folder, name) for name in names if not name.startswith(".")]
         found += [each for each in paths if each.is_file() or each.is_symlink()]
     if not found:
-        problems.append(Problem(Location(path), "a folder with no file in it (hidden ones do not count)"))
+        problems.append(Problem(Location(path), "no file in this folder (hidden ones do not count)"))
     yield from map(str, sorted(found))
 
 
-def lines(outline: MessageDefaults, stream: InputStream) -> Iterator[Message | None]:
-    """Yield a message per line, empty ones included, each when it has arrived; None before a wait for input.
+def lines(defaults: MessageDefaults, stream: InputStream) -> Iterator[Message | None]:
+    """Yield a message per line, empty ones included, as soon as it arrives; None before a wait for input.
 
     Raises PayloadError at the first bad one.
     """
@@ -209,14 +195,6 @@ def lines(outline: MessageDefaults, stream: InputStream) -> Iterator[Message | N
         if line is None:
             yield None
             continue
-        if outline.format is not None or outline.contract is not None:
-            outline.check(line, Location(stream.name, stream.line, 1))
-        yield outline.message(line)
-
-
-def _problems(outline: MessageDefaults, body: bytes, where: Location) -> Sequence[Problem]:
-    try:
-        outline.check(body, where)
-    except PayloadError as exc:
-        return exc.problems
-    return ()
+        if defaults.format is not None or defaults.contract is not None:
+            defaults.check(line, Location(stream.name, stream.line, 1))
+        yield defaults.message(line)

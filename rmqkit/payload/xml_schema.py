@@ -1,7 +1,7 @@
-"""XML Schemas (XSD 1.0): the one module that knows lxml.
+"""XML Schemas (XSD 1.0): the only module that imports lxml.
 
-Neither a schema nor a body may have a DOCTYPE, so that there is no entity to expand; what a body's `xsi:schemaLocation`
-names is never looked at.
+Neither a schema nor a body may have a DOCTYPE, so that there is no entity to expand; a body's `xsi:schemaLocation` is
+never followed.
 """
 
 from __future__ import annotations
@@ -25,61 +25,61 @@ except ImportError as exc:
         "an XML Schema needs the package lxml, which is not installed", advice="Run: pip install 'rmqkit[xsd]'"
     ) from exc
 
-MAX_PROBLEMS = 20  # that are told of one body
+MAX_PROBLEMS = 20  # reported of one body
 _NAME = re.compile(r"[^/\[\]*:@]+(?=\[|/|$)")  # of a step in a path, without its prefix
 
 
 def compile_schema(file: Path) -> Check:
-    """Return what refuses a body that is not XML, or not as the schema says. Raises PayloadError for a bad schema."""
-    folder = SchemaFiles(file)
-    files = _XmlSchemaFiles(folder)
+    """Return a check of bodies: XML that keeps to the schema. Raises PayloadError for a bad schema."""
+    files = SchemaFiles(file)
+    resolver = _XmlSchemaResolver(files)
     schema = None
-    if (body := files.read(file)) is not None:
+    if (body := resolver.read(file)) is not None:
         parser = _parser()
-        parser.resolvers.add(files)
+        parser.resolvers.add(resolver)
         try:
-            schema = etree.XMLSchema(etree.fromstring(body, parser, base_url=str(folder.folder / file.name)))
+            schema = etree.XMLSchema(etree.fromstring(body, parser, base_url=str(files.folder / file.name)))
         except etree.LxmlError as exc:
-            if not folder.problems:
-                folder.problems += [
+            if not files.problems:
+                files.problems += [
                     Problem(Location(str(file), each.line, each.column + 1), f"not an XML Schema: {each.message}")
                     for each in exc.error_log
                 ]
-    folder.raise_problems()
-    return _XmlSchemaChecker(schema, frozenset(files.names)).check
+    files.raise_problems()
+    return _XmlSchemaChecker(schema, frozenset(resolver.names)).check
 
 
 def _parser() -> Any:
     return etree.XMLParser(no_network=True, resolve_entities=False, load_dtd=False, huge_tree=False)
 
 
-class _XmlSchemaFiles(etree.Resolver):  # type: ignore[misc] # lxml has no types
-    """What a schema includes and imports, from its folder alone; `names` are those of elements and attributes."""
+class _XmlSchemaResolver(etree.Resolver):  # type: ignore[misc] # lxml has no types
+    """Finds the files a schema includes and imports; `names` are those of elements and attributes."""
 
-    def __init__(self, folder: SchemaFiles) -> None:
+    def __init__(self, files: SchemaFiles) -> None:
         super().__init__()
-        self._folder = folder
+        self._files = files
         self.names: set[str] = set()
 
     def resolve(self, url: str, _public_id: object, context: object) -> Any:
-        """Return a file to libxml2, which would skip an import that is not there."""
-        file = self._folder.beside(url, f"{self._folder.folder}/")
+        """Return a file to libxml2, which would skip an import that does not exist."""
+        file = self._files.resolve(url, f"{self._files.folder}/")
         body = None if file is None else self.read(file)
         return self.resolve_string(body or b"<none/>", context, base_url=url)
 
     def read(self, file: Path) -> bytes | None:
-        """Return well-formed XML; None, and a problem, if it is none."""
-        body = self._folder.read(file)
+        """Return well-formed XML; None, and record a problem, if it is not."""
+        body = self._files.read(file)
         if body is None:
             return None
         try:
             formats.check_xml(body, Location(str(file)))
             root = etree.fromstring(body, _parser())
         except PayloadError as exc:
-            self._folder.problems += exc.problems
+            self._files.problems += exc.problems
             return None
         except etree.XMLSyntaxError as exc:
-            self._folder.refuse(file, f"not well-formed XML: {exc}")
+            self._files.refuse(file, f"not well-formed XML: {exc}")
             return None
         self.names.update(filter(None, (each.get("name") for each in root.iter())))
         return body
@@ -98,9 +98,9 @@ class _XmlSchemaChecker:
         formats.check_xml(body, where)
         try:
             document = etree.fromstring(body, self._parser)
-        except etree.XMLSyntaxError as exc:  # libxml2 is stricter than expat, in what it bounds
+        except etree.XMLSyntaxError as exc:  # libxml2 has limits that expat lacks
             place = Location(where.file, (where.line or 1) + (exc.lineno or 1) - 1, 1)
-            raise PayloadError("Bad payload", problems=[Problem(place, "not XML that libxml2 reads")]) from None
+            raise formats.error_at(place, "not XML that libxml2 can read") from None
         with self._lock:
             if self._schema.validate(document):
                 return
@@ -115,5 +115,5 @@ class _XmlSchemaChecker:
             yield Problem(place, f"{path} breaks the rule {rule}")
 
     def _known(self, found: re.Match[str]) -> str:
-        """Return a name of the schema; one that is not may be a secret: `*` stands for it."""
+        """Return a name of the schema; any other may be secret, and becomes `*`."""
         return found[0] if found[0] in self._names else "*"

@@ -135,7 +135,7 @@ def test_rows_may_be_any_mappings_and_without_a_template_the_row_is_the_body() -
 def test_a_template_that_is_wrong_is_told_at_once_and_a_row_that_is_when_its_turn_comes() -> None:
     with pytest.raises(rmqkit.PayloadError, match="1:4: 'm' is not known"):
         rmqkit.fill("{{ m }}", count=3)
-    with pytest.raises(rmqkit.PayloadError, match="nothing to fill in"):
+    with pytest.raises(rmqkit.PayloadError, match="nothing to render"):
         rmqkit.fill(count=3)
     messages = rmqkit.fill("{{ id }}", rows=[{"id": 1}, {}])
     assert next(messages).body == b"1"

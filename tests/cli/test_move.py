@@ -1,4 +1,4 @@
-"""`rmqkit move`: what it prints, what it refuses, its exit codes."""
+"""`rmqkit move`: its output, its refusals, its exit codes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_dry_run_shows_how_messages_died_and_where_they_would_go_and_changes_n
         ["1", "rejected", "billing", "amq.topic", "order.us"],
     ]
     assert "Would move 3 messages" in done.stderr
-    assert "1 stay: no x-death header" in done.stderr
+    assert "1 stays: no x-death header" in done.stderr
     await_state(dead, "parked", ready=4)
 
 
@@ -63,7 +63,7 @@ def test_a_filter_sees_how_a_message_died_and_its_body(live: Run, dead: Channel)
     await_state(dead, "parked", ready=3)
 
 
-def test_what_cannot_go_back_is_told_with_exit_code_6_and_the_rest_is_moved(live: Run, dead: Channel) -> None:
+def test_messages_without_an_origin_stay_with_exit_code_6_and_the_rest_is_moved(live: Run, dead: Channel) -> None:
     dead.queue_delete("stock")
     done = live("move", "parked", "--json")
     assert done.returncode == 6
@@ -73,7 +73,7 @@ def test_what_cannot_go_back_is_told_with_exit_code_6_and_the_rest_is_moved(live
     await_state(dead, "parked", ready=2)
 
 
-def test_everything_goes_to_a_queue_or_an_exchange_that_is_named(live: Run, dead: Channel) -> None:
+def test_all_messages_go_to_the_named_queue_or_exchange(live: Run, dead: Channel) -> None:
     assert live("move", "parked", "--to-exchange", "amq.topic", "-r", "order.back", "-n", "1").returncode == 0
     await_state(dead, "billing", ready=1)
     assert live("move", "parked", "--to-queue", "stock").returncode == 0
@@ -85,7 +85,7 @@ def test_everything_goes_to_a_queue_or_an_exchange_that_is_named(live: Run, dead
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--to-queue", "a", "--to-exchange", "b"), "one way"),
+        (("--to-queue", "a", "--to-exchange", "b"), "use only one of --to-origin, --to-queue, --to-exchange"),
         (("--to-queue", "parked"), "already"),
         (("-r", "key"), "--to-exchange"),
         (("--filter", "deth.reason"), "'deth' is not known"),
@@ -98,7 +98,7 @@ def test_bad_usage_moves_nothing(live: Run, arguments: tuple[str, ...], said: st
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 
-def test_a_queue_that_is_not_there_is_refused(live: Run) -> None:
+def test_a_queue_that_does_not_exist_is_refused(live: Run) -> None:
     done = live("move", "nowhere")
     assert done.returncode == 5
     assert "queue 'nowhere'" in done.stderr

@@ -1,4 +1,4 @@
-"""`rmqkit publish` against a real RabbitMQ: what goes in arrives, and the report adds up."""
+"""`rmqkit publish` against a real RabbitMQ: every message arrives, and the report adds up."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_properties_and_typed_headers_are_what_another_client_sees(
 ) -> None:
     done = run(
         "-q", queue, "x", "--content-type", "a/b", "--content-encoding", "c", "--priority", 9, "--correlation-id", "d",
-        "--reply-to", "e", "--expiration", "60000", "--message-id", "f", "--timestamp", "2026-01-31T12:00:00Z",
+        "--reply-to", "e", "--expiration", "60s", "--message-id", "f", "--timestamp", "2026-01-31T12:00:00Z",
         "--type", "g", "--user-id", "guest", "--app-id", "h", "--transient",
         "-H", "text=1", "-H", "int:=1", "-H", "big:=9007199254740993", "-H", "yes:=true", "-H", "none:=null",
         "-H", 'list:=[1,"a",{"b":false}]', "-H", 'raw:={"$bytes":"/w=="}',
@@ -182,16 +182,19 @@ def test_a_float_header_arrives_as_one(run: Run, queue: str, environment: dict[s
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-q", "q", "-e", "x", "a"], "leave --exchange"),
-        (["-q", "q", "--lines", "-", "a"], "no payload"),
-        (["-q", "q", "--lines", "-", "--envelopes", "-"], "two ways"),
-        (["-q", "q", "--lines", "-", "-n", "3"], "--count goes with"),
+        (["-q", "q", "-e", "x", "a"], "--queue cannot be combined with --exchange"),
+        (["-q", "q", "--lines", "-", "a"], "--lines cannot be combined with payloads"),
+        (["-q", "q", "--lines", "-", "--envelopes", "-"], "use only one of --lines, --envelopes"),
+        (["-q", "q", "--lines", "-", "-n", "3"], "--lines cannot be combined with --count"),
         (["-q", "q", "-f", "-", "-f", "-"], "only once"),
-        (["-q", "q", "--envelopes", "-", "--priority", "1"], "their own properties"),
-        (["-q", "q", "--envelopes", "-", "--format", "json"], "leave --format out"),
+        (["-q", "q", "--envelopes", "-", "--priority", "1"], "carry their own properties"),
+        (["-q", "q", "--envelopes", "-", "--format", "json"], "--format cannot be combined with --envelopes"),
         (["-q", "q", "-n", "-1"], "greater than or equal to 0"),
-        (["-q", "q", "a", "--priority", "300"], "priority has to be"),
-        (["-q", "q", "a", "--expiration", "1.5"], "expiration has to be"),
+        (["-q", "q", "a", "--priority", "300"], "priority must be"),
+        (
+            ["-q", "q", "a", "--expiration", "1.5"],
+            "--expiration: expected milliseconds (0 to 4294967295), or a duration",
+        ),
         (["-q", "q", "a", "--timestamp", "yesterday"], "--timestamp: a timestamp is"),
         (["-q", "q", "a", "-H", "novalue"], "has no value"),
         (["-q", "q" * 256, "a"], "routing key has 256 bytes"),
@@ -224,7 +227,7 @@ def test_a_bad_first_line_is_bad_input(run: Run, channel: BlockingChannel, queue
     assert bodies(channel, queue) == []
 
 
-def test_no_such_queue_is_an_error_that_says_what_to_do(run: Run) -> None:
+def test_a_missing_queue_is_an_error_with_advice(run: Run) -> None:
     done = run("-q", "rmqkit.no.such.queue", "-n", 300, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["error"], report["returned"]) == (6, "Unroutable", 300)
@@ -255,20 +258,23 @@ def test_without_confirms_everything_is_unknown(run: Run, channel: BlockingChann
     assert len(bodies(channel, queue)) == 100
 
 
-def test_a_rate_is_kept(run: Run, queue: str) -> None:
+def test_a_rate_is_not_exceeded(run: Run, queue: str) -> None:
     done = run("-q", queue, "-n", 20, "--rate", 40, "--json")
     report = json.loads(done.stdout)
     assert report["confirmed"] == 20
     assert 0.4 < report["seconds"] < 5
 
 
-def test_with_nothing_applied_the_work_queue_is_the_target_and_that_is_said(run: Run) -> None:
+def test_with_nothing_applied_the_work_queue_is_the_target_and_is_named(run: Run) -> None:
     done = run("x", RMQKIT_URL="amqp://127.0.0.1:1/")
     assert done.returncode == 4
-    assert b"Publishing to queue 'worker_queue' (default exchange), for no target is named" in done.stderr
+    assert (
+        b"No target given and no topology applied yet: publishing to queue 'worker_queue' (default exchange)."
+        in done.stderr
+    )
 
 
-def test_envelopes_go_back_where_they_came_from_byte_for_byte(
+def test_envelopes_return_to_where_they_came_from_byte_for_byte(
     run: Run, channel: BlockingChannel, queue: str, environment: dict[str, str]
 ) -> None:
     sent = pika.BasicProperties(headers={"a": [1, b"\xff", {"b": None}]}, priority=3, timestamp=1_700_000_000)

@@ -1,4 +1,4 @@
-"""`rmqkit publish` from templates, rows and recordings, and going on after a stop, on a real RabbitMQ."""
+"""`rmqkit publish` from templates, rows and recordings, and resuming after a stop, on a real RabbitMQ."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from typing import Any
 
 import pika
 import pytest
+import typer
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.cli.publish_input import Contradiction, InputChoice
+from rmqkit.cli.publish_input import InputOptions
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -140,7 +141,7 @@ def test_a_count_fills_a_template_anew_and_a_seed_repeats_it(run: Run, channel: 
     assert len(set(found)) == 20
 
 
-def test_braces_stay_braces_without_a_template(run: Run, channel: BlockingChannel, queue: str) -> None:
+def test_braces_are_kept_without_a_template(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("publish", "-q", queue, "-H", "a={{ n }}", "{{ n }}").returncode == 0
     [(_, properties, body)] = drain(channel, queue)
     assert (properties.headers, body) == ({"a": "{{ n }}"}, b"{{ n }}")
@@ -159,12 +160,12 @@ def test_braces_stay_braces_without_a_template(run: Run, channel: BlockingChanne
         (["--rows", "good.jsonl", "--template", "{{ a }}"], "good.jsonl:2:1: --template: 'a' is undefined"),
         (["--rows", "bad.jsonl"], "bad.jsonl:2:2: not JSON"),
         (["--rows", "good.csv", "--template", "{{ a }}", "--format", "json"], "the body made for good.csv:3:1:1:1"),
-        (["--envelopes", "empty"], "empty: a folder with no *.properties.json in it"),
+        (["--envelopes", "empty"], "empty: no *.properties.json file in this folder"),
         (["--envelopes", "saved"], "x.properties.json:1:1: its body, x.bin, cannot be read"),
-        (["--lines", "good.csv", "--resume", "good.csv"], "good.csv is no state of a run"),
+        (["--lines", "good.csv", "--resume", "good.csv"], "good.csv is not the state of a run"),
     ],
 )
-def test_what_can_be_checked_is_and_then_nothing_is_sent(
+def test_input_that_fails_its_check_sends_nothing(
     run: Run, channel: BlockingChannel, queue: str, *, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -183,27 +184,27 @@ def test_what_can_be_checked_is_and_then_nothing_is_sent(
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        (InputChoice(rows="a", lines="b"), "two ways"),
-        (InputChoice(("payload",), rows="a"), "takes its messages from a stream"),
-        (InputChoice(files=("f",), rows="a"), "takes its messages from a stream"),
-        (InputChoice(rows="a", count=3), "--rows takes what comes"),
-        (InputChoice(("payload",), template="a"), "--template makes the bodies"),
-        (InputChoice(lines="b", template="a"), "--template and --lines both make the bodies"),
-        (InputChoice(seed=1, count=3), "--seed is for --template and --rows"),
-        (InputChoice(timing=1.0, lines="b"), "--timing is for --envelopes"),
-        (InputChoice(resume="s", count=3), "--resume goes with a file"),
-        (InputChoice(resume="s", lines="-"), "--resume goes with a file"),
+        (InputOptions(rows="a", lines="b"), "use only one of --lines, --rows"),
+        (InputOptions(["payload"], rows="a"), "--rows cannot be combined with payloads or --file"),
+        (InputOptions(file=["f"], rows="a"), "--rows cannot be combined with payloads or --file"),
+        (InputOptions(rows="a", count=3), "--rows cannot be combined with --count"),
+        (InputOptions(["payload"], template="a"), "--template cannot be combined with payloads"),
+        (InputOptions(lines="b", template="a"), "--template and --lines cannot be combined"),
+        (InputOptions(seed=1, count=3), "--seed needs --template or --rows"),
+        (InputOptions(timing=1.0, lines="b"), "--timing needs --envelopes"),
+        (InputOptions(resume="s", count=3), "--resume needs a file"),
+        (InputOptions(resume="s", lines="-"), "--resume needs a file"),
     ],
 )
-def test_what_does_not_go_together_is_said(inputs: InputChoice, words: str) -> None:
-    with pytest.raises(Contradiction, match=words):
+def test_options_that_contradict_each_other_are_refused(inputs: InputOptions, words: str) -> None:
+    with pytest.raises(typer.BadParameter, match=words):
         inputs.check()
 
 
-def test_going_on_without_confirms_is_refused(run: Run) -> None:
+def test_resuming_without_confirms_is_refused(run: Run) -> None:
     done = run("publish", "-q", "q", "--lines", "in", "--resume", "state", "--no-confirms")
     assert done.returncode == 2
-    assert b"leave --no-confirms out" in done.stderr
+    assert b"--resume cannot be combined with --no-confirms" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_29_a_last_row_needs_no_end(run: Run, channel: BlockingChannel, queue: s
     assert bodies(channel, queue) == [b'{"a": "1"}', b'{"a": "2"}']
 
 
-def test_a_stop_in_the_middle_of_a_row_of_csv_is_no_fault_of_the_row(
+def test_a_stop_in_the_middle_of_a_row_of_csv_is_not_a_bad_row(
     start: Start, channel: BlockingChannel, queue: str
 ) -> None:
     process = start("-q", queue, "--rows", "-")
@@ -301,7 +302,7 @@ def _recording(path: Path, *offsets_s: float) -> None:
 
 
 @pytest.mark.parametrize(("speed", "least_s"), [(1, 1.2), (4, 0.3)])
-def test_a_recording_takes_the_time_it_took_or_a_part_of_it(
+def test_a_recording_is_replayed_with_its_timing_or_faster(
     run: Run, channel: BlockingChannel, queue: str, *, tmp_path: Path, speed: int, least_s: float
 ) -> None:
     _recording(tmp_path / "in", 0, 0.4, 0.2, 1.2)
@@ -325,7 +326,7 @@ def test_a_long_pause_of_a_recording_ends_with_ctrl_c_and_what_was_sent_is_confi
     assert (state["status"], state["settled"]["n"]) == ("stopped", 1)
 
 
-def test_timing_needs_the_moment_of_every_envelope(run: Run, queue: str, tmp_path: Path) -> None:
+def test_timing_needs_the_time_of_every_envelope(run: Run, queue: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_text('{"body": "a"}\n')
     done = run("publish", "-q", queue, "--envelopes", "in", "--timing", 1)
     assert done.returncode == 2
@@ -366,7 +367,7 @@ def test_a_finished_run_publishes_only_what_was_appended(
     assert bodies(channel, queue) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_what_was_returned_is_sent_again_once_there_is_a_queue(
+def test_returned_messages_are_sent_again_once_a_queue_exists(
     run: Run, channel: BlockingChannel, namespace: Any, tmp_path: Path
 ) -> None:
     exchange, queue, late = namespace.exchange(), namespace.queue(), namespace.queue("late")
@@ -381,7 +382,7 @@ def test_what_was_returned_is_sent_again_once_there_is_a_queue(
     channel.queue_bind(late, exchange, "unknown")
     second = run(*arguments)
     assert second.returncode == 0, second.stderr
-    assert b"2 messages are confirmed; 1 that failed are sent again first." in second.stderr
+    assert b"2 messages already confirmed; 1 failed and will be sent again first." in second.stderr
     assert bodies(channel, queue) == [b'{"key": "known"}'] * 2
     assert bodies(channel, late) == [b'{"key": "unknown"}']
 
@@ -394,11 +395,11 @@ def test_another_target_or_input_is_refused(run: Run, queue: str, tmp_path: Path
     changed = run("publish", "-q", queue, "--lines", "in", "--resume", "state")
     assert other.returncode == changed.returncode == 2
     assert b"and this one publishes lines to queue 'another'" in other.stderr
-    assert b"was changed in what was published before" in changed.stderr
+    assert b"was changed in the part already published" in changed.stderr
     assert b"remove this one to publish everything" in other.stderr
 
 
-def test_a_state_that_cannot_be_written_is_told_before_anything_is_sent(
+def test_a_state_that_cannot_be_written_is_reported_before_anything_is_sent(
     run: Run, channel: BlockingChannel, queue: str, tmp_path: Path
 ) -> None:
     (tmp_path / "in").write_text("a\n")

@@ -91,7 +91,7 @@ def test_a_violation_names_its_place_and_the_rule(order: contracts.Check, body: 
     assert problems(order, body) == [f"orders.jsonl:{expected}"]
 
 
-def test_what_keeps_the_contract_passes(order: contracts.Check, order_xml: contracts.Check) -> None:
+def test_a_body_that_keeps_the_contract_passes(order: contracts.Check, order_xml: contracts.Check) -> None:
     order(b'{"id": "o-1", "lines": [{"a/b": 9}], "kind": "new", "n": 12345678901234567890123}', Location("x"))
     order_xml(b'<order id="1"><sku>A-1</sku><n>3</n></order>', Location("x"))
 
@@ -169,7 +169,7 @@ _SCHEMAS = st.recursive(
 
 
 @given(_SCHEMAS, st.lists(_VALUES, min_size=1, max_size=8))
-def test_the_verdict_is_that_of_another_library_and_no_text_of_the_body_is_told(
+def test_the_verdict_agrees_with_another_library_and_shows_no_text_of_the_body(
     tmp_path_factory: pytest.TempPathFactory, schema: Any, values: list[Any]
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "generated.json"
@@ -206,7 +206,9 @@ def test_the_verdict_is_that_of_another_library_and_no_text_of_the_body_is_told(
         ("none.json", None, "none.json: the schema cannot be read: No such file"),
     ],
 )  # fmt: skip
-def test_a_bad_schema_is_told_with_its_own_place(tmp_path: Path, name: str, schema: str | None, expected: str) -> None:
+def test_a_bad_schema_is_reported_with_its_own_place(
+    tmp_path: Path, name: str, schema: str | None, expected: str
+) -> None:
     (tmp_path / "bad.json").write_text('{"minimum": "x"}')
     if schema and schema.startswith("<xs:"):
         schema = f'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">{schema}</xs:schema>'
@@ -218,7 +220,7 @@ def test_a_bad_schema_is_told_with_its_own_place(tmp_path: Path, name: str, sche
     assert problem.removeprefix(f"{tmp_path}/").startswith(expected)
 
 
-def test_no_schema_and_no_body_makes_a_connection(tmp_path: Path) -> None:
+def test_neither_a_schema_nor_a_body_opens_a_network_connection(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
@@ -241,7 +243,7 @@ def test_no_schema_and_no_body_makes_a_connection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "base", ["https://example.com/schemas/order.json", "order.json", "elsewhere/order.json", "urn:a"]
 )
-def test_a_schema_with_an_address_of_its_own_finds_the_files_beside_it(tmp_path: Path, base: str) -> None:
+def test_a_schema_with_its_own_id_finds_the_files_in_its_folder(tmp_path: Path, base: str) -> None:
     folder = tmp_path / "a b%20ä"
     (folder / "parts").mkdir(parents=True)
     (folder / "parts" / "line.json").write_text(json.dumps(LINE | {"description": "uses itself"}))
@@ -250,7 +252,7 @@ def test_a_schema_with_an_address_of_its_own_finds_the_files_beside_it(tmp_path:
     assert problems(check, b'[{"z": 1}]') == ["orders.jsonl:3:8: /0/* breaks the rule additionalProperties"]
 
 
-def test_an_xml_schema_finds_the_files_beside_it_whatever_its_folder_is_called(tmp_path: Path) -> None:
+def test_an_xml_schema_finds_the_files_in_its_folder_whatever_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "a b%20ä"
     folder.mkdir()
     (folder / "sku.xsd").write_text(SKU_XSD)
@@ -259,7 +261,7 @@ def test_an_xml_schema_finds_the_files_beside_it_whatever_its_folder_is_called(t
 
 
 @pytest.mark.parametrize(("dialect", "draft_4"), [("http://json-schema.org/draft-04/schema#", True), (None, False)])
-def test_the_dialect_is_the_one_the_schema_names(tmp_path: Path, dialect: str | None, draft_4: bool) -> None:
+def test_a_schema_is_read_by_the_draft_it_names(tmp_path: Path, dialect: str | None, draft_4: bool) -> None:
     schema = {"items": [{"type": "integer"}]} if draft_4 else {"prefixItems": [{"type": "integer"}]}
     check = compiled(tmp_path, "s.json", schema | ({"$schema": dialect} if dialect else {}))
     assert problems(check, b'["x"]') == ['orders.jsonl:3:2: /0 breaks the rule type: "integer"']
@@ -273,17 +275,17 @@ def test_deep_json_is_checked_or_refused_and_never_ends_the_run(tmp_path: Path) 
     assert "levels deep" in problems(check, b"[" * 501 + b"]" * 501)[0]
 
 
-def test_a_pattern_that_backtracks_without_end_gives_up(tmp_path: Path) -> None:
+def test_a_pattern_that_backtracks_without_end_is_abandoned(tmp_path: Path) -> None:
     check = compiled(tmp_path, "s.json", {"pattern": r"^(a|aa)*\1$"})
     assert problems(check, b'"' + b"a" * 60 + b'b"')
 
 
-def test_a_file_of_another_name_is_no_schema() -> None:
-    with pytest.raises(SettingsError, match=r"order.yaml: a schema is a JSON Schema, named .json"):
+def test_a_schema_file_with_another_suffix_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"order.yaml: a schema is a JSON Schema \(.json\)"):
         contracts.of_schema("order.yaml")
 
 
-def test_threads_share_a_contract_and_each_is_told_its_own_faults(order_xml: contracts.Check) -> None:
+def test_threads_share_a_contract_and_each_sees_only_its_own_faults(order_xml: contracts.Check) -> None:
     mixed: list[str] = []
 
     def work(bad: bytes, path: str) -> None:
@@ -299,7 +301,7 @@ def test_threads_share_a_contract_and_each_is_told_its_own_faults(order_xml: con
     assert mixed == []
 
 
-def test_a_contract_declared_in_a_file_has_its_schema_beside_that_file() -> None:
+def test_the_path_of_a_schema_is_relative_to_the_topology_file() -> None:
     assert Contract("json", "a.json", Location("topologies/x.yaml", 3, 1)).path == "topologies/a.json"
     assert Contract("json", "a.json").path == "a.json"
 

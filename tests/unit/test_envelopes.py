@@ -55,7 +55,7 @@ _PROPERTIES = st.builds(
 
 
 @given(st.binary(max_size=50) | _TEXT.map(str.encode), _TEXT, _TEXT, _PROPERTIES)
-def test_a_message_survives_the_way_through_an_envelope(
+def test_a_message_survives_the_round_trip_through_an_envelope(
     body: bytes, exchange: str, routing_key: str, properties: Properties
 ) -> None:
     line = EnvelopeWriter().write(_delivery(body, exchange=exchange, routing_key=routing_key, properties=properties))
@@ -71,13 +71,13 @@ def test_a_body_that_is_text_is_readable_and_one_that_is_not_is_base64() -> None
     assert json.loads(EnvelopeWriter().write(_delivery(b"\xff\0")))["body_base64"] == "/wA="
 
 
-def test_every_delivery_tells_its_own_origin() -> None:
+def test_every_envelope_has_the_origin_of_its_own_delivery() -> None:
     writer = EnvelopeWriter()
     keys = [json.loads(writer.write(_delivery(b"", routing_key=key)))["routing_key"] for key in ("a", "b", "a")]
     assert keys == ["a", "b", "a"]
 
 
-def test_what_no_json_can_hold_is_still_written() -> None:
+def test_values_that_json_lacks_are_still_written() -> None:
     headers = {"n": float("nan"), "i": float("inf"), "ms": 1_700_000_000_000_000}
     envelope = json.loads(
         EnvelopeWriter().write(_delivery(b"", properties=Properties(headers=headers), malformed="why"))
@@ -104,20 +104,20 @@ def test_equal_properties_become_one_object_and_unequal_types_do_not() -> None:
     ("line", "words"),
     [
         (b"[]", "an envelope is an object"),
-        (b"{}", "either 'body' or 'body_base64'"),
-        (b'{"body": "", "body_base64": ""}', "either 'body' or 'body_base64'"),
-        (b'{"body": {"a": 1}}', "'body' has to be text"),
+        (b"{}", "either 'body', 'body_base64'"),
+        (b'{"body": "", "body_base64": ""}', "either 'body', 'body_base64'"),
+        (b'{"body": {"a": 1}}', "'body' must be text"),
         (b'{"body_base64": "?"}', "not base64"),
         (b'{"body": "", "prioritty": 1}', "did you mean 'priority'?"),
-        (b'{"body": "", "priority": 300}', "priority has to be"),
-        (b'{"body": "", "routing_key": 5}', "routing key has to be text"),
-        (b'{"body": "", "headers": [1]}', "headers has to be a mapping"),
+        (b'{"body": "", "priority": 300}', "priority must be"),
+        (b'{"body": "", "routing_key": 5}', "routing key must be text"),
+        (b'{"body": "", "headers": [1]}', "headers must be a mapping"),
         (b'{"body": "", "headers": {"a": {"$what": 1}}}', "$what is none of"),
         (b'{"body": "", "timestamp": "yesterday"}', "a timestamp is"),
         (b'{"body": "", "timestamp": true}', "a timestamp is"),
         (b'{"body": "", "timestamp": []}', "a timestamp is"),
         (b'{"body": "", "headers": {"a": {"$timestamp": null}}}', "a timestamp is"),
-        (b'{"body": "", "malformed": "x"}', "could not be read whole"),
+        (b'{"body": "", "malformed": "x"}', "could not be read completely"),
         (b'{"body": "\\ud800"}', "surrogate"),
         (b'{"body": "", "body": ""}', "already"),
         (b"nope", "not JSON"),

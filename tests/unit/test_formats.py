@@ -16,12 +16,12 @@ _VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries
 
 
 @given(_VALUES, st.booleans(), st.sampled_from([None, 2]))
-def test_what_python_writes_as_json_is_json(value: object, ascii_only: bool, indent: int | None) -> None:
+def test_json_that_python_writes_is_accepted(value: object, ascii_only: bool, indent: int | None) -> None:
     assert json_text.find_fault(json.dumps(value, ensure_ascii=ascii_only, indent=indent)) is None
 
 
 @given(st.text(alphabet='[]{}:,"\\ntfu01.-eE \n', max_size=12))
-def test_what_python_refuses_as_json_is_refused(text: str) -> None:
+def test_text_that_python_refuses_as_json_is_refused(text: str) -> None:
     try:
         json.loads(text)
     except ValueError:
@@ -29,7 +29,7 @@ def test_what_python_refuses_as_json_is_refused(text: str) -> None:
 
 
 @given(_VALUES, st.data())
-def test_json_that_stops_too_early_is_refused_as_python_does(value: object, data: st.DataObject) -> None:
+def test_json_that_ends_too_early_is_refused_as_python_does(value: object, data: st.DataObject) -> None:
     text = json.dumps([value])
     cut = text[: data.draw(st.integers(0, len(text) - 1))]
     assert json_text.find_fault(cut)
@@ -96,12 +96,12 @@ def test_bad_xml_is_refused_with_line_and_column(body: bytes, place: str, words:
     assert words in problem.message
 
 
-def test_well_formed_xml_of_any_depth_and_encoding_is_taken() -> None:
+def test_well_formed_xml_of_any_depth_and_encoding_is_accepted() -> None:
     formats.check(b"<a>" * 100_000 + b"</a>" * 100_000, Format.XML, Location("deep.xml"))
     formats.check('<?xml version="1.0" encoding="utf-16"?><a>ä</a>'.encode("utf-16"), Format.XML, Location("x.xml"))
 
 
-def test_text_has_to_be_utf8_and_binary_may_be_anything() -> None:
+def test_text_must_be_utf8_and_binary_may_be_anything() -> None:
     everything = bytes(range(256))
     formats.check(everything, Format.BINARY, Location("x"))
     formats.check(b"\0\r\n\xe2\x80\xa8", Format.TEXT, Location("x"))
@@ -151,7 +151,7 @@ def test_the_content_type_follows_the_format_then_the_name_then_the_bytes(
 
 
 @given(st.text(alphabet='[]{}:,"\\ntfuNad801.-eE \n', max_size=14) | _VALUES.map(json.dumps))
-def test_what_is_read_fast_has_no_fault(text: str) -> None:
+def test_text_that_the_fast_reader_accepts_has_no_fault(text: str) -> None:
     try:
         value = json_text.read(text)
     except ValueError:
@@ -164,7 +164,7 @@ def test_what_is_read_fast_has_no_fault(text: str) -> None:
     "text",
     ["[" * 501 + "]" * 501, "1" * 310, "0." + "1" * 1000, "-1e999", '"\\ud800"', '{"a":1,"\\u0061":1}', "\ufeff1"],
 )
-def test_what_may_be_a_fault_is_not_read_fast(text: str) -> None:
+def test_text_with_a_possible_fault_is_left_to_the_slow_reader(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         json_text.read(text)
 

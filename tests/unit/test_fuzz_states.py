@@ -1,4 +1,4 @@
-"""Whatever stands in rmqkit's own files, by somebody's editor or a broken disk: it is no crash."""
+"""Whatever an editor or a broken disk leaves in rmqkit's own files, it does not crash."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ INPUT = b"".join(b"%d\n" % n for n in range(20))
 PLACES = st.integers(-3, 60) | st.integers(-(2**70), 2**70) | JSON_VALUES
 
 
-def go_on(folder: Path) -> None:
-    """Publish the input on from its state, as `publish --resume` does."""
+def resume_run(folder: Path) -> None:
+    """Publish the rest of the input after its state, as `publish --resume` does."""
     stream = InputStream(str(folder / "in"), Stop())
 
     def read(begin: InputPosition) -> Any:
@@ -49,21 +49,23 @@ def go_on(folder: Path) -> None:
 def state(tmp_path: Path) -> bytes:
     """Return the state of a run that was stopped half-way."""
     (tmp_path / "in").write_bytes(INPUT[:20])
-    go_on(tmp_path)
+    resume_run(tmp_path)
     (tmp_path / "in").write_bytes(INPUT)
     return (tmp_path / "state").read_bytes()
 
 
 @examples(150)
 @given(st.data())
-def test_a_state_of_any_content_is_gone_on_from_or_refused(tmp_path: Path, state: bytes, data: st.DataObject) -> None:
+def test_a_run_resumes_from_a_state_of_any_content_or_refuses_it(
+    tmp_path: Path, state: bytes, data: st.DataObject
+) -> None:
     sample = json.loads(state)
     content = data.draw(
         mutated([state], [b"-1", b"9" * 30, b"1.5", b"null", b"[" * 3000])
         | tampered(sample, PLACES).map(json.dumps).map(str.encode)
     )
     (tmp_path / "state").write_bytes(content)
-    found = outcome(lambda: go_on(tmp_path), PayloadError)
+    found = outcome(lambda: resume_run(tmp_path), PayloadError)
     assert found is None or str(tmp_path) in str(found)
 
 
@@ -87,7 +89,7 @@ def applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @examples(150)
 @given(st.data())
-def test_what_is_remembered_is_recalled_as_it_should_be_or_not_at_all(applied: Path, data: st.DataObject) -> None:
+def test_a_saved_topology_is_recalled_correctly_or_not_at_all(applied: Path, data: st.DataObject) -> None:
     good = json.dumps(SAMPLE).encode()
     content = data.draw(mutated([good]) | tampered(SAMPLE).map(json.dumps).map(str.encode))
     applied.write_bytes(content)
@@ -110,5 +112,5 @@ SAMPLE = {
 }
 
 
-def test_the_sample_is_what_is_remembered(applied: Path) -> None:
+def test_the_sample_equals_the_saved_topology(applied: Path) -> None:
     assert json.loads(applied.read_bytes()).keys() == SAMPLE.keys()

@@ -17,7 +17,7 @@ from rmqkit.model import Topology
 from rmqkit.payload import amqp_json, envelopes, formats, properties, rows
 from rmqkit.payload.formats import Format
 from rmqkit.payload.jinja_sandbox import Expression
-from rmqkit.payload.jinja_template import JinjaTemplate, Strict
+from rmqkit.payload.jinja_template import JinjaTemplate, TemplateSandbox
 from rmqkit.topology.dead_letters import dead_letters
 from rmqkit.topology.diagram.collapse import collapse
 from rmqkit.topology.diagram.graph import draw
@@ -400,7 +400,7 @@ TEMPLATE_TOKENS = [
 @given(mutated(TEMPLATES, TEMPLATE_TOKENS).map(lambda text: text.decode("utf-8", "surrogateescape")))
 def test_a_template_is_filled_in_or_refused_with_its_place(text: str) -> None:
     values = {"n": 3, "row": {"a": "x", "list": list(range(9))}, "x": "y"}
-    found = outcome(lambda: JinjaTemplate(Strict(), values, text, "input"), PayloadError)
+    found = outcome(lambda: JinjaTemplate(TemplateSandbox(), values, text, "input"), PayloadError)
     if isinstance(found, JinjaTemplate):
         outcome(found.render, ValueError)
     else:

@@ -32,7 +32,7 @@ def evaluate(text: str) -> object:
         ("''.__class__.__mro__", None),
     ],
 )
-def test_an_expression_has_its_value_and_what_is_missing_is_no_error(text: str, value: object) -> None:
+def test_an_expression_has_its_value_and_a_missing_name_is_not_an_error(text: str, value: object) -> None:
     assert evaluate(text) == value
 
 
@@ -54,7 +54,7 @@ def test_an_expression_has_its_value_and_what_is_missing_is_no_error(text: str, 
         ("body" + ".a" * 300, 407, "nested too deeply"),
     ],
 )
-def test_a_bad_expression_is_told_with_its_place(text: str, column: int, said: str) -> None:
+def test_a_bad_expression_is_reported_with_its_place(text: str, column: int, said: str) -> None:
     with pytest.raises(PayloadError) as caught:
         Expression(text, names=NAMES, origin="--filter")
     [problem] = caught.value.problems
@@ -74,12 +74,12 @@ def test_a_bad_expression_is_told_with_its_place(text: str, column: int, said: s
         "'x'['format'](1)",
     ],
 )
-def test_what_would_fill_the_memory_is_stopped(text: str) -> None:
+def test_an_expression_that_would_exhaust_memory_is_stopped(text: str) -> None:
     with pytest.raises(PayloadError, match="was stopped"):
         evaluate(text)
 
 
 @pytest.mark.parametrize("text", ["body.text > body.n", "1 / 0", "body.items + 1"])
-def test_an_expression_without_a_value_tells_why_and_nothing_of_the_message(text: str) -> None:
+def test_the_error_of_an_expression_without_a_value_shows_nothing_of_the_message(text: str) -> None:
     with pytest.raises(PayloadError, match=r"no value for a message: \w+Error$"):
         evaluate(text)

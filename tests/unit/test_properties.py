@@ -17,26 +17,26 @@ _CYCLE["again"] = _CYCLE
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"priority": 300}, "priority has to be a whole number from 0 to 255"),
+        ({"priority": 300}, "priority must be a whole number from 0 to 255"),
         ({"priority": -1}, "priority"),
         ({"priority": True}, "priority"),
-        ({"expiration": 60000}, "expiration has to be text"),
+        ({"expiration": 60000}, "expiration must be text"),
         ({"expiration": "1.5"}, "expiration"),
         ({"expiration": "-1"}, "expiration"),
         ({"expiration": "٣"}, "expiration"),
         ({"expiration": str(2**32)}, "expiration"),
         ({"delivery_mode": 7}, "delivery_mode"),
         ({"delivery_mode": True}, "delivery_mode"),
-        ({"timestamp": datetime(2026, 1, 1, 0, 0, 0, 500_000, UTC)}, "timestamp has to be in whole seconds"),
+        ({"timestamp": datetime(2026, 1, 1, 0, 0, 0, 500_000, UTC)}, "timestamp must be in whole seconds"),
         ({"timestamp": datetime(1969, 12, 31, tzinfo=UTC)}, "timestamp is before 1970"),
-        ({"timestamp": datetime(2026, 1, 1)}, "timestamp has to be a datetime with a time zone"),  # noqa: DTZ001
-        ({"timestamp": 1_700_000_000}, "timestamp has to be a datetime"),
+        ({"timestamp": datetime(2026, 1, 1)}, "timestamp must be a datetime with a time zone"),  # noqa: DTZ001
+        ({"timestamp": 1_700_000_000}, "timestamp must be a datetime"),
         ({"correlation_id": "é" * 128}, "correlation_id has 256 bytes; 255 fit"),
-        ({"message_id": 5}, "message_id has to be text, not int"),
+        ({"message_id": 5}, "message_id must be text, not int"),
         ({"reply_to": "\ud800"}, "reply_to holds half a surrogate pair"),
-        ({"headers": ["a"]}, "headers has to be a mapping"),
+        ({"headers": ["a"]}, "headers must be a mapping"),
         ({"headers": {"é" * 128: 1}}, "the name of a header in headers has 256 bytes"),
-        ({"headers": {1: 1}}, "the name of a header in headers has to be text"),
+        ({"headers": {1: 1}}, "the name of a header in headers must be text"),
         ({"headers": {"n": 2**63}}, "headers['n'] does not fit 64 bits"),
         ({"headers": {"n": -(2**63) - 1}}, "does not fit 64 bits"),
         ({"headers": {"n": float("nan")}}, "not a finite number"),
@@ -57,14 +57,14 @@ def test_a_value_amqp_cannot_carry_is_refused_by_name(values: dict[str, Any], wo
     assert words in str(caught.value)
 
 
-def test_every_fault_is_told_at_once_and_no_value_is_shown() -> None:
+def test_all_faults_are_reported_at_once_without_values() -> None:
     with pytest.raises(PayloadError) as caught:
         properties.check(Properties(priority=256, user_id="hunter2" * 50, headers={"a": "hunter2\ud800"}))
     assert len(str(caught.value).splitlines()) == 3
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_extremes_that_fit_are_taken() -> None:
+def test_the_largest_values_that_fit_are_accepted() -> None:
     properties.check(
         Properties(
             priority=255,

@@ -35,7 +35,7 @@ _NAMES = st.lists(_CELL.filter(bool), min_size=2, max_size=4, unique=True)
 
 
 @given(_NAMES.flatmap(lambda names: st.tuples(st.just(names), st.lists(st.tuples(*[_CELL] * len(names)), max_size=5))))
-def test_what_pythons_csv_writes_is_read_as_it_was(table: tuple[list[str], list[tuple[str, ...]]]) -> None:
+def test_csv_that_python_writes_is_read_back_unchanged(table: tuple[list[str], list[tuple[str, ...]]]) -> None:
     names, rows = table
     written = io.StringIO()
     csv.writer(written).writerows([names, *rows])
@@ -62,7 +62,7 @@ def test_a_row_of_csv_as_json_is_an_object_of_text() -> None:
     assert row.as_json() == '{"id": "7", "näme": "grüße"}'.encode()
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_field() -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_not_part_of_a_field() -> None:
     rows = _read(b'\xef\xbb\xbfa,b\r\n1,"2\r\n3"\r\n')
     assert [row.fields for row in rows] == [{"a": "1", "b": "2\r\n3"}]
 
@@ -79,9 +79,9 @@ def test_the_place_of_a_row_is_where_it_begins() -> None:
         (b"a,b\n1", "in:2:1: 1 fields; the header has 2"),
         (b'a,b\n1,"x', "in:2:1: a double quote in this row is not closed"),
         (b'a,b\n\n1,"x\n2,3\n', "in:3:1: a double quote in this row is not closed"),
-        (b'a,b\n"x"y,2', "in:2:4: a comma has to follow a field"),
-        (b'a,b\n1,x"y"', "in:2:4: a comma has to follow a field"),
-        (b'a,b\n"1\n2"3,', "in:3:3: a comma has to follow a field"),
+        (b'a,b\n"x"y,2', "in:2:4: a comma must follow a field"),
+        (b'a,b\n1,x"y"', "in:2:4: a comma must follow a field"),
+        (b'a,b\n"1\n2"3,', "in:3:3: a comma must follow a field"),
         (b"a,b\n1,\xff", "in:2:3: not UTF-8"),
         (b"a,a\n", "in:1:1: the header has 'a' twice"),
         (b"a,\n", "in:1:1: field 2 of the header has no name"),
@@ -94,7 +94,7 @@ def test_a_bad_row_is_refused_with_its_place(data: bytes, words: str) -> None:
     assert words in _fault(data)
 
 
-def test_a_quote_that_is_not_closed_does_not_take_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unclosed_quote_does_not_exhaust_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.payload.rows.MAX_ROW_BYTES", 100)
     with pytest.raises(PayloadError, match="in:1:1: a double quote"):
         RowReader("in").read(b'"' + b"x" * 200, 1)

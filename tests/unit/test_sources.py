@@ -21,8 +21,8 @@ def _bodies(messages: object) -> list[bytes]:
     return [each.body for each in messages if each is not None]  # type: ignore[attr-defined]
 
 
-def _lines(path: Path, **outline: object) -> list[bytes]:
-    return _bodies(sources.lines(MessageDefaults(**outline), InputStream(str(path), Stop())))  # type: ignore[arg-type]
+def _lines(path: Path, **defaults: object) -> list[bytes]:
+    return _bodies(sources.lines(MessageDefaults(**defaults), InputStream(str(path), Stop())))  # type: ignore[arg-type]
 
 
 def test_numbers_are_the_bodies_0_to_n_minus_1_in_order() -> None:
@@ -33,21 +33,21 @@ def test_numbers_are_the_bodies_0_to_n_minus_1_in_order() -> None:
     assert list(sources.numbers(MessageDefaults(), 0)) == []
 
 
-def test_arguments_keep_their_bytes_and_a_given_content_type_stands() -> None:
-    outline = MessageDefaults("ex", "key", Properties(content_type="x/y", priority=1))
-    messages = sources.arguments(outline, ["", "grüße", os.fsdecode(b"\xff\0")])
+def test_arguments_keep_their_bytes_and_a_given_content_type() -> None:
+    defaults = MessageDefaults("ex", "key", Properties(content_type="x/y", priority=1))
+    messages = sources.arguments(defaults, ["", "grüße", os.fsdecode(b"\xff\0")])
     assert _bodies(messages) == [b"", "grüße".encode(), b"\xff\0"]
     assert {each.properties.content_type for each in messages} == {"x/y"}
     assert (messages[0].exchange, messages[0].routing_key) == ("ex", "key")
 
 
-def test_every_bad_argument_is_told_at_once() -> None:
+def test_all_bad_arguments_are_reported_at_once() -> None:
     with pytest.raises(PayloadError) as caught:
         sources.arguments(MessageDefaults(format=Format.JSON), ["{}", "[", "nope"])
     assert [str(problem.where) for problem in caught.value.problems] == ["payload 2:1:2", "payload 3:1:1"]
 
 
-def test_an_outline_amqp_cannot_carry_is_refused() -> None:
+def test_defaults_that_amqp_cannot_carry_are_refused() -> None:
     with pytest.raises(PayloadError, match="routing key has 256 bytes"):
         MessageDefaults(routing_key="k" * 256)
 
@@ -61,7 +61,7 @@ def test_a_file_is_one_message_byte_for_byte_named_by_its_suffix(tmp_path: Path)
     assert [each.properties.content_type for each in messages] == ["image/png", "application/json"]
 
 
-def test_a_folder_is_its_files_sorted_and_below_without_hidden_ones(tmp_path: Path) -> None:
+def test_a_folder_yields_its_files_sorted_with_subfolders_but_without_hidden_ones(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.txt", "c/d/e.txt", ".hidden", ".git/config"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -72,7 +72,7 @@ def test_a_folder_is_its_files_sorted_and_below_without_hidden_ones(tmp_path: Pa
     ]
 
 
-def test_every_file_that_cannot_be_sent_is_told_before_anything_is(tmp_path: Path) -> None:
+def test_all_files_that_cannot_be_sent_are_reported_before_any_is_sent(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text("[1,\n nope]")
     (tmp_path / "good.txt").write_text("x")
@@ -80,11 +80,11 @@ def test_every_file_that_cannot_be_sent_is_told_before_anything_is(tmp_path: Pat
         sources.InputFiles(MessageDefaults(), [str(tmp_path), str(tmp_path / "empty"), str(tmp_path / "gone")], Stop())
     told = "\n".join(map(str, caught.value.problems))
     assert f"{tmp_path}/bad.json:2:2: not JSON" in told
-    assert f"{tmp_path}/empty: a folder with no file in it" in told
+    assert f"{tmp_path}/empty: no file in this folder" in told
     assert f"{tmp_path}/gone: cannot be read: No such file" in told
 
 
-def test_a_file_that_goes_away_after_the_check_is_an_error_after_those_before_it(
+def test_a_file_removed_after_the_check_is_an_error_after_those_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "_HELD_BYTES", 1)
@@ -97,12 +97,7 @@ def test_a_file_that_goes_away_after_the_check_is_an_error_after_those_before_it
         next(messages)
 
 
-def test_repeated_yields_everything_so_many_times() -> None:
-    messages = sources.arguments(MessageDefaults(), ["a", "b"])
-    assert _bodies(sources.repeated(messages, 3)) == [b"a", b"b"] * 3
-
-
-def test_lines_end_at_newlines_alone_and_the_last_needs_none(tmp_path: Path) -> None:
+def test_only_newlines_end_lines_and_the_last_line_needs_none(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_bytes("a\r\n\n\u2028b\x0bc\n\0\xff".encode("latin-1", "ignore") + b"\nlast")
     assert _lines(path) == path.read_bytes().split(b"\n")
@@ -122,7 +117,7 @@ def test_a_line_of_200_mb_takes_linear_time(tmp_path: Path) -> None:
     assert time.process_time() - started_s < 10
 
 
-def test_a_line_goes_out_when_it_arrives(tmp_path: Path) -> None:
+def test_a_line_is_sent_as_soon_as_it_arrives(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     opened: list[int] = []
@@ -145,7 +140,7 @@ def _next_body(messages: object) -> bytes:
     return next(each.body for each in messages if each is not None)  # type: ignore[attr-defined]
 
 
-def test_a_stop_ends_the_wait_for_input_and_drops_half_a_line() -> None:
+def test_a_stop_ends_the_wait_for_input_and_drops_an_unfinished_line() -> None:
     read, write = os.pipe()
     stop = Stop()
     try:
@@ -168,7 +163,7 @@ def test_a_stop_ends_the_wait_for_a_fifo_without_a_writer(tmp_path: Path) -> Non
         InputStream(str(path), stop)
 
 
-def test_a_file_cut_short_while_it_is_read_says_where_it_ended(tmp_path: Path) -> None:
+def test_the_error_of_a_file_cut_short_while_it_is_read_names_where_it_ended(tmp_path: Path) -> None:
     path = tmp_path / "shrinks"
     path.write_bytes(b"line\n" * 100_000)
     messages = sources.lines(MessageDefaults(), InputStream(str(path), Stop()))
@@ -189,14 +184,14 @@ def test_the_first_bad_line_is_placed_and_those_before_it_are_good(tmp_path: Pat
         next(messages)
 
 
-def test_envelopes_go_where_they_say_unless_overridden(tmp_path: Path) -> None:
+def test_envelopes_go_to_the_targets_they_name_unless_overridden(tmp_path: Path) -> None:
     path = tmp_path / "envelopes"
     path.write_bytes(b'{"body": "a", "exchange": "x", "routing_key": "k"}\n\n{"body": "b"}\n')
-    outline = MessageDefaults(routing_key="default")
+    defaults = MessageDefaults(routing_key="default")
 
     def targets(*, override: bool) -> list[tuple[str, str]]:
         stream = InputStream(str(path), Stop())
-        messages = EnvelopeReplay(outline, Stop(), override=override).lines(stream)
+        messages = EnvelopeReplay(defaults, Stop(), override=override).lines(stream)
         return [(each.exchange, each.routing_key) for each in messages if isinstance(each, Message)]
 
     assert targets(override=False) == [("x", "k"), ("", "default")]

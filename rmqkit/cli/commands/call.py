@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,14 +15,13 @@ from rmqkit import exit_codes
 from rmqkit.cli import error_output, output
 from rmqkit.cli.files import STANDARD
 from rmqkit.cli.handler_options import PrintFormat
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
-from rmqkit.cli.publish_options import RequestOptions
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, parse_target
+from rmqkit.cli.publish_input import InputOptions, PublishInput, RequestOptions
 from rmqkit.errors import InputError, OutputError, RmqkitError
 from rmqkit.model import Target
+from rmqkit.payload.sources import MessageDefaults
 from rmqkit.report import Answer
-
-if TYPE_CHECKING:
-    from rmqkit.cli.publish_input import PublishInput
+from rmqkit.stop import Stop
 
 
 class _CallCounts:
@@ -84,24 +83,15 @@ class RequestTargetOptions:
 
     def intake(self, properties: RequestOptions) -> PublishInput:
         """Return the requests; raise a usage error for what does not go together."""
-        from rmqkit.cli.publish_input import Contradiction, InputChoice, PublishInput  # noqa: PLC0415 - start-up time
-        from rmqkit.payload.sources import MessageDefaults  # noqa: PLC0415
-        from rmqkit.stop import Stop  # noqa: PLC0415
-
         words = [*([] if self.queue is None else [self.queue]), *(self.payloads or ())]
-        if self.exchange or self.routing_key:
-            target = Target(self.exchange, self.routing_key)
-        elif words:
-            target = Target("", words.pop(0))
-        else:
+        target = parse_target(queue=None, exchange=self.exchange or None, routing_key=self.routing_key or None)
+        if target is None and not words:
             raise typer.BadParameter("name the queue of the requests, or an --exchange")
-        inputs = InputChoice(tuple(words), tuple(self.file or ()), self.lines)
-        try:
-            inputs.check()
-        except Contradiction as exc:
-            raise typer.BadParameter(str(exc)) from exc
-        outline = MessageDefaults(target.exchange, target.routing_key, properties.properties())
-        return PublishInput(inputs, outline, Stop(), override_target=True)
+        target = target or Target("", words.pop(0))
+        inputs = InputOptions(words, self.file or [], self.lines)
+        inputs.check()
+        defaults = MessageDefaults(target.exchange, target.routing_key, properties.properties())
+        return PublishInput(inputs, defaults, Stop())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import output
 from rmqkit.cli.files import readable
-from rmqkit.cli.options import Json
+from rmqkit.cli.options import Json, parse_target
 from rmqkit.errors import Unroutable
 from rmqkit.model import Retry
 from rmqkit.topology.retry import in_words
@@ -56,8 +56,7 @@ def route(
     A queue's dead letters are followed hop by hop: what is rejected always, what expires or is pushed out where the
     queue has a TTL or a length limit. A retry is told. A message that reaches no queue is an error, with exit code 6.
     """
-    from rmqkit.cli.publish_options import TargetOptions  # noqa: PLC0415 - start-up time
-    from rmqkit.message import Properties  # noqa: PLC0415
+    from rmqkit.message import Properties  # noqa: PLC0415 - start-up time
     from rmqkit.payload import properties  # noqa: PLC0415
     from rmqkit.topology.dead_letters import dead_letters  # noqa: PLC0415
     from rmqkit.topology.file.loader import load  # noqa: PLC0415
@@ -65,7 +64,7 @@ def route(
 
     headers = properties.parse_headers(header or ())
     topology = load(*map(readable, files))
-    target = TargetOptions(exchange, routing_key, queue).target() or topology.publish
+    target = parse_target(queue=queue, exchange=exchange, routing_key=routing_key) or topology.publish
     if not target:
         raise typer.BadParameter("Name a target: -e, -r or -q. The files have no `publish:`.")
     properties.check_target(target.exchange, target.routing_key)
