@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.cli.deliveries import Start, await_state, drain, fill, report
+from tests.support.cli import Start, parse_report
+from tests.support.queues import drain, fill
+from tests.support.wait import wait_for_queue
 
 RMQKIT = (sys.executable, "-m", "rmqkit")
 
@@ -23,8 +25,8 @@ def test_20_000_bodies_are_printed_in_order_and_the_queue_is_empty(
     bodies = fill(channel, queue, 20_000)
     stdout, stderr = start(queue, "-n", 20_000, "--json").communicate(timeout=30)
     assert stdout.splitlines() == bodies
-    assert report(stderr)["acknowledged"] == 20_000
-    await_state(channel, queue, ready=0, consumers=0)
+    assert parse_report(stderr)["acknowledged"] == 20_000
+    wait_for_queue(channel, queue, ready=0, consumers=0)
 
 
 def test_bodies_go_to_a_file_byte_for_byte(start: Start, channel: BlockingChannel, queue: str, tmp_path: Path) -> None:
@@ -46,8 +48,8 @@ def test_a_count_is_exact_however_many_consume(
     assert process.returncode == 0, stderr
     printed = stdout.splitlines()
     assert len(printed) == len(set(printed)) == 400
-    assert sum(report(stderr)["shares"].values()) == 400
-    await_state(channel, queue, ready=600, consumers=0)
+    assert sum(parse_report(stderr)["shares"].values()) == 400
+    wait_for_queue(channel, queue, ready=600, consumers=0)
     assert sorted(drain(channel, queue) + printed) == sorted(bodies)
 
 
@@ -72,7 +74,7 @@ def test_a_signal_stops_it_cleanly_and_what_was_not_printed_stays(
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 128 + number, stderr
     *whole, half = (first + stdout).split(b"\n")
-    await_state(channel, queue, ready=len(bodies) - len(whole), consumers=0)
+    wait_for_queue(channel, queue, ready=len(bodies) - len(whole), consumers=0)
     left = drain(channel, queue)
     assert sorted(whole + left) == sorted(bodies)
     assert not half or any(body.startswith(half) for body in left)
@@ -81,7 +83,7 @@ def test_a_signal_stops_it_cleanly_and_what_was_not_printed_stays(
 def test_a_signal_stops_it_while_its_reader_reads_nothing(start: Start, channel: BlockingChannel, queue: str) -> None:
     bodies = fill(channel, queue, 3_000, size=1_000)
     process = start(queue, "--prefetch", 1_000)
-    await_state(channel, queue, consumers=1)
+    wait_for_queue(channel, queue, consumers=1)
     deadline_s = time.monotonic() + 20
     while channel.queue_declare(queue, passive=True).method.message_count == len(bodies):
         assert time.monotonic() < deadline_s
@@ -89,13 +91,13 @@ def test_a_signal_stops_it_while_its_reader_reads_nothing(start: Start, channel:
     assert process.wait(10) == 143
     assert process.stdout is not None
     *whole, _ = process.stdout.read().split(b"\n")
-    await_state(channel, queue, ready=len(bodies) - len(whole))
+    wait_for_queue(channel, queue, ready=len(bodies) - len(whole))
     assert sorted(whole + drain(channel, queue)) == sorted(bodies)
 
 
 def test_two_signals_stop_it_at_once(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue)
-    await_state(channel, queue, consumers=1)
+    wait_for_queue(channel, queue, consumers=1)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
@@ -113,10 +115,10 @@ def test_a_reader_that_leaves_ends_it_and_what_was_not_written_stays(
     process.stdout = None
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 3
-    assert report(stderr)["error"] == "OutputError"
-    written = report(stderr)["acknowledged"]
+    assert parse_report(stderr)["error"] == "OutputError"
+    written = parse_report(stderr)["acknowledged"]
     assert 0 < written < len(bodies)
-    await_state(channel, queue, ready=len(bodies) - written)
+    wait_for_queue(channel, queue, ready=len(bodies) - written)
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
@@ -129,7 +131,7 @@ def test_a_full_disk_ends_it_and_everything_stays(
         _, stderr = process.communicate(timeout=20)
     assert process.returncode == 3
     assert stderr.count(b"error: the output took no more: No space left on device") == 1
-    await_state(channel, queue, ready=100)
+    wait_for_queue(channel, queue, ready=100)
     assert sorted(drain(channel, queue)) == sorted(bodies)
 
 
@@ -141,7 +143,7 @@ def test_a_closed_output_is_an_error_and_everything_stays(
     command = ["sh", "-c", 'exec "$@" >&-', "sh", *RMQKIT, "consume", queue, "-n", "2", *map(str, how)]
     done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, timeout=30)
     assert (done.returncode, b"closed" in done.stderr) == (3, True)
-    await_state(channel, queue, ready=3, consumers=0)
+    wait_for_queue(channel, queue, ready=3, consumers=0)
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
@@ -157,7 +159,7 @@ def test_a_queue_deleted_in_mid_consume_is_never_a_success(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
 ) -> None:
     process = start(queue, *how)
-    await_state(channel, queue, consumers=2 if how else 1)
+    wait_for_queue(channel, queue, consumers=2 if how else 1)
     channel.basic_publish("", queue, b"x")
     assert process.stdout is not None
     assert process.stdout.readline() == b"x\n"
@@ -171,7 +173,7 @@ def test_three_processes_take_turns(start: Start, channel: BlockingChannel, queu
     processes = []
     for number in range(3):
         processes.append(start(queue))  # a prefetch of 1 would pass over one whose acknowledgement is under way
-        await_state(channel, queue, consumers=number + 1)
+        wait_for_queue(channel, queue, consumers=number + 1)
     for number in range(12):
         channel.basic_publish("", queue, b"%d" % number)
         stdout = processes[number % 3].stdout
@@ -182,23 +184,23 @@ def test_three_processes_take_turns(start: Start, channel: BlockingChannel, queu
 @pytest.mark.parametrize("how", ["--workers", "--channels"])
 def test_workers_and_channels_take_turns(start: Start, channel: BlockingChannel, queue: str, how: str) -> None:
     process = start(queue, how, 3, "--json")
-    await_state(channel, queue, consumers=3)
+    wait_for_queue(channel, queue, consumers=3)
     assert process.stdout is not None
     for number in range(12):
         channel.basic_publish("", queue, b"%d" % number)
         assert process.stdout.readline() == b"%d\n" % number
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
-    shares = report(stderr)["shares"]
+    shares = parse_report(stderr)["shares"]
     assert shares == {f"{how.strip('-s')} {number}": 4 for number in (1, 2, 3)}
 
 
 def test_a_worker_that_is_killed_leaves_the_others_at_work(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
-    await_state(channel, queue, consumers=2)
+    wait_for_queue(channel, queue, consumers=2)
     victim = _children(process.pid)[0]
     os.kill(victim, signal.SIGKILL)
-    await_state(channel, queue, consumers=1)
+    wait_for_queue(channel, queue, consumers=1)
     bodies = fill_and_read(channel, queue, process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
@@ -218,14 +220,14 @@ def fill_and_read(channel: BlockingChannel, queue: str, process: subprocess.Pope
 
 def test_workers_leave_with_a_parent_that_is_killed(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
-    await_state(channel, queue, consumers=2)
+    wait_for_queue(channel, queue, consumers=2)
     process.kill()
-    await_state(channel, queue, consumers=0)
+    wait_for_queue(channel, queue, consumers=0)
 
 
 def test_no_password_shows_in_the_arguments_of_a_worker(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
-    await_state(channel, queue, consumers=2)
+    wait_for_queue(channel, queue, consumers=2)
     lines = [Path(f"/proc/{child}/cmdline").read_bytes() for child in _children(process.pid)]
     assert len(lines) == 2
     assert all(b"rmqkit" in line and b"guest" not in line and b"amqp" not in line for line in lines)

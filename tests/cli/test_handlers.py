@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,8 +17,10 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.cli.deliveries import Start, await_state, drain, fill, report
 from tests.conftest import Namespace
+from tests.support.cli import Start, parse_report
+from tests.support.queues import drain, fill
+from tests.support.wait import wait_for_queue, wait_until
 
 CANARY = "c4nary-p4ssword"
 HOSTILE = ("$(touch x)", "`touch x`", "; touch x", "../../x", "-rf", "a\nb", "a\0b", "{}", "%s", "'\"", "é\u2028")
@@ -48,13 +49,6 @@ def shell(script: str) -> str:
     return shlex.join(["sh", "-c", script])
 
 
-def within(holds: Callable[[], object], what: str = "it did not happen") -> None:
-    deadline_s = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.01)
-
-
 def is_gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
@@ -79,7 +73,7 @@ def publish_hostile(channel: BlockingChannel, namespace: Namespace) -> str:
             message_id=text, type=text, app_id=text, cluster_id=text,
         )  # fmt: skip
         channel.basic_publish(exchange, text, text.encode(), properties)
-    await_state(channel, queue, ready=len(HOSTILE))
+    wait_for_queue(channel, queue, ready=len(HOSTILE))
     return queue
 
 
@@ -116,7 +110,7 @@ def test_a_command_gets_the_body_and_all_that_is_known_of_the_message_and_no_cre
         "RMQKIT_EXPIRATION": "600000", "RMQKIT_MESSAGE_ID": "m", "RMQKIT_TIMESTAMP": "2026-01-31T12:00:00Z",
         "RMQKIT_TYPE": "t", "RMQKIT_APP_ID": "a", "RMQKIT_CLUSTER_ID": "k",
     }  # fmt: skip
-    assert report(stderr)["acknowledged"] == 1
+    assert parse_report(stderr)["acknowledged"] == 1
 
 
 def test_hostile_fields_of_a_message_are_text_to_a_command_and_nothing_else(
@@ -145,12 +139,12 @@ def test_the_exit_code_of_a_command_is_the_verdict(
     process = start(queue, "-n", 6, "--exec", "sh", "--json")
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 8
-    told = report(stderr)
+    told = parse_report(stderr)
     verdicts = {name: told[name] for name in ("acknowledged", "rejected", "requeued", "failed")}
     assert verdicts == {"acknowledged": 1, "rejected": 4, "requeued": 1, "failed": 3}
     assert stderr.count(b"the command ended with exit code 1") == 1
     assert stderr.count(b"the command was killed by SIGKILL") == 1
-    await_state(channel, letters, ready=4)
+    wait_for_queue(channel, letters, ready=4)
     assert drain(channel, letters) == [b"exit 3", b"exit 1", b"exit 1", b"kill -9 $$"]
     assert drain(channel, queue) == [b"exit 4"]
 
@@ -172,7 +166,7 @@ def test_properties_too_large_for_an_environment_fail_that_message_alone(
     stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (8, b"small")
     assert b"too large for environment variables" in stderr
-    await_state(channel, letters, ready=1)
+    wait_for_queue(channel, letters, ready=1)
 
 
 def test_a_command_that_takes_too_long_is_ended_with_all_it_started(
@@ -186,10 +180,10 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(
     assert process.wait(20) == 8
     assert process.stderr is not None
     assert b"it took more than 0.5 s" in process.stderr.read()
-    within(lambda: is_gone(grandchild), "what the command started still runs")
+    wait_until(lambda: is_gone(grandchild), "what the command started still runs")
     assert process.stdout is not None
     process.stdout.read()  # which ends when nobody has it open any more: not the one that heeds no SIGTERM either
-    await_state(channel, letters, ready=1)
+    wait_for_queue(channel, letters, ready=1)
 
 
 def test_as_many_commands_run_at_a_time_as_are_asked_for_and_no_more(
@@ -206,7 +200,7 @@ def test_as_many_commands_run_at_a_time_as_are_asked_for_and_no_more(
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 0, stderr
     assert max(map(int, stdout.split())) == 3
-    await_state(channel, queue, ready=0)
+    wait_for_queue(channel, queue, ready=0)
 
 
 def test_the_idle_clock_stands_still_while_a_command_runs(start: Start, channel: BlockingChannel, queue: str) -> None:
@@ -232,7 +226,7 @@ def test_a_signal_lets_commands_finish_and_the_rest_stays(
     assert process.returncode == 130, stderr
     done = stdout.count(b"done")
     assert done == len((begun + stdout).split()) - done
-    await_state(channel, queue, ready=6 - done, consumers=0)
+    wait_for_queue(channel, queue, ready=6 - done, consumers=0)
 
 
 @pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
@@ -245,8 +239,8 @@ def test_two_signals_end_commands_at_once_and_their_messages_stay(
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)  # a second SIGINT might be taken for the first
     assert process.wait(10) == 130
-    within(lambda: is_gone(pid), "the command still runs")
-    await_state(channel, queue, ready=3, consumers=0)
+    wait_until(lambda: is_gone(pid), "the command still runs")
+    wait_for_queue(channel, queue, ready=3, consumers=0)
 
 
 def test_nothing_is_acknowledged_when_it_is_killed_while_a_command_runs(
@@ -257,7 +251,7 @@ def test_nothing_is_acknowledged_when_it_is_killed_while_a_command_runs(
     readline(process)
     process.kill()
     process.wait()
-    await_state(channel, queue, ready=2, consumers=0)
+    wait_for_queue(channel, queue, ready=2, consumers=0)
     assert drain(channel, queue) == bodies
     (tmp_path / "go").touch()
 
@@ -275,11 +269,11 @@ def test_what_is_always_requeued_comes_again_at_a_bounded_rate(
     for _ in range(10):  # once at once, and once after the first pause
         assert readline(process) == b"x\n"
     ended_s = time.monotonic() + 1
-    within(lambda: time.monotonic() > ended_s)
+    wait_until(lambda: time.monotonic() > ended_s)
     process.send_signal(signal.SIGTERM)
     stdout, _ = process.communicate(timeout=20)
     assert stdout.count(b"x") <= 5
-    await_state(channel, queue, ready=5)
+    wait_for_queue(channel, queue, ready=5)
     assert sorted(drain(channel, queue)) == bodies
 
 
@@ -344,12 +338,12 @@ def test_what_a_function_returns_is_the_verdict_and_an_exception_rejects_without
     process = start(queue, "-n", 6, "--handler", "functions:judge", "--json")
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 8
-    told = report(stderr)
+    told = parse_report(stderr)
     assert (told["acknowledged"], told["rejected"], told["requeued"], told["failed"]) == (2, 3, 1, 2)
     assert stderr.count(b"the handler raised ValueError in ") == 1
     assert b"functions.py, line 5" in stderr
     assert b"secret" not in stderr
-    await_state(channel, letters, ready=3)
+    wait_for_queue(channel, letters, ready=3)
     assert drain(channel, letters) == [b"reject", b"raise", b"raise"]
     assert drain(channel, queue) == [b"requeue"]
 
@@ -365,7 +359,7 @@ def test_a_function_that_cannot_be_right_ends_the_run_and_its_message_stays(
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 8
     assert said in stderr
-    await_state(channel, queue, consumers=0)
+    wait_for_queue(channel, queue, consumers=0)
     assert body in drain(channel, queue)
 
 
@@ -376,7 +370,7 @@ def test_workers_call_a_function_with_each_message_once(start: Start, channel: B
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 0, stderr
     assert sorted(stdout.splitlines()) == sorted(bodies)
-    await_state(channel, queue, ready=0)
+    wait_for_queue(channel, queue, ready=0)
 
 
 @pytest.mark.usefixtures("functions")
@@ -392,10 +386,10 @@ def test_a_reader_that_leaves_ends_it_and_fails_no_message(
     process.stdout.close()
     process.stdout = None
     _, stderr = process.communicate(timeout=20)
-    told = report(stderr)
+    told = parse_report(stderr)
     assert (process.returncode, told["error"], told["failed"]) == (3, "OutputError", 0), stderr
-    await_state(channel, queue, ready=50 - told["acknowledged"], consumers=0)
-    await_state(channel, letters, ready=0)
+    wait_for_queue(channel, queue, ready=50 - told["acknowledged"], consumers=0)
+    wait_for_queue(channel, letters, ready=0)
 
 
 @pytest.mark.usefixtures("functions")
@@ -406,7 +400,7 @@ def test_two_signals_end_a_function_at_once(start: Start, channel: BlockingChann
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 130
-    await_state(channel, queue, ready=2, consumers=0)
+    wait_for_queue(channel, queue, ready=2, consumers=0)
 
 
 @pytest.mark.usefixtures("functions")
@@ -417,9 +411,9 @@ def test_heartbeats_go_on_while_a_handler_works_for_longer(
     channel.basic_publish("", queue, b"4")
     process = start(queue, "-n", 1, *how, "--json", "-u", f"{broker_url}?heartbeat=1")
     _, stderr = process.communicate(timeout=20)
-    told = report(stderr)
+    told = parse_report(stderr)
     assert (told["acknowledged"], told["redelivered"], stderr.count(b"warning")) == (1, 0, 0), stderr
-    await_state(channel, queue, ready=0)
+    wait_for_queue(channel, queue, ready=0)
 
 
 # Files.
@@ -486,10 +480,10 @@ def test_a_disk_that_takes_no_more_ends_it_and_what_is_not_saved_stays(
     command = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *rmqkit]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=30, check=False)
     assert done.returncode == 3, done.stderr
-    assert report(done.stderr)["error"] == "OutputError"
+    assert parse_report(done.stderr)["error"] == "OutputError"
     kept = saved(tmp_path / "kept")
     assert len(list((tmp_path / "kept").iterdir())) == 2 * len(kept), "parts of files are left"
-    await_state(channel, queue, ready=len(bodies) - len(kept), consumers=0)
+    wait_for_queue(channel, queue, ready=len(bodies) - len(kept), consumers=0)
     assert sorted([*kept.values(), *drain(channel, queue)]) == sorted(bodies)
 
 
@@ -498,10 +492,10 @@ def test_what_is_acknowledged_is_saved_when_it_is_killed_at_any_moment(
 ) -> None:
     bodies = fill(channel, queue, 1_000, size=2_000)
     process = start(queue, "--save-to", "kept", "--prefetch", 100)
-    within(lambda: (tmp_path / "kept").exists() and len(list((tmp_path / "kept").glob("*.properties.json"))) > 150)
+    wait_until(lambda: (tmp_path / "kept").exists() and len(list((tmp_path / "kept").glob("*.properties.json"))) > 150)
     process.kill()
     process.wait()
-    await_state(channel, queue, consumers=0)
+    wait_for_queue(channel, queue, consumers=0)
     kept = set(saved(tmp_path / "kept").values())
     assert kept <= set(bodies)
     left = drain(channel, queue)
@@ -533,7 +527,7 @@ def test_messages_are_forwarded_to_another_broker_as_they_are(
             delivery, found, body = there.basic_get("elsewhere" if target else queue, auto_ack=True)
             assert (delivery.exchange, body) == ("", everything)
             assert vars(found) == vars(properties)
-    await_state(channel, queue, ready=0)
+    wait_for_queue(channel, queue, ready=0)
 
 
 def test_forwarding_keeps_the_order_and_takes_all(
@@ -547,7 +541,7 @@ def test_forwarding_keeps_the_order_and_takes_all(
     process = start(queue, "-n", 3_000, "--to-exchange", exchange)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 0, stderr
-    await_state(channel, queue, ready=0)
+    wait_for_queue(channel, queue, ready=0)
     assert drain(channel, target) == bodies
 
 
@@ -560,7 +554,7 @@ def test_what_cannot_be_forwarded_ends_it_and_stays(
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 6, stderr
     assert target[1].encode() in stderr
-    await_state(channel, queue, ready=10, consumers=0)
+    wait_for_queue(channel, queue, ready=10, consumers=0)
     assert sorted(drain(channel, queue)) == sorted(bodies)
 
 
@@ -573,7 +567,7 @@ def publish_orders(channel: BlockingChannel, queue: str) -> None:
         channel.basic_publish("", queue, body, pika.BasicProperties(headers={"even": number % 2 == 0}))
     channel.basic_publish("", queue, b"no JSON")
     channel.basic_publish("", queue, b'{"total": "a text, which is not less or more than a number"}')
-    await_state(channel, queue, ready=12)
+    wait_for_queue(channel, queue, ready=12)
 
 
 @pytest.mark.parametrize(("unmatched", "left"), [("ack", (0, 0)), ("reject", (0, 10)), (None, (10, 0))])
@@ -587,9 +581,9 @@ def test_a_filter_lets_through_what_matches_and_the_rest_has_the_verdict_that_wa
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 0, stderr
     assert [json.loads(line)["total"] for line in stdout.splitlines()] == [6, 8]
-    assert report(stderr)["unmatched"] == 10
+    assert parse_report(stderr)["unmatched"] == 10
     for name, ready in zip(dead, left, strict=True):
-        await_state(channel, name, ready=ready, consumers=0)
+        wait_for_queue(channel, name, ready=ready, consumers=0)
 
 
 def test_a_count_counts_what_matches_and_what_has_no_value_is_told_once(
@@ -604,7 +598,7 @@ def test_a_count_counts_what_matches_and_what_has_no_value_is_told_once(
     assert stderr.count(b"no value for a message: TypeError") == 1
     assert b"Consumed 3 messages" in stderr
     assert b"10 did not match (given back)" in stderr
-    await_state(channel, queue, ready=10)
+    wait_for_queue(channel, queue, ready=10)
 
 
 def test_a_prefetch_full_of_what_does_not_match_is_told(start: Start, channel: BlockingChannel, queue: str) -> None:
@@ -613,4 +607,4 @@ def test_a_prefetch_full_of_what_does_not_match_is_told(start: Start, channel: B
     stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (0, b"")
     assert b"raise --prefetch" in stderr
-    await_state(channel, queue, ready=12)
+    wait_for_queue(channel, queue, ready=12)

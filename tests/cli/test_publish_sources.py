@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,6 +18,8 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.cli.publish_input import Contradiction, InputChoice
+from tests.support.queues import drain, drain_messages, ready
+from tests.support.wait import wait_until
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -52,26 +53,6 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-def drain(channel: BlockingChannel, queue: str) -> list[tuple[Any, Any, bytes]]:
-    """Take everything out of a queue: how it was delivered, properties and bodies, in order."""
-    found = []
-    while True:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is None:
-            return found
-        found.append((method, properties, body))
-
-
-def bodies(channel: BlockingChannel, queue: str) -> list[bytes]:
-    return [body for _, _, body in drain(channel, queue)]
-
-
-def await_ready(channel: BlockingChannel, queue: str, count: int) -> None:
-    deadline_s = time.monotonic() + 40
-    while channel.queue_declare(queue, passive=True).method.message_count < count:
-        assert time.monotonic() < deadline_s, f"{queue} does not get {count} messages"
 
 
 @pytest.fixture
@@ -112,7 +93,7 @@ def test_rows_fill_body_routing_key_and_headers(
     parts = ["-e", exchange, "-r", "order.{{ region }}", "-H", "n:={{ n }}", "--template", "@order.json"]
     done = run("publish", *parts, "--rows", "-" if piped else name, stdin=content.encode() if piped else b"")
     assert done.returncode == 0, done.stderr
-    found = [*drain(channel, eu), *drain(channel, us)]
+    found = [*drain_messages(channel, eu), *drain_messages(channel, us)]
     assert [json.loads(body) for _, _, body in found] == [
         {"n": 0, "name": 'A "B" C'},
         {"n": 2, "name": "x"},
@@ -135,14 +116,14 @@ def test_a_count_fills_a_template_anew_and_a_seed_repeats_it(run: Run, channel: 
         "{{ n }} {{ uuid }} {{ random_int(1, 1000) }}",
     ]
     assert run(*parts).returncode == run(*parts).returncode == 0
-    found = bodies(channel, queue)
+    found = drain(channel, queue)
     assert found[:20] == found[20:]
     assert len(set(found)) == 20
 
 
 def test_braces_stay_braces_without_a_template(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("publish", "-q", queue, "-H", "a={{ n }}", "{{ n }}").returncode == 0
-    [(_, properties, body)] = drain(channel, queue)
+    [(_, properties, body)] = drain_messages(channel, queue)
     assert (properties.headers, body) == ({"a": "{{ n }}"}, b"{{ n }}")
 
 
@@ -222,7 +203,7 @@ def test_29_a_pipe_is_confirmed_up_to_its_first_bad_row(
     assert process.stdin is not None
     process.stdin.write(good)
     process.stdin.flush()
-    await_ready(channel, queue, 1)  # a row goes out when it arrives
+    wait_until(lambda: ready(channel, queue) >= 1)  # a row goes out when it arrives
     _, errors = process.communicate(bad, timeout=30)
     assert process.returncode == 3
     assert b"1 confirmed" in errors
@@ -231,7 +212,7 @@ def test_29_a_pipe_is_confirmed_up_to_its_first_bad_row(
 
 def test_29_a_last_row_needs_no_end(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("publish", "-q", queue, "--rows", "-", stdin=b"a\n1\n2").returncode == 0
-    assert bodies(channel, queue) == [b'{"a": "1"}', b'{"a": "2"}']
+    assert drain(channel, queue) == [b'{"a": "1"}', b'{"a": "2"}']
 
 
 def test_a_stop_in_the_middle_of_a_row_of_csv_is_no_fault_of_the_row(
@@ -241,7 +222,7 @@ def test_a_stop_in_the_middle_of_a_row_of_csv_is_no_fault_of_the_row(
     assert process.stdin is not None
     process.stdin.write(b'a\n1\n"half\n')
     process.stdin.flush()
-    await_ready(channel, queue, 1)
+    wait_until(lambda: ready(channel, queue) >= 1)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=30)
     assert process.returncode == 130
@@ -277,7 +258,7 @@ def test_a_recording_is_played_back_byte_for_byte(
         channel.basic_publish(exchange, "key", body, properties)
     floats = run("publish", "-e", exchange, "-r", "key", "-H", "float:=1.5", "-H", "large:=1e300", "pika sends none")
     assert floats.returncode == 0, floats.stderr
-    expected = drain(channel, reference)
+    expected = drain_messages(channel, reference)
     parts = ["--save-to", "recording"] if saved else ["--format", "json"]
     recorded = run("consume", queue, "-n", len(expected), *parts)
     assert recorded.returncode == 0, recorded.stderr
@@ -285,7 +266,7 @@ def test_a_recording_is_played_back_byte_for_byte(
         (tmp_path / "recording").write_bytes(recorded.stdout)
     done = run("publish", "--envelopes", "recording", "--timing", 1)
     assert done.returncode == 0, done.stderr
-    found = drain(channel, queue)
+    found = drain_messages(channel, queue)
     assert [each[0].routing_key for each in found] == ["key"] * len(expected)
     assert [body for _, _, body in found] == [body for _, _, body in expected]
     assert [repr(vars(each)) for _, each, _ in found] == [repr(vars(each)) for _, each, _ in expected]
@@ -308,7 +289,7 @@ def test_a_recording_takes_the_time_it_took_or_a_part_of_it(
     done = run("publish", "-q", queue, "--envelopes", "in", "--timing", speed, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["seconds"] >= least_s
-    assert bodies(channel, queue) == [b"0", b"1", b"2", b"3"]
+    assert drain(channel, queue) == [b"0", b"1", b"2", b"3"]
 
 
 def test_a_long_pause_of_a_recording_ends_with_ctrl_c_and_what_was_sent_is_confirmed(
@@ -316,7 +297,7 @@ def test_a_long_pause_of_a_recording_ends_with_ctrl_c_and_what_was_sent_is_confi
 ) -> None:
     _recording(tmp_path / "in", 0, 10**9)
     process = start("-q", queue, "--envelopes", "in", "--timing", "1", "--json", "--resume", "state")
-    await_ready(channel, queue, 1)
+    wait_until(lambda: ready(channel, queue) >= 1)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
@@ -363,7 +344,7 @@ def test_a_finished_run_publishes_only_what_was_appended(
     report = json.loads(run(*arguments).stdout)
     assert (report["published"], report["resumed"]) == (1, {"skipped": 4, "retried": 0, "doubtful": 0})
     assert json.loads(run(*arguments).stdout)["published"] == 0
-    assert bodies(channel, queue) == [b"0", b"1", b"2", b"3", b"4"]
+    assert drain(channel, queue) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_what_was_returned_is_sent_again_once_there_is_a_queue(
@@ -382,8 +363,8 @@ def test_what_was_returned_is_sent_again_once_there_is_a_queue(
     second = run(*arguments)
     assert second.returncode == 0, second.stderr
     assert b"2 messages are confirmed; 1 that failed are sent again first." in second.stderr
-    assert bodies(channel, queue) == [b'{"key": "known"}'] * 2
-    assert bodies(channel, late) == [b'{"key": "unknown"}']
+    assert drain(channel, queue) == [b'{"key": "known"}'] * 2
+    assert drain(channel, late) == [b'{"key": "unknown"}']
 
 
 def test_another_target_or_input_is_refused(run: Run, queue: str, tmp_path: Path) -> None:

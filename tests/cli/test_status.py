@@ -20,9 +20,9 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.cli.commands import status
 from rmqkit.report import QueueStatus
-from tests.cli.conftest import Run
 from tests.conftest import Broker
-from tests.faults.proxy import Proxy
+from tests.support.cli import Run
+from tests.support.proxy import Proxy
 
 ORDERS = """
 queues:

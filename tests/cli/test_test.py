@@ -14,8 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.cli.here import rmqkit
 from tests.conftest import Broker
+from tests.support.cli import rmqkit
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from rmqkit.cli import main; main()", "test"]

@@ -14,9 +14,10 @@ import pytest
 
 from rmqkit.node.node import Node
 from tests.conftest import Broker
+from tests.faults.fault_run import Ground, io_threads, open_files
 from tests.faults.ledger import Ledger
-from tests.faults.rounds import Ground, io_threads, open_files
-from tests.faults.witness import declare, within
+from tests.support.queues import declare
+from tests.support.wait import wait_until
 
 FOLDER = "RMQKIT_TEST_FOLDER"
 
@@ -84,5 +85,5 @@ def leak_free() -> Iterator[None]:
     before = open_files()
     yield
     gc.collect()
-    within(10, lambda: not io_threads(), lambda: f"threads are left: {io_threads()}")
-    within(5, lambda: not open_files() - before, lambda: f"files are left: {open_files() - before}")
+    wait_until(lambda: not io_threads(), lambda: f"threads are left: {io_threads()}")
+    wait_until(lambda: not open_files() - before, lambda: f"files are left: {open_files() - before}")

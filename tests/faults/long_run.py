@@ -32,12 +32,12 @@ from rmqkit.node.process import wait_until
 from rmqkit.node.reaper import reap_when_done
 from tests.faults import scenarios_broker as broker
 from tests.faults import scenarios_cluster as cluster
-from tests.faults import scenarios_crowd as crowd
-from tests.faults import scenarios_declare as declare
+from tests.faults import scenarios_input_output as streams
 from tests.faults import scenarios_network as network
-from tests.faults import scenarios_program as program
-from tests.faults import scenarios_streams as streams
-from tests.faults.rounds import Ground, Result, io_threads, open_files
+from tests.faults import scenarios_process as program
+from tests.faults import scenarios_topology as declare
+from tests.faults import scenarios_volume as crowd
+from tests.faults.fault_run import Ground, Result, io_threads, open_files
 from tests.faults.scenarios_cluster import ClusterGround
 
 BEGIN, END = "<!-- faults: begin (written by tests/faults/long_run.py) -->", "<!-- faults: end -->"

@@ -6,7 +6,7 @@ import random
 import threading
 
 import rmqkit
-from tests.faults.rounds import (
+from tests.faults.fault_run import (
     Ground,
     Progress,
     Result,

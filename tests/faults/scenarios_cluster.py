@@ -12,8 +12,8 @@ from pathlib import Path
 from rmqkit.node.cluster import Cluster
 from rmqkit.node.node import Node
 from tests.conftest import Broker
-from tests.faults.rounds import Ground, Progress, Result, freeze, stream_through
-from tests.faults.witness import within
+from tests.faults.fault_run import Ground, Progress, Result, freeze, stream_through
+from tests.support.wait import wait_until
 
 HEARTBEAT = "?heartbeat=1"  # or a frozen node is given up after half a minute
 
@@ -32,7 +32,7 @@ class ClusterGround(Ground):
 
     def leader(self, queue: str) -> Node:
         """Wait until a quorum queue has a leader, and return its node."""
-        within(30, lambda: self.cluster.leader(queue) != "", lambda: f"queue {queue} has no leader")
+        wait_until(lambda: self.cluster.leader(queue) != "", lambda: f"queue {queue} has no leader")
         return self.node_of(self.cluster.leader(queue))
 
     def node_of(self, name: str) -> Node:
@@ -76,7 +76,7 @@ def leader_killed(ground: ClusterGround, dice: random.Random) -> Result:
     def strike(ground: ClusterGround, queue: str) -> None:
         before = ground.leader(queue)
         before.kill()
-        within(30, lambda: ground.cluster.leader(queue) not in ("", before.name), lambda: "nobody takes over")
+        wait_until(lambda: ground.cluster.leader(queue) not in ("", before.name), "nobody takes over")
 
     return through(ground, dice, strike)
 

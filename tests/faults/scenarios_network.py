@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import rmqkit
 from rmqkit import Message
-from tests.faults.ledger import identity
-from tests.faults.proxy import Proxy
-from tests.faults.rounds import (
+from tests.faults.fault_run import (
     Ground,
     Progress,
     Result,
@@ -20,7 +18,9 @@ from tests.faults.rounds import (
     published,
     stream_through,
 )
-from tests.faults.witness import within
+from tests.faults.ledger import identity
+from tests.support.proxy import Proxy
+from tests.support.wait import wait_until
 
 WAYS = ("up", "down")
 
@@ -98,7 +98,7 @@ def swallowed(ground: Ground, dice: random.Random, ways: Sequence[str] = (), amo
                 yield None
 
         def open_again(accepted: int) -> None:
-            within(20, lambda: proxy.accepted > accepted, lambda: "the heartbeat found nothing")
+            wait_until(lambda: proxy.accepted > accepted, "the heartbeat found nothing")
             proxy.heal()
 
         with rmqkit.connect(f"{proxy.url}?heartbeat=1") as connection:

@@ -16,7 +16,8 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
-from tests.faults.witness import bodies, ready, within
+from tests.support.queues import drain, ready
+from tests.support.wait import wait_until
 
 DELAYS_S = (0.1, 0.3, 0.1)
 TOPOLOGY = """
@@ -88,7 +89,7 @@ def test_23_a_command_that_always_fails_is_run_at_the_rate_of_the_delays_and_no_
 ) -> None:
     sent = publish(vhost_url, 5)
     process = consume("orders", "--exec", command(tmp_path, 7), "--topology", topology, "--idle-timeout", 3, "--json")
-    within(40, lambda: ready(vhost_url, "parked") == len(sent))
+    wait_until(lambda: ready(vhost_url, "parked") == len(sent), timeout_s=40)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     calls = [float(line) for line in (tmp_path / "calls").read_text().split()]
@@ -136,13 +137,13 @@ def test_23_a_consumer_killed_at_any_moment_of_its_failures_loses_nothing(
     calls.touch()
     for number in (5, 30):
         process = consume("orders", "--exec", command(tmp_path, 1), "--topology", topology)
-        within(30, lambda number=number: len(calls.read_text().split()) >= number)  # type: ignore[misc]
+        wait_until(lambda number=number: len(calls.read_text().split()) >= number)  # type: ignore[misc]
         process.kill()
         process.wait()
     consume("orders", "--exec", command(tmp_path, 1), "--topology", topology)
-    within(40, lambda: ready(vhost_url, "parked") >= len(sent))
-    within(20, lambda: all(ready(vhost_url, each.name) == 0 for each in rmqkit.load(topology).queues[:3]))
-    assert set(bodies(vhost_url, "parked")) == set(sent)
+    wait_until(lambda: ready(vhost_url, "parked") >= len(sent), timeout_s=40)
+    wait_until(lambda: all(ready(vhost_url, each.name) == 0 for each in rmqkit.load(topology).queues[:3]))
+    assert set(drain(vhost_url, "parked")) == set(sent)
 
 
 def test_23_with_neither_retry_nor_dead_letters_the_first_thing_said_is_that_failures_are_dropped(

@@ -13,9 +13,9 @@ from pika.adapters.blocking_connection import BlockingConnection
 import rmqkit
 from rmqkit.node.node import Node
 from tests.faults import scenarios_broker as scenarios
+from tests.faults.fault_run import Ground, Progress, meanwhile, publish, restart_after_kill
 from tests.faults.ledger import Ledger
-from tests.faults.rounds import Ground, Progress, meanwhile, publish, restart_after_kill
-from tests.faults.witness import ready
+from tests.support.queues import ready
 
 OpenBooks = Callable[[], Ledger]
 pytestmark = pytest.mark.usefixtures("leak_free")

@@ -13,7 +13,8 @@ import rmqkit
 from rmqkit import Fate, Message
 from rmqkit.node.node import Node
 from tests.faults.ledger import Ledger
-from tests.faults.witness import ready, within
+from tests.support.queues import ready
+from tests.support.wait import wait_until
 
 OpenBooks = Callable[[], Ledger]
 pytestmark = pytest.mark.usefixtures("leak_free")
@@ -65,13 +66,13 @@ def test_9_an_alarm_is_said_reading_stops_and_all_goes_on_once_it_is_lifted(
         with alarm(node, kind):
             publishing = threading.Thread(target=publish, args=(connection,))
             publishing.start()
-            within(20, lambda: connection.blocked != "", lambda: "nobody said that the broker is blocked")
+            wait_until(lambda: connection.blocked != "", "nobody said that the broker is blocked")
             assert kind in connection.blocked
             with other.consume(ledger.queue, count=500) as consumer:  # consumers go on
                 for delivery in consumer:
                     ledger.handle(delivery)
             taken = 500 + rmqkit.PublishOptions().window + 1  # one is at hand, and finds no room
-            within(10, lambda: len(ledger.sent) == taken, lambda: f"{len(ledger.sent)} were taken, not {taken}")
+            wait_until(lambda: len(ledger.sent) == taken, lambda: f"{len(ledger.sent)} were taken, not {taken}")
             used_s = time.process_time()
             time.sleep(1)  # nothing is to happen
             assert len(ledger.sent) == taken
@@ -94,7 +95,7 @@ def test_10_a_stop_while_blocked_is_quick_and_what_is_not_known_is_said(
     with alarm(node), rmqkit.connect(node.url) as connection:
 
         def stop_when_blocked() -> None:
-            within(20, lambda: connection.blocked != "", lambda: "not blocked")
+            wait_until(lambda: connection.blocked != "", "not blocked")
             stopped_s.append(time.monotonic())
             stop.request()
 
@@ -121,7 +122,7 @@ def test_publishing_again_on_a_connection_that_was_stopped_while_blocked(node: N
     ledger, stop = on_node(), rmqkit.Stop()
     with rmqkit.connect(node.url) as connection:
         with alarm(node):
-            stopper = threading.Thread(target=lambda: (within(20, lambda: connection.blocked != ""), stop.request()))
+            stopper = threading.Thread(target=lambda: (wait_until(lambda: connection.blocked != ""), stop.request()))
             stopper.start()
             connection.publish(ledger.messages(range(100)), stop=stop, check=False)
             stopper.join()
@@ -157,7 +158,7 @@ def test_21_a_handler_slower_than_the_consumer_timeout_is_warned_of_and_consumin
             for delivery in consumer:
                 ledger.handle(delivery)
                 if len(ledger.handled) == 5:
-                    within(20, lambda: ready(node.url, ledger.queue) > 0, lambda: "the broker waited")  # a slow handler
+                    wait_until(lambda: ready(node.url, ledger.queue) > 0, "the broker waited")  # a slow handler
     assert len(warnings) == 1
     assert "timed out" in warnings[0] or "timeout" in warnings[0]
     assert ledger.consumer_violations(ready(node.url, ledger.queue), 0) == []

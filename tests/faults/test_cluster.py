@@ -13,9 +13,9 @@ import pytest
 import rmqkit
 from rmqkit.node.cluster import Cluster
 from tests.faults import scenarios_cluster as scenarios
-from tests.faults.proxy import Proxy
 from tests.faults.scenarios_cluster import ClusterGround
-from tests.faults.witness import declare
+from tests.support.proxy import Proxy
+from tests.support.queues import declare
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("leak_free")]
 

@@ -18,7 +18,7 @@ from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import AuthenticationFailed, BrokerError, Unreachable
 from tests.faults.fake_broker import CAPABLE, FakeBroker, Gone, Peer, Published, ordinary
-from tests.mutations import bounded, examples, mutated
+from tests.support.fuzzing import bounded, examples, mutated
 
 pytestmark = pytest.mark.usefixtures("leak_free", "hasty")
 AMOUNT = 40

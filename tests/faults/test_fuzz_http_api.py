@@ -21,7 +21,7 @@ from rmqkit.report import QueueStatus
 from rmqkit.settings import load_settings
 from rmqkit.topology.comparison import compare
 from rmqkit.topology.lint.linter import examine
-from tests.mutations import examples, outcome, tampered
+from tests.support.fuzzing import examples, outcome, tampered
 
 ANSWERS: dict[str, Any] = {
     "overview": {"cluster_name": "c", "listeners": [{"port": 5672, "protocol": "amqp"}]},

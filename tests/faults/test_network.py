@@ -13,10 +13,10 @@ import pytest
 import rmqkit
 from rmqkit import Message, PublishOptions, Queue, Topology
 from tests.faults import scenarios_network as scenarios
+from tests.faults.fault_run import Ground
 from tests.faults.ledger import Ledger
-from tests.faults.proxy import Proxy
-from tests.faults.rounds import Ground
-from tests.faults.witness import ready
+from tests.support.proxy import Proxy
+from tests.support.queues import ready
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 

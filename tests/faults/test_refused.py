@@ -13,7 +13,7 @@ import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Properties, Queue, Topology
 from rmqkit.message import PERSISTENT
 from tests.faults.ledger import Ledger
-from tests.faults.witness import declare, ready
+from tests.support.queues import declare, ready
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 
 from rmqkit.model import Binding
 from tests.conftest import Broker
-from tests.faults import scenarios_declare as scenarios
-from tests.faults.replacing import EXCHANGE
-from tests.faults.rounds import Ground
-from tests.faults.scenarios_declare import CLASSIC, KINDS, MOST_STEPS, QUORUM
+from tests.faults import scenarios_topology as scenarios
+from tests.faults.fault_run import Ground
+from tests.faults.scenarios_topology import CLASSIC, KINDS, MOST_STEPS, QUORUM
+from tests.support.replace_process import EXCHANGE
 
 STRIDE = 4
 ROUNDS = [*((KINDS, first) for first in range(1, STRIDE + 1)), ((QUORUM, CLASSIC), 4)]

@@ -25,8 +25,8 @@ from rmqkit.deploy import subscription  # noqa: F401 - pytest rewrites what is i
 from rmqkit.errors import BrokerError
 from rmqkit.model import Binding
 from tests.conftest import Broker
-from tests.faults.proxy import Proxy
-from tests.faults.witness import within
+from tests.support.proxy import Proxy
+from tests.support.wait import wait_until
 
 SECONDS = float(os.environ.get("RMQKIT_TEST_SECONDS", "6"))  # of flapping, after a third of it to warm up
 TOPOLOGY = Topology(
@@ -156,13 +156,13 @@ def test_36_flapping_leaks_no_thread_file_channel_connection_or_memory(broker: B
         life.live(SECONDS / 3, break_something)
         tracemalloc.start()
         try:
-            within(20, lambda: held(broker, vhost_url).connections == 2, lambda: f"{held(broker, vhost_url)}")
+            wait_until(lambda: held(broker, vhost_url).connections == 2, lambda: f"{held(broker, vhost_url)}")
             before, memory = held(broker, vhost_url), tracemalloc.get_traced_memory()[0]
             resident, accepted = megabytes(), proxy.accepted
             life.live(SECONDS, break_something)
             assert proxy.accepted > accepted + SECONDS * 2  # it did flap
-            within(
-                20, lambda: fits(held(broker, vhost_url), before), lambda: f"{before}, and {held(broker, vhost_url)}"
+            wait_until(
+                lambda: fits(held(broker, vhost_url), before), lambda: f"{before}, and {held(broker, vhost_url)}"
             )
             assert transports() <= 12 < proxy.accepted
             assert tracemalloc.get_traced_memory()[0] - memory < 2_000_000

@@ -17,9 +17,10 @@ import rmqkit
 from rmqkit import Delivery, Message, ServeReport, Stop
 from rmqkit.node.node import Node
 from tests.faults.ledger import Ledger
-from tests.faults.proxy import Proxy
 from tests.faults.test_broker_killed import OpenBooks
-from tests.faults.witness import ready, within
+from tests.support.proxy import Proxy
+from tests.support.queues import ready
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -99,7 +100,7 @@ def test_33_a_server_killed_around_its_reply_costs_no_call_and_no_request(
 
         command = [sys.executable, "-c", DYING_SERVER, broker_url, queue, moment]
         with subprocess.Popen(command) as process:
-            within(20, lambda: consumers(broker_url, queue) == 1)
+            wait_until(lambda: consumers(broker_url, queue) == 1)
             thread = threading.Thread(target=call)
             thread.start()
             assert process.wait(20) == -signal.SIGKILL

@@ -23,11 +23,11 @@ import pytest
 import rmqkit
 from rmqkit import AccessRefused, AuthenticationFailed, Binding, Exchange, Fate, Message, Policy, Queue, Topology
 from rmqkit.settings import load_settings
-from tests.cli.here import COMMAND
-from tests.cli.here import rmqkit as command
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger, identity
-from tests.faults.witness import declare, ready
+from tests.support.cli import COMMAND
+from tests.support.cli import rmqkit as command
+from tests.support.queues import declare, ready
 
 
 @dataclass

@@ -14,9 +14,9 @@ import pytest
 import rmqkit
 from rmqkit import AuthenticationFailed, Message, SettingsError, Unreachable
 from rmqkit.settings import Settings, Tls, load_settings
-from tests.cli.here import rmqkit as command
 from tests.faults.conftest import FOLDER
 from tests.faults.tls import KEY_PASSWORD, TlsNode, tls_node, token
+from tests.support.cli import rmqkit as command
 
 CANARY = "c4n4ry-p4ss"
 BOUND_S = 15.0  # of each failure; all take milliseconds on a machine that is not busy

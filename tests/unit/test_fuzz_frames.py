@@ -31,7 +31,7 @@ from rmqkit.messaging.rpc_reply import error_in
 from rmqkit.payload import properties
 from rmqkit.payload.death_headers import deaths, first_death
 from rmqkit.payload.envelopes import EnvelopeWriter
-from tests.mutations import bounded, examples, outcome, tampered
+from tests.support.fuzzing import bounded, examples, outcome, tampered
 
 FRAME_MAX = 4096
 Wire = list[bytes]  # frames

@@ -30,7 +30,7 @@ from rmqkit.topology.file.loader import load, loads
 from rmqkit.topology.file.writer import to_yaml
 from rmqkit.topology.lint.linter import examine
 from rmqkit.topology.routing import route
-from tests.mutations import JSON_VALUES, examples, mutated, outcome, tampered
+from tests.support.fuzzing import JSON_VALUES, examples, mutated, outcome, tampered
 
 CASES = Path(__file__).parents[1] / "cases"
 WHERE = Location("input", 7, 3)

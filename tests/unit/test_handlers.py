@@ -21,7 +21,7 @@ from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging import acknowledger
 from rmqkit.messaging.acknowledger import RequeueBackoff
 from rmqkit.stop import Stop
-from tests.unit.origins import Origin
+from tests.support.origin import FakeOrigin
 
 
 class _Source:
@@ -29,7 +29,7 @@ class _Source:
 
     def __init__(self, stop: Stop, *bodies: bytes) -> None:
         self._stop = stop
-        self._batch = [Delivery(body, tag, False, Origin()) for tag, body in enumerate(bodies, 1)]
+        self._batch = [Delivery(body, tag, False, FakeOrigin()) for tag, body in enumerate(bodies, 1)]
         self._woken = threading.Event()
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:  # noqa: ARG002

@@ -15,11 +15,11 @@ from rmqkit.errors import OutputError
 from rmqkit.handlers.printer import Printer
 from rmqkit.message import Delivery
 from rmqkit.stop import Stop
-from tests.unit.origins import Origin
+from tests.support.origin import FakeOrigin
 
 
 def _deliveries(*bodies: bytes) -> list[Delivery]:
-    return [Delivery(body, tag, False, Origin()) for tag, body in enumerate(bodies, 1)]
+    return [Delivery(body, tag, False, FakeOrigin()) for tag, body in enumerate(bodies, 1)]
 
 
 def test_bodies_go_out_byte_for_byte_with_a_newline_each(tmp_path: Path) -> None:

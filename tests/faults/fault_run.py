@@ -30,7 +30,7 @@ from rmqkit import Fate, Message, PublishReport, Verdict
 from rmqkit.node.node import Node
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger
-from tests.faults.witness import declare, ready
+from tests.support.queues import declare, ready
 
 Program = subprocess.Popen[bytes]
 

@@ -9,10 +9,11 @@ import signal
 import pytest
 
 import rmqkit
-from tests.faults import scenarios_program as scenarios
+from tests.faults import scenarios_process as scenarios
+from tests.faults.fault_run import Ground, Progress, publish
 from tests.faults.ledger import body
-from tests.faults.rounds import Ground, Progress, publish
-from tests.faults.witness import ready, within
+from tests.support.queues import ready
+from tests.support.wait import wait_until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -76,10 +77,10 @@ def test_sigint_ends_a_move_cleanly_with_each_message_in_one_queue(ground: Groun
         publish(connection, source, source.messages(range(amount)), Progress())
     arguments = ("move", source.queue, "--to-queue", target, "--rate", "3000", "--json")
     with ground.start(*arguments) as program:
-        within(20, lambda: ready(ground.url, target) > 0)
+        wait_until(lambda: ready(ground.url, target) > 0)
         program.send_signal(signal.SIGINT)
         out, errors = program.communicate(timeout=30)
     assert program.returncode == 128 + signal.SIGINT, errors
     moved = json.loads(out)["moved"]
-    within(5, lambda: ready(ground.url, source.queue) == amount - moved)
+    wait_until(lambda: ready(ground.url, source.queue) == amount - moved)
     assert ready(ground.url, target) == moved

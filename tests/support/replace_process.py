@@ -1,6 +1,6 @@
 """Replace what conflicts with a topology, as `rmqkit apply --replace` does; as a program, until it kills itself.
 
-    python -m tests.faults.replacing URL STEP QUEUE ARGUMENTS
+    python -m tests.support.replace_process URL STEP QUEUE ARGUMENTS
 
 replaces a queue, and is gone with `kill -9` at the beginning of that step, counted from 1.
 """

@@ -13,9 +13,10 @@ import pika
 import rmqkit
 from rmqkit import Message, Verdict
 from rmqkit.report import Fate
+from tests.faults.fault_run import Ground, Program, Progress, Result, meanwhile, publish
 from tests.faults.ledger import Ledger
-from tests.faults.rounds import Ground, Program, Progress, Result, meanwhile, publish
-from tests.faults.witness import ready, within
+from tests.support.queues import ready
+from tests.support.wait import wait_until
 
 SLOWLY, QUICKLY = 100, 1000  # prefetch
 MOST_KIB = 120_000  # of memory, however many messages there are
@@ -41,11 +42,11 @@ def crowd(ground: Ground, dice: random.Random, amount: int = 1_000_000) -> Resul
 
     outs = [ground.folder / name for name in ("first", "victim")]
     with meanwhile(be_slow):
-        within(10, lambda: ready(ground.url, queue) == amount - SLOWLY)  # so many and no more are held by a slow one
+        wait_until(lambda: ready(ground.url, queue) == amount - SLOWLY)  # so many and no more are held by a slow one
         first, victim = (_consume(ground, queue, out) for out in outs)
         go.set()
         when = dice.randrange(1, amount // 3)
-        within(patience_s, lambda: _lines(outs[1]) >= when or victim.poll() is not None)
+        wait_until(lambda: _lines(outs[1]) >= when or victim.poll() is not None, timeout_s=patience_s)
         victim.kill()
         victim.communicate()
         kib = _peak_kib(first)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rmqkit
+from tests.faults.fault_run import Books, Ground, Program, Result, told_secrets
 from tests.faults.ledger import body
-from tests.faults.rounds import Books, Ground, Program, Result, told_secrets
-from tests.faults.witness import bodies, ready, within
+from tests.support.queues import drain, ready
+from tests.support.wait import wait_until
 
 PREFETCH, AMOUNT = 100, 5000
 
@@ -27,7 +28,7 @@ def output_fails(ground: Ground, dice: random.Random, how: str = "") -> Result:
     with rmqkit.connect(ground.url) as connection:
         connection.publish(rmqkit.Message(each, queue) for each in sent)
     out, trouble = OUTPUTS[how](ground, dice, queue)
-    seen = [*out, *bodies(ground.url, queue)]
+    seen = [*out, *drain(ground.url, queue)]
     # A consumer that dies has no time to acknowledge what is out already.
     return Books(sent, seen).result(PREFETCH if how == "a reader stops" else 0, trouble, None)
 
@@ -41,7 +42,7 @@ def _reader_leaves(ground: Ground, dice: random.Random, queue: str) -> tuple[lis
     program.stdout = None
     errors, trouble = _failed(program)
     acknowledged = json.loads(errors[errors.index(b"{\n") :])["acknowledged"]
-    within(10, lambda: ready(ground.url, queue) == AMOUNT - acknowledged)  # what a pipe took, it took
+    wait_until(lambda: ready(ground.url, queue) == AMOUNT - acknowledged)  # what a pipe took, it took
     return [body(number, 200) for number in range(acknowledged)], trouble
 
 
@@ -60,7 +61,7 @@ def _disk_is_full(ground: Ground, _dice: random.Random, queue: str) -> tuple[lis
 def _disk_of_saved_files_fills_up(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
     """Save a message, or a few, then one that is larger than a file may be."""
     few = dice.randrange(1, AMOUNT)
-    bodies_before = bodies(ground.url, queue)
+    bodies_before = drain(ground.url, queue)
     with rmqkit.connect(ground.url) as connection:
         large = (rmqkit.Message(b"x" * 200_000, queue) if n == few else None for n in range(AMOUNT))
         messages = [each for n, given in enumerate(large) for each in (given, rmqkit.Message(bodies_before[n], queue))]
@@ -70,7 +71,7 @@ def _disk_of_saved_files_fills_up(ground: Ground, dice: random.Random, queue: st
         (ground.folder / "kept" / json.loads(each.read_bytes())["body_file"]).read_bytes()
         for each in (ground.folder / "kept").glob("*.properties.json")
     ]
-    found = bodies(ground.url, queue)
+    found = drain(ground.url, queue)
     if len(list((ground.folder / "kept").iterdir())) != 2 * len(kept):
         trouble.append("I6: parts of files are left")
     if sum(len(each) == 200_000 for each in found) != 1:
@@ -102,7 +103,7 @@ def _commands_fail(ground: Ground, dice: random.Random, queue: str) -> tuple[lis
     report = json.loads(errors[errors.index(b"{\n") :])
     if report["failed"] or report["rejected"]:
         trouble.append(f"I7: {report}")
-    within(10, lambda: ready(ground.url, queue) == AMOUNT - report["acknowledged"])
+    wait_until(lambda: ready(ground.url, queue) == AMOUNT - report["acknowledged"])
     return [body(number, 200) for number in range(report["acknowledged"])], trouble
 
 
@@ -147,7 +148,7 @@ def input_fails(ground: Ground, dice: random.Random, how: str = "", amount: int 
     arguments = ("publish", "-q", queue, "--lines", "-", "--format", "json", "--json")
     program = ground.start(*arguments, stdin=subprocess.PIPE)
     out, errors = program.communicate(given, timeout=30)
-    report, found = json.loads(out), bodies(ground.url, queue)
+    report, found = json.loads(out), drain(ground.url, queue)
     trouble = told_secrets(errors)
     if program.returncode != code or (said and said not in json.dumps(report)):
         trouble.append(f"I9: exit code {program.returncode}, not {code}; nothing of {said!r} in {report}")
@@ -195,11 +196,11 @@ def file_cut_while_read(ground: Ground, dice: random.Random, amount: int = 60_00
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     program = ground.start("publish", "-q", queue, "--lines", "lines", "--rate", 10_000, "--json")
     when = dice.randrange(1, 10_000)
-    within(20, lambda: ready(ground.url, queue) >= when)
+    wait_until(lambda: ready(ground.url, queue) >= when)
     size = dice.randrange(1, path.stat().st_size // 2)
     os.truncate(path, size)
     out, errors = program.communicate(timeout=50)
-    report, found, trouble = json.loads(out), bodies(ground.url, queue), told_secrets(errors)
+    report, found, trouble = json.loads(out), drain(ground.url, queue), told_secrets(errors)
     if not report["published"] == report["confirmed"] == len(found):
         trouble.append(f"I3: {len(found)} are there: {report}")
     if program.returncode != 3 or f"it ended after line {len(found)} " not in report["message"]:

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tests.faults import scenarios_streams as scenarios
-from tests.faults.rounds import Ground
+from tests.faults import scenarios_input_output as scenarios
+from tests.faults.fault_run import Ground
 
 
 @pytest.mark.parametrize("how", scenarios.OUTPUTS)

@@ -19,11 +19,21 @@ from rmqkit.errors import BrokerError
 from rmqkit.messaging.drain import PREFETCH
 from rmqkit.model import Binding, Topology
 from rmqkit.stop import Stop
+from tests.faults.fault_run import Ground, Progress, Result, meanwhile, publish, published, restart_after_kill
 from tests.faults.ledger import Ledger
-from tests.faults.replacing import EXCHANGE, KEY, bind, bound_queue, killed_at, left_over, replaced, start, waiting
-from tests.faults.rounds import Ground, Progress, Result, meanwhile, publish, published, restart_after_kill
-from tests.faults.witness import within
-from tests.versions import untyped
+from tests.support.replace_process import (
+    EXCHANGE,
+    KEY,
+    bind,
+    bound_queue,
+    killed_at,
+    left_over,
+    replaced,
+    start,
+    waiting,
+)
+from tests.support.versions import untyped
+from tests.support.wait import wait_until
 
 ROOT = Path(__file__).parents[2]
 APPLY = """
@@ -205,7 +215,7 @@ def killed_replacing_in_mid_move(ground: Ground, dice: random.Random, amount: in
     with rmqkit.connect(ground.url) as connection:
         report = publish(connection, ledger, ledger.messages(range(amount)), Progress())
     with start(ground.url, ledger.queue, kept) as process:
-        within(20, lambda: when < waiting(ground.url, f"{ledger.queue}.rmqkit.kept") < amount or process.poll() == 0)
+        wait_until(lambda: when < waiting(ground.url, f"{ledger.queue}.rmqkit.kept") < amount or process.poll() == 0)
         process.kill()
     started_s = time.monotonic()
     done = replaced(ground.url, bound_queue(ledger.queue, kept), wait_s=10.0)  # the dead one may still seem to consume
@@ -231,7 +241,7 @@ def broker_killed_replacing(ground: Ground, dice: random.Random, blow: str = "")
 
     with Publishing(ground.url, ledger, 500) as publishing:
         twice = _replaced_in_the_end(ground, wanted, strike, struck)
-    within(30, lambda: len(struck) == 2)
+    wait_until(lambda: len(struck) == 2)
     result = _replaced(ground, ledger, publishing, twice)
     # Acknowledgements that a classic queue had not on its disk are forgotten, and nothing marks what comes again.
     return replace(result, violations=[each for each in result.violations if not each.startswith("I4")])
@@ -242,7 +252,7 @@ def _replaced_in_the_end(ground: Ground, wanted: Topology, strike: Any, struck: 
         try:
             done = replaced(ground.url, wanted, pauses=Pauses(stale_s=0.3, quiet_s=0.3), on_step=strike)
         except BrokerError:
-            within(30, lambda: len(struck) == 2)  # the broker is back
+            wait_until(lambda: len(struck) == 2)  # the broker is back
         else:
             return sum(each.twice for each in done)
     raise AssertionError("it does not come to its end")

@@ -14,8 +14,7 @@ import rmqkit
 from rmqkit import Target
 from rmqkit.messaging.held_deliveries import PREFETCH as MOVING
 from rmqkit.payload.resume import SAVE_EVERY
-from tests.faults.ledger import body
-from tests.faults.rounds import (
+from tests.faults.fault_run import (
     Books,
     Ground,
     Program,
@@ -27,7 +26,9 @@ from tests.faults.rounds import (
     restart_after_kill,
     told_secrets,
 )
-from tests.faults.witness import bodies, ready, within
+from tests.faults.ledger import body
+from tests.support.queues import drain, ready
+from tests.support.wait import wait_until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WINDOW = rmqkit.PublishOptions().window
@@ -44,7 +45,7 @@ def interrupted_publishing(
         number := number or dice.choice(SIGNALS),
         lambda: ready(ground.url, queue) > 0,
     )
-    found = bodies(ground.url, queue)
+    found = drain(ground.url, queue)
     trouble = told_secrets(errors) + _odd(code, number, errors)
     counted = json.loads(out)["confirmed"] if out.strip() else 0  # else it had not begun
     if counted != len(found) or (code == 0 and counted != amount):
@@ -65,7 +66,7 @@ def interrupted_consuming(
         program = ground.start("consume", queue, "--prefetch", 100, stdout=file)
     number = number or dice.choice(SIGNALS)
     code, _, errors = _interrupted(program, dice, number, lambda: out.stat().st_size > 0)
-    seen = [*out.read_bytes().splitlines(), *bodies(ground.url, queue)]
+    seen = [*out.read_bytes().splitlines(), *drain(ground.url, queue)]
     trouble = told_secrets(errors) + _odd(code or 128, number, errors)
     if seen != sent:
         trouble.append("I7: what was printed and what is left is not what was sent, in its order")
@@ -77,7 +78,7 @@ def _interrupted(
 ) -> tuple[int, bytes, bytes]:
     """Interrupt a program at work, as a rule, and while it begins one time in five."""
     if dice.random() < 0.8:
-        within(20, is_at_work)
+        wait_until(is_at_work)
         time.sleep(dice.uniform(0, 0.5))  # the moment itself is what is tested
     else:
         time.sleep(dice.uniform(0.25, 1.6))
@@ -113,7 +114,7 @@ def killed_publishing(ground: Ground, dice: random.Random, lines: int = 60_000, 
     for _ in range(kills):
         begun, program = settled(), run()
         goal = begun + dice.randrange(lines // kills)
-        within(40, lambda goal=goal, program=program: settled() >= goal or program.poll() is not None)  # type: ignore[misc]
+        wait_until(lambda goal=goal, program=program: settled() >= goal or program.poll() is not None, timeout_s=40)  # type: ignore[misc]
         program.kill()
         _, errors = program.communicate()
         killed += program.returncode < 0
@@ -126,7 +127,7 @@ def killed_publishing(ground: Ground, dice: random.Random, lines: int = 60_000, 
     told = json.loads(out)
     if told["resumed"]["skipped"] + told["confirmed"] != lines:
         trouble.append(f"I3: it does not add up to {lines}: {told}")
-    return Books(sent, bodies(ground.url, queue)).result(killed * (SAVE_EVERY + WINDOW), trouble, took_s)
+    return Books(sent, drain(ground.url, queue)).result(killed * (SAVE_EVERY + WINDOW), trouble, took_s)
 
 
 def killed_consuming(
@@ -144,17 +145,17 @@ def killed_consuming(
     with out.open("wb") as file:
         more = ("--save-to", kept) if how == "save" else ()
         program = ground.start("consume", queue, "--prefetch", prefetch, *more, stdout=file)
-    within(30, lambda: (how != "save" or kept.exists()) and came() >= goal)
+    wait_until(lambda: (how != "save" or kept.exists()) and came() >= goal)
     program.kill()
     _, errors = program.communicate()
-    within(10, lambda: _consumers(ground, queue) == 0)
+    wait_until(lambda: _consumers(ground, queue) == 0)
     if how == "save":  # the one with the body comes first, under its own name, whole
         seen = [
             (kept / json.loads(each.read_bytes())["body_file"]).read_bytes() for each in kept.glob("*.properties.json")
         ]
     else:
         seen = out.read_bytes().split(b"\n")[:-1]
-    return Books(sent, [*seen, *bodies(ground.url, queue)]).result(prefetch, told_secrets(errors), None)
+    return Books(sent, [*seen, *drain(ground.url, queue)]).result(prefetch, told_secrets(errors), None)
 
 
 def _consumers(ground: Ground, queue: str) -> int:
@@ -171,7 +172,7 @@ def killed_moving(ground: Ground, dice: random.Random, kind: str = "", amount: i
     trouble: list[str] = []
     for turn in range(kills):
         program, goal = ground.start(*arguments), dice.randrange(turn * amount // 5, (turn + 1) * amount // 5)
-        within(20, lambda goal=goal: ready(ground.url, target) > goal)  # type: ignore[misc]
+        wait_until(lambda goal=goal: ready(ground.url, target) > goal)  # type: ignore[misc]
         assert program.poll() is None, "it ended too early to be killed"
         program.kill()
         trouble += told_secrets(program.communicate()[1])
@@ -216,7 +217,7 @@ def broker_killed_moving(ground: Ground, dice: random.Random, amount: int = 4000
 
 def _moved(ground: Ground, ledger: Any, target: str, report: rmqkit.PublishReport, twice: int) -> Result:
     """Check what is in the target, once the source is empty; what may be there twice counts as published again."""
-    within(10, lambda: ready(ground.url, ledger.queue) == 0)
+    wait_until(lambda: ready(ground.url, ledger.queue) == 0)
     ledger.queue = target
     return published(ground, ledger, replace(report, republished=twice), Progress(), ordered=False)
 

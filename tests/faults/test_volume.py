@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tests.faults import scenarios_crowd as scenarios
-from tests.faults.rounds import Ground
+from tests.faults import scenarios_volume as scenarios
+from tests.faults.fault_run import Ground
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
