@@ -445,7 +445,7 @@ def test_a_connection_that_is_closed_ends_the_wait_of_another_thread(broker_url:
     while not connection.queue_state(queue).consumers:
         assert time.monotonic() < deadline
     connection.close()
-    waiting.join(10)
+    waiting.join(90)
     assert len(ended) == 1
 
 

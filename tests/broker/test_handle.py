@@ -151,7 +151,7 @@ def test_as_many_threads_as_asked_for_call_the_function_and_a_stop_ends_them_all
     together, stop = threading.Barrier(3), rmqkit.Stop()
 
     def handler(_: Delivery) -> None:
-        together.wait(20)  # which breaks unless three are in here
+        together.wait(90)  # which breaks unless three are in here
         stop.request()
 
     connection.publish(Message(b"%d" % number, "orders") for number in range(9))
@@ -330,7 +330,7 @@ def test_ctrl_c_ends_a_program_and_what_was_not_done_stays(
             for _ in range(concurrency):
                 assert process.stdout.readline() == "begun\n"
             process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=20)
+            stdout, stderr = process.communicate(timeout=90)
         finally:
             process.kill()
     assert (stdout, process.returncode) == ("interrupted\n", 0), stderr

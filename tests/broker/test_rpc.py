@@ -340,12 +340,12 @@ def test_a_stop_finishes_what_runs_and_leaves_the_rest_in_the_queue(
 
     def slow(_: Delivery) -> str:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(90)
         return "done"
 
     connection.publish([Message(b"?", queue, properties=Properties(reply_to=f"{queue}.gone"))] * 3)
     with serve(queue, slow, prefetch=3) as serving:
-        assert begun.wait(10)
+        assert begun.wait(90)
         serving.stop.request()
         go_on.set()
     assert serving.error is None

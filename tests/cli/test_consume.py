@@ -23,7 +23,7 @@ def test_20_000_bodies_are_printed_in_order_and_the_queue_is_empty(
     start: Start, channel: BlockingChannel, queue: str
 ) -> None:
     bodies = fill(channel, queue, 20_000)
-    stdout, stderr = start(queue, "-n", 20_000, "--json").communicate(timeout=30)
+    stdout, stderr = start(queue, "-n", 20_000, "--json").communicate(timeout=90)
     assert stdout.splitlines() == bodies
     assert parse_report(stderr)["acknowledged"] == 20_000
     wait_for_queue(channel, queue, ready=0, consumers=0)
@@ -34,7 +34,7 @@ def test_bodies_go_to_a_file_byte_for_byte(start: Start, channel: BlockingChanne
     for body in (everything, b"", b"\x1b[31m"):
         channel.basic_publish("", queue, body)
     with (tmp_path / "out").open("wb") as file:
-        assert start(queue, "-n", 3, stdout=file).wait(20) == 0
+        assert start(queue, "-n", 3, stdout=file).wait(90) == 0
     assert (tmp_path / "out").read_bytes() == everything + b"\n\n\x1b[31m\n"
 
 
@@ -44,7 +44,7 @@ def test_a_count_is_exact_however_many_consume(
 ) -> None:
     bodies = fill(channel, queue, 1_000)
     process = start(queue, "-n", 400, "--json", *how)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == 0, stderr
     printed = stdout.splitlines()
     assert len(printed) == len(set(printed)) == 400
@@ -56,7 +56,7 @@ def test_a_count_is_exact_however_many_consume(
 def test_an_idle_timeout_ends_it(start: Start, channel: BlockingChannel, queue: str) -> None:
     fill(channel, queue, 3)
     process = start(queue, "--idle-timeout", 0.3)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout) == (0, b"0 \n1 \n2 \n")
     assert b"Consumed 3 messages" in stderr
 
@@ -71,7 +71,7 @@ def test_a_signal_stops_it_cleanly_and_what_was_not_printed_stays(
     assert process.stdout is not None
     first = process.stdout.readline()  # it is at work, and will soon wait for us to read on
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == 128 + number, stderr
     *whole, half = (first + stdout).split(b"\n")
     wait_for_queue(channel, queue, ready=len(bodies) - len(whole), consumers=0)
@@ -88,7 +88,7 @@ def test_a_signal_stops_it_while_its_reader_reads_nothing(start: Start, channel:
     while channel.queue_declare(queue, passive=True).method.message_count == len(bodies):
         assert time.monotonic() < deadline_s
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 143
+    assert process.wait(90) == 143
     assert process.stdout is not None
     *whole, _ = process.stdout.read().split(b"\n")
     wait_for_queue(channel, queue, ready=len(bodies) - len(whole))
@@ -100,7 +100,7 @@ def test_two_signals_stop_it_at_once(start: Start, channel: BlockingChannel, que
     wait_for_queue(channel, queue, consumers=1)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(90) == 130
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
@@ -113,7 +113,7 @@ def test_a_reader_that_leaves_ends_it_and_what_was_not_written_stays(
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 3
     assert parse_report(stderr)["error"] == "OutputError"
     written = parse_report(stderr)["acknowledged"]
@@ -128,7 +128,7 @@ def test_a_full_disk_ends_it_and_everything_stays(
     bodies = fill(channel, queue, 100)
     with Path("/dev/full").open("wb") as full:
         process = start(queue, *how, stdout=full)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=90)
     assert process.returncode == 3
     assert stderr.count(b"error: the output took no more: No space left on device") == 1
     wait_for_queue(channel, queue, ready=100)
@@ -141,7 +141,7 @@ def test_a_closed_output_is_an_error_and_everything_stays(
 ) -> None:
     fill(channel, queue, 3)
     command = ["sh", "-c", 'exec "$@" >&-', "sh", *RMQKIT, "consume", queue, "-n", "2", *map(str, how)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, timeout=30)
+    done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, timeout=90)
     assert (done.returncode, b"closed" in done.stderr) == (3, True)
     wait_for_queue(channel, queue, ready=3, consumers=0)
 
@@ -149,7 +149,7 @@ def test_a_closed_output_is_an_error_and_everything_stays(
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
 def test_a_missing_queue_is_one_error(start: Start, how: tuple[object, ...]) -> None:
     process = start("rmqkit.no.such.queue", *how)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout) == (5, b"")
     assert stderr.count(b"no queue 'rmqkit.no.such.queue'") == 1
 
@@ -164,7 +164,7 @@ def test_a_queue_deleted_in_mid_consume_is_never_a_success(
     assert process.stdout is not None
     assert process.stdout.readline() == b"x\n"
     channel.queue_delete(queue)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 7, stderr
     assert b"cancelled" in stderr
 
@@ -190,7 +190,7 @@ def test_workers_and_channels_take_turns(start: Start, channel: BlockingChannel,
         channel.basic_publish("", queue, b"%d" % number)
         assert process.stdout.readline() == b"%d\n" % number
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     shares = parse_report(stderr)["shares"]
     assert shares == {f"{how.strip('-s')} {number}": 4 for number in (1, 2, 3)}
 
@@ -203,7 +203,7 @@ def test_a_worker_that_is_killed_leaves_the_others_at_work(start: Start, channel
     wait_for_queue(channel, queue, consumers=1)
     bodies = fill_and_read(channel, queue, process)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert bodies == [b"%d\n" % number for number in range(10)]
     assert process.returncode == 3
     assert b"worker 1 was killed by SIGKILL" in stderr

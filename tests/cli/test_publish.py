@@ -150,7 +150,7 @@ def test_properties_and_typed_headers_are_what_another_client_sees(
 def test_a_float_header_arrives_as_one(run: Run, queue: str, environment: dict[str, str]) -> None:
     assert run("-q", queue, "x", "-H", "n:=1.5").returncode == 0
     command = [*RMQKIT, "consume", queue, "-n", "1", "--format", "json"]
-    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=30).stdout
+    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=90).stdout
     assert json.loads(printed)["headers"] == {"n": 1.5}
 
 
@@ -250,7 +250,7 @@ def test_envelopes_go_back_where_they_came_from_byte_for_byte(
     for body in (b"text \xc3\xa4\n", bytes(range(256))):
         channel.basic_publish("", queue, body, sent)
     command = [*RMQKIT, "consume", queue, "-n", "2", "--format", "json"]
-    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=30).stdout
+    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=90).stdout
     done = run("--envelopes", "-", stdin=printed)
     assert done.returncode == 0, done.stderr
     found = drain_messages(channel, queue)
@@ -266,7 +266,7 @@ def test_a_signal_stops_the_input_and_what_was_sent_is_confirmed(
     write(process.stdin, b"1\n2\nhalf")
     wait_for_queue(channel, queue, ready=2)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == code, stderr
     assert counts(stdout) == {"published": 2, "confirmed": 2}
     assert drain(channel, queue) == [b"1", b"2"]
@@ -278,7 +278,7 @@ def test_a_signal_in_the_middle_of_a_million_leaves_a_prefix_and_a_report_of_it(
     process = start("-q", queue, "-n", 1_000_000, "--rate", 5_000, "--json")
     wait_until(lambda: ready(channel, queue) >= 500)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == 130, stderr
     found = drain(channel, queue)
     assert found == [b"%d" % number for number in range(len(found))]

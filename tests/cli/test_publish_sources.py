@@ -204,7 +204,7 @@ def test_29_a_pipe_is_confirmed_up_to_its_first_bad_row(
     process.stdin.write(good)
     process.stdin.flush()
     wait_until(lambda: ready(channel, queue) >= 1)  # a row goes out when it arrives
-    _, errors = process.communicate(bad, timeout=30)
+    _, errors = process.communicate(bad, timeout=90)
     assert process.returncode == 3
     assert b"1 confirmed" in errors
     assert place in errors
@@ -224,7 +224,7 @@ def test_a_stop_in_the_middle_of_a_row_of_csv_is_no_fault_of_the_row(
     process.stdin.flush()
     wait_until(lambda: ready(channel, queue) >= 1)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+    process.wait(timeout=90)
     assert process.returncode == 130
 
 
@@ -299,7 +299,7 @@ def test_a_long_pause_of_a_recording_ends_with_ctrl_c_and_what_was_sent_is_confi
     process = start("-q", queue, "--envelopes", "in", "--timing", "1", "--json", "--resume", "state")
     wait_until(lambda: ready(channel, queue) >= 1)
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=30)
+    printed, errors = process.communicate(timeout=90)
     assert process.returncode == 130, errors
     assert json.loads(printed)["confirmed"] == json.loads(printed)["published"] == 1
     state = json.loads((tmp_path / "state").read_text())

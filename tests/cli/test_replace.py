@@ -94,7 +94,7 @@ def test_a_queue_with_a_consumer_is_not_replaced_unless_it_leaves_in_time(
         channel.basic_cancel(tag)
         channel.basic_recover(requeue=True)
         told.read()
-    assert waiting.wait(30) == 0
+    assert waiting.wait(90) == 0
     assert drain(channel, "pay") == [b"1", b"2", b"3"]
 
 
@@ -111,7 +111,7 @@ def test_what_was_interrupted_is_told_and_a_rerun_goes_on(
             assert begun.poll() is None
         begun.send_signal(number)
         told.read()
-    assert begun.wait(30) == (130 if number is signal.SIGINT else -number)
+    assert begun.wait(90) == (130 if number is signal.SIGINT else -number)
     channel.basic_publish("shop", "paid", b"4")
     for command in ("plan", "apply", "destroy"):
         refused = run(command, "new.yaml")

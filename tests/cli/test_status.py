@@ -169,7 +169,7 @@ def test_watching_as_json_prints_a_line_a_look_until_ctrl_c(watch: Watch, topolo
     looks = [line(process) for _ in range(3)]
     assert [look["queues"][0]["ready"] for look in looks] == [2, 2, 2]
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(90) == 130
 
 
 def test_watching_ends_when_nobody_reads_on(watch: Watch, topology: Path) -> None:
@@ -177,7 +177,7 @@ def test_watching_ends_when_nobody_reads_on(watch: Watch, topology: Path) -> Non
     line(process)
     assert process.stdout
     process.stdout.close()
-    assert process.wait(10) == 0
+    assert process.wait(90) == 0
     process.stdout = None  # for the fixture
 
 
@@ -194,7 +194,7 @@ def test_watching_goes_on_when_the_connection_breaks_and_says_so_while_there_is_
         pass
     assert look["error"] in ("Unreachable", "ConnectionLost")
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(90) == 130
 
 
 def test_watching_without_a_terminal_or_json_is_refused(live: Run) -> None:
@@ -226,7 +226,7 @@ def test_watching_on_a_terminal_redraws_the_table_until_it_is_stopped(
     process.send_signal(number)
     shown += _read(ours, until=lambda _: False)
     os.close(ours)
-    assert process.wait(10) == code
+    assert process.wait(90) == code
     assert "to create" in shown
     assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
     assert "\x1b[2K" in shown  # in the place of the one before

@@ -87,7 +87,7 @@ def test_a_subscriber_prints_what_is_routed_to_it_from_now_on_and_leaves_nothing
         headers = [{}, {"n": 1, "n2": 2}, {"n": 3, "n2": 2}]
         for key, table in zip(("order.eu", "order.us", "letter.us"), headers, strict=True):
             channel.basic_publish(name, key, key.encode(), pika.BasicProperties(headers=table))
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=90)
     assert (process.returncode, out) == (0, expected.replace(" ", "\n")), err
     await_unbound(broker, name)
 

@@ -1,7 +1,8 @@
-"""One round of a fault: where it strikes, and what it came to.
+"""One run of a fault: its setup, its helpers and its result.
 
-A scenario is a function of a Ground and of dice, which decide on its moments, and returns a Result. The tests call it
-once or a few times; `long_run` calls it for as long as it is told. What it may not do shows in `violations`.
+A scenario is a function that takes a FaultSetup and a seeded source of random numbers, which choose its moments, and
+returns a Result. The tests run each scenario once or a few times; `long_run` runs them for hours. Every broken promise
+is an entry of `Result.violations`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -30,18 +30,22 @@ from rmqkit import Fate, Message, PublishReport, Verdict
 from rmqkit.node.node import Node
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger
-from tests.support.queues import declare, ready
+from tests.support.nodes import wait_until_on_disk
+from tests.support.queues import consumers, declare, ready
+from tests.support.wait import wait_until
 
 Program = subprocess.Popen[bytes]
+DeclareLedger = Callable[[], Ledger]
+IDLE_TIMEOUT_S = 40.0  # longer than any outage, also on a busy machine
 
 
 @dataclass
-class Ground:
-    """Where a fault strikes: a broker, a folder for files, and the broker's node if it may be hurt."""
+class FaultSetup:
+    """A broker to inject a fault into, a folder for files, and the broker's node if the fault may kill it."""
 
     broker: Broker
     folder: Path
-    hurt: Node | None = None
+    own_node: Node | None = None
     queues: list[str] = field(default_factory=list)
     exchanges: list[str] = field(default_factory=list)
     programs: list[Program] = field(default_factory=list)
@@ -50,8 +54,8 @@ class Ground:
         self.folder.mkdir(parents=True)
 
     @classmethod
-    def of_node(cls, node: Node, folder: Path) -> Ground:
-        """Make the ground of a node that may be hurt."""
+    def of_node(cls, node: Node, folder: Path) -> FaultSetup:
+        """Set up a fault on a node that it may kill."""
         return cls(Broker(node.url, node.status().management_url.replace("://", "://guest:guest@")), folder, node)
 
     @property
@@ -60,47 +64,47 @@ class Ground:
 
     @property
     def node(self) -> Node:
-        assert self.hurt is not None, "this fault needs a node of its own"
-        return self.hurt
+        assert self.own_node is not None, "this fault needs its own node"
+        return self.own_node
 
-    def queue(self, **arguments: Any) -> str:
-        """Declare a durable queue that nobody else uses; the arguments' names have underscores for dashes."""
+    def declare_queue(self, **arguments: Any) -> str:
+        """Declare a durable queue with a unique name; write the arguments' names with underscores for dashes."""
         self.queues.append(f"faults-{uuid.uuid4().hex[:12]}")
         declare(self.url, self.queues[-1], **arguments)
-        self.settle()
+        self.wait_until_on_disk()
         return self.queues[-1]
 
-    def books(self, padding: int = 100, **arguments: Any) -> Ledger:
-        """Declare such a queue, and open its books."""
-        return Ledger(self.queue(**arguments), padding)
+    def declare_ledger(self, padding: int = 100, **arguments: Any) -> Ledger:
+        """Declare such a queue; return its ledger."""
+        return Ledger(self.declare_queue(**arguments), padding)
 
-    def settle(self) -> None:
-        """Let what was declared reach the disk of a node that may be killed: RabbitMQ writes it a little later."""
-        if self.hurt is not None:
-            assert self.hurt.ctl("eval", "mnesia:sync_log().").returncode == 0
+    def wait_until_on_disk(self) -> None:
+        """Wait until everything declared survives the death of the node."""
+        if self.own_node is not None:
+            wait_until_on_disk(self.own_node)
 
     def start(self, *arguments: object, stdout: Any = subprocess.PIPE, stdin: Any = subprocess.DEVNULL) -> Program:
-        """Start `rmqkit` in the folder, with a state of its own."""
+        """Start `rmqkit` in the folder, with its state there."""
         command = [sys.executable, "-m", "rmqkit", *map(str, arguments)]
         own = {"RMQKIT_URL": self.url, "RMQKIT_API_URL": self.broker.api_url, "XDG_STATE_HOME": str(self.folder)}
         streams = {"stdin": stdin, "stdout": stdout, "stderr": subprocess.PIPE}
         self.programs.append(subprocess.Popen(command, cwd=self.folder, env=os.environ | own, bufsize=0, **streams))
         return self.programs[-1]
 
-    def get(self, path: str) -> Any:
-        """Ask RabbitMQ's HTTP API about the virtual host; `path` has its name in the place of {}."""
+    def get_from_api(self, path: str) -> Any:
+        """Get JSON from RabbitMQ's HTTP API; {} in the path stands for the virtual host."""
         return json.loads(self.broker.api("GET", path.format(urlsplit(self.url).path[1:] or "%2F")))
 
-    def end_programs(self) -> None:
-        """End what a failure left running."""
+    def kill_programs(self) -> None:
+        """Kill the programs that a failure left running."""
         for program in self.programs:
             program.kill()
             with program:
                 pass
 
-    def clear(self) -> None:
-        """Delete the round's queues and exchanges, and its files."""
-        self.end_programs()
+    def clean_up(self) -> None:
+        """Delete the queues, exchanges and files of the run."""
+        self.kill_programs()
         with pika.BlockingConnection(pika.URLParameters(self.url)) as connection:
             channel = connection.channel()
             for queue in self.queues:
@@ -112,10 +116,10 @@ class Ground:
 
 @dataclass(frozen=True)
 class Result:
-    """What a round came to: `violations` are sentences, and there are to be none.
+    """The outcome of a run; `violations` is empty if it kept every promise.
 
-    `duplicated` counts copies beyond the first, which are no violation as long as they were told; `recovery_s` is the
-    longest pause between two messages that were settled, or what the run after a killed one took; None: not measured.
+    `duplicated` counts the copies beyond the first, which are allowed if they were reported. `recovery_s` is the
+    longest pause between two settled messages, or the duration of the run after a killed one; None if not measured.
     """
 
     messages: int
@@ -127,34 +131,34 @@ class Result:
     report: PublishReport = field(default_factory=PublishReport)
 
 
-@dataclass(frozen=True)
-class Books:
-    """What a program was given, and what was seen of it in the end: bodies, for runs whose fates nobody hears."""
+def compare_bodies(
+    sent: Sequence[bytes],
+    received: Sequence[bytes],
+    *,
+    duplicates_max: int,
+    violations: list[str],
+    recovery_s: float | None = None,
+) -> Result:
+    """Check a program that does not report the fate of each message: all bodies arrived, no others, few twice."""
+    lost, strangers = set(sent) - set(received), set(received) - set(sent)
+    duplicates = len(received) - len(set(received))
+    if lost:
+        violations.append(f"lost: {len(lost)} messages: {sorted(lost)[:5]}")
+    if strangers:
+        violations.append(f"unexpected: {len(strangers)} messages were never sent: {sorted(strangers)[:5]}")
+    if duplicates > duplicates_max:
+        violations.append(f"duplicates: {duplicates}, but at most {duplicates_max} are allowed")
+    return Result(len(sent), violations, len(lost), duplicates, recovery_s=recovery_s)
 
-    sent: Sequence[bytes]
-    seen: Sequence[bytes]
 
-    def result(self, most_twice: int, trouble: list[str], recovery_s: float | None) -> Result:
-        """Check that all is there and nothing else, and no more than so many of them twice."""
-        lost, strangers = set(self.sent) - set(self.seen), set(self.seen) - set(self.sent)
-        twice = len(self.seen) - len(set(self.seen))
-        if lost:
-            trouble.append(f"I1: {len(lost)} are lost: {sorted(lost)[:5]}")
-        if strangers:
-            trouble.append(f"I2: {len(strangers)} were never sent: {sorted(strangers)[:5]}")
-        if twice > most_twice:
-            trouble.append(f"I4: {twice} are there twice, and {most_twice} may be")
-        return Result(len(self.sent), trouble, len(lost), twice, recovery_s=recovery_s)
-
-
-def told_secrets(errors: bytes) -> list[str]:
-    """Look for the password and for bodies in what a program said (I11)."""
+def leaked_secrets(errors: bytes) -> list[str]:
+    """Check that a program's standard error shows neither the password nor a body."""
     found = re.search(rb"guest:guest|[0-9a-f]{64}", errors)
-    return [f"I11: {errors!r}"] if found else []
+    return [f"secret: {errors!r}"] if found else []
 
 
 class Progress:
-    """Lets one thread wait until another has come so far, and knows its longest pause."""
+    """Counts the steps of one thread for another that waits for them, and measures the longest pause."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -168,16 +172,14 @@ class Progress:
         self._last_s = now_s
         self.done += 1
 
-    def reaches(self, amount: int) -> None:
-        deadline = time.monotonic() + 20
-        while self.done < amount:
-            assert time.monotonic() < deadline, f"no progress beyond {self.done}"
-            time.sleep(0.0005)
+    def wait_for(self, amount: int) -> None:
+        """Wait until that many steps were taken."""
+        wait_until(lambda: self.done >= amount, lambda: f"no progress beyond {self.done}")
 
 
 @contextmanager
-def meanwhile(work: Callable[[], object]) -> Iterator[None]:
-    """Run something on a thread while the block runs, and wait for its end; its failure is the test's."""
+def in_background(work: Callable[[], object]) -> Iterator[None]:
+    """Run a function on a thread while the block runs; join the thread, and raise its error."""
     failures: list[BaseException] = []
 
     def guarded() -> None:
@@ -186,13 +188,12 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
         except BaseException as exc:  # noqa: BLE001 - raised again below
             failures.append(exc)
 
-    thread = threading.Thread(target=guarded)
+    thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        thread.join(50)
-        assert not thread.is_alive()
+        thread.join()  # the test's own time limit ends it
         if failures:
             raise failures[0]
 
@@ -200,7 +201,7 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
 def publish(
     connection: rmqkit.Connection, ledger: Ledger, messages: Iterable[Message], progress: Progress, **options: Any
 ) -> PublishReport:
-    """Publish what the ledger wrote; the progress counts messages whose fate is known."""
+    """Publish messages of a ledger; record each fate, and count it as progress."""
 
     def settled(index: int, message: Message, fate: Fate) -> None:
         ledger.settled(index, message, fate)
@@ -209,38 +210,40 @@ def publish(
     return connection.publish(messages, check=False, on_settled=settled, **options)
 
 
-def published(ground: Ground, ledger: Ledger, report: PublishReport, progress: Progress, **checks: Any) -> Result:
-    """Drain the queue, and check what was published: all of it has to be confirmed."""
-    ledger.drain(ground.url)
-    trouble = ledger.violations(report, **checks)
+def check_published(
+    setup: FaultSetup, ledger: Ledger, report: PublishReport, progress: Progress, **checks: Any
+) -> Result:
+    """Drain the queue and check a run that published: every message has to be confirmed."""
+    ledger.drain(setup.url)
+    violations = ledger.violations(report, **checks)
     if not report.complete:
-        trouble.append(f"I9: not complete: {report}")
+        violations.append(f"progress: not complete: {report}")
     counts = {"lost": len(ledger.lost), "duplicated": ledger.duplicates, "unknown": report.unknown}
-    return Result(report.published, trouble, **counts, recovery_s=progress.pause_s, report=report)
+    return Result(report.published, violations, **counts, recovery_s=progress.pause_s, report=report)
 
 
-def consumed(ground: Ground, ledger: Ledger, progress: Progress, report: PublishReport) -> Result:
-    """Check what was consumed, when nobody consumes any more: ready is then all there is."""
-    trouble = ledger.consumer_violations(ready(ground.url, ledger.queue), 0, report.republished)
+def check_consumed(setup: FaultSetup, ledger: Ledger, progress: Progress, report: PublishReport) -> Result:
+    """Check a run that consumed; no consumer is left, so `ready` counts every message in the queue."""
+    violations = ledger.consumer_violations(ready(setup.url, ledger.queue), 0, report.republished)
     counts = {"lost": len(ledger.lost), "duplicated": ledger.duplicates, "unknown": report.unknown}
-    return Result(report.published, trouble, **counts, recovery_s=progress.pause_s, report=report)
+    return Result(report.published, violations, **counts, recovery_s=progress.pause_s, report=report)
 
 
-def stream_through(
-    ground: Ground,
+def publish_and_consume(
+    setup: FaultSetup,
     url: str,
-    strike: Callable[[threading.Event, Progress], None],
+    inject: Callable[[threading.Event, Progress], None],
     amount: int,
     rate: float,
     **arguments: Any,
 ) -> Result:
-    """Publish and consume at once through a URL while something strikes; it is told when both are done."""
-    ledger, done, progress = ground.books(**arguments), threading.Event(), Progress()
+    """Publish and consume at the same time through a URL; `inject` runs until both are done and its event is set."""
+    ledger, done, progress = setup.declare_ledger(**arguments), threading.Event(), Progress()
     reports: list[PublishReport] = []
 
     def consume(connection: rmqkit.Connection) -> None:
         missing = {message.body for message in Ledger(ledger.queue, ledger.padding).messages(range(amount))}
-        with connection.consume(ledger.queue, prefetch=200, idle_timeout_s=20) as consumer:
+        with connection.consume(ledger.queue, prefetch=200, idle_timeout_s=IDLE_TIMEOUT_S) as consumer:
             for batch in consumer.batches():
                 for delivery in batch:
                     ledger.handle(delivery)
@@ -251,42 +254,34 @@ def stream_through(
                     return
 
     with ExitStack() as running:
-        running.enter_context(meanwhile(lambda: strike(done, progress)))
+        running.enter_context(in_background(lambda: inject(done, progress)))
         running.callback(done.set)
         publishing, consuming = (running.enter_context(rmqkit.connect(url)) for _ in range(2))
-        running.enter_context(meanwhile(lambda: consume(consuming)))
+        running.enter_context(in_background(lambda: consume(consuming)))
         options, messages = rmqkit.PublishOptions(rate=rate), ledger.messages(range(amount))
         reports.append(publishing.publish(messages, options=options, on_settled=ledger.settled))
-    # The last acknowledgement may have been lost with its connection: then its messages come once more.
-    with rmqkit.connect(ground.url) as connection, connection.consume(ledger.queue, idle_timeout_s=0.5) as consumer:
-        for delivery in consumer:
-            ledger.handle(delivery)
-    return consumed(ground, ledger, progress, reports[0])
+    handle_rest(setup.url, ledger)
+    return check_consumed(setup, ledger, progress, reports[0])
+
+
+def handle_rest(url: str, ledger: Ledger) -> None:
+    """Handle the messages whose last acknowledgement was lost with its connection: they are delivered once more."""
+    wait_until(lambda: consumers(url, ledger.queue) == 0)  # the broker requeues when it notices the loss
+    with rmqkit.connect(url) as connection:
+        while count := ready(url, ledger.queue):
+            for delivery in connection.consume(ledger.queue, count=count):
+                ledger.handle(delivery)
 
 
 def io_threads() -> list[str]:
-    """Return the threads of rmqkit's connections (I10)."""
+    """Return the names of the threads of rmqkit's connections."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("rmqkit-io")]
 
 
 def open_files() -> set[str]:
-    """Return what this process has open (I10)."""
+    """Return the open file descriptors of this process."""
     found = set()
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the folder's own, closed by now
             found.add(f"{link.name} -> {link.readlink()}")
     return found
-
-
-def restart_after_kill(node: Node) -> None:
-    node.kill()
-    node.start()
-
-
-def freeze(node: Node, seconds: float) -> None:
-    """Stop the node's process, its connections standing; always let it go on."""
-    os.kill(node.pid, signal.SIGSTOP)
-    try:
-        time.sleep(seconds)
-    finally:
-        os.kill(node.pid, signal.SIGCONT)

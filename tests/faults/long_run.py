@@ -37,13 +37,13 @@ from tests.faults import scenarios_network as network
 from tests.faults import scenarios_process as program
 from tests.faults import scenarios_topology as declare
 from tests.faults import scenarios_volume as crowd
-from tests.faults.fault_run import Ground, Result, io_threads, open_files
-from tests.faults.scenarios_cluster import ClusterGround
+from tests.faults.fault_run import FaultSetup, Result, io_threads, open_files
+from tests.faults.scenarios_cluster import ClusterSetup
 
 BEGIN, END = "<!-- faults: begin (written by tests/faults/long_run.py) -->", "<!-- faults: end -->"
 
 
-class Places:
+class FaultBrokers:
     """The node and the cluster that the rounds hurt: new ones when one did not come back."""
 
     def __init__(self, folder: Path) -> None:
@@ -51,17 +51,17 @@ class Places:
         self._node: Node | None = None
         self._cluster: Cluster | None = None
 
-    def node(self) -> Ground:
+    def node(self) -> FaultSetup:
         if self._node is None:
             self._node = Node(self._new("node"))
             self._node.start(port=0)
-        return Ground.of_node(self._node, self._new("round"))
+        return FaultSetup.of_node(self._node, self._new("round"))
 
-    def cluster(self) -> Ground:
+    def cluster(self) -> FaultSetup:
         if self._cluster is None:
             self._cluster = Cluster(self._new("cluster"))
             self._cluster.start(port=0)
-        return ClusterGround(self._cluster, self._new("round"))
+        return ClusterSetup(self._cluster, self._new("round"))
 
     def discard(self) -> None:
         """Let new ones be started for the next round."""
@@ -82,7 +82,7 @@ class Fault:
     number: str
     words: str
     scenario: Callable[[Any, random.Random], Result]
-    place: Callable[[Places], Ground] = Places.node
+    place: Callable[[FaultBrokers], FaultSetup] = FaultBrokers.node
     every: int = 1
     most_s: int = 180  # for a round: what takes longer hangs
     results: list[Result] = field(default_factory=list)
@@ -129,12 +129,12 @@ FAULTS = (
     Fault("34", "a replacement is killed at a step", declare.killed_replacing),
     Fault("34", "a replacement is killed in mid-move", declare.killed_replacing_in_mid_move),
     Fault("34", "the broker is killed under a replacement", declare.broker_killed_replacing),
-    Fault("35", "the leader of a quorum queue is killed", cluster.leader_killed, Places.cluster, every=2),
-    Fault("35", "the leader is frozen", cluster.leader_frozen, Places.cluster, every=2),
-    Fault("35", "the leader is cut off from its peers", cluster.leader_cut_off, Places.cluster, every=2),
-    Fault("35", "the only node that is known is killed", cluster.own_node_killed, Places.cluster, every=2),
-    Fault("35", "two of three nodes are killed", cluster.two_of_three_killed, Places.cluster, every=2),
-    Fault("35", "a queue has no leader, its nodes being well", cluster.without_leader, Places.cluster, every=2),
+    Fault("35", "the leader of a quorum queue is killed", cluster.leader_killed, FaultBrokers.cluster, every=2),
+    Fault("35", "the leader is frozen", cluster.leader_frozen, FaultBrokers.cluster, every=2),
+    Fault("35", "the leader is cut off from its peers", cluster.leader_cut_off, FaultBrokers.cluster, every=2),
+    Fault("35", "the only node that is known is killed", cluster.own_node_killed, FaultBrokers.cluster, every=2),
+    Fault("35", "two of three nodes are killed", cluster.two_of_three_killed, FaultBrokers.cluster, every=2),
+    Fault("35", "a queue has no leader, its nodes being well", cluster.without_leader, FaultBrokers.cluster, every=2),
     Fault("36", "connections reset every 300 ms, for a minute", network.reset_for_a_minute, every=5),
 )
 
@@ -155,29 +155,29 @@ def bounded(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def play(fault: Fault, places: Places, dice: random.Random) -> str:
+def play(fault: Fault, brokers: FaultBrokers, rng: random.Random) -> str:
     """Play one round, note how it went, and return that in words."""
     files = open_files()
     started_s = time.monotonic()
     try:
         with bounded(fault.most_s):
-            ground = fault.place(places)
+            setup = fault.place(brokers)
             try:
-                result = fault.scenario(ground, dice)
+                result = fault.scenario(setup, rng)
             finally:
-                ground.end_programs()
-            ground.clear()
+                setup.kill_programs()
+            setup.clean_up()
     except NodeError as exc:
         fault.void += 1
-        places.discard()
+        brokers.discard()
         return f"RabbitMQ did not start again: {exc.message}"
     except Exception:  # noqa: BLE001 - the next rounds go on
         fault.failures.append(traceback.format_exc())
-        places.discard()
+        brokers.discard()
         return f"FAILED: {fault.failures[-1]}"
     gc.collect()
     if not wait_until(lambda: not io_threads() and not open_files() - files, 10):
-        result.violations.append(f"I10: left open: {io_threads()} {open_files() - files}")
+        result.violations.append(f"leak: left open: {io_threads()} {open_files() - files}")
     fault.results.append(result)
     fault.failures += result.violations
     recovery = "" if result.recovery_s is None else f", recovery {result.recovery_s:.1f} s"
@@ -234,11 +234,11 @@ def main() -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.stdout.write(f"seed {wanted.seed}\n")
     with reap_when_done(Path(tempfile.mkdtemp(prefix="rmqkit-faults-"))) as folder, suppress(KeyboardInterrupt):
-        places = Places(folder)
+        brokers = FaultBrokers(folder)
         for number in range(wanted.rounds):  # all faults in turn, so that a run that is stopped has seen all of them
             for fault in (each for each in faults if number % each.every == 0):
-                dice = random.Random(f"{wanted.seed} {fault.words} {number}")
-                said = play(fault, places, dice)
+                rng = random.Random(f"{wanted.seed} {fault.words} {number}")
+                said = play(fault, brokers, rng)
                 sys.stdout.write(f"{number + 1:>3} of {wanted.rounds}: {fault.number:>2} {fault.words}: {said}\n")
     text = table(faults, wanted.rounds, wanted.seed)
     sys.stdout.write(f"\n{text}\n")

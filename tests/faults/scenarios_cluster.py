@@ -12,13 +12,14 @@ from pathlib import Path
 from rmqkit.node.cluster import Cluster
 from rmqkit.node.node import Node
 from tests.conftest import Broker
-from tests.faults.fault_run import Ground, Progress, Result, freeze, stream_through
+from tests.faults.fault_run import FaultSetup, Progress, Result, publish_and_consume
+from tests.support.nodes import freeze
 from tests.support.wait import wait_until
 
 HEARTBEAT = "?heartbeat=1"  # or a frozen node is given up after half a minute
 
 
-class ClusterGround(Ground):
+class ClusterSetup(FaultSetup):
     """A cluster whose nodes may be hurt; `home` is the one that queues are declared on, which then leads them."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
@@ -44,85 +45,85 @@ class ClusterGround(Ground):
         return ",".join(url + HEARTBEAT for url in (first.url, *others))
 
 
-Strike = Callable[[ClusterGround, str], None]
+Injection = Callable[[ClusterSetup, str], None]
 
 
-def through(ground: ClusterGround, dice: random.Random, strike: Strike, *, several: bool = True) -> Result:
-    """Publish and consume at once, through the node that leads the queue, and strike on the way.
+def through(setup: ClusterSetup, rng: random.Random, inject: Injection, *, several: bool = True) -> Result:
+    """Publish and consume at once, through the node that leads the queue, and inject on the way.
 
     With several URLs the other nodes are known as well.
     """
     amount = 8000
-    when = dice.randrange(amount // 3)
-    ground.home = dice.choice(ground.cluster.nodes)
-    url = ground.urls(ground.home) if several else ground.url + HEARTBEAT
+    when = rng.randrange(amount // 3)
+    setup.home = rng.choice(setup.cluster.nodes)
+    url = setup.urls(setup.home) if several else setup.url + HEARTBEAT
 
     def struck(_done: threading.Event, progress: Progress) -> None:
-        progress.reaches(when)
+        progress.wait_for(when)
         try:
-            strike(ground, ground.queues[-1])
+            inject(setup, setup.queues[-1])
         finally:
-            ground.cluster.start()
+            setup.cluster.start()
 
-    result = stream_through(ground, url, struck, amount, 6000, x_queue_type="quorum")
+    result = publish_and_consume(setup, url, struck, amount, 6000, x_queue_type="quorum")
     if not result.report.complete:
-        result.violations.append(f"I9: not complete: {replace(result.report, failures=())}")
+        result.violations.append(f"progress: not complete: {replace(result.report, failures=())}")
     return result
 
 
-def leader_killed(ground: ClusterGround, dice: random.Random) -> Result:
+def leader_killed(setup: ClusterSetup, rng: random.Random) -> Result:
     """Kill the leader: another one takes over, with two of three nodes."""
 
-    def strike(ground: ClusterGround, queue: str) -> None:
-        before = ground.leader(queue)
+    def inject(setup: ClusterSetup, queue: str) -> None:
+        before = setup.leader(queue)
         before.kill()
-        wait_until(lambda: ground.cluster.leader(queue) not in ("", before.name), "nobody takes over")
+        wait_until(lambda: setup.cluster.leader(queue) not in ("", before.name), "nobody takes over")
 
-    return through(ground, dice, strike)
+    return through(setup, rng, inject)
 
 
-def leader_frozen(ground: ClusterGround, dice: random.Random, seconds: float = 0.0) -> Result:
+def leader_frozen(setup: ClusterSetup, rng: random.Random, seconds: float = 0.0) -> Result:
     """Freeze the leader for less than anybody notices, or until its connections and its peers have given it up."""
-    seconds = seconds or dice.choice((2, 12))
-    return through(ground, dice, lambda ground, queue: freeze(ground.leader(queue), seconds))
+    seconds = seconds or rng.choice((2, 12))
+    return through(setup, rng, lambda setup, queue: freeze(setup.leader(queue), seconds))
 
 
-def leader_cut_off(ground: ClusterGround, dice: random.Random, seconds: float = 0.0) -> Result:
+def leader_cut_off(setup: ClusterSetup, rng: random.Random, seconds: float = 0.0) -> Result:
     """Let the leader and its peers refuse each other, so that it leads no majority, and make peace again."""
-    seconds = seconds or dice.uniform(1, 10)
+    seconds = seconds or rng.uniform(1, 10)
 
-    def strike(ground: ClusterGround, queue: str) -> None:
-        with cut_off(ground.leader(queue), ground.cluster):
+    def inject(setup: ClusterSetup, queue: str) -> None:
+        with cut_off(setup.leader(queue), setup.cluster):
             threading.Event().wait(seconds)
 
-    return through(ground, dice, strike)
+    return through(setup, rng, inject)
 
 
-def own_node_killed(ground: ClusterGround, dice: random.Random) -> Result:
+def own_node_killed(setup: ClusterSetup, rng: random.Random) -> Result:
     """Kill the only node we know: the others cannot help, until it is back."""
-    return through(ground, dice, lambda ground, queue: ground.leader(queue).kill(), several=False)
+    return through(setup, rng, lambda setup, queue: setup.leader(queue).kill(), several=False)
 
 
-def two_of_three_killed(ground: ClusterGround, dice: random.Random, *, several: bool | None = None) -> Result:
+def two_of_three_killed(setup: ClusterSetup, rng: random.Random, *, several: bool | None = None) -> Result:
     """Kill the leader and one more: nothing is confirmed without a majority, and all goes on once they are back."""
-    several = dice.random() < 0.5 if several is None else several
+    several = rng.random() < 0.5 if several is None else several
 
-    def strike(ground: ClusterGround, queue: str) -> None:
-        leader = ground.leader(queue)
-        other = dice.choice([node for node in ground.cluster.nodes if node.name != leader.name])
+    def inject(setup: ClusterSetup, queue: str) -> None:
+        leader = setup.leader(queue)
+        other = rng.choice([node for node in setup.cluster.nodes if node.name != leader.name])
         for node in (leader, other):
             node.kill()
         threading.Event().wait(2)
 
-    return through(ground, dice, strike, several=several)
+    return through(setup, rng, inject, several=several)
 
 
-def without_leader(ground: ClusterGround, dice: random.Random, seconds: float = 2.0) -> Result:
+def without_leader(setup: ClusterSetup, rng: random.Random, seconds: float = 2.0) -> Result:
     """End the queue's members on two nodes, which go on themselves: nobody leads it until they are back."""
 
-    def strike(ground: ClusterGround, queue: str) -> None:
-        leader = ground.leader(queue)
-        nodes = [leader, dice.choice([node for node in ground.cluster.nodes if node.name != leader.name])]
+    def inject(setup: ClusterSetup, queue: str) -> None:
+        leader = setup.leader(queue)
+        nodes = [leader, rng.choice([node for node in setup.cluster.nodes if node.name != leader.name])]
         member = f"(quorum_queues, {{'%2F_{queue}', node()}})"
         for node in nodes:
             assert _eval(node, f"ra:stop_server{member}") == "ok"
@@ -130,7 +131,7 @@ def without_leader(ground: ClusterGround, dice: random.Random, seconds: float = 
         for node in nodes:
             assert _eval(node, f"ra:restart_server{member}") == "ok"
 
-    return through(ground, dice, strike)
+    return through(setup, rng, inject)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rmqkit
-from tests.faults.fault_run import Books, Ground, Program, Result, told_secrets
+from tests.faults.fault_run import FaultSetup, Program, Result, compare_bodies, leaked_secrets
 from tests.faults.ledger import body
 from tests.support.queues import drain, ready
 from tests.support.wait import wait_until
@@ -21,93 +21,93 @@ PREFETCH, AMOUNT = 100, 5000
 # 28: the output.
 
 
-def output_fails(ground: Ground, dice: random.Random, how: str = "") -> Result:
+def output_fails(setup: FaultSetup, rng: random.Random, how: str = "") -> Result:
     """Have a reader leave, a disk fill up, or a reader stop and the consumer die: what is not out is still queued."""
-    how, sent = how or dice.choice(list(OUTPUTS)), [body(number, 200) for number in range(AMOUNT)]
-    queue = ground.queue()
-    with rmqkit.connect(ground.url) as connection:
+    how, sent = how or rng.choice(list(OUTPUTS)), [body(number, 200) for number in range(AMOUNT)]
+    queue = setup.declare_queue()
+    with rmqkit.connect(setup.url) as connection:
         connection.publish(rmqkit.Message(each, queue) for each in sent)
-    out, trouble = OUTPUTS[how](ground, dice, queue)
-    seen = [*out, *drain(ground.url, queue)]
+    out, violations = OUTPUTS[how](setup, rng, queue)
+    seen = [*out, *drain(setup.url, queue)]
     # A consumer that dies has no time to acknowledge what is out already.
-    return Books(sent, seen).result(PREFETCH if how == "a reader stops" else 0, trouble, None)
+    return compare_bodies(sent, seen, duplicates_max=PREFETCH if how == "a reader stops" else 0, violations=violations)
 
 
-def _reader_leaves(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+def _reader_leaves(setup: FaultSetup, rng: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
     """Read some lines, and close the pipe: the rest of what it holds is lost, and was told to be out."""
-    program = ground.start("consume", queue, "--prefetch", PREFETCH, "--json")
+    program = setup.start("consume", queue, "--prefetch", PREFETCH, "--json")
     assert program.stdout is not None
-    os.read(program.stdout.fileno(), dice.randrange(1, 50_000))
+    os.read(program.stdout.fileno(), rng.randrange(1, 50_000))
     program.stdout.close()
     program.stdout = None
-    errors, trouble = _failed(program)
+    errors, violations = _failed(program)
     acknowledged = json.loads(errors[errors.index(b"{\n") :])["acknowledged"]
-    wait_until(lambda: ready(ground.url, queue) == AMOUNT - acknowledged)  # what a pipe took, it took
-    return [body(number, 200) for number in range(acknowledged)], trouble
+    wait_until(lambda: ready(setup.url, queue) == AMOUNT - acknowledged)  # what a pipe took, it took
+    return [body(number, 200) for number in range(acknowledged)], violations
 
 
-def _disk_fills_up(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+def _disk_fills_up(setup: FaultSetup, rng: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
     """Print to a file that may not grow beyond some KiB: the last line may be half a line."""
-    out, trouble = _limited(ground, queue, dice.randrange(1, 900))
-    return out.read_bytes().split(b"\n")[:-1], trouble
+    out, violations = _limited(setup, queue, rng.randrange(1, 900))
+    return out.read_bytes().split(b"\n")[:-1], violations
 
 
-def _disk_is_full(ground: Ground, _dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+def _disk_is_full(setup: FaultSetup, _rng: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
     with Path("/dev/full").open("wb") as full:
-        _, trouble = _failed(ground.start("consume", queue, "--prefetch", PREFETCH, stdout=full))
-    return [], trouble
+        _, violations = _failed(setup.start("consume", queue, "--prefetch", PREFETCH, stdout=full))
+    return [], violations
 
 
-def _disk_of_saved_files_fills_up(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+def _disk_of_saved_files_fills_up(setup: FaultSetup, rng: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
     """Save a message, or a few, then one that is larger than a file may be."""
-    few = dice.randrange(1, AMOUNT)
-    bodies_before = drain(ground.url, queue)
-    with rmqkit.connect(ground.url) as connection:
+    few = rng.randrange(1, AMOUNT)
+    bodies_before = drain(setup.url, queue)
+    with rmqkit.connect(setup.url) as connection:
         large = (rmqkit.Message(b"x" * 200_000, queue) if n == few else None for n in range(AMOUNT))
         messages = [each for n, given in enumerate(large) for each in (given, rmqkit.Message(bodies_before[n], queue))]
         connection.publish(each for each in messages if each is not None)
-    _, trouble = _limited(ground, queue, 100, "--save-to", "kept")
+    _, violations = _limited(setup, queue, 100, "--save-to", "kept")
     kept = [
-        (ground.folder / "kept" / json.loads(each.read_bytes())["body_file"]).read_bytes()
-        for each in (ground.folder / "kept").glob("*.properties.json")
+        (setup.folder / "kept" / json.loads(each.read_bytes())["body_file"]).read_bytes()
+        for each in (setup.folder / "kept").glob("*.properties.json")
     ]
-    found = drain(ground.url, queue)
-    if len(list((ground.folder / "kept").iterdir())) != 2 * len(kept):
-        trouble.append("I6: parts of files are left")
+    found = drain(setup.url, queue)
+    if len(list((setup.folder / "kept").iterdir())) != 2 * len(kept):
+        violations.append("damage: parts of files are left")
     if sum(len(each) == 200_000 for each in found) != 1:
-        trouble.append("I1: the large one is not there")
-    return [*kept, *(each for each in found if len(each) < 200_000)], trouble
+        violations.append("lost: the large one is not there")
+    return [*kept, *(each for each in found if len(each) < 200_000)], violations
 
 
-def _reader_stops(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+def _reader_stops(setup: FaultSetup, rng: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
     """Stop reading, and kill the consumer: what it acknowledged is in the pipe."""
-    program = ground.start("consume", queue, "--prefetch", PREFETCH)
+    program = setup.start("consume", queue, "--prefetch", PREFETCH)
     assert program.stdout is not None
-    got = os.read(program.stdout.fileno(), dice.randrange(1, 50_000))
+    got = os.read(program.stdout.fileno(), rng.randrange(1, 50_000))
     waiting = -1
-    while waiting != (waiting := ready(ground.url, queue)):  # it goes on until the pipe is full
+    while waiting != (waiting := ready(setup.url, queue)):  # it goes on until the pipe is full
         pass
     program.kill()
     rest, errors = program.communicate()
-    return (got + rest).split(b"\n")[:-1], told_secrets(errors)
+    return (got + rest).split(b"\n")[:-1], leaked_secrets(errors)
 
 
-def _commands_fail(ground: Ground, dice: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
+def _commands_fail(setup: FaultSetup, rng: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
     """Run commands whose output is closed at some moment: none of their messages fails for it."""
-    program = ground.start("consume", queue, "--exec", "cat", "--prefetch", 5, "--json")
+    program = setup.start("consume", queue, "--exec", "cat", "--prefetch", 5, "--json")
     assert program.stdout is not None
-    os.read(program.stdout.fileno(), dice.randrange(1, 20_000))
+    os.read(program.stdout.fileno(), rng.randrange(1, 20_000))
     program.stdout.close()
     program.stdout = None
-    errors, trouble = _failed(program)
+    errors, violations = _failed(program)
     report = json.loads(errors[errors.index(b"{\n") :])
     if report["failed"] or report["rejected"]:
-        trouble.append(f"I7: {report}")
-    wait_until(lambda: ready(ground.url, queue) == AMOUNT - report["acknowledged"])
-    return [body(number, 200) for number in range(report["acknowledged"])], trouble
+        violations.append(f"handling: {report}")
+    wait_until(lambda: ready(setup.url, queue) == AMOUNT - report["acknowledged"])
+    return [body(number, 200) for number in range(report["acknowledged"])], violations
 
 
-OUTPUTS: dict[str, Callable[[Ground, random.Random, str], tuple[list[bytes], list[str]]]] = {
+OUTPUTS: dict[str, Callable[[FaultSetup, random.Random, str], tuple[list[bytes], list[str]]]] = {
     "a reader leaves": _reader_leaves,
     "a reader stops": _reader_stops,
     "a disk fills up": _disk_fills_up,
@@ -117,67 +117,67 @@ OUTPUTS: dict[str, Callable[[Ground, random.Random, str], tuple[list[bytes], lis
 }
 
 
-def _limited(ground: Ground, queue: str, kib: int, *arguments: str) -> tuple[Path, list[str]]:
+def _limited(setup: FaultSetup, queue: str, kib: int, *arguments: str) -> tuple[Path, list[str]]:
     """Consume where no file may have more than so many KiB: that stands in for a disk."""
-    out = ground.folder / "out"
-    rmqkit_consume = [sys.executable, "-m", "rmqkit", "consume", queue, "-u", ground.url, *arguments]
+    out = setup.folder / "out"
+    rmqkit_consume = [sys.executable, "-m", "rmqkit", "consume", queue, "-u", setup.url, *arguments]
     command = ["bash", "-c", f'ulimit -f {kib}; exec "$@"', "bash", *rmqkit_consume, "--prefetch", str(PREFETCH)]
     with out.open("wb") as file:
-        program = subprocess.Popen(command, cwd=ground.folder, stdout=file, stderr=subprocess.PIPE, bufsize=0)
+        program = subprocess.Popen(command, cwd=setup.folder, stdout=file, stderr=subprocess.PIPE, bufsize=0)
     return out, _failed(program)[1]
 
 
 def _failed(program: Program) -> tuple[bytes, list[str]]:
     """Wait for a program whose output failed; return what it said, and what is wrong with that."""
-    _, errors = program.communicate(timeout=30)
-    trouble = told_secrets(errors)
+    _, errors = program.communicate(timeout=90)
+    violations = leaked_secrets(errors)
     if program.returncode != 3:
-        trouble.append(f"I9: exit code {program.returncode}: {errors!r}")
-    return errors, trouble
+        violations.append(f"progress: exit code {program.returncode}: {errors!r}")
+    return errors, violations
 
 
 # 29: the input.
 
 
-def input_fails(ground: Ground, dice: random.Random, how: str = "", amount: int = 2000) -> Result:
+def input_fails(setup: FaultSetup, rng: random.Random, how: str = "", amount: int = 2000) -> Result:
     """Cut the input anywhere, close it in mid-line, or have a bad line in it: all before that is confirmed."""
-    how, queue = how or dice.choice(list(INPUTS)), ground.queue()
+    how, queue = how or rng.choice(list(INPUTS)), setup.declare_queue()
     lines = [b'{"number": %d, "body": "%s"}' % (number, body(number)) for number in range(amount)]
-    whole, where = b"".join(line + b"\n" for line in lines), dice.randrange(1, amount)
-    given, expected, code, said = INPUTS[how](lines, whole, where, dice)
+    whole, where = b"".join(line + b"\n" for line in lines), rng.randrange(1, amount)
+    given, expected, code, said = INPUTS[how](lines, whole, where, rng)
     arguments = ("publish", "-q", queue, "--lines", "-", "--format", "json", "--json")
-    program = ground.start(*arguments, stdin=subprocess.PIPE)
-    out, errors = program.communicate(given, timeout=30)
-    report, found = json.loads(out), drain(ground.url, queue)
-    trouble = told_secrets(errors)
+    program = setup.start(*arguments, stdin=subprocess.PIPE)
+    out, errors = program.communicate(given, timeout=90)
+    report, found = json.loads(out), drain(setup.url, queue)
+    violations = leaked_secrets(errors)
     if program.returncode != code or (said and said not in json.dumps(report)):
-        trouble.append(f"I9: exit code {program.returncode}, not {code}; nothing of {said!r} in {report}")
+        violations.append(f"progress: exit code {program.returncode}, not {code}; nothing of {said!r} in {report}")
     if not report["published"] == report["confirmed"] == len(expected):
-        trouble.append(f"I3: {len(expected)} lines could be sent: {report}")
+        violations.append(f"accounting: {len(expected)} lines could be sent: {report}")
     if found != list(expected):
-        trouble.append("I5: they are not there in the order of the input")
-    return Books(expected, found).result(0, trouble, None)
+        violations.append("order: they are not there in the order of the input")
+    return compare_bodies(expected, found, duplicates_max=0, violations=violations)
 
 
 def _fifo_closed_in_mid_line(
-    lines: Sequence[bytes], whole: bytes, where: int, dice: random.Random
+    lines: Sequence[bytes], whole: bytes, where: int, rng: random.Random
 ) -> tuple[bytes, Sequence[bytes], int, str]:
     """The line that was not finished is no JSON: it is not sent, and told by its number."""
     start = len(b"\n".join(lines[:where])) + 1
-    return whole[: start + dice.randrange(1, len(lines[where]))], lines[:where], 3, f'"line": {where + 1}'
+    return whole[: start + rng.randrange(1, len(lines[where]))], lines[:where], 3, f'"line": {where + 1}'
 
 
 def _last_line_without_newline(
-    lines: Sequence[bytes], whole: bytes, where: int, _dice: random.Random
+    lines: Sequence[bytes], whole: bytes, where: int, _rng: random.Random
 ) -> tuple[bytes, Sequence[bytes], int, str]:
     start = len(b"\n".join(lines[:where])) + 1
     return whole[: start + len(lines[where])], lines[: where + 1], 0, ""
 
 
 def _bad_line(
-    lines: Sequence[bytes], _whole: bytes, where: int, dice: random.Random
+    lines: Sequence[bytes], _whole: bytes, where: int, rng: random.Random
 ) -> tuple[bytes, Sequence[bytes], int, str]:
-    bad = dice.choice((b"\xff\xfe", b"{", b"[1, NaN]", b'{"a": 1, "a": 2}', b"no JSON"))
+    bad = rng.choice((b"\xff\xfe", b"{", b"[1, NaN]", b'{"a": 1, "a": 2}', b"no JSON"))
     given = b"\n".join([*lines[:where], bad, *lines[where:]]) + b"\n"
     return given, lines[:where], 3, f'"line": {where + 1}'
 
@@ -189,20 +189,20 @@ INPUTS = {
 }
 
 
-def file_cut_while_read(ground: Ground, dice: random.Random, amount: int = 60_000) -> Result:
+def file_cut_while_read(setup: FaultSetup, rng: random.Random, amount: int = 60_000) -> Result:
     """Cut a file short while it is read: what was read is confirmed, and the run ends, well or with the reason."""
-    queue, lines = ground.queue(), [body(number) for number in range(amount)]
-    path = ground.folder / "lines"
+    queue, lines = setup.declare_queue(), [body(number) for number in range(amount)]
+    path = setup.folder / "lines"
     path.write_bytes(b"".join(line + b"\n" for line in lines))
-    program = ground.start("publish", "-q", queue, "--lines", "lines", "--rate", 10_000, "--json")
-    when = dice.randrange(1, 10_000)
-    wait_until(lambda: ready(ground.url, queue) >= when)
-    size = dice.randrange(1, path.stat().st_size // 2)
+    program = setup.start("publish", "-q", queue, "--lines", "lines", "--rate", 10_000, "--json")
+    when = rng.randrange(1, 10_000)
+    wait_until(lambda: ready(setup.url, queue) >= when)
+    size = rng.randrange(1, path.stat().st_size // 2)
     os.truncate(path, size)
-    out, errors = program.communicate(timeout=50)
-    report, found, trouble = json.loads(out), drain(ground.url, queue), told_secrets(errors)
+    out, errors = program.communicate(timeout=90)
+    report, found, violations = json.loads(out), drain(setup.url, queue), leaked_secrets(errors)
     if not report["published"] == report["confirmed"] == len(found):
-        trouble.append(f"I3: {len(found)} are there: {report}")
+        violations.append(f"accounting: {len(found)} are there: {report}")
     if program.returncode != 3 or f"it ended after line {len(found)} " not in report["message"]:
-        trouble.append(f"I9: exit code {program.returncode}: {report}")
-    return Books(lines[: len(found)], found).result(0, trouble, None)
+        violations.append(f"progress: exit code {program.returncode}: {report}")
+    return compare_bodies(lines[: len(found)], found, duplicates_max=0, violations=violations)

@@ -19,8 +19,9 @@ from rmqkit.errors import BrokerError
 from rmqkit.messaging.drain import PREFETCH
 from rmqkit.model import Binding, Topology
 from rmqkit.stop import Stop
-from tests.faults.fault_run import Ground, Progress, Result, meanwhile, publish, published, restart_after_kill
+from tests.faults.fault_run import FaultSetup, Progress, Result, check_published, in_background, publish
 from tests.faults.ledger import Ledger
+from tests.support.nodes import kill_and_restart
 from tests.support.replace_process import (
     EXCHANGE,
     KEY,
@@ -53,26 +54,26 @@ with rmqkit.connect(url) as connection:
 # Applying.
 
 
-def topology_file(ground: Ground, exchanges: int, queues: int) -> Path:
+def topology_file(setup: FaultSetup, exchanges: int, queues: int) -> Path:
     """Write a topology whose names nobody else uses; each queue has a binding."""
-    name = ground.queue()
-    ground.exchanges += (f"{name}.x{number}" for number in range(exchanges))
-    ground.queues += (f"{name}.q{number}" for number in range(queues))
-    lines = ["exchanges:", *(f"  {each}: {{type: topic}}" for each in ground.exchanges[-exchanges:])]
-    lines += ["queues:", *(f"  {each}: {{arguments: {{x-max-length: 7}}}}" for each in ground.queues[-queues:])]
+    name = setup.declare_queue()
+    setup.exchanges += (f"{name}.x{number}" for number in range(exchanges))
+    setup.queues += (f"{name}.q{number}" for number in range(queues))
+    lines = ["exchanges:", *(f"  {each}: {{type: topic}}" for each in setup.exchanges[-exchanges:])]
+    lines += ["queues:", *(f"  {each}: {{arguments: {{x-max-length: 7}}}}" for each in setup.queues[-queues:])]
     lines += ["bindings:"]
     for number in range(queues):
         source = f"{name}.x{number % exchanges}"
         lines.append(f'  - {{source: {source}, destination: {name}.q{number}, routing_key: "k.{number}"}}')
-    path = ground.folder / f"{name}.yaml"
+    path = setup.folder / f"{name}.yaml"
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
-def differences(ground: Ground, file: Path) -> list[str]:
+def differences(setup: FaultSetup, file: Path) -> list[str]:
     """Compare what RabbitMQ's HTTP API shows with the file: nothing is missing, nothing is there besides."""
     wanted, name = rmqkit.load(file), file.stem
-    live = ground.get("definitions/{}")
+    live = setup.get_from_api("definitions/{}")
     pairs = {
         "exchanges": [each.name for each in wanted.exchanges],
         "queues": [(each.name, each.arguments) for each in wanted.queues],
@@ -90,50 +91,50 @@ def differences(ground: Ground, file: Path) -> list[str]:
     ]
 
 
-def killed_applying(ground: Ground, dice: random.Random, steps: Sequence[int] = (), size: int = 40) -> Result:
+def killed_applying(setup: FaultSetup, rng: random.Random, steps: Sequence[int] = (), size: int = 40) -> Result:
     """Kill a run that applies at a step, and the next ones too; the last one finishes: the broker is as the file."""
-    file, entities = topology_file(ground, 2, size), 2 + 2 * size
-    for step in steps or sorted(dice.sample(range(1, entities // 2), 2)):
-        command = [sys.executable, "-c", APPLY, ground.url, str(file), str(step)]
+    file, entities = topology_file(setup, 2, size), 2 + 2 * size
+    for step in steps or sorted(rng.sample(range(1, entities // 2), 2)):
+        command = [sys.executable, "-c", APPLY, setup.url, str(file), str(step)]
         code = subprocess.run(command, cwd=ROOT, timeout=50, check=False).returncode
         assert code == -signal.SIGKILL, "it was not killed: nothing was tested"
     started_s = time.monotonic()
-    with rmqkit.connect(ground.url) as connection:
+    with rmqkit.connect(setup.url) as connection:
         connection.apply(rmqkit.load(file))
-    return Result(entities, differences(ground, file), recovery_s=time.monotonic() - started_s)
+    return Result(entities, differences(setup, file), recovery_s=time.monotonic() - started_s)
 
 
-def applied_twice_at_once(ground: Ground, _dice: random.Random, size: int = 150) -> Result:
+def applied_twice_at_once(setup: FaultSetup, _rng: random.Random, size: int = 150) -> Result:
     """Let two apply the same file at the same time: both succeed, and it is there once."""
-    file = topology_file(ground, 2, size)
-    programs = [ground.start("apply", file) for _ in range(2)]
-    ended = [(program.communicate(timeout=50)[1], program.returncode) for program in programs]
-    trouble = [f"I9: exit code {code}: {errors!r}" for errors, code in ended if code]
-    return Result(2 + 2 * size, trouble + differences(ground, file))
+    file = topology_file(setup, 2, size)
+    programs = [setup.start("apply", file) for _ in range(2)]
+    ended = [(program.communicate(timeout=90)[1], program.returncode) for program in programs]
+    violations = [f"progress: exit code {code}: {errors!r}" for errors, code in ended if code]
+    return Result(2 + 2 * size, violations + differences(setup, file))
 
 
-def broker_killed_applying(ground: Ground, dice: random.Random, size: int = 300) -> Result:
+def broker_killed_applying(setup: FaultSetup, rng: random.Random, size: int = 300) -> Result:
     """Kill the broker under a run that applies; that one, or the next, finishes."""
-    file, progress, struck_s = topology_file(ground, 2, size), Progress(), 0.0
-    when, topology = dice.randrange(size), rmqkit.load(file)
+    file, progress, struck_s = topology_file(setup, 2, size), Progress(), 0.0
+    when, topology = rng.randrange(size), rmqkit.load(file)
 
-    def strike() -> None:
+    def inject() -> None:
         nonlocal struck_s
-        progress.reaches(when)
+        progress.wait_for(when)
         struck_s = time.monotonic()
-        restart_after_kill(ground.node)
+        kill_and_restart(setup.node)
 
-    trouble: list[str] = []
-    with meanwhile(strike):
+    violations: list[str] = []
+    with in_background(inject):
         try:
-            with rmqkit.connect(ground.url) as connection:
+            with rmqkit.connect(setup.url) as connection:
                 connection.apply(topology, on_progress=lambda _done, _all: progress.step())
         except BrokerError as exc:
             if not str(exc):
-                trouble.append("I9: an error without a word")
-    with rmqkit.connect(ground.url) as connection:
+                violations.append("progress: an error without a word")
+    with rmqkit.connect(setup.url) as connection:
         connection.apply(topology)
-    return Result(2 + 2 * size, trouble + differences(ground, file), recovery_s=time.monotonic() - struck_s)
+    return Result(2 + 2 * size, violations + differences(setup, file), recovery_s=time.monotonic() - struck_s)
 
 
 # Replacing.
@@ -165,12 +166,12 @@ class Publishing:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.progress.reaches(50)
+        self.progress.wait_for(50)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.request()
-        self._thread.join(20)
+        self._thread.join(90)
         assert not self._thread.is_alive()
 
 
@@ -180,8 +181,8 @@ MOST_STEPS = 20
 
 
 def killed_replacing(
-    ground: Ground,
-    dice: random.Random,
+    setup: FaultSetup,
+    rng: random.Random,
     steps: Sequence[int] = (),
     kinds: tuple[dict[str, Any], dict[str, Any]] = KINDS,
     see: Callable[[], Sequence[Binding]] = tuple,
@@ -190,67 +191,67 @@ def killed_replacing(
 
     `see` returns what a run sees with RabbitMQ's HTTP API, besides what it sees over AMQP alone.
     """
-    ledger = ExchangeLedger(ground.queue(**{name.replace("-", "_"): value for name, value in kinds[0].items()}))
-    bind(ground.url, ledger.queue)
+    ledger = ExchangeLedger(setup.declare_queue(**{name.replace("-", "_"): value for name, value in kinds[0].items()}))
+    bind(setup.url, ledger.queue)
     twice = rounds = 0
-    with Publishing(ground.url, ledger, 500) as publishing:
-        for step in steps or [dice.randrange(1, MOST_STEPS)]:
+    with Publishing(setup.url, ledger, 500) as publishing:
+        for step in steps or [rng.randrange(1, MOST_STEPS)]:
             rounds += 1
             wanted = kinds[rounds % 2]
-            if not killed_at(step, ground.url, ledger.queue, wanted):
+            if not killed_at(step, setup.url, ledger.queue, wanted):
                 break
             topology = bound_queue(ledger.queue, wanted)
-            twice += sum(each.twice for each in replaced(ground.url, topology, extra_bindings=see()))
+            twice += sum(each.twice for each in replaced(setup.url, topology, extra_bindings=see()))
         else:
             assert not steps, "a replacement has more steps than that"
     assert not steps or rounds > 2, "nothing was tested"
-    return _replaced(ground, ledger, publishing, twice)
+    return _replaced(setup, ledger, publishing, twice)
 
 
-def killed_replacing_in_mid_move(ground: Ground, dice: random.Random, amount: int = 8000) -> Result:
+def killed_replacing_in_mid_move(setup: FaultSetup, rng: random.Random, amount: int = 8000) -> Result:
     """Kill a run that replaces a queue while it moves messages: those on their way, and no others, may double."""
-    ledger, kept = ExchangeLedger(ground.queue(), padding=100), {"x-message-ttl": 600_000}
-    bind(ground.url, ledger.queue)
-    when = dice.randrange(amount // 2)
-    with rmqkit.connect(ground.url) as connection:
+    ledger, kept = ExchangeLedger(setup.declare_queue(), padding=100), {"x-message-ttl": 600_000}
+    bind(setup.url, ledger.queue)
+    when = rng.randrange(amount // 2)
+    with rmqkit.connect(setup.url) as connection:
         report = publish(connection, ledger, ledger.messages(range(amount)), Progress())
-    with start(ground.url, ledger.queue, kept) as process:
-        wait_until(lambda: when < waiting(ground.url, f"{ledger.queue}.rmqkit.kept") < amount or process.poll() == 0)
+    with start(setup.url, ledger.queue, kept) as process:
+        wait_until(lambda: when < waiting(setup.url, f"{ledger.queue}.rmqkit.kept") < amount or process.poll() == 0)
         process.kill()
     started_s = time.monotonic()
-    done = replaced(ground.url, bound_queue(ledger.queue, kept), wait_s=10.0)  # the dead one may still seem to consume
+    done = replaced(setup.url, bound_queue(ledger.queue, kept), wait_s=10.0)  # the dead one may still seem to consume
     took_s, twice = time.monotonic() - started_s, sum(each.twice for each in done)
-    result = published(ground, ledger, replace(report, republished=twice), Progress(), ordered=False)
+    result = check_published(setup, ledger, replace(report, republished=twice), Progress(), ordered=False)
     if twice > PREFETCH:
-        result.violations.append(f"I4: {twice} may be there twice")
+        result.violations.append(f"duplicates: {twice} may be there twice")
     return replace(result, recovery_s=took_s)
 
 
-def broker_killed_replacing(ground: Ground, dice: random.Random, blow: str = "") -> Result:
+def broker_killed_replacing(setup: FaultSetup, rng: random.Random, blow: str = "") -> Result:
     """Kill the broker at a step of a replacement, under a publisher, and run it again until it is done."""
-    ledger, blow = ExchangeLedger(ground.queue()), blow or dice.choice(("set", "delete it"))  # how a step begins
-    bind(ground.url, ledger.queue)
-    ground.settle()
+    ledger, blow = ExchangeLedger(setup.declare_queue()), blow or rng.choice(("set", "delete it"))  # how a step begins
+    bind(setup.url, ledger.queue)
+    setup.wait_until_on_disk()
     wanted, struck = bound_queue(ledger.queue, {"x-message-ttl": 600_000}), []
 
-    def strike(step: str) -> None:
+    def inject(step: str) -> None:
         if not struck and f": {blow}" in step:
             struck.append(step)
-            delay_s = dice.uniform(0.0, 0.2)
-            threading.Timer(delay_s, lambda: struck.append(restart_after_kill(ground.node))).start()  # type: ignore[func-returns-value,arg-type]
+            delay_s = rng.uniform(0.0, 0.2)
+            threading.Timer(delay_s, lambda: struck.append(kill_and_restart(setup.node))).start()  # type: ignore[func-returns-value,arg-type]
 
-    with Publishing(ground.url, ledger, 500) as publishing:
-        twice = _replaced_in_the_end(ground, wanted, strike, struck)
+    with Publishing(setup.url, ledger, 500) as publishing:
+        twice = _replace_until_done(setup, wanted, inject, struck)
     wait_until(lambda: len(struck) == 2)
-    result = _replaced(ground, ledger, publishing, twice)
+    result = _replaced(setup, ledger, publishing, twice)
     # Acknowledgements that a classic queue had not on its disk are forgotten, and nothing marks what comes again.
-    return replace(result, violations=[each for each in result.violations if not each.startswith("I4")])
+    return replace(result, violations=[each for each in result.violations if not each.startswith("duplicates")])
 
 
-def _replaced_in_the_end(ground: Ground, wanted: Topology, strike: Any, struck: list[Any]) -> int:
+def _replace_until_done(setup: FaultSetup, wanted: Topology, inject: Any, struck: list[Any]) -> int:
     for _ in range(3):
         try:
-            done = replaced(ground.url, wanted, pauses=Pauses(stale_s=0.3, quiet_s=0.3), on_step=strike)
+            done = replaced(setup.url, wanted, pauses=Pauses(stale_s=0.3, quiet_s=0.3), on_step=inject)
         except BrokerError:
             wait_until(lambda: len(struck) == 2)  # the broker is back
         else:
@@ -258,10 +259,10 @@ def _replaced_in_the_end(ground: Ground, wanted: Topology, strike: Any, struck: 
     raise AssertionError("it does not come to its end")
 
 
-def _replaced(ground: Ground, ledger: Ledger, publishing: Publishing, twice: int) -> Result:
+def _replaced(setup: FaultSetup, ledger: Ledger, publishing: Publishing, twice: int) -> Result:
     """Check I1 to I4 and I6; what a mover says may be there twice counts as published again."""
     report = replace(publishing.report, republished=publishing.report.republished + twice)
-    result = published(ground, ledger, report, publishing.progress, ordered=False)
-    if left := left_over(ground.url, ledger.queue):
-        result.violations.append(f"I9: the replacement left {left}")
+    result = check_published(setup, ledger, report, publishing.progress, ordered=False)
+    if left := left_over(setup.url, ledger.queue):
+        result.violations.append(f"progress: the replacement left {left}")
     return result

@@ -13,7 +13,7 @@ import pytest
 import rmqkit
 from rmqkit.node.cluster import Cluster
 from tests.faults import scenarios_cluster as scenarios
-from tests.faults.scenarios_cluster import ClusterGround
+from tests.faults.scenarios_cluster import ClusterSetup
 from tests.support.proxy import Proxy
 from tests.support.queues import declare
 
@@ -31,43 +31,47 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def ground(cluster: Cluster, tmp_path: Path) -> Iterator[ClusterGround]:
-    ground = ClusterGround(cluster, tmp_path / "round")
-    yield ground
-    ground.clear()
+def setup(cluster: Cluster, tmp_path: Path) -> Iterator[ClusterSetup]:
+    setup = ClusterSetup(cluster, tmp_path / "round")
+    yield setup
+    setup.clean_up()
 
 
-def test_35_killed_the_leader_is_followed_by_another_and_nothing_is_lost(
-    ground: ClusterGround, dice: random.Random
+@pytest.mark.fault(35)
+def test_killed_the_leader_is_followed_by_another_and_nothing_is_lost(setup: ClusterSetup, rng: random.Random) -> None:
+    assert scenarios.leader_killed(setup, rng).violations == []
+
+
+@pytest.mark.fault(35)
+def test_frozen_for_longer_than_its_peers_and_its_clients_bear_the_leader_is_left_and_nothing_is_lost(
+    setup: ClusterSetup, rng: random.Random
 ) -> None:
-    assert scenarios.leader_killed(ground, dice).violations == []
+    assert scenarios.leader_frozen(setup, rng, 12).violations == []
 
 
-def test_35_frozen_for_longer_than_its_peers_and_its_clients_bear_the_leader_is_left_and_nothing_is_lost(
-    ground: ClusterGround, dice: random.Random
+@pytest.mark.fault(35)
+def test_cut_off_from_its_peers_the_leader_confirms_nothing_that_is_lost(
+    setup: ClusterSetup, rng: random.Random
 ) -> None:
-    assert scenarios.leader_frozen(ground, dice, 12).violations == []
+    assert scenarios.leader_cut_off(setup, rng, 5).violations == []
 
 
-def test_35_cut_off_from_its_peers_the_leader_confirms_nothing_that_is_lost(
-    ground: ClusterGround, dice: random.Random
+@pytest.mark.fault(35)
+def test_without_a_majority_and_without_the_only_node_that_is_known_all_is_waited_for(
+    setup: ClusterSetup, rng: random.Random
 ) -> None:
-    assert scenarios.leader_cut_off(ground, dice, 5).violations == []
+    assert scenarios.two_of_three_killed(setup, rng, several=False).violations == []
 
 
-def test_35_without_a_majority_and_without_the_only_node_that_is_known_all_is_waited_for(
-    ground: ClusterGround, dice: random.Random
+@pytest.mark.fault(35)
+def test_a_queue_that_nobody_leads_is_waited_for_while_its_nodes_are_well(
+    setup: ClusterSetup, rng: random.Random
 ) -> None:
-    assert scenarios.two_of_three_killed(ground, dice, several=False).violations == []
+    assert scenarios.without_leader(setup, rng).violations == []
 
 
-def test_35_a_queue_that_nobody_leads_is_waited_for_while_its_nodes_are_well(
-    ground: ClusterGround, dice: random.Random
-) -> None:
-    assert scenarios.without_leader(ground, dice).violations == []
-
-
-def test_35_of_several_urls_the_one_that_was_lost_is_tried_last(broker_url: str, queue_name: str) -> None:
+@pytest.mark.fault(35)
+def test_of_several_urls_the_one_that_was_lost_is_tried_last(broker_url: str, queue_name: str) -> None:
     declare(broker_url, queue_name)
     message = rmqkit.Message(b"x", queue_name)
     with Proxy(broker_url) as one, Proxy(broker_url) as other, rmqkit.connect(one.url, other.url) as connection:

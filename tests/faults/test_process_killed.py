@@ -10,7 +10,7 @@ import pytest
 
 import rmqkit
 from tests.faults import scenarios_process as scenarios
-from tests.faults.fault_run import Ground, Progress, publish
+from tests.faults.fault_run import FaultSetup, Progress, publish
 from tests.faults.ledger import body
 from tests.support.queues import ready
 from tests.support.wait import wait_until
@@ -18,69 +18,73 @@ from tests.support.wait import wait_until
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("number", SIGNALS)
-def test_26_publish_confirms_what_it_sent_and_says_how_far_it_came(
-    ground: Ground, dice: random.Random, number: signal.Signals
+def test_publish_confirms_what_it_sent_and_says_how_far_it_came(
+    setup: FaultSetup, rng: random.Random, number: signal.Signals
 ) -> None:
-    assert scenarios.interrupted_publishing(ground, dice, number).violations == []
+    assert scenarios.interrupted_publishing(setup, rng, number).violations == []
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("number", SIGNALS)
-def test_26_consume_acknowledges_exactly_what_it_printed(
-    ground: Ground, dice: random.Random, number: signal.Signals
+def test_consume_acknowledges_exactly_what_it_printed(
+    setup: FaultSetup, rng: random.Random, number: signal.Signals
 ) -> None:
-    assert scenarios.interrupted_consuming(ground, dice, number).violations == []
+    assert scenarios.interrupted_consuming(setup, rng, number).violations == []
 
 
+@pytest.mark.fault(27)
 @pytest.mark.timeout(120)
-def test_27_runs_killed_at_random_moments_publish_every_line_and_repeat_few(
-    ground: Ground, dice: random.Random
-) -> None:
-    assert scenarios.killed_publishing(ground, dice).violations == []
+def test_runs_killed_at_random_moments_publish_every_line_and_repeat_few(setup: FaultSetup, rng: random.Random) -> None:
+    assert scenarios.killed_publishing(setup, rng).violations == []
 
 
-def test_29_a_file_that_is_cut_short_meanwhile_is_no_reason_to_skip_a_line(ground: Ground) -> None:
-    whole, lines = b"".join(body(n) + b"\n" for n in range(1000)), ground.folder / "lines"
+@pytest.mark.fault(29)
+def test_a_file_that_is_cut_short_meanwhile_is_no_reason_to_skip_a_line(setup: FaultSetup) -> None:
+    whole, lines = b"".join(body(n) + b"\n" for n in range(1000)), setup.folder / "lines"
     lines.write_bytes(whole[: whole.rindex(b"\n", 0, len(whole) // 2) + 30])  # in the middle of a line
-    command = ("publish", "-q", ground.queue(), "--lines", "lines", "--resume", "state")
-    with ground.start(*command) as program:
-        _, told = program.communicate(timeout=40)
+    command = ("publish", "-q", setup.declare_queue(), "--lines", "lines", "--resume", "state")
+    with setup.start(*command) as program:
+        _, told = program.communicate(timeout=90)
     assert program.returncode == 0, told
     lines.write_bytes(whole)
-    with ground.start(*command) as program:
-        _, told = program.communicate(timeout=40)
+    with setup.start(*command) as program:
+        _, told = program.communicate(timeout=90)
     assert program.returncode == 2
     assert b"had no end when it was published, and has grown since" in told
 
 
 @pytest.mark.parametrize("how", ["print", "save"])
-def test_what_a_killed_consumer_did_not_put_out_is_still_queued(ground: Ground, dice: random.Random, how: str) -> None:
-    assert scenarios.killed_consuming(ground, dice, how).violations == []
+def test_what_a_killed_consumer_did_not_put_out_is_still_queued(
+    setup: FaultSetup, rng: random.Random, how: str
+) -> None:
+    assert scenarios.killed_consuming(setup, rng, how).violations == []
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_rmqkit_killed_while_it_moves_and_run_again_loses_nothing_and_doubles_no_more_than_it_says(
-    ground: Ground, dice: random.Random, kind: str
+    setup: FaultSetup, rng: random.Random, kind: str
 ) -> None:
-    assert scenarios.killed_moving(ground, dice, kind).violations == []
+    assert scenarios.killed_moving(setup, rng, kind).violations == []
 
 
 def test_the_broker_killed_while_messages_are_moved_loses_none_and_the_move_goes_on_by_itself(
-    node_ground: Ground, dice: random.Random
+    node_setup: FaultSetup, rng: random.Random
 ) -> None:
-    assert scenarios.broker_killed_moving(node_ground, dice).violations == []
+    assert scenarios.broker_killed_moving(node_setup, rng).violations == []
 
 
-def test_sigint_ends_a_move_cleanly_with_each_message_in_one_queue(ground: Ground) -> None:
-    source, target, amount = ground.books(), ground.queue(), 4000
-    with rmqkit.connect(ground.url) as connection:
+def test_sigint_ends_a_move_cleanly_with_each_message_in_one_queue(setup: FaultSetup) -> None:
+    source, target, amount = setup.declare_ledger(), setup.declare_queue(), 4000
+    with rmqkit.connect(setup.url) as connection:
         publish(connection, source, source.messages(range(amount)), Progress())
     arguments = ("move", source.queue, "--to-queue", target, "--rate", "3000", "--json")
-    with ground.start(*arguments) as program:
-        wait_until(lambda: ready(ground.url, target) > 0)
+    with setup.start(*arguments) as program:
+        wait_until(lambda: ready(setup.url, target) > 0)
         program.send_signal(signal.SIGINT)
-        out, errors = program.communicate(timeout=30)
+        out, errors = program.communicate(timeout=90)
     assert program.returncode == 128 + signal.SIGINT, errors
     moved = json.loads(out)["moved"]
-    wait_until(lambda: ready(ground.url, source.queue) == amount - moved)
-    assert ready(ground.url, target) == moved
+    wait_until(lambda: ready(setup.url, source.queue) == amount - moved)
+    assert ready(setup.url, target) == moved

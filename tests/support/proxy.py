@@ -107,7 +107,7 @@ class Proxy:
         self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._ended = True
-        self._thread.join(10)
+        self._thread.join(90)
         assert not self._thread.is_alive()
 
     def reset(self) -> None:

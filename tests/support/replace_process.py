@@ -82,7 +82,7 @@ def is_begun(url: str, topology: Topology) -> bool:
 def killed_at(step: int, url: str, queue: str, arguments: dict[str, Any]) -> bool:
     """Let a process replace a queue, which kills itself at a step; tell whether it came so far."""
     with start(url, queue, arguments, step) as process:
-        _, errors = process.communicate(timeout=50)
+        _, errors = process.communicate(timeout=90)
     assert process.returncode in (0, -signal.SIGKILL), errors
     return process.returncode != 0
 

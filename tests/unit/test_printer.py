@@ -70,7 +70,7 @@ except OutputError as exc:
     with (tmp_path / "out").open("wb") as file:
         process = subprocess.run(
             [sys.executable, "-c", script], stdout=file, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
-            timeout=30, check=False,
+            timeout=90, check=False,
         )  # fmt: skip
     assert process.returncode == 102
     assert (tmp_path / "out").stat().st_size == 25
@@ -150,7 +150,7 @@ for _ in range(50):
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
             lines = pipe.read().decode().splitlines()
-        assert [writer.wait(30) for writer in writers] == [0, 0, 0]
+        assert [writer.wait(90) for writer in writers] == [0, 0, 0]
     assert len(lines) == 1500
     for start in range(0, len(lines), 10):
         assert len(set(lines[start : start + 10])) == 1
