@@ -72,9 +72,9 @@ def test_count_sends_exactly_the_numbers_in_order_persistent(run: Run, channel: 
     assert done.returncode == 0, done.stderr
     assert counts(done.stdout) == {"published": 20_000, "confirmed": 20_000}
     found = drain_messages(channel, queue)
-    assert [body for _, body in found] == [b"%d" % number for number in range(20_000)]
-    assert {properties.delivery_mode for properties, _ in found} == {2}
-    assert {properties.content_type for properties, _ in found} == {"text/plain"}
+    assert [each.body for each in found] == [b"%d" % number for number in range(20_000)]
+    assert {each.properties.delivery_mode for each in found} == {2}
+    assert {each.properties.content_type for each in found} == {"text/plain"}
 
 
 def test_payloads_files_and_folders_arrive_byte_for_byte(
@@ -90,8 +90,8 @@ def test_payloads_files_and_folders_arrive_byte_for_byte(
     )
     assert done.returncode == 0, done.stderr
     found = drain_messages(channel, queue)
-    assert [body for _, body in found] == ["grüße".encode(), b"", b'{"a":1}\r\n', everything, b"", b"\0\n"]
-    kinds = [properties.content_type for properties, _ in found]
+    assert [each.body for each in found] == ["grüße".encode(), b"", b'{"a":1}\r\n', everything, b"", b"\0\n"]
+    kinds = [each.properties.content_type for each in found]
     assert kinds == [
         "text/plain",
         "text/plain",
@@ -135,7 +135,7 @@ def test_properties_and_typed_headers_are_what_another_client_sees(
         "-H", 'list:=[1,"a",{"b":false}]', "-H", 'raw:={"$bytes":"/w=="}',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    [(properties, _)] = drain_messages(channel, queue)
+    [(_, properties, _)] = drain_messages(channel, queue)
     assert (properties.content_type, properties.content_encoding, properties.priority) == ("a/b", "c", 9)
     assert (properties.correlation_id, properties.reply_to, properties.expiration) == ("d", "e", "60000")
     assert (properties.message_id, properties.type, properties.app_id) == ("f", "g", "h")
@@ -254,8 +254,8 @@ def test_envelopes_go_back_where_they_came_from_byte_for_byte(
     done = run("--envelopes", "-", stdin=printed)
     assert done.returncode == 0, done.stderr
     found = drain_messages(channel, queue)
-    assert [body for _, body in found] == [b"text \xc3\xa4\n", bytes(range(256))]
-    assert [properties.__dict__ for properties, _ in found] == [sent.__dict__] * 2
+    assert [each.body for each in found] == [b"text \xc3\xa4\n", bytes(range(256))]
+    assert [each.properties.__dict__ for each in found] == [sent.__dict__] * 2
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

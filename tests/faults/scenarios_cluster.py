@@ -1,4 +1,4 @@
-"""Three nodes, a quorum queue, and what becomes of its leader, of our own node, and of two of three (35)."""
+"""Three nodes and a quorum queue: kill, freeze or cut off its leader, the only known node, or two of three nodes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from rmqkit.node.cluster import Cluster
 from rmqkit.node.node import Node
 from tests.conftest import Broker
 from tests.faults.fault_run import FaultSetup, Progress, Result, publish_and_consume
-from tests.support.nodes import freeze
+from tests.support.nodes import evaluate, freeze, wait_until_on_disk
 from tests.support.wait import wait_until
 
 HEARTBEAT = "?heartbeat=1"  # or a frozen node is given up after half a minute
+ELECTION_S = 60.0
 
 
 class ClusterSetup(FaultSetup):
-    """A cluster whose nodes may be hurt; `home` is the one that queues are declared on, which then leads them."""
+    """A cluster whose nodes a fault may kill; queues are declared on `home`, which then leads them."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster = cluster
@@ -31,16 +32,27 @@ class ClusterSetup(FaultSetup):
     def url(self) -> str:
         return self.home.url
 
+    def wait_until_on_disk(self) -> None:
+        for node in self.cluster.nodes:
+            wait_until_on_disk(node)
+
     def leader(self, queue: str) -> Node:
-        """Wait until a quorum queue has a leader, and return its node."""
-        wait_until(lambda: self.cluster.leader(queue) != "", lambda: f"queue {queue} has no leader")
-        return self.node_of(self.cluster.leader(queue))
+        """Wait until a quorum queue has a leader; return its node."""
+        name = ""
+
+        def has_leader() -> bool:
+            nonlocal name
+            name = self.cluster.leader(queue)
+            return name != ""
+
+        wait_until(has_leader, f"queue {queue} has no leader", timeout_s=ELECTION_S)
+        return self.node_of(name)
 
     def node_of(self, name: str) -> Node:
         return next(node for node in self.cluster.nodes if node.name == name)
 
     def urls(self, first: Node) -> str:
-        """Return the URLs of all nodes, beginning with one of them."""
+        """Return the URLs of all nodes, beginning with the one of `first`."""
         others = (node.url for node in self.cluster.nodes if node.name != first.name)
         return ",".join(url + HEARTBEAT for url in (first.url, *others))
 
@@ -49,47 +61,48 @@ Injection = Callable[[ClusterSetup, str], None]
 
 
 def through(setup: ClusterSetup, rng: random.Random, inject: Injection, *, several: bool = True) -> Result:
-    """Publish and consume at once, through the node that leads the queue, and inject on the way.
+    """Publish and consume through the node that leads the queue, and inject a fault on the way.
 
-    With several URLs the other nodes are known as well.
+    With `several`, the URLs name the other nodes too.
     """
     amount = 8000
     when = rng.randrange(amount // 3)
     setup.home = rng.choice(setup.cluster.nodes)
     url = setup.urls(setup.home) if several else setup.url + HEARTBEAT
 
-    def struck(_done: threading.Event, progress: Progress) -> None:
+    def inject_on_the_way(_done: threading.Event, progress: Progress) -> None:
         progress.wait_for(when)
         try:
             inject(setup, setup.queues[-1])
         finally:
             setup.cluster.start()
 
-    result = publish_and_consume(setup, url, struck, amount, 6000, x_queue_type="quorum")
+    result = publish_and_consume(setup, url, inject_on_the_way, amount, 6000, x_queue_type="quorum")
     if not result.report.complete:
         result.violations.append(f"progress: not complete: {replace(result.report, failures=())}")
     return result
 
 
 def leader_killed(setup: ClusterSetup, rng: random.Random) -> Result:
-    """Kill the leader: another one takes over, with two of three nodes."""
+    """Kill the leader: the other two nodes elect another one."""
 
     def inject(setup: ClusterSetup, queue: str) -> None:
         before = setup.leader(queue)
         before.kill()
-        wait_until(lambda: setup.cluster.leader(queue) not in ("", before.name), "nobody takes over")
+        others = {node.name for node in setup.cluster.nodes} - {before.name}
+        wait_until(lambda: setup.cluster.leader(queue) in others, "no node takes over", timeout_s=ELECTION_S)
 
     return through(setup, rng, inject)
 
 
 def leader_frozen(setup: ClusterSetup, rng: random.Random, seconds: float = 0.0) -> Result:
-    """Freeze the leader for less than anybody notices, or until its connections and its peers have given it up."""
+    """Freeze the leader for less than anything notices, or until its connections and its peers have given it up."""
     seconds = seconds or rng.choice((2, 12))
     return through(setup, rng, lambda setup, queue: freeze(setup.leader(queue), seconds))
 
 
 def leader_cut_off(setup: ClusterSetup, rng: random.Random, seconds: float = 0.0) -> Result:
-    """Let the leader and its peers refuse each other, so that it leads no majority, and make peace again."""
+    """Make the leader and its peers refuse each other, so that it leads no majority, and then accept each other."""
     seconds = seconds or rng.uniform(1, 10)
 
     def inject(setup: ClusterSetup, queue: str) -> None:
@@ -100,12 +113,12 @@ def leader_cut_off(setup: ClusterSetup, rng: random.Random, seconds: float = 0.0
 
 
 def own_node_killed(setup: ClusterSetup, rng: random.Random) -> Result:
-    """Kill the only node we know: the others cannot help, until it is back."""
+    """Kill the only node whose URL is known: the other nodes cannot help until it is back."""
     return through(setup, rng, lambda setup, queue: setup.leader(queue).kill(), several=False)
 
 
 def two_of_three_killed(setup: ClusterSetup, rng: random.Random, *, several: bool | None = None) -> Result:
-    """Kill the leader and one more: nothing is confirmed without a majority, and all goes on once they are back."""
+    """Kill the leader and one more node: without a majority nothing is confirmed until they are back."""
     several = rng.random() < 0.5 if several is None else several
 
     def inject(setup: ClusterSetup, queue: str) -> None:
@@ -119,34 +132,30 @@ def two_of_three_killed(setup: ClusterSetup, rng: random.Random, *, several: boo
 
 
 def without_leader(setup: ClusterSetup, rng: random.Random, seconds: float = 2.0) -> Result:
-    """End the queue's members on two nodes, which go on themselves: nobody leads it until they are back."""
+    """Stop the queue's members on two nodes that keep running: the queue has no leader until the members are back."""
 
     def inject(setup: ClusterSetup, queue: str) -> None:
         leader = setup.leader(queue)
         nodes = [leader, rng.choice([node for node in setup.cluster.nodes if node.name != leader.name])]
         member = f"(quorum_queues, {{'%2F_{queue}', node()}})"
-        for node in nodes:
-            assert _eval(node, f"ra:stop_server{member}") == "ok"
-        threading.Event().wait(seconds)
-        for node in nodes:
-            assert _eval(node, f"ra:restart_server{member}") == "ok"
+        try:
+            for node in nodes:
+                assert evaluate(node, f"ra:stop_server{member}") == "ok"
+            threading.Event().wait(seconds)
+        finally:  # or the queue can neither be drained nor deleted
+            restarted = [evaluate(node, f"ra:restart_server{member}") for node in nodes]
+        assert all("ok" in each or "already_started" in each for each in restarted), restarted
 
     return through(setup, rng, inject)
 
 
 @contextmanager
 def cut_off(node: Node, cluster: Cluster) -> Iterator[None]:
-    """Cut a node off from its peers while the block runs: it wants another cookie of them, which none has."""
+    """Cut a node off from its peers while the block runs: it demands another cookie, which none of them has."""
     peers = "[" + ",".join(f"'{each.name}'" for each in cluster.nodes if each.name != node.name) + "]"
-    assert _eval(node, f"[begin erlang:set_cookie(N, wrong), erlang:disconnect_node(N) end || N <- {peers}]")
     try:
-        assert _eval(node, "nodes()") == "[]"
+        evaluate(node, f"[begin erlang:set_cookie(N, wrong), erlang:disconnect_node(N) end || N <- {peers}]")
+        wait_until(lambda: evaluate(node, "nodes()") == "[]", "the node still sees its peers")
         yield
     finally:
-        _eval(node, f"[erlang:set_cookie(N, erlang:get_cookie()) || N <- {peers}]")
-
-
-def _eval(node: Node, expression: str) -> str:
-    done = node.ctl("-q", "eval", f"{expression}.")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+        evaluate(node, f"[erlang:set_cookie(N, erlang:get_cookie()) || N <- {peers}]")
