@@ -54,7 +54,7 @@ def fail(delivery: Delivery) -> None:
 def parked(witness: BlockingChannel) -> tuple[Any, bytes]:
     _, properties, body = witness.basic_get("parked", auto_ack=True)
     assert properties is not None, "nothing was parked"
-    return properties, body
+    return properties, body or b""
 
 
 def test_what_fails_comes_back_after_each_delay_and_is_parked_with_the_last_line_of_its_traceback(

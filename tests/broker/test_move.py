@@ -75,7 +75,12 @@ def test_dead_letters_go_back_to_the_queue_they_died_in_and_to_no_other_with_the
 ) -> None:
     declare(vhost_url, "audit")
     witness.queue_bind("audit", "amq.topic", "#")
-    sent = {"headers": {"mine": [1, {"a": 25}], "CC": ["audit"]}, "message_id": "m", "priority": 3, "type": "t"}
+    sent: dict[str, Any] = {
+        "headers": {"mine": [1, {"a": 25}], "CC": ["audit"]},
+        "message_id": "m",
+        "priority": 3,
+        "type": "t",
+    }
     killed(witness, vhost_url, 3, **sent)
     witness.queue_purge("audit")
     report = connection.move("parked")

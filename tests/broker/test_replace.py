@@ -112,9 +112,9 @@ def test_a_moved_message_keeps_its_body_its_properties_and_its_key(
     (done,) = replaced(vhost_url, bound_queue("q", {"x-queue-type": kind, **TTL}))
     found, expected = drained(witness, "q"), drained(witness, "twin")
     if kind == "quorum":  # it adds a header of its own to what it delivers
-        for _, properties, _ in (*found, *expected):
-            headers = properties["headers"] or {}
-            properties["headers"] = {name: headers[name] for name in headers if name != "x-delivery-count"}
+        for _, received, _ in (*found, *expected):
+            headers = received["headers"] or {}
+            received["headers"] = {name: headers[name] for name in headers if name != "x-delivery-count"}
     assert found == expected
     assert len(found) == done.moved == len(SPECIMENS)
     assert ready(vhost_url, "elsewhere") == 0  # the CC header did not route again

@@ -33,7 +33,7 @@ def run(environment: dict[str, str], tmp_path: Path) -> Callable[..., Any]:
             env=environment,
             cwd=tmp_path,
             check=False,
-            **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
+            input=stdin or b"",
         )
 
     return run

@@ -220,7 +220,9 @@ def test_watching_on_a_terminal_redraws_the_table_until_it_is_stopped(
         topology,
     ]
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = subprocess.Popen(
+        list(map(str, command)), env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
     os.close(theirs)
     shown = _read(ours, until=lambda text: text.count("billing") >= 3)
     process.send_signal(number)

@@ -9,7 +9,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Message, PropertyMismatch
-from rmqkit.messaging.consumer import Offset
+from rmqkit.options import Offset
 from tests.support.cli import rmqkit as run
 from tests.support.proxy import Proxy
 

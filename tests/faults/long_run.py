@@ -231,7 +231,7 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; our children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     faults = [each for each in FAULTS if wanted.only in (each.number, "") or wanted.only in each.words]
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True)
     sys.stdout.write(f"seed {wanted.seed}\n")
     with reap_when_done(Path(tempfile.mkdtemp(prefix="rmqkit-faults-"))) as folder, suppress(KeyboardInterrupt):
         brokers = FaultBrokers(folder)

@@ -71,15 +71,15 @@ def topology_file(setup: FaultSetup, exchanges: int, queues: int) -> Path:
 
 
 def differences(setup: FaultSetup, file: Path) -> list[str]:
-    """Compare what RabbitMQ's HTTP API shows with the file: nothing is missing, nothing is there besides."""
+    """Compare the broker with the file, through RabbitMQ's HTTP API: nothing is missing, nothing else exists."""
     wanted, name = rmqkit.load(file), file.stem
     live = setup.get_from_api("definitions/{}")
-    pairs = {
+    pairs: dict[str, list[Any]] = {
         "exchanges": [each.name for each in wanted.exchanges],
         "queues": [(each.name, each.arguments) for each in wanted.queues],
         "bindings": [(each.source, each.destination, each.routing_key) for each in wanted.bindings],
     }
-    found = {
+    found: dict[str, list[Any]] = {
         "exchanges": [each["name"] for each in live["exchanges"]],
         "queues": [(each["name"], untyped(each["arguments"])) for each in live["queues"] if each["name"] != name],
         "bindings": [(each["source"], each["destination"], each["routing_key"]) for each in live["bindings"]],
@@ -238,7 +238,7 @@ def broker_killed_replacing(setup: FaultSetup, rng: random.Random, blow: str = "
         if not struck and f": {blow}" in step:
             struck.append(step)
             delay_s = rng.uniform(0.0, 0.2)
-            threading.Timer(delay_s, lambda: struck.append(kill_and_restart(setup.node))).start()  # type: ignore[func-returns-value,arg-type]
+            threading.Timer(delay_s, lambda: struck.append(kill_and_restart(setup.node))).start()  # type: ignore[arg-type]
 
     with Publishing(setup.url, ledger, 500) as publishing:
         twice = _replace_until_done(setup, wanted, inject, struck)

@@ -32,8 +32,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.amqp.reconnect.CALL_TIMEOUT_S", 1.0)
     monkeypatch.setattr("rmqkit.amqp.reconnect.LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr("rmqkit.amqp.reconnect.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setitem(Channel.call.__kwdefaults__, "timeout_s", 1.0)
-    monkeypatch.setitem(ReconnectingConnection.recover.__kwdefaults__, "timeout_s", 3.0)
+    monkeypatch.setitem(Channel.call.__kwdefaults__ or {}, "timeout_s", 1.0)
+    monkeypatch.setitem(ReconnectingConnection.recover.__kwdefaults__ or {}, "timeout_s", 3.0)
 
 
 def delivery(tag: int, body: bytes, size: int, consumer_tag: str) -> bytes:

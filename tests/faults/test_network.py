@@ -55,7 +55,9 @@ def test_by_default_a_dead_line_is_found_before_a_publisher_gives_up_on_its_conf
     with rmqkit.connect(broker_url) as connection:
         adapter = connection._consuming._connected()._adapter
         assert adapter is not None
-        found_within_s = 2 * (adapter.params.heartbeat + 5)  # see pika/heartbeat.py
+        heartbeat_s = adapter.params.heartbeat
+        assert isinstance(heartbeat_s, int)
+        found_within_s = 2 * (heartbeat_s + 5)  # see pika/heartbeat.py
     assert 0 < found_within_s < PublishOptions().confirm_timeout_s
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from pika import spec
@@ -130,10 +130,9 @@ def test_a_stop_does_not_wait_for_ever_for_a_confirm_either(monkeypatch: pytest.
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let calls give up after two seconds instead of thirty."""
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make calls give up after two seconds instead of thirty."""
     monkeypatch.setattr("rmqkit.amqp.reconnect.CALL_TIMEOUT_S", 2.0)
-    return None
 
 
 @pytest.mark.usefixtures("impatient")

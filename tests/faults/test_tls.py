@@ -13,8 +13,9 @@ import pytest
 
 import rmqkit
 from rmqkit import AuthenticationFailed, Message, SettingsError, Unreachable
-from rmqkit.settings import Settings, Tls, load_settings
-from tests.faults.conftest import FOLDER
+from rmqkit.address import Tls
+from rmqkit.settings import Settings, load_settings
+from tests.conftest import FOLDER
 from tests.faults.tls import KEY_PASSWORD, TlsNode, tls_node, token
 from tests.support.cli import rmqkit as command
 

@@ -64,8 +64,8 @@ def drain_messages(broker: str | BlockingChannel, queue: str) -> list[Received]:
     with open_channel(broker) as channel:
         while left := ready(channel, queue):
             for method, properties, body in channel.consume(queue, inactivity_timeout=20):
-                assert body is not None, f"queue {queue} counts {left} more messages but delivers none"
-                received.append(Received(method, properties, body))
+                assert method is not None, f"queue {queue} counts {left} more messages but delivers none"
+                received.append(Received(method, properties or pika.BasicProperties(), body or b""))
                 left -= 1
                 if left % 500 == 0:
                     channel.basic_ack(method.delivery_tag, multiple=True)

@@ -49,7 +49,8 @@ def replaced(url: str, topology: Topology, *, pauses: Pauses = SHORT, **options:
     """Replace whatever conflicts with a topology, and finish what was begun."""
     with links(url) as (consuming, publishing):
         with EntityInspector(consuming) as looker:
-            steps = [looker.look(each) for each in (*topology.exchanges, *topology.queues)]
+            entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
+            steps = [looker.look(each) for each in entities]
         conflicts = [each for each in steps if each.outcome is Outcome.CONFLICT]
         return replace(consuming, publishing, topology, conflicts, pauses=pauses, **options)
 
