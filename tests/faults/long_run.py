@@ -1,4 +1,4 @@
-"""The faults, for long: the scenarios of the tests at random moments, one after the other, on nodes of our own.
+"""Run the scenarios of the fault tests for hours, at random moments, one after the other, on private nodes.
 
 python -m tests.faults.long_run [--rounds 50] [--seed N] [--only WORDS] [--write docs/reliability.md]
 """
@@ -32,11 +32,11 @@ from rmqkit.node.process import wait_until
 from rmqkit.node.reaper import reap_when_done
 from tests.faults import scenarios_broker as broker
 from tests.faults import scenarios_cluster as cluster
-from tests.faults import scenarios_input_output as streams
+from tests.faults import scenarios_input_output as input_output
 from tests.faults import scenarios_network as network
-from tests.faults import scenarios_process as program
-from tests.faults import scenarios_topology as declare
-from tests.faults import scenarios_volume as crowd
+from tests.faults import scenarios_process as process
+from tests.faults import scenarios_topology as topology
+from tests.faults import scenarios_volume as volume
 from tests.faults.fault_run import FaultSetup, Result, io_threads, open_files
 from tests.faults.scenarios_cluster import ClusterSetup
 
@@ -44,7 +44,7 @@ BEGIN, END = "<!-- faults: begin (written by tests/faults/long_run.py) -->", "<!
 
 
 class FaultBrokers:
-    """The node and the cluster that the rounds hurt: new ones when one did not come back."""
+    """The node and the cluster that the runs kill; new ones are started if one did not restart."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -77,7 +77,7 @@ class FaultBrokers:
 
 @dataclass
 class Fault:
-    """A fault by its number, and how its rounds went; one round in `every` is enough where they are long."""
+    """A fault, its number and its results; a long scenario runs once in `every` rounds."""
 
     number: str
     words: str
@@ -111,24 +111,26 @@ FAULTS = (
     Fault("5", "cut at 20 bytes of publishes or confirms", network.cut_publishing),
     Fault("5", "cut at 10 bytes of deliveries or acknowledgements", network.cut_consuming),
     Fault("6", "a blackhole, the heartbeat being 1 s", network.swallowed),
-    Fault("17", "one key in ten is bound to nothing", crowd.one_in_ten_unbound, every=5),
-    Fault("26", "SIGINT or SIGTERM while publishing", program.interrupted_publishing),
-    Fault("26", "SIGINT or SIGTERM while consuming", program.interrupted_consuming),
-    Fault("27", "`publish --resume` is killed three times", program.killed_publishing),
-    Fault("", "`consume` is killed, printing or saving", program.killed_consuming),
-    Fault("", "`move` is killed three times", program.killed_moving),
-    Fault("", "the broker is killed under a move", program.broker_killed_moving),
-    Fault("28", "the output fails", streams.output_fails),
-    Fault("29", "the input fails", streams.input_fails),
-    Fault("29", "a file is cut short while it is read", streams.file_cut_while_read),
-    Fault("30", "a million messages, three consumers, one slow, one killed", crowd.crowd, every=10, most_s=900),
-    Fault("32", "a fanout to five queues, one full", crowd.fanout_with_one_full),
-    Fault("34", "`apply` is killed twice", declare.killed_applying),
-    Fault("34", "two `apply` at once", declare.applied_twice_at_once),
-    Fault("34", "the broker is killed under an apply", declare.broker_killed_applying),
-    Fault("34", "a replacement is killed at a step", declare.killed_replacing),
-    Fault("34", "a replacement is killed in mid-move", declare.killed_replacing_in_mid_move),
-    Fault("34", "the broker is killed under a replacement", declare.broker_killed_replacing),
+    Fault("17", "one key in ten is bound to nothing", volume.one_in_ten_unbound, every=5),
+    Fault("26", "SIGINT or SIGTERM while publishing", process.interrupted_publishing),
+    Fault("26", "SIGINT or SIGTERM while consuming", process.interrupted_consuming),
+    Fault("27", "`publish --resume` is killed three times", process.killed_publishing),
+    Fault("", "`consume` is killed, printing or saving", process.killed_consuming),
+    Fault("", "`move` is killed three times", process.killed_moving),
+    Fault("", "the broker is killed under a move", process.broker_killed_moving),
+    Fault("28", "the output fails", input_output.output_fails),
+    Fault("29", "the input fails", input_output.input_fails),
+    Fault("29", "a file is cut short while it is read", input_output.file_cut_while_read),
+    Fault(
+        "30", "a million messages, three consumers, one slow, one killed", volume.three_consumers, every=10, most_s=900
+    ),
+    Fault("32", "a fanout to five queues, one full", volume.fanout_with_one_full),
+    Fault("34", "`apply` is killed twice", topology.killed_applying),
+    Fault("34", "two `apply` at once", topology.applied_twice_at_once),
+    Fault("34", "the broker is killed under an apply", topology.broker_killed_applying),
+    Fault("34", "a replacement is killed at a step", topology.killed_replacing),
+    Fault("34", "a replacement is killed in mid-move", topology.killed_replacing_in_mid_move),
+    Fault("34", "the broker is killed under a replacement", topology.broker_killed_replacing),
     Fault("35", "the leader of a quorum queue is killed", cluster.leader_killed, FaultBrokers.cluster, every=2),
     Fault("35", "the leader is frozen", cluster.leader_frozen, FaultBrokers.cluster, every=2),
     Fault("35", "the leader is cut off from its peers", cluster.leader_cut_off, FaultBrokers.cluster, every=2),

@@ -1,4 +1,4 @@
-"""The broker dies, stops, freezes, or throws everybody out (1-4)."""
+"""Kill, stop or freeze the broker, or close all its connections (1-4)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def killed_while_consuming(setup: FaultSetup, rng: random.Random, amount: int = 
                 progress.step()
     result = check_consumed(setup, ledger, progress, report)
     if not warnings:
-        result.violations.append("progress: nothing was said of the broker's death")
+        result.violations.append("progress: no warning about the broker's death")
     return result
 
 
@@ -72,12 +72,12 @@ def application_stopped(setup: FaultSetup, rng: random.Random, amount: int = 30_
 
 
 def frozen(setup: FaultSetup, rng: random.Random, amount: int = 40_000) -> Result:
-    """Freeze it for less than the heartbeat's time: nothing is sent twice."""
+    """Freeze the broker for less than the heartbeat: nothing is republished."""
     return _frozen(setup, rng, setup.url, 5, amount)
 
 
 def frozen_for_long(setup: FaultSetup, rng: random.Random, amount: int = 40_000) -> Result:
-    """Freeze it until the heartbeat gives it up, and let it go on then."""
+    """Freeze the broker until the heartbeat gives it up, and then resume it."""
     return _frozen(setup, rng, f"{setup.url}?heartbeat=1", 14, amount)
 
 

@@ -1,4 +1,4 @@
-"""What messages are read from fails, or what they are written to (28, 29)."""
+"""Make the output or the input of a command fail (28, 29)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ PREFETCH, AMOUNT = 100, 5000
 
 
 def output_fails(setup: FaultSetup, rng: random.Random, how: str = "") -> Result:
-    """Have a reader leave, a disk fill up, or a reader stop and the consumer die: what is not out is still queued."""
+    """Close the pipe, fill the disk, or stop reading and kill the consumer: unwritten messages stay queued."""
     how, sent = how or rng.choice(list(OUTPUTS)), [body(number, 200) for number in range(AMOUNT)]
     queue = setup.declare_queue()
     with rmqkit.connect(setup.url) as connection:
         connection.publish(rmqkit.Message(each, queue) for each in sent)
     out, violations = OUTPUTS[how](setup, rng, queue)
     seen = [*out, *drain(setup.url, queue)]
-    # A consumer that dies has no time to acknowledge what is out already.
+    # A consumer that is killed has no time to acknowledge the lines it has written.
     return compare_bodies(sent, seen, duplicates_max=PREFETCH if how == "a reader stops" else 0, violations=violations)
 
 
 def _reader_leaves(setup: FaultSetup, rng: random.Random, queue: str) -> tuple[list[bytes], list[str]]:
-    """Read some lines, and close the pipe: the rest of what it holds is lost, and was told to be out."""
+    """Read some lines, and close the pipe: the rest of its content is lost, and counts as written."""
     program = setup.start("consume", queue, "--prefetch", PREFETCH, "--json")
     assert program.stdout is not None
     os.read(program.stdout.fileno(), rng.randrange(1, 50_000))
@@ -85,7 +85,7 @@ def _reader_stops(setup: FaultSetup, rng: random.Random, queue: str) -> tuple[li
     assert program.stdout is not None
     got = os.read(program.stdout.fileno(), rng.randrange(1, 50_000))
     waiting = -1
-    while waiting != (waiting := ready(setup.url, queue)):  # it goes on until the pipe is full
+    while waiting != (waiting := ready(setup.url, queue)):  # the consumer continues until the pipe is full
         pass
     program.kill()
     rest, errors = program.communicate()
@@ -162,7 +162,7 @@ def input_fails(setup: FaultSetup, rng: random.Random, how: str = "", amount: in
 def _fifo_closed_in_mid_line(
     lines: Sequence[bytes], whole: bytes, where: int, rng: random.Random
 ) -> tuple[bytes, Sequence[bytes], int, str]:
-    """The line that was not finished is no JSON: it is not sent, and told by its number."""
+    """The unfinished line is not JSON: it is not sent, and the error names its number."""
     start = len(b"\n".join(lines[:where])) + 1
     return whole[: start + rng.randrange(1, len(lines[where]))], lines[:where], 3, f'"line": {where + 1}'
 

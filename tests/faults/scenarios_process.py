@@ -1,4 +1,4 @@
-"""rmqkit itself is stopped or killed: publishing, consuming, moving, also when the broker dies under it (26, 27)."""
+"""Stop or kill rmqkit while it publishes, consumes or moves, or the broker while it moves (26, 27)."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ def killed_publishing(setup: FaultSetup, rng: random.Random, lines: int = 60_000
     assert killed, "no run was killed: nothing was tested"
     out, last_violations, took_s = _finished(run())
     violations += last_violations
-    told = json.loads(out)
-    if told["resumed"]["skipped"] + told["confirmed"] != lines:
-        violations.append(f"accounting: it does not add up to {lines}: {told}")
+    report = json.loads(out)
+    if report["resumed"]["skipped"] + report["confirmed"] != lines:
+        violations.append(f"accounting: it does not add up to {lines}: {report}")
     return compare_bodies(
         sent,
         drain(setup.url, queue),
@@ -189,7 +189,7 @@ def killed_moving(setup: FaultSetup, rng: random.Random, kind: str = "", amount:
 
 
 def broker_killed_moving(setup: FaultSetup, rng: random.Random, amount: int = 4000) -> Result:
-    """Kill the broker under a move, which goes on by itself.
+    """Kill the broker during a move, which resumes by itself.
 
     The queues are classic ones: a quorum queue of RabbitMQ 3.10 on a single node may be without a leader for minutes.
     """
@@ -197,9 +197,9 @@ def broker_killed_moving(setup: FaultSetup, rng: random.Random, amount: int = 40
     when = rng.randrange(amount // 2)
     warnings: list[str] = []
 
-    def hear(looked: int, _blocked: str) -> None:
+    def report_progress(inspected: int, _blocked: str) -> None:
         progress.step()
-        progress.done = looked
+        progress.done = inspected
 
     def inject() -> None:
         progress.wait_for(when)
@@ -207,7 +207,7 @@ def broker_killed_moving(setup: FaultSetup, rng: random.Random, amount: int = 40
 
     with rmqkit.connect(setup.url) as connection:
         report = publish(connection, source, source.messages(range(amount)), Progress())
-        options: dict[str, Any] = {"rate": 3000, "on_progress": hear, "on_warning": warnings.append}
+        options: dict[str, Any] = {"rate": 3000, "on_progress": report_progress, "on_warning": warnings.append}
         with in_background(inject):
             done = connection.move(source.queue, Target("", target), **options)
     result = _moved(setup, source, target, report, done.redelivered)

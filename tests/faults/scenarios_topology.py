@@ -1,4 +1,4 @@
-"""Applying and replacing are killed at every step, rmqkit by itself and the broker under it: 34."""
+"""Kill rmqkit or the broker at every step of applying and replacing (34)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ with rmqkit.connect(url) as connection:
 
 
 def topology_file(setup: FaultSetup, exchanges: int, queues: int) -> Path:
-    """Write a topology whose names nobody else uses; each queue has a binding."""
+    """Write a topology with unique names; each queue has a binding."""
     name = setup.declare_queue()
     setup.exchanges += (f"{name}.x{number}" for number in range(exchanges))
     setup.queues += (f"{name}.q{number}" for number in range(queues))
@@ -115,13 +115,13 @@ def applied_twice_at_once(setup: FaultSetup, _rng: random.Random, size: int = 15
 
 def broker_killed_applying(setup: FaultSetup, rng: random.Random, size: int = 300) -> Result:
     """Kill the broker under a run that applies; that one, or the next, finishes."""
-    file, progress, struck_s = topology_file(setup, 2, size), Progress(), 0.0
+    file, progress, killed_s = topology_file(setup, 2, size), Progress(), 0.0
     when, topology = rng.randrange(size), rmqkit.load(file)
 
     def inject() -> None:
-        nonlocal struck_s
+        nonlocal killed_s
         progress.wait_for(when)
-        struck_s = time.monotonic()
+        killed_s = time.monotonic()
         kill_and_restart(setup.node)
 
     violations: list[str] = []
@@ -131,17 +131,17 @@ def broker_killed_applying(setup: FaultSetup, rng: random.Random, size: int = 30
                 connection.apply(topology, on_progress=lambda _done, _all: progress.step())
         except BrokerError as exc:
             if not str(exc):
-                violations.append("progress: an error without a word")
+                violations.append("progress: an error without a message")
     with rmqkit.connect(setup.url) as connection:
         connection.apply(topology)
-    return Result(2 + 2 * size, violations + differences(setup, file), recovery_s=time.monotonic() - struck_s)
+    return Result(2 + 2 * size, violations + differences(setup, file), recovery_s=time.monotonic() - killed_s)
 
 
 # Replacing.
 
 
 class ExchangeLedger(Ledger):
-    """The books of a queue that is published to through an exchange."""
+    """The ledger of a queue that is published to through an exchange."""
 
     def messages(self, ids: Iterable[int]) -> Iterator[rmqkit.Message]:
         for message in super().messages(ids):
@@ -149,7 +149,7 @@ class ExchangeLedger(Ledger):
 
 
 class Publishing:
-    """A publisher on a thread of its own, until it is told to end."""
+    """A publisher on a thread, which runs until the block ends."""
 
     def __init__(self, url: str, ledger: Ledger, rate: float) -> None:
         self._stop = Stop()
@@ -227,40 +227,40 @@ def killed_replacing_in_mid_move(setup: FaultSetup, rng: random.Random, amount: 
     return replace(result, recovery_s=took_s)
 
 
-def broker_killed_replacing(setup: FaultSetup, rng: random.Random, blow: str = "") -> Result:
+def broker_killed_replacing(setup: FaultSetup, rng: random.Random, step_begins: str = "") -> Result:
     """Kill the broker at a step of a replacement, under a publisher, and run it again until it is done."""
-    ledger, blow = ExchangeLedger(setup.declare_queue()), blow or rng.choice(("set", "delete it"))  # how a step begins
+    ledger, step_begins = ExchangeLedger(setup.declare_queue()), step_begins or rng.choice(("set", "delete it"))
     bind(setup.url, ledger.queue)
     setup.wait_until_on_disk()
-    wanted, struck = bound_queue(ledger.queue, {"x-message-ttl": 600_000}), []
+    wanted, killed = bound_queue(ledger.queue, {"x-message-ttl": 600_000}), []
 
     def inject(step: str) -> None:
-        if not struck and f": {blow}" in step:
-            struck.append(step)
+        if not killed and f": {step_begins}" in step:
+            killed.append(step)
             delay_s = rng.uniform(0.0, 0.2)
-            threading.Timer(delay_s, lambda: struck.append(kill_and_restart(setup.node))).start()  # type: ignore[arg-type]
+            threading.Timer(delay_s, lambda: killed.append(kill_and_restart(setup.node))).start()  # type: ignore[arg-type]
 
     with Publishing(setup.url, ledger, 500) as publishing:
-        twice = _replace_until_done(setup, wanted, inject, struck)
-    wait_until(lambda: len(struck) == 2)
+        twice = _replace_until_done(setup, wanted, inject, killed)
+    wait_until(lambda: len(killed) == 2)
     result = _replaced(setup, ledger, publishing, twice)
     # Acknowledgements that a classic queue had not on its disk are forgotten, and nothing marks what comes again.
     return replace(result, violations=[each for each in result.violations if not each.startswith("duplicates")])
 
 
-def _replace_until_done(setup: FaultSetup, wanted: Topology, inject: Any, struck: list[Any]) -> int:
+def _replace_until_done(setup: FaultSetup, wanted: Topology, inject: Any, killed: list[Any]) -> int:
     for _ in range(3):
         try:
             done = replaced(setup.url, wanted, pauses=Pauses(stale_s=0.3, quiet_s=0.3), on_step=inject)
         except BrokerError:
-            wait_until(lambda: len(struck) == 2)  # the broker is back
+            wait_until(lambda: len(killed) == 2)  # the broker is back
         else:
             return sum(each.twice for each in done)
-    raise AssertionError("it does not come to its end")
+    raise AssertionError("the replacement does not finish")
 
 
 def _replaced(setup: FaultSetup, ledger: Ledger, publishing: Publishing, twice: int) -> Result:
-    """Check I1 to I4 and I6; what a mover says may be there twice counts as published again."""
+    """Check every promise but `order`; possible duplicates that a replacement reports count as republished."""
     report = replace(publishing.report, republished=publishing.report.republished + twice)
     result = check_published(setup, ledger, report, publishing.progress, ordered=False)
     if left := left_over(setup.url, ledger.queue):

@@ -1,4 +1,4 @@
-"""Many messages, several consumers, several queues: 17, 30 and 32."""
+"""Many messages, several consumers, several queues (17, 30, 32)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SLOWLY, QUICKLY = 100, 1000  # prefetch
 MOST_KIB = 120_000  # of memory, however many messages there are
 
 
-def crowd(setup: FaultSetup, rng: random.Random, amount: int = 1_000_000) -> Result:
+def three_consumers(setup: FaultSetup, rng: random.Random, amount: int = 1_000_000) -> Result:
     """Let three empty a long queue, one of them slow, one killed: the dead one's messages move on."""
     queue, progress = setup.declare_queue(), Progress()
     with rmqkit.connect(setup.url) as connection:
         connection.publish(Message(b"%d" % number, queue) for number in range(amount))
     violations, slow, go = [], list[bytes](), threading.Event()
-    patience_s = 50 + amount / 2000
+    timeout_s = 50 + amount / 2000
 
     def be_slow() -> None:
         with rmqkit.connect(setup.url) as own, own.consume(queue, prefetch=SLOWLY, idle_timeout_s=3) as consumer:
@@ -46,11 +46,11 @@ def crowd(setup: FaultSetup, rng: random.Random, amount: int = 1_000_000) -> Res
         first, victim = (_consume(setup, queue, out) for out in outs)
         go.set()
         when = rng.randrange(1, amount // 3)
-        wait_until(lambda: _lines(outs[1]) >= when or victim.poll() is not None, timeout_s=patience_s)
+        wait_until(lambda: _lines(outs[1]) >= when or victim.poll() is not None, timeout_s=timeout_s)
         victim.kill()
         victim.communicate()
         kib = _peak_kib(first)
-        _, errors = first.communicate(timeout=patience_s)
+        _, errors = first.communicate(timeout=timeout_s)
     if first.returncode:
         violations.append(f"progress: exit code {first.returncode}: {errors!r}")
     if kib > MOST_KIB:

@@ -1,4 +1,4 @@
-"""rmqkit is stopped by a signal, or killed, at any moment: the next run finishes what it began (26, 27)."""
+"""rmqkit is stopped by a signal, or killed, at any moment: the next run finishes its work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.mark.fault(26)
 @pytest.mark.parametrize("number", SIGNALS)
-def test_publish_confirms_what_it_sent_and_says_how_far_it_came(
+def test_an_interrupted_publish_confirms_its_messages_and_reports_its_progress(
     setup: FaultSetup, rng: random.Random, number: signal.Signals
 ) -> None:
     assert scenarios.interrupted_publishing(setup, rng, number).violations == []
@@ -28,48 +28,47 @@ def test_publish_confirms_what_it_sent_and_says_how_far_it_came(
 
 @pytest.mark.fault(26)
 @pytest.mark.parametrize("number", SIGNALS)
-def test_consume_acknowledges_exactly_what_it_printed(
+def test_an_interrupted_consume_acknowledges_exactly_the_messages_it_printed(
     setup: FaultSetup, rng: random.Random, number: signal.Signals
 ) -> None:
     assert scenarios.interrupted_consuming(setup, rng, number).violations == []
 
 
 @pytest.mark.fault(27)
-@pytest.mark.timeout(120)
-def test_runs_killed_at_random_moments_publish_every_line_and_repeat_few(setup: FaultSetup, rng: random.Random) -> None:
+def test_killed_runs_of_publish_with_resume_publish_every_line_and_repeat_few(
+    setup: FaultSetup, rng: random.Random
+) -> None:
     assert scenarios.killed_publishing(setup, rng).violations == []
 
 
 @pytest.mark.fault(29)
-def test_a_file_that_is_cut_short_meanwhile_is_no_reason_to_skip_a_line(setup: FaultSetup) -> None:
+def test_resuming_skips_no_line_of_a_file_that_was_cut_short_meanwhile(setup: FaultSetup) -> None:
     whole, lines = b"".join(body(n) + b"\n" for n in range(1000)), setup.folder / "lines"
     lines.write_bytes(whole[: whole.rindex(b"\n", 0, len(whole) // 2) + 30])  # in the middle of a line
     command = ("publish", "-q", setup.declare_queue(), "--lines", "lines", "--resume", "state")
     with setup.start(*command) as program:
-        _, told = program.communicate(timeout=90)
-    assert program.returncode == 0, told
+        _, errors = program.communicate(timeout=90)
+    assert program.returncode == 0, errors
     lines.write_bytes(whole)
     with setup.start(*command) as program:
-        _, told = program.communicate(timeout=90)
+        _, errors = program.communicate(timeout=90)
     assert program.returncode == 2
-    assert b"had no end when it was published, and has grown since" in told
+    assert b"had no end when it was published, and has grown since" in errors
 
 
 @pytest.mark.parametrize("how", ["print", "save"])
-def test_what_a_killed_consumer_did_not_put_out_is_still_queued(
-    setup: FaultSetup, rng: random.Random, how: str
-) -> None:
+def test_messages_a_killed_consumer_did_not_write_stay_queued(setup: FaultSetup, rng: random.Random, how: str) -> None:
     assert scenarios.killed_consuming(setup, rng, how).violations == []
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_rmqkit_killed_while_it_moves_and_run_again_loses_nothing_and_doubles_no_more_than_it_says(
+def test_a_killed_move_run_again_loses_nothing_and_duplicates_no_more_than_it_reports(
     setup: FaultSetup, rng: random.Random, kind: str
 ) -> None:
     assert scenarios.killed_moving(setup, rng, kind).violations == []
 
 
-def test_the_broker_killed_while_messages_are_moved_loses_none_and_the_move_goes_on_by_itself(
+def test_a_move_resumes_by_itself_after_the_broker_is_killed_and_loses_nothing(
     node_setup: FaultSetup, rng: random.Random
 ) -> None:
     assert scenarios.broker_killed_moving(node_setup, rng).violations == []

@@ -1,4 +1,4 @@
-"""Applying and replacing are killed at every step, rmqkit by itself and the broker under it: 34."""
+"""Applying and replacing recover when rmqkit or the broker is killed at any step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tests.support.replace_process import EXCHANGE
 
 STRIDE = 4
 ROUNDS = [*((KINDS, first) for first in range(1, STRIDE + 1)), ((QUORUM, CLASSIC), 4)]
-pytestmark = pytest.mark.timeout(150)  # a process or a broker is started for every blow
 
 
 def live_bindings(broker: Broker, url: str) -> list[Binding]:
@@ -32,14 +31,14 @@ def live_bindings(broker: Broker, url: str) -> list[Binding]:
 
 @pytest.fixture
 def vhost_setup(vhost_url: str, setup: FaultSetup) -> FaultSetup:
-    """A virtual host of its own: replacing notes what it does under a name that is fixed."""
+    """Set up a fault on a fresh virtual host: a replacement records its progress under a fixed name."""
     setup.broker = Broker(vhost_url, setup.broker.api_url)
     return setup
 
 
 @pytest.mark.fault(34)
 @pytest.mark.unguessed_api
-def test_applying_killed_after_each_step_and_run_again_is_as_the_file_says(
+def test_the_broker_matches_the_file_after_apply_is_killed_at_each_step_and_run_again(
     setup: FaultSetup, rng: random.Random
 ) -> None:
     """Each run does one more step than those before it, and is killed then."""
@@ -47,12 +46,12 @@ def test_applying_killed_after_each_step_and_run_again_is_as_the_file_says(
 
 
 @pytest.mark.fault(34)
-def test_two_that_apply_at_once_both_succeed(setup: FaultSetup, rng: random.Random) -> None:
+def test_two_applies_at_once_both_succeed(setup: FaultSetup, rng: random.Random) -> None:
     assert scenarios.applied_twice_at_once(setup, rng).violations == []
 
 
 @pytest.mark.fault(34)
-def test_the_broker_killed_while_a_topology_is_applied_is_as_the_file_says_after_the_next_run(
+def test_the_broker_matches_the_file_after_it_is_killed_under_an_apply_that_is_run_again(
     node_setup: FaultSetup, rng: random.Random
 ) -> None:
     assert scenarios.broker_killed_applying(node_setup, rng).violations == []
@@ -60,7 +59,7 @@ def test_the_broker_killed_while_a_topology_is_applied_is_as_the_file_says_after
 
 @pytest.mark.fault(34)
 @pytest.mark.parametrize(("kinds", "first"), ROUNDS)
-def test_rmqkit_killed_at_a_step_of_a_replacement_and_run_again_loses_nothing(
+def test_a_replacement_killed_at_any_step_and_run_again_loses_nothing(
     vhost_setup: FaultSetup, rng: random.Random, kinds: tuple[dict[str, Any], dict[str, Any]], first: int
 ) -> None:
     """Every step is one of some round's: a round kills one process at its step, then lets another finish."""
@@ -77,15 +76,15 @@ def test_rmqkit_killed_at_a_step_of_a_replacement_and_run_again_loses_nothing(
 
 
 @pytest.mark.fault(34)
-def test_rmqkit_killed_while_it_moves_messages_may_double_those_on_their_way_and_no_others(
+def test_a_replacement_killed_while_moving_duplicates_only_messages_in_flight(
     vhost_setup: FaultSetup, rng: random.Random
 ) -> None:
     assert scenarios.killed_replacing_in_mid_move(vhost_setup, rng).violations == []
 
 
 @pytest.mark.fault(34)
-@pytest.mark.parametrize("blow", ["set", "delete it"])
-def test_the_broker_killed_at_a_step_of_a_replacement_and_rmqkit_run_again_loses_nothing(
-    node_setup: FaultSetup, rng: random.Random, blow: str
+@pytest.mark.parametrize("step_begins", ["set", "delete it"])
+def test_a_replacement_run_again_after_the_broker_is_killed_loses_nothing(
+    node_setup: FaultSetup, rng: random.Random, step_begins: str
 ) -> None:
-    assert scenarios.broker_killed_replacing(node_setup, rng, blow).violations == []
+    assert scenarios.broker_killed_replacing(node_setup, rng, step_begins).violations == []

@@ -1,4 +1,4 @@
-"""Many messages, for nobody, for several consumers, for several queues of which one is full (17, 30, 32)."""
+"""Many messages: without a queue, for several consumers, for several queues of which one is full."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def test_each_return_is_tied_to_its_own_message(setup: FaultSetup, rng: random.R
 
 
 @pytest.mark.fault(30)
-def test_of_three_that_empty_a_queue_one_is_slow_and_one_dies_and_every_message_is_handled(
+def test_every_message_is_handled_when_one_of_three_consumers_is_slow_and_one_is_killed(
     setup: FaultSetup, rng: random.Random
 ) -> None:
     """Fifty thousand messages; `make test-faults` has a million."""
-    assert scenarios.crowd(setup, rng, 50_000).violations == []
+    assert scenarios.three_consumers(setup, rng, 50_000).violations == []
 
 
 @pytest.mark.fault(32)
 @pytest.mark.parametrize("emptied", [True, False], ids=["emptied", "full for good"])
-def test_what_one_of_many_queues_refuses_is_sent_to_all_again_and_that_is_said(
+def test_a_message_refused_by_one_of_many_queues_is_republished_to_all_with_a_warning(
     setup: FaultSetup, rng: random.Random, emptied: bool
 ) -> None:
     result = scenarios.fanout_with_one_full(setup, rng, emptied=emptied)
