@@ -30,13 +30,13 @@ lint: .venv/dev ## what needs no broker: style, types, layers, docs
 	$(BIN)/python docs/generate.py --check
 
 bench: .venv/bench rabbitmq ## compare the speed with other clients'
-	$(BIN)/python tests/benchmarks/run.py
-	$(BIN)/python tests/benchmarks/topologies.py
-	$(BIN)/python tests/benchmarks/move.py
-	$(BIN)/python tests/benchmarks/templates.py
-	$(BIN)/python tests/benchmarks/handlers.py
-	$(BIN)/python tests/benchmarks/contracts.py
-	$(BIN)/python tests/benchmarks/rpc.py
+	$(BIN)/python -m tests.benchmarks.publish_consume
+	$(BIN)/python -m tests.benchmarks.topologies
+	$(BIN)/python -m tests.benchmarks.move
+	$(BIN)/python -m tests.benchmarks.templates
+	$(BIN)/python -m tests.benchmarks.handlers
+	$(BIN)/python -m tests.benchmarks.contracts
+	$(BIN)/python -m tests.benchmarks.rpc
 
 setup: .venv/dev rabbitmq clients ## what `make test` needs, and no more
 

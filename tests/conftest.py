@@ -52,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hold the leash in the process that started the session, not in xdist's workers."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; our children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line("markers", "fault(number, ...): tests these faults of docs/reliability.md")
     config.addinivalue_line("markers", "own_node: starts nodes of its own, and needs an installed RabbitMQ")
     config.addinivalue_line("markers", "http_api: needs the HTTP API of the tests' broker")
     config.addinivalue_line("markers", "unguessed_api: needs a broker whose HTTP API rmqkit does not find by itself")

@@ -1,6 +1,6 @@
 """The benchmark of contracts: small orders, published and consumed with and without a schema that they keep.
 
-    python tests/benchmarks/contracts.py [--quick] [--write docs/performance.md]
+    python -m tests.benchmarks.contracts [--quick] [--write docs/performance.md]
 
 Each run is a process of its own, on one queue of one private node; the contestants take turns, in an order that changes
 each round, and what each published or consumed is counted. Exits 1 if a requirement is not met.
@@ -13,11 +13,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from contestants import RMQKIT
-from report import Judged
-from turns import Place, judge_ratio, main, rate_row, take_turns
-
 import rmqkit
+from tests.benchmarks.benchmark import BenchmarkNode, main, rate_row, require_ratio, run_in_turns
+from tests.benchmarks.clients import RMQKIT
+from tests.benchmarks.results import Requirement
 
 COUNT = 100_000
 QUEUE = "bench"
@@ -84,13 +83,13 @@ CONTESTANTS = (PLAIN, STRICT, JSON, PLAIN_XML, XML, PRINT, CHECK)
 RATIOS = ((JSON, PLAIN, 0.5),)
 
 
-def run(contestant: Contestant, place: Place, count: int) -> float:
+def run(contestant: Contestant, node: BenchmarkNode, count: int) -> float:
     """Let a contestant do its work; return messages a second."""
     if contestant in (PRINT, CHECK):
-        with rmqkit.connect(place.url) as connection:
+        with rmqkit.connect(node.url) as connection:
             connection.publish(rmqkit.Message((ORDER % number).encode(), QUEUE) for number in range(count))
     command = [RMQKIT, *(part.format(count=count) for part in contestant.command), "--json"]
-    done = subprocess.run(command, env=place.env, cwd=place.folder, capture_output=True, check=False)
+    done = subprocess.run(command, env=node.env, cwd=node.folder, capture_output=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr.decode()}")
     consumed = contestant in (PRINT, CHECK)
@@ -98,25 +97,25 @@ def run(contestant: Contestant, place: Place, count: int) -> float:
     if report["acknowledged" if consumed else "confirmed"] != count:
         sys.exit(f"{contestant} did not do all: {report}")
     if not consumed:
-        with rmqkit.connect(place.url) as connection:
+        with rmqkit.connect(node.url) as connection:
             for _ in connection.consume(QUEUE, count=count):
                 pass
     return count / float(report["seconds"])
 
 
-def compete(place: Place) -> tuple[list[str], list[Judged]]:
-    folder, count = place.folder, COUNT // 5 if place.quick else COUNT
+def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
+    folder, count = node.folder, COUNT // 5 if node.quick else COUNT
     (folder / "orders.jsonl").write_text("".join(ORDER % number + "\n" for number in range(count)))
     (folder / "orders.xml").write_text("".join(XML_ORDER % number + "\n" for number in range(count)))
     (folder / "order.json").write_text(json.dumps(SCHEMA))
     (folder / "order.xsd").write_text(XSD)
-    with rmqkit.connect(place.url) as connection:
+    with rmqkit.connect(node.url) as connection:
         connection.apply(rmqkit.Topology(queues=(rmqkit.Queue(QUEUE),)))
-    rates = take_turns(CONTESTANTS, place.rounds, lambda each: run(each, place, count), "/s")
+    rates = run_in_turns(CONTESTANTS, node.rounds, lambda each: run(each, node, count), "/s")
     table = [f"| {count:,} orders of about 110 bytes | median /s | slowest to fastest /s |", "|---|---:|---:|"]
     table += [rate_row(each, found) for each, found in rates.items()]
-    return table, [judge_ratio(rates, *each) for each in RATIOS]
+    return table, [require_ratio(rates, *each) for each in RATIOS]
 
 
 if __name__ == "__main__":
-    sys.exit(main(compete, "Measure what contracts cost.", "one round of a fifth of the messages"))
+    sys.exit(main(measure_all, "Measure what contracts cost.", "one round of a fifth of the messages"))

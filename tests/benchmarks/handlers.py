@@ -1,8 +1,8 @@
-"""The benchmark of handlers: what `rmqkit consume` does with deliveries, and how fast, beside amqp-consume.
+"""The benchmark of handlers: how fast `rmqkit consume` handles deliveries, compared with amqp-consume.
 
-    python tests/benchmarks/handlers.py [--quick] [--write docs/performance.md]
+    python -m tests.benchmarks.handlers [--quick] [--write docs/performance.md]
 
-Each run is a process of its own, on a full queue of one private node; the contestants take turns, in an order that
+Each run is a process on a full queue of one private node; the contestants take turns, in an order that
 changes each round, and the queue must be empty at the end. Exits 1 if a requirement is not met. amqp-consume comes with
 `amqp-tools`; where it is not installed it is left out.
 """
@@ -16,11 +16,10 @@ import sys
 import time
 from dataclasses import dataclass
 
-from contestants import RMQKIT
-from report import Judged
-from turns import Place, judge_ratio, main, medians, rate_row, take_turns
-
 import rmqkit
+from tests.benchmarks.benchmark import BenchmarkNode, main, medians, rate_row, require_ratio, run_in_turns
+from tests.benchmarks.clients import RMQKIT
+from tests.benchmarks.results import Requirement
 
 QUEUE, TARGET = "bench", "bench.target"
 FUNCTIONS = """
@@ -68,14 +67,14 @@ RATIOS = ((EXEC_2, C_CLIENT, 1.0), (WORK_2, WORK, 1.5))
 LEAST = 30_000  # messages a second to an empty function
 
 
-class Arena:
+class QueueBenchmark:
     """A node, a folder, and a queue that is full before each run and empty after it."""
 
-    def __init__(self, place: Place) -> None:
-        self.url, self.folder, self.env = place.url, place.folder, place.env
-        self.port = place.url.rpartition(":")[2].rstrip("/")
-        (place.folder / "functions.py").write_text(FUNCTIONS)
-        with rmqkit.connect(place.url) as connection:
+    def __init__(self, node: BenchmarkNode) -> None:
+        self.url, self.folder, self.env = node.url, node.folder, node.env
+        self.port = node.url.rpartition(":")[2].rstrip("/")
+        (node.folder / "functions.py").write_text(FUNCTIONS)
+        with rmqkit.connect(node.url) as connection:
             connection.apply(rmqkit.Topology(queues=(rmqkit.Queue(QUEUE), rmqkit.Queue(TARGET))))
 
     def run(self, contestant: Contestant, count: int) -> float:
@@ -97,17 +96,17 @@ class Arena:
         return count / seconds
 
 
-def compete(place: Place) -> tuple[list[str], list[Judged]]:
-    arena, scale = Arena(place), 5 if place.quick else 1
-    entered = [each for each in CONTESTANTS if each is not C_CLIENT or shutil.which("amqp-consume")]
-    rates = take_turns(entered, place.rounds, lambda each: arena.run(each, each.count // scale), "/s")
-    judged = [judge_ratio(rates, *each) for each in RATIOS if each[1] in rates]
+def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
+    queue, scale = QueueBenchmark(node), 5 if node.quick else 1
+    clients = [each for each in CONTESTANTS if each is not C_CLIENT or shutil.which("amqp-consume")]
+    rates = run_in_turns(clients, node.rounds, lambda each: queue.run(each, each.count // scale), "/s")
+    requirements = [require_ratio(rates, *each) for each in RATIOS if each[1] in rates]
     median = medians(rates)[NOTHING]
     least = f"{LEAST:,} a second at least"
-    judged.append(Judged(str(NOTHING), f"{median:,.0f} a second", least, median >= LEAST))
+    requirements.append(Requirement(str(NOTHING), f"{median:,.0f} a second", least, median >= LEAST))
     table = ["| consume | messages | median /s | slowest to fastest /s |", "|---|---:|---:|---:|"]
-    return [*table, *(rate_row(each, found, f"{each.count // scale:,}") for each, found in rates.items())], judged
+    return [*table, *(rate_row(each, found, f"{each.count // scale:,}") for each, found in rates.items())], requirements
 
 
 if __name__ == "__main__":
-    sys.exit(main(compete, "Measure the handlers of `rmqkit consume`.", "one round of a fifth of the messages"))
+    sys.exit(main(measure_all, "Measure the handlers of `rmqkit consume`.", "one round of a fifth of the messages"))

@@ -1,8 +1,8 @@
-"""The benchmark of `rmqkit move`: against `rmqkit publish` of as many messages, on the same node, turn by turn.
+"""The benchmark of `rmqkit move`: against `rmqkit publish` of as many messages, on the same node, number by number.
 
-    python tests/benchmarks/move.py [--quick] [--write docs/performance.md]
+    python -m tests.benchmarks.move [--quick] [--write docs/performance.md]
 
-Each contestant is a process of its own; its rate is the one it reports, from the first message to the last confirm.
+Each contestant is a process; its rate is the one it reports, from the first message to the last confirm.
 Where the messages are afterwards is counted. Exits 1 if a requirement is not met.
 """
 
@@ -16,16 +16,17 @@ import time
 from typing import Any
 
 import pika
-from contestants import RMQKIT
-from report import Judged
-from turns import Place, judge_ratio, main, rate_row, tell
+
+from tests.benchmarks.benchmark import BenchmarkNode, log, main, rate_row, require_ratio
+from tests.benchmarks.clients import RMQKIT
+from tests.benchmarks.results import Requirement
 
 COUNT = 100_000
 NEEDED = 0.8
 PUBLISH = "`rmqkit publish --count 100000`"
 DRAIN = "`rmqkit move QUEUE --to-queue OTHER`"
 REPLAY = "`rmqkit move QUEUE`, of dead letters"
-LIFETIME_MS = 500  # of what is to become a dead letter
+LIFETIME_MS = 500  # until a message becomes a dead letter
 
 
 def run(url: str, *arguments: str) -> Any:
@@ -52,12 +53,12 @@ def measure(url: str, rounds: int) -> dict[str, list[float]]:
             channel.queue_declare(queue, durable=True)
         dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "source"}
         channel.queue_declare("died", durable=True, arguments=dead)
-        for turn in range(rounds):
+        for number in range(rounds):
 
-            def note(what: str, report: Any, queue: str, turn: int = turn) -> None:
+            def note(what: str, report: Any, queue: str, number: int = number) -> None:
                 await_ready(channel, queue)
                 rates[what].append(COUNT / report["seconds"])
-                tell(turn, rounds, rates[what][-1], "/s", what)
+                log(number, rounds, rates[what][-1], "/s", what)
 
             note(PUBLISH, run(url, "publish", "-q", "source", "--count", str(COUNT)), "source")
             note(DRAIN, run(url, "move", "source", "--to-queue", "target"), "target")
@@ -69,13 +70,13 @@ def measure(url: str, rounds: int) -> dict[str, list[float]]:
     return rates
 
 
-def compete(place: Place) -> tuple[list[str], list[Judged]]:
-    os.environ["XDG_STATE_HOME"] = str(place.folder)
-    rates = measure(place.url, place.rounds)
+def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
+    os.environ["XDG_STATE_HOME"] = str(node.folder)
+    rates = measure(node.url, node.rounds)
     table = ["| 100,000 messages | median /s | slowest to fastest /s |", "|---|---:|---:|"]
     table += [rate_row(each, found) for each, found in rates.items()]
-    return table, [judge_ratio(rates, DRAIN, PUBLISH, NEEDED)]
+    return table, [require_ratio(rates, DRAIN, PUBLISH, NEEDED)]
 
 
 if __name__ == "__main__":
-    sys.exit(main(compete, "Move messages, and compare with publishing as many.", "one round"))
+    sys.exit(main(measure_all, "Move messages, and compare with publishing as many.", "one round"))

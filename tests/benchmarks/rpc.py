@@ -1,8 +1,8 @@
 """The benchmark of request and reply: calls a second, one after the other and several at once.
 
-    python tests/benchmarks/rpc.py [--quick] [--write docs/performance.md]
+    python -m tests.benchmarks.rpc [--quick] [--write docs/performance.md]
 
-Clients and servers are processes of their own on one private node; the peer is pika as in RabbitMQ's tutorial 6, with a
+Clients and servers are processes on one private node; the peer is pika as in RabbitMQ's tutorial 6, with a
 callback queue. Every reply is compared with its request. The contestants take turns, in an order that changes each
 round. Exits 1 if a requirement is not met.
 """
@@ -15,10 +15,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from report import Judged
-from turns import Place, judge_ratio, main, medians, rate_row, take_turns
-
 from rmqkit import Queue, Topology, connect
+from tests.benchmarks.benchmark import BenchmarkNode, main, medians, rate_row, require_ratio, run_in_turns
+from tests.benchmarks.results import Requirement
 
 CALLS = 2000
 PEERS = Path(__file__).parent / "peers"
@@ -28,7 +27,7 @@ LEAST = 2.0  # how much faster than one call after the other of pika's
 
 @dataclass(frozen=True)
 class Contestant:
-    """A client and a server: scripts among the peers, and what their arguments end with."""
+    """A client and a server: scripts of `peers`, each with its last arguments."""
 
     name: str
     client: tuple[str, ...]
@@ -67,19 +66,19 @@ def rate(each: Contestant, url: str, calls: int) -> float:
     return calls / float(done.stdout)
 
 
-def compete(place: Place) -> tuple[list[str], list[Judged]]:
-    calls = CALLS // 4 if place.quick else CALLS
-    with connect(place.url) as connection:
+def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
+    calls = CALLS // 4 if node.quick else CALLS
+    with connect(node.url) as connection:
         connection.apply(Topology(queues=(Queue(QUEUE),)))
-    rates = take_turns(CONTESTANTS, place.rounds, lambda each: rate(each, place.url, calls), "/s")
+    rates = run_in_turns(CONTESTANTS, node.rounds, lambda each: rate(each, node.url, calls), "/s")
     median = medians(rates)
     table = [f"| {calls:,} calls | at once | median /s | slowest to fastest /s | |", "|---|---:|---:|---:|---|"]
     for each in sorted(rates, key=lambda each: -median[each]):
         ratio = "" if each is ALL_PIKA else f"{median[each] / median[ALL_PIKA]:.2f} times pika's"
         table.append(f"{rate_row(each, rates[each], str(each.at_once))} {ratio} |")
-    return table, [judge_ratio(rates, MANY_AHEAD, ALL_PIKA, LEAST)]
+    return table, [require_ratio(rates, MANY_AHEAD, ALL_PIKA, LEAST)]
 
 
 if __name__ == "__main__":
     about = "Call servers, and compare with pika as in RabbitMQ's tutorial."
-    sys.exit(main(compete, about, "one round with a quarter of the calls"))
+    sys.exit(main(measure_all, about, "one round with a quarter of the calls"))

@@ -1,6 +1,6 @@
 """The benchmark of templates: 100,000 messages filled in, against a plain count.
 
-    python tests/benchmarks/templates.py [--quick] [--write docs/performance.md]
+    python -m tests.benchmarks.templates [--quick] [--write docs/performance.md]
 
 Whole processes, on one private node; the contestants take turns, in an order that changes each round, and what arrived
 is counted. Exits 1 if a requirement is not met.
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pika
-from contestants import RMQKIT
-from report import Judged, judge_most
-from turns import Place, main, medians, take_turns
+
+from tests.benchmarks.benchmark import BenchmarkNode, main, medians, run_in_turns
+from tests.benchmarks.clients import RMQKIT
+from tests.benchmarks.results import Requirement, require_most
 
 COUNT = 100_000
 QUEUE = "templates"
@@ -50,18 +51,20 @@ CONTESTANTS = (
         "a header that seldom changes", ("-n", "{count}", "--template", "{{ n }}", "-H", "part={{ n // 10000 }}")
     ),
     Contestant(
-        "a header that always changes", ("-n", "{count}", "--template", "{{ n }}", "-H", "id={{ n }}"), judged=False
+        "a header that always changes",
+        ("-n", "{count}", "--template", "{{ n }}", "-H", "id={{ n }}"),
+        judged=False,
     ),
     Contestant("rows of CSV, checked first", ("--rows", "rows.csv", "--template", "{{ name }} {{ n }}"), judged=False),
 )
 
 
-def run(each: Contestant, place: Place, channel: Any) -> float:
+def run(each: Contestant, node: BenchmarkNode, channel: Any) -> float:
     """Let a contestant publish; return the seconds."""
     arguments = [argument.replace("{count}", str(COUNT)) for argument in each.arguments]
     command = [RMQKIT, "publish", "-q", QUEUE, "--json", *arguments]
     begun = time.perf_counter()
-    done = subprocess.run(command, env=place.env, cwd=place.folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=node.env, cwd=node.folder, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begun
     if done.returncode or json.loads(done.stdout)["confirmed"] != COUNT:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
@@ -70,24 +73,24 @@ def run(each: Contestant, place: Place, channel: Any) -> float:
     return seconds
 
 
-def compete(place: Place) -> tuple[list[str], list[Judged]]:
-    (place.folder / "rows.csv").write_text("id,name\n" + "".join(f"{n},name {n}\n" for n in range(COUNT)))
-    with pika.BlockingConnection(pika.URLParameters(place.url)) as connection:
+def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
+    (node.folder / "rows.csv").write_text("id,name\n" + "".join(f"{n},name {n}\n" for n in range(COUNT)))
+    with pika.BlockingConnection(pika.URLParameters(node.url)) as connection:
         channel = connection.channel()
         channel.queue_declare(QUEUE, durable=True)
-        seconds = take_turns(CONTESTANTS, place.rounds, lambda each: run(each, place, channel), "s")
+        seconds = run_in_turns(CONTESTANTS, node.rounds, lambda each: run(each, node, channel), "s")
     median = medians(seconds)
     table = [f"| {COUNT:,} messages | median s | fastest to slowest s | times `--count` |", "|---|---:|---:|---:|"]
     for each, found in seconds.items():
         ratio = "" if each is PLAIN else f"{median[each] / median[PLAIN]:.2f}"
         table.append(f"| {each} | {median[each]:.2f} | {min(found):.2f} to {max(found):.2f} | {ratio} |")
-    judged = [
-        judge_most(f"{each} against {PLAIN}", median[each] / median[PLAIN], MOST, "times its seconds")
+    requirements = [
+        require_most(f"{each} against {PLAIN}", median[each] / median[PLAIN], MOST, "times its seconds")
         for each in seconds
         if each.judged and each is not PLAIN
     ]
-    return table, judged
+    return table, requirements
 
 
 if __name__ == "__main__":
-    sys.exit(main(compete, "Publish from templates, and compare with a plain count.", "one round"))
+    sys.exit(main(measure_all, "Publish from templates, and compare with a plain count.", "one round"))

@@ -1,9 +1,9 @@
 """The benchmark of topologies: 1,000 queues and 10,000 bindings, checked, planned, applied, and imported by others.
 
-    python tests/benchmarks/topologies.py [--quick] [--write docs/performance.md]
+    python -m tests.benchmarks.topologies [--quick] [--write docs/performance.md]
 
-Each run has a virtual host of its own on one private node; the contestants take turns, in an order that changes each
-round, and what each declared is counted. Exits 1 if a requirement is not met.
+Each run has its own virtual host on one private node; the contestants take turns, in an order that changes each
+round, and the declared entities are counted. Exits 1 if a requirement is not met.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from contestants import RMQKIT
-from report import Judged, judge_most
-from turns import Place, main, medians, take_turns
-
 from rmqkit.node.node import Node
+from tests.benchmarks.benchmark import BenchmarkNode, main, medians, run_in_turns
+from tests.benchmarks.clients import RMQKIT
+from tests.benchmarks.results import Requirement, require_most
 
 QUEUES, BINDINGS_EACH = 1000, 10
 SECONDS = 10.0  # "in seconds"
@@ -33,7 +32,7 @@ PIKA = Path(__file__).parent / "peers" / "declare_with_pika.py"
 
 
 @dataclass(frozen=True)
-class Home:
+class TopologyRun:
     """A node, a folder with the same topology in every peer's format, and the virtual host of the run."""
 
     node: Node
@@ -66,36 +65,36 @@ class Home:
 
 @dataclass(frozen=True)
 class Contestant:
-    """Somebody's way to do a job; `declares` tells whether the broker is empty before and full after it."""
+    """A job and a client that does it; `declares` if the virtual host is empty before it and full after it."""
 
     name: str
-    run: Callable[[Home], object]
+    run: Callable[[TopologyRun], object]
     declares: bool = True
 
     def __str__(self) -> str:
         return self.name
 
 
-def import_with_ctl(home: Home) -> None:
+def import_with_ctl(run_context: TopologyRun) -> None:
     """Import and wait for the end: rabbitmqctl says itself that it comes back earlier."""
-    home.node.ctl("import_definitions", str(home.folder / f"{home.vhost}.json"))
-    while home.declared() != (QUEUES, QUEUES * BINDINGS_EACH):
+    run_context.node.ctl("import_definitions", str(run_context.folder / f"{run_context.vhost}.json"))
+    while run_context.declared() != (QUEUES, QUEUES * BINDINGS_EACH):
         time.sleep(0.05)
 
 
-def import_over_http(home: Home) -> None:
-    home.call("POST", "definitions", (home.folder / f"{home.vhost}.json").read_bytes())
+def import_over_http(run_context: TopologyRun) -> None:
+    run_context.call("POST", "definitions", (run_context.folder / f"{run_context.vhost}.json").read_bytes())
 
 
-def declare_with_pika(home: Home) -> None:
-    command = [sys.executable, str(PIKA), home.url, str(home.folder / f"{home.vhost}.json")]
+def declare_with_pika(run_context: TopologyRun) -> None:
+    command = [sys.executable, str(PIKA), run_context.url, str(run_context.folder / f"{run_context.vhost}.json")]
     subprocess.run(command, check=True)
 
 
-VALIDATE = Contestant("`rmqkit validate`", lambda home: home.rmqkit("validate"), declares=False)
-PLAN = Contestant("`rmqkit plan`, nothing there", lambda home: home.rmqkit("plan"), declares=False)
-APPLY = Contestant("`rmqkit apply`", lambda home: home.rmqkit("apply"))
-AMQP_ALONE = Contestant("`rmqkit apply`, AMQP alone", lambda home: home.rmqkit("apply", api=False))
+VALIDATE = Contestant("`rmqkit validate`", lambda run_context: run_context.rmqkit("validate"), declares=False)
+PLAN = Contestant("`rmqkit plan`, nothing there", lambda run_context: run_context.rmqkit("plan"), declares=False)
+APPLY = Contestant("`rmqkit apply`", lambda run_context: run_context.rmqkit("apply"))
+AMQP_ALONE = Contestant("`rmqkit apply`, AMQP alone", lambda run_context: run_context.rmqkit("apply", api=False))
 CTL = Contestant("`rabbitmqctl import_definitions`, until all is there", import_with_ctl)
 HTTP = Contestant("`POST /api/definitions`", import_over_http)
 BLOCKING = Contestant("pika script, one declaration after the other", declare_with_pika)
@@ -112,14 +111,14 @@ def entities() -> dict[str, list[dict[str, Any]]]:
     ]
     bindings = [
         {
-            "source": kinds[turn % len(kinds)],
+            "source": kinds[number % len(kinds)],
             "destination": queue["name"],
             "destination_type": "queue",
-            "routing_key": f"key.{turn}.{queue['name']}",
+            "routing_key": f"key.{number}.{queue['name']}",
             "arguments": {},
         }
         for queue in queues
-        for turn in range(BINDINGS_EACH)
+        for number in range(BINDINGS_EACH)
     ]
     return {"exchanges": exchanges, "queues": queues, "bindings": bindings}
 
@@ -135,41 +134,41 @@ def as_yaml(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(each: Contestant, home: Home, found: dict[str, list[dict[str, Any]]]) -> float:
+def run(each: Contestant, run_context: TopologyRun, found: dict[str, list[dict[str, Any]]]) -> float:
     """Let a contestant do its job on a virtual host of its own; return the seconds."""
-    home.call("PUT", f"vhosts/{home.vhost}")
-    in_vhost = {kind: [{**one, "vhost": home.vhost} for one in some] for kind, some in found.items()}
-    (home.folder / f"{home.vhost}.json").write_text(json.dumps(in_vhost))
+    run_context.call("PUT", f"vhosts/{run_context.vhost}")
+    in_vhost = {kind: [{**one, "vhost": run_context.vhost} for one in some] for kind, some in found.items()}
+    (run_context.folder / f"{run_context.vhost}.json").write_text(json.dumps(in_vhost))
     begun = time.perf_counter()
-    each.run(home)
+    each.run(run_context)
     seconds = time.perf_counter() - begun
     expected = (QUEUES, QUEUES * BINDINGS_EACH) if each.declares else (0, 0)
-    if home.declared() != expected:
-        sys.exit(f"after {each} there are {home.declared()} queues and bindings, not {expected}")
-    home.call("DELETE", f"vhosts/{home.vhost}")
+    if run_context.declared() != expected:
+        sys.exit(f"after {each} there are {run_context.declared()} queues and bindings, not {expected}")
+    run_context.call("DELETE", f"vhosts/{run_context.vhost}")
     return seconds
 
 
-def compete(place: Place) -> tuple[list[str], list[Judged]]:
-    found, turns = entities(), count()
-    (place.folder / "topology.yaml").write_text(as_yaml(found))
+def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
+    found, numbers = entities(), count()
+    (node.folder / "topology.yaml").write_text(as_yaml(found))
 
-    def run_at_home(each: Contestant) -> float:
-        vhost = f"turn-{next(turns)}"
-        url = f"{place.url.rstrip('/')}/{vhost}"
-        return run(each, Home(place.node, place.status.management_url.rstrip("/"), place.folder, vhost, url), found)
+    def run_in_vhost(each: Contestant) -> float:
+        vhost = f"run-{next(numbers)}"
+        url = f"{node.url.rstrip('/')}/{vhost}"
+        return run(each, TopologyRun(node.node, node.status.management_url.rstrip("/"), node.folder, vhost, url), found)
 
-    seconds = take_turns(CONTESTANTS, place.rounds, run_at_home, "s")
+    seconds = run_in_turns(CONTESTANTS, node.rounds, run_in_vhost, "s")
     median = medians(seconds)
     table = ["| 1,000 queues, 10,000 bindings | median s | fastest to slowest s | |", "|---|---:|---:|---|"]
     for each in sorted(seconds, key=lambda each: median[each]):
         ratio = "" if each is APPLY or not each.declares else f"{median[each] / median[APPLY]:.2f} times `rmqkit apply`"
         spread = f"{min(seconds[each]):.2f} to {max(seconds[each]):.2f}"
         table.append(f"| {each} | {median[each]:.2f} | {spread} | {ratio} |")
-    judged = [judge_most(str(each), median[each], SECONDS, "s") for each in (VALIDATE, PLAN, APPLY, AMQP_ALONE)]
+    requirements = [require_most(str(each), median[each], SECONDS, "s") for each in (VALIDATE, PLAN, APPLY, AMQP_ALONE)]
     against = f"{APPLY} against {CTL}"
-    return table, [*judged, judge_most(against, median[APPLY] / median[CTL], 1.5, "times its seconds")]
+    return table, [*requirements, require_most(against, median[APPLY] / median[CTL], 1.5, "times its seconds")]
 
 
 if __name__ == "__main__":
-    sys.exit(main(compete, "Check, plan and apply a large topology, and import it otherwise.", "one round"))
+    sys.exit(main(measure_all, "Check, plan and apply a large topology, and import it otherwise.", "one round"))

@@ -16,6 +16,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Outcome, Properties, PublishOptions, Queue, Topology
 from rmqkit.amqp.transport import PURE_PIKA
+from tests.support.queues import drain
+from tests.support.wait import wait_for_queue
 
 DURABLE = Properties()
 
@@ -35,20 +37,6 @@ def _depth(channel: BlockingChannel, queue: str) -> int:
             break
         channel.connection.sleep(0.05)
     return int(depth)
-
-
-def _await_depth(channel: BlockingChannel, queue: str, expected: int) -> None:
-    deadline = time.monotonic() + 5
-    while (depth := channel.queue_declare(queue, passive=True).method.message_count) != expected:
-        assert time.monotonic() < deadline, f"{depth} messages in the queue, not {expected}"
-        channel.connection.sleep(0.02)
-
-
-def _drain(channel: BlockingChannel, queue: str) -> list[bytes]:
-    bodies = []
-    while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
-        bodies.append(got[2])
-    return bodies
 
 
 def _numbers(queue: str, amount: int) -> Iterator[Message]:
@@ -84,7 +72,7 @@ def test_applying_creates_every_kind_of_entity_and_a_second_time_changes_nothing
     for exchange, key in ((0, "k"), (1, ""), (2, "a.b.c.d")):
         channel.basic_publish(exchanges[exchange].name, key, b"x")
     channel.basic_publish(exchanges[3].name, "", b"x", pika.BasicProperties(headers={"n": 1, "s": "x", "b": True}))
-    _await_depth(channel, queue, 4)
+    wait_for_queue(channel, queue, ready=4)
 
 
 def test_a_plan_changes_nothing(connection: rmqkit.Connection, channel: BlockingChannel, namespace: Any) -> None:
@@ -155,7 +143,7 @@ def test_everything_published_is_confirmed_and_in_the_queue_in_order(
     report = connection.publish(_numbers(queue, 25_000))
     assert (report.published, report.confirmed, report.republished) == (25_000, 25_000, 0)
     assert report.complete
-    assert _drain(channel, queue) == [b"%d" % number for number in range(25_000)]
+    assert drain(channel, queue) == [b"%d" % number for number in range(25_000)]
 
 
 @pytest.mark.parametrize("size", [0, 1, 131_063, 131_064, 131_065, 2 * 131_064, 2 * 131_064 + 1, 5_000_000])
@@ -167,7 +155,7 @@ def test_bodies_of_any_size_arrive_byte_for_byte(
     with connection.consume(queue, count=1) as deliveries:
         assert [delivery.body for delivery in deliveries] == [body]
     connection.publish(Message(body, queue))
-    assert _drain(channel, queue) == [body]
+    assert drain(channel, queue) == [body]
 
 
 def test_properties_arrive_as_they_were_given(
@@ -221,7 +209,7 @@ def test_without_confirms_everything_arrives_and_nothing_is_called_confirmed(
     options = PublishOptions(confirms=False, window=1000)
     report = connection.publish(_numbers(queue, 5000), options=options)
     assert (report.published, report.confirmed, report.unknown) == (5000, 0, 5000)
-    assert _drain(channel, queue) == [b"%d" % number for number in range(5000)]
+    assert drain(channel, queue) == [b"%d" % number for number in range(5000)]
 
 
 def test_an_exchange_that_is_missing_fails_its_own_messages_only(
@@ -232,7 +220,7 @@ def test_an_exchange_that_is_missing_fails_its_own_messages_only(
     report = connection.publish(messages, check=False, on_settled=lambda place, _, fate: fates.update({place: fate}))
     assert {place for place, fate in fates.items() if fate is Fate.REFUSED} == set(range(3, 200, 10))
     assert (report.published, report.confirmed, report.refused) == (200, 180, 20)
-    assert set(_drain(channel, queue)) == {b"%d" % n for n in range(200) if n % 10 != 3}
+    assert set(drain(channel, queue)) == {b"%d" % n for n in range(200) if n % 10 != 3}
 
 
 def test_a_failing_source_raises_once_its_earlier_messages_are_confirmed(
@@ -246,7 +234,7 @@ def test_a_failing_source_raises_once_its_earlier_messages_are_confirmed(
     with pytest.raises(OSError, match="the file ended"):
         connection.publish(source(), on_progress=reports.append)
     assert (reports[-1].published, reports[-1].confirmed) == (300, 300)
-    assert len(_drain(channel, queue)) == 300
+    assert len(drain(channel, queue)) == 300
 
 
 def test_a_message_that_amqp_cannot_carry_raises_once_earlier_ones_are_confirmed(
@@ -255,7 +243,7 @@ def test_a_message_that_amqp_cannot_carry_raises_once_earlier_ones_are_confirmed
     messages = [Message(b"good", queue), Message(b"bad", queue, properties=Properties(priority=300))]
     with pytest.raises(rmqkit.PayloadError, match="priority"):
         connection.publish(messages)
-    assert _drain(channel, queue) == [b"good"]
+    assert drain(channel, queue) == [b"good"]
 
 
 def test_none_in_the_stream_waits_until_the_messages_before_it_are_confirmed(
@@ -276,7 +264,7 @@ def test_a_message_is_sent_while_the_source_waits_for_the_next(
 ) -> None:
     def source() -> Iterator[Message]:
         yield Message(b"now", queue)
-        _await_depth(channel, queue, 1)
+        wait_for_queue(channel, queue, ready=1)
 
     assert connection.publish(source()).confirmed == 1
 
@@ -314,8 +302,8 @@ def test_iterating_acknowledges_what_was_handled_and_break_leaves_the_last_one(
         for delivery in deliveries:
             if delivery.body == b"6":
                 break
-    _await_depth(channel, queue, 4)
-    assert _drain(channel, queue) == [b"6", b"7", b"8", b"9"]
+    wait_for_queue(channel, queue, ready=4)
+    assert drain(channel, queue) == [b"6", b"7", b"8", b"9"]
 
 
 def test_count_is_exact_and_the_rest_stays_in_order(
@@ -325,8 +313,8 @@ def test_count_is_exact_and_the_rest_stays_in_order(
     with connection.consume(queue, count=1234, prefetch=100) as deliveries:
         assert [delivery.body for delivery in deliveries] == [b"%d" % number for number in range(1234)]
         assert deliveries.report.acknowledged == 1234
-    _await_depth(channel, queue, 3000 - 1234)
-    assert _drain(channel, queue) == [b"%d" % number for number in range(1234, 3000)]
+    wait_for_queue(channel, queue, ready=3000 - 1234)
+    assert drain(channel, queue) == [b"%d" % number for number in range(1234, 3000)]
 
 
 @pytest.mark.parametrize("no_ack", [False, True])
@@ -372,7 +360,7 @@ def test_rejected_messages_are_dead_lettered_and_requeued_ones_redelivered(
         report = deliveries.report
     assert sorted(seen) == [(b"0", False), (b"1", False), (b"2", False), (b"2", True), (b"3", False)]
     assert (report.acknowledged, report.rejected, report.requeued, report.redelivered) == (3, 1, 1, 1)
-    assert _drain(channel, parked) == [b"1"]
+    assert drain(channel, parked) == [b"1"]
     assert _depth(channel, queue) == 0
 
 
@@ -457,7 +445,7 @@ def test_closing_a_connection_ends_the_wait_of_another_thread(broker_url: str, q
     while not connection.queue_state(queue).consumers:
         assert time.monotonic() < deadline
     connection.close()
-    waiting.join(10)
+    waiting.join(90)
     assert len(ended) == 1
 
 

@@ -18,7 +18,7 @@ from rmqkit.plan import Outcome
 from rmqkit.settings import load_settings
 from rmqkit.topology.file.definitions import from_definitions, to_definitions
 from tests.conftest import Broker
-from tests.versions import untyped
+from tests.support.versions import untyped
 
 # A name has the same properties in every topology, so that none conflicts with another.
 EXCHANGES = [Exchange(f"e{kind}", kind) for kind in ("direct", "fanout", "topic", "headers")]

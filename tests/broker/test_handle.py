@@ -22,7 +22,8 @@ from rmqkit import Contract, Delivery, Message, Queue, Retry, Topology, Verdict
 from rmqkit.deploy import plan_apply
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
-from tests.faults.witness import bodies, ready, within
+from tests.support.queues import drain, ready
+from tests.support.wait import wait_until
 
 DELAYS_MS = (100, 300)
 SHOP = Topology(queues=(Queue("orders", retry=Retry(DELAYS_MS, "parked")), Queue("parked")))
@@ -53,7 +54,7 @@ def fail(delivery: Delivery) -> None:
 def parked(witness: BlockingChannel) -> tuple[Any, bytes]:
     _, properties, body = witness.basic_get("parked", auto_ack=True)
     assert properties is not None, "nothing was parked"
-    return properties, body
+    return properties, body or b""
 
 
 def test_what_fails_comes_back_after_each_delay_and_is_parked_with_the_last_line_of_its_traceback(
@@ -92,7 +93,7 @@ def test_verdicts_acknowledge_park_at_once_and_give_back(
     assert (report.parked, report.retried, report.requeued) == (1, 0, 1)
     properties, body = parked(witness)
     assert (body, properties.headers["x-rmqkit-reason"]) == (b"reject", "the handler rejected it")
-    within(10, lambda: ready(vhost_url, "orders") == 1)
+    wait_until(lambda: ready(vhost_url, "orders") == 1)
 
 
 def test_what_breaks_the_contract_is_parked_at_once_and_not_handed_to_the_function(
@@ -150,13 +151,13 @@ def test_as_many_threads_as_asked_for_call_the_function_and_a_stop_ends_them_all
     together, stop = threading.Barrier(3), rmqkit.Stop()
 
     def handler(_: Delivery) -> None:
-        together.wait(20)  # which breaks unless three are in here
+        together.wait(90)  # which breaks unless three are in here
         stop.request()
 
     connection.publish(Message(b"%d" % number, "orders") for number in range(9))
     report = rmqkit.handle(connection, "orders", handler, topology=SHOP, concurrency=3, prefetch=1, stop=stop)
     assert (report.acknowledged, report.retried) == (3, 0)
-    within(10, lambda: ready(vhost_url, "orders") == 6)
+    wait_until(lambda: ready(vhost_url, "orders") == 6)
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
@@ -168,7 +169,7 @@ def test_a_function_that_returns_something_else_ends_it_with_the_numbers_and_kee
     with pytest.raises(rmqkit.HandlerError, match="a value of type int") as caught:
         rmqkit.handle(connection, "orders", odd, topology=SHOP, prefetch=1, concurrency=concurrency)
     assert caught.value.report.acknowledged <= 1
-    within(10, lambda: ready(vhost_url, "orders") == 2 - caught.value.report.acknowledged)
+    wait_until(lambda: ready(vhost_url, "orders") == 2 - caught.value.report.acknowledged)
 
 
 def test_another_handler_is_as_good_as_a_function(connection: rmqkit.Connection, witness: BlockingChannel) -> None:
@@ -204,7 +205,7 @@ def test_a_program_killed_at_any_moment_of_its_failures_loses_nothing(vhost_url:
         command = [sys.executable, "-c", PROGRAM, vhost_url, str(file), str(calls)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
-                within(30, lambda least=least: len(calls.read_text()) >= least)  # type: ignore[misc]
+                wait_until(lambda least=least: len(calls.read_text()) >= least)  # type: ignore[misc]
             finally:
                 process.kill()
     topology = rmqkit.load(file)
@@ -214,8 +215,8 @@ def test_a_program_killed_at_any_moment_of_its_failures_loses_nothing(vhost_url:
             rmqkit.handle(connection, "orders", fail, topology=topology, idle_timeout_s=0.5, on_failure=quiet)
         return sum(ready(vhost_url, each.name) for each in topology.queues[:3]) == 0
 
-    within(30, all_are_parked)
-    assert set(bodies(vhost_url, "parked")) == set(sent)
+    wait_until(all_are_parked)
+    assert set(drain(vhost_url, "parked")) == set(sent)
 
 
 # Messages that cannot carry a reason.
@@ -329,8 +330,8 @@ def test_ctrl_c_ends_a_program_and_what_was_not_done_stays(
             for _ in range(concurrency):
                 assert process.stdout.readline() == "begun\n"
             process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=20)
+            stdout, stderr = process.communicate(timeout=90)
         finally:
             process.kill()
     assert (stdout, process.returncode) == ("interrupted\n", 0), stderr
-    within(10, lambda: ready(vhost_url, "orders") == left)
+    wait_until(lambda: ready(vhost_url, "orders") == left)

@@ -22,7 +22,7 @@ from rmqkit.http_api.mapping import queue_of
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
-from tests.versions import untyped
+from tests.support.versions import untyped
 
 CANARY = "c4n4ry"
 

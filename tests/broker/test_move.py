@@ -20,8 +20,9 @@ from rmqkit.errors import NotFound
 from rmqkit.messaging import held_deliveries, transfer
 from rmqkit.messaging.message_rewrite import DIED, USER_ID, Destination, destination_for
 from tests.conftest import Broker
-from tests.faults.witness import bodies, declare, ready, within
-from tests.versions import major
+from tests.support.queues import declare, drain, drain_messages, ready
+from tests.support.versions import major
+from tests.support.wait import wait_until
 
 KEYS = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "parked"}
 
@@ -48,22 +49,21 @@ def killed(channel: BlockingChannel, url: str, amount: int, queue: str = "work",
     for number in range(amount):
         channel.basic_publish("amq.topic", f"order.{number % 2}", b"%d" % number, BasicProperties(**properties))
     before = ready(url, "parked")
-    within(5, lambda: ready(url, queue) == amount)
+    wait_until(lambda: ready(url, queue) == amount)
     for _ in range(amount):
         method, _, _ = channel.basic_get(queue)
         channel.basic_reject(method.delivery_tag, requeue=False)
-    within(5, lambda: ready(url, "parked") == before + amount)
+    wait_until(lambda: ready(url, "parked") == before + amount)
 
 
 def drained(channel: BlockingChannel, queue: str) -> list[tuple[bytes, str, str, dict[str, Any]]]:
     """Empty a queue; return bodies, exchanges, routing keys and properties."""
-    found = []
-    while True:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is None:
-            return found
-        set_ = {name: value for name, value in vars(properties).items() if value is not None}
-        found.append((body, method.exchange, method.routing_key, set_))
+
+    def given(properties: BasicProperties) -> dict[str, Any]:
+        return {name: value for name, value in vars(properties).items() if value is not None}
+
+    received = drain_messages(channel, queue)
+    return [(each.body, each.method.exchange, each.method.routing_key, given(each.properties)) for each in received]
 
 
 def is_even(delivery: Delivery) -> bool:
@@ -75,7 +75,12 @@ def test_dead_letters_go_back_to_the_queue_they_died_in_and_to_no_other_with_the
 ) -> None:
     declare(vhost_url, "audit")
     witness.queue_bind("audit", "amq.topic", "#")
-    sent = {"headers": {"mine": [1, {"a": 25}], "CC": ["audit"]}, "message_id": "m", "priority": 3, "type": "t"}
+    sent: dict[str, Any] = {
+        "headers": {"mine": [1, {"a": 25}], "CC": ["audit"]},
+        "message_id": "m",
+        "priority": 3,
+        "type": "t",
+    }
     killed(witness, vhost_url, 3, **sent)
     witness.queue_purge("audit")
     report = connection.move("parked")
@@ -112,7 +117,7 @@ def test_a_message_that_died_again_and_again_goes_back_to_where_it_died_last(
     declare(vhost_url, "short", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="graves")
     killed(witness, vhost_url, 1)
     assert connection.move("parked", Target("", "short")).moved == 1
-    within(5, lambda: ready(vhost_url, "graves") == 1)
+    wait_until(lambda: ready(vhost_url, "graves") == 1)
     (group,) = connection.move("graves", dry_run=True).groups
     assert (group.reason, group.queue, group.target) == ("expired", "short", Target("", "short"))
     (group,) = connection.move("graves", Replay.EXCHANGE, dry_run=True).groups
@@ -126,9 +131,9 @@ def test_a_message_that_went_back_can_die_and_go_back_as_often_as_you_like(
     declare(vhost_url, "hurry", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="parked")
     witness.basic_publish("", "hurry", b"again", BasicProperties(delivery_mode=2))
     for _ in range(3):
-        within(5, lambda: ready(vhost_url, "parked") == 1)
+        wait_until(lambda: ready(vhost_url, "parked") == 1)
         assert connection.move("parked").moved == 1
-    within(5, lambda: ready(vhost_url, "parked") == 1)
+    wait_until(lambda: ready(vhost_url, "parked") == 1)
     assert [each["count"] for each in drained(witness, "parked")[0][3]["headers"]["x-death"]] == [1]
 
 
@@ -175,8 +180,8 @@ def test_what_does_not_match_stays_in_its_place_however_much_it_is(
     report = connection.move("long", Target("", "work"), matches=lambda delivery: delivery.body.endswith(b"9"))
     assert report.moved + report.unmatched == report.scanned == report.ready == amount
     assert report.redelivered == 0
-    within(10, lambda: ready(vhost_url, "long") == report.unmatched)
-    stayed, moved = bodies(vhost_url, "long"), bodies(vhost_url, "work")
+    wait_until(lambda: ready(vhost_url, "long") == report.unmatched)
+    stayed, moved = drain(vhost_url, "long"), drain(vhost_url, "work")
     assert Counter(stayed + moved) == Counter(b"%d" % number for number in range(amount))
     assert all(body.endswith(b"9") for body in moved)
     assert (stayed, moved) == (sorted(stayed, key=int), sorted(moved, key=int))
@@ -189,7 +194,7 @@ def test_it_ends_after_one_pass_when_messages_come_back_as_fast_as_they_go(
     connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(500))
     report = connection.move("parked", Target("", "bouncing"))
     assert report.moved == report.scanned == 500
-    within(5, lambda: ready(vhost_url, "parked") == 500)
+    wait_until(lambda: ready(vhost_url, "parked") == 500)
 
 
 def test_a_limit_is_exact_and_a_dry_run_tells_the_same_and_changes_nothing(
@@ -201,13 +206,13 @@ def test_a_limit_is_exact_and_a_dry_run_tells_the_same_and_changes_nothing(
     assert (group.messages, group.reason, group.queue, group.exchange) == (5, "rejected", "work", "amq.topic")
     assert (group.routing_keys, group.target) == (("order.0",), Target("", "work"))
     assert group.oldest is not None
-    within(5, lambda: ready(vhost_url, "parked") == 20)
+    wait_until(lambda: ready(vhost_url, "parked") == 20)
     wet = connection.move("parked", matches=is_even, limit=5)
     assert (dry.moved, dry.scanned) == (wet.moved, wet.scanned) == (5, 9)
     assert wet.redelivered == 5
-    assert bodies(vhost_url, "work") == [b"0", b"2", b"4", b"6", b"8"]
-    within(5, lambda: ready(vhost_url, "parked") == 15)
-    assert [int(body) for body in bodies(vhost_url, "parked")] == [1, 3, 5, 7, *range(9, 20)]
+    assert drain(vhost_url, "work") == [b"0", b"2", b"4", b"6", b"8"]
+    wait_until(lambda: ready(vhost_url, "parked") == 15)
+    assert [int(body) for body in drain(vhost_url, "parked")] == [1, 3, 5, 7, *range(9, 20)]
 
 
 def test_what_has_no_origin_any_more_stays_and_the_rest_is_moved(
@@ -220,11 +225,11 @@ def test_what_has_no_origin_any_more_stays_and_the_rest_is_moved(
     witness.queue_purge("work")
     witness.queue_delete("gone")
     witness.basic_publish("", "parked", b"never died")
-    within(5, lambda: ready(vhost_url, "parked") == 7)
+    wait_until(lambda: ready(vhost_url, "parked") == 7)
     report = connection.move("parked")
     assert report.moved == 3
     assert report.stayed == {"there is no queue 'gone'": 3, "no x-death header tells where it came from": 1}
-    within(5, lambda: ready(vhost_url, "parked") == 4)
+    wait_until(lambda: ready(vhost_url, "parked") == 4)
 
 
 def test_what_an_exchange_routes_nowhere_stays_and_the_rest_is_moved(
@@ -235,9 +240,9 @@ def test_what_an_exchange_routes_nowhere_stays_and_the_rest_is_moved(
     witness.queue_bind("work", "amq.topic", "order.1")
     report = connection.move("parked", Replay.EXCHANGE)
     assert (report.moved, sum(report.stayed.values())) == (500, 500)
-    within(5, lambda: ready(vhost_url, "parked") == 500)
-    assert bodies(vhost_url, "work") == [b"%d" % number for number in range(1, 1000, 2)]
-    assert bodies(vhost_url, "parked") == [b"%d" % number for number in range(0, 1000, 2)]
+    wait_until(lambda: ready(vhost_url, "parked") == 500)
+    assert drain(vhost_url, "work") == [b"%d" % number for number in range(1, 1000, 2)]
+    assert drain(vhost_url, "parked") == [b"%d" % number for number in range(0, 1000, 2)]
 
 
 def test_what_a_full_queue_refuses_is_tried_again_and_then_stays(
@@ -249,8 +254,8 @@ def test_what_a_full_queue_refuses_is_tried_again_and_then_stays(
     report = connection.move("parked", Target("", "full"))
     assert report.stayed == {"queue 'full' takes no more": 100 - report.moved}
     assert 20 <= report.moved < 100
-    within(5, lambda: ready(vhost_url, "parked") == 100 - report.moved)
-    found = bodies(vhost_url, "full") + bodies(vhost_url, "parked")
+    wait_until(lambda: ready(vhost_url, "parked") == 100 - report.moved)
+    found = drain(vhost_url, "full") + drain(vhost_url, "parked")
     assert Counter(found) == Counter(b"%d" % number for number in range(100))
 
 
@@ -263,8 +268,8 @@ def test_a_stop_moves_what_was_begun_and_leaves_the_rest_each_message_once(
     report = connection.move("parked", Target("", "work"), rate=1000, stop=stop)
     assert report.interrupted
     assert 0 < report.moved < 2000
-    within(5, lambda: ready(vhost_url, "parked") == 2000 - report.moved)
-    assert bodies(vhost_url, "work") + bodies(vhost_url, "parked") == [b"%d" % number for number in range(2000)]
+    wait_until(lambda: ready(vhost_url, "parked") == 2000 - report.moved)
+    assert drain(vhost_url, "work") + drain(vhost_url, "parked") == [b"%d" % number for number in range(2000)]
 
 
 def test_a_user_id_of_somebody_else_waits_in_a_header_for_the_broker_would_refuse_it() -> None:
@@ -302,6 +307,6 @@ def test_an_exchange_that_is_deleted_meanwhile_keeps_what_is_for_it_where_it_is_
     assert sum(report.stayed.values()) > 0
     assert set(report.stayed) == {"there is no exchange 'short-lived'"}
     assert "NOT_FOUND" in warnings[1]
-    within(5, lambda: ready(vhost_url, "parked") == sum(report.stayed.values()))
+    wait_until(lambda: ready(vhost_url, "parked") == sum(report.stayed.values()))
     # What was published when the channel was closed over the exchange is in both queues.
-    assert len(set(bodies(vhost_url, "work") + bodies(vhost_url, "parked"))) == 1000
+    assert len(set(drain(vhost_url, "work") + drain(vhost_url, "parked"))) == 1000

@@ -29,8 +29,9 @@ from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plan import Outcome, Step
 from rmqkit.stop import Stop
 from tests.conftest import Broker
-from tests.faults.replacing import SHORT, bind, bound_queue, is_begun, left_over, links, replaced, waiting
-from tests.faults.witness import declare, ready, within
+from tests.support.queues import declare, drain_messages, ready
+from tests.support.replace_process import SHORT, bind, bound_queue, is_begun, left_over, links, replaced, waiting
+from tests.support.wait import wait_until
 
 TTL = {"x-message-ttl": 600_000}
 
@@ -44,12 +45,7 @@ def witness(vhost_url: str) -> Iterator[BlockingChannel]:
 
 def drained(channel: BlockingChannel, queue: str) -> list[tuple[bytes, dict[str, Any], str]]:
     """Empty a queue; return bodies, properties and routing keys."""
-    found = []
-    while True:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is None:
-            return found
-        found.append((body, vars(properties), method.routing_key))
+    return [(body, vars(properties), method.routing_key) for method, properties, body in drain_messages(channel, queue)]
 
 
 def fill(channel: BlockingChannel, url: str, queue: str, amount: int) -> None:
@@ -58,7 +54,7 @@ def fill(channel: BlockingChannel, url: str, queue: str, amount: int) -> None:
     bind(url, queue)
     for number in range(amount):
         channel.basic_publish("amq.topic", "a.b", b"%d" % number)
-    within(5, lambda: ready(url, queue) == amount)
+    wait_until(lambda: ready(url, queue) == amount)
 
 
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -81,7 +77,7 @@ def test_a_replaced_queue_has_its_new_properties_its_messages_in_order_and_its_b
     bind(vhost_url, "q")
     for number in range(700):
         witness.basic_publish("amq.topic", "a.b", b"%d" % number)
-    within(5, lambda: ready(vhost_url, "q") == 700)
+    wait_until(lambda: ready(vhost_url, "q") == 700)
     assert replaced(vhost_url, bound_queue("q", new)) == (ReplaceResult("queue", "q", moved=700),)
     witness.queue_declare("q", durable=True, arguments=new)
     if new.get("x-queue-type") != "stream":
@@ -116,9 +112,9 @@ def test_a_moved_message_keeps_its_body_its_properties_and_its_key(
     (done,) = replaced(vhost_url, bound_queue("q", {"x-queue-type": kind, **TTL}))
     found, expected = drained(witness, "q"), drained(witness, "twin")
     if kind == "quorum":  # it adds a header of its own to what it delivers
-        for _, properties, _ in (*found, *expected):
-            headers = properties["headers"] or {}
-            properties["headers"] = {name: headers[name] for name in headers if name != "x-delivery-count"}
+        for _, received, _ in (*found, *expected):
+            headers = received["headers"] or {}
+            received["headers"] = {name: headers[name] for name in headers if name != "x-delivery-count"}
     assert found == expected
     assert len(found) == done.moved == len(SPECIMENS)
     assert ready(vhost_url, "elsewhere") == 0  # the CC header did not route again
@@ -213,7 +209,7 @@ def test_what_cannot_be_replaced_stays_as_it_was(vhost_url: str, witness: Blocki
     bind(vhost_url, "q")
     for _ in range(5):
         witness.basic_publish("amq.topic", "a.b", b"x")
-    within(5, lambda: ready(vhost_url, "q") == 5)
+    wait_until(lambda: ready(vhost_url, "q") == 5)
     topology = replace(bound_queue("q", {}), queues=(new,))
     with pytest.raises(PropertyMismatch) as refused:
         replaced(vhost_url, topology)
@@ -233,7 +229,7 @@ def test_a_queue_of_another_connection_is_refused(vhost_url: str, witness: Block
 def test_a_quorum_queue_is_replaced_also_if_its_type_is_not_known(vhost_url: str, witness: BlockingChannel) -> None:
     declare(vhost_url, "q", x_queue_type="quorum")
     witness.basic_publish("", "q", b"x")
-    within(5, lambda: ready(vhost_url, "q") == 1)
+    wait_until(lambda: ready(vhost_url, "q") == 1)
     conflict = Step("queue", "q", Outcome.CONFLICT)
     with links(vhost_url) as both:
         (done,) = replace_entities(*both, bound_queue("q", TTL), [conflict], pauses=SHORT)
@@ -260,7 +256,7 @@ def test_a_queue_that_is_published_to_around_its_bindings_is_put_back_with_every
     thread = threading.Thread(target=publish)
     thread.start()
     try:
-        within(5, lambda: len(confirmed) > 10)
+        wait_until(lambda: len(confirmed) > 10)
         with pytest.raises(PropertyMismatch, match="around its bindings, through the default exchange; everything was"):
             replaced(vhost_url, bound_queue("q", TTL))
     finally:
@@ -293,7 +289,7 @@ def test_a_file_changed_back_puts_everything_back(vhost_url: str, witness: Block
     stop = Stop()
     replaced(vhost_url, bound_queue("q", TTL), stop=stop, on_step=lambda step: "delete it" in step and stop.request())
     witness.basic_publish("amq.topic", "a.b", b"meanwhile")
-    within(5, lambda: waiting(vhost_url, "q.rmqkit.came") == 1)
+    wait_until(lambda: waiting(vhost_url, "q.rmqkit.came") == 1)
     assert ready(vhost_url, "q") == 0
     (done,) = replaced(vhost_url, bound_queue("q", {}))
     assert done.moved == 501
@@ -355,11 +351,11 @@ def test_an_exchange_changes_its_type_and_no_confirmed_message_misses_one_of_its
     thread = threading.Thread(target=publish)
     thread.start()
     try:
-        within(5, lambda: len(confirmed) > 100)
+        wait_until(lambda: len(confirmed) > 100)
         extra = [Binding("x", "extra", routing_key="k")]
         assert replaced(vhost_url, topology, extra_bindings=extra) == (ReplaceResult("exchange", "x"),)
         reached = len(confirmed)
-        within(5, lambda: len(confirmed) > reached + 100)
+        wait_until(lambda: len(confirmed) > reached + 100)
     finally:
         stop.request()
         thread.join()
@@ -369,7 +365,7 @@ def test_an_exchange_changes_its_type_and_no_confirmed_message_misses_one_of_its
         assert found.total() - len(found) <= sum(republished)
     witness.exchange_declare("x", "topic", durable=True)
     witness.basic_publish("amq.fanout", "k", b"through two exchanges")
-    within(5, lambda: ready(vhost_url, "extra") == 1)
+    wait_until(lambda: ready(vhost_url, "extra") == 1)
     assert left_over(vhost_url, "x") == []
 
 
@@ -382,7 +378,7 @@ def test_a_move_to_a_queue_that_is_full_ends_with_every_message_once(
     witness.queue_bind("full", "amq.fanout")
     with links(vhost_url) as (_, publishing), pytest.raises(NotConfirmed, match="takes no more"):
         Drain(publishing, "q", "amq.fanout").move()
-    within(5, lambda: ready(vhost_url, "q") + ready(vhost_url, "full") == 50)
+    wait_until(lambda: ready(vhost_url, "q") + ready(vhost_url, "full") == 50)
     bodies = [body for queue in ("full", "q") for body, _, _ in drained(witness, queue)]
     assert sorted(bodies, key=int) == [b"%d" % number for number in range(50)]
 
@@ -393,4 +389,4 @@ def test_a_move_to_an_exchange_without_a_queue_leaves_every_message_where_it_is(
     fill(witness, vhost_url, "q", 50)
     with links(vhost_url) as (_, publishing), pytest.raises(Unroutable):
         Drain(publishing, "q", "amq.fanout").move()
-    within(5, lambda: ready(vhost_url, "q") == 50)
+    wait_until(lambda: ready(vhost_url, "q") == 50)

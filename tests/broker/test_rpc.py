@@ -17,6 +17,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 import rmqkit
 from rmqkit import Delivery, Message, Properties, ServeReport, Stop
 from rmqkit.messaging.rpc_server import Function
+from tests.support.queues import consumers, ready
+from tests.support.wait import wait_until
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff"
 
@@ -68,17 +70,6 @@ def serve(broker_url: str) -> Callable[..., Any]:
                 thread.join()
 
     return served
-
-
-def _await(condition: Callable[[], bool], what: str = "it to happen") -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.01)
-
-
-def _depth(channel: BlockingChannel, queue: str) -> int:
-    return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
 def _echo(request: Delivery) -> bytes:
@@ -162,7 +153,7 @@ def test_a_request_nobody_answers_is_an_error_after_its_time_and_then_expires(
 ) -> None:
     with pytest.raises(rmqkit.ReplyTimeout, match=r"no reply from queue .* within 0\.2 s"):
         connection.call(Message(b"?", queue), timeout_s=0.2)
-    _await(lambda: _depth(channel, queue) == 0, "the request to expire")
+    wait_until(lambda: ready(channel, queue) == 0, "the request did not expire")
 
 
 def test_a_request_keeps_an_expiration_of_its_own_and_does_not_outlive_its_broker(
@@ -220,7 +211,7 @@ def test_what_a_call_sets_itself_cannot_be_set(
 ) -> None:
     with pytest.raises(rmqkit.PayloadError, match="a call sets"):
         connection.call(Message(b"?", queue, properties=properties))
-    assert _depth(channel, queue) == 0
+    assert ready(channel, queue) == 0
 
 
 # Failures
@@ -256,7 +247,7 @@ def test_of_any_other_failure_only_the_kind_is_told(
         connection.call(Message(b"?", queue))
     assert "hunter2" not in str(raised.value)
     assert len(serving.failures) == 1
-    assert _depth(channel, queue) == 0
+    assert ready(channel, queue) == 0
 
 
 def test_a_failed_request_can_be_dead_lettered_although_its_requester_was_told(
@@ -269,7 +260,7 @@ def test_a_failed_request_can_be_dead_lettered_although_its_requester_was_told(
         with pytest.raises(rmqkit.RemoteError, match="ZeroDivisionError"):
             connection.call(Message(b"", queue))
         assert connection.call(Message(b"x", queue)).body == b"1"
-        _await(lambda: _depth(channel, dead) == 1, "the dead letter")
+        wait_until(lambda: ready(channel, dead) == 1, "there is no dead letter")
 
 
 def test_a_request_without_reply_to_is_handled_and_said_once_and_rejected_if_that_fails(
@@ -281,7 +272,7 @@ def test_a_request_without_reply_to_is_handled_and_said_once_and_rejected_if_tha
     handled: list[int] = []
     with serve(queue, lambda request: handled.append(int(request.body))) as serving:
         connection.publish(Message(body, queue) for body in (b"1", b"no number", b"2"))
-        _await(lambda: handled == [1, 2] and _depth(channel, dead) == 1)
+        wait_until(lambda: handled == [1, 2] and ready(channel, dead) == 1)
     assert [warning for warning in serving.warnings if "not answered" in warning] == serving.warnings[:1]
     assert (serving.report.unaddressed, serving.report.failed, serving.report.replied) == (3, 1, 0)
 
@@ -291,11 +282,11 @@ def test_a_reply_that_nobody_is_there_for_is_counted_and_its_request_acknowledge
 ) -> None:
     with serve(queue, _echo) as serving:
         connection.publish([Message(b"?", queue, properties=Properties(reply_to=f"{queue}.gone"))] * 2)
-        _await(lambda: bool(serving.warnings), "the warning")
+        wait_until(lambda: bool(serving.warnings), "there is no warning")
         connection.call(Message(b"?", queue))  # comes after the other two
     assert (serving.report.requests, serving.report.undelivered, serving.report.replied) == (3, 2, 1)
     assert len(serving.warnings) == 1
-    assert _depth(channel, queue) == 0
+    assert ready(channel, queue) == 0
 
 
 def test_a_server_survives_addresses_that_no_reply_can_go_to(
@@ -349,17 +340,17 @@ def test_a_stop_finishes_what_runs_and_leaves_the_rest_in_the_queue(
 
     def slow(_: Delivery) -> str:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(90)
         return "done"
 
     connection.publish([Message(b"?", queue, properties=Properties(reply_to=f"{queue}.gone"))] * 3)
     with serve(queue, slow, prefetch=3) as serving:
-        assert begun.wait(10)
+        assert begun.wait(90)
         serving.stop.request()
         go_on.set()
     assert serving.error is None
     assert serving.report.undelivered == 1
-    _await(lambda: _depth(channel, queue) == 2, "the rest to go back")
+    wait_until(lambda: ready(channel, queue) == 2, "the rest was not requeued")
 
 
 def test_a_count_ends_the_server_and_is_dealt_out_among_threads(
@@ -367,18 +358,18 @@ def test_a_count_ends_the_server_and_is_dealt_out_among_threads(
 ) -> None:
     connection.publish([Message(b"?", queue)] * 7)
     with serve(queue, _echo, count=5, concurrency=2) as serving:
-        _await(lambda: serving.report.requests > 0, "the server to end")
+        wait_until(lambda: serving.report.requests > 0, "the server did not end")
     assert serving.report.requests == 5
-    _await(lambda: _depth(channel, queue) == 2)
+    wait_until(lambda: ready(channel, queue) == 2)
 
 
 def test_a_queue_that_is_deleted_ends_its_server_and_the_others_with_it(
     queue: str, serve: Any, channel: BlockingChannel
 ) -> None:
     with serve(queue, _echo, concurrency=2) as serving:
-        _await(lambda: channel.queue_declare(queue, passive=True).method.consumer_count == 2)
+        wait_until(lambda: consumers(channel, queue) == 2)
         channel.queue_delete(queue)
-        _await(lambda: serving.error is not None, "the server to end")
+        wait_until(lambda: serving.error is not None, "the server did not end")
     assert isinstance(serving.error, rmqkit.ConsumerCancelled)
 
 

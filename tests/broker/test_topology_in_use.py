@@ -12,7 +12,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Delivery, Message
-from tests.faults.witness import bodies, ready
+from tests.support.queues import drain, ready
 
 FILE = """
 exchanges:
@@ -57,7 +57,7 @@ def test_a_message_without_a_contract_may_be_anything_and_a_none_still_waits(
     connection: rmqkit.Connection, shop: rmqkit.Topology, vhost_url: str
 ) -> None:
     report = connection.publish([Message(b"x", "anything"), None, Message(b"y", "anything")], topology=shop)
-    assert (report.confirmed, bodies(vhost_url, "anything")) == (2, [b"x", b"y"])
+    assert (report.confirmed, drain(vhost_url, "anything")) == (2, [b"x", b"y"])
 
 
 def test_a_schema_is_read_once_for_any_number_of_publishes(

@@ -130,7 +130,7 @@ def test_an_exchange_is_shared_with_a_tutorial_in_both_directions(
     name = namespace.exchange()
     connection.apply(Topology(exchanges=(Exchange(name, kind),)))
     keys = list(wanted)[:1] if client == "amqp-tools" else list(wanted)  # they bind one key
-    sent = ["unwanted"] * (kind != "fanout") + [key for key in wanted.values() for key in key]
+    sent = ["unwanted"] * (kind != "fanout") + [key for some in wanted.values() for key in some]
     expected = [key for each in keys for key in wanted[each]]
 
     theirs = start("receive_logs", name, kind, str(len(expected)), *keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,8 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.cli.deliveries import Start
-from tests.cli.here import rmqkit
 from tests.conftest import Broker
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.support.cli import Run, Start, rmqkit
 
 
 @pytest.fixture

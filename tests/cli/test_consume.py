@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.cli.deliveries import Start, await_state, drain, fill, report
+from tests.support.cli import Start, parse_report
+from tests.support.queues import drain, fill
+from tests.support.wait import wait_for_queue
 
 RMQKIT = (sys.executable, "-m", "rmqkit")
 
@@ -21,10 +23,10 @@ def test_20_000_bodies_are_printed_in_order_and_the_queue_is_empty(
     start: Start, channel: BlockingChannel, queue: str
 ) -> None:
     bodies = fill(channel, queue, 20_000)
-    stdout, stderr = start(queue, "-n", 20_000, "--json").communicate(timeout=30)
+    stdout, stderr = start(queue, "-n", 20_000, "--json").communicate(timeout=90)
     assert stdout.splitlines() == bodies
-    assert report(stderr)["acknowledged"] == 20_000
-    await_state(channel, queue, ready=0, consumers=0)
+    assert parse_report(stderr)["acknowledged"] == 20_000
+    wait_for_queue(channel, queue, ready=0, consumers=0)
 
 
 def test_bodies_go_to_a_file_byte_for_byte(start: Start, channel: BlockingChannel, queue: str, tmp_path: Path) -> None:
@@ -32,7 +34,7 @@ def test_bodies_go_to_a_file_byte_for_byte(start: Start, channel: BlockingChanne
     for body in (everything, b"", b"\x1b[31m"):
         channel.basic_publish("", queue, body)
     with (tmp_path / "out").open("wb") as file:
-        assert start(queue, "-n", 3, stdout=file).wait(20) == 0
+        assert start(queue, "-n", 3, stdout=file).wait(90) == 0
     assert (tmp_path / "out").read_bytes() == everything + b"\n\n\x1b[31m\n"
 
 
@@ -42,19 +44,19 @@ def test_a_count_is_exact_however_many_consume(
 ) -> None:
     bodies = fill(channel, queue, 1_000)
     process = start(queue, "-n", 400, "--json", *how)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == 0, stderr
     printed = stdout.splitlines()
     assert len(printed) == len(set(printed)) == 400
-    assert sum(report(stderr)["shares"].values()) == 400
-    await_state(channel, queue, ready=600, consumers=0)
+    assert sum(parse_report(stderr)["shares"].values()) == 400
+    wait_for_queue(channel, queue, ready=600, consumers=0)
     assert sorted(drain(channel, queue) + printed) == sorted(bodies)
 
 
 def test_an_idle_timeout_ends_it(start: Start, channel: BlockingChannel, queue: str) -> None:
     fill(channel, queue, 3)
     process = start(queue, "--idle-timeout", 0.3)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout) == (0, b"0 \n1 \n2 \n")
     assert b"Consumed 3 messages" in stderr
 
@@ -69,10 +71,10 @@ def test_a_signal_stops_it_cleanly_and_what_was_not_printed_stays(
     assert process.stdout is not None
     first = process.stdout.readline()  # it is at work, and will soon wait for us to read on
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == 128 + number, stderr
     *whole, half = (first + stdout).split(b"\n")
-    await_state(channel, queue, ready=len(bodies) - len(whole), consumers=0)
+    wait_for_queue(channel, queue, ready=len(bodies) - len(whole), consumers=0)
     left = drain(channel, queue)
     assert sorted(whole + left) == sorted(bodies)
     assert not half or any(body.startswith(half) for body in left)
@@ -81,24 +83,24 @@ def test_a_signal_stops_it_cleanly_and_what_was_not_printed_stays(
 def test_a_signal_stops_it_while_its_reader_reads_nothing(start: Start, channel: BlockingChannel, queue: str) -> None:
     bodies = fill(channel, queue, 3_000, size=1_000)
     process = start(queue, "--prefetch", 1_000)
-    await_state(channel, queue, consumers=1)
+    wait_for_queue(channel, queue, consumers=1)
     deadline_s = time.monotonic() + 20
     while channel.queue_declare(queue, passive=True).method.message_count == len(bodies):
         assert time.monotonic() < deadline_s
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 143
+    assert process.wait(90) == 143
     assert process.stdout is not None
     *whole, _ = process.stdout.read().split(b"\n")
-    await_state(channel, queue, ready=len(bodies) - len(whole))
+    wait_for_queue(channel, queue, ready=len(bodies) - len(whole))
     assert sorted(whole + drain(channel, queue)) == sorted(bodies)
 
 
 def test_two_signals_stop_it_at_once(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue)
-    await_state(channel, queue, consumers=1)
+    wait_for_queue(channel, queue, consumers=1)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(90) == 130
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
@@ -111,12 +113,12 @@ def test_a_reader_that_leaves_ends_it_and_what_was_not_written_stays(
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 3
-    assert report(stderr)["error"] == "OutputError"
-    written = report(stderr)["acknowledged"]
+    assert parse_report(stderr)["error"] == "OutputError"
+    written = parse_report(stderr)["acknowledged"]
     assert 0 < written < len(bodies)
-    await_state(channel, queue, ready=len(bodies) - written)
+    wait_for_queue(channel, queue, ready=len(bodies) - written)
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
@@ -126,10 +128,10 @@ def test_a_full_disk_ends_it_and_everything_stays(
     bodies = fill(channel, queue, 100)
     with Path("/dev/full").open("wb") as full:
         process = start(queue, *how, stdout=full)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=90)
     assert process.returncode == 3
     assert stderr.count(b"error: the output took no more: No space left on device") == 1
-    await_state(channel, queue, ready=100)
+    wait_for_queue(channel, queue, ready=100)
     assert sorted(drain(channel, queue)) == sorted(bodies)
 
 
@@ -139,15 +141,15 @@ def test_a_closed_output_is_an_error_and_everything_stays(
 ) -> None:
     fill(channel, queue, 3)
     command = ["sh", "-c", 'exec "$@" >&-', "sh", *RMQKIT, "consume", queue, "-n", "2", *map(str, how)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, timeout=30)
+    done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, timeout=90)
     assert (done.returncode, b"closed" in done.stderr) == (3, True)
-    await_state(channel, queue, ready=3, consumers=0)
+    wait_for_queue(channel, queue, ready=3, consumers=0)
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
 def test_a_missing_queue_is_one_error(start: Start, how: tuple[object, ...]) -> None:
     process = start("rmqkit.no.such.queue", *how)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout) == (5, b"")
     assert stderr.count(b"no queue 'rmqkit.no.such.queue'") == 1
 
@@ -157,12 +159,12 @@ def test_a_queue_deleted_in_mid_consume_is_never_a_success(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
 ) -> None:
     process = start(queue, *how)
-    await_state(channel, queue, consumers=2 if how else 1)
+    wait_for_queue(channel, queue, consumers=2 if how else 1)
     channel.basic_publish("", queue, b"x")
     assert process.stdout is not None
     assert process.stdout.readline() == b"x\n"
     channel.queue_delete(queue)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 7, stderr
     assert b"cancelled" in stderr
 
@@ -171,7 +173,7 @@ def test_three_processes_take_turns(start: Start, channel: BlockingChannel, queu
     processes = []
     for number in range(3):
         processes.append(start(queue))  # a prefetch of 1 would pass over one whose acknowledgement is under way
-        await_state(channel, queue, consumers=number + 1)
+        wait_for_queue(channel, queue, consumers=number + 1)
     for number in range(12):
         channel.basic_publish("", queue, b"%d" % number)
         stdout = processes[number % 3].stdout
@@ -182,26 +184,26 @@ def test_three_processes_take_turns(start: Start, channel: BlockingChannel, queu
 @pytest.mark.parametrize("how", ["--workers", "--channels"])
 def test_workers_and_channels_take_turns(start: Start, channel: BlockingChannel, queue: str, how: str) -> None:
     process = start(queue, how, 3, "--json")
-    await_state(channel, queue, consumers=3)
+    wait_for_queue(channel, queue, consumers=3)
     assert process.stdout is not None
     for number in range(12):
         channel.basic_publish("", queue, b"%d" % number)
         assert process.stdout.readline() == b"%d\n" % number
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
-    shares = report(stderr)["shares"]
+    _, stderr = process.communicate(timeout=90)
+    shares = parse_report(stderr)["shares"]
     assert shares == {f"{how.strip('-s')} {number}": 4 for number in (1, 2, 3)}
 
 
 def test_a_worker_that_is_killed_leaves_the_others_at_work(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
-    await_state(channel, queue, consumers=2)
+    wait_for_queue(channel, queue, consumers=2)
     victim = _children(process.pid)[0]
     os.kill(victim, signal.SIGKILL)
-    await_state(channel, queue, consumers=1)
+    wait_for_queue(channel, queue, consumers=1)
     bodies = fill_and_read(channel, queue, process)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert bodies == [b"%d\n" % number for number in range(10)]
     assert process.returncode == 3
     assert b"worker 1 was killed by SIGKILL" in stderr
@@ -218,14 +220,14 @@ def fill_and_read(channel: BlockingChannel, queue: str, process: subprocess.Pope
 
 def test_workers_leave_with_a_parent_that_is_killed(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
-    await_state(channel, queue, consumers=2)
+    wait_for_queue(channel, queue, consumers=2)
     process.kill()
-    await_state(channel, queue, consumers=0)
+    wait_for_queue(channel, queue, consumers=0)
 
 
 def test_no_password_shows_in_the_arguments_of_a_worker(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
-    await_state(channel, queue, consumers=2)
+    wait_for_queue(channel, queue, consumers=2)
     lines = [Path(f"/proc/{child}/cmdline").read_bytes() for child in _children(process.pid)]
     assert len(lines) == 2
     assert all(b"rmqkit" in line and b"guest" not in line and b"amqp" not in line for line in lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pika
@@ -12,10 +11,10 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
-from tests.cli.conftest import Run
-from tests.cli.deliveries import Start, await_state, drain, report
-from tests.cli.here import COMMAND
 from tests.conftest import Namespace
+from tests.support.cli import COMMAND, Run, Start, parse_report
+from tests.support.queues import drain, ready
+from tests.support.wait import wait_for_queue, wait_until
 
 SCHEMA = {"type": "object", "properties": {"total": {"type": "number", "minimum": 0}}, "required": ["total"]}
 XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name="total" type="xs:int"/></xs:schema>"""
@@ -56,14 +55,7 @@ def topology(tmp_path: Path, schema: Path) -> Path:
 def sent(channel: BlockingChannel, queue: str, *bodies: bytes, exchange: str = "", **properties: object) -> None:
     for body in bodies:
         channel.basic_publish(exchange, queue, body, pika.BasicProperties(delivery_mode=2, **properties))
-    await_state(channel, queue, ready=len(bodies))
-
-
-def await_some(channel: BlockingChannel, queue: str) -> None:
-    deadline_s = time.monotonic() + 20
-    while not channel.queue_declare(queue, passive=True).method.message_count:
-        assert time.monotonic() < deadline_s, "nothing came"
-        channel.connection.sleep(0.02)  # a queue that is asked all the time does nothing else
+    wait_for_queue(channel, queue, ready=len(bodies))
 
 
 def test_an_invalid_message_is_forwarded_with_the_reason_and_reported_without_its_body(
@@ -73,12 +65,12 @@ def test_an_invalid_message_is_forwarded_with_the_reason_and_reported_without_it
     channel.queue_declare(aside, durable=True)
     sent(channel, queue, GOOD, BAD, GOOD, b"{", headers={"trace": 7, "CC": [queue]}, expiration="600000")
     process = start(queue, "--schema", schema, "--invalid-to", aside, "--idle-timeout", 0.5, "--json")
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout.splitlines()) == (8, [GOOD, GOOD]), stderr
     assert f"message 2: {RULE}; it goes to queue '{aside}' (default exchange) with the reason" in stderr.decode()
     assert b"hunter2" not in stderr
-    assert report(stderr)["invalid"] == 2
-    await_state(channel, queue, ready=0, consumers=0)
+    assert parse_report(stderr)["invalid"] == 2
+    wait_for_queue(channel, queue, ready=0, consumers=0)
     method, properties, body = channel.basic_get(aside, auto_ack=True)
     assert method
     assert body == BAD
@@ -103,12 +95,12 @@ def test_without_a_target_an_invalid_message_is_rejected_and_dead_lettered_by_th
     channel.queue_declare(queue, durable=True, arguments=arguments)
     sent(channel, queue, BAD, GOOD, BAD)
     process = start(queue, "--schema", schema, "--count", 3)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout.splitlines()) == (8, [GOOD])
     assert stderr.decode().count(f"{RULE}; it was rejected. Others like it are only counted.") == 1
     assert "Consumed 1 message in" in stderr.decode()
     assert "2 broke the contract, and were rejected" in stderr.decode()
-    await_state(channel, dead, ready=2)
+    wait_for_queue(channel, dead, ready=2)
 
 
 def test_a_message_that_cannot_be_forwarded_stays_in_its_queue(
@@ -116,10 +108,10 @@ def test_a_message_that_cannot_be_forwarded_stays_in_its_queue(
 ) -> None:
     sent(channel, queue, BAD)
     process = start(queue, "--schema", schema, "--invalid-to", f"{queue}-none", "--idle-timeout", 5)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 5, stderr
     assert f"{queue}-none" in stderr.decode()
-    await_state(channel, queue, ready=1, consumers=0)
+    wait_for_queue(channel, queue, ready=1, consumers=0)
 
 
 def test_an_unroutable_invalid_message_ends_consuming_and_stays_with_those_after_it(
@@ -129,10 +121,10 @@ def test_an_unroutable_invalid_message_ends_consuming_and_stays_with_those_after
     assert live("apply", topology).returncode == 0
     sent(vhost_channel, "billing", GOOD, BAD, GOOD)
     process = start("billing", "--idle-timeout", 5, RMQKIT_URL=vhost_url)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 6, stderr
     assert "cannot leave to exchange 'failures', routing key 'billing.failed': it reached no queue" in stderr.decode()
-    await_state(vhost_channel, "billing", consumers=0)
+    wait_for_queue(vhost_channel, "billing", consumers=0)
     assert BAD in drain(vhost_channel, "billing")
 
 
@@ -142,9 +134,9 @@ def test_messages_excluded_by_the_filter_are_not_checked(
     sent(channel, queue, BAD, b'{"total": 5}', b'{"total": -5}')
     how = ("--filter", "body.total != -1", "--unmatched", "ack", "--idle-timeout", 0.5, "--json")
     process = start(queue, "--schema", schema, *how)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout.splitlines()) == (8, [b'{"total": 5}']), stderr
-    counts = report(stderr)
+    counts = parse_report(stderr)
     assert (counts["invalid"], counts["unmatched"], counts["rejected"]) == (1, 1, 1)
 
 
@@ -156,9 +148,9 @@ def test_workers_check_as_one_consumer_does(
     sent(channel, queue, *[GOOD, BAD] * 100)
     how = ("--workers", 2, "--channels", 2, "--idle-timeout", 0.5, "--json")
     process = start(queue, "--schema", schema, "--invalid-to", aside, *how)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout.splitlines()) == (8, [GOOD] * 100), stderr
-    assert report(stderr)["invalid"] == 100
+    assert parse_report(stderr)["invalid"] == 100
     assert drain(channel, aside) == [BAD] * 100
 
 
@@ -169,7 +161,7 @@ def test_consume_keeps_to_the_contract_of_the_topology_applied_last(
     vhost_channel.basic_publish("orders", "o.1", BAD)
     vhost_channel.basic_publish("orders", "o.2", GOOD)
     process = start("billing", "--idle-timeout", 0.5, RMQKIT_URL=vhost_url)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout.splitlines()) == (8, [GOOD]), stderr
     assert f"Checking against {topology.parent}/schemas/order.json, the contract of queue 'billing'" in stderr.decode()
     method, properties, body = vhost_channel.basic_get("parked", auto_ack=True)
@@ -179,7 +171,7 @@ def test_consume_keeps_to_the_contract_of_the_topology_applied_last(
     assert properties.headers["x-rmqkit-routing-key"] == "o.1"
     vhost_channel.basic_publish("", "billing", BAD)
     process = start("billing", "--no-schema", "-n", 1, RMQKIT_URL=vhost_url)
-    assert process.communicate(timeout=30)[0].splitlines() == [BAD]
+    assert process.communicate(timeout=90)[0].splitlines() == [BAD]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +238,7 @@ def test_nothing_is_sent_if_one_payload_or_file_breaks_the_contract(
     assert f'{folder}/3.txt:1:1: the value breaks the rule required: "total"' in done.stderr
     assert "hunter2" not in done.stderr
     assert live("publish", "-q", "q", "--schema", schema, "-n", 3).returncode == 2
-    await_state(vhost_channel, "q", ready=0)
+    wait_for_queue(vhost_channel, "q", ready=0)
     assert live("publish", "-q", "q", "--schema", schema, GOOD.decode(), "-f", folder / "1.json").returncode == 0
     for _ in range(2):
         method, properties, body = vhost_channel.basic_get("q", auto_ack=True)
@@ -337,7 +329,7 @@ def test_serve_answers_no_request_that_breaks_the_contract(
             with pytest.raises(rmqkit.RemoteError, match=f"the request breaks its contract: {RULE}") as caught:
                 connection.call(rmqkit.Message(BAD, queue), timeout_s=20)
         assert "hunter2" not in str(caught.value)
-        assert "hunter2" not in server.communicate(timeout=20)[1]
+        assert "hunter2" not in server.communicate(timeout=90)[1]
 
 
 def test_a_consumer_killed_while_it_forwards_invalid_messages_loses_none(
@@ -349,14 +341,14 @@ def test_a_consumer_killed_while_it_forwards_invalid_messages_loses_none(
     sent(channel, queue, *bodies)
     options = ("--schema", schema, "--invalid-to", aside, "--prefetch", 50)
     killed = start(queue, *options)
-    await_some(channel, aside)
+    wait_until(lambda: ready(channel, aside))
     killed.kill()
-    killed.wait(20)
-    await_state(channel, queue, consumers=0)
+    killed.wait(90)
+    wait_for_queue(channel, queue, consumers=0)
     left = channel.queue_declare(queue, passive=True).method.message_count
     assert left, "it was not killed in the middle: have more messages"
-    assert start(queue, *options, "--idle-timeout", 0.5).wait(30) == 8
+    assert start(queue, *options, "--idle-timeout", 0.5).wait(90) == 8
     found = drain(channel, aside)
     assert set(found) == set(bodies)
     assert len(found) - len(bodies) <= 50
-    await_state(channel, queue, ready=0)
+    wait_for_queue(channel, queue, ready=0)

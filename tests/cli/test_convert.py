@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rmqkit.topology.file.loader import load
-from tests.cli.here import rmqkit
+from tests.support.cli import rmqkit
 
 DEFINITIONS = {
     "users": [{"name": "guest"}],
@@ -30,8 +30,10 @@ bindings:
 """
 
 
-def convert(folder: Path, *arguments: str, stdin: str = "", apart: bool = False) -> subprocess.CompletedProcess[str]:
-    return rmqkit("convert", *arguments, folder=folder, stdin=stdin, apart=apart)
+def convert(
+    folder: Path, *arguments: str, stdin: str = "", as_process: bool = False
+) -> subprocess.CompletedProcess[str]:
+    return rmqkit("convert", *arguments, folder=folder, stdin=stdin, as_process=as_process)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_a_file_that_is_there_is_replaced_only_by_force_and_keeps_its_permission
 
 
 def test_a_device_is_written_to_and_stays_one(folder: Path) -> None:
-    to_device = convert(folder, "t.yaml", "/dev/stdout", "--to", "definitions", apart=True)
+    to_device = convert(folder, "t.yaml", "/dev/stdout", "--to", "definitions", as_process=True)
     assert to_device.stdout == convert(folder, "t.yaml").stdout
     assert convert(folder, "t.yaml", "/dev/null", "--force").returncode == 0
     assert Path("/dev/null").is_char_device()

@@ -22,7 +22,7 @@ from rmqkit.cli.demos import PATTERNS, runner
 from rmqkit.cli.demos.delivery_count import DeliveryCount, count_deliveries
 from rmqkit.cli.demos.runner import DemoBroker, DemoRunner, Result
 from tests.conftest import Broker
-from tests.faults.witness import within
+from tests.support.wait import wait_until
 
 COUNT = 30
 pytestmark = pytest.mark.timeout(200)  # a demo starts up to ten processes, beside those of other tests
@@ -118,9 +118,9 @@ def test_a_cluster_loses_nothing_although_the_leader_of_its_queue_is_killed_half
 def test_a_cluster_that_is_stopped_while_it_starts_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(_command("cluster"), env=environment, stderr=subprocess.DEVNULL) as process:
-        within(20, lambda: any(tmp_path.glob("*/cluster/rmqkit-1/log/broker.log")))
+        wait_until(lambda: any(tmp_path.glob("*/cluster/rmqkit-1/log/broker.log")))
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 128 + signal.SIGINT
+        assert process.wait(90) == 128 + signal.SIGINT
     assert _left(tmp_path) == []
 
 

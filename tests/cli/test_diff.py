@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.cli.conftest import Run
+from tests.support.cli import Run
 
 ORDERS = """
 exchanges:

@@ -24,8 +24,8 @@ from rmqkit.topology.comparison import compare
 from rmqkit.topology.file.definitions import to_definitions
 from rmqkit.topology.file.loader import load, loads
 from rmqkit.topology.file.writer import to_yaml
-from tests.cli.conftest import Run
 from tests.conftest import Broker
+from tests.support.cli import Run
 
 NASTY = ["#", "*.x", "on", "017", "a: b", "🐇", 'quo"te', "it's", "back\\slash", " ", "a/b%c", "?x=1", "é" * 127]
 names = st.sampled_from(NASTY) | st.text(

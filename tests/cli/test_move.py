@@ -8,8 +8,9 @@ import pytest
 from pika import BasicProperties
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.cli.conftest import Run
-from tests.cli.deliveries import await_state, drain
+from tests.support.cli import Run
+from tests.support.queues import drain
+from tests.support.wait import wait_for_queue
 
 Channel = BlockingChannel
 
@@ -24,14 +25,14 @@ def dead(vhost_channel: Channel) -> Channel:
     vhost_channel.queue_bind("billing", "amq.topic", "order.*")
     for key in ("order.eu", "order.us"):
         vhost_channel.basic_publish("amq.topic", key, b'{"total": %d}' % (9 if key == "order.us" else 8))
-    await_state(vhost_channel, "billing", ready=2)
+    wait_for_queue(vhost_channel, "billing", ready=2)
     for _ in range(2):
         method, _, _ = vhost_channel.basic_get("billing")
         vhost_channel.basic_reject(method.delivery_tag, requeue=False)
     vhost_channel.basic_publish("", "stock", b"late", BasicProperties(expiration="1"))
-    await_state(vhost_channel, "parked", ready=3)
+    wait_for_queue(vhost_channel, "parked", ready=3)
     vhost_channel.basic_publish("", "parked", b"\x1b[31mnever died")
-    await_state(vhost_channel, "parked", ready=4)
+    wait_for_queue(vhost_channel, "parked", ready=4)
     return vhost_channel
 
 
@@ -50,7 +51,7 @@ def test_a_dry_run_shows_how_messages_died_and_where_they_would_go_and_changes_n
     ]
     assert "Would move 3 messages" in done.stderr
     assert "1 stays: no x-death header" in done.stderr
-    await_state(dead, "parked", ready=4)
+    wait_for_queue(dead, "parked", ready=4)
 
 
 def test_a_filter_sees_how_a_message_died_and_its_body(live: Run, dead: Channel) -> None:
@@ -60,7 +61,7 @@ def test_a_filter_sees_how_a_message_died_and_its_body(live: Run, dead: Channel)
     assert done.stderr.startswith("Moved 1 message in ")
     assert "3 do not match" in done.stderr
     assert len(drain(dead, "billing")) == 1
-    await_state(dead, "parked", ready=3)
+    wait_for_queue(dead, "parked", ready=3)
 
 
 def test_messages_without_an_origin_stay_with_exit_code_6_and_the_rest_is_moved(live: Run, dead: Channel) -> None:
@@ -70,14 +71,14 @@ def test_messages_without_an_origin_stay_with_exit_code_6_and_the_rest_is_moved(
     report = json.loads(done.stdout)
     assert (report["ready"], report["scanned"], report["moved"], report["dry_run"]) == (4, 4, 2, False)
     assert report["stayed"] == {"there is no queue 'stock'": 1, "no x-death header tells where it came from": 1}
-    await_state(dead, "parked", ready=2)
+    wait_for_queue(dead, "parked", ready=2)
 
 
 def test_all_messages_go_to_the_named_queue_or_exchange(live: Run, dead: Channel) -> None:
     assert live("move", "parked", "--to-exchange", "amq.topic", "-r", "order.back", "-n", "1").returncode == 0
-    await_state(dead, "billing", ready=1)
+    wait_for_queue(dead, "billing", ready=1)
     assert live("move", "parked", "--to-queue", "stock").returncode == 0
-    await_state(dead, "stock", ready=3)
+    wait_for_queue(dead, "stock", ready=3)
     done = live("move", "parked", "--to-origin", "exchange")
     assert (done.returncode, done.stderr[:17]) == (0, "Moved 0 messages ")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.cli.conftest import Run
+from tests.support.cli import Run
 
 ORDERS = """
 exchanges:

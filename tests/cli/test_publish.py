@@ -7,17 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.node.node import Node
+from tests.support.queues import drain, drain_messages, ready
+from tests.support.wait import wait_for_queue, wait_until
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -54,32 +55,6 @@ def start(environment: dict[str, str]) -> Iterator[Start]:
         process.communicate()
 
 
-def drain(channel: BlockingChannel, queue: str) -> list[tuple[Any, bytes]]:
-    """Take everything out of a queue: properties and bodies, in order."""
-    found = []
-    while True:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is None:
-            return found
-        found.append((properties, body))
-
-
-def bodies(channel: BlockingChannel, queue: str) -> list[bytes]:
-    return [body for _, body in drain(channel, queue)]
-
-
-def await_ready(channel: BlockingChannel, queue: str, count: int) -> None:
-    deadline_s = time.monotonic() + 20
-    while channel.queue_declare(queue, passive=True).method.message_count != count:
-        assert time.monotonic() < deadline_s, f"{queue} does not get {count} messages"
-
-
-def await_at_least(channel: BlockingChannel, queue: str, count: int) -> None:
-    deadline_s = time.monotonic() + 20
-    while channel.queue_declare(queue, passive=True).method.message_count < count:
-        assert time.monotonic() < deadline_s, f"{queue} does not get {count} messages"
-
-
 def write(stream: IO[bytes] | None, data: bytes) -> None:
     assert stream is not None
     stream.write(data)
@@ -96,10 +71,10 @@ def test_count_sends_exactly_the_numbers_in_order_persistent(run: Run, channel: 
     done = run("-q", queue, "--count", 20_000, "--json")
     assert done.returncode == 0, done.stderr
     assert counts(done.stdout) == {"published": 20_000, "confirmed": 20_000}
-    found = drain(channel, queue)
-    assert [body for _, body in found] == [b"%d" % number for number in range(20_000)]
-    assert {properties.delivery_mode for properties, _ in found} == {2}
-    assert {properties.content_type for properties, _ in found} == {"text/plain"}
+    found = drain_messages(channel, queue)
+    assert [each.body for each in found] == [b"%d" % number for number in range(20_000)]
+    assert {each.properties.delivery_mode for each in found} == {2}
+    assert {each.properties.content_type for each in found} == {"text/plain"}
 
 
 def test_payloads_files_and_folders_arrive_byte_for_byte(
@@ -114,9 +89,9 @@ def test_payloads_files_and_folders_arrive_byte_for_byte(
         "-q", queue, "grüße", "", "-f", tmp_path / "folder", "-f", tmp_path / "empty.txt", "-f", "-", stdin=b"\0\n"
     )
     assert done.returncode == 0, done.stderr
-    found = drain(channel, queue)
-    assert [body for _, body in found] == ["grüße".encode(), b"", b'{"a":1}\r\n', everything, b"", b"\0\n"]
-    kinds = [properties.content_type for properties, _ in found]
+    found = drain_messages(channel, queue)
+    assert [each.body for each in found] == ["grüße".encode(), b"", b'{"a":1}\r\n', everything, b"", b"\0\n"]
+    kinds = [each.properties.content_type for each in found]
     assert kinds == [
         "text/plain",
         "text/plain",
@@ -129,13 +104,13 @@ def test_payloads_files_and_folders_arrive_byte_for_byte(
 
 def test_a_count_repeats_payloads(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("-q", queue, "-n", 3, "a", "b").returncode == 0
-    assert bodies(channel, queue) == [b"a", b"b"] * 3
+    assert drain(channel, queue) == [b"a", b"b"] * 3
 
 
 def test_piped_lines_are_messages(run: Run, channel: BlockingChannel, queue: str) -> None:
     done = run("-q", queue, stdin="a\r\n\n\u2028\nlast".encode())
     assert done.returncode == 0
-    assert bodies(channel, queue) == [b"a\r", b"", "\u2028".encode(), b"last"]
+    assert drain(channel, queue) == [b"a\r", b"", "\u2028".encode(), b"last"]
 
 
 def test_a_line_is_confirmed_when_it_arrives_and_not_at_the_end(
@@ -144,7 +119,7 @@ def test_a_line_is_confirmed_when_it_arrives_and_not_at_the_end(
     process = start("-q", queue, "--lines", "-")
     for number in (1, 2):
         write(process.stdin, b"line\n")
-        await_ready(channel, queue, number)
+        wait_for_queue(channel, queue, ready=number)
     _, stderr = process.communicate()
     assert (process.returncode, b"2 confirmed" in stderr) == (0, True)
 
@@ -160,7 +135,7 @@ def test_properties_and_typed_headers_are_what_another_client_sees(
         "-H", 'list:=[1,"a",{"b":false}]', "-H", 'raw:={"$bytes":"/w=="}',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    [(properties, _)] = drain(channel, queue)
+    [(_, properties, _)] = drain_messages(channel, queue)
     assert (properties.content_type, properties.content_encoding, properties.priority) == ("a/b", "c", 9)
     assert (properties.correlation_id, properties.reply_to, properties.expiration) == ("d", "e", "60000")
     assert (properties.message_id, properties.type, properties.app_id) == ("f", "g", "h")
@@ -175,7 +150,7 @@ def test_properties_and_typed_headers_are_what_another_client_sees(
 def test_a_float_header_arrives_as_one(run: Run, queue: str, environment: dict[str, str]) -> None:
     assert run("-q", queue, "x", "-H", "n:=1.5").returncode == 0
     command = [*RMQKIT, "consume", queue, "-n", "1", "--format", "json"]
-    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=30).stdout
+    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=90).stdout
     assert json.loads(printed)["headers"] == {"n": 1.5}
 
 
@@ -219,12 +194,12 @@ def test_a_bad_line_ends_the_input_after_those_before_it_were_confirmed(
     assert (report["published"], report["confirmed"], report["error"]) == (2, 2, "PayloadError")
     assert (report["problems"][0]["line"], report["problems"][0]["column"]) == (3, 12)
     assert b"hunter2" not in done.stdout + done.stderr
-    assert bodies(channel, queue) == [b'{"a": 1}', b"[]"]
+    assert drain(channel, queue) == [b'{"a": 1}', b"[]"]
 
 
 def test_a_bad_first_line_is_bad_input(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("-q", queue, "--format", "json", stdin=b"nope\n{}\n").returncode == 2
-    assert bodies(channel, queue) == []
+    assert drain(channel, queue) == []
 
 
 def test_a_missing_queue_is_an_error_with_advice(run: Run) -> None:
@@ -255,7 +230,7 @@ def test_without_confirms_everything_is_unknown(run: Run, channel: BlockingChann
     done = run("-q", queue, "-n", 100, "--no-confirms", "--json")
     assert done.returncode == 0
     assert counts(done.stdout) == {"published": 100, "unknown": 100}
-    assert len(bodies(channel, queue)) == 100
+    assert len(drain(channel, queue)) == 100
 
 
 def test_a_rate_is_not_exceeded(run: Run, queue: str) -> None:
@@ -281,12 +256,12 @@ def test_envelopes_return_to_where_they_came_from_byte_for_byte(
     for body in (b"text \xc3\xa4\n", bytes(range(256))):
         channel.basic_publish("", queue, body, sent)
     command = [*RMQKIT, "consume", queue, "-n", "2", "--format", "json"]
-    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=30).stdout
+    printed = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=90).stdout
     done = run("--envelopes", "-", stdin=printed)
     assert done.returncode == 0, done.stderr
-    found = drain(channel, queue)
-    assert [body for _, body in found] == [b"text \xc3\xa4\n", bytes(range(256))]
-    assert [properties.__dict__ for properties, _ in found] == [sent.__dict__] * 2
+    found = drain_messages(channel, queue)
+    assert [each.body for each in found] == [b"text \xc3\xa4\n", bytes(range(256))]
+    assert [each.properties.__dict__ for each in found] == [sent.__dict__] * 2
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -295,23 +270,23 @@ def test_a_signal_stops_the_input_and_what_was_sent_is_confirmed(
 ) -> None:
     process = start("-q", queue, "--json")
     write(process.stdin, b"1\n2\nhalf")
-    await_ready(channel, queue, 2)
+    wait_for_queue(channel, queue, ready=2)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == code, stderr
     assert counts(stdout) == {"published": 2, "confirmed": 2}
-    assert bodies(channel, queue) == [b"1", b"2"]
+    assert drain(channel, queue) == [b"1", b"2"]
 
 
 def test_a_signal_in_the_middle_of_a_million_leaves_a_prefix_and_a_report_of_it(
     start: Start, channel: BlockingChannel, queue: str
 ) -> None:
     process = start("-q", queue, "-n", 1_000_000, "--rate", 5_000, "--json")
-    await_at_least(channel, queue, 500)
+    wait_until(lambda: ready(channel, queue) >= 500)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == 130, stderr
-    found = bodies(channel, queue)
+    found = drain(channel, queue)
     assert found == [b"%d" % number for number in range(len(found))]
     assert counts(stdout) == {"published": len(found), "confirmed": len(found)}
 
@@ -324,7 +299,7 @@ def test_a_second_signal_stops_at_once_and_what_has_no_confirm_is_reported_unkno
     connection = pika.BlockingConnection(pika.URLParameters(node.url))
     connection.channel().queue_declare("q", durable=True)
     process = start("-q", "q", "-n", 1_000_000, "--json")
-    await_at_least(connection.channel(), "q", 5_000)
+    wait_until(lambda: ready(connection.channel(), "q") >= 5_000)
     connection.close()
     os.kill(node.pid, signal.SIGSTOP)
     try:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,6 +19,8 @@ import typer
 from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.cli.publish_input import InputOptions
+from tests.support.queues import drain, drain_messages, ready
+from tests.support.wait import wait_until
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -53,26 +54,6 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-def drain(channel: BlockingChannel, queue: str) -> list[tuple[Any, Any, bytes]]:
-    """Take everything out of a queue: how it was delivered, properties and bodies, in order."""
-    found = []
-    while True:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is None:
-            return found
-        found.append((method, properties, body))
-
-
-def bodies(channel: BlockingChannel, queue: str) -> list[bytes]:
-    return [body for _, _, body in drain(channel, queue)]
-
-
-def await_ready(channel: BlockingChannel, queue: str, count: int) -> None:
-    deadline_s = time.monotonic() + 40
-    while channel.queue_declare(queue, passive=True).method.message_count < count:
-        assert time.monotonic() < deadline_s, f"{queue} does not get {count} messages"
 
 
 @pytest.fixture
@@ -113,7 +94,7 @@ def test_rows_fill_body_routing_key_and_headers(
     parts = ["-e", exchange, "-r", "order.{{ region }}", "-H", "n:={{ n }}", "--template", "@order.json"]
     done = run("publish", *parts, "--rows", "-" if piped else name, stdin=content.encode() if piped else b"")
     assert done.returncode == 0, done.stderr
-    found = [*drain(channel, eu), *drain(channel, us)]
+    found = [*drain_messages(channel, eu), *drain_messages(channel, us)]
     assert [json.loads(body) for _, _, body in found] == [
         {"n": 0, "name": 'A "B" C'},
         {"n": 2, "name": "x"},
@@ -136,14 +117,14 @@ def test_a_count_fills_a_template_anew_and_a_seed_repeats_it(run: Run, channel: 
         "{{ n }} {{ uuid }} {{ random_int(1, 1000) }}",
     ]
     assert run(*parts).returncode == run(*parts).returncode == 0
-    found = bodies(channel, queue)
+    found = drain(channel, queue)
     assert found[:20] == found[20:]
     assert len(set(found)) == 20
 
 
 def test_braces_are_kept_without_a_template(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("publish", "-q", queue, "-H", "a={{ n }}", "{{ n }}").returncode == 0
-    [(_, properties, body)] = drain(channel, queue)
+    [(_, properties, body)] = drain_messages(channel, queue)
     assert (properties.headers, body) == ({"a": "{{ n }}"}, b"{{ n }}")
 
 
@@ -223,8 +204,8 @@ def test_29_a_pipe_is_confirmed_up_to_its_first_bad_row(
     assert process.stdin is not None
     process.stdin.write(good)
     process.stdin.flush()
-    await_ready(channel, queue, 1)  # a row goes out when it arrives
-    _, errors = process.communicate(bad, timeout=30)
+    wait_until(lambda: ready(channel, queue) >= 1)  # a row goes out when it arrives
+    _, errors = process.communicate(bad, timeout=90)
     assert process.returncode == 3
     assert b"1 confirmed" in errors
     assert place in errors
@@ -232,7 +213,7 @@ def test_29_a_pipe_is_confirmed_up_to_its_first_bad_row(
 
 def test_29_a_last_row_needs_no_end(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("publish", "-q", queue, "--rows", "-", stdin=b"a\n1\n2").returncode == 0
-    assert bodies(channel, queue) == [b'{"a": "1"}', b'{"a": "2"}']
+    assert drain(channel, queue) == [b'{"a": "1"}', b'{"a": "2"}']
 
 
 def test_a_stop_in_the_middle_of_a_row_of_csv_is_not_a_bad_row(
@@ -242,9 +223,9 @@ def test_a_stop_in_the_middle_of_a_row_of_csv_is_not_a_bad_row(
     assert process.stdin is not None
     process.stdin.write(b'a\n1\n"half\n')
     process.stdin.flush()
-    await_ready(channel, queue, 1)
+    wait_until(lambda: ready(channel, queue) >= 1)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+    process.wait(timeout=90)
     assert process.returncode == 130
 
 
@@ -278,7 +259,7 @@ def test_a_recording_is_played_back_byte_for_byte(
         channel.basic_publish(exchange, "key", body, properties)
     floats = run("publish", "-e", exchange, "-r", "key", "-H", "float:=1.5", "-H", "large:=1e300", "pika sends none")
     assert floats.returncode == 0, floats.stderr
-    expected = drain(channel, reference)
+    expected = drain_messages(channel, reference)
     parts = ["--save-to", "recording"] if saved else ["--format", "json"]
     recorded = run("consume", queue, "-n", len(expected), *parts)
     assert recorded.returncode == 0, recorded.stderr
@@ -286,7 +267,7 @@ def test_a_recording_is_played_back_byte_for_byte(
         (tmp_path / "recording").write_bytes(recorded.stdout)
     done = run("publish", "--envelopes", "recording", "--timing", 1)
     assert done.returncode == 0, done.stderr
-    found = drain(channel, queue)
+    found = drain_messages(channel, queue)
     assert [each[0].routing_key for each in found] == ["key"] * len(expected)
     assert [body for _, _, body in found] == [body for _, _, body in expected]
     assert [repr(vars(each)) for _, each, _ in found] == [repr(vars(each)) for _, each, _ in expected]
@@ -309,7 +290,7 @@ def test_a_recording_is_replayed_with_its_timing_or_faster(
     done = run("publish", "-q", queue, "--envelopes", "in", "--timing", speed, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["seconds"] >= least_s
-    assert bodies(channel, queue) == [b"0", b"1", b"2", b"3"]
+    assert drain(channel, queue) == [b"0", b"1", b"2", b"3"]
 
 
 def test_a_long_pause_of_a_recording_ends_with_ctrl_c_and_what_was_sent_is_confirmed(
@@ -317,9 +298,9 @@ def test_a_long_pause_of_a_recording_ends_with_ctrl_c_and_what_was_sent_is_confi
 ) -> None:
     _recording(tmp_path / "in", 0, 10**9)
     process = start("-q", queue, "--envelopes", "in", "--timing", "1", "--json", "--resume", "state")
-    await_ready(channel, queue, 1)
+    wait_until(lambda: ready(channel, queue) >= 1)
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=30)
+    printed, errors = process.communicate(timeout=90)
     assert process.returncode == 130, errors
     assert json.loads(printed)["confirmed"] == json.loads(printed)["published"] == 1
     state = json.loads((tmp_path / "state").read_text())
@@ -364,7 +345,7 @@ def test_a_finished_run_publishes_only_what_was_appended(
     report = json.loads(run(*arguments).stdout)
     assert (report["published"], report["resumed"]) == (1, {"skipped": 4, "retried": 0, "doubtful": 0})
     assert json.loads(run(*arguments).stdout)["published"] == 0
-    assert bodies(channel, queue) == [b"0", b"1", b"2", b"3", b"4"]
+    assert drain(channel, queue) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_returned_messages_are_sent_again_once_a_queue_exists(
@@ -383,8 +364,8 @@ def test_returned_messages_are_sent_again_once_a_queue_exists(
     second = run(*arguments)
     assert second.returncode == 0, second.stderr
     assert b"2 messages already confirmed; 1 failed and will be sent again first." in second.stderr
-    assert bodies(channel, queue) == [b'{"key": "known"}'] * 2
-    assert bodies(channel, late) == [b'{"key": "unknown"}']
+    assert drain(channel, queue) == [b'{"key": "known"}'] * 2
+    assert drain(channel, late) == [b'{"key": "unknown"}']
 
 
 def test_another_target_or_input_is_refused(run: Run, queue: str, tmp_path: Path) -> None:

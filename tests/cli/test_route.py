@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.here import rmqkit
+from tests.support.cli import rmqkit
 
 YAML = """
 exchanges:

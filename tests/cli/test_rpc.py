@@ -33,7 +33,7 @@ def run(environment: dict[str, str], tmp_path: Path) -> Callable[..., Any]:
             env=environment,
             cwd=tmp_path,
             check=False,
-            **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
+            input=stdin or b"",
         )
 
     return run
@@ -93,7 +93,7 @@ def test_each_line_is_answered_before_the_next_is_there(environment: dict[str, s
             process.stdin.flush()
             assert process.stdout.readline() == b"<" + line + b">\n"
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(90) == 0
 
 
 def test_a_reply_as_an_envelope_says_what_it_is(run: Any, served: str) -> None:
@@ -208,7 +208,7 @@ class Serve:
     def stop(self) -> tuple[int, str, str]:
         """Interrupt it, and return its exit code and what it printed."""
         self.process.send_signal(signal.SIGINT)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=90)
         return self.process.returncode, out.decode(), err.decode()
 
 
@@ -319,7 +319,7 @@ def test_an_exact_count_ends_the_server_with_0(client: rmqkit.Connection, serve:
         bodies = [
             answer.reply.body for answer in client.call_many([Message(b"1", serve.queue), Message(b"2", serve.queue)])
         ]
-        assert serve.process.wait(10) == 0
+        assert serve.process.wait(90) == 0
     assert bodies == [b"1", b"2"]
 
 

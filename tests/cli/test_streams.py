@@ -9,9 +9,9 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Message, PropertyMismatch
-from rmqkit.messaging.consumer import Offset
-from tests.cli.here import rmqkit as run
-from tests.faults.proxy import Proxy
+from rmqkit.options import Offset
+from tests.support.cli import rmqkit as run
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_queue_that_is_no_stream_has_no_offsets(queue: str, broker_url: str) -
 
 def test_a_filter_reads_on_in_a_stream(stream: str, environment: dict[str, str]) -> None:
     only = ("--filter", "body == 150", "--prefetch", 10, "-n", 1)
-    done = run("consume", stream, "--offset", "0", *only, env=environment, apart=True)
+    done = run("consume", stream, "--offset", "0", *only, env=environment, as_process=True)
     assert (done.returncode, done.stdout) == (0, "150\n"), done.stderr
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.here import rmqkit
+from tests.support.cli import rmqkit
 
 RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
 CLEAN = "queues: {a: {}}\n"

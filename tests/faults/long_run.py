@@ -1,4 +1,4 @@
-"""The faults, for long: the scenarios of the tests at random moments, one after the other, on nodes of our own.
+"""Run the scenarios of the fault tests for hours, at random moments, one after the other, on private nodes.
 
 python -m tests.faults.long_run [--rounds 50] [--seed N] [--only WORDS] [--write docs/reliability.md]
 """
@@ -32,36 +32,36 @@ from rmqkit.node.process import wait_until
 from rmqkit.node.reaper import reap_when_done
 from tests.faults import scenarios_broker as broker
 from tests.faults import scenarios_cluster as cluster
-from tests.faults import scenarios_crowd as crowd
-from tests.faults import scenarios_declare as declare
+from tests.faults import scenarios_input_output as input_output
 from tests.faults import scenarios_network as network
-from tests.faults import scenarios_program as program
-from tests.faults import scenarios_streams as streams
-from tests.faults.rounds import Ground, Result, io_threads, open_files
-from tests.faults.scenarios_cluster import ClusterGround
+from tests.faults import scenarios_process as process
+from tests.faults import scenarios_topology as topology
+from tests.faults import scenarios_volume as volume
+from tests.faults.fault_run import FaultSetup, Result, io_threads, open_files
+from tests.faults.scenarios_cluster import ClusterSetup
 
 BEGIN, END = "<!-- faults: begin (written by tests/faults/long_run.py) -->", "<!-- faults: end -->"
 
 
-class Places:
-    """The node and the cluster that the rounds hurt: new ones when one did not come back."""
+class FaultBrokers:
+    """The node and the cluster that the runs kill; new ones are started if one did not restart."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._node: Node | None = None
         self._cluster: Cluster | None = None
 
-    def node(self) -> Ground:
+    def node(self) -> FaultSetup:
         if self._node is None:
             self._node = Node(self._new("node"))
             self._node.start(port=0)
-        return Ground.of_node(self._node, self._new("round"))
+        return FaultSetup.of_node(self._node, self._new("round"))
 
-    def cluster(self) -> Ground:
+    def cluster(self) -> FaultSetup:
         if self._cluster is None:
             self._cluster = Cluster(self._new("cluster"))
             self._cluster.start(port=0)
-        return ClusterGround(self._cluster, self._new("round"))
+        return ClusterSetup(self._cluster, self._new("round"))
 
     def discard(self) -> None:
         """Let new ones be started for the next round."""
@@ -77,12 +77,12 @@ class Places:
 
 @dataclass
 class Fault:
-    """A fault by its number, and how its rounds went; one round in `every` is enough where they are long."""
+    """A fault, its number and its results; a long scenario runs once in `every` rounds."""
 
     number: str
     words: str
     scenario: Callable[[Any, random.Random], Result]
-    place: Callable[[Places], Ground] = Places.node
+    place: Callable[[FaultBrokers], FaultSetup] = FaultBrokers.node
     every: int = 1
     most_s: int = 180  # for a round: what takes longer hangs
     results: list[Result] = field(default_factory=list)
@@ -111,30 +111,32 @@ FAULTS = (
     Fault("5", "cut at 20 bytes of publishes or confirms", network.cut_publishing),
     Fault("5", "cut at 10 bytes of deliveries or acknowledgements", network.cut_consuming),
     Fault("6", "a blackhole, the heartbeat being 1 s", network.swallowed),
-    Fault("17", "one key in ten is bound to nothing", crowd.one_in_ten_unbound, every=5),
-    Fault("26", "SIGINT or SIGTERM while publishing", program.interrupted_publishing),
-    Fault("26", "SIGINT or SIGTERM while consuming", program.interrupted_consuming),
-    Fault("27", "`publish --resume` is killed three times", program.killed_publishing),
-    Fault("", "`consume` is killed, printing or saving", program.killed_consuming),
-    Fault("", "`move` is killed three times", program.killed_moving),
-    Fault("", "the broker is killed under a move", program.broker_killed_moving),
-    Fault("28", "the output fails", streams.output_fails),
-    Fault("29", "the input fails", streams.input_fails),
-    Fault("29", "a file is cut short while it is read", streams.file_cut_while_read),
-    Fault("30", "a million messages, three consumers, one slow, one killed", crowd.crowd, every=10, most_s=900),
-    Fault("32", "a fanout to five queues, one full", crowd.fanout_with_one_full),
-    Fault("34", "`apply` is killed twice", declare.killed_applying),
-    Fault("34", "two `apply` at once", declare.applied_twice_at_once),
-    Fault("34", "the broker is killed under an apply", declare.broker_killed_applying),
-    Fault("34", "a replacement is killed at a step", declare.killed_replacing),
-    Fault("34", "a replacement is killed in mid-move", declare.killed_replacing_in_mid_move),
-    Fault("34", "the broker is killed under a replacement", declare.broker_killed_replacing),
-    Fault("35", "the leader of a quorum queue is killed", cluster.leader_killed, Places.cluster, every=2),
-    Fault("35", "the leader is frozen", cluster.leader_frozen, Places.cluster, every=2),
-    Fault("35", "the leader is cut off from its peers", cluster.leader_cut_off, Places.cluster, every=2),
-    Fault("35", "the only node that is known is killed", cluster.own_node_killed, Places.cluster, every=2),
-    Fault("35", "two of three nodes are killed", cluster.two_of_three_killed, Places.cluster, every=2),
-    Fault("35", "a queue has no leader, its nodes being well", cluster.without_leader, Places.cluster, every=2),
+    Fault("17", "one key in ten is bound to nothing", volume.one_in_ten_unbound, every=5),
+    Fault("26", "SIGINT or SIGTERM while publishing", process.interrupted_publishing),
+    Fault("26", "SIGINT or SIGTERM while consuming", process.interrupted_consuming),
+    Fault("27", "`publish --resume` is killed three times", process.killed_publishing),
+    Fault("", "`consume` is killed, printing or saving", process.killed_consuming),
+    Fault("", "`move` is killed three times", process.killed_moving),
+    Fault("", "the broker is killed under a move", process.broker_killed_moving),
+    Fault("28", "the output fails", input_output.output_fails),
+    Fault("29", "the input fails", input_output.input_fails),
+    Fault("29", "a file is cut short while it is read", input_output.file_cut_while_read),
+    Fault(
+        "30", "a million messages, three consumers, one slow, one killed", volume.three_consumers, every=10, most_s=900
+    ),
+    Fault("32", "a fanout to five queues, one full", volume.fanout_with_one_full),
+    Fault("34", "`apply` is killed twice", topology.killed_applying),
+    Fault("34", "two `apply` at once", topology.applied_twice_at_once),
+    Fault("34", "the broker is killed under an apply", topology.broker_killed_applying),
+    Fault("34", "a replacement is killed at a step", topology.killed_replacing),
+    Fault("34", "a replacement is killed in mid-move", topology.killed_replacing_in_mid_move),
+    Fault("34", "the broker is killed under a replacement", topology.broker_killed_replacing),
+    Fault("35", "the leader of a quorum queue is killed", cluster.leader_killed, FaultBrokers.cluster, every=2),
+    Fault("35", "the leader is frozen", cluster.leader_frozen, FaultBrokers.cluster, every=2),
+    Fault("35", "the leader is cut off from its peers", cluster.leader_cut_off, FaultBrokers.cluster, every=2),
+    Fault("35", "the only node that is known is killed", cluster.own_node_killed, FaultBrokers.cluster, every=2),
+    Fault("35", "two of three nodes are killed", cluster.two_of_three_killed, FaultBrokers.cluster, every=2),
+    Fault("35", "a queue has no leader, its nodes being well", cluster.without_leader, FaultBrokers.cluster, every=2),
     Fault("36", "connections reset every 300 ms, for a minute", network.reset_for_a_minute, every=5),
 )
 
@@ -155,29 +157,29 @@ def bounded(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def play(fault: Fault, places: Places, dice: random.Random) -> str:
+def play(fault: Fault, brokers: FaultBrokers, rng: random.Random) -> str:
     """Play one round, note how it went, and return that in words."""
     files = open_files()
     started_s = time.monotonic()
     try:
         with bounded(fault.most_s):
-            ground = fault.place(places)
+            setup = fault.place(brokers)
             try:
-                result = fault.scenario(ground, dice)
+                result = fault.scenario(setup, rng)
             finally:
-                ground.end_programs()
-            ground.clear()
+                setup.kill_programs()
+            setup.clean_up()
     except NodeError as exc:
         fault.void += 1
-        places.discard()
+        brokers.discard()
         return f"RabbitMQ did not start again: {exc.message}"
     except Exception:  # noqa: BLE001 - the next rounds go on
         fault.failures.append(traceback.format_exc())
-        places.discard()
+        brokers.discard()
         return f"FAILED: {fault.failures[-1]}"
     gc.collect()
     if not wait_until(lambda: not io_threads() and not open_files() - files, 10):
-        result.violations.append(f"I10: left open: {io_threads()} {open_files() - files}")
+        result.violations.append(f"leak: left open: {io_threads()} {open_files() - files}")
     fault.results.append(result)
     fault.failures += result.violations
     recovery = "" if result.recovery_s is None else f", recovery {result.recovery_s:.1f} s"
@@ -231,14 +233,14 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; our children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     faults = [each for each in FAULTS if wanted.only in (each.number, "") or wanted.only in each.words]
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True)
     sys.stdout.write(f"seed {wanted.seed}\n")
     with reap_when_done(Path(tempfile.mkdtemp(prefix="rmqkit-faults-"))) as folder, suppress(KeyboardInterrupt):
-        places = Places(folder)
+        brokers = FaultBrokers(folder)
         for number in range(wanted.rounds):  # all faults in turn, so that a run that is stopped has seen all of them
             for fault in (each for each in faults if number % each.every == 0):
-                dice = random.Random(f"{wanted.seed} {fault.words} {number}")
-                said = play(fault, places, dice)
+                rng = random.Random(f"{wanted.seed} {fault.words} {number}")
+                said = play(fault, brokers, rng)
                 sys.stdout.write(f"{number + 1:>3} of {wanted.rounds}: {fault.number:>2} {fault.words}: {said}\n")
     text = table(faults, wanted.rounds, wanted.seed)
     sys.stdout.write(f"\n{text}\n")

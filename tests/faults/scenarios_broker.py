@@ -1,4 +1,4 @@
-"""The broker dies, stops, freezes, or throws everybody out (1-4)."""
+"""Kill, stop or freeze the broker, or close all its connections (1-4)."""
 
 from __future__ import annotations
 
@@ -6,89 +6,88 @@ import random
 import threading
 
 import rmqkit
-from tests.faults.rounds import (
-    Ground,
+from tests.faults.fault_run import (
+    FaultSetup,
     Progress,
     Result,
-    consumed,
-    freeze,
-    meanwhile,
+    check_consumed,
+    check_published,
+    in_background,
     publish,
-    published,
-    restart_after_kill,
-    stream_through,
+    publish_and_consume,
 )
+from tests.support.nodes import freeze, kill_and_restart
 
 
-def killed_while_publishing(ground: Ground, dice: random.Random, amount: int = 40_000) -> Result:
-    ledger, progress, when = ground.books(), Progress(), dice.randrange(amount // 2)
+def killed_while_publishing(setup: FaultSetup, rng: random.Random, amount: int = 40_000) -> Result:
+    ledger, progress, when = setup.declare_ledger(), Progress(), rng.randrange(amount // 2)
 
-    def strike() -> None:
-        progress.reaches(when)
-        restart_after_kill(ground.node)
+    def inject() -> None:
+        progress.wait_for(when)
+        kill_and_restart(setup.node)
 
-    with rmqkit.connect(ground.url) as connection, meanwhile(strike):
+    with rmqkit.connect(setup.url) as connection, in_background(inject):
         report = publish(connection, ledger, ledger.messages(range(amount)), progress)
-    return published(ground, ledger, report, progress)
+    return check_published(setup, ledger, report, progress)
 
 
-def killed_while_consuming(ground: Ground, dice: random.Random, amount: int = 20_000) -> Result:
-    ledger, progress, when = ground.books(), Progress(), dice.randrange(amount // 2)
+def killed_while_consuming(setup: FaultSetup, rng: random.Random, amount: int = 20_000) -> Result:
+    ledger, progress, when = setup.declare_ledger(), Progress(), rng.randrange(amount // 2)
 
-    def strike() -> None:
-        progress.reaches(when)
-        restart_after_kill(ground.node)
+    def inject() -> None:
+        progress.wait_for(when)
+        kill_and_restart(setup.node)
 
     warnings: list[str] = []
-    with rmqkit.connect(ground.url) as connection:
+    with rmqkit.connect(setup.url) as connection:
         report = publish(connection, ledger, ledger.messages(range(amount)), Progress())
         consumer = connection.consume(ledger.queue, idle_timeout_s=2, prefetch=300, on_warning=warnings.append)
-        with meanwhile(strike), consumer:
+        with in_background(inject), consumer:
             for delivery in consumer:
                 ledger.handle(delivery)
                 progress.step()
-    result = consumed(ground, ledger, progress, report)
+    result = check_consumed(setup, ledger, progress, report)
     if not warnings:
-        result.violations.append("I9: nothing was said of the broker's death")
+        result.violations.append("progress: no warning about the broker's death")
     return result
 
 
-def connections_closed(ground: Ground, dice: random.Random, amount: int = 40_000) -> Result:
+def connections_closed(setup: FaultSetup, rng: random.Random, amount: int = 40_000) -> Result:
     def close_all(done: threading.Event, _progress: Progress) -> None:
-        while not done.wait(dice.random()):
-            ground.node.ctl("close_all_connections", "a test")
+        while not done.wait(rng.random()):
+            setup.node.ctl("close_all_connections", "a test")
 
-    return stream_through(ground, ground.url, close_all, amount, 8000)
+    return publish_and_consume(setup, setup.url, close_all, amount, 8000)
 
 
-def application_stopped(ground: Ground, dice: random.Random, amount: int = 30_000) -> Result:
-    when = dice.randrange(amount // 2)
+def application_stopped(setup: FaultSetup, rng: random.Random, amount: int = 30_000) -> Result:
+    when = rng.randrange(amount // 2)
 
     def stop_and_start(_done: threading.Event, progress: Progress) -> None:
-        progress.reaches(when)
+        progress.wait_for(when)
         for command in ("stop_app", "start_app"):
-            assert ground.node.ctl(command).returncode == 0
+            assert setup.node.ctl(command).returncode == 0
 
-    return stream_through(ground, ground.url, stop_and_start, amount, 10_000)
-
-
-def frozen(ground: Ground, dice: random.Random, amount: int = 40_000) -> Result:
-    """Freeze it for less than the heartbeat's time: nothing is sent twice."""
-    return _frozen(ground, dice, ground.url, 5, amount)
+    return publish_and_consume(setup, setup.url, stop_and_start, amount, 10_000)
 
 
-def frozen_for_long(ground: Ground, dice: random.Random, amount: int = 40_000) -> Result:
-    """Freeze it until the heartbeat gives it up, and let it go on then."""
-    return _frozen(ground, dice, f"{ground.url}?heartbeat=1", 14, amount)
+def frozen(setup: FaultSetup, rng: random.Random, amount: int = 40_000) -> Result:
+    """Freeze the broker for less than the heartbeat: nothing is republished."""
+    return _frozen(setup, rng, setup.url, 5, amount)
 
 
-def _frozen(ground: Ground, dice: random.Random, url: str, seconds: float, amount: int) -> Result:
-    ledger, progress, when = ground.books(), Progress(), dice.randrange(amount // 2)
+def frozen_for_long(setup: FaultSetup, rng: random.Random, amount: int = 40_000) -> Result:
+    """Freeze the broker until the heartbeat gives it up, and then resume it."""
+    return _frozen(setup, rng, f"{setup.url}?heartbeat=1", 14, amount)
 
-    def strike() -> None:
-        progress.reaches(when)
-        freeze(ground.node, seconds)
 
-    with rmqkit.connect(url) as connection, meanwhile(strike):
+def _frozen(setup: FaultSetup, rng: random.Random, url: str, seconds: float, amount: int) -> Result:
+    ledger, progress, when = setup.declare_ledger(), Progress(), rng.randrange(amount // 2)
+
+    def inject() -> None:
+        progress.wait_for(when)
+        freeze(setup.node, seconds)
+
+    with rmqkit.connect(url) as connection, in_background(inject):
         report = publish(connection, ledger, ledger.messages(range(amount)), progress)
-    return published(ground, ledger, report, progress)
+    return check_published(setup, ledger, report, progress)

@@ -8,30 +8,32 @@ from collections.abc import Iterator, Sequence
 
 import rmqkit
 from rmqkit import Message
-from tests.faults.ledger import identity
-from tests.faults.proxy import Proxy
-from tests.faults.rounds import (
-    Ground,
+from tests.faults.fault_run import (
+    IDLE_TIMEOUT_S,
+    FaultSetup,
     Progress,
     Result,
-    consumed,
-    meanwhile,
+    check_consumed,
+    check_published,
+    handle_rest,
+    in_background,
     publish,
-    published,
-    stream_through,
+    publish_and_consume,
 )
-from tests.faults.witness import within
+from tests.faults.ledger import identity
+from tests.support.proxy import Proxy
+from tests.support.wait import wait_until
 
 WAYS = ("up", "down")
 
 
-def cut_publishing(ground: Ground, dice: random.Random, way: str = "", *, by_reset: bool | None = None) -> Result:
-    """Cut the connection within a publish, or within a confirm, at each of twenty places."""
-    ledger, progress, way = ground.books(), Progress(), way or dice.choice(WAYS)
-    offsets = [*range(1, 9), *dice.sample(range(9, 4000 if way == "up" else 300), 12)]
-    with Proxy(ground.url) as proxy, rmqkit.connect(proxy.url) as connection:
+def cut_publishing(setup: FaultSetup, rng: random.Random, way: str = "", *, by_reset: bool | None = None) -> Result:
+    """Cut the connection within a publish, or within a confirm, at each of twenty brokers."""
+    ledger, progress, way = setup.declare_ledger(), Progress(), way or rng.choice(WAYS)
+    offsets = [*range(1, 9), *rng.sample(range(9, 4000 if way == "up" else 300), 12)]
+    with Proxy(setup.url) as proxy, rmqkit.connect(proxy.url) as connection:
         direction = getattr(proxy, way)
-        direction.cut_by_reset = dice.random() < 0.5 if by_reset is None else by_reset
+        direction.cut_by_reset = rng.random() < 0.5 if by_reset is None else by_reset
 
         def stream() -> Iterator[Message | None]:
             numbers = iter(range(10_000))
@@ -43,28 +45,28 @@ def cut_publishing(ground: Ground, dice: random.Random, way: str = "", *, by_res
 
         report = publish(connection, ledger, stream(), progress)  # type: ignore[arg-type] # None waits
         assert proxy.accepted >= len(offsets)
-    return published(ground, ledger, report, progress)
+    return check_published(setup, ledger, report, progress)
 
 
-def cut_consuming(ground: Ground, dice: random.Random, way: str = "", amount: int = 600) -> Result:
+def cut_consuming(setup: FaultSetup, rng: random.Random, way: str = "", amount: int = 600) -> Result:
     """Cut the connection within a delivery, or within an acknowledgement, ten times."""
-    ledger, progress, done, way = ground.books(), Progress(), threading.Event(), way or dice.choice(WAYS)
-    with rmqkit.connect(ground.url) as direct:
+    ledger, progress, done, way = setup.declare_ledger(), Progress(), threading.Event(), way or rng.choice(WAYS)
+    with rmqkit.connect(setup.url) as direct:
         report = publish(direct, ledger, ledger.messages(range(amount)), Progress())
-    with Proxy(ground.url) as proxy, rmqkit.connect(proxy.url) as connection:
+    with Proxy(setup.url) as proxy, rmqkit.connect(proxy.url) as connection:
         direction = getattr(proxy, way)
 
         def cut_again_and_again() -> None:
             for _ in range(10):
-                direction.cut_after = dice.randrange(1, 12_000 if way == "down" else 2000)
+                direction.cut_after = rng.randrange(1, 12_000 if way == "down" else 2000)
                 while direction.cut_after is not None and not done.wait(0.005):
                     pass
             direction.cut_after = None
 
-        with meanwhile(cut_again_and_again):
+        with in_background(cut_again_and_again):
             missing: set[int | None] = set(range(amount))
             try:
-                with connection.consume(ledger.queue, prefetch=20, idle_timeout_s=20) as consumer:
+                with connection.consume(ledger.queue, prefetch=20, idle_timeout_s=IDLE_TIMEOUT_S) as consumer:
                     for delivery in consumer:
                         ledger.handle(delivery)
                         progress.step()
@@ -75,17 +77,15 @@ def cut_consuming(ground: Ground, dice: random.Random, way: str = "", amount: in
             finally:
                 done.set()
         assert proxy.accepted > 3
-    with rmqkit.connect(ground.url) as direct, direct.consume(ledger.queue, idle_timeout_s=0.5) as consumer:
-        for delivery in consumer:  # the last acknowledgements may have been cut off
-            ledger.handle(delivery)
-    return consumed(ground, ledger, progress, report)
+    handle_rest(setup.url, ledger)
+    return check_consumed(setup, ledger, progress, report)
 
 
-def swallowed(ground: Ground, dice: random.Random, ways: Sequence[str] = (), amount: int = 3000) -> Result:
+def swallowed(setup: FaultSetup, rng: random.Random, ways: Sequence[str] = (), amount: int = 3000) -> Result:
     """Have every send succeed, and nothing arrive, until the heartbeat finds out."""
-    ledger, progress, ways = ground.books(), Progress(), ways or dice.choice((WAYS, ("up",), ("down",)))
-    when = dice.randrange(1, amount)
-    with Proxy(ground.url) as proxy:
+    ledger, progress, ways = setup.declare_ledger(), Progress(), ways or rng.choice((WAYS, ("up",), ("down",)))
+    when = rng.randrange(1, amount)
+    with Proxy(setup.url) as proxy:
 
         def stream() -> Iterator[Message | None]:
             yield from ledger.messages(range(when))
@@ -93,28 +93,28 @@ def swallowed(ground: Ground, dice: random.Random, ways: Sequence[str] = (), amo
             for way in ways:
                 getattr(proxy, way).blackhole = True
             accepted = proxy.accepted
-            with meanwhile(lambda: open_again(accepted)):
+            with in_background(lambda: open_again(accepted)):
                 yield from ledger.messages(range(when, amount))
                 yield None
 
         def open_again(accepted: int) -> None:
-            within(20, lambda: proxy.accepted > accepted, lambda: "the heartbeat found nothing")
+            wait_until(lambda: proxy.accepted > accepted, "the heartbeat found nothing")
             proxy.heal()
 
         with rmqkit.connect(f"{proxy.url}?heartbeat=1") as connection:
             report = publish(connection, ledger, stream(), progress)  # type: ignore[arg-type] # None waits
-    result = published(ground, ledger, report, progress)
+    result = check_published(setup, ledger, report, progress)
     if report.republished < amount - when:
-        result.violations.append(f"I4: only {report.republished} of {amount - when} were republished")
+        result.violations.append(f"duplicates: only {report.republished} of {amount - when} were republished")
     return result
 
 
-def reset_for_a_minute(ground: Ground, dice: random.Random) -> Result:
-    return reset_every_300_ms(ground, dice, 90_000)
+def reset_for_a_minute(setup: FaultSetup, rng: random.Random) -> Result:
+    return reset_every_300_ms(setup, rng, 90_000)
 
 
-def reset_every_300_ms(ground: Ground, _dice: random.Random, amount: int = 12_000) -> Result:
-    """Reset all connections all the time; the threads do not become more (I10)."""
+def reset_every_300_ms(setup: FaultSetup, _rng: random.Random, amount: int = 12_000) -> Result:
+    """Reset all connections all the time; the number of threads stays bounded."""
     threads: list[int] = []
 
     def reset_again_and_again(done: threading.Event, _progress: Progress) -> None:
@@ -122,8 +122,8 @@ def reset_every_300_ms(ground: Ground, _dice: random.Random, amount: int = 12_00
             proxy.reset()
             threads.append(threading.active_count())
 
-    with Proxy(ground.url) as proxy:
-        result = stream_through(ground, proxy.url, reset_again_and_again, amount, 1500)
+    with Proxy(setup.url) as proxy:
+        result = publish_and_consume(setup, proxy.url, reset_again_and_again, amount, 1500)
     if max(threads) > min(threads) + 4:
-        result.violations.append(f"I10: from {min(threads)} to {max(threads)} threads")
+        result.violations.append(f"leak: from {min(threads)} to {max(threads)} threads")
     return result

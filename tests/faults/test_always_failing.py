@@ -16,7 +16,8 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
-from tests.faults.witness import bodies, ready, within
+from tests.support.queues import drain, ready
+from tests.support.wait import wait_until
 
 DELAYS_S = (0.1, 0.3, 0.1)
 TOPOLOGY = """
@@ -83,14 +84,15 @@ def command(tmp_path: Path, code: int) -> str:
     return shlex.join(["sh", "-c", f"date +%s.%N >> {tmp_path}/calls; exit {code}"])
 
 
-def test_23_a_command_that_always_fails_is_run_at_the_rate_of_the_delays_and_no_more_often(
+@pytest.mark.fault(23)
+def test_a_command_that_always_fails_is_run_at_the_rate_of_the_delays_and_no_more_often(
     consume: Consume, topology: Path, vhost_url: str, tmp_path: Path, channel: BlockingChannel
 ) -> None:
     sent = publish(vhost_url, 5)
     process = consume("orders", "--exec", command(tmp_path, 7), "--topology", topology, "--idle-timeout", 3, "--json")
-    within(40, lambda: ready(vhost_url, "parked") == len(sent))
+    wait_until(lambda: ready(vhost_url, "parked") == len(sent), timeout_s=40)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     calls = [float(line) for line in (tmp_path / "calls").read_text().split()]
     assert len(calls) == len(sent) * (len(DELAYS_S) + 1)
     assert calls[-1] - calls[0] >= sum(DELAYS_S)
@@ -111,15 +113,16 @@ def test_23_a_command_that_always_fails_is_run_at_the_rate_of_the_delays_and_no_
     }
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("topology", [""], indirect=True, ids=["classic"])
 @pytest.mark.parametrize("outcome", [("fail", 4, "no such customer"), ("reject", 1, "rejected it")])
-def test_23_a_function_that_raises_is_called_again_and_what_it_rejects_is_parked_at_once(
+def test_a_function_that_raises_is_called_again_and_what_it_rejects_is_parked_at_once(
     consume: Consume, topology: Path, vhost_url: str, channel: BlockingChannel, outcome: tuple[str, int, str]
 ) -> None:
     function, tries, reason = outcome
     publish(vhost_url, 1)
     process = consume("orders", "--handler", f"handlers:{function}", "--topology", topology, "--count", tries)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 8, stderr
     assert "no such customer" not in stderr  # what an exception says may be the message's own text
     _, properties, _ = channel.basic_get("parked")
@@ -127,8 +130,9 @@ def test_23_a_function_that_raises_is_called_again_and_what_it_rejects_is_parked
     assert properties.headers["x-rmqkit-reason"].endswith(reason)
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("topology", ["type: quorum,"], indirect=True, ids=["quorum"])
-def test_23_a_consumer_killed_at_any_moment_of_its_failures_loses_nothing(
+def test_a_consumer_killed_at_any_moment_of_its_failures_loses_nothing(
     consume: Consume, topology: Path, vhost_url: str, tmp_path: Path
 ) -> None:
     sent = publish(vhost_url, 20)
@@ -136,16 +140,17 @@ def test_23_a_consumer_killed_at_any_moment_of_its_failures_loses_nothing(
     calls.touch()
     for number in (5, 30):
         process = consume("orders", "--exec", command(tmp_path, 1), "--topology", topology)
-        within(30, lambda number=number: len(calls.read_text().split()) >= number)  # type: ignore[misc]
+        wait_until(lambda number=number: len(calls.read_text().split()) >= number)  # type: ignore[misc]
         process.kill()
         process.wait()
     consume("orders", "--exec", command(tmp_path, 1), "--topology", topology)
-    within(40, lambda: ready(vhost_url, "parked") >= len(sent))
-    within(20, lambda: all(ready(vhost_url, each.name) == 0 for each in rmqkit.load(topology).queues[:3]))
-    assert set(bodies(vhost_url, "parked")) == set(sent)
+    wait_until(lambda: ready(vhost_url, "parked") >= len(sent), timeout_s=40)
+    wait_until(lambda: all(ready(vhost_url, each.name) == 0 for each in rmqkit.load(topology).queues[:3]))
+    assert set(drain(vhost_url, "parked")) == set(sent)
 
 
-def test_23_with_neither_retry_nor_dead_letters_the_first_thing_said_is_that_failures_are_dropped(
+@pytest.mark.fault(23)
+def test_with_neither_retry_nor_dead_letters_the_first_thing_said_is_that_failures_are_dropped(
     consume: Consume, vhost_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "plain.yaml"
@@ -154,28 +159,30 @@ def test_23_with_neither_retry_nor_dead_letters_the_first_thing_said_is_that_fai
         connection.apply(rmqkit.load(path))
     for queue, warned in (("orders", True), ("kept", False)):
         process = consume(queue, "--exec", "false", "--topology", path, "--idle-timeout", 0)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=90)
         assert stderr.startswith("warning: what fails will be dropped: queue 'orders' has neither a retry") == warned
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("topology", [""], indirect=True, ids=["classic"])
-def test_23_without_its_waiting_queues_a_consumer_does_not_begin(
+def test_without_its_waiting_queues_a_consumer_does_not_begin(
     consume: Consume, topology: Path, vhost_url: str, channel: BlockingChannel
 ) -> None:
     publish(vhost_url, 1)
     channel.queue_delete("orders.retry.300ms")
     process = consume("orders", "--exec", "false", "--topology", topology)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert (process.returncode, "orders.retry.300ms" in stderr) == (5, True), stderr
     assert ready(vhost_url, "orders") == 1
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("topology", [""], indirect=True, ids=["classic"])
-def test_23_what_is_moved_back_from_where_it_was_parked_has_all_its_tries_again(
+def test_what_is_moved_back_from_where_it_was_parked_has_all_its_tries_again(
     consume: Consume, topology: Path, vhost_url: str, channel: BlockingChannel
 ) -> None:
     publish(vhost_url, 1)
-    consume("orders", "--exec", "false", "--topology", topology, "--count", 4).communicate(timeout=30)
+    consume("orders", "--exec", "false", "--topology", topology, "--count", 4).communicate(timeout=90)
     with rmqkit.connect(vhost_url) as connection:
         (group,) = connection.move("parked", dry_run=True).groups
         assert (group.reason, group.queue, group.exchange, group.routing_keys) == (
@@ -185,13 +192,14 @@ def test_23_what_is_moved_back_from_where_it_was_parked_has_all_its_tries_again(
             ("order.eu",),
         )
         assert connection.move("parked").moved == 1
-    consume("orders", "--exec", "false", "--topology", topology, "--count", 4).communicate(timeout=30)
+    consume("orders", "--exec", "false", "--topology", topology, "--count", 4).communicate(timeout=90)
     _, properties, _ = channel.basic_get("parked")
     headers = properties.headers
     assert (headers["x-rmqkit-attempts"], headers["x-rmqkit-exchange"]) == (4, "shop")
 
 
-def test_23_what_breaks_its_contract_is_parked_at_once_by_each_of_several_workers(
+@pytest.mark.fault(23)
+def test_what_breaks_its_contract_is_parked_at_once_by_each_of_several_workers(
     consume: Consume, vhost_url: str, tmp_path: Path, channel: BlockingChannel
 ) -> None:
     (tmp_path / "order.json").write_text('{"type": "string"}')
@@ -202,7 +210,7 @@ def test_23_what_breaks_its_contract_is_parked_at_once_by_each_of_several_worker
         connection.apply(rmqkit.load(path))
     sent = publish(vhost_url, 6)  # numbers, and no strings
     process = consume("orders", "--exec", "true", "--topology", path, "--workers", 2, "--idle-timeout", 1, "--json")
-    _, stderr = process.communicate(timeout=40)
+    _, stderr = process.communicate(timeout=90)
     report = json.loads(stderr[stderr.index("{\n") :])
     assert (process.returncode, report["invalid"], report["retried"], report["parked"]) == (8, 6, 0, 0)
     assert ready(vhost_url, "parked") == len(sent)

@@ -1,4 +1,4 @@
-"""A cluster of three loses one node, or two: quorum queues lose nothing, whatever happens to their leader (35)."""
+"""A cluster of three loses one node, or two: quorum queues lose nothing, whatever happens to their leader."""
 
 from __future__ import annotations
 
@@ -13,67 +13,71 @@ import pytest
 import rmqkit
 from rmqkit.node.cluster import Cluster
 from tests.faults import scenarios_cluster as scenarios
-from tests.faults.proxy import Proxy
-from tests.faults.scenarios_cluster import ClusterGround
-from tests.faults.witness import declare
+from tests.faults.scenarios_cluster import ClusterSetup
+from tests.support.proxy import Proxy
+from tests.support.queues import declare
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("leak_free")]
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """Three nodes for the session, which one test at a time hurts; each leaves them running."""
+    """Start three nodes for the session, which one test at a time may kill; each leaves them running."""
     shared = Cluster(Path(os.environ["RMQKIT_TEST_FOLDER"]) / "cluster")
-    with shared.folder.with_suffix(".turn").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with shared.folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         shared.start(port=0)  # the first one
         yield shared
 
 
 @pytest.fixture
-def ground(cluster: Cluster, tmp_path: Path) -> Iterator[ClusterGround]:
-    ground = ClusterGround(cluster, tmp_path / "round")
-    yield ground
-    ground.clear()
+def setup(cluster: Cluster, tmp_path: Path) -> Iterator[ClusterSetup]:
+    setup = ClusterSetup(cluster, tmp_path / "run")
+    yield setup
+    setup.clean_up()
 
 
-def test_35_killed_the_leader_is_followed_by_another_and_nothing_is_lost(
-    ground: ClusterGround, dice: random.Random
+@pytest.mark.fault(35)
+def test_when_the_leader_is_killed_another_takes_over_and_nothing_is_lost(
+    setup: ClusterSetup, rng: random.Random
 ) -> None:
-    assert scenarios.leader_killed(ground, dice).violations == []
+    assert scenarios.leader_killed(setup, rng).violations == []
 
 
-def test_35_frozen_for_longer_than_its_peers_and_its_clients_bear_the_leader_is_left_and_nothing_is_lost(
-    ground: ClusterGround, dice: random.Random
+@pytest.mark.fault(35)
+def test_a_leader_frozen_for_longer_than_the_heartbeat_is_replaced_and_nothing_is_lost(
+    setup: ClusterSetup, rng: random.Random
 ) -> None:
-    assert scenarios.leader_frozen(ground, dice, 12).violations == []
+    assert scenarios.leader_frozen(setup, rng, 12).violations == []
 
 
-def test_35_cut_off_from_its_peers_the_leader_confirms_nothing_that_is_lost(
-    ground: ClusterGround, dice: random.Random
+@pytest.mark.fault(35)
+def test_a_leader_cut_off_from_its_peers_confirms_nothing_that_is_lost(setup: ClusterSetup, rng: random.Random) -> None:
+    assert scenarios.leader_cut_off(setup, rng, 5).violations == []
+
+
+@pytest.mark.fault(35)
+def test_publishing_waits_when_the_only_known_node_and_the_majority_are_killed(
+    setup: ClusterSetup, rng: random.Random
 ) -> None:
-    assert scenarios.leader_cut_off(ground, dice, 5).violations == []
+    assert scenarios.two_of_three_killed(setup, rng, several=False).violations == []
 
 
-def test_35_without_a_majority_and_without_the_only_node_that_is_known_all_is_waited_for(
-    ground: ClusterGround, dice: random.Random
+@pytest.mark.fault(35)
+def test_publishing_waits_for_a_queue_without_a_leader_while_its_nodes_run(
+    setup: ClusterSetup, rng: random.Random
 ) -> None:
-    assert scenarios.two_of_three_killed(ground, dice, several=False).violations == []
+    assert scenarios.without_leader(setup, rng).violations == []
 
 
-def test_35_a_queue_that_nobody_leads_is_waited_for_while_its_nodes_are_well(
-    ground: ClusterGround, dice: random.Random
-) -> None:
-    assert scenarios.without_leader(ground, dice).violations == []
-
-
-def test_35_of_several_urls_the_one_that_was_lost_is_tried_last(broker_url: str, queue_name: str) -> None:
+@pytest.mark.fault(35)
+def test_the_url_of_a_lost_connection_is_tried_last(broker_url: str, queue_name: str) -> None:
     declare(broker_url, queue_name)
     message = rmqkit.Message(b"x", queue_name)
     with Proxy(broker_url) as one, Proxy(broker_url) as other, rmqkit.connect(one.url, other.url) as connection:
         assert connection.publish(message).confirmed == 1
         tried = one.accepted
-        one.up.blackhole = True  # as a frozen node would: it takes who comes, and does not answer
+        one.up.blackhole = True  # like a frozen node: it accepts connections and does not answer
         one.reset()
         assert connection.publish(message).confirmed == 1
         assert (one.accepted, other.accepted) == (tried, 1)

@@ -18,7 +18,7 @@ from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import AuthenticationFailed, BrokerError, Unreachable
 from tests.faults.fake_broker import CAPABLE, FakeBroker, Gone, Peer, Published, ordinary
-from tests.mutations import bounded, examples, mutated
+from tests.support.fuzzing import bounded, examples, mutated
 
 pytestmark = pytest.mark.usefixtures("leak_free", "hasty")
 AMOUNT = 40
@@ -32,8 +32,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.amqp.reconnect.CALL_TIMEOUT_S", 1.0)
     monkeypatch.setattr("rmqkit.amqp.reconnect.LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr("rmqkit.amqp.reconnect.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setitem(Channel.call.__kwdefaults__, "timeout_s", 1.0)
-    monkeypatch.setitem(ReconnectingConnection.recover.__kwdefaults__, "timeout_s", 3.0)
+    monkeypatch.setitem(Channel.call.__kwdefaults__ or {}, "timeout_s", 1.0)
+    monkeypatch.setitem(ReconnectingConnection.recover.__kwdefaults__ or {}, "timeout_s", 3.0)
 
 
 def delivery(tag: int, body: bytes, size: int, consumer_tag: str) -> bytes:
@@ -44,22 +44,22 @@ def delivery(tag: int, body: bytes, size: int, consumer_tag: str) -> bytes:
 
 # What it may say, given a random number: all that RabbitMQ might, at the wrong time, and what it never would.
 PHRASES: dict[str, Callable[[random.Random, str], bytes]] = {
-    "unknown tag": lambda dice, _: method(
-        spec.Basic.Ack(dice.choice([AMOUNT + 100, 1 << 40, 1 << 63]), dice.random() < 0.5)
+    "unknown tag": lambda rng, _: method(
+        spec.Basic.Ack(rng.choice([AMOUNT + 100, 1 << 40, 1 << 63]), rng.random() < 0.5)
     ),
-    "nack of the unknown": lambda dice, _: method(spec.Basic.Nack(dice.choice([AMOUNT + 100, 1 << 63]), True)),
-    "delivery": lambda dice, tag: delivery(dice.randrange(1, 9), b"x", 1, dice.choice([tag, "other"])),
-    "delivery of another size": lambda dice, tag: delivery(1, b"abc", dice.choice([1, 2, 100, 1 << 40]), tag),
+    "nack of the unknown": lambda rng, _: method(spec.Basic.Nack(rng.choice([AMOUNT + 100, 1 << 63]), True)),
+    "delivery": lambda rng, tag: delivery(rng.randrange(1, 9), b"x", 1, rng.choice([tag, "other"])),
+    "delivery of another size": lambda rng, tag: delivery(1, b"abc", rng.choice([1, 2, 100, 1 << 40]), tag),
     "delivery without header": lambda _, tag: method(spec.Basic.Deliver(tag, 1, False, "", "")),
-    "header of nothing": lambda _dice, _tag: frame.Header(1, 5, spec.BasicProperties()).marshal(),
-    "body of nothing": lambda _dice, _tag: frame.Body(1, b"abc").marshal(),
-    "return of a stranger": lambda _dice, _tag: (
+    "header of nothing": lambda _rng, _tag: frame.Header(1, 5, spec.BasicProperties()).marshal(),
+    "body of nothing": lambda _rng, _tag: frame.Body(1, b"abc").marshal(),
+    "return of a stranger": lambda _rng, _tag: (
         method(spec.Basic.Return(312, "NO_ROUTE", "", "k"))
         + frame.Header(1, 1, spec.BasicProperties()).marshal()
         + frame.Body(1, b"?").marshal()
     ),
-    "answers nobody asked for": lambda dice, _: method(
-        dice.choice(
+    "answers nobody asked for": lambda rng, _: method(
+        rng.choice(
             [
                 spec.Queue.DeclareOk("q", 1, 2),
                 spec.Tx.SelectOk(),
@@ -73,29 +73,29 @@ PHRASES: dict[str, Callable[[random.Random, str], bytes]] = {
             ]
         )
     ),
-    "a client's method": lambda dice, _: method(
-        dice.choice([spec.Basic.Publish(), spec.Queue.Declare(queue="q"), spec.Channel.Open()])
+    "a client's method": lambda rng, _: method(
+        rng.choice([spec.Basic.Publish(), spec.Queue.Declare(queue="q"), spec.Channel.Open()])
     ),
-    "another channel": lambda dice, _: method(spec.Basic.Ack(1), dice.choice([2, 3, 65535])),
-    "ack on channel 0": lambda _dice, _tag: method(spec.Basic.Ack(1), 0),
-    "flow": lambda dice, _: method(spec.Channel.Flow(dice.random() < 0.5)),
-    "blocked and not": lambda _dice, _tag: (
+    "another channel": lambda rng, _: method(spec.Basic.Ack(1), rng.choice([2, 3, 65535])),
+    "ack on channel 0": lambda _rng, _tag: method(spec.Basic.Ack(1), 0),
+    "flow": lambda rng, _: method(spec.Channel.Flow(rng.random() < 0.5)),
+    "blocked and not": lambda _rng, _tag: (
         method(spec.Connection.Blocked("x"), 0) + method(spec.Connection.Unblocked(), 0)
     ),
-    "handshake again": lambda _dice, _tag: method(spec.Connection.Tune(1, 4096, 1), 0),
-    "a secret updated": lambda _dice, _tag: method(spec.Connection.OpenOk(), 0),
-    "heartbeat": lambda _dice, _tag: frame.Heartbeat().marshal(),
-    "heartbeat on a channel": lambda _dice, _tag: b"\x08\0\1\0\0\0\0\xce",
-    "heartbeat with a body": lambda _dice, _tag: b"\x08\0\0\0\0\0\3abc\xce",
-    "channel closed": lambda dice, _: method(spec.Channel.Close(dice.choice([404, 406, 504, 0]), "because", 0, 0)),
-    "connection closed": lambda dice, _: method(
-        spec.Connection.Close(dice.choice([320, 501, 541, 0]), "because", 0, 0), 0
+    "handshake again": lambda _rng, _tag: method(spec.Connection.Tune(1, 4096, 1), 0),
+    "a secret updated": lambda _rng, _tag: method(spec.Connection.OpenOk(), 0),
+    "heartbeat": lambda _rng, _tag: frame.Heartbeat().marshal(),
+    "heartbeat on a channel": lambda _rng, _tag: b"\x08\0\1\0\0\0\0\xce",
+    "heartbeat with a body": lambda _rng, _tag: b"\x08\0\0\0\0\0\3abc\xce",
+    "channel closed": lambda rng, _: method(spec.Channel.Close(rng.choice([404, 406, 504, 0]), "because", 0, 0)),
+    "connection closed": lambda rng, _: method(
+        spec.Connection.Close(rng.choice([320, 501, 541, 0]), "because", 0, 0), 0
     ),
     "consumer cancelled": lambda _, tag: method(spec.Basic.Cancel(tag, True)),
-    "garbage": lambda dice, _: dice.randbytes(dice.randrange(1, 60)),
-    "a frame of 4 GiB": lambda _dice, _tag: b"\x03\0\x01\xff\xff\xff\xff",
-    "half a frame": lambda _dice, _tag: b"\x01\0\x01\0\0\0\x09\0",
-    "nothing more": lambda _dice, _tag: b"",
+    "garbage": lambda rng, _: rng.randbytes(rng.randrange(1, 60)),
+    "a frame of 4 GiB": lambda _rng, _tag: b"\x03\0\x01\xff\xff\xff\xff",
+    "half a frame": lambda _rng, _tag: b"\x01\0\x01\0\0\0\x09\0",
+    "nothing more": lambda _rng, _tag: b"",
 }
 
 
@@ -107,7 +107,7 @@ class Babbler:
     """A broker that confirms and delivers, and says phrases in between; each connection goes on with the plan."""
 
     def __init__(self, seed: int, plan: list[str]) -> None:
-        self._dice = random.Random(seed)
+        self._rng = random.Random(seed)
         self._plan = plan
         self._tag = "none"
         self.confirmed: set[bytes] = set()  # bodies
@@ -115,15 +115,15 @@ class Babbler:
 
     def _say(self, peer: Peer) -> None:
         """Say the next phrase of the plan, some of the time."""
-        if self._plan and self._dice.random() < 0.2:
-            said = PHRASES[self._plan.pop(0)](self._dice, self._tag)
+        if self._plan and self._rng.random() < 0.2:
+            said = PHRASES[self._plan.pop(0)](self._rng, self._tag)
             if not said:
                 raise Gone  # which hangs up
             peer.send_bytes(said)
 
     def _on_published(self, peer: Peer, message: Published) -> None:
         self._say(peer)
-        fate = self._dice.random()
+        fate = self._rng.random()
         if fate < 0.9:
             self.confirmed.add(message.body)
             peer.confirm(message.tag)
@@ -149,9 +149,10 @@ class Babbler:
 plans = st.lists(st.sampled_from(sorted(PHRASES)), max_size=6)
 
 
+@pytest.mark.fault(37)
 @examples(10)
 @given(st.integers(0, 2**32), plans)
-def test_37_what_a_babbling_broker_did_not_confirm_is_not_called_confirmed(seed: int, plan: list[str]) -> None:
+def test_what_a_babbling_broker_did_not_confirm_is_not_called_confirmed(seed: int, plan: list[str]) -> None:
     babbler, fates, sent = Babbler(seed, plan), dict[int, Fate](), list[bytes]()
 
     def messages() -> Iterator[Message]:
@@ -176,9 +177,10 @@ def test_37_what_a_babbling_broker_did_not_confirm_is_not_called_confirmed(seed:
     assert report is None or report.confirmed == list(fates.values()).count(Fate.CONFIRMED)
 
 
+@pytest.mark.fault(37)
 @examples(10)
 @given(st.integers(0, 2**32), plans)
-def test_37_a_babbling_broker_gets_no_acknowledgement_of_what_was_not_handled(seed: int, plan: list[str]) -> None:
+def test_a_babbling_broker_gets_no_acknowledgement_of_what_was_not_handled(seed: int, plan: list[str]) -> None:
     babbler, handled = Babbler(seed, plan), set[int]()
     started_s = time.monotonic()
     with FakeBroker(ordinary, babbler.script) as broker, rmqkit.connect(broker.url) as connection:
@@ -200,9 +202,10 @@ GREETING = {
 }
 
 
+@pytest.mark.fault(37)
 @examples(10)
 @given(st.sampled_from(sorted(GREETING)).flatmap(lambda name: st.tuples(st.just(name), mutated([GREETING[name]]))))
-def test_37_a_greeting_that_is_damaged_ends_in_a_connection_or_an_error_of_ours(damaged: tuple[str, bytes]) -> None:
+def test_a_greeting_that_is_damaged_ends_in_a_connection_or_an_error_of_ours(damaged: tuple[str, bytes]) -> None:
     def script(peer: Peer) -> None:
         for data in (GREETING | dict([damaged])).values():
             peer.socket.recv(10_000)

@@ -41,8 +41,9 @@ def forced_out(stage: int) -> Script:
     return script
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("stage", range(5))
-def test_3_a_close_by_force_at_any_stage_of_the_handshake_is_tried_again_one_connection_at_a_time(stage: int) -> None:
+def test_a_close_by_force_at_any_stage_of_the_handshake_is_tried_again_one_connection_at_a_time(stage: int) -> None:
     def lose(peer: Peer) -> None:
         peer.greet()
         peer.serve(lambda peer, message: peer.send(FORCED, 0) if message.tag == AMOUNT else None)
@@ -106,8 +107,9 @@ HANDSHAKES = {
 }
 
 
+@pytest.mark.fault(8, 37)
 @pytest.mark.parametrize("script", HANDSHAKES.values(), ids=HANDSHAKES)
-def test_8_and_37_what_is_no_rabbitmq_is_an_error_that_says_so(script: Script) -> None:
+def test_what_is_no_rabbitmq_is_an_error_that_says_so(script: Script) -> None:
     started_s = time.monotonic()
     with FakeBroker(script) as broker, pytest.raises(rmqkit.Unreachable, match=f"127.0.0.1:{broker.port}") as raised:
         rmqkit.connect(broker.url)
@@ -117,12 +119,14 @@ def test_8_and_37_what_is_no_rabbitmq_is_an_error_that_says_so(script: Script) -
     assert time.monotonic() - started_s < 5
 
 
-def test_37_no_limit_on_frames_means_our_own() -> None:
+@pytest.mark.fault(37)
+def test_no_limit_on_frames_means_our_own() -> None:
     with FakeBroker(greeting(0)) as broker, rmqkit.connect(broker.url) as connection:
         assert connection._consuming._connected().frame_max == 131_072
 
 
-def test_8_nobody_listens() -> None:
+@pytest.mark.fault(8)
+def test_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         port = taken.getsockname()[1]
@@ -130,17 +134,20 @@ def test_8_nobody_listens() -> None:
             rmqkit.connect(f"amqp://guest:guest@127.0.0.1:{port}/")
 
 
-def test_8_a_host_name_that_is_not_known() -> None:
+@pytest.mark.fault(8)
+def test_a_host_name_that_is_not_known() -> None:
     with pytest.raises(rmqkit.Unreachable, match=r"no\.such\.host\.invalid"):
         rmqkit.connect("amqp://guest:guest@no.such.host.invalid/")
 
 
-def test_8_tls_against_a_plain_port(broker_url: str) -> None:
+@pytest.mark.fault(8)
+def test_tls_against_a_plain_port(broker_url: str) -> None:
     with pytest.raises(rmqkit.Unreachable, match="TLS"):
         rmqkit.connect(broker_url.replace("amqp://", "amqps://"))
 
 
-def test_8_a_host_that_accepts_and_says_nothing_is_given_up_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault(8)
+def test_a_host_that_accepts_and_says_nothing_is_given_up_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.amqp.reconnect.OPEN_TIMEOUT_S", 1.0)
     started_s = time.monotonic()
     with FakeBroker(Peer.hold) as broker, pytest.raises(rmqkit.Unreachable, match="answer"):
@@ -148,6 +155,7 @@ def test_8_a_host_that_accepts_and_says_nothing_is_given_up_in_bounded_time(monk
     assert time.monotonic() - started_s < 4
 
 
-def test_8_a_refused_login_is_told_from_an_unreachable_broker(broker_url: str) -> None:
+@pytest.mark.fault(8)
+def test_a_refused_login_is_told_from_an_unreachable_broker(broker_url: str) -> None:
     with pytest.raises(rmqkit.AuthenticationFailed, match="guest"):
         rmqkit.connect(broker_url.replace("guest:guest", "guest:canary-47"))

@@ -1,22 +1,22 @@
-"""The ledger finds what it is there to find."""
+"""The ledger finds every kind of violation."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from rmqkit.report import Fate, PublishReport
-from tests.faults.ledger import Ledger, Seen, body, identity
+from tests.faults.ledger import Ledger, Received, body, identity
 
 ALL = range(4)
 REPORT = PublishReport(published=4, confirmed=4)
 
 
-def books(found: list[int], fates: dict[int, Fate] | None = None) -> Ledger:
-    """Make the books of four messages: all confirmed, unless said otherwise."""
+def ledger_of(found: list[int], fates: dict[int, Fate] | None = None) -> Ledger:
+    """Make a ledger of four messages, confirmed unless given another fate."""
     ledger = Ledger("queue")
     list(ledger.messages(ALL))
     ledger.fates = [(number, (fates or {}).get(number, Fate.CONFIRMED)) for number in ALL]
-    ledger.found = [Seen(body(number)) for number in found]
+    ledger.found = [Received(body(number)) for number in found]
     return ledger
 
 
@@ -27,68 +27,68 @@ def test_a_body_tells_its_id_and_every_damage() -> None:
     assert [identity(each) for each in damaged] == [None] * len(damaged)
 
 
-def test_books_in_order_have_no_violations() -> None:
-    assert books([0, 1, 2, 3]).violations(REPORT) == []
+def test_a_ledger_in_order_has_no_violations() -> None:
+    assert ledger_of([0, 1, 2, 3]).violations(REPORT) == []
 
 
 def test_a_confirmed_message_that_is_not_there_is_lost() -> None:
-    assert books([0, 1, 3]).violations(REPORT) == ["I1: confirmed and lost: 1 (2)"]
+    assert ledger_of([0, 1, 3]).violations(REPORT) == ["lost: confirmed and lost: 1 (2)"]
 
 
 def test_a_message_nobody_sent_is_unexpected() -> None:
-    assert books([0, 1, 2, 3, 9]).violations(REPORT) == ["I2: never sent: 1 (9)"]
+    assert ledger_of([0, 1, 2, 3, 9]).violations(REPORT) == ["unexpected: never sent: 1 (9)"]
 
 
 def test_every_message_has_one_fate_and_the_report_agrees() -> None:
-    ledger = books([0, 1, 2, 3])
+    ledger = ledger_of([0, 1, 2, 3])
     ledger.fates[3] = (2, Fate.UNKNOWN)
     assert ledger.violations(REPORT) == [
-        "I3: told two fates: 1 (2)",
-        "I3: told no fate: 1 (3)",
-        "I3: 3 are confirmed, the report says 4",
-        "I3: 1 are unknown, the report says 0",
-        "I8: complete is True, and 4 sent: {<Fate.CONFIRMED: 'confirmed'>: 3, <Fate.UNKNOWN: 'unknown'>: 1}",
+        "accounting: reported with two fates: 1 (2)",
+        "accounting: reported with no fate: 1 (3)",
+        "accounting: 3 are confirmed, the report says 4",
+        "accounting: 1 are unknown, the report says 0",
+        "completeness: complete is True, and 4 sent: {<Fate.CONFIRMED: 'confirmed'>: 3, <Fate.UNKNOWN: 'unknown'>: 1}",
     ]
 
 
 def test_a_report_that_does_not_add_up_is_found() -> None:
-    violations = books([0, 1, 2, 3]).violations(replace(REPORT, published=5))
-    assert "I3: 4 taken, 5 published, the report adds up to 4" in violations
+    violations = ledger_of([0, 1, 2, 3]).violations(replace(REPORT, published=5))
+    assert "accounting: 4 taken, 5 published, the report adds up to 4" in violations
 
 
 def test_duplicates_are_at_most_as_many_as_were_republished() -> None:
-    ledger = books([0, 1, 1, 2, 3, 3])
+    ledger = ledger_of([0, 1, 1, 2, 3, 3])
     assert ledger.violations(replace(REPORT, republished=2)) == []
-    assert ledger.violations(replace(REPORT, republished=1)) == ["I4: 2 duplicates, but only 1 were republished"]
+    assert ledger.violations(replace(REPORT, republished=1)) == ["duplicates: 2, but only 1 were republished"]
 
 
 def test_first_occurrences_keep_the_order_of_the_input() -> None:
     again = replace(REPORT, republished=9)
-    assert books([0, 1, 2, 0, 1, 2, 3]).violations(again) == []
-    assert books([0, 2, 1, 3]).violations(again) == ["I5: out of order, as 2 before 1"]
+    assert ledger_of([0, 1, 2, 0, 1, 2, 3]).violations(again) == []
+    assert ledger_of([0, 2, 1, 3]).violations(again) == ["order: out of order, as 2 before 1"]
 
 
 def test_damaged_bodies_and_properties_are_found() -> None:
-    ledger = books([0, 1, 2, 3])
-    ledger.found += [Seen(body(1)[:20]), Seen(body(2), intact=False)]
+    ledger = ledger_of([0, 1, 2, 3])
+    ledger.found += [Received(body(1)[:20]), Received(body(2), intact=False)]
     violations = ledger.violations(replace(REPORT, republished=2))
-    assert [each.split(" are damaged")[0] for each in violations] == ["I6: 1 bodies", "I6: properties"]
+    assert [each.split(" are damaged")[0] for each in violations] == ["damage: 1 bodies", "damage: properties"]
 
 
 def test_a_failed_message_need_not_be_there_and_an_unknown_one_may() -> None:
     fates = {1: Fate.RETURNED, 2: Fate.UNKNOWN}
     report = replace(REPORT, confirmed=2, returned=1, unknown=1)
-    assert books([0, 2, 3], fates).violations(report) == []
-    assert books([0, 3], fates).violations(report) == []
+    assert ledger_of([0, 2, 3], fates).violations(report) == []
+    assert ledger_of([0, 3], fates).violations(report) == []
 
 
 def test_what_was_confirmed_is_handled_and_a_second_sight_is_marked() -> None:
-    ledger = books([])
-    ledger.handled = [Seen(body(number)) for number in (0, 1, 2)] + [Seen(body(1), redelivered=True)]
-    assert ledger.consumer_violations(0, 0) == ["I7: never handled: 1 (3)"]
-    ledger.handled += [Seen(body(3)), Seen(body(2))]
+    ledger = ledger_of([])
+    ledger.handled = [Received(body(number)) for number in (0, 1, 2)] + [Received(body(1), redelivered=True)]
+    assert ledger.consumer_violations(0, 0) == ["handling: never handled: 1 (3)"]
+    ledger.handled += [Received(body(3)), Received(body(2))]
     assert ledger.consumer_violations(0, 1) == [
-        "I7: 0 ready and 1 unacknowledged messages are left",
-        "I7: handled twice, not marked redelivered: 1 (2)",
+        "handling: 0 ready and 1 unacknowledged messages are left",
+        "handling: handled twice, not marked redelivered: 1 (2)",
     ]
     assert ledger.consumer_violations(0, 0, republished=1) == []

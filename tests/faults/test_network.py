@@ -13,10 +13,10 @@ import pytest
 import rmqkit
 from rmqkit import Message, PublishOptions, Queue, Topology
 from tests.faults import scenarios_network as scenarios
+from tests.faults.fault_run import FaultSetup
 from tests.faults.ledger import Ledger
-from tests.faults.proxy import Proxy
-from tests.faults.rounds import Ground
-from tests.faults.witness import ready
+from tests.support.proxy import Proxy
+from tests.support.queues import ready
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -27,35 +27,42 @@ def proxy(broker_url: str) -> Iterator[Proxy]:
         yield between
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("by_reset", [True, False], ids=["reset", "closed"])
-def test_5_cut_at_any_byte_of_a_publish_or_a_confirm(
-    ground: Ground, dice: random.Random, way: str, by_reset: bool
+def test_cut_at_any_byte_of_a_publish_or_a_confirm(
+    setup: FaultSetup, rng: random.Random, way: str, by_reset: bool
 ) -> None:
-    assert scenarios.cut_publishing(ground, dice, way, by_reset=by_reset).violations == []
+    assert scenarios.cut_publishing(setup, rng, way, by_reset=by_reset).violations == []
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_5_cut_at_any_byte_of_a_delivery_or_an_acknowledgement(ground: Ground, dice: random.Random, way: str) -> None:
-    assert scenarios.cut_consuming(ground, dice, way).violations == []
+def test_cut_at_any_byte_of_a_delivery_or_an_acknowledgement(setup: FaultSetup, rng: random.Random, way: str) -> None:
+    assert scenarios.cut_consuming(setup, rng, way).violations == []
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("ways", [("up", "down"), ("up",), ("down",)], ids="-".join)
-def test_6_what_a_blackhole_swallows_is_published_again_once_the_heartbeat_finds_out(
-    ground: Ground, dice: random.Random, ways: Sequence[str]
+def test_what_a_blackhole_swallows_is_published_again_once_the_heartbeat_finds_out(
+    setup: FaultSetup, rng: random.Random, ways: Sequence[str]
 ) -> None:
-    assert scenarios.swallowed(ground, dice, ways).violations == []
+    assert scenarios.swallowed(setup, rng, ways).violations == []
 
 
-def test_6_by_default_a_dead_line_is_found_before_a_publisher_gives_up_on_its_confirms(broker_url: str) -> None:
+@pytest.mark.fault(6)
+def test_by_default_a_dead_line_is_found_before_a_publisher_gives_up_on_its_confirms(broker_url: str) -> None:
     with rmqkit.connect(broker_url) as connection:
         adapter = connection._consuming._connected()._adapter
         assert adapter is not None
-        found_within_s = 2 * (adapter.params.heartbeat + 5)  # see pika/heartbeat.py
+        heartbeat_s = adapter.params.heartbeat
+        assert isinstance(heartbeat_s, int)
+        found_within_s = 2 * (heartbeat_s + 5)  # see pika/heartbeat.py
     assert 0 < found_within_s < PublishOptions().confirm_timeout_s
 
 
-def test_7_one_byte_at_a_time_is_slow_but_right(proxy: Proxy, broker_url: str, ledger: Ledger) -> None:
+@pytest.mark.fault(7)
+def test_one_byte_at_a_time_is_slow_but_right(proxy: Proxy, broker_url: str, ledger: Ledger) -> None:
     with rmqkit.connect(proxy.url) as connection:
         connection.apply(Topology(queues=(Queue(ledger.queue),)))
         proxy.up.slice_bytes = proxy.down.slice_bytes = 1
@@ -68,7 +75,8 @@ def test_7_one_byte_at_a_time_is_slow_but_right(proxy: Proxy, broker_url: str, l
     assert ledger.consumer_violations(ready(broker_url, ledger.queue), 0) == []
 
 
-def test_7_a_slow_line_is_not_taken_for_a_dead_one(proxy: Proxy, ledger: Ledger) -> None:
+@pytest.mark.fault(7)
+def test_a_slow_line_is_not_taken_for_a_dead_one(proxy: Proxy, ledger: Ledger) -> None:
     with rmqkit.connect(f"{proxy.url}?heartbeat=2") as connection:
         connection.publish(Message(b"first", ledger.queue))
         proxy.up.bytes_per_s, proxy.up.slice_bytes = 4000, 100
@@ -79,7 +87,8 @@ def test_7_a_slow_line_is_not_taken_for_a_dead_one(proxy: Proxy, ledger: Ledger)
     assert proxy.accepted == 2
 
 
-def test_7_a_slow_line_fills_no_memory(proxy: Proxy, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault(7)
+def test_a_slow_line_fills_no_memory(proxy: Proxy, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.messaging.publish_window.STOP_GRACE_S", 0.5)
     stop, taken, most = rmqkit.Stop(), list[int](), 4 * 1024 * 1024
 
@@ -104,7 +113,8 @@ def test_7_a_slow_line_fills_no_memory(proxy: Proxy, ledger: Ledger, monkeypatch
     assert peak_bytes < 4 * most
 
 
-def test_7_two_seconds_of_latency(proxy: Proxy, ledger: Ledger) -> None:
+@pytest.mark.fault(7)
+def test_two_seconds_of_latency(proxy: Proxy, ledger: Ledger) -> None:
     with rmqkit.connect(proxy.url) as connection:
         connection.publish(Message(b"first", ledger.queue))
         proxy.up.delay_s = proxy.down.delay_s = 1.0
@@ -114,9 +124,10 @@ def test_7_two_seconds_of_latency(proxy: Proxy, ledger: Ledger) -> None:
     assert report.seconds < 15
 
 
-def test_36_connections_reset_every_300_ms_publishing_and_consuming_converge(
-    ground: Ground, dice: random.Random
+@pytest.mark.fault(36)
+def test_connections_reset_every_300_ms_publishing_and_consuming_converge(
+    setup: FaultSetup, rng: random.Random
 ) -> None:
-    result = scenarios.reset_every_300_ms(ground, dice)
+    result = scenarios.reset_every_300_ms(setup, rng)
     assert result.violations == []
     assert result.report.republished > 0

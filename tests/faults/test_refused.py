@@ -13,7 +13,7 @@ import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Properties, Queue, Topology
 from rmqkit.message import PERSISTENT
 from tests.faults.ledger import Ledger
-from tests.faults.witness import declare, ready
+from tests.support.queues import declare, ready
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def witness(broker_url: str) -> Iterator[Any]:
         yield opened.channel()
 
 
-def test_11_deleting_the_queue_ends_its_consumer_with_an_error(
+@pytest.mark.fault(11)
+def test_deleting_the_queue_ends_its_consumer_with_an_error(
     connection: rmqkit.Connection, ledger: Ledger, witness: Any
 ) -> None:
     connection.publish(ledger.messages(range(10)))
@@ -43,7 +44,8 @@ def test_11_deleting_the_queue_ends_its_consumer_with_an_error(
     assert len(ledger.handled) == 10
 
 
-def test_12_deleting_the_target_queue_turns_what_follows_into_returns(
+@pytest.mark.fault(12)
+def test_deleting_the_target_queue_turns_what_follows_into_returns(
     connection: rmqkit.Connection, ledger: Ledger, witness: Any
 ) -> None:
     def delete_on_the_way() -> Iterator[Message | None]:
@@ -65,8 +67,9 @@ CULPRITS = {
 }
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("code", CULPRITS)
-def test_13_the_message_that_is_refused_in_mid_stream_is_the_only_one_that_fails(
+def test_the_message_that_is_refused_in_mid_stream_is_the_only_one_that_fails(
     connection: rmqkit.Connection, ledger: Ledger, broker_url: str, code: str
 ) -> None:
     culprits = {0, 777, 12_000, 12_001, 19_999}
@@ -84,7 +87,8 @@ def test_13_the_message_that_is_refused_in_mid_stream_is_the_only_one_that_fails
     assert ledger.violations(report) == []
 
 
-def test_13_a_stream_of_nothing_but_refused_messages_ends_in_bounded_time(
+@pytest.mark.fault(13)
+def test_a_stream_of_nothing_but_refused_messages_ends_in_bounded_time(
     connection: rmqkit.Connection, ledger: Ledger
 ) -> None:
     spoil = CULPRITS["406"]
@@ -93,7 +97,8 @@ def test_13_a_stream_of_nothing_but_refused_messages_ends_in_bounded_time(
     assert report.republished < 10 * 3000
 
 
-def test_13_a_refused_channel_does_not_cost_the_connection(connection: rmqkit.Connection, ledger: Ledger) -> None:
+@pytest.mark.fault(13)
+def test_a_refused_channel_does_not_cost_the_connection(connection: rmqkit.Connection, ledger: Ledger) -> None:
     spoil = CULPRITS["406"]
     connection.publish(Message(b"", ledger.queue))
     transport = connection._publishing._connected()
@@ -106,7 +111,8 @@ def test_13_a_refused_channel_does_not_cost_the_connection(connection: rmqkit.Co
     assert connection._publishing._connected() is transport
 
 
-def test_14_apply_reports_every_conflict_and_changes_nothing(
+@pytest.mark.fault(14)
+def test_apply_reports_every_conflict_and_changes_nothing(
     connection: rmqkit.Connection, namespace: Any, witness: Any
 ) -> None:
     names = [namespace.queue(f"queue{number}") for number in range(3)]
@@ -120,7 +126,8 @@ def test_14_apply_reports_every_conflict_and_changes_nothing(
         witness.queue_declare(names[2], passive=True)
 
 
-def test_15_an_exclusive_queue_of_another_connection_is_an_error_that_says_so(
+@pytest.mark.fault(15)
+def test_an_exclusive_queue_of_another_connection_is_an_error_that_says_so(
     connection: rmqkit.Connection, namespace: Any, witness: Any
 ) -> None:
     name = namespace.queue()
@@ -129,7 +136,8 @@ def test_15_an_exclusive_queue_of_another_connection_is_an_error_that_says_so(
         next(iter(connection.consume(name)))
 
 
-def test_16_what_a_full_queue_nacks_is_tried_again_and_then_given_up(
+@pytest.mark.fault(16)
+def test_what_a_full_queue_nacks_is_tried_again_and_then_given_up(
     connection: rmqkit.Connection, broker_url: str, namespace: Any
 ) -> None:
     ledger = Ledger(namespace.queue())
@@ -153,8 +161,9 @@ HEADERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("kind", HEADERS)
-def test_17_returns_of_identical_bodies_are_told_apart_by_their_properties(
+def test_returns_of_identical_bodies_are_told_apart_by_their_properties(
     connection: rmqkit.Connection, ledger: Ledger, namespace: Any, broker_url: str, kind: str
 ) -> None:
     exchange = namespace.exchange()
@@ -169,8 +178,9 @@ def test_17_returns_of_identical_bodies_are_told_apart_by_their_properties(
     assert ready(broker_url, ledger.queue) == sum(there)
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("frame_max", [4096, 131_072])
-def test_20_bodies_around_the_frame_size_arrive_byte_for_byte(ledger: Ledger, broker_url: str, frame_max: int) -> None:
+def test_bodies_around_the_frame_size_arrive_byte_for_byte(ledger: Ledger, broker_url: str, frame_max: int) -> None:
     room = frame_max - 8
     sizes = [0, 1, room - 1, room, room + 1, 2 * room - 1, 2 * room, 2 * room + 1, 5 * room, 0]
     bodies = [bytes(index % 251 for index in range(size)) for size in sizes]

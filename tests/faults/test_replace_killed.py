@@ -1,4 +1,4 @@
-"""Applying and replacing are killed at every step, rmqkit by itself and the broker under it: 34."""
+"""Applying and replacing recover when rmqkit or the broker is killed at any step."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import pytest
 
 from rmqkit.model import Binding
 from tests.conftest import Broker
-from tests.faults import scenarios_declare as scenarios
-from tests.faults.replacing import EXCHANGE
-from tests.faults.rounds import Ground
-from tests.faults.scenarios_declare import CLASSIC, KINDS, MOST_STEPS, QUORUM
+from tests.faults import scenarios_topology as scenarios
+from tests.faults.fault_run import FaultSetup
+from tests.faults.scenarios_topology import CLASSIC, KINDS, MOST_STEPS, QUORUM
+from tests.support.replace_process import EXCHANGE
 
 STRIDE = 4
 ROUNDS = [*((KINDS, first) for first in range(1, STRIDE + 1)), ((QUORUM, CLASSIC), 4)]
-pytestmark = pytest.mark.timeout(150)  # a process or a broker is started for every blow
 
 
 def live_bindings(broker: Broker, url: str) -> list[Binding]:
@@ -31,55 +30,61 @@ def live_bindings(broker: Broker, url: str) -> list[Binding]:
 
 
 @pytest.fixture
-def vhost_ground(vhost_url: str, ground: Ground) -> Ground:
-    """A virtual host of its own: replacing notes what it does under a name that is fixed."""
-    ground.broker = Broker(vhost_url, ground.broker.api_url)
-    return ground
+def vhost_setup(vhost_url: str, setup: FaultSetup) -> FaultSetup:
+    """Set up a fault on a fresh virtual host: a replacement records its progress under a fixed name."""
+    setup.broker = Broker(vhost_url, setup.broker.api_url)
+    return setup
 
 
+@pytest.mark.fault(34)
 @pytest.mark.unguessed_api
-def test_34_applying_killed_after_each_step_and_run_again_is_as_the_file_says(
-    ground: Ground, dice: random.Random
+def test_the_broker_matches_the_file_after_apply_is_killed_at_each_step_and_run_again(
+    setup: FaultSetup, rng: random.Random
 ) -> None:
     """Each run does one more step than those before it, and is killed then."""
-    assert scenarios.killed_applying(ground, dice, steps=[1] * 7, size=3).violations == []
+    assert scenarios.killed_applying(setup, rng, steps=[1] * 7, size=3).violations == []
 
 
-def test_34_two_that_apply_at_once_both_succeed(ground: Ground, dice: random.Random) -> None:
-    assert scenarios.applied_twice_at_once(ground, dice).violations == []
+@pytest.mark.fault(34)
+def test_two_applies_at_once_both_succeed(setup: FaultSetup, rng: random.Random) -> None:
+    assert scenarios.applied_twice_at_once(setup, rng).violations == []
 
 
-def test_34_the_broker_killed_while_a_topology_is_applied_is_as_the_file_says_after_the_next_run(
-    node_ground: Ground, dice: random.Random
+@pytest.mark.fault(34)
+def test_the_broker_matches_the_file_after_it_is_killed_under_an_apply_that_is_run_again(
+    node_setup: FaultSetup, rng: random.Random
 ) -> None:
-    assert scenarios.broker_killed_applying(node_ground, dice).violations == []
+    assert scenarios.broker_killed_applying(node_setup, rng).violations == []
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize(("kinds", "first"), ROUNDS)
-def test_34_rmqkit_killed_at_a_step_of_a_replacement_and_run_again_loses_nothing(
-    vhost_ground: Ground, dice: random.Random, kinds: tuple[dict[str, Any], dict[str, Any]], first: int
+def test_a_replacement_killed_at_any_step_and_run_again_loses_nothing(
+    vhost_setup: FaultSetup, rng: random.Random, kinds: tuple[dict[str, Any], dict[str, Any]], first: int
 ) -> None:
     """Every step is one of some round's: a round kills one process at its step, then lets another finish."""
-    broker, url = vhost_ground.broker, vhost_ground.url
+    broker, url = vhost_setup.broker, vhost_setup.url
 
     def see() -> list[Binding]:
         return live_bindings(broker, url) if first % 2 else []
 
-    result = scenarios.killed_replacing(vhost_ground, dice, range(first, MOST_STEPS, STRIDE), kinds, see)
+    result = scenarios.killed_replacing(vhost_setup, rng, range(first, MOST_STEPS, STRIDE), kinds, see)
     assert result.violations == []
-    (queue,) = vhost_ground.queues
+    (queue,) = vhost_setup.queues
     sources = [(each.source, each.destination) for each in live_bindings(broker, url) if each.source]
     assert sources == [(EXCHANGE, queue)]
 
 
-def test_34_rmqkit_killed_while_it_moves_messages_may_double_those_on_their_way_and_no_others(
-    vhost_ground: Ground, dice: random.Random
+@pytest.mark.fault(34)
+def test_a_replacement_killed_while_moving_duplicates_only_messages_in_flight(
+    vhost_setup: FaultSetup, rng: random.Random
 ) -> None:
-    assert scenarios.killed_replacing_in_mid_move(vhost_ground, dice).violations == []
+    assert scenarios.killed_replacing_in_mid_move(vhost_setup, rng).violations == []
 
 
-@pytest.mark.parametrize("blow", ["set", "delete it"])
-def test_34_the_broker_killed_at_a_step_of_a_replacement_and_rmqkit_run_again_loses_nothing(
-    node_ground: Ground, dice: random.Random, blow: str
+@pytest.mark.fault(34)
+@pytest.mark.parametrize("step_begins", ["set", "delete it"])
+def test_a_replacement_run_again_after_the_broker_is_killed_loses_nothing(
+    node_setup: FaultSetup, rng: random.Random, step_begins: str
 ) -> None:
-    assert scenarios.broker_killed_replacing(node_ground, dice, blow).violations == []
+    assert scenarios.broker_killed_replacing(node_setup, rng, step_begins).violations == []

@@ -10,16 +10,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pika
 import pytest
 
 import rmqkit
 from rmqkit import Delivery, Message, ServeReport, Stop
 from rmqkit.node.node import Node
+from tests.faults.fault_run import DeclareLedger
 from tests.faults.ledger import Ledger
-from tests.faults.proxy import Proxy
-from tests.faults.test_broker_killed import OpenBooks
-from tests.faults.witness import ready, within
+from tests.support.proxy import Proxy
+from tests.support.queues import consumers, ready
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -74,19 +74,15 @@ def served(url: str, queue: str, prefix: bytes = b"") -> Iterator[Server]:
             yield server
         finally:
             server.stop.request()
-            thread.join(30)
+            thread.join(90)
             assert not thread.is_alive()
 
 
-def consumers(url: str, queue: str) -> int:
-    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        return int(connection.channel().queue_declare(queue, passive=True).method.consumer_count)
-
-
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     ("moment", "expected"), [("before the reply", b"second: 1"), ("after the reply", b"of the dying")]
 )
-def test_33_a_server_killed_around_its_reply_costs_no_call_and_no_request(
+def test_a_server_killed_around_its_reply_costs_no_call_and_no_request(
     broker_url: str, ledger: Ledger, moment: str, expected: bytes
 ) -> None:
     queue, answered, warnings = ledger.queue, threading.Event(), list[str]()
@@ -99,12 +95,12 @@ def test_33_a_server_killed_around_its_reply_costs_no_call_and_no_request(
 
         command = [sys.executable, "-c", DYING_SERVER, broker_url, queue, moment]
         with subprocess.Popen(command) as process:
-            within(20, lambda: consumers(broker_url, queue) == 1)
+            wait_until(lambda: consumers(broker_url, queue) == 1)
             thread = threading.Thread(target=call)
             thread.start()
-            assert process.wait(20) == -signal.SIGKILL
+            assert process.wait(90) == -signal.SIGKILL
         with served(broker_url, queue, b"second: ") as second:
-            assert answered.wait(20)
+            assert answered.wait(90)
             thread.join()
             answers = connection.call_many([Message(b"2", queue)], on_warning=warnings.append)
             assert [answer.reply.body for answer in answers] == [b"second: 2"]
@@ -115,12 +111,13 @@ def test_33_a_server_killed_around_its_reply_costs_no_call_and_no_request(
     assert ready(broker_url, queue) == 0
 
 
-def test_33_a_client_killed_in_mid_call_leaves_its_server_to_the_others(broker_url: str, ledger: Ledger) -> None:
+@pytest.mark.fault(33)
+def test_a_client_killed_in_mid_call_leaves_its_server_to_the_others(broker_url: str, ledger: Ledger) -> None:
     queue, begun, go_on = ledger.queue, threading.Event(), threading.Event()
 
     def slow(request: Delivery) -> bytes:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(90)
         return request.body
 
     stop = Stop()
@@ -129,7 +126,7 @@ def test_33_a_client_killed_in_mid_call_leaves_its_server_to_the_others(broker_u
         thread = threading.Thread(target=server.run, kwargs={"stop": stop})
         thread.start()
         with subprocess.Popen([sys.executable, "-m", "rmqkit", "call", "-u", broker_url, queue, "1"]) as client:
-            assert begun.wait(20)
+            assert begun.wait(90)
             client.kill()
         go_on.set()
         assert other.call(Message(b"2", queue)).body == b"2"
@@ -138,10 +135,11 @@ def test_33_a_client_killed_in_mid_call_leaves_its_server_to_the_others(broker_u
     assert ready(broker_url, queue) == 0
 
 
-def test_33_a_broker_killed_under_a_hundred_calls_ends_each_once_and_the_next_ones_work(
-    node: Node, on_node: OpenBooks
+@pytest.mark.fault(33)
+def test_a_broker_killed_under_a_hundred_calls_ends_each_once_and_the_next_ones_work(
+    node: Node, node_ledger: DeclareLedger
 ) -> None:
-    queue = on_node().queue
+    queue = node_ledger().queue
     with rmqkit.connect(node.url) as connection, served(node.url, queue) as server:
         killed = threading.Event()
 
@@ -153,7 +151,7 @@ def test_33_a_broker_killed_under_a_hundred_calls_ends_each_once_and_the_next_on
                 yield Message(b"%d" % number, queue)
 
         def restart() -> None:
-            assert killed.wait(30)
+            assert killed.wait(90)
             node.start()
 
         thread = threading.Thread(target=restart)
@@ -170,8 +168,11 @@ def test_33_a_broker_killed_under_a_hundred_calls_ends_each_once_and_the_next_on
     assert any("subscribing again" in warning for warning in server.warnings)
 
 
-def test_33_calls_that_may_be_handled_twice_survive_connections_that_are_closed(node: Node, on_node: OpenBooks) -> None:
-    queue = on_node().queue
+@pytest.mark.fault(33)
+def test_calls_that_may_be_handled_twice_survive_connections_that_are_closed(
+    node: Node, node_ledger: DeclareLedger
+) -> None:
+    queue = node_ledger().queue
     with rmqkit.connect(node.url) as connection, served(node.url, queue):
 
         def requests() -> Iterator[Message]:
@@ -184,8 +185,9 @@ def test_33_calls_that_may_be_handled_twice_survive_connections_that_are_closed(
         assert [answer.reply.body for answer in answers] == [b"%d" % number for number in range(2000)]
 
 
-def test_33_a_frozen_broker_is_a_timeout_and_what_comes_late_is_ignored(node: Node, on_node: OpenBooks) -> None:
-    queue, warnings = on_node().queue, list[str]()
+@pytest.mark.fault(33)
+def test_a_frozen_broker_is_a_timeout_and_what_comes_late_is_ignored(node: Node, node_ledger: DeclareLedger) -> None:
+    queue, warnings = node_ledger().queue, list[str]()
     with rmqkit.connect(node.url) as connection, served(node.url, queue):
         assert connection.call(Message(b"0", queue)).body == b"0"
         os.kill(node.pid, signal.SIGSTOP)
@@ -199,7 +201,8 @@ def test_33_a_frozen_broker_is_a_timeout_and_what_comes_late_is_ignored(node: No
     assert len(warnings) <= 1  # the three may have expired, or been answered late
 
 
-def test_33_no_way_to_the_broker_any_more_ends_the_calls_with_one_error(broker_url: str, ledger: Ledger) -> None:
+@pytest.mark.fault(33)
+def test_no_way_to_the_broker_any_more_ends_the_calls_with_one_error(broker_url: str, ledger: Ledger) -> None:
     requests = (Message(b"%d" % number, ledger.queue) for number in range(10))
     answers: list[rmqkit.Answer] = []
     proxy = Proxy(broker_url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from pika import spec
@@ -39,7 +39,8 @@ def publish(
     return report, fates
 
 
-def test_18_confirms_out_of_order_settle_their_own_messages() -> None:
+@pytest.mark.fault(18)
+def test_confirms_out_of_order_settle_their_own_messages() -> None:
     def backwards(peer: Peer, message: Published) -> None:
         if message.tag == AMOUNT:
             for tag in range(AMOUNT, 0, -1):
@@ -52,8 +53,9 @@ def test_18_confirms_out_of_order_settle_their_own_messages() -> None:
     assert (report.confirmed, report.republished) == (AMOUNT, 1)  # the one that was nacked
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("tag", [0, AMOUNT])
-def test_18_one_confirm_for_all(tag: int) -> None:
+def test_one_confirm_for_all(tag: int) -> None:
     def at_once(peer: Peer, message: Published) -> None:
         if message.tag == AMOUNT:
             peer.confirm(tag, multiple=True)
@@ -62,7 +64,8 @@ def test_18_one_confirm_for_all(tag: int) -> None:
     assert (report.confirmed, report.republished) == (AMOUNT, 0)
 
 
-def test_35_a_channel_that_refuses_everything_is_left_for_a_new_one() -> None:
+@pytest.mark.fault(35)
+def test_a_channel_that_refuses_everything_is_left_for_a_new_one() -> None:
     """As RabbitMQ 3.10's does that first published to a quorum queue while its leader was dying."""
     channels: list[int] = []
 
@@ -77,8 +80,9 @@ def test_35_a_channel_that_refuses_everything_is_left_for_a_new_one() -> None:
     assert len(channels) == 2
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("multiple", [False, True])
-def test_18_duplicate_and_unknown_confirms_settle_nothing_else(multiple: bool) -> None:
+def test_duplicate_and_unknown_confirms_settle_nothing_else(multiple: bool) -> None:
     def confused(peer: Peer, message: Published) -> None:
         if message.tag == 60:
             peer.confirm(60, multiple=True)
@@ -97,7 +101,8 @@ def test_18_duplicate_and_unknown_confirms_settle_nothing_else(multiple: bool) -
     assert report.republished == AMOUNT - 61  # exactly those that had no confirm of their own
 
 
-def test_18_a_confirm_that_never_comes_is_not_waited_for_for_ever() -> None:
+@pytest.mark.fault(18)
+def test_a_confirm_that_never_comes_is_not_waited_for_for_ever() -> None:
     def all_but_one(peer: Peer, message: Published) -> None:
         if message.tag != 42:
             peer.confirm(message.tag)
@@ -109,7 +114,8 @@ def test_18_a_confirm_that_never_comes_is_not_waited_for_for_ever() -> None:
     assert time.monotonic() - started_s < 10
 
 
-def test_18_a_stop_does_not_wait_for_ever_for_a_confirm_either(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault(18)
+def test_a_stop_does_not_wait_for_ever_for_a_confirm_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.messaging.publish_window.STOP_GRACE_S", 1.0)
     stop = rmqkit.Stop()
 
@@ -124,10 +130,9 @@ def test_18_a_stop_does_not_wait_for_ever_for_a_confirm_either(monkeypatch: pyte
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let calls give up after two seconds instead of thirty."""
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make calls give up after two seconds instead of thirty."""
     monkeypatch.setattr("rmqkit.amqp.reconnect.CALL_TIMEOUT_S", 2.0)
-    return None
 
 
 @pytest.mark.usefixtures("impatient")

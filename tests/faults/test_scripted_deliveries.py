@@ -32,7 +32,8 @@ def consuming(*scripts: Callable[[Peer, str], None]) -> tuple[list[Script], list
     return [script(deliver) for deliver in scripts], peers
 
 
-def test_2_a_delivery_of_a_lost_connection_is_never_acknowledged_on_the_next() -> None:
+@pytest.mark.fault(2)
+def test_a_delivery_of_a_lost_connection_is_never_acknowledged_on_the_next() -> None:
     def deliver(peer: Peer, tag: str) -> None:
         for number in (1, 2, 3):
             peer.deliver(number, b"old %d" % number, consumer_tag=tag)
@@ -63,7 +64,8 @@ def _until(consumer: rmqkit.Consumer, amount: int) -> Iterator[list[rmqkit.Deliv
             return
 
 
-def test_21_a_consumer_that_is_cancelled_while_its_queue_is_there_subscribes_again() -> None:
+@pytest.mark.fault(21)
+def test_a_consumer_that_is_cancelled_while_its_queue_is_there_subscribes_again() -> None:
     """So newer brokers end one that holds a delivery for longer than consumer_timeout."""
 
     def cancel(peer: Peer, tag: str) -> None:
@@ -89,7 +91,8 @@ def test_21_a_consumer_that_is_cancelled_while_its_queue_is_there_subscribes_aga
     assert "cancelled the consumer, and the queue is there" in warnings[0]
 
 
-def test_21_a_consumer_that_is_cancelled_again_before_anything_came_is_an_error() -> None:
+@pytest.mark.fault(21)
+def test_a_consumer_that_is_cancelled_again_before_anything_came_is_an_error() -> None:
     scripts, _ = consuming(lambda peer, tag: peer.send(spec.Basic.Cancel(tag, True)))
     with (
         FakeBroker(*scripts) as broker,
@@ -122,8 +125,9 @@ ODD = {
 }
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("properties", [*MALFORMED.values(), *ODD.values()], ids=[*MALFORMED, *ODD])
-def test_24_a_malformed_header_does_not_stop_the_consumer(properties: bytes) -> None:
+def test_a_malformed_header_does_not_stop_the_consumer(properties: bytes) -> None:
     def deliver(peer: Peer, method: spec.Basic.Consume) -> None:
         for tag, each in enumerate((b"\0\0", properties, properties, b"\0\0"), 1):
             peer.deliver(tag, b"body %d" % tag, consumer_tag=method.consumer_tag, properties=each)
@@ -156,8 +160,9 @@ HOSTILE: dict[str, Callable[[Peer, str], None]] = {
 }
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("blow", HOSTILE.values(), ids=HOSTILE)
-def test_37_a_broker_that_breaks_the_protocol_is_left_and_the_next_connection_goes_on(
+def test_a_broker_that_breaks_the_protocol_is_left_and_the_next_connection_goes_on(
     blow: Callable[[Peer, str], None],
 ) -> None:
     def hostile(peer: Peer) -> None:

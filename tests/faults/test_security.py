@@ -23,11 +23,11 @@ import pytest
 import rmqkit
 from rmqkit import AccessRefused, AuthenticationFailed, Binding, Exchange, Fate, Message, Policy, Queue, Topology
 from rmqkit.settings import load_settings
-from tests.cli.here import COMMAND
-from tests.cli.here import rmqkit as command
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger, identity
-from tests.faults.witness import declare, ready
+from tests.support.cli import COMMAND
+from tests.support.cli import rmqkit as command
+from tests.support.queues import declare, ready
 
 
 @dataclass
@@ -98,7 +98,8 @@ def by_file(user: User, tmp_path: Path) -> tuple[Path, Any]:
     return secret, load_settings([user.url.replace("://", f"://{user.name}@")], password_file=secret, environ={})
 
 
-def test_25_a_changed_password_is_read_again_and_publishing_and_consuming_go_on(
+@pytest.mark.fault(25)
+def test_a_changed_password_is_read_again_and_publishing_and_consuming_go_on(
     user: User, books: Ledger, vhost_url: str, tmp_path: Path
 ) -> None:
     secret, settings = by_file(user, tmp_path)
@@ -133,7 +134,8 @@ def test_25_a_changed_password_is_read_again_and_publishing_and_consuming_go_on(
     assert consumed.consumer_violations(ready(vhost_url, "mine"), 0) == []
 
 
-def test_25_a_password_file_that_is_empty_while_it_is_replaced_is_waited_for(
+@pytest.mark.fault(25)
+def test_a_password_file_that_is_empty_while_it_is_replaced_is_waited_for(
     user: User, books: Ledger, vhost_url: str, tmp_path: Path
 ) -> None:
     secret, settings = by_file(user, tmp_path)
@@ -156,7 +158,8 @@ def test_25_a_password_file_that_is_empty_while_it_is_replaced_is_waited_for(
     assert books.violations(report) == []
 
 
-def test_25_a_password_that_is_refused_ends_the_run_and_the_report_adds_up(
+@pytest.mark.fault(25)
+def test_a_password_that_is_refused_ends_the_run_and_the_report_adds_up(
     user: User, books: Ledger, vhost_url: str, tmp_path: Path
 ) -> None:
     _, settings = by_file(user, tmp_path)
@@ -177,8 +180,9 @@ def test_25_a_password_that_is_refused_ends_the_run_and_the_report_adds_up(
     assert caught.value.report.unknown > 0
 
 
+@pytest.mark.fault(25)
 @pytest.mark.usefixtures("books")
-def test_25_the_commands_end_with_exit_4_and_show_neither_password(user: User, tmp_path: Path) -> None:
+def test_the_commands_end_with_exit_4_and_show_neither_password(user: User, tmp_path: Path) -> None:
     secret, _ = by_file(user, tmp_path)
     options = ["--url", user.url.replace("://", f"://{user.name}@"), "--password-file", str(secret)]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -194,7 +198,7 @@ def test_25_the_commands_end_with_exit_4_and_show_neither_password(user: User, t
         publisher.stdin.close()
         for process in (publisher, consumer):
             said = process.stderr.read().decode()
-            assert process.wait(timeout=30) == 4
+            assert process.wait(timeout=90) == 4
             assert f"login refused for user {user.name!r}" in said
             assert "Traceback" not in said
             assert "secret" not in said.replace(str(secret), "")
@@ -219,7 +223,7 @@ def prompted(arguments: list[str], typed: str) -> tuple[int, str, str]:
     while b": " not in shown.rpartition(b"Password for ")[2]:
         shown += os.read(ours, 1000)
     os.write(ours, f"{typed}\n".encode())
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=90)
     os.set_blocking(ours, False)
     with suppress(OSError):
         shown += os.read(ours, 1000)

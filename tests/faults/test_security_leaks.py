@@ -16,8 +16,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from rmqkit.cli import app
-from tests.cli.here import rmqkit as command
 from tests.conftest import Broker
+from tests.support.cli import rmqkit as command
 
 CANARY = "c4n4ry-p4ss"
 BODY = "c4n4ry-b0dy"

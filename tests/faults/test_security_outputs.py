@@ -22,9 +22,9 @@ import typer
 import rmqkit
 from rmqkit.cli import error_output
 from rmqkit.cli.app import app
-from tests.cli.here import COMMAND
 from tests.conftest import Broker
-from tests.faults.witness import within
+from tests.support.cli import COMMAND
+from tests.support.wait import wait_until
 
 CANARY = "c4n4ry-p4ss"
 # A title, a bell, Latin-1's way to begin a sequence, a blink (which rmqkit never asks for), a turn of direction.
@@ -84,7 +84,7 @@ def test_the_broker_is_told_what_we_are_and_nothing_secret(broker: Broker, login
         return [json.dumps(each) for each in found if each.get("user") == urlsplit(login).username]
 
     with rmqkit.connect(login):
-        within(30, lambda: bool(ours()))
+        wait_until(lambda: bool(ours()))
         (connection,) = ours()
     assert '"product": "rmqkit"' in connection
     assert CANARY not in connection

@@ -13,10 +13,11 @@ import pytest
 
 import rmqkit
 from rmqkit import AuthenticationFailed, Message, SettingsError, Unreachable
-from rmqkit.settings import Settings, Tls, load_settings
-from tests.cli.here import rmqkit as command
-from tests.faults.conftest import FOLDER
+from rmqkit.address import Tls
+from rmqkit.settings import Settings, load_settings
+from tests.conftest import FOLDER
 from tests.faults.tls import KEY_PASSWORD, TlsNode, tls_node, token
+from tests.support.cli import rmqkit as command
 
 CANARY = "c4n4ry-p4ss"
 BOUND_S = 15.0  # of each failure; all take milliseconds on a machine that is not busy
@@ -76,9 +77,10 @@ WRONG = {
 }
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("protocol", ["amqps", "https"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_8_each_certificate_that_is_wrong_has_an_error_of_its_own(tls: TlsNode, wrong: str, protocol: str) -> None:
+def test_each_certificate_that_is_wrong_has_an_error_of_its_own(tls: TlsNode, wrong: str, protocol: str) -> None:
     port, authority, certificate, host, says, advises = WRONG[wrong]
     url = tls.url(port, host=host) if protocol == "amqps" else tls.node.url
     options = ["--url", url, "--api-url", f"https://{host}:{tls.ports[port]}"]
@@ -108,8 +110,9 @@ MISTAKEN = {
 }
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("mistaken", MISTAKEN)
-def test_8_a_port_that_speaks_something_else_is_told_what_it_is(tls: TlsNode, mistaken: str) -> None:
+def test_a_port_that_speaks_something_else_is_told_what_it_is(tls: TlsNode, mistaken: str) -> None:
     scheme, port, says, advises = MISTAKEN[mistaken]
     status = tls.node.status()
     known = {"plain": status.port, "http": int(status.management_url.strip("/").rpartition(":")[2])} | tls.ports
@@ -221,16 +224,16 @@ def publish_until_republished(connection: rmqkit.Connection) -> None:
     pytest.fail("the token did not expire")
 
 
-def test_25_an_oauth2_token_is_a_password_and_a_new_one_is_read_when_it_has_expired(
-    tls: TlsNode, tmp_path: Path
-) -> None:
+@pytest.mark.fault(25)
+def test_an_oauth2_token_is_a_password_and_a_new_one_is_read_when_it_has_expired(tls: TlsNode, tmp_path: Path) -> None:
     with rmqkit.connect(settings=by_token(tls, tmp_path / "token", 2)) as connection:
         connection.publish(Message(b"", "", "amq.fanout"))
         (tmp_path / "token").write_text(token())
         publish_until_republished(connection)
 
 
-def test_25_an_expired_token_that_nobody_renews_ends_the_run(tls: TlsNode, tmp_path: Path) -> None:
+@pytest.mark.fault(25)
+def test_an_expired_token_that_nobody_renews_ends_the_run(tls: TlsNode, tmp_path: Path) -> None:
     settings = by_token(tls, tmp_path / "token", 2)
     with rmqkit.connect(settings=settings) as connection, pytest.raises(AuthenticationFailed, match="login refused"):
         publish_until_republished(connection)

@@ -208,7 +208,7 @@ def test_a_body_in_many_frames_and_many_reads_costs_linear_time_and_arrives_whol
     wire = _content(1, spec.Basic.Deliver("t", 1, False, "", ""), Properties(), body)
     decoder = Decoder(lambda _frame: None, FRAME_MAX)
     events = [event for start in range(0, len(wire), 1000) for event in decoder.feed(wire[start : start + 1000])]
-    [(channel, [delivery])] = events
+    [(channel, [delivery])] = events  # type: ignore[misc]
     assert channel == 1
     assert isinstance(delivery, Delivery)
     assert delivery.body == body

@@ -46,10 +46,10 @@ def topologies(draw: st.DrawFn) -> Topology:
 def shuffled(topology: Topology, seed: int) -> Topology:
     order = random.Random(seed)
     kinds = ("exchanges", "queues", "bindings", "policies")
-    return replace(
-        topology,
-        **{kind: tuple(order.sample(getattr(topology, kind), len(getattr(topology, kind)))) for kind in kinds},
-    )
+    tables: dict[str, Any] = {
+        kind: tuple(order.sample(getattr(topology, kind), len(getattr(topology, kind)))) for kind in kinds
+    }
+    return replace(topology, **tables)
 
 
 def entities(topology: Topology) -> list[Any]:
@@ -129,7 +129,7 @@ def test_seen_from_the_other_side_the_differences_are_the_same(first: Topology, 
 
 def differences(expected: Any, actual: Any, **options: Any) -> list[str]:
     kind = {Exchange: "exchanges", Queue: "queues", Policy: "policies"}[type(expected)]
-    (step,) = compare(Topology(**{kind: (expected,)}), Topology(**{kind: (actual,)}), **options)
+    (step,) = compare(Topology(**{kind: (expected,)}), Topology(**{kind: (actual,)}), **options)  # type: ignore[arg-type]
     return [str(each) for each in step.differences]
 
 

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from rmqkit.errors import Location, PayloadError, SettingsError
 from rmqkit.model import Contract
 from rmqkit.payload import contracts
+from rmqkit.payload.formats import Check
 
 ORDER = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -41,23 +42,23 @@ SKU_XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:simpleTy
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> contracts.Check:
+def order(tmp_path: Path) -> Check:
     (tmp_path / "line.json").write_text(json.dumps(LINE))
     return compiled(tmp_path, "order.json", ORDER)
 
 
 @pytest.fixture
-def order_xml(tmp_path: Path) -> contracts.Check:
+def order_xml(tmp_path: Path) -> Check:
     (tmp_path / "sku.xsd").write_text(SKU_XSD)
     return compiled(tmp_path, "order.xsd", ORDER_XSD)
 
 
-def compiled(folder: Path, name: str, schema: Any) -> contracts.Check:
+def compiled(folder: Path, name: str, schema: Any) -> Check:
     (folder / name).write_text(schema if isinstance(schema, str) else json.dumps(schema, indent=1))
     return contracts.compile_contract(contracts.of_schema(str(folder / name)))
 
 
-def refusal(check: contracts.Check, body: bytes) -> PayloadError | None:
+def refusal(check: Check, body: bytes) -> PayloadError | None:
     try:
         check(body, Location("x"))
     except PayloadError as exc:
@@ -65,7 +66,7 @@ def refusal(check: contracts.Check, body: bytes) -> PayloadError | None:
     return None
 
 
-def problems(check: contracts.Check, body: bytes) -> list[str]:
+def problems(check: Check, body: bytes) -> list[str]:
     with pytest.raises(PayloadError) as caught:
         check(body, Location("orders.jsonl", 3, 1))
     return [str(problem) for problem in caught.value.problems]
@@ -87,11 +88,11 @@ def problems(check: contracts.Check, body: bytes) -> list[str]:
         (b'{"id": NaN}', "3:8: not JSON: NaN and Infinity are not JSON"),
     ],
 )  # fmt: skip
-def test_a_violation_names_its_place_and_the_rule(order: contracts.Check, body: bytes, expected: str) -> None:
+def test_a_violation_names_its_place_and_the_rule(order: Check, body: bytes, expected: str) -> None:
     assert problems(order, body) == [f"orders.jsonl:{expected}"]
 
 
-def test_a_body_that_keeps_the_contract_passes(order: contracts.Check, order_xml: contracts.Check) -> None:
+def test_a_body_that_keeps_the_contract_passes(order: Check, order_xml: Check) -> None:
     order(b'{"id": "o-1", "lines": [{"a/b": 9}], "kind": "new", "n": 12345678901234567890123}', Location("x"))
     order_xml(b'<order id="1"><sku>A-1</sku><n>3</n></order>', Location("x"))
 
@@ -109,9 +110,7 @@ def test_a_body_that_keeps_the_contract_passes(order: contracts.Check, order_xml
         (b"<!DOCTYPE order><order/>", "3:16: not well-formed XML: a DOCTYPE is not allowed"),
     ],
 )  # fmt: skip
-def test_a_violation_in_xml_names_its_place_and_the_rule(
-    order_xml: contracts.Check, body: bytes, expected: str
-) -> None:
+def test_a_violation_in_xml_names_its_place_and_the_rule(order_xml: Check, body: bytes, expected: str) -> None:
     [problem] = problems(order_xml, body)
     assert problem.startswith(f"orders.jsonl:{expected}")
 
@@ -285,7 +284,7 @@ def test_a_schema_file_with_another_suffix_is_refused() -> None:
         contracts.of_schema("order.yaml")
 
 
-def test_threads_share_a_contract_and_each_sees_only_its_own_faults(order_xml: contracts.Check) -> None:
+def test_threads_share_a_contract_and_each_sees_only_its_own_faults(order_xml: Check) -> None:
     mixed: list[str] = []
 
     def work(bad: bytes, path: str) -> None:

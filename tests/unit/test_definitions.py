@@ -183,7 +183,9 @@ def test_a_cluster_of_rabbitmq_4_becomes_a_topology_and_a_list_of_what_it_does_n
 
 def test_a_single_virtual_host_of_rabbitmq_4_has_no_virtual_host_in_its_entities() -> None:
     strip = lambda items: [{k: v for k, v in each.items() if k != "vhost"} for each in items]  # noqa: E731
-    one = {section: strip(CLUSTER_4[section]) for section in ("exchanges", "queues", "bindings", "policies")}
+    one: dict[str, Any] = {
+        section: strip(CLUSTER_4[section]) for section in ("exchanges", "queues", "bindings", "policies")
+    }
     one |= {
         "rabbitmq_definition_format": "single_virtual_host",
         "original_vhost_name": "shop",
@@ -348,7 +350,7 @@ def topologies(draw: st.DrawFn) -> Topology:
     bindings = {}
     for _ in range(draw(st.integers(0, 5))):
         (kind, end), source, key = draw(ends), draw(sources), draw(names)
-        bindings[json.dumps([source, end, kind, key])] = Binding(source, end, kind, key, draw(tables))
+        bindings[json.dumps([source, end, kind, key])] = Binding(source, end, kind, key, draw(tables))  # type: ignore[arg-type]
     policies = [
         Policy(name, draw(names), draw(tables), "queues", draw(st.integers()))
         for name in draw(st.lists(names, unique=True))

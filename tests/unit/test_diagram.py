@@ -96,7 +96,8 @@ def test_what_is_neither_declared_nor_external_is_drawn_as_such() -> None:
 def test_every_valid_file_can_be_drawn_and_shows_all_it_declares(path: Path) -> None:
     topology = load(path)
     titles = {node.title for node in draw(topology).nodes}
-    assert {each.name for each in (*topology.exchanges, *topology.queues) if each.name == each.name.strip()} <= titles
+    names = [*(each.name for each in topology.exchanges), *(each.name for each in topology.queues)]
+    assert {name for name in names if name == name.strip()} <= titles
     assert list(tree(collapse(draw(topology))))
 
 

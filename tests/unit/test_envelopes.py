@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Delivery, Properties
 from rmqkit.payload.envelopes import EnvelopeReader, EnvelopeWriter
-from tests.unit.origins import Origin
+from tests.support.origin import FakeOrigin
 
 _HERE = Location("in.ndjson", 3, 1)
 
 
 def _delivery(body: bytes, **origin: Any) -> Delivery:
-    return Delivery(body, 1, False, Origin(**origin))
+    return Delivery(body, 1, False, FakeOrigin(**origin))
 
 
 _TEXT = st.text(max_size=20)
@@ -119,7 +119,7 @@ def test_equal_properties_become_one_object_and_unequal_types_do_not() -> None:
         (b'{"body": "", "headers": {"a": {"$timestamp": null}}}', "a timestamp is"),
         (b'{"body": "", "malformed": "x"}', "could not be read completely"),
         (b'{"body": "\\ud800"}', "surrogate"),
-        (b'{"body": "", "body": ""}', "already"),
+        (b'{"body": "", "body": ""}', "duplicate"),
         (b"nope", "not JSON"),
     ],
 )

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
 from rmqkit.handlers.failure_copy import MAX_REASON, FailedDelivery, copy
 from rmqkit.message import Delivery, Properties
 from rmqkit.model import Target
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What the broker said of a delivery."""
-
-    properties: Properties
-    exchange: str = "orders"
-    routing_key: str = "order.eu"
-    consumer_tag: str = ""
-    malformed: str = ""
+from tests.support.origin import FakeOrigin
 
 
 def delivery(**properties: object) -> Delivery:
-    return Delivery(b"\0body", 1, False, Origin(Properties(**properties)))  # type: ignore[arg-type]
+    return Delivery(b"\0body", 1, False, FakeOrigin("orders", "order.eu", Properties(**properties)))  # type: ignore[arg-type]
 
 
 def test_a_copy_has_the_body_the_properties_and_where_it_came_from() -> None:
@@ -56,7 +44,7 @@ def test_what_would_act_on_a_copy_waits_in_a_header_or_is_left_out() -> None:
 
 def test_through_any_number_of_exits_the_first_place_is_kept_and_the_last_reason() -> None:
     first = copy(FailedDelivery(delivery(expiration="5"), "first"), Target("failures", "x"))
-    origin = Origin(first.properties, first.exchange, first.routing_key)
+    origin = FakeOrigin(first.exchange, first.routing_key, first.properties)
     second = copy(FailedDelivery(Delivery(first.body, 1, False, origin), "second"), Target("", "parked"))
     assert second.properties.headers == {
         "x-rmqkit-exchange": "orders",

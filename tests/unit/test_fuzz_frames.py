@@ -31,7 +31,7 @@ from rmqkit.messaging.rpc_reply import error_in
 from rmqkit.payload import properties
 from rmqkit.payload.death_headers import deaths, first_death
 from rmqkit.payload.envelopes import EnvelopeWriter
-from tests.mutations import bounded, examples, outcome, tampered
+from tests.support.fuzzing import bounded, examples, outcome, tampered
 
 FRAME_MAX = 4096
 Wire = list[bytes]  # frames
@@ -191,7 +191,7 @@ def test_a_field_table_of_any_bytes_is_read_or_malformed_and_what_is_split_can_b
     )
 )
 def test_properties_of_any_bytes_are_read_as_far_as_they_go(header: bytes) -> None:
-    found, trouble = outcome(lambda: decode_properties(header))
+    found, trouble = outcome(lambda: decode_properties(header))  # type: ignore[misc]
     assert isinstance(found, Properties)
     split = outcome(lambda: split_properties(header), MalformedField)
     if not trouble:

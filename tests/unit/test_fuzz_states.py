@@ -19,7 +19,7 @@ from rmqkit.payload.sources import MessageDefaults, lines
 from rmqkit.report import Fate
 from rmqkit.settings import load_settings
 from rmqkit.stop import Stop
-from tests.mutations import JSON_VALUES, examples, mutated, outcome, tampered
+from tests.support.fuzzing import JSON_VALUES, examples, mutated, outcome, tampered
 
 INPUT = b"".join(b"%d\n" % n for n in range(20))
 PLACES = st.integers(-3, 60) | st.integers(-(2**70), 2**70) | JSON_VALUES

@@ -30,7 +30,7 @@ from rmqkit.topology.file.loader import load, loads
 from rmqkit.topology.file.writer import to_yaml
 from rmqkit.topology.lint.linter import examine
 from rmqkit.topology.routing import route
-from tests.mutations import JSON_VALUES, examples, mutated, outcome, tampered
+from tests.support.fuzzing import JSON_VALUES, examples, mutated, outcome, tampered
 
 CASES = Path(__file__).parents[1] / "cases"
 WHERE = Location("input", 7, 3)
@@ -164,7 +164,7 @@ def test_scenarios_nearly_right_are_read_or_refused_with_places(tmp_path: Path, 
     file = tmp_path / "input.test.yaml"
     file.write_bytes(text)
     found = outcome(lambda: scenarios.load(file), DocumentError, TopologyError)
-    assert isinstance(found, tuple) or found.problems
+    assert isinstance(found, tuple) or found.problems  # type: ignore[attr-defined]
 
 
 DEFINITIONS = to_definitions(load(CASES / "valid" / "design_example.yaml"), vhost="/") | {
@@ -313,7 +313,7 @@ def test_rows_are_read_or_refused_with_their_place(text: bytes, name: str) -> No
         return found
 
     found = outcome(read, PayloadError)
-    assert isinstance(found, list) or (placed(found, name) and found.problems[0].where.line)
+    assert isinstance(found, list) or (placed(found, name) and found.problems[0].where.line)  # type: ignore[attr-defined]
 
 
 # Arguments: URLs, headers, expressions, templates.

@@ -18,10 +18,9 @@ from rmqkit.handlers import command, function
 from rmqkit.handlers.command import CommandHandler
 from rmqkit.handlers.handler import HandledBatch
 from rmqkit.message import Delivery, Verdict
-from rmqkit.messaging import acknowledger
 from rmqkit.messaging.acknowledger import RequeueBackoff
 from rmqkit.stop import Stop
-from tests.unit.origins import Origin
+from tests.support.origin import FakeOrigin
 
 
 class _Source:
@@ -29,7 +28,7 @@ class _Source:
 
     def __init__(self, stop: Stop, *bodies: bytes) -> None:
         self._stop = stop
-        self._batch = [Delivery(body, tag, False, Origin()) for tag, body in enumerate(bodies, 1)]
+        self._batch = [Delivery(body, tag, False, FakeOrigin()) for tag, body in enumerate(bodies, 1)]
         self._woken = threading.Event()
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:  # noqa: ARG002
@@ -98,7 +97,7 @@ def test_what_is_given_back_again_and_again_waits_longer_each_time_until_there_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(acknowledger.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr("rmqkit.messaging.acknowledger.time.monotonic", lambda: now_s)
     held = RequeueBackoff()
     pauses = []
     for _ in range(6):

@@ -11,7 +11,6 @@ import pytest
 
 from rmqkit.errors import PayloadError
 from rmqkit.message import Message
-from rmqkit.payload import message_template
 from rmqkit.payload.formats import Format
 from rmqkit.payload.input_stream import InputPosition, InputStream
 from rmqkit.payload.message_template import MessageTemplate
@@ -175,7 +174,7 @@ def test_a_hostile_or_careless_template_soon_ends_with_an_error(text: str) -> No
     assert time.monotonic() - begun < 20
 
 
-@pytest.mark.parametrize("name", sorted(set(message_template.TemplateSandbox().filters) - {"_counted", "_measured"}))
+@pytest.mark.parametrize("name", sorted(set(jinja_template.TemplateSandbox().filters) - {"_counted", "_measured"}))
 def test_no_filter_makes_a_large_text_of_a_small_one(name: str) -> None:
     text = "{{ ('a' * 1000)|" + name + "(1000000000) }}"
     try:

@@ -20,7 +20,7 @@ PREFIX = "other-"
 
 def test_no_name_leads_outside() -> None:
     found = prefixed_copy(EVERYTHING, PREFIX).topology
-    entities = (*found.exchanges, *found.queues)
+    entities: tuple[Exchange | Queue, ...] = (*found.exchanges, *found.queues)
     names = [entity.name for entity in entities]
     names += [end for binding in found.bindings for end in (binding.source, binding.destination)]
     arguments = [entity.arguments for entity in entities]

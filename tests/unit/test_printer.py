@@ -15,11 +15,11 @@ from rmqkit.errors import OutputError
 from rmqkit.handlers.printer import Printer
 from rmqkit.message import Delivery
 from rmqkit.stop import Stop
-from tests.unit.origins import Origin
+from tests.support.origin import FakeOrigin
 
 
 def _deliveries(*bodies: bytes) -> list[Delivery]:
-    return [Delivery(body, tag, False, Origin()) for tag, body in enumerate(bodies, 1)]
+    return [Delivery(body, tag, False, FakeOrigin()) for tag, body in enumerate(bodies, 1)]
 
 
 def test_bodies_go_out_byte_for_byte_with_a_newline_each(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ except OutputError as exc:
     with (tmp_path / "out").open("wb") as file:
         process = subprocess.run(
             [sys.executable, "-c", script], stdout=file, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
-            timeout=30, check=False,
+            timeout=90, check=False,
         )  # fmt: skip
     assert process.returncode == 102
     assert (tmp_path / "out").stat().st_size == 25
@@ -150,7 +150,7 @@ for _ in range(50):
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
             lines = pipe.read().decode().splitlines()
-        assert [writer.wait(30) for writer in writers] == [0, 0, 0]
+        assert [writer.wait(90) for writer in writers] == [0, 0, 0]
     assert len(lines) == 1500
     for start in range(0, len(lines), 10):
         assert len(set(lines[start : start + 10])) == 1

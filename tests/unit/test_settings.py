@@ -24,7 +24,7 @@ def one(url: str) -> Address:
 
 # Appendix A of https://www.rabbitmq.com/docs/uri-spec; what is absent there has our default here. The one decision:
 # `amqp://:@/` and `amqp://host/` have the empty virtual host in that table, and `/` with us.
-APPENDIX = [
+APPENDIX: list[tuple[str, tuple[object, ...]]] = [
     ("amqp://user:pass@host:10000/vhost", ("user", "pass", "host", 10000, "vhost")),
     ("amqp://user%61:%61pass@ho%61st:10000/v%2fhost", ("usera", "apass", "hoast", 10000, "v/host")),
     ("amqp://", ("guest", "guest", "localhost", 5672, "/")),
@@ -38,7 +38,7 @@ APPENDIX = [
     ("amqp://host/%2f", ("guest", "guest", "host", 5672, "/")),
     ("amqp://[::1]", ("guest", "guest", "::1", 5672, "/")),
 ]
-MORE = [
+MORE: list[tuple[str, tuple[object, ...]]] = [
     ("amqps://host", ("guest", "guest", "host", 5671, "/")),
     ("AMQPS://host", ("guest", "guest", "host", 5671, "/")),
     ("amqp://u:a%2Fb%40c%25d%3F@h", ("u", "a/b@c%d?", "h", 5672, "/")),
@@ -303,4 +303,4 @@ def test_a_bad_tls_file_is_named(tmp_path: Path, content: bytes | None, tls: str
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(SettingsError, match=r"--tls-.*bad\.pem: "):
-        Tls(**{tls: str(file)}).context()
+        Tls(**{tls: str(file)}).context()  # type: ignore[arg-type]

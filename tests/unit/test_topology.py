@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -49,7 +50,7 @@ external: {exchanges: [theirs], queues: [others]}
 
 def test_every_entity_knows_its_place() -> None:
     topology = loads("exchanges:\n  e: {}\nqueues:\n  q:\nbindings:\n  - source: e\n    destination: q\n", "t.yaml")
-    entities = (*topology.exchanges, *topology.queues, *topology.bindings)
+    entities: tuple[Any, ...] = (*topology.exchanges, *topology.queues, *topology.bindings)
     assert [str(each.where) for each in entities] == ["t.yaml:2:3", "t.yaml:4:3", "t.yaml:6:5"]
 
 

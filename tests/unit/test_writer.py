@@ -42,11 +42,11 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=6,
 )
+_KNOWN: set[str] = {"x-match", "x-expires"}
 # Names with a meaning for the schema have a test of their own below.
-tables = st.dictionaries(
+tables: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     keys.map("x-".__add__).filter(lambda name: name not in _KNOWN and len(name.encode()) < 256), values, max_size=3
 )
-_KNOWN = {"x-match", "x-expires"}
 _RETRIED = st.dictionaries(
     st.sampled_from(["\2", "\2.retry", "\2é"]), st.sampled_from([{}, {"x-queue-type": "quorum"}]), max_size=2
 )
@@ -62,16 +62,20 @@ def topologies(draw: st.DrawFn) -> Topology:
 
     exchanges = [
         Exchange(
-            name, draw(st.sampled_from(["direct", "topic", "x-none"])), *draw(flags), draw(tables), draw(contracts)
+            name,
+            draw(st.sampled_from(["direct", "topic", "x-none"])),
+            *draw(flags),
+            draw(tables),
+            draw(contracts),  # type: ignore[call-arg]
         )
         for name in unique(names)
         for flags in [st.tuples(*[st.booleans()] * 3)]
     ]
     queues = []
     for name in unique(names):
-        kind = draw(st.sampled_from([{}, {"x-queue-type": "classic"}, {"x-queue-type": "x-jms"}]))
+        queue_type = draw(st.sampled_from([{}, {"x-queue-type": "classic"}, {"x-queue-type": "x-jms"}]))
         queues.append(
-            Queue(name, draw(st.booleans()), draw(st.booleans()), False, draw(tables) | kind, draw(contracts))
+            Queue(name, draw(st.booleans()), draw(st.booleans()), False, draw(tables) | queue_type, draw(contracts))
         )
     delays = st.lists(st.integers(1, MAX_DELAY_MS), min_size=1, max_size=3).map(tuple)
     retried = [Queue(name, arguments=kind, retry=Retry(draw(delays), "\2end")) for name, kind in draw(_RETRIED).items()]
@@ -84,7 +88,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         kind = draw(st.sampled_from(["queue", "exchange"]))
         ends = sources if kind == "exchange" else [*[each.name for each in queues], replicated.name]
         key = draw(texts)
-        binding = Binding(draw(st.sampled_from(sources)), draw(st.sampled_from(ends)), kind, key, draw(tables))
+        binding = Binding(draw(st.sampled_from(sources)), draw(st.sampled_from(ends)), kind, key, draw(tables))  # type: ignore[arg-type]
         bindings[binding.source + binding.destination + kind] = binding
     definitions = st.dictionaries(keys, values, min_size=1, max_size=3)
     priorities = st.integers(-(10**30), 10**30)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
-from contest import BATCH, PREFETCH, QUEUE, clock, play
+from client import BATCH, PREFETCH, QUEUE, clock, run_action
 
 
 def publish(url: str, count: int) -> None:
@@ -55,4 +55,4 @@ async def _consume(url: str, count: int, file: str) -> None:
 
 
 if __name__ == "__main__":
-    play(publish, consume)
+    run_action(publish, consume)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import amqpstorm
-from contest import PREFETCH, QUEUE, clock, play, port
+from client import PREFETCH, QUEUE, clock, port, run_action
 
 
 def publish(url: str, count: int) -> None:
@@ -39,4 +39,4 @@ def consume(url: str, count: int, file: str) -> None:
 
 
 if __name__ == "__main__":
-    play(publish, consume)
+    run_action(publish, consume)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pika
-from contest import PREFETCH, QUEUE, clock, play
+from client import PREFETCH, QUEUE, clock, run_action
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
@@ -47,4 +47,4 @@ def consume(url: str, count: int, file: str) -> None:
 
 
 if __name__ == "__main__":
-    play(publish, publish_unconfirmed, consume)
+    run_action(publish, publish_unconfirmed, consume)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from contest import BATCH, PREFETCH, QUEUE, clock, play, port
+from client import BATCH, PREFETCH, QUEUE, clock, port, run_action
 from rabbitkit import AsyncBroker, BatchPublishConfig, ConnectionConfig, MessageEnvelope, RabbitConfig, RabbitQueue
 
 
@@ -54,4 +54,4 @@ async def _consume(url: str, count: int, file: str) -> None:
 
 
 if __name__ == "__main__":
-    play(publish, consume)
+    run_action(publish, consume)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contest import QUEUE, clock, play
+from client import QUEUE, clock, run_action
 
 from rmqkit import Message, Verdict, connect
 
@@ -22,4 +22,4 @@ def consume(url: str, count: int, file: str) -> None:
 
 
 if __name__ == "__main__":
-    play(publish, consume)
+    run_action(publish, consume)

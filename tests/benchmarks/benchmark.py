@@ -1,4 +1,4 @@
-"""What benchmarks share: a node for one alone, contestants that take turns, and a page that tells how they did."""
+"""The frame of a benchmark: a private node, contestants that take turns, and a page with their results."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from report import Judged, judged_table, machine, write
-
 from rmqkit.node.node import Node, NodeStatus
+from tests.benchmarks.results import Requirement, machine, requirement_table, write
 
 Contestant = TypeVar("Contestant")
 ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Place:
-    """A node for the benchmark alone, what it says of itself, and a folder; its commands' surroundings."""
+class BenchmarkNode:
+    """A private node with its status, a folder, and the environment of the commands."""
 
     node: Node
     status: NodeStatus
@@ -45,19 +44,19 @@ class Place:
         return os.environ | {"RMQKIT_URL": self.url, "XDG_STATE_HOME": str(self.folder)}
 
 
-def take_turns(
-    entered: Sequence[Contestant], rounds: int, run: Callable[[Contestant], float], unit: str
+def run_in_turns(
+    clients: Sequence[Contestant], rounds: int, run: Callable[[Contestant], float], unit: str
 ) -> dict[Contestant, list[float]]:
-    """Let everybody run in each round, in an order that changes each round; return what `run` did, round by round."""
-    found: dict[Contestant, list[float]] = {each: [] for each in entered}
-    for turn in range(rounds):
-        for each in random.Random(turn).sample(entered, len(entered)):
+    """Run every contestant in each round, in an order that changes each round; return the results round by round."""
+    found: dict[Contestant, list[float]] = {each: [] for each in clients}
+    for number in range(rounds):
+        for each in random.Random(number).sample(clients, len(clients)):
             found[each].append(run(each))
-            tell(turn, rounds, found[each][-1], unit, each)
+            log(number, rounds, found[each][-1], unit, each)
     return found
 
 
-def tell(turn: int, rounds: int, number: float, unit: str, who: object) -> None:
+def log(turn: int, rounds: int, number: float, unit: str, who: object) -> None:
     shown = f"{number:9.2f} s" if unit == "s" else f"{number:9,.0f}{unit}"
     print(f"round {turn + 1} of {rounds}  {shown}  {who}", file=sys.stderr, flush=True)
 
@@ -66,10 +65,12 @@ def medians(found: dict[Contestant, list[float]]) -> dict[Contestant, float]:
     return {each: statistics.median(numbers) for each, numbers in found.items()}
 
 
-def judge_ratio(found: dict[Contestant, list[float]], ours: Contestant, other: Contestant, least: float) -> Judged:
+def require_ratio(
+    found: dict[Contestant, list[float]], ours: Contestant, other: Contestant, least: float
+) -> Requirement:
     """Compare two median rates."""
     ratio = medians(found)[ours] / medians(found)[other]
-    return Judged(f"{ours} against {other}", f"{ratio:.2f} times", f"{least:g} times at least", ratio >= least)
+    return Requirement(f"{ours} against {other}", f"{ratio:.2f} times", f"{least:g} times at least", ratio >= least)
 
 
 def rate_row(name: object, found: Sequence[float], *others: str) -> str:
@@ -78,9 +79,12 @@ def rate_row(name: object, found: Sequence[float], *others: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+Measure = Callable[[BenchmarkNode], tuple[list[str], list[Requirement]]]
+
+
 @contextmanager
 def private_node() -> Iterator[tuple[Node, NodeStatus, Path]]:
-    """Run a node for a benchmark alone, in a folder that goes with it."""
+    """Run a private node in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="rmqkit-bench-") as folder:
         node = Node(Path(folder, "node"))
         try:
@@ -89,19 +93,19 @@ def private_node() -> Iterator[tuple[Node, NodeStatus, Path]]:
             node.discard()
 
 
-def main(compete: Callable[[Place], tuple[list[str], list[Judged]]], description: str, quick: str) -> int:
-    """Run a benchmark, which returns its table and what is judged; print the page; return the exit code."""
+def main(measure_all: Measure, description: str, quick: str) -> int:
+    """Run a benchmark, which returns its table and its requirements; print the page; return the exit code."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of FILE")
     options = parser.parse_args()
     with private_node() as (node, status, folder):
-        table, judged = compete(Place(node, status, folder, options.quick))
-    program = Path(sys.argv[0]).name
-    command = " ".join(["python", f"tests/benchmarks/{program}", *sys.argv[1:]])
+        table, requirements = measure_all(BenchmarkNode(node, status, folder, options.quick))
+    program = Path(sys.argv[0]).stem
+    command = " ".join(["python", "-m", f"tests.benchmarks.{program}", *sys.argv[1:]])
     head = f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. RabbitMQ {status.version}."
-    text = "\n".join([head, "", *table, "", *judged_table(judged)])
+    text = "\n".join([head, "", *table, "", *requirement_table(requirements)])
     print(text)
     if options.write:
         write(options.write, text, program)
-    return 0 if all(each.met for each in judged) else 1
+    return 0 if all(each.met for each in requirements) else 1

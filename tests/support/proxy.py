@@ -1,4 +1,4 @@
-"""A TCP proxy that fails on demand, on a thread of its own and on loopback only."""
+"""A TCP proxy that fails on demand, on its own thread and on loopback only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FULL = 1 << 20  # bytes waiting for a slow sink, from which on the source is no
 
 
 @dataclass
-class Way:
+class Direction:
     """One direction; the fields are read at every byte."""
 
     cut_after: int | None = None  # pass so many bytes from now on, over all connections, then cut; and forget it
@@ -34,58 +34,58 @@ class Way:
 class _Flow:
     """One direction of one connection."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
-        self.source, self.sink, self.way = source, sink, way
+    def __init__(self, source: socket.socket, sink: socket.socket, direction: Direction) -> None:
+        self.source, self.sink, self.direction = source, sink, direction
         self.peer: _Flow
         self.waiting: deque[tuple[float, bytes]] = deque()  # when to pass what
         self.waiting_bytes = 0
         self.ended = False
 
-    def take(self) -> None:
-        """Take what has come; raises ConnectionError at a cut."""
+    def receive(self) -> None:
+        """Receive the bytes that arrived; raises ConnectionError at a cut."""
         data = self.source.recv(_READ)
         if not data:
             self.ended = True
             return
-        if self.way.blackhole:
+        if self.direction.blackhole:
             return
         for piece in self._sliced(data):
-            self.waiting.append((time.monotonic() + self.way.delay_s, piece))
+            self.waiting.append((time.monotonic() + self.direction.delay_s, piece))
         self.waiting_bytes += len(data)
 
     def _sliced(self, data: bytes) -> list[bytes]:
-        step = self.way.slice_bytes or len(data)
+        step = self.direction.slice_bytes or len(data)
         return [data[start : start + step] for start in range(0, len(data), step)]
 
-    def give(self) -> None:
-        """Pass on what is due; raises ConnectionError at a cut."""
+    def forward(self) -> None:
+        """Forward the bytes that are due; raises ConnectionError at a cut."""
         while self.waiting and self.waiting[0][0] <= time.monotonic():
             due, data = self.waiting.popleft()
-            way = self.way
-            if way.blackhole:
+            direction = self.direction
+            if direction.blackhole:
                 self.waiting_bytes -= len(data)
                 continue
-            allowed = data if way.cut_after is None else data[: way.cut_after]
+            allowed = data if direction.cut_after is None else data[: direction.cut_after]
             try:
                 sent = self.sink.send(allowed) if allowed else 0
             except BlockingIOError:
                 sent = 0
-            way.passed += sent
+            direction.passed += sent
             self.waiting_bytes -= sent
-            if way.cut_after is not None:
-                way.cut_after -= sent
-                if way.cut_after <= 0:
-                    way.cut_after = None
+            if direction.cut_after is not None:
+                direction.cut_after -= sent
+                if direction.cut_after <= 0:
+                    direction.cut_after = None
                     raise ConnectionAbortedError
             if sent < len(data):
                 self.waiting.appendleft((due, data[sent:]))
                 return
-            if way.bytes_per_s and self.waiting:
-                self.waiting[0] = (time.monotonic() + sent / way.bytes_per_s, self.waiting[0][1])
+            if direction.bytes_per_s and self.waiting:
+                self.waiting[0] = (time.monotonic() + sent / direction.bytes_per_s, self.waiting[0][1])
 
 
 class Proxy:
-    """Stands before the broker of `url`; `url` of its own leads through it."""
+    """A proxy in front of a broker; its `url` leads through it."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -93,7 +93,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         self.url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}").geturl()
-        self.up, self.down = Way(), Way()
+        self.up, self.down = Direction(), Direction()
         self.accepted = 0  # connections so far
         self._flows: list[_Flow] = []
         self._reset_all = self._ended = False
@@ -107,11 +107,11 @@ class Proxy:
         self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._ended = True
-        self._thread.join(10)
+        self._thread.join(90)
         assert not self._thread.is_alive()
 
     def reset(self) -> None:
-        """Reset every connection, as a router does that forgot about them; new ones may come."""
+        """Reset every connection, as a restarted router does; new connections are accepted."""
         self._reset_all = True
 
     def heal(self) -> None:
@@ -129,9 +129,9 @@ class Proxy:
                     if key.data is None:
                         self._accept(selector)
                     elif key.data.waiting_bytes < _FULL:
-                        self._guard(selector, key.data, key.data.take)
+                        self._guard(selector, key.data, key.data.receive)
                 for flow in tuple(self._flows):
-                    self._guard(selector, flow, flow.give)
+                    self._guard(selector, flow, flow.forward)
                 if self._reset_all:
                     self._reset_all = False
                     for flow in tuple(self._flows):
@@ -164,7 +164,7 @@ class Proxy:
         except BlockingIOError:
             return
         except ConnectionAbortedError:
-            self._close(selector, flow, reset=flow.way.cut_by_reset)
+            self._close(selector, flow, reset=flow.direction.cut_by_reset)
         except OSError:
             self._close(selector, flow, reset=True)
         else:

@@ -1,4 +1,4 @@
-"""Where versions of RabbitMQ differ in what tests look at."""
+"""Differences between versions of RabbitMQ that tests see."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def major(broker: Broker) -> int:
 
 
 def untyped(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a queue's arguments as RabbitMQ 3 tells of them: 4 writes the type out where nobody said one."""
+    """Return a queue's arguments as RabbitMQ 3 reports them: RabbitMQ 4 adds the type if none was declared."""
     return {name: value for name, value in arguments.items() if (name, value) != ("x-queue-type", "classic")}

@@ -1,8 +1,8 @@
-"""Replace what conflicts with a topology, as `rmqkit apply --replace` does; as a program, until it kills itself.
+"""Replace conflicting entities as `rmqkit apply --replace` does; as a program, kill itself at a step.
 
-    python -m tests.faults.replacing URL STEP QUEUE ARGUMENTS
+    python -m tests.support.replace_process URL STEP QUEUE ARGUMENTS
 
-replaces a queue, and is gone with `kill -9` at the beginning of that step, counted from 1.
+replaces a queue, and kills itself with `kill -9` at the beginning of that step, counted from 1.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ def links(url: str) -> Iterator[tuple[ReconnectingConnection, ReconnectingConnec
 
 
 def replaced(url: str, topology: Topology, *, pauses: Pauses = SHORT, **options: Any) -> tuple[ReplaceResult, ...]:
-    """Replace whatever conflicts with a topology, and finish what was begun."""
+    """Replace the entities that conflict with a topology, and finish interrupted replacements."""
     with links(url) as (consuming, publishing):
         with EntityInspector(consuming) as looker:
-            steps = [looker.compare(each) for each in (*topology.exchanges, *topology.queues)]
+            entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
+            steps = [looker.compare(each) for each in entities]
         conflicts = [each for each in steps if each.outcome is Outcome.CONFLICT]
         return replace(consuming, publishing, topology, conflicts, pauses=pauses, **options)
 
@@ -61,13 +62,13 @@ def bound_queue(queue: str, arguments: dict[str, Any]) -> Topology:
 
 
 def bind(url: str, queue: str) -> None:
-    """Bind a queue, by plain pika."""
+    """Bind a queue with plain pika."""
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         connection.channel().queue_bind(queue, EXCHANGE, KEY)
 
 
 def left_over(url: str, name: str) -> list[str]:
-    """Return what a replacement left on the virtual host: nothing, once it is finished."""
+    """Return the temporary entities that a replacement left; none once it is finished."""
     parts = ("way", "turn", "out", "back", "kept", "came", "trial", "gate")
     names = [*(f"{name}.rmqkit.{part}" for part in parts), "rmqkit.replacing"]
     with links(url) as (link, _), EntityInspector(link) as looker:
@@ -85,9 +86,9 @@ def is_begun(url: str, topology: Topology) -> bool:
 
 
 def killed_at(step: int, url: str, queue: str, arguments: dict[str, Any]) -> bool:
-    """Let a process replace a queue, which kills itself at a step; tell whether it came so far."""
+    """Run a process that replaces a queue and kills itself at a step; report whether it reached the step."""
     with start(url, queue, arguments, step) as process:
-        _, errors = process.communicate(timeout=50)
+        _, errors = process.communicate(timeout=90)
     assert process.returncode in (0, -signal.SIGKILL), errors
     return process.returncode != 0
 
@@ -99,7 +100,7 @@ def start(url: str, queue: str, arguments: dict[str, Any], step: int = 0) -> sub
 
 
 def waiting(url: str, queue: str) -> int:
-    """Return how many messages a queue has ready; 0 if it is not there."""
+    """Return the number of ready messages in a queue; 0 if it does not exist."""
     with links(url) as (link, _), EntityInspector(link) as looker:
         answer = looker.passive_declare(Queue(queue))
         return answer.message_count if answer else 0

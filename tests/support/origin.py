@@ -1,4 +1,4 @@
-"""What a delivery says of itself, made up."""
+"""The origin of a delivery that no broker delivered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rmqkit.message import PERSISTENT, Properties
 
 
 @dataclass(frozen=True)
-class Origin:
+class FakeOrigin:
     exchange: str = ""
     routing_key: str = "q"
     properties: Properties = PERSISTENT

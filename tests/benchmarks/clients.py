@@ -1,4 +1,4 @@
-"""Who takes part: the commands, how many messages each gets, and what rmqkit must reach against whom."""
+"""The clients that take part: their commands, their numbers of messages, and the rates that rmqkit must reach."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def versions(contestants: Iterable[Contestant]) -> dict[str, str]:
 
 
 def present(contestant: Contestant, built: str) -> bool:
-    """Tell whether what a contestant needs is installed."""
+    """Report whether a contestant can run here."""
     if contestant is C_CONSUME:
         return bool(built)
     if contestant is C_PUBLISH:

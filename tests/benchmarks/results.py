@@ -1,4 +1,4 @@
-"""The results as markdown: what docs/performance.md holds between its markers."""
+"""Results as markdown, written between the markers of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contestants import CONSUME, PUBLISH, Contestant
+from tests.benchmarks.clients import CONSUME, PUBLISH, Contestant
 
-BEGIN = "<!-- benchmark: begin (written by tests/benchmarks/{}) -->"
+BEGIN = "<!-- benchmark: begin (written by tests.benchmarks.{}) -->"
 END = "<!-- benchmark: end -->"
 
 Rates = dict[Contestant, list[float]]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A requirement, what was measured and what was needed, in words, and whether it is met."""
+class Requirement:
+    """A requirement, the measured and the needed number in words, and whether it is met."""
 
     what: str
     measured: str
@@ -33,16 +33,16 @@ class Judged:
         return "PASS" if self.met else "FAIL"
 
 
-def judge_rate(ours: Contestant, peer: Contestant, factor: float, rates: Rates) -> Judged:
+def require_rate(ours: Contestant, peer: Contestant, factor: float, rates: Rates) -> Requirement:
     """Compare two median rates."""
     ratio = statistics.median(rates[ours]) / statistics.median(rates[peer])
     what = f"{ours.work}: {ours} against {peer}"
-    return Judged(what, f"{ratio:.2f} times", f"{factor:g} times at least", ratio >= factor)
+    return Requirement(what, f"{ratio:.2f} times", f"{factor:g} times at least", ratio >= factor)
 
 
-def judge_most(what: str, measured: float, most: float, unit: str) -> Judged:
+def require_most(what: str, measured: float, most: float, unit: str) -> Requirement:
     """Compare a number with the most it may be."""
-    return Judged(what, f"{measured:.2f} {unit}", f"{most:g} {unit} at most", measured <= most)
+    return Requirement(what, f"{measured:.2f} {unit}", f"{most:g} {unit} at most", measured <= most)
 
 
 def rate_table(ours: Contestant, rates: Rates, scale: int) -> list[str]:
@@ -61,17 +61,17 @@ def rate_table(ours: Contestant, rates: Rates, scale: int) -> list[str]:
     return [*lines, ""]
 
 
-def judged_table(judged: Sequence[Judged]) -> list[str]:
-    """Tabulate what must be reached."""
-    rows = [f"| {each.what} | {each.measured} | {each.needed} | {each.word} |" for each in judged]
+def requirement_table(requirements: Sequence[Requirement]) -> list[str]:
+    """Tabulate the requirements."""
+    rows = [f"| {each.what} | {each.measured} | {each.needed} | {each.word} |" for each in requirements]
     return ["| must be reached | measured | needed | |", "|---|---:|---:|---|", *rows, ""]
 
 
 def render(
-    rates: Rates, judged: Sequence[Judged], left_out: Sequence[str], versions: dict[str, str], scale: int
+    rates: Rates, requirements: Sequence[Requirement], left_out: Sequence[str], versions: dict[str, str], scale: int
 ) -> str:
     """Return everything between the markers."""
-    command = " ".join(["python", "tests/benchmarks/run.py", *sys.argv[1:]])
+    command = " ".join(["python", "-m", "tests.benchmarks.publish_consume", *sys.argv[1:]])
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. Python {platform.python_version()}, {packages}.",
@@ -79,13 +79,13 @@ def render(
         "",
         *rate_table(PUBLISH, rates, scale),
         *rate_table(CONSUME, rates, scale),
-        *judged_table(judged),
+        *requirement_table(requirements),
     ]
     return "\n".join(lines)
 
 
 def write(file: Path, text: str, program: str) -> None:
-    """Replace what stands between the markers of one of the benchmarks."""
+    """Replace the text between the markers of a benchmark."""
     begin = BEGIN.format(program)
     before, found, rest = file.read_text().partition(begin)
     if not found:

@@ -1,6 +1,6 @@
-"""Run one command from a small process, and tell its seconds and its peak memory, as JSON.
+"""Run one command from a small process, and log its seconds and its peak memory, as JSON.
 
-    python -S launch.py INPUT OUTPUT COMMAND...
+    python -S measure_process.py INPUT OUTPUT COMMAND...
 
 Linux counts the memory of the process that starts a child as the child's own peak: the starter must be the smaller one.
 """

@@ -1,4 +1,4 @@
-"""What fuzzers share: inputs that are nearly right, and the bounds that reading one must keep."""
+"""Fuzzing: inputs that are nearly valid, and the time and memory that reading one may take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def examples(number: int) -> settings:
-    """Return how long a fuzzer searches; `number` is meant for `make test`."""
+    """Return the number of examples to try: `number`, unless RMQKIT_TEST_EXAMPLES is set."""
     return settings(
         max_examples=int(os.environ.get("RMQKIT_TEST_EXAMPLES", number)),
         deadline=None,
@@ -31,7 +31,7 @@ def examples(number: int) -> settings:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fail when what is done in the block takes more time or memory than a small input is worth."""
+    """Fail if the block takes more time or memory than a small input justifies."""
     if _STATUS.exists():
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before_kb, started_s = _kb("VmRSS:"), time.thread_time()

@@ -1,4 +1,4 @@
-"""How every contestant is called, and the one number it gives back.
+"""The command line of every peer, which prints the seconds that its action took.
 
     python with_NAME.py ACTION URL COUNT [FILE]
 
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 QUEUE = "worker_queue"
 PREFETCH = 1000
-BATCH = 1000  # messages that are under way together, where a client lets its user wait for many
+BATCH = 1000  # messages in flight, where a client can wait for several confirms
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def port(url: str) -> int:
     return urlsplit(url).port or 5672
 
 
-def play(*actions: Callable[..., None]) -> None:
+def run_action(*actions: Callable[..., None]) -> None:
     """Call the action that the command line names: publish(url, count) or consume(url, count, file)."""
     action, url, count, *file = sys.argv[1:]
     {each.__name__: each for each in actions}[action](url, int(count), *file)

@@ -1,0 +1,39 @@
+"""Private nodes that tests kill, freeze and restart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from rmqkit.node.node import Node
+
+# Mnesia writes a declaration to disk a moment after it is confirmed; Khepri, RabbitMQ 4's store, writes it before.
+_SYNC = "try mnesia:system_info(is_running) of yes -> mnesia:sync_log(); _ -> ok catch error:undef -> ok end"
+
+
+def evaluate(node: Node, expression: str) -> str:
+    """Evaluate an Erlang expression on a node; return the result as Erlang prints it."""
+    done = node.ctl("-q", "eval", f"{expression}.")
+    assert done.returncode == 0, done.stderr or done.stdout
+    return done.stdout.strip()
+
+
+def wait_until_on_disk(node: Node) -> None:
+    """Wait until everything declared on a node survives `kill -9`."""
+    assert evaluate(node, _SYNC) == "ok"
+
+
+def kill_and_restart(node: Node) -> None:
+    """Kill a node with `kill -9`, and start it again."""
+    node.kill()
+    node.start()
+
+
+def freeze(node: Node, seconds: float) -> None:
+    """Stop a node's process for some seconds; its connections stay open."""
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        threading.Event().wait(seconds)
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
