@@ -116,7 +116,7 @@ def test_what_is_wrong_with_a_topology_is_told_without_a_traceback(suite: Suite,
         """
     )
     assert "2 errors" in done.stdout
-    assert "wrong.yaml:1:1: 'queue' is not known" in done.stdout
+    assert "wrong.yaml:1:1: unknown key 'queue'" in done.stdout
     assert '@pytest.mark.rmqkit_topology("orders.yaml")' in done.stdout
     assert "Traceback" not in done.stdout
     assert "pytest_plugin.py" not in done.stdout

@@ -55,7 +55,7 @@ def test_what_is_not_drawn_is_told_and_all_draws_it(folder: Path) -> None:
     (folder / "many.yaml").write_text("queues:\n" + "".join(f"  q{each}: {{}}\n" for each in range(300)))
     few, whole = graph(folder, "many.yaml"), graph(folder, "many.yaml", "--all")
     assert (len(few.stdout.splitlines()), len(whole.stdout.splitlines())) == (5, 301)
-    assert few.stderr == "297 that look like others are not drawn; --all draws them.\n"
+    assert few.stderr == "297 similar entities are not drawn. Draw them with --all.\n"
     assert whole.stderr == ""
 
 

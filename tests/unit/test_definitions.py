@@ -210,12 +210,12 @@ def test_a_classic_queue_says_so_where_queues_are_something_else_by_default() ->
 def test_of_several_virtual_hosts_one_must_be_chosen() -> None:
     queues = [{"name": vhost, "vhost": vhost} for vhost in ("b", "a")]
     definitions = {"queues": queues, "vhosts": [{"name": each} for each in ("a", "b", "empty")]}
-    with pytest.raises(InputError, match="holds 2 virtual hosts") as error:
+    with pytest.raises(InputError, match="has 2 virtual hosts") as error:
         read(definitions)
     assert error.value.advice == "Choose with --vhost: a, b."
     assert read(definitions, "a").queues == (Queue("a"),)
     assert read(definitions, "empty") == Topology()
-    with pytest.raises(InputError, match="there is no virtual host 'c'"):
+    with pytest.raises(InputError, match="no virtual host 'c'"):
         read(definitions, "c")
 
 
@@ -254,22 +254,22 @@ def test_fields_that_nobody_knows_are_told() -> None:
     ("section", "item", "message"),
     [
         ("queues", {}, "queues[1] has no name"),
-        ("queues", {"name": 5}, "queues[1].name is 5, and should be a text"),
-        ("queues", "q", "queues[1] is a text, and should be a mapping"),
-        ("queues", {"name": "q", "durable": "yes"}, "queues[1].durable is a text, and should be true or false"),
-        ("queues", {"name": "q", "arguments": ["x"]}, "queues[1].arguments is a list, and should be a mapping"),
-        ("queues", {"name": "twice"}, "queues[1].name is 'twice', and so is that of queues[0]"),
-        ("exchanges", {"name": "e", "type": None}, "exchanges[1].type is null, and should be a text"),
+        ("queues", {"name": 5}, "queues[1].name is 5, but should be a text"),
+        ("queues", "q", "queues[1] is a text, but should be a mapping"),
+        ("queues", {"name": "q", "durable": "yes"}, "queues[1].durable is a text, but should be true or false"),
+        ("queues", {"name": "q", "arguments": ["x"]}, "queues[1].arguments is a list, but should be a mapping"),
+        ("queues", {"name": "twice"}, "queues[1].name is 'twice', as in queues[0]"),
+        ("exchanges", {"name": "e", "type": None}, "exchanges[1].type is null, but should be a text"),
         ("bindings", {"source": "e"}, "bindings[1] has no destination"),
         (
             "bindings",
             {"source": "e", "destination": "q", "destination_type": "queues"},
-            "bindings[1].destination_type is 'queues', and should be one of queue, exchange; did you mean queue?",
+            "bindings[1].destination_type is 'queues', but should be one of queue, exchange; did you mean queue?",
         ),
         (
             "policies",
             {"name": "p", "pattern": "", "definition": {}, "priority": True},
-            "policies[1].priority is true, and should be a whole number",
+            "policies[1].priority is true, but should be a whole number",
         ),
     ],
 )
@@ -282,7 +282,7 @@ def test_what_is_wrong_is_told_with_its_place(section: str, item: object, messag
 
 @pytest.mark.parametrize("data", [[], {}, {"users": []}, 5, None, "queues"])
 def test_what_is_no_definitions_is_told_so(data: Any) -> None:
-    with pytest.raises(TopologyError, match="these are no definitions"):
+    with pytest.raises(TopologyError, match="not definitions"):
         read(json.dumps(data))
 
 
@@ -381,7 +381,7 @@ def test_what_definitions_cannot_hold_is_told() -> None:
         "the publish target",
         "the names of external entities",
         "the scope",
-        "the silenced findings",
+        "the suppressed findings",
     )
     definitions = to_definitions(topology)
     assert [each["name"] for each in definitions["queues"]] == ["r"]

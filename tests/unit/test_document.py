@@ -77,7 +77,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     with path.open("wb") as stream:
         stream.truncate(100_000_000)  # sparse: takes no room
-    assert refusal(path) == ": the file is larger than 5,000,000 bytes\n  A topology is small: is this the right file?"
+    assert refusal(path) == ": the file is larger than 5,000,000 bytes\n  Check that this is the right file."
 
 
 def test_a_device_without_end_is_refused() -> None:
@@ -102,7 +102,7 @@ def test_an_alias_bomb_is_refused_without_being_built() -> None:
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == ": this is a folder, not a file\n  Name the files in it."
+    assert refusal(tmp_path) == ": this is a directory, not a file\n  Name the files in it."
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_with_a_nul_is_refused() -> None:
-    with pytest.raises(DocumentError, match="no path"):
+    with pytest.raises(DocumentError, match="invalid path"):
         load("x\0.yaml")
 
 

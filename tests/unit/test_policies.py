@@ -74,5 +74,5 @@ def test_a_policy_whose_pattern_cannot_be_read_is_left_out_and_named_where_it_ma
     topology = policies(Policy("plain", ".", {"message-ttl": 5}, "queues"), Policy("odd", pattern, {}, "queues", 1))
     assert effective(topology, queue()) == {"x-message-ttl": 5}
     assert [policy.name for policy in unread(topology)] == ["odd"]
-    assert "policy 'odd' is for 'orders' is not known" in doubt(topology, queue())
+    assert "policy 'odd' applies to 'orders' is unknown" in doubt(topology, queue())
     assert doubt(topology, Exchange("orders")) == ""

@@ -11,11 +11,10 @@ import pytest
 
 from rmqkit.errors import PayloadError, TopologyError
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
-from rmqkit.topology.dead_letters import dead_letter, dead_letters
-from rmqkit.topology.death_cycles import Reason, orders
+from rmqkit.topology.dead_letters import dead_letter, dead_letters, x_death_orders
 from rmqkit.topology.file.loader import loads
 from rmqkit.topology.matching import matches, matches_topic
-from rmqkit.topology.routing import MAX_PATHS, Route, route
+from rmqkit.topology.routing import MAX_PATHS, DeathReason, Route, route
 
 
 def queues(*names: str) -> tuple[Queue, ...]:
@@ -180,7 +179,7 @@ def test_where_nobody_can_publish_is_an_error(exchange: str) -> None:
             "no binding of exchange 'in' (direct) matches routing key 'ordr'; the nearest is 'order'",
         ),
         (Target("by-header"), "no binding of exchange 'by-header' matches the headers"),
-        (Target("circle"), "exchange 'circle' leads in a circle"),
+        (Target("circle"), "exchange 'circle' leads in a cycle"),
     ],
 )
 def test_an_unroutable_message_is_told_why(target: Target, why: str) -> None:
@@ -215,7 +214,7 @@ def test_what_only_a_broker_knows_is_told_and_not_guessed() -> None:
     assert [word for word in ("theirs", "hash") if any(word in each for each in found.unknown)] == ["theirs", "hash"]
     only = route(topology, Target("hash"))
     assert (only.queues, only.unroutable) == ((), False)
-    assert "not known" in dead_letter(topology, found, "their queue", "rejected").unknown[0]
+    assert "is unknown" in dead_letter(topology, found, "their queue", "rejected").unknown[0]
 
 
 # Dead letters.
@@ -256,7 +255,7 @@ def test_a_message_leaves_a_queue_for_the_reasons_its_arguments_make_possible(
 def test_what_cannot_happen_in_a_queue_is_told() -> None:
     assert "no length limit" in dead_letter(dying(), CAME, "q", "maxlen").why
     full = dying(max_length=1, overflow="reject-publish")
-    assert "refuses new messages" in dead_letter(full, CAME, "q", "maxlen").why
+    assert "rejects new messages" in dead_letter(full, CAME, "q", "maxlen").why
     assert "no delivery limit" in dead_letter(dying(), CAME, "q", "delivery_limit").why
     assert "stream" in dead_letter(dying(queue_type="stream"), CAME, "q", "rejected").why
 
@@ -311,11 +310,11 @@ def test_a_policy_that_cannot_be_read_leaves_open_what_it_could_change() -> None
     assert (route(topology, Target("in", "q")).queues, route(topology, Target("in", "q")).unknown) == (("q",), ())
     for exchange in ("in", "own"):
         (sentence,) = route(topology, Target(exchange, "x")).unknown
-        assert "policy 'odd' is for 'in' is not known" in sentence
+        assert "policy 'odd' applies to 'in' is unknown" in sentence
     elsewhere = replace(topology, policies=(Policy("odd", "[[:alpha:]]", {"max-length": 5}),))
     assert route(elsewhere, Target("in", "x")).unroutable  # no policy has an alternate exchange
     (sentence,) = dead_letter(topology, CAME, "q", "rejected").unknown
-    assert "policy 'odd' is for 'q' is not known" in sentence
+    assert "policy 'odd' applies to 'q' is unknown" in sentence
     assert dead_letters(topology, CAME)[0].reasons == ("rejected", "expired", "maxlen", "delivery_limit")
     assert not dead_letter(topology, CAME, "history", "rejected").unknown  # the policy is for no stream
 
@@ -339,7 +338,7 @@ def test_a_cycle_is_gone_round_after_a_rejection_and_broken_without_one() -> Non
     assert broken.why == "dropped: the cycle work -> wait -> work has no rejection in it"
 
 
-def through(topology: Topology, *deaths: tuple[str, Reason]) -> Route:
+def through(topology: Topology, *deaths: tuple[str, DeathReason]) -> Route:
     found = route(topology, Target("", deaths[0][0]))
     for queue, reason in deaths:
         found = dead_letter(topology, found, queue, reason)
@@ -352,12 +351,12 @@ def test_a_cycle_that_only_some_versions_break_leaves_it_open() -> None:
           a: {arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: b}}
           b: {arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: a}}
     """)
-    way: list[tuple[str, Reason]] = [("a", "rejected"), ("b", "expired"), ("a", "expired")]
+    way: list[tuple[str, DeathReason]] = [("a", "rejected"), ("b", "expired"), ("a", "expired")]
     assert through(topology, *way[:2]).queues == ("a",)
     third = through(topology, *way)  # 3.12 and before hold the rejection for newer than b's expiry
     assert (third.queues, third.cycles, third.unroutable) == ((), (), False)
     assert third.unknown == ("whether RabbitMQ drops it before queue 'b', as a cycle, depends on its version",)
-    assert orders(third.deaths) == (
+    assert x_death_orders(third.deaths) == (
         (("a", "expired"), ("a", "rejected"), ("b", "expired")),
         (("a", "expired"), ("b", "expired"), ("a", "rejected")),
     )
@@ -368,7 +367,7 @@ def test_an_at_least_once_queue_keeps_what_would_go_round() -> None:
     own = {"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "q"}
     topology = Topology(queues=(Queue("q", arguments=own),), policies=(Policy("safe", "q", policy, "queues"),))
     onward = through(topology, ("q", "delivery_limit"))
-    assert onward.why == "kept in queue 'q' until there is a way: the cycle q -> q has no rejection in it"
+    assert onward.why == "kept in queue 'q' until a queue takes it: the cycle q -> q has no rejection in it"
 
 
 @pytest.mark.parametrize(
