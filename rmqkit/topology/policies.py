@@ -76,9 +76,7 @@ def doubt(topology: Topology, entity: Exchange | Queue) -> str:
     """Explain why the settings of an exchange or queue are unknown: a policy that cannot be read may apply to it."""
     for policy in unread(topology):
         if _fits_type(policy, entity):
-            return (
-                f"whether policy {policy.name!r} applies to {entity.name!r} is unknown: its pattern cannot be read here"
-            )
+            return f"whether policy {policy.name!r} applies to {entity.name!r} is unknown: its pattern cannot be read"
     return ""
 
 

@@ -60,7 +60,7 @@ def test_the_broker_refuses_every_argument_that_lint_says_it_refuses(
     assert len(refused) > 5
 
 
-def test_headers_that_lint_calls_ignored_are(channel: BlockingChannel, vhost_url: str) -> None:
+def test_headers_that_lint_calls_ignored_are_ignored(channel: BlockingChannel, vhost_url: str) -> None:
     apply(vhost_url, rules()["headers-never-match"].bad)
     apply(vhost_url, rules()["header-ignored"].bad.replace("printer", "ignoring"))
     channel.confirm_delivery()
@@ -70,7 +70,7 @@ def test_headers_that_lint_calls_ignored_are(channel: BlockingChannel, vhost_url
     assert channel.queue_declare("ignoring", passive=True).method.message_count == 1  # without x-urgent
 
 
-def test_messages_that_expire_in_a_circle_are_dropped_as_lint_says(channel: BlockingChannel, vhost_url: str) -> None:
+def test_messages_that_expire_in_a_cycle_are_dropped_as_lint_says(channel: BlockingChannel, vhost_url: str) -> None:
     circle = rules()["dead-letter-expiry-cycle"].bad.replace("1000", "100")
     assert [finding.code for finding in lint(loads(circle))] == ["dead-letter-expiry-cycle"]
     apply(vhost_url, circle)
@@ -82,7 +82,7 @@ def test_messages_that_expire_in_a_circle_are_dropped_as_lint_says(channel: Bloc
         channel.connection.sleep(0.05)
 
 
-def test_a_retry_that_lint_finds_no_fault_with_brings_messages_back(channel: BlockingChannel, vhost_url: str) -> None:
+def test_a_retry_without_findings_returns_messages(channel: BlockingChannel, vhost_url: str) -> None:
     retry = rules()["dead-letter-expiry-cycle"].good.replace("1000", "100")
     assert lint(loads(retry)) == ()
     apply(vhost_url, retry)

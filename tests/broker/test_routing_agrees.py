@@ -311,7 +311,7 @@ def leave(channel: BlockingChannel, queue: str, reason: DeathReason) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_a_queue_of_either_type_lets_go_as_the_router_says(
+def test_messages_leave_a_queue_of_either_type_as_the_router_says(
     channel: BlockingChannel, kind: str, reason: DeathReason, arguments: dict[str, Any]
 ) -> None:
     own = {"x-queue-type": kind, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
@@ -365,7 +365,7 @@ def x_death(channel: BlockingChannel, queue: str, wanted: str, *, expected: bool
     return None
 
 
-def test_a_message_that_goes_on_and_on_as_a_dead_letter_is_where_the_router_says(channel: BlockingChannel) -> None:
+def test_a_message_dead_lettered_repeatedly_is_where_the_router_says(channel: BlockingChannel) -> None:
     exchanges = tuple(Exchange(f"from {queue.name}", "fanout") for queue in CHAIN)
     declare(channel, Topology(exchanges=exchanges, queues=CHAIN))
     newer = our_version(channel) >= (3, 13, 3)
@@ -456,7 +456,7 @@ def test_a_stream_gets_dead_letters_where_the_router_says(channel: BlockingChann
         assert arrived == (our_version(channel) >= (3, 12))
 
 
-def test_policies_count_for_exchanges_and_queues_as_the_router_says(
+def test_policies_apply_to_exchanges_and_queues_as_the_router_says(
     broker: Broker, vhost_url: str, channel: BlockingChannel
 ) -> None:
     policies = (

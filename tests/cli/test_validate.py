@@ -42,7 +42,7 @@ def validate(folder: Path, *arguments: str, stdin: str = "", **env: str) -> subp
         ("refused", 2, 2, "1 error in 1 file."),
     ],
 )
-def test_the_exit_code_tells_errors_and_strictly_warnings_too(
+def test_the_exit_code_reports_errors_and_with_strict_warnings_too(
     folder: Path, name: str, code: int, strict_code: int, summary: str
 ) -> None:
     plain, strict = validate(folder, f"{name}.yaml"), validate(folder, "--strict", f"{name}.yaml")
@@ -50,7 +50,7 @@ def test_the_exit_code_tells_errors_and_strictly_warnings_too(
     assert plain.stderr == strict.stderr == summary + "\n"
 
 
-def test_equal_findings_are_told_with_their_reason_once(folder: Path) -> None:
+def test_equal_findings_are_printed_with_their_reason_once(folder: Path) -> None:
     done = validate(folder, "warned.yaml", "hinted.yaml")
     assert (
         done.stdout
@@ -70,7 +70,7 @@ hinted.yaml:1:10: hint: queue 'a' drops poison messages, and has no dead-letter 
     assert done.stderr == "2 warnings, 1 hint in 2 files.\n"
 
 
-def test_the_gravest_findings_come_first(folder: Path) -> None:
+def test_the_most_severe_findings_come_first(folder: Path) -> None:
     lines = validate(folder, "hinted.yaml", "warned.yaml", "refused.yaml").stdout.splitlines()
     severities = [line.split(": ")[1] for line in lines if "yaml:" in line]
     assert severities == ["error", "warning", "warning", "hint"]
@@ -126,7 +126,7 @@ def test_explain_shows_a_rule_with_both_examples(folder: Path) -> None:
     assert [*report] == ["code", "severity", "why", "url", "bad", "good"]
 
 
-def test_explain_suggests_the_code_that_was_meant(folder: Path) -> None:
+def test_explain_suggests_a_code_for_a_misspelled_one(folder: Path) -> None:
     done = validate(folder, "--explain", "nothing-bond")
     assert done.returncode == 2
     assert done.stderr == "error: unknown finding code 'nothing-bond'\n  Did you mean nothing-bound?\n"
@@ -148,7 +148,7 @@ def test_the_report_does_not_depend_on_the_hash_seed(folder: Path) -> None:
     assert "one -> two -> one" in reports.pop()
 
 
-def test_files_of_scenarios_beside_topologies_are_checked_as_such() -> None:
+def test_scenario_files_given_with_topologies_are_checked_as_such() -> None:
     root = Path(__file__).parents[2]
     done = validate(root, *map(str, sorted(root.glob("topologies/*.yaml"))))
     assert done.returncode == 0, done.stderr

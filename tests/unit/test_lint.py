@@ -107,7 +107,7 @@ def topologies(draw: st.DrawFn) -> Topology:
 
 @settings(deadline=None)
 @given(topologies())
-def test_lint_says_the_same_of_a_topology_each_time_and_fails_on_none(topology: Topology) -> None:
+def test_lint_is_deterministic_and_fails_on_no_topology(topology: Topology) -> None:
     findings, suppressed = examine(topology)
     assert (findings, suppressed) == examine(topology)
     assert {finding.severity for finding in findings} <= {"error", "warning", "hint"}
@@ -126,7 +126,7 @@ idle = st.builds(
 
 @settings(deadline=None)
 @given(st.lists(idle, min_size=2, max_size=6), keys, plain_arguments)
-def test_a_message_is_routed_alike_without_a_binding_that_lint_calls_idle(
+def test_a_binding_that_lint_calls_redundant_does_not_change_any_route(
     bindings: list[Binding], key: str, headers: dict[str, object]
 ) -> None:
     exchanges = [Exchange(kind, kind) for kind in ("topic", "headers", "fanout")]
@@ -173,7 +173,7 @@ def test_the_router_agrees_on_dead_letters_that_lint_calls_lost(
             assert cycles
 
 
-def test_a_silence_takes_its_findings_away_and_leaves_the_others() -> None:
+def test_a_suppression_removes_its_findings_and_no_others() -> None:
     text = "exchanges: {a: {}, ab: {}, b: {}}\n"
     assert of(text) == ["nothing-bound"] * 3
     findings, suppressed = examine(loads(text + "lint: [{ignore: nothing-bound, name: a*, reason: r}]"))
@@ -181,7 +181,7 @@ def test_a_silence_takes_its_findings_away_and_leaves_the_others() -> None:
     assert [finding.name for finding in suppressed] == ["a", "ab"]
 
 
-def test_an_unknown_code_in_a_silence_is_told_with_the_one_that_was_meant() -> None:
+def test_an_unknown_code_in_a_suppression_is_reported_with_a_suggestion() -> None:
     (finding,) = lint(loads("lint: [{ignore: nothing-bond, reason: r}]"))
     assert (finding.code, finding.advice) == ("silence-unused", "Did you mean nothing-bound?")
     assert (finding.where.line, finding.where.column) == (1, 8)
@@ -198,7 +198,7 @@ def test_an_unknown_code_in_a_silence_is_told_with_the_one_that_was_meant() -> N
         ("", "q", False),
     ],
 )
-def test_a_publish_target_is_told_of_if_it_surely_reaches_nothing(exchange: str, key: str, told: bool) -> None:
+def test_a_publish_target_is_reported_if_it_certainly_reaches_no_queue(exchange: str, key: str, told: bool) -> None:
     topology = loads(f"""
         exchanges: {{in: {{type: fanout}}, further: {{}}, by-header: {{type: headers}}, empty: {{}}}}
         queues: {{q: {{}}}}
@@ -212,7 +212,7 @@ def test_a_publish_target_is_told_of_if_it_surely_reaches_nothing(exchange: str,
     assert ("publish-unroutable" in {finding.code for finding in lint(topology)}) is told
 
 
-def test_findings_come_by_file_line_and_code() -> None:
+def test_findings_are_sorted_by_file_line_and_code() -> None:
     queues = [Queue(name, False, arguments={"x-message-ttl": 1}) for name in "ba"]
     placed = Queue("c", False, where=Location("a.yaml", 7, 3))
     other = Queue("d", False, where=Location("a.yaml", 12, 3))

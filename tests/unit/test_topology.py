@@ -30,7 +30,7 @@ def write(tmp_path: Path) -> Callable[[str, str], Path]:
     return write
 
 
-def test_the_example_becomes_the_nouns() -> None:
+def test_the_example_becomes_model_objects() -> None:
     topology = loads("""
 description: Orders
 exchanges: {orders: {type: topic}}
@@ -47,7 +47,7 @@ external: {exchanges: [theirs], queues: [others]}
     assert (topology.external_exchanges, topology.external_queues) == (("theirs",), ("others",))
 
 
-def test_every_entity_knows_its_place() -> None:
+def test_every_entity_has_its_place() -> None:
     topology = loads("exchanges:\n  e: {}\nqueues:\n  q:\nbindings:\n  - source: e\n    destination: q\n", "t.yaml")
     entities = (*topology.exchanges, *topology.queues, *topology.bindings)
     assert [str(each.where) for each in entities] == ["t.yaml:2:3", "t.yaml:4:3", "t.yaml:6:5"]
@@ -66,7 +66,7 @@ def test_several_files_make_one_topology(write: Callable[[str, str], Path]) -> N
     assert topology.publish == Target("", "b")
 
 
-def test_two_files_that_disagree_are_a_problem_that_names_both(write: Callable[[str, str], Path]) -> None:
+def test_two_files_that_disagree_are_a_problem_naming_both(write: Callable[[str, str], Path]) -> None:
     one = write("one.yaml", "queues:\n  a: {arguments: {x-x: 1}}\n")
     two = write("two.yaml", "queues:\n  a: {arguments: {x-x: true}}\n")
     with pytest.raises(TopologyError) as caught:
@@ -76,7 +76,7 @@ def test_two_files_that_disagree_are_a_problem_that_names_both(write: Callable[[
     assert str(problem.where) == f"{two}:2:3"
 
 
-def test_problems_come_file_by_file_and_line_by_line(write: Callable[[str, str], Path]) -> None:
+def test_problems_are_sorted_by_file_and_line(write: Callable[[str, str], Path]) -> None:
     one = write("one.yaml", "bindings:\n  - {source: x, destination: z}\nqueues: {amq.a: {}}\n")
     two = write("two.yaml", "queues: {b: {durable: 1}}\n")
     with pytest.raises(TopologyError) as caught:
@@ -138,14 +138,14 @@ _VALUES = st.recursive(
         max_size=3,
     )
 )
-def test_any_queue_the_broker_takes_comes_through_unchanged(queues: dict[str, dict[str, object]]) -> None:
+def test_any_queue_that_the_broker_accepts_is_read_unchanged(queues: dict[str, dict[str, object]]) -> None:
     text = json.dumps({"queues": queues})  # JSON is YAML, but for characters beyond 16 bits
     pairs = re.compile(r"\\u(d[89ab]..)\\u(d[c-f]..)")
     topology = loads(pairs.sub(lambda pair: f"\\U{ord(json.loads(chr(34) + pair[0] + chr(34))):08X}", text))
     assert {each.name: {"durable": each.durable, "arguments": each.arguments} for each in topology.queues} == queues
 
 
-def test_the_schema_is_a_schema_and_each_field_says_what_it_is() -> None:
+def test_the_schema_is_valid_and_describes_every_field() -> None:
     Draft202012Validator.check_schema(json.loads(schema_text()))
     described = [schema(), *schema()["$defs"].values()]
     while described:

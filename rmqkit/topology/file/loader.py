@@ -57,9 +57,7 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
     known = references.DeclaredNames()
     for file in files:
         file.build()
-        known.exchanges |= file.known_exchanges()
-        known.queues |= file.known_queues()
-        known.retries |= {name: queue.retry.then for name, queue in file.queues.items() if queue.retry}
+        file.add_names(known)
     topology = _merge(files)
     for file in files:
         if not unreadable:  # unreadable files may declare names that the others use
@@ -148,15 +146,11 @@ class _TopologyFile:
             self.problems.append(problem)
             self.faulty.add(path)
             if len(self.problems) >= _MAX_PROBLEMS:
-                rest = Problem(
-                    Location(self.document.file),
-                    "there may be more problems: reading stopped here",
-                    "Check that this is the right file.",
-                )
+                message, advice = "there may be more problems", "Check that this is the right file."
+                rest = Problem(Location(self.document.file), message, advice)
                 raise DocumentError("too many problems", problems=[*self.problems, rest])
 
     def build(self) -> None:
-        """Build every entity from its well-formed properties."""
         self.faulty |= self.document.doubtful
         for kind, build in (("exchange", self._exchange), ("queue", self._queue)):
             for name in self.section(f"{kind}s", {}):
@@ -180,31 +174,25 @@ class _TopologyFile:
         return value if isinstance(value, type(empty)) else empty
 
     def external(self, kind: str) -> list[str]:
-        """Return the well-formed names under `external:`."""
         return _texts(self.section("external", {}).get(kind))
 
     def texts(self, section: str) -> list[str]:
-        """Return the well-formed entries of a section that is a list of texts."""
         return _texts(self.section(section, []))
 
     def silences(self) -> Iterator[Suppression]:
-        """Yield the well-formed entries of `lint:`."""
         for index, entry in enumerate(self.section("lint", [])):
             if ("lint", index) not in {path[:2] for path in self.faulty}:
                 where = self.document.where(("lint", index))
                 yield Suppression(entry["ignore"], entry.get("name", "*"), entry["reason"], where)
 
-    def known_exchanges(self) -> dict[str, Exchange | None]:
-        """Return the exchanges that the file names; None for external and malformed ones."""
-        names = [*self.section("exchanges", {}), *self.external("exchanges")]
-        return {name: self.exchanges.get(name) for name in names}
-
-    def known_queues(self) -> set[str]:
-        """Return the queues that the file names."""
-        return {*self.section("queues", {}), *self.external("queues")}
+    def add_names(self, known: references.DeclaredNames) -> None:
+        """Add the names that other entities may refer to, those of malformed entities too."""
+        exchanges = [*self.section("exchanges", {}), *self.external("exchanges")]
+        known.exchanges |= {name: self.exchanges.get(name) for name in exchanges}
+        known.queues |= {*self.section("queues", {}), *self.external("queues")}
+        known.retries |= {name: queue.retry.then for name, queue in self.queues.items() if queue.retry}
 
     def publish(self) -> Target | None:
-        """Return the publish target, if there is a well-formed one."""
         target = self.section("publish", {})
         return Target(**target) if target and not self._publish_faulty() else None
 

@@ -107,18 +107,12 @@ def check_queue(document: Document, queue: Queue, known: DeclaredNames) -> Itera
 def _retry_fault(queue: Queue, kind: str, known: DeclaredNames) -> Fault | None:
     """Explain why the waiting queues of a retry cannot be declared."""
     if kind == "stream":
-        return (
-            f"queue {queue.name!r} is a stream, which cannot have a retry",
-            "Leave retry out.",
-        )
+        return f"queue {queue.name!r} is a stream, which cannot have a retry", "Leave retry out."
     if queue.retry and max(queue.retry.delays_ms) > MAX_DELAY_MS:
         return f"a delay of queue {queue.name!r} is longer than ten years, which RabbitMQ refuses", "Shorten it."
     for name in (each.name for each in waiting_queues(queue)):
         if name in known.queues:
-            return (
-                f"queue {name!r} belongs to this retry, and is declared as well",
-                "Rename or remove the declared one.",
-            )
+            return f"queue {name!r} belongs to this retry, and is declared too", "Rename or remove the declared one."
         if fault := check_name("queue", name):
             return fault
     return None

@@ -67,7 +67,6 @@ def check(document: Document, file: str = TOPOLOGY) -> _Faults:
 
 def _explain(document: Document, path: KeyPath, violation: ValidationError) -> _Faults:
     """Explain a violation; each unknown key is a separate problem."""
-    limit: Any = violation.validator_value
     rule: Any = violation.schema
     match violation.validator:
         case "additionalProperties":
@@ -75,7 +74,7 @@ def _explain(document: Document, path: KeyPath, violation: ValidationError) -> _
         case "required" | "dependentRequired":
             yield from _missing_keys(document, path, violation)
         case "type" if "pattern" not in rule:  # the explanation of a pattern says more
-            yield path, Problem(document.where(path), *_wrong_type(document, path, violation.instance, limit))
+            yield path, Problem(document.where(path), *_wrong_type(document, path, violation))
         case _:
             yield path, Problem(document.where(path), *_wrong_value(document, path, violation))
 
@@ -109,26 +108,23 @@ def _missing_keys(document: Document, path: KeyPath, violation: ValidationError)
         yield path, Problem(document.where(path), message, _COMPLETE[section])
 
 
-def _wrong_type(document: Document, path: KeyPath, value: Any, expected: str | list[str]) -> Fault:
-    noun = expected if isinstance(expected, str) else expected[0]
-    name = _name(path)
-    source = document.sources.get(path, "")
+def _wrong_type(document: Document, path: KeyPath, violation: ValidationError) -> Fault:
+    limit: Any = violation.validator_value
+    value: Any = violation.instance
+    expected = limit if isinstance(limit, str) else limit[0]
+    name, source, (noun, example) = _name(path), document.sources.get(path, ""), _NOUNS[expected]
+    if value is None and source.startswith("#"):
+        advice = f'Quote it: {path[-1]}: "{source}".' if isinstance(path[-1], str) else f'Quote it: "{source}".'
+        return f"{name} is empty, because # begins a comment in YAML", advice
     if value is None:
-        if source.startswith("#"):
-            advice = f'Quote it: {path[-1]}: "{source}".' if isinstance(path[-1], str) else f'Quote it: "{source}".'
-            return f"{name} is empty, because # begins a comment in YAML", advice
-        return f"{name} is empty, but should be {_NOUNS[noun][0]}", f"Write {_NOUNS[noun][1]}, or leave the key out."
-    actual = _actual(value, source)
-    if noun == "string" and source:
-        return f"{name} is {actual}, but should be a text", f'Quote it: "{source}".'
-    if isinstance(value, str) and noun in ("integer", "boolean"):
-        return f"{name} is the text {_short(value)}, but should be {_NOUNS[noun][0]}", _unquoted(value, noun)
-    return f"{name} is {actual}, but should be {_NOUNS[noun][0]}", f"Write {_NOUNS[noun][1]}."
-
-
-def _unquoted(value: str, noun: str) -> str:
-    right = value.lstrip("-").isdecimal() if noun == "integer" else value in ("true", "false")
-    return f"Write {value} without quotes." if right else f"Write {_NOUNS[noun][1]}."
+        return f"{name} is empty, but should be {noun}", f"Write {example}, or leave the key out."
+    message = f"{name} is {_actual(value, source)}, but should be {noun}"
+    if expected == "string" and source:
+        return message, f'Quote it: "{source}".'
+    is_number = expected == "integer" and isinstance(value, str) and value.lstrip("-").isdecimal()
+    if is_number or (expected == "boolean" and value in ("true", "false")):
+        return message, f"Write {value} without quotes."
+    return message, f"Write {example}."
 
 
 def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) -> Fault:
@@ -139,11 +135,8 @@ def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) 
     match violation.validator:
         case "enum":
             known = [str(each) for each in limit]
-            guess = suggest(str(value), known)
-            return (
-                f"{name} is {shown}, but should be one of {', '.join(known)}",
-                f"Did you mean {guess}?" if guess else "",
-            )
+            advice = f"Did you mean {guess}?" if (guess := suggest(str(value), known)) else ""
+            return f"{name} is {shown}, but should be one of {', '.join(known)}", advice
         case "minimum" | "maximum" as edge:
             beyond, within = ("less", "more") if edge == "minimum" else ("more", "less")
             return f"{name} is {shown}, and cannot be {beyond} than {limit}", f"Write {limit} or {within}."

@@ -14,11 +14,7 @@ _QUOTE = "Check that every quote, bracket and brace is closed."
 _INDENT = "Check the indentation: entries of one list or mapping begin in the same column."
 # Parts of the messages of libyaml and PyYAML, and what they mean to the author of a topology.
 _MEANINGS: tuple[tuple[str, str, str], ...] = (
-    (
-        "mapping values are not allowed",
-        "unexpected colon",
-        'Quote a text that contains ": ", and check the indentation.',
-    ),
+    ("mapping values are not allowed", "unexpected colon", 'Quote a text with ": " in it, and check the indentation.'),
     ("did not find expected key", "expected a key here", f"{_INDENT} {_QUOTE}"),
     ("expected <block end>", "expected a key here", f"{_INDENT} {_QUOTE}"),
     ("could not find expected ':'", "a key lacks its colon", "Write `key: value`, with a space after the colon."),
@@ -29,11 +25,7 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
     ("unexpected document indicator", "a quote is not closed before the end of the document", _QUOTE),
     ("invalid Unicode", "this escape is not a character", "Write the character itself."),
     ("escape", "unknown escape in double quotes", "Write two backslashes, or use single quotes."),
-    (
-        "block sequence entries",
-        "unexpected list entry",
-        "Begin the list on a separate line, below its key.",
-    ),
+    ("block sequence entries", "unexpected list entry", "Begin the list on a separate line, below its key."),
     ("tab character", "YAML cannot be indented with tabs", "Indent with spaces."),
     ("nesting depth", *TOO_DEEP),  # raised by the reader, at a thousand levels
     ("tag", "YAML tags are not supported", "Remove it, or quote the text."),
