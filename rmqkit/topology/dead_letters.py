@@ -85,7 +85,6 @@ def dead_letter(topology: Topology, route: Route, queue: str, reason: DeathReaso
 
 
 def _without(route: Route, queues: Collection[str]) -> Route:
-    """Return a route without some of its queues."""
     legs = tuple(leg for leg in route.legs if leg.to_exchange or leg.destination not in queues)
     return replace(route, queues=tuple(name for name in route.queues if name not in queues), legs=legs)
 

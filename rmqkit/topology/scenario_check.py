@@ -124,7 +124,6 @@ def _leg(leg: Leg) -> str:
 
 
 def _story(scenario: Scenario, case: Case) -> str:
-    """Describe what happens to the message."""
     headers = f", headers {', '.join(scenario.headers)}" if scenario.headers else ""
     steps = "".join(f"; {_LEAVING[step.when]} {step.queue!r}" for step in case.steps)
     return f"Published to {scenario.target}{headers}{steps}."

@@ -139,13 +139,12 @@ class _DefinitionsReader:
         self.vhost = vhost if vhost is not None else next(iter(used), None)
 
     def build(self) -> Topology:
-        """Return the topology of all well-formed entries."""
         return _with_externals(
             Topology(
                 exchanges=tuple(self._named("exchanges", self._exchange)),
                 queues=tuple(self._named("queues", self._queue)),
                 bindings=tuple(self._bindings()),
-                policies=tuple(self._named("policies", self._policy)),
+                policies=tuple(self._named("policies", lambda entry, _: Policy(**entry))),
             )
         )
 
@@ -205,7 +204,6 @@ class _DefinitionsReader:
         return value
 
     def _named(self, section: str, build: Callable[..., _Named | None]) -> list[_Named]:
-        """Build the entities of a section, sorted by name."""
         places: dict[str, str] = {}
         built: list[_Named] = []
         for place, entry, item in self._entries(section):
@@ -218,9 +216,8 @@ class _DefinitionsReader:
 
     def _exchange(self, entry: dict[str, Any], _: object) -> Exchange | None:
         exchange = Exchange(**entry)
-        if not exchange.name or exchange.name in BUILT_IN:
-            return None
-        return None if self._is_internal("exchange", exchange) else exchange
+        is_built_in = not exchange.name or exchange.name in BUILT_IN
+        return None if is_built_in or self._is_internal("exchange", exchange) else exchange
 
     def _queue(self, entry: dict[str, Any], item: Mapping[str, Any]) -> Queue | None:
         kind = item.get("type")  # RabbitMQ may write it besides the arguments, or only here
@@ -236,9 +233,6 @@ class _DefinitionsReader:
         return next(
             (each["default_queue_type"] for each in metadata if _has_text(each, "default_queue_type")), "classic"
         )
-
-    def _policy(self, entry: dict[str, Any], _: object) -> Policy:
-        return Policy(**entry)
 
     def _is_internal(self, kind: str, entity: Exchange | Queue) -> bool:
         """Tell whether the broker or federation created an entity, and count it as omitted if so."""

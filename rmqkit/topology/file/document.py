@@ -155,7 +155,6 @@ class _Builder:
             yield event
 
     def all_problems(self) -> list[Problem]:
-        """Return all problems in the order of the file."""
         found = [
             Problem(place(self.text, trap.index, self.file), trap.message, trap.advice) for trap in self.traps.values()
         ]

@@ -77,8 +77,6 @@ def load(*paths: str | Path) -> tuple[Scenario, ...]:
 
 
 class _ScenarioFile:
-    """A document that is turned into scenarios."""
-
     def __init__(self, document: Document) -> None:
         self.document = document
         self.problems = list(document.problems)
@@ -92,11 +90,11 @@ class _ScenarioFile:
         unusable = any(path in ((), ("scenarios",)) or path[:1] == ("topology",) for path in self.faulty)
         scenarios = [] if unusable else list(self._scenarios())
         if self.problems:
-            self.problems.sort(
-                key=lambda each: (each.where.file != self.document.file, each.where.line, each.where.column)
+            file, error = self.document.file, DocumentError if self.document.problems else TopologyError
+            problems = sorted(
+                self.problems, key=lambda each: (each.where.file != file, each.where.line, each.where.column)
             )
-            error = DocumentError if self.document.problems else TopologyError
-            raise error(headline(self.problems), problems=self.problems)
+            raise error(headline(problems), problems=problems)
         return scenarios
 
     def _scenarios(self) -> Iterator[Scenario]:

@@ -94,7 +94,6 @@ def _section(name: str, value: Any) -> str:
 
 
 def _flow(value: Any, path: KeyPath) -> str:
-    """Write a value on one line."""
     match value:
         case str():
             return _text(value, path)
