@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the reference pages from what they document: the schema, the exit codes, the command line.
+"""Generate the reference pages in docs/ from the schemas, rules, exit codes and command line they document.
 
-Comes in: nothing, or `--check`. Goes out: docs/*.md, or exit code 1 if one of them is stale. Run it as
-`python docs/generate.py` after a change of any of the three.
+Run `python docs/generate.py` after changing any of these; with `--check` it writes nothing, and exits with 1 if a page
+is stale.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-WIDTH = 100  # of the help texts, in characters
+WIDTH = 100  # characters in a line of help
 NOTE = "<!-- Written by docs/generate.py: do not edit. -->\n"
 
 
 def topology_reference() -> Iterator[str]:
     """Yield the page about topology files."""
-    from rmqkit.topology.file.schema import schema  # noqa: PLC0415 - a page needs no more than it documents
+    from rmqkit.topology.file.schema import schema  # noqa: PLC0415 - each page imports only its subject
 
     root = schema()
     definitions = root["$defs"]
@@ -85,13 +85,13 @@ def _values(field: Mapping[str, Any]) -> str:
 
 
 def lint() -> Iterator[str]:
-    """Yield the page about what lint finds: its rules, each with the examples that test it."""
-    from rmqkit.topology.lint.linter import RULES  # noqa: PLC0415
+    """Yield the page about the rules of lint, each with its examples."""
+    from rmqkit.topology.lint.rule import rules  # noqa: PLC0415
 
     yield (FOLDER / "lint.intro.md").read_text("utf-8")
-    rows = [f"| [`{rule.code}`](#{rule.code}) | {rule.severity} | {rule.why} |" for rule in RULES.values()]
+    rows = [f"| [`{rule.code}`](#{rule.code}) | {rule.severity} | {rule.why} |" for rule in rules().values()]
     yield "\n".join(["| code | severity | why it matters |", "|---|---|---|", *rows]) + "\n"
-    for rule in RULES.values():
+    for rule in rules().values():
         page = f" [RabbitMQ's page]({rule.url})" if rule.url else ""
         yield f"## {rule.code}\n\n{rule.severity.title()}. {rule.why}{page}\n"
         yield f"Bad:\n\n```yaml\n{rule.bad}```\n\nGood:\n\n```yaml\n{rule.good}```\n"
@@ -107,7 +107,7 @@ def exit_codes() -> Iterator[str]:
 
 
 def command_reference() -> Iterator[str]:
-    """Yield the page about the commands: their help, as `rmqkit COMMAND --help` prints it."""
+    """Yield the page of the help of every command, as `rmqkit COMMAND --help` prints it."""
     import typer  # noqa: PLC0415
 
     from rmqkit.cli.app import COMMANDS, app, load  # noqa: PLC0415
@@ -132,12 +132,12 @@ def _help(command: Any, path: str) -> str:
 
 
 def topologies() -> Iterator[str]:
-    """Yield the page of pictures, one of each topology that comes with rmqkit."""
+    """Yield the page of diagrams of the topologies shipped with rmqkit."""
     from rmqkit.topology.diagram import graph, mermaid_dot  # noqa: PLC0415
     from rmqkit.topology.examples import example_names  # noqa: PLC0415
     from rmqkit.topology.file.loader import load  # noqa: PLC0415
 
-    yield "# Pictures\n\nThe topologies that come with rmqkit, as `rmqkit graph --format mermaid` draws them.\n"
+    yield "# Diagrams\n\nThe topologies shipped with rmqkit, as `rmqkit graph --format mermaid` draws them.\n"
     for name, path in example_names().items():
         topology = load(path)
         yield f"## {name}\n\n{topology.description} ([{path.name}](../topologies/{path.name}))\n"
@@ -161,7 +161,7 @@ def page(name: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write all pages, or check that they are as they would be written."""
+    """Write all pages, or check that they are up to date."""
     stale = []
     for name in PAGES:
         path, text = FOLDER / name, page(name)

@@ -26,10 +26,10 @@ from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled
 from rmqkit.message import Message, Properties
 from rmqkit.model import Topology
 from rmqkit.stop import Stop, StopRequested
-from rmqkit.topology.death_cycles import Reason
 from rmqkit.topology.file.scenarios import Case, Scenario, ScenarioStep
 from rmqkit.topology.policies import effective, unread
 from rmqkit.topology.prefixed_copy import prefixed_copy
+from rmqkit.topology.routing import DeathReason
 from rmqkit.topology.scenario_check import Observation, offline
 
 ANSWER_S = 30.0  # a broker that does not deliver a marker for so long is as good as gone
@@ -54,7 +54,7 @@ class ScenarioRunner:
         self._stop = stop
         self._open = ExitStack()
         self._topology: Topology | None = None
-        self._stages: dict[frozenset[tuple[str, Reason]], _ScenarioRun] = {}
+        self._stages: dict[frozenset[tuple[str, DeathReason]], _ScenarioRun] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +105,7 @@ class _ScenarioRun:
         publish: Publish,
         stop: Stop,
         topology: Topology,
-        leaving: frozenset[tuple[str, Reason]],
+        leaving: frozenset[tuple[str, DeathReason]],
     ) -> None:
         self._link = link
         self._send = publish

@@ -1,4 +1,4 @@
-"""What differs between two topologies: that of the files, and that of a broker or of other files."""
+"""Compare two topologies: that of the files, and that of a broker or of other files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.plan import Difference, Kind, Outcome, Step
 from rmqkit.topology.file.names import any_part
 
-EVERYTHING = ("*",)  # the scope that holds every name
-_OURS = re.compile(r"(^|\.)rmqkit\.[a-z]+$")  # what stands in while something is replaced
+EVERYTHING = ("*",)  # the scope of every name
+_TEMPORARY = re.compile(r"(^|\.)rmqkit\.[a-z]+$")  # entities that exist during a replacement
 _NOT_TEXT = ("none", "null", "true", "false")
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
 _Properties = Mapping[str, Any]
 
 
 def compare(expected: Topology, actual: Topology, *, default_queue_type: str = "classic") -> tuple[Step, ...]:
-    """Tell for each expected entity whether it is there, and how else; then what is extra.
+    """Return a step for each expected entity, with its differences, then a step for each extra entity.
 
     A queue without a type has the `default_queue_type` (https://www.rabbitmq.com/docs/vhosts#default-queue-type).
     """
@@ -31,20 +31,20 @@ def compare(expected: Topology, actual: Topology, *, default_queue_type: str = "
     steps = [
         *(_step("exchange", each, _of_exchange(each), exchanges) for each in expected.exchanges),
         *(_step("queue", each, _of_queue(each, default_queue_type), queues) for each in expected.queues),
-        *(_binding_step(each, there=binding_key(each) in bindings) for each in expected.bindings),
+        *(_binding_step(each, exists=binding_key(each) in bindings) for each in expected.bindings),
         *(_step("policy", each, _of_policy(each), policies) for each in expected.policies),
     ]
-    beyond = extras(expected, actual)
-    steps += [Step("exchange", each.name, Outcome.EXTRA) for each in beyond.exchanges]
-    steps += [Step("queue", each.name, Outcome.EXTRA) for each in beyond.queues]
-    steps += [Step("binding", str(each), Outcome.EXTRA) for each in beyond.bindings]
-    steps += [Step("policy", each.name, Outcome.EXTRA) for each in beyond.policies]
+    extra = extras(expected, actual)
+    steps += [Step("exchange", each.name, Outcome.EXTRA) for each in extra.exchanges]
+    steps += [Step("queue", each.name, Outcome.EXTRA) for each in extra.queues]
+    steps += [Step("binding", str(each), Outcome.EXTRA) for each in extra.bindings]
+    steps += [Step("policy", each.name, Outcome.EXTRA) for each in extra.policies]
     return tuple(steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What only one of two topologies has, and what both have and differs; a difference is expected by the first."""
+    """The entities of only one of two topologies, and those that differ; the first is the expected one."""
 
     only_first: tuple[Step, ...]
     only_second: tuple[Step, ...]
@@ -52,24 +52,24 @@ class Diff:
 
     @property
     def equal(self) -> bool:
-        """Tell whether there is nothing to tell."""
+        """Tell whether there is no difference."""
         return not (self.only_first or self.only_second or self.different)
 
 
 def diff(first: Topology, second: Topology, *, default_queue_type: str = "classic") -> Diff:
-    """Tell how two topologies differ in exchanges, queues, bindings and policies, in their order."""
+    """Compare the exchanges, queues, bindings and policies of two topologies, in their order."""
     steps = compare(first, second, default_queue_type=default_queue_type)
     missing = tuple(step for step in steps if step.outcome is Outcome.CREATE)
-    beyond = tuple(step for step in compare(second, first) if step.outcome is Outcome.CREATE)
-    return Diff(missing, beyond, tuple(step for step in steps if step.differences))
+    added = tuple(step for step in compare(second, first) if step.outcome is Outcome.CREATE)
+    return Diff(missing, added, tuple(step for step in steps if step.differences))
 
 
 def extras(expected: Topology, actual: Topology) -> Topology:
-    """Return what is there and not expected, within the scope of what is expected; each kind sorted by name.
+    """Return the actual entities that are in the scope of the expected topology, and not part of it, sorted by name.
 
-    In scope is a name that a pattern of `scope` matches, and a binding into what is expected or in scope: it belongs to
-    whom it feeds. What is listed as external never is, nor are exclusive queues, which go with their connection, the
-    default exchange and what the broker made for itself.
+    A name is in scope if a pattern of `scope` matches it, a binding if its destination is expected or in scope. Never
+    in scope are external entities, exclusive queues (they end with their connection), the default exchange, and
+    entities that the broker created for itself.
     """
     declared = {("exchange", each.name) for each in expected.exchanges}
     declared |= {("queue", each.name) for each in expected.queues} | {
@@ -85,30 +85,32 @@ def extras(expected: Topology, actual: Topology) -> Topology:
     def in_scope(kind: str, name: str) -> bool:
         return (kind, name) not in foreign and any(pattern.fullmatch(name) for pattern in scope)
 
-    def beyond(kind: Kind, there: Iterable[_Named]) -> tuple[_Named, ...]:
-        found = (each for each in there if (kind, each.name) not in declared and in_scope(kind, each.name))
+    def extra(kind: Kind, entities: Iterable[_Named]) -> tuple[_Named, ...]:
+        found = (each for each in entities if (kind, each.name) not in declared and in_scope(kind, each.name))
         return tuple(sorted(found, key=lambda each: each.name))
 
-    def stray(binding: Binding) -> bool:
+    def extra_binding(binding: Binding) -> bool:
         end = (binding.destination_type, binding.destination)
         return bool(binding.source) and (end in declared or in_scope(*end)) and binding_key(binding) not in bindings
 
     return Topology(
-        exchanges=beyond("exchange", actual.exchanges),
-        queues=beyond("queue", actual.queues),
-        bindings=tuple(sorted(filter(stray, actual.bindings), key=binding_key)),
-        policies=beyond("policy", actual.policies),
+        exchanges=extra("exchange", actual.exchanges),
+        queues=extra("queue", actual.queues),
+        bindings=tuple(sorted(filter(extra_binding, actual.bindings), key=binding_key)),
+        policies=extra("policy", actual.policies),
     )
 
 
 def is_internal(entity: Exchange | Queue) -> bool:
-    """Tell whether the broker made it for itself, as federation does, or rmqkit did, to stand in for another."""
-    made = entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments or _OURS.search(entity.name)
-    return bool(made) or (isinstance(entity, Exchange) and entity.type == "x-federation-upstream")
+    """Tell whether the broker created an entity for itself, as federation does, or rmqkit for a replacement."""
+    internal = (
+        entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments or _TEMPORARY.search(entity.name)
+    )
+    return bool(internal) or (isinstance(entity, Exchange) and entity.type == "x-federation-upstream")
 
 
 def binding_key(binding: Binding) -> str:
-    """Return what tells a binding from all others of a broker; unlike ==, it tells true from 1."""
+    """Return a key that identifies a binding on a broker; unlike ==, it distinguishes true from 1."""
     return json.dumps([getattr(binding, name) for name in binding.__slots__ if name != "where"], sort_keys=True)
 
 
@@ -128,18 +130,18 @@ def _of_policy(policy: Policy) -> _Properties:
     return properties | dict(policy.definition)
 
 
-def _step(kind: Kind, entity: _Named, wanted: _Properties, there: Mapping[str, _Properties]) -> Step:
+def _step(kind: Kind, entity: _Named, wanted: _Properties, existing: Mapping[str, _Properties]) -> Step:
     outcome: Outcome = Outcome.CREATE
     differences: tuple[Difference, ...] = ()
-    if (live := there.get(entity.name)) is not None:
+    if (live := existing.get(entity.name)) is not None:
         differences = tuple(_differences(wanted, live))
         changed = Outcome.CHANGE if kind == "policy" else Outcome.CONFLICT
         outcome = changed if differences else Outcome.UNCHANGED
     return Step(kind, entity.name, outcome, differences, where=entity.where)
 
 
-def _binding_step(binding: Binding, *, there: bool) -> Step:
-    return Step("binding", str(binding), Outcome.UNCHANGED if there else Outcome.CREATE, where=binding.where)
+def _binding_step(binding: Binding, *, exists: bool) -> Step:
+    return Step("binding", str(binding), Outcome.UNCHANGED if exists else Outcome.CREATE, where=binding.where)
 
 
 def _differences(wanted: _Properties, live: _Properties) -> Iterator[Difference]:
@@ -150,7 +152,7 @@ def _differences(wanted: _Properties, live: _Properties) -> Iterator[Difference]
 
 
 def _shown(properties: _Properties, name: str) -> str:
-    """Write a value so that it differs from every other; a word stands without quotes."""
+    """Write a value unambiguously; a word is written without quotes."""
     if name not in properties:
         return "none"
     value = properties[name]

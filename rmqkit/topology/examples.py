@@ -1,4 +1,4 @@
-"""The topologies that come with rmqkit."""
+"""Find the topologies that are shipped with rmqkit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rmqkit.errors import DocumentError
 
 
 def example_names() -> dict[str, Path]:
-    """Return the shipped topologies by name, in alphabetical order; the scenarios beside them are not among them."""
+    """Return the shipped topologies by name, in alphabetical order, without their scenarios."""
     package = Path(str(files("rmqkit")))
     inside, beside = package / "topologies", package.parent / "topologies"  # a wheel; a checkout
     folder = inside if inside.is_dir() else beside
@@ -17,8 +17,8 @@ def example_names() -> dict[str, Path]:
 
 
 def find(name: str) -> Path:
-    """Return the file of a shipped topology; raise DocumentError if there is none of that name."""
+    """Return the file of a shipped topology; raise DocumentError for an unknown name."""
     known = example_names()
     if name not in known:
-        raise DocumentError(f"no topology {name!r} comes with rmqkit", advice=f"There are: {', '.join(known)}.")
+        raise DocumentError(f"no example topology {name!r}", advice=f"Available: {', '.join(known)}.")
     return known[name]

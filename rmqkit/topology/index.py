@@ -1,13 +1,13 @@
-"""A topology as lint looks at it: entities by name, bindings by their ends, arguments with policies applied."""
+"""Index a topology: entities by name, bindings by both ends, arguments with policies applied."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
-from rmqkit.model import Arguments, Binding, Exchange, Policy, Queue, Topology
+from rmqkit.model import Arguments, Binding, Exchange, Queue, Topology
 from rmqkit.topology.file.names import BUILT_IN
 from rmqkit.topology.matching import matches
 from rmqkit.topology.policies import effective, unread
@@ -15,59 +15,87 @@ from rmqkit.topology.policies import effective, unread
 _NAMES = ("alternate-exchange", "x-dead-letter-exchange", "x-dead-letter-routing-key")
 
 
-@dataclass(frozen=True, slots=True)
 class TopologyIndex:
     """A topology, indexed.
 
     `out_of` has the bindings of an exchange, `into_queue` and `into_exchange` those that lead to one, in the order of
-    the file. `settings` are the arguments of each queue, `x-` and all, after policies; `alternates` the alternate
-    exchange of each exchange that has one. `unread` are policies whose pattern cannot be read: `topology` is without.
+    the file. `policies` are those whose pattern can be read here, `unread` the others, which are never applied.
     """
 
-    topology: Topology
-    exchanges: Mapping[str, Exchange]
-    queues: Mapping[str, Queue]
-    out_of: Mapping[str, list[Binding]]
-    into_queue: Mapping[str, list[Binding]]
-    into_exchange: Mapping[str, list[Binding]]
-    settings: Mapping[str, Arguments]
-    alternates: Mapping[str, str]
-    unread: tuple[Policy, ...]
-    _by_key: Mapping[tuple[str, str], list[Binding]]
+    def __init__(self, topology: Topology) -> None:
+        """Index a topology; settings are computed when they are asked for."""
+        self.topology = topology
+        self.unread = unread(topology)
+        self.policies = tuple(policy for policy in topology.policies if policy not in self.unread)
+        self.exchanges = {exchange.name: exchange for exchange in topology.exchanges}
+        self.queues = {queue.name: queue for queue in topology.queues}
+        self.out_of: dict[str, list[Binding]] = {}
+        self.into_queue: dict[str, list[Binding]] = {}
+        self.into_exchange: dict[str, list[Binding]] = {}
+        for binding in topology.bindings:
+            into = self.into_queue if binding.destination_type == "queue" else self.into_exchange
+            self.out_of.setdefault(binding.source, []).append(binding)
+            into.setdefault(binding.destination, []).append(binding)
+        self._settings: dict[str, Arguments] = {}
+
+    def settings(self, queue: str) -> Arguments:
+        """Return the arguments of a declared queue, with its policy applied."""
+        if queue not in self._settings:
+            self._settings[queue] = self._effective(self.queues[queue])
+        return self._settings[queue]
+
+    @cached_property
+    def alternates(self) -> dict[str, str]:
+        """The alternate exchange of each exchange that has one, with policies applied."""
+        alternates = {name: self._effective(each).get("alternate-exchange") for name, each in self.exchanges.items()}
+        return {name: alternate for name, alternate in alternates.items() if alternate}
+
+    def _effective(self, entity: Exchange | Queue) -> dict[str, Any]:
+        """Return the effective arguments without names that are not text: other checks report them."""
+        settings = effective(self.topology, entity)
+        return {name: value for name, value in settings.items() if name not in _NAMES or isinstance(value, str)}
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str], list[Binding]]:
+        by_key: dict[tuple[str, str], list[Binding]] = defaultdict(list)
+        for binding in self.topology.bindings:
+            by_key[binding.source, binding.routing_key].append(binding)
+        return by_key
 
     def type_of(self, exchange: str) -> str:
-        """Return an exchange's type; an empty text if it is external."""
+        """Return the type of an exchange; an empty string if it is external."""
         declared = self.exchanges.get(exchange)
         return declared.type if declared else BUILT_IN.get(exchange, "")
 
-    def is_known(self, exchange: str) -> bool:
+    def is_known_exchange(self, name: str) -> bool:
         """Tell whether an exchange is declared, external, built in or the default one."""
-        return exchange in {"", *self.exchanges, *BUILT_IN, *self.topology.external_exchanges}
+        return not name or name in self.exchanges or name in BUILT_IN or name in self.topology.external_exchanges
 
-    def is_known_queue(self, queue: str) -> bool:
+    def is_known_queue(self, name: str) -> bool:
         """Tell whether a queue is declared or external."""
-        return queue in self.queues or queue in self.topology.external_queues
+        return name in self.queues or name in self.topology.external_queues
 
-    def takes(self, binding: Binding, key: str | None) -> bool | None:
-        """Tell whether a binding takes a message with a routing key (None: any); None if that cannot be known."""
+    def accepts(self, binding: Binding, key: str | None) -> bool | None:
+        """Tell whether a binding accepts a message with a routing key (None: any); None if that is unknown."""
         kind = self.type_of(binding.source)
         if kind == "fanout" or (kind == "topic" and binding.routing_key == "#"):
             return True
         return matches(kind, binding, (key,), {}) if kind in ("direct", "topic") and key is not None else None
 
-    def reached(self, exchange: str, key: str | None, *, surely: bool) -> set[str]:
-        """Return the queues a message to an exchange reaches: those it must reach, or those it may."""
+    def reached(self, exchange: str, key: str | None, *, certainly: bool) -> set[str]:
+        """Return the queues that a message published to an exchange certainly reaches, or those that it may reach."""
         if not exchange:
             return {key} & self.queues.keys() if key is not None else set()
         queues: set[str] = set()
-        seen, todo = {exchange}, [exchange]
-        for name in todo:
-            onward = {self.alternates[name]} if name in self.alternates and not surely else set()
+        seen, pending = {exchange}, [exchange]
+        for name in pending:
+            exchanges = {self.alternates[name]} if name in self.alternates and not certainly else set()
             for binding in self._candidates(name, key):
-                if self.takes(binding, key) if surely else self.takes(binding, key) is not False:
-                    (queues if binding.destination_type == "queue" else onward).add(binding.destination)
-            todo += sorted(onward - seen)
-            seen |= onward
+                accepted = self.accepts(binding, key)
+                if accepted or (accepted is None and not certainly):
+                    (queues if binding.destination_type == "queue" else exchanges).add(binding.destination)
+            pending += sorted(exchanges - seen)
+            seen |= exchanges
         return queues
 
     def _candidates(self, exchange: str, key: str | None) -> Iterable[Binding]:
@@ -82,36 +110,4 @@ class TopologyIndex:
             kind, key = self.type_of(binding.source), binding.routing_key
             exact = kind == "direct" or (kind == "topic" and not {"*", "#"} & {*key.split(".")})
             keys[key if exact else None] = None
-        return tuple(keys) or (queue,)  # nothing but the default exchange leads there
-
-
-def index_of(topology: Topology) -> TopologyIndex:
-    """Index a topology."""
-    left_out = unread(topology)
-    topology = replace(topology, policies=tuple(policy for policy in topology.policies if policy not in left_out))
-    out_of: dict[str, list[Binding]] = defaultdict(list)
-    into_queue: dict[str, list[Binding]] = defaultdict(list)
-    into_exchange: dict[str, list[Binding]] = defaultdict(list)
-    by_key: dict[tuple[str, str], list[Binding]] = defaultdict(list)
-    for binding in topology.bindings:
-        out_of[binding.source].append(binding)
-        (into_queue if binding.destination_type == "queue" else into_exchange)[binding.destination].append(binding)
-        by_key[binding.source, binding.routing_key].append(binding)
-    return TopologyIndex(
-        topology,
-        {exchange.name: exchange for exchange in topology.exchanges},
-        {queue.name: queue for queue in topology.queues},
-        dict(out_of),
-        dict(into_queue),
-        dict(into_exchange),
-        {queue.name: _settings(topology, queue) for queue in topology.queues},
-        {each.name: other for each in topology.exchanges if (other := _settings(topology, each).get(_NAMES[0]))},
-        left_out,
-        dict(by_key),
-    )
-
-
-def _settings(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
-    """Return the effective arguments; a name that is no text is told of elsewhere, and would lead nowhere here."""
-    settings = effective(topology, entity)
-    return {name: value for name, value in settings.items() if name not in _NAMES or isinstance(value, str)}
+        return tuple(keys) or (queue,)  # only the default exchange leads there

@@ -1,4 +1,4 @@
-"""Whether a binding takes a message, by the type of its exchange (https://www.rabbitmq.com/tutorials/amqp-concepts)."""
+"""Match messages against bindings by the type of the exchange (https://www.rabbitmq.com/tutorials/amqp-concepts)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rmqkit.model import Binding
 
 MAX_STATES = 2_000  # patterns like #.a.*.*.*... have a state for each set of places: beyond this many, say no
 
-_OTHER = "."  # a word that neither names: no word holds a dot
+_OTHER = "."  # stands for any word in neither pattern: no word contains a dot
 States = frozenset[int]
 
 
@@ -45,7 +45,7 @@ def includes(wide: str, narrow: str) -> bool:
 
 
 def _next_words(pattern: tuple[str, ...], states: States, named: set[str]) -> set[str]:
-    """Return a word of every kind that leads on from the states."""
+    """Return a word of every kind that leads from the states to others."""
     tokens = {pattern[state] for state in states if state < len(pattern)}
     return tokens - {"*", "#"} | ({*named, _OTHER} if tokens & {"*", "#"} else set())
 
@@ -62,7 +62,7 @@ def _step(pattern: tuple[str, ...], states: States, word: str) -> States:
 
 
 def _closed(pattern: tuple[str, ...], states: States) -> States:
-    """Add the states that are reached without a word: a `#` may stand for none."""
+    """Add the states that are reached without a word, since `#` matches none too."""
     reached = set(states)
     for state in sorted(states):
         following = state
@@ -73,7 +73,7 @@ def _closed(pattern: tuple[str, ...], states: States) -> States:
 
 
 def _may_include(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
-    """Tell whether what `outer` begins and ends with stands in `inner` too: a quick way to say no."""
+    """Tell whether `inner` begins and ends with the same plain words as `outer`, which is quick to check."""
     for one, other in ((outer, inner), (outer[::-1], inner[::-1])):
         for word, same in zip_longest(one, other):
             if word in ("*", "#"):
@@ -84,18 +84,18 @@ def _may_include(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
 
 
 KINDS = ("direct", "fanout", "topic", "headers")
-_NARROW = 2**31  # an integer below goes as 32 bits, others as 64: in a list or table the two are not equal
+_NARROW = 2**31  # smaller integers are sent as 32 bits, others as 64: in a list or table the two are not equal
 _NUMBERS = {"int", "long", "float", "time"}
-_ALIKE = ({"text", "bytes"}, {"list", "table"})  # equal in Erlang: the same bytes, and what is empty
+_ALIKE = ({"text", "bytes"}, {"list", "table"})  # equal in Erlang: the same bytes, and empty ones
 
 PERHAPS = object()
-"""The value of a header that a message has by some versions of RabbitMQ only."""
+"""The value of a header that a message has only with some versions of RabbitMQ."""
 
 
 def matches(kind: str, binding: Binding, keys: Collection[str], headers: Mapping[str, Any]) -> bool | None:
-    """Tell whether an exchange of a type sends a message with these routing keys and headers along a binding.
+    """Tell whether an exchange of a type routes a message with these keys and headers through a binding.
 
-    None: a plugin decides, or RabbitMQ's versions differ.
+    None if a plugin decides, or the versions of RabbitMQ differ.
     """
     match kind:
         case "direct":
@@ -111,9 +111,9 @@ def matches(kind: str, binding: Binding, keys: Collection[str], headers: Mapping
 
 
 def matches_topic(pattern: str, key: str) -> bool:
-    """Match words between dots: `*` stands for one, `#` for any number; the empty key has no word, `.` has two."""
+    """Match words between dots: `*` matches one, `#` any number; the empty key has no word, `.` has two."""
     words = key.split(".") if key else []
-    ends = {0}  # how many words of the key the pattern may have taken so far
+    ends = {0}  # the numbers of words that the pattern may have matched so far
     for word in pattern.split(".") if pattern else []:
         if word == "#":
             ends = set(range(min(ends), len(words) + 1))
@@ -139,7 +139,7 @@ def _matches_headers(arguments: Mapping[str, Any], headers: Mapping[str, Any]) -
 
 
 def _has(headers: Mapping[str, Any], name: str, wanted: Any) -> bool | None:
-    """Tell whether a header is there with a value; a binding argument without value asks for its presence only."""
+    """Tell whether a header has a value; a binding argument without a value requires only the header."""
     if name not in headers:
         return False
     if headers[name] is PERHAPS:
@@ -158,7 +158,7 @@ def _equal(actual: tuple[str, Any], wanted: tuple[str, Any]) -> bool | None:
 
 
 def _wire(value: Any) -> tuple[str, Any]:  # noqa: PLR0911 - a line per field type
-    """Return a value with its type on the wire, which counts inside lists and tables, as the order in tables does."""
+    """Return a value with its type on the wire, which lists and tables compare, as well as the order of tables."""
     match value:
         case bool():
             return "bool", value

@@ -1,4 +1,4 @@
-"""What an entity is set to: its own arguments, and those its policy adds (https://www.rabbitmq.com/docs/policies)."""
+"""Apply policies to exchanges and queues (https://www.rabbitmq.com/docs/policies)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _NEVER_IN_STREAMS = {
     "expires", "message-ttl", "dead-letter-exchange", "dead-letter-routing-key", "max-length", "max-in-memory-length",
     "max-in-memory-bytes", "overflow",
 }  # fmt: skip
-# A policy that holds one of these keys is passed over for queues of the type, as a whole (RabbitMQ 3.10 to 4.x).
-_FOREIGN = {
+# RabbitMQ 3.10 to 4.x skips a policy with one of these keys, as a whole, for queues of the type.
+_UNSUPPORTED = {
     "classic": _STREAM | _QUORUM,
     "quorum": _STREAM | _CLASSIC,
     "stream": _QUORUM | _CLASSIC | _NEVER_IN_STREAMS,
 }
 _APPLIES = {"classic": "classic_queues", "quorum": "quorum_queues", "stream": "streams"}
-# Of these limits the lower one counts; of all else the argument, but for a few where the policy does.
+# Of these limits the lower one applies; of other settings the argument, except for a few where the policy does.
 _LIMITS = {"expires", "message-ttl", "max-length", "max-length-bytes", "delivery-limit"}
 _POLICY_WINS = {"quorum": {"overflow"}, "stream": {"max-length-bytes", "max-age", "stream-max-segment-size-bytes"}}
 
 
 def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
-    """Return the arguments an exchange or queue has on the broker, in argument form: `x-message-ttl`, ..."""
+    """Return the arguments of an exchange or queue with its policy applied, in argument form: `x-message-ttl`, ..."""
     arguments = dict(entity.arguments)
     policy = policy_of(topology, entity)
     prefix = "x-" if isinstance(entity, Queue) else ""
@@ -47,17 +47,17 @@ def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
 
 
 def dead_letter_target(topology: Topology, queue: Queue) -> Target | None:
-    """Return where what a queue rejects goes; a routing key of "" is the message's own. None: it is dropped."""
+    """Return the target of a queue's dead letters, None if they are dropped; an empty routing key keeps their own."""
     try:
         arguments = effective(topology, queue)
-    except TopologyError:  # a policy's pattern, that the broker can read and we cannot
+    except TopologyError:  # a policy's pattern that only the broker can read
         arguments = dict(queue.arguments)
     exchange, key = arguments.get("x-dead-letter-exchange"), arguments.get("x-dead-letter-routing-key", "")
     return Target(exchange, key) if isinstance(exchange, str) and isinstance(key, str) else None
 
 
 def policy_of(topology: Topology, entity: Exchange | Queue) -> Policy | None:
-    """Return the one policy that counts for an exchange or queue: the first in the file of the highest priority."""
+    """Return the only policy that applies to an exchange or queue: the first in the file of the highest priority."""
     found = [policy for policy in topology.policies if applies(policy, entity)]
     return max(found, key=lambda policy: policy.priority, default=None)
 
@@ -68,38 +68,36 @@ def queue_type(queue: Queue) -> str:
 
 
 def unread(topology: Topology) -> tuple[Policy, ...]:
-    """Return the policies whose pattern cannot be read here; they are left out of account."""
+    """Return the policies whose pattern cannot be read here; they are never applied."""
     return tuple(policy for policy in topology.policies if not _pattern(policy.pattern))
 
 
 def doubt(topology: Topology, entity: Exchange | Queue) -> str:
-    """Say why it is not known what an exchange or queue is set to, if a policy that is not read may be for it."""
+    """Explain why the settings of an exchange or queue are unknown: a policy that cannot be read may apply to it."""
     for policy in unread(topology):
-        if _is_for(policy, entity):
-            return (
-                f"whether policy {policy.name!r} is for {entity.name!r} is not known: its pattern cannot be read here"
-            )
+        if _fits_type(policy, entity):
+            return f"whether policy {policy.name!r} applies to {entity.name!r} is unknown: its pattern cannot be read"
     return ""
 
 
 def applies(policy: Policy, entity: Exchange | Queue) -> bool:
-    """Tell whether a policy is one of those for an entity, whatever others there are."""
+    """Tell whether a policy matches an entity, even if another has a higher priority."""
     pattern = _pattern(policy.pattern)
-    return pattern is not None and _is_for(policy, entity) and bool(pattern.search(entity.name.encode()))
+    return pattern is not None and _fits_type(policy, entity) and bool(pattern.search(entity.name.encode()))
 
 
-def _is_for(policy: Policy, entity: Exchange | Queue) -> bool:
-    """Tell whether a policy is for what an entity is, whatever its name."""
+def _fits_type(policy: Policy, entity: Exchange | Queue) -> bool:
+    """Tell whether a policy applies to entities of this kind and type, whatever their names."""
     if isinstance(entity, Exchange):
         return policy.apply_to in ("all", "exchanges")
     kind = queue_type(entity)
     right = policy.apply_to in ("all", "queues", _APPLIES.get(kind))
-    return right and not policy.definition.keys() & _FOREIGN.get(kind, set())
+    return right and not policy.definition.keys() & _UNSUPPORTED.get(kind, set())
 
 
 @cache
 def _pattern(pattern: str) -> re.Pattern[bytes] | None:
-    """Compile a pattern as Erlang does, for bytes; None if that is beyond Python, as classes like [:alpha:] are."""
+    """Compile a pattern for bytes, as Erlang does; None if Python cannot, as with classes like [:alpha:]."""
     try:
         return None if "[:" in pattern else re.compile(pattern.encode())
     except re.error:

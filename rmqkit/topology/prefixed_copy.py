@@ -1,7 +1,7 @@
-"""A topology under other names, that routes every message as the topology itself would.
+"""Copy a topology under prefixed names; the copy routes every message as the original would.
 
-Keys and headers stay as they are: even the default exchange has a stand-in, a direct exchange to which every queue is
-bound by the name it stands for. So nothing that is published here can reach a queue outside.
+Keys and headers are kept: even the default exchange is copied, as a direct exchange to which every queue is bound by
+its original name. So a message published to the copy never reaches a queue outside it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.topology.death_cycles import Reason
 from rmqkit.topology.file.names import BUILT_IN, MAX_NAME_BYTES
 from rmqkit.topology.policies import effective, queue_type
+from rmqkit.topology.routing import DeathReason
 
-EXPIRES_MS = 300_000  # after so long without a consumer the broker deletes a queue, should nobody else do it
+EXPIRES_MS = 300_000  # without a consumer for this long, the broker deletes a queue that was left behind
 TTL_MS = 100
 _ROUTING = (
     "x-queue-type", "x-overflow", "x-dead-letter-strategy", "x-dead-letter-exchange", "x-dead-letter-routing-key",
 )  # fmt: skip
-_LEAVE: Mapping[Reason, Mapping[str, int]] = {
+_LIMITS: Mapping[DeathReason, Mapping[str, int]] = {
     "rejected": {},
     "expired": {"x-message-ttl": TTL_MS},
     "maxlen": {"x-max-length": 1},
@@ -31,42 +31,45 @@ _LEAVE: Mapping[Reason, Mapping[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class PrefixedCopy:
-    """What to declare, and what each of its queues stands for, by name."""
+    """The topology to declare, and the original name of each of its queues."""
 
     prefix: str
     topology: Topology
     queues: Mapping[str, str]
 
     def named(self, name: str) -> str:
-        """Return the name of what stands for an exchange or queue; the default exchange's is the prefix itself."""
+        """Return the name of the copy of an exchange or queue; that of the default exchange is the prefix itself."""
         return _named(self.prefix, name)
 
 
-def prefixed_copy(topology: Topology, prefix: str, leaving: Collection[tuple[str, Reason]] = ()) -> PrefixedCopy:
-    """Return the stand-in of a topology.
+def prefixed_copy(topology: Topology, prefix: str, leaving: Collection[tuple[str, DeathReason]] = ()) -> PrefixedCopy:
+    """Return the copy of a topology.
 
-    Messages leave a queue by themselves only for the reasons `leaving` gives, queue by queue, and then at once. What an
-    external exchange gets ends in a queue that stands for it. Policies become arguments. Should its owner vanish, the
-    broker removes it all, but for streams.
+    Messages leave a queue on their own only for the reasons that `leaving` gives for it, and then at once. Messages to
+    an external exchange end in a queue in its place. Policies become arguments. If the owner of the copy dies, the
+    broker removes everything except streams.
     """
     queues = [_queue(prefix, topology, queue, leaving) for queue in topology.queues]
     queues += [Queue(_named(prefix, name), arguments={"x-expires": EXPIRES_MS}) for name in topology.external_queues]
     names = [*(queue.name for queue in topology.queues), *topology.external_queues]
-    own = {queue.name: name for queue, name in zip(queues, names, strict=True)}
-    bindings = [Binding(_named(prefix, ""), queue, routing_key=name) for queue, name in own.items()]
-    outside = {name: f"external exchange {name!r}" for name in topology.external_exchanges if name not in BUILT_IN}
-    for name, label in outside.items():
+    originals = {queue.name: name for queue, name in zip(queues, names, strict=True)}
+    bindings = [Binding(_named(prefix, ""), queue, routing_key=name) for queue, name in originals.items()]
+    external = {name: f"external exchange {name!r}" for name in topology.external_exchanges if name not in BUILT_IN}
+    for name, label in external.items():
         queues.append(Queue(_named(prefix, label), arguments={"x-expires": EXPIRES_MS}))
-        own[queues[-1].name] = label
+        originals[queues[-1].name] = label
         bindings.append(Binding(_named(prefix, name), queues[-1].name))
     return PrefixedCopy(
         prefix,
         Topology(
-            exchanges=tuple(_exchanges(prefix, topology, outside)),
+            exchanges=tuple(_exchanges(prefix, topology, external)),
             queues=tuple(queues),
-            bindings=(*bindings, *(_binding(prefix, each) for each in topology.bindings if each.source not in outside)),
+            bindings=(
+                *bindings,
+                *(_binding(prefix, each) for each in topology.bindings if each.source not in external),
+            ),
         ),
-        own,
+        originals,
     )
 
 
@@ -75,11 +78,11 @@ def _named(prefix: str, name: str) -> str:
     return whole if len(whole.encode()) <= MAX_NAME_BYTES else prefix + hashlib.sha256(name.encode()).hexdigest()
 
 
-def _exchanges(prefix: str, topology: Topology, outside: Iterable[str]) -> Iterator[Exchange]:
+def _exchanges(prefix: str, topology: Topology, external: Iterable[str]) -> Iterator[Exchange]:
     yield Exchange(_named(prefix, ""), auto_delete=True)
     for name, kind in BUILT_IN.items():
         yield Exchange(_named(prefix, name), kind, auto_delete=True)
-    for name in outside:
+    for name in external:
         yield Exchange(_named(prefix, name), "fanout", auto_delete=True)
     for exchange in topology.exchanges:
         arguments = effective(topology, exchange)
@@ -89,7 +92,7 @@ def _exchanges(prefix: str, topology: Topology, outside: Iterable[str]) -> Itera
         yield replace(exchange, name=_named(prefix, exchange.name), durable=True, auto_delete=True, arguments=own)
 
 
-def _queue(prefix: str, topology: Topology, queue: Queue, leaving: Collection[tuple[str, Reason]]) -> Queue:
+def _queue(prefix: str, topology: Topology, queue: Queue, leaving: Collection[tuple[str, DeathReason]]) -> Queue:
     settings = effective(topology, queue)
     arguments: dict[str, Any] = {name: settings[name] for name in _ROUTING if name in settings}
     if "x-dead-letter-exchange" in arguments:
@@ -97,12 +100,12 @@ def _queue(prefix: str, topology: Topology, queue: Queue, leaving: Collection[tu
     if queue_type(queue) != "stream":
         arguments["x-expires"] = EXPIRES_MS
     for name, reason in leaving:
-        arguments |= _LEAVE[reason] if name == queue.name else {}
+        arguments |= _LIMITS[reason] if name == queue.name else {}
     return Queue(_named(prefix, queue.name), arguments=arguments)
 
 
 def _binding(prefix: str, binding: Binding) -> Binding:
-    """Rename both ends, and the names that a headers exchange may look for in dead letters."""
+    """Rename both ends, and the names that a headers exchange may match in dead letters."""
     arguments = dict(binding.arguments)
     for header in ("x-first-death-queue", "x-first-death-exchange"):
         if isinstance(arguments.get(header), str):

@@ -1,6 +1,6 @@
-"""Where a message goes from its exchange, as RabbitMQ would send it.
+"""Route a message from its exchange to its queues, as RabbitMQ would.
 
-A broker may hold more than the files say: what is external, or decided by a plugin, is told as unknown, never guessed.
+A broker may hold more than the files declare: what an external exchange or a plugin decides is unknown, never guessed.
 """
 
 from __future__ import annotations
@@ -9,22 +9,28 @@ import difflib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from rmqkit.errors import PayloadError, TopologyError
-from rmqkit.model import Binding, Exchange, Queue, Target, Topology
-from rmqkit.topology.death_cycles import Deaths
+from rmqkit.model import Binding, Exchange, Target, Topology
 from rmqkit.topology.file.names import BUILT_IN
+from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.matching import KINDS, matches
 from rmqkit.topology.policies import doubt, effective
 
-MAX_PATHS = 1000  # ways that are listed; the shortest come first
-_MAX_STEPS = 20_000  # steps looked at while listing them
+MAX_PATHS = 1000  # paths that are listed, the shortest first
+_MAX_STEPS = 20_000  # steps taken to list them
+
+DeathReason = Literal["rejected", "expired", "maxlen", "delivery_limit"]
+"""Why a message leaves a queue for the dead-letter exchange, in RabbitMQ's words."""
+
+Deaths = tuple[tuple[str, DeathReason], ...]
+"""Queues that a message left as a dead letter, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A step from an exchange; without a binding it is the default exchange's, or the way to the alternate exchange."""
+    """A step from an exchange; without a binding it is taken by the default exchange, or to the alternate exchange."""
 
     source: str
     destination: str
@@ -32,18 +38,14 @@ class Leg:
     binding: Binding | None = None
 
 
-Path = tuple[Leg, ...]
-"""A way from the first exchange to a queue."""
-
-
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which queues a message reaches from an exchange: one copy each, whatever the number of ways.
+    """The queues that a message reaches from an exchange: one copy each, however many paths lead there.
 
-    `queues` are sorted; `legs` hold every step, nearest first. `why` says in a sentence what becomes of a message that
-    reaches none, and `unknown` what cannot be told without a broker. `keys` are all its routing keys, those of CC and
-    BCC included. `deaths` are the queues it has left as a dead letter and why, the last first; `cycles` are those
-    that RabbitMQ broke by dropping it, queue by queue back to the first.
+    `queues` are sorted; `legs` hold every step, the nearest first. `why` explains in a sentence why a message reaches
+    no queue, and `unknown` holds what only a broker can answer. `keys` are all routing keys, those of CC and BCC
+    included. `deaths` are the queues the message has left as a dead letter and why, the last first; `cycles` are those
+    for which RabbitMQ drops it, queue by queue back to the first.
     """
 
     exchange: str
@@ -58,134 +60,123 @@ class Route:
 
     @property
     def unroutable(self) -> bool:
-        """Tell whether it surely reaches no queue."""
+        """Tell whether the message certainly reaches no queue."""
         return not self.queues and not self.unknown
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """Return every way to a queue that passes no exchange twice, the shortest first: at most MAX_PATHS."""
-        onward: dict[str, list[Leg]] = {}
+    def paths(self) -> tuple[tuple[Leg, ...], ...]:
+        """Return every path to a queue that passes no exchange twice, the shortest first: at most MAX_PATHS."""
+        following: dict[str, list[Leg]] = {}
         for leg in self.legs:
-            onward.setdefault(leg.source, []).append(leg)
-        found: list[Path] = []
-        begun: deque[Path] = deque((leg,) for leg in onward.get(self.exchange, ()))
+            following.setdefault(leg.source, []).append(leg)
+        complete: list[tuple[Leg, ...]] = []
+        partial: deque[tuple[Leg, ...]] = deque((leg,) for leg in following.get(self.exchange, ()))
         for _ in range(_MAX_STEPS):
-            if not begun or len(found) >= MAX_PATHS:
+            if not partial or len(complete) >= MAX_PATHS:
                 break
-            path = begun.popleft()
+            path = partial.popleft()
             if not path[-1].to_exchange:
-                found.append(path)
+                complete.append(path)
                 continue
             passed = {leg.source for leg in path}
-            begun += [(*path, leg) for leg in onward.get(path[-1].destination, ()) if leg.source not in passed]
-        return tuple(found)
+            partial += [(*path, leg) for leg in following.get(path[-1].destination, ()) if leg.source not in passed]
+        return tuple(complete)
 
 
 def route(topology: Topology, target: Target, headers: Mapping[str, Any] | None = None) -> Route:
-    """Return where a message goes that is published to a target.
+    """Return the route of a message that is published to a target.
 
-    Raises TopologyError if nobody can publish there, PayloadError if CC or BCC is no list.
+    Raises TopologyError if clients cannot publish there, PayloadError if CC or BCC is not a list.
     """
     headers = dict(headers or {})
     keys = (target.routing_key, *_extra_keys(headers, "CC"), *_extra_keys(headers, "BCC"))
-    headers.pop("BCC", None)  # the broker takes it out before it routes
-    entities = Entities(topology)
-    if fault := entities.publish_fault(target.exchange):
+    headers.pop("BCC", None)  # the broker removes it before routing
+    router = Router(TopologyIndex(topology))
+    if fault := router.publish_fault(target.exchange):
         raise TopologyError(fault)
-    return entities.follow(Route(target.exchange, keys, headers))
+    return router.follow(Route(target.exchange, keys, headers))
 
 
 def _extra_keys(headers: Mapping[str, Any], name: str) -> list[str]:
     """Return the routing keys of a CC or BCC header (https://www.rabbitmq.com/docs/sender-selected)."""
     keys = headers.get(name, [])
     if not isinstance(keys, list):
-        raise PayloadError(f"header {name} is no list of routing keys: the broker refuses the message")
+        raise PayloadError(f"header {name} is not a list of routing keys, so the broker refuses the message")
     return [key for key in keys if isinstance(key, str)]
 
 
-class Entities:
-    """A topology as the broker looks things up in it."""
+class Router:
+    """Follow messages through a topology; a router serves any number of messages."""
 
-    def __init__(self, topology: Topology) -> None:
-        """Index a topology, for as many messages as there are."""
-        self.topology = topology
-        built_in = [Exchange(name, kind, internal=name == "amq.rabbitmq.trace") for name, kind in BUILT_IN.items()]
-        self.exchanges = {exchange.name: exchange for exchange in (*built_in, *topology.exchanges)}
-        self.external = set(topology.external_exchanges) - self.exchanges.keys()
-        self.queues = {queue.name: queue for queue in topology.queues}
-        self._followed: dict[object, Route] = {}
-        self._settings: dict[str, dict[str, Any]] = {}
-        self.bindings: dict[str, list[Binding]] = {}
-        for binding in topology.bindings:
-            self.bindings.setdefault(binding.source, []).append(binding)
-
-    def settings(self, queue: Queue) -> dict[str, Any]:
-        """Return the arguments of a queue, its policy's included."""
-        if queue.name not in self._settings:
-            self._settings[queue.name] = effective(self.topology, queue)
-        return self._settings[queue.name]
+    def __init__(self, index: TopologyIndex) -> None:
+        """Add the built-in exchanges to those that are declared."""
+        self.index = index
+        self.topology = index.topology
+        built_in = {
+            name: Exchange(name, kind, internal=name == "amq.rabbitmq.trace") for name, kind in BUILT_IN.items()
+        }
+        self.exchanges = built_in | index.exchanges
+        self.external = set(self.topology.external_exchanges) - self.exchanges.keys()
+        self._dead_letters: dict[object, Route] = {}
 
     def publish_fault(self, exchange: str) -> str:
-        """Say why nobody can publish to an exchange, or nothing."""
+        """Explain why clients cannot publish to an exchange; an empty string if they can."""
         if not exchange or exchange in self.external:
             return ""
         if exchange not in self.exchanges:
             return f"exchange {exchange!r} is not declared{_nearest(exchange, [*self.exchanges, *self.external])}"
-        return (
-            f"nobody can publish to exchange {exchange!r}: it is internal" if self.exchanges[exchange].internal else ""
-        )
+        return f"clients cannot publish to internal exchange {exchange!r}" if self.exchanges[exchange].internal else ""
 
-    def follow(self, letter: Route) -> Route:
-        """Follow a message from its exchange to its queues."""
+    def follow(self, message: Route) -> Route:
+        """Follow a message, given its exchange, keys and headers, to its queues."""
         legs: list[Leg] = []
         unknown: list[str] = []
         dead_ends: list[str] = []
-        seen = {letter.exchange}
-        work = deque(seen)
-        while work:
-            name = work.popleft()
-            found = list(self._legs(name, letter, unknown))
+        seen = {message.exchange}
+        pending = deque(seen)
+        while pending:
+            name = pending.popleft()
+            found = list(self._legs(name, message, unknown))
             legs += found
             if not found:
-                dead_ends.append(self._dead_end(name, letter))
+                dead_ends.append(self._dead_end(name, message))
             for leg in found:
                 if leg.to_exchange and leg.destination not in seen:
                     seen.add(leg.destination)
-                    work.append(leg.destination)
+                    pending.append(leg.destination)
         queues = tuple(sorted({leg.destination for leg in legs if not leg.to_exchange}))
-        why = "" if queues or unknown else "; ".join(dead_ends) or f"exchange {letter.exchange!r} leads in a circle"
-        return replace(letter, queues=queues, legs=tuple(legs), why=why, unknown=tuple(unknown))
+        why = "" if queues or unknown else "; ".join(dead_ends) or f"exchange {message.exchange!r} leads in a cycle"
+        return replace(message, queues=queues, legs=tuple(legs), why=why, unknown=tuple(unknown))
 
-    def follow_once(self, letter: Route) -> Route:
-        """Follow a dead letter, of one message: all that died first in the same way have the same headers."""
-        key = letter.exchange, letter.keys, letter.deaths[-1]
-        if key not in self._followed:
-            self._followed[key] = self.follow(letter)
-        return replace(self._followed[key], deaths=letter.deaths)
+    def follow_dead_letter(self, message: Route) -> Route:
+        """Follow a dead letter; messages whose first death was the same have the same headers and are followed once."""
+        key = message.exchange, message.keys, message.deaths[-1]
+        if key not in self._dead_letters:
+            self._dead_letters[key] = self.follow(message)
+        return replace(self._dead_letters[key], deaths=message.deaths)
 
-    def _legs(self, name: str, letter: Route, unknown: list[str]) -> Iterator[Leg]:
-        """Yield the steps a message takes from an exchange; what cannot be told is added to `unknown`."""
-        if not letter.exchange:
-            known = {*self.queues, *self.topology.external_queues}
-            yield from (Leg("", key) for key in dict.fromkeys(letter.keys) if key in known)
+    def _legs(self, name: str, message: Route, unknown: list[str]) -> Iterator[Leg]:
+        """Yield the steps a message takes from an exchange, and add what is unknown to `unknown`."""
+        if not message.exchange:
+            yield from (Leg("", key) for key in dict.fromkeys(message.keys) if self.index.is_known_queue(key))
             return
         exchange = self.exchanges.get(name)
         if not exchange:
             if name in self.external:
-                unknown.append(f"exchange {name!r} is external: where it leads is not known")
+                unknown.append(f"exchange {name!r} is external: its bindings are unknown")
             return
-        verdicts = [
-            (binding, matches(exchange.type, binding, letter.keys, letter.headers))
-            for binding in self.bindings.get(name, ())
+        results = [
+            (binding, matches(exchange.type, binding, message.keys, message.headers))
+            for binding in self.index.out_of.get(name, ())
         ]
-        for binding, verdict in verdicts:
-            if verdict:
+        for binding, result in results:
+            if result:
                 yield Leg(name, binding.destination, binding.destination_type == "exchange", binding)
-        if doubtful := [binding.destination for binding, verdict in verdicts if verdict is None]:
+        if doubtful := [binding.destination for binding, result in results if result is None]:
             unknown.append(_doubt(exchange, doubtful))
-        alternate = effective(self.topology, exchange).get("alternate-exchange")
-        if any(verdict is not False for _, verdict in verdicts):
+        if any(result is not False for _, result in results):
             return
+        alternate = effective(self.topology, exchange).get("alternate-exchange")
         by_policy = any("alternate-exchange" in policy.definition for policy in self.topology.policies)
         by_policy = by_policy and "alternate-exchange" not in exchange.arguments
         if by_policy and (why := doubt(self.topology, exchange)):
@@ -193,27 +184,27 @@ class Entities:
         elif alternate is not None:
             yield Leg(name, alternate, to_exchange=True)
 
-    def _dead_end(self, name: str, letter: Route) -> str:
-        """Say why a message goes no further than an exchange."""
-        keys = ", ".join(map(repr, letter.keys))
-        if not letter.exchange:
-            return f"there is no queue {keys}{_nearest(letter.keys[0], self.queues)}"
+    def _dead_end(self, name: str, message: Route) -> str:
+        """Explain why a message goes no further than an exchange."""
+        keys = ", ".join(map(repr, message.keys))
+        if not message.exchange:
+            return f"there is no queue {keys}{_nearest(message.keys[0], self.index.queues)}"
         if name not in self.exchanges:
             return f"there is no exchange {name!r}"
-        kind, bindings = self.exchanges[name].type, self.bindings.get(name, [])
+        kind, bindings = self.exchanges[name].type, self.index.out_of.get(name, [])
         if not bindings:
             return f"nothing is bound to exchange {name!r}"
         if kind == "headers":
             return f"no binding of exchange {name!r} matches the headers"
-        nearest = _nearest(letter.keys[0], [binding.routing_key for binding in bindings])
+        nearest = _nearest(message.keys[0], [binding.routing_key for binding in bindings])
         return f"no binding of exchange {name!r} ({kind}) matches routing key {keys}{nearest}"
 
 
 def _doubt(exchange: Exchange, destinations: list[str]) -> str:
-    ends = ", ".join(map(repr, dict.fromkeys(destinations)))
+    names = ", ".join(map(repr, dict.fromkeys(destinations)))
     if exchange.type in KINDS:
-        return f"whether exchange {exchange.name!r} leads to {ends} depends on RabbitMQ's version, by its headers"
-    return f"exchange {exchange.name!r} is of type {exchange.type}: whether it leads to {ends} only the broker knows"
+        return f"whether the headers match in exchange {exchange.name!r} for {names} depends on RabbitMQ's version"
+    return f"exchange {exchange.name!r} is of type {exchange.type}: only the broker knows whether it routes to {names}"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -80,7 +80,7 @@ def test_what_fails_comes_back_after_each_delay_and_is_parked_with_the_last_line
     assert headers["x-rmqkit-reason"].endswith("ValueError: no such customer: order 7")
     assert len(warnings) == 1
     assert warnings[0].startswith("the handler raised ValueError in ")
-    assert "comes back after 100ms, 300ms, and ends in queue 'parked'" in warnings[0]
+    assert "is retried after 100ms, 300ms, then moved to queue 'parked'" in warnings[0]
     assert [record.exc_info is not None for record in caplog.records] == [True] * 3  # logged, unless somebody wants it
 
 

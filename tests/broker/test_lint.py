@@ -18,8 +18,9 @@ from pika.exceptions import ChannelClosedByBroker
 
 import rmqkit
 from rmqkit.topology.file.loader import loads
-from rmqkit.topology.lint.linter import RULES, lint
-from rmqkit.topology.lint.queue_types import TAKEN_BY
+from rmqkit.topology.lint.linter import lint
+from rmqkit.topology.lint.queue_types import SUPPORTED_BY
+from rmqkit.topology.lint.rule import rules
 from tests.conftest import Broker
 
 _VALUES: dict[str, Any] = {
@@ -51,7 +52,7 @@ def apply(url: str, text: str) -> None:
 def test_the_broker_refuses_every_argument_that_lint_says_it_refuses(
     connection: pika.BlockingConnection, kind: str
 ) -> None:
-    refused = [name for name, takers in TAKEN_BY.items() if kind not in takers]
+    refused = [name for name, types in SUPPORTED_BY.items() if kind not in types]
     for name in refused:
         arguments = {"x-queue-type": kind, name: _VALUES.get(name, 1)}
         with pytest.raises(ChannelClosedByBroker, match=f"PRECONDITION_FAILED - invalid arg '{name}'"):
@@ -59,9 +60,9 @@ def test_the_broker_refuses_every_argument_that_lint_says_it_refuses(
     assert len(refused) > 5
 
 
-def test_headers_that_lint_calls_ignored_are(channel: BlockingChannel, vhost_url: str) -> None:
-    apply(vhost_url, RULES["headers-never-match"].bad)
-    apply(vhost_url, RULES["header-ignored"].bad.replace("printer", "ignoring"))
+def test_headers_that_lint_calls_ignored_are_ignored(channel: BlockingChannel, vhost_url: str) -> None:
+    apply(vhost_url, rules()["headers-never-match"].bad)
+    apply(vhost_url, rules()["header-ignored"].bad.replace("printer", "ignoring"))
     channel.confirm_delivery()
     for headers in ({}, {"x-match": "any"}, {"format": "pdf"}, {"x-urgent": True}):
         channel.basic_publish("documents", "", b"", pika.BasicProperties(headers=headers))
@@ -69,8 +70,8 @@ def test_headers_that_lint_calls_ignored_are(channel: BlockingChannel, vhost_url
     assert channel.queue_declare("ignoring", passive=True).method.message_count == 1  # without x-urgent
 
 
-def test_messages_that_expire_in_a_circle_are_dropped_as_lint_says(channel: BlockingChannel, vhost_url: str) -> None:
-    circle = RULES["dead-letter-expiry-cycle"].bad.replace("1000", "100")
+def test_messages_that_expire_in_a_cycle_are_dropped_as_lint_says(channel: BlockingChannel, vhost_url: str) -> None:
+    circle = rules()["dead-letter-expiry-cycle"].bad.replace("1000", "100")
     assert [finding.code for finding in lint(loads(circle))] == ["dead-letter-expiry-cycle"]
     apply(vhost_url, circle)
     channel.confirm_delivery()
@@ -81,8 +82,8 @@ def test_messages_that_expire_in_a_circle_are_dropped_as_lint_says(channel: Bloc
         channel.connection.sleep(0.05)
 
 
-def test_a_retry_that_lint_finds_no_fault_with_brings_messages_back(channel: BlockingChannel, vhost_url: str) -> None:
-    retry = RULES["dead-letter-expiry-cycle"].good.replace("1000", "100")
+def test_a_retry_without_findings_returns_messages(channel: BlockingChannel, vhost_url: str) -> None:
+    retry = rules()["dead-letter-expiry-cycle"].good.replace("1000", "100")
     assert lint(loads(retry)) == ()
     apply(vhost_url, retry)
     channel.basic_publish("", "jobs", b"kept")

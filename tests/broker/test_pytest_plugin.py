@@ -116,7 +116,7 @@ def test_errors_in_a_topology_are_reported_without_traceback(suite: Suite, tmp_p
         """
     )
     assert "2 errors" in done.stdout
-    assert "wrong.yaml:1:1: 'queue' is not known" in done.stdout
+    assert "wrong.yaml:1:1: unknown key 'queue'" in done.stdout
     assert '@pytest.mark.rmqkit_topology("orders.yaml")' in done.stdout
     assert "Traceback" not in done.stdout
     assert "pytest_plugin.py" not in done.stdout

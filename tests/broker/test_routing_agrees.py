@@ -24,9 +24,8 @@ from hypothesis import strategies as st
 from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
-from rmqkit.topology.dead_letters import dead_letter
-from rmqkit.topology.death_cycles import Deaths, Reason, cycle, orders
-from rmqkit.topology.routing import Route, route
+from rmqkit.topology.dead_letters import dead_letter, x_death_cycle, x_death_orders
+from rmqkit.topology.routing import DeathReason, Deaths, Route, route
 from tests.conftest import Broker
 
 EXAMPLES = int(os.environ.get("RMQKIT_TEST_EXAMPLES", "20"))
@@ -94,7 +93,7 @@ def topologies(draw: st.DrawFn) -> Topology:
                 lambda source, end, key, more: Binding(source, end[1], end[0], key, more),
                 sources,
                 ends,
-                keys,
+                patterns,
                 arguments,
             ),
             max_size=25,
@@ -172,7 +171,7 @@ def test_every_message_reaches_the_queues_the_router_says(channel: BlockingChann
 
 # Dead letters: a queue expires what comes in, pushes it out, or holds it until it is rejected.
 
-OUT_AT_ONCE: dict[str, Reason] = {"x-message-ttl": "expired", "x-max-length": "maxlen"}
+OUT_AT_ONCE: dict[str, DeathReason] = {"x-message-ttl": "expired", "x-max-length": "maxlen"}
 deaths = st.sampled_from(
     [
         {"x-match": "all-with-x", "x-first-death-reason": "expired"},
@@ -289,7 +288,7 @@ def held_by(channel: BlockingChannel, expected: Route, *queues: str) -> list[str
             return sorted(held)
 
 
-def leave(channel: BlockingChannel, queue: str, reason: Reason) -> None:
+def leave(channel: BlockingChannel, queue: str, reason: DeathReason) -> None:
     """Make the one message in a queue leave it; expired and maxlen are up to the queue's own settings."""
     if reason == "rejected":
         for tag, _ in list(drain(channel, queue, auto_ack=False)):
@@ -312,8 +311,8 @@ def leave(channel: BlockingChannel, queue: str, reason: Reason) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_a_queue_of_either_type_lets_go_as_the_router_says(
-    channel: BlockingChannel, kind: str, reason: Reason, arguments: dict[str, Any]
+def test_messages_leave_a_queue_of_either_type_as_the_router_says(
+    channel: BlockingChannel, kind: str, reason: DeathReason, arguments: dict[str, Any]
 ) -> None:
     own = {"x-queue-type": kind, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
     topology = Topology(queues=(Queue("q", arguments=own | arguments), Queue("dead")))
@@ -366,7 +365,7 @@ def x_death(channel: BlockingChannel, queue: str, wanted: str, *, expected: bool
     return None
 
 
-def test_a_message_that_goes_on_and_on_as_a_dead_letter_is_where_the_router_says(channel: BlockingChannel) -> None:
+def test_a_message_dead_lettered_repeatedly_is_where_the_router_says(channel: BlockingChannel) -> None:
     exchanges = tuple(Exchange(f"from {queue.name}", "fanout") for queue in CHAIN)
     declare(channel, Topology(exchanges=exchanges, queues=CHAIN))
     newer = our_version(channel) >= (3, 13, 3)
@@ -374,7 +373,7 @@ def test_a_message_that_goes_on_and_on_as_a_dead_letter_is_where_the_router_says
 
     @agreement
     @given(ways, reasons)
-    def agree(ways: tuple[str, ...], reasons: list[Reason]) -> None:
+    def agree(ways: tuple[str, ...], reasons: list[DeathReason]) -> None:
         onward = dict(zip((queue.name for queue in CHAIN), ways, strict=True))
         bindings = tuple(Binding(f"from {queue}", target) for queue, target in onward.items())
         topology = Topology(exchanges=exchanges, queues=CHAIN, bindings=bindings)
@@ -390,7 +389,7 @@ def test_a_message_that_goes_on_and_on_as_a_dead_letter_is_where_the_router_says
             for queue in CHAIN:
                 channel.queue_purge(queue.name)
 
-    def follow(topology: Topology, body: str, onward: dict[str, str], reasons: list[Reason]) -> None:
+    def follow(topology: Topology, body: str, onward: dict[str, str], reasons: list[DeathReason]) -> None:
         came, place = route(topology, Target("", "c0")), "c0"
         found = x_death(channel, place, body, expected=True)
         for reason in reasons:
@@ -402,8 +401,8 @@ def test_a_message_that_goes_on_and_on_as_a_dead_letter_is_where_the_router_says
                 publish(channel, "", place, {}, "filler")
             channel.queue_declare(place, passive=True)  # answered when it has let the message go
             came, place = dead_letter(topology, came, place, reason), onward[place]
-            order = orders(came.deaths)[newer]
-            dropped = bool(cycle(place, order))
+            order = x_death_orders(came.deaths)[newer]
+            dropped = bool(x_death_cycle(place, order))
             found = x_death(channel, place, body, expected=not dropped)
             assert (found and found[1]) == (None if dropped else order)
             assert came.unknown or came.queues == (() if dropped else (place,))
@@ -457,7 +456,7 @@ def test_a_stream_gets_dead_letters_where_the_router_says(channel: BlockingChann
         assert arrived == (our_version(channel) >= (3, 12))
 
 
-def test_policies_count_for_exchanges_and_queues_as_the_router_says(
+def test_policies_apply_to_exchanges_and_queues_as_the_router_says(
     broker: Broker, vhost_url: str, channel: BlockingChannel
 ) -> None:
     policies = (

@@ -137,7 +137,7 @@ def test_a_policy_that_cannot_be_read_here_is_no_reason_to_fail_where_it_does_no
         for follow in (offline, rehearsal.follow):
             assert judge(plain, follow).problems == ()
             (problem,) = judge(leaving, follow).problems
-            assert "policy 'odd' is for 'billing' is not known" in problem.advice
+            assert "policy 'odd' applies to 'billing' is unknown" in problem.advice
             assert "--live" not in problem.advice  # it would know no more
         assert judge(plain, rehearsal.follow).notes[0].endswith("because of the pattern of policy 'odd'")
 

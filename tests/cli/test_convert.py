@@ -82,7 +82,7 @@ def test_a_device_is_written_to_and_stays_one(folder: Path) -> None:
         (
             ["d.json", "new.yaml"],
             2,
-            "d.json holds 2 virtual hosts, and a topology is of one\n  Choose with --vhost: /, shop.",
+            "d.json has 2 virtual hosts, and a topology describes one\n  Choose with --vhost: /, shop.",
         ),
         (["d.json", "new.json"], 2, "d.json is definitions already"),
         (["t.yaml", "new.yml"], 2, "t.yaml is yaml already"),
@@ -124,7 +124,7 @@ def test_what_only_a_broker_takes_is_converted_with_a_warning(folder: Path) -> N
     done = convert(folder, "d.json", "new.yaml")
     assert done.returncode == 0
     assert "warning: " in done.stderr
-    assert "the alternate exchanges run in a circle" in done.stderr
+    assert "the alternate exchanges form a cycle" in done.stderr
     assert "alternate-exchange: b" in (folder / "new.yaml").read_text()
 
 

@@ -35,7 +35,7 @@ def fake_dot(folder: Path, script: str) -> str:
     return str(folder / "bin")
 
 
-def test_a_tree_is_drawn_unless_something_else_is_asked_for(folder: Path) -> None:
+def test_a_tree_is_drawn_by_default(folder: Path) -> None:
     tree = "orders  topic\n└─ # → all\n"
     assert graph(folder, "t.yaml").stdout == tree
     assert graph(folder, "-", stdin=YAML).stdout == tree
@@ -44,22 +44,22 @@ def test_a_tree_is_drawn_unless_something_else_is_asked_for(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(("name", "begin"), [("a.mmd", "flowchart LR\n"), ("a.dot", "digraph"), ("a.gv", "digraph")])
-def test_the_name_of_the_file_says_how_to_draw(folder: Path, name: str, begin: str) -> None:
+def test_the_suffix_of_the_output_file_chooses_the_format(folder: Path, name: str, begin: str) -> None:
     assert graph(folder, "t.yaml", "-o", name).returncode == 0
     assert (folder / name).read_text().startswith(begin)
     again = graph(folder, "t.yaml", "-o", name)
     assert (again.returncode, "is there already" in again.stderr) == (2, True)
 
 
-def test_what_is_not_drawn_is_told_and_all_draws_it(folder: Path) -> None:
+def test_entities_that_are_not_drawn_are_counted_and_all_draws_them(folder: Path) -> None:
     (folder / "many.yaml").write_text("queues:\n" + "".join(f"  q{each}: {{}}\n" for each in range(300)))
     few, whole = graph(folder, "many.yaml"), graph(folder, "many.yaml", "--all")
     assert (len(few.stdout.splitlines()), len(whole.stdout.splitlines())) == (5, 301)
-    assert few.stderr == "297 that look like others are not drawn; --all draws them.\n"
+    assert few.stderr == "297 similar entities are not drawn. Draw them with --all.\n"
     assert whole.stderr == ""
 
 
-def test_a_policy_that_cannot_be_read_is_told_and_the_rest_is_drawn(folder: Path) -> None:
+def test_an_unreadable_policy_is_reported_and_the_rest_is_drawn(folder: Path) -> None:
     policy = "policies: {odd: {pattern: '[[:alpha:]]', definition: {max-length: 5}}}\n"
     drawn = graph(folder, "-", stdin=YAML + policy)
     assert drawn.stdout == graph(folder, "t.yaml").stdout
@@ -71,7 +71,7 @@ def test_a_name_cannot_control_the_terminal(folder: Path) -> None:
     assert graph(folder, "t.yaml").stdout.splitlines()[1] == "└─ \\x1b[31m\\tred"
 
 
-def test_without_graphviz_an_svg_is_an_error_that_says_how_to_get_it(folder: Path) -> None:
+def test_svg_without_graphviz_is_an_error_with_advice(folder: Path) -> None:
     done = graph(folder, "t.yaml", "-o", "a.svg", path="/nowhere")
     assert done.returncode == 2
     assert "its program dot is not installed\n  Install graphviz" in done.stderr
@@ -91,7 +91,7 @@ def test_a_graphviz_that_fails_leaves_no_file(folder: Path, script: str, message
     assert (done.returncode, message in done.stderr, (folder / "a.svg").exists()) == (2, True, False)
 
 
-def test_what_graphviz_draws_is_written(folder: Path) -> None:
+def test_the_output_of_graphviz_is_written(folder: Path) -> None:
     path = fake_dot(folder, 'read -r first; echo "<svg>$1 $first</svg>"')
     assert graph(folder, "t.yaml", "-o", "a.svg", path=path).returncode == 0
     assert (folder / "a.svg").read_text() == "<svg>-Tsvg digraph topology {</svg>\n"

@@ -50,10 +50,14 @@ def test_the_schema_is_in_the_wheel(installed: Path) -> None:
 
 
 def test_the_shipped_topologies_are_in_the_wheel(installed: Path) -> None:
-    code = "from rmqkit.topology import shipped; print(*shipped.shipped())"
+    code = "from rmqkit.topology.examples import example_names; print(*example_names())"
     assert run(installed / "python", "-c", code).split() == sorted(
         each.stem for each in (ROOT / "topologies").glob("*.yaml") if not each.stem.endswith(".test")
     )
+
+
+def test_the_rules_of_lint_are_in_the_wheel(installed: Path) -> None:
+    assert run(installed / "rmqkit", "validate", "--explain", "nothing-bound").startswith("nothing-bound: warning")
 
 
 def test_the_wheel_tells_type_checkers_that_it_is_typed(installed: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_command_that_always_fails_is_run_at_the_rate_of_the_delays_and_no_mor
     assert calls[-1] - calls[0] >= sum(DELAYS_S)
     report = json.loads(stderr[stderr.index("{\n") :])
     assert (report["retried"], report["parked"], report["failed"]) == (15, 5, 0)
-    assert stderr.count("the command ended with exit code 7; its message comes back after 100ms, 300ms, 100ms") == 1
+    assert stderr.count("the command ended with exit code 7; its message is retried after 100ms, 300ms, 100ms") == 1
     assert [ready(vhost_url, each.name) for each in rmqkit.load(topology).queues] == [0, 0, 0, 5]
     _, properties, body = channel.basic_get("parked")
     died = properties.headers.pop("x-rmqkit-death")

@@ -57,21 +57,21 @@ def entities(topology: Topology) -> list[Any]:
 
 
 @given(topologies())
-def test_a_topology_differs_from_itself_in_nothing(topology: Topology) -> None:
+def test_a_topology_does_not_differ_from_itself(topology: Topology) -> None:
     steps = compare(topology, topology)
     assert len(steps) == len(entities(topology))
     assert {step.outcome for step in steps} <= {Outcome.UNCHANGED}
 
 
 @given(topologies(), topologies(), st.integers())
-def test_the_order_of_what_is_compared_changes_nothing(expected: Topology, actual: Topology, seed: int) -> None:
+def test_the_order_of_entities_does_not_matter(expected: Topology, actual: Topology, seed: int) -> None:
     steps = compare(expected, actual)
     assert compare(expected, shuffled(actual, seed)) == steps
     assert Counter(compare(shuffled(expected, seed), actual)) == Counter(steps)
 
 
 @given(topologies(), topologies())
-def test_what_is_extra_is_there_in_scope_and_nobody_elses(expected: Topology, actual: Topology) -> None:
+def test_extra_entities_exist_in_scope_and_are_not_external(expected: Topology, actual: Topology) -> None:
     beyond = extras(expected, actual)
     for each in entities(beyond):
         assert each in entities(actual)
@@ -89,9 +89,7 @@ def test_what_is_extra_is_there_in_scope_and_nobody_elses(expected: Topology, ac
 
 
 @given(topologies(), topologies())
-def test_when_all_is_done_that_a_comparison_asks_for_nothing_is_left_to_do(
-    expected: Topology, actual: Topology
-) -> None:
+def test_applying_all_steps_of_a_comparison_leaves_no_step(expected: Topology, actual: Topology) -> None:
     beyond, declared = extras(expected, actual), {type(each): set() for each in entities(expected)}
     for each in entities(expected):
         declared[type(each)].add(getattr(each, "name", repr(each)))
@@ -111,7 +109,7 @@ def test_when_all_is_done_that_a_comparison_asks_for_nothing_is_left_to_do(
 
 
 @given(topologies(), topologies())
-def test_seen_from_the_other_side_the_differences_are_the_same(first: Topology, second: Topology) -> None:
+def test_differences_are_symmetric(first: Topology, second: Topology) -> None:
     there, back = diff(first, second), diff(second, first)
     assert (there.only_first, there.only_second) == (back.only_second, back.only_first)
     turned = {
@@ -158,13 +156,13 @@ def differences(expected: Any, actual: Any, **options: Any) -> list[str]:
         ),
     ],
 )
-def test_every_property_that_differs_is_named_and_one_that_is_missing_is_told_from_any_value(
+def test_every_differing_property_is_named_and_a_missing_one_differs_from_any_value(
     expected: Any, actual: Any, said: list[str]
 ) -> None:
     assert differences(expected, actual) == said
 
 
-def test_a_queue_without_a_type_has_that_of_the_virtual_host() -> None:
+def test_a_queue_without_a_type_has_the_default_of_the_virtual_host() -> None:
     quorum = Queue("q", arguments={"x-queue-type": "quorum"})
     assert differences(Queue("q"), quorum) == ["x-queue-type: quorum on the broker, classic in the file"]
     assert differences(Queue("q"), quorum, default_queue_type="quorum") == []
@@ -182,7 +180,7 @@ def test_a_policy_can_be_changed_and_a_queue_cannot() -> None:
     ]
 
 
-def test_a_binding_belongs_to_whom_it_feeds() -> None:
+def test_a_binding_belongs_to_its_destination() -> None:
     mine = Topology(
         exchanges=(Exchange("ours"),),
         queues=(Queue("mine"),),
@@ -210,7 +208,7 @@ def test_a_binding_belongs_to_whom_it_feeds() -> None:
     )
 
 
-def test_what_federation_made_and_what_goes_with_its_connection_is_never_extra() -> None:
+def test_entities_of_federation_and_exclusive_queues_are_never_extra() -> None:
     purpose = {"x-internal-purpose": "federation"}
     live = Topology(
         exchanges=(Exchange("federation: a", "x-federation-upstream"), Exchange("b", arguments=purpose)),

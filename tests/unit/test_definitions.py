@@ -166,7 +166,7 @@ SHOP = Topology(
 )
 
 
-def test_a_cluster_of_rabbitmq_4_becomes_a_topology_and_a_list_of_what_it_does_not_carry() -> None:
+def test_definitions_of_rabbitmq_4_become_a_topology_and_a_list_of_the_rest() -> None:
     assert read(CLUSTER_4) == SHOP
     assert loads(to_yaml(SHOP)) == SHOP
     assert omitted(CLUSTER_4, "shop") == (
@@ -198,7 +198,7 @@ def test_a_single_virtual_host_of_rabbitmq_4_has_no_virtual_host_in_its_entities
     assert omitted(one)[:2] == ("the metadata of the virtual host", "the limits of the virtual host")
 
 
-def test_a_classic_queue_says_so_where_queues_are_something_else_by_default() -> None:
+def test_a_classic_queue_keeps_its_type_where_the_default_differs() -> None:
     queue = {"name": "old", "type": "classic"}
     quorum, classic = {"default_queue_type": "quorum"}, {"default_queue_type": "classic"}
     said = (Queue("old", arguments={"x-queue-type": "classic"}),)
@@ -212,16 +212,16 @@ def test_a_classic_queue_says_so_where_queues_are_something_else_by_default() ->
 def test_of_several_virtual_hosts_one_must_be_chosen() -> None:
     queues = [{"name": vhost, "vhost": vhost} for vhost in ("b", "a")]
     definitions = {"queues": queues, "vhosts": [{"name": each} for each in ("a", "b", "empty")]}
-    with pytest.raises(InputError, match="holds 2 virtual hosts") as error:
+    with pytest.raises(InputError, match="has 2 virtual hosts") as error:
         read(definitions)
     assert error.value.advice == "Choose with --vhost: a, b."
     assert read(definitions, "a").queues == (Queue("a"),)
     assert read(definitions, "empty") == Topology()
-    with pytest.raises(InputError, match="there is no virtual host 'c'"):
+    with pytest.raises(InputError, match="no virtual host 'c'"):
         read(definitions, "c")
 
 
-def test_what_is_bound_or_named_and_not_declared_is_external() -> None:
+def test_names_that_are_used_and_not_declared_are_external() -> None:
     topology = read(
         {
             "exchanges": [{"name": "e", "arguments": {"alternate-exchange": "alternate"}}],
@@ -243,7 +243,7 @@ def test_what_is_bound_or_named_and_not_declared_is_external() -> None:
     assert loads(to_yaml(topology)) == topology
 
 
-def test_fields_that_nobody_knows_are_told() -> None:
+def test_unknown_fields_are_reported() -> None:
     definitions = {
         "queues": [{"name": "q", "colour": 1}, {"name": "r", "colour": 2}],
         "novelty": [{}],
@@ -256,26 +256,26 @@ def test_fields_that_nobody_knows_are_told() -> None:
     ("section", "item", "message"),
     [
         ("queues", {}, "queues[1] has no name"),
-        ("queues", {"name": 5}, "queues[1].name is 5, and should be a text"),
-        ("queues", "q", "queues[1] is a text, and should be a mapping"),
-        ("queues", {"name": "q", "durable": "yes"}, "queues[1].durable is a text, and should be true or false"),
-        ("queues", {"name": "q", "arguments": ["x"]}, "queues[1].arguments is a list, and should be a mapping"),
-        ("queues", {"name": "twice"}, "queues[1].name is 'twice', and so is that of queues[0]"),
-        ("exchanges", {"name": "e", "type": None}, "exchanges[1].type is null, and should be a text"),
+        ("queues", {"name": 5}, "queues[1].name is 5, but should be a text"),
+        ("queues", "q", "queues[1] is a text, but should be a mapping"),
+        ("queues", {"name": "q", "durable": "yes"}, "queues[1].durable is a text, but should be true or false"),
+        ("queues", {"name": "q", "arguments": ["x"]}, "queues[1].arguments is a list, but should be a mapping"),
+        ("queues", {"name": "twice"}, "queues[1].name is 'twice', as in queues[0]"),
+        ("exchanges", {"name": "e", "type": None}, "exchanges[1].type is null, but should be a text"),
         ("bindings", {"source": "e"}, "bindings[1] has no destination"),
         (
             "bindings",
             {"source": "e", "destination": "q", "destination_type": "queues"},
-            "bindings[1].destination_type is 'queues', and should be one of queue, exchange; did you mean queue?",
+            "bindings[1].destination_type is 'queues', but should be one of queue, exchange; did you mean queue?",
         ),
         (
             "policies",
             {"name": "p", "pattern": "", "definition": {}, "priority": True},
-            "policies[1].priority is true, and should be a whole number",
+            "policies[1].priority is true, but should be a whole number",
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(section: str, item: object, message: str) -> None:
+def test_problems_are_reported_with_their_place(section: str, item: object, message: str) -> None:
     good = {"name": "twice", "source": "e", "destination": "q", "pattern": "", "definition": {"max-length": 1}}
     with pytest.raises(TopologyError) as error:
         read({section: [good, item]})
@@ -283,8 +283,8 @@ def test_what_is_wrong_is_told_with_its_place(section: str, item: object, messag
 
 
 @pytest.mark.parametrize("data", [[], {}, {"users": []}, 5, None, "queues"])
-def test_what_is_no_definitions_is_told_so(data: Any) -> None:
-    with pytest.raises(TopologyError, match="these are no definitions"):
+def test_data_that_is_not_definitions_is_refused(data: Any) -> None:
+    with pytest.raises(TopologyError, match="not definitions"):
         read(json.dumps(data))
 
 
@@ -304,7 +304,7 @@ def test_what_is_no_definitions_is_told_so(data: Any) -> None:
         ("1" * 5_000, "a number of 5000 characters; 1000 are allowed"),
     ],
 )
-def test_what_is_no_json_is_told_with_its_place(text: str, message: str) -> None:
+def test_invalid_json_is_refused_with_its_place(text: str, message: str) -> None:
     with pytest.raises(DocumentError) as error:
         read(text)
     assert message in str(error.value)
@@ -319,7 +319,7 @@ _sections = st.sampled_from([*CLUSTER_4, "limits", "metadata"])
 
 
 @given(_json | st.dictionaries(_sections, st.lists(st.dictionaries(_fields, _json, max_size=8), max_size=3) | _json))
-def test_whatever_the_data_is_the_answer_is_a_topology_or_an_error_of_ours(data: Any) -> None:
+def test_any_data_is_a_topology_or_an_rmqkit_error(data: Any) -> None:
     with suppress(InputError):
         topology, _ = from_definitions(data, file="d.json")
         with suppress(InputError):
@@ -364,12 +364,12 @@ def topologies(draw: st.DrawFn) -> Topology:
 
 
 @given(topologies(), st.none() | names)
-def test_a_topology_comes_back_from_its_definitions_as_it_was(topology: Topology, vhost: str | None) -> None:
+def test_a_topology_survives_the_conversion_to_definitions_and_back(topology: Topology, vhost: str | None) -> None:
     definitions = json.dumps(to_definitions(topology, vhost=vhost))
     assert from_definitions(definitions, file="d.json", vhost=vhost) == (topology, ())
 
 
-def test_what_definitions_cannot_hold_is_told() -> None:
+def test_what_definitions_cannot_hold_is_reported() -> None:
     topology = Topology(
         description="x",
         exchanges=(Exchange("e"),),

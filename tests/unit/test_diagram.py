@@ -50,7 +50,7 @@ def text(topology: Topology) -> str:
     return "".join("".join(piece for piece, _ in line) + "\n" for line in tree(collapse(draw(topology))))
 
 
-def test_the_tree_shows_what_goes_where_and_what_becomes_of_dead_letters() -> None:
+def test_the_tree_shows_bindings_and_dead_letters() -> None:
     assert text(SHOP) == (
         "orders  topic  ← publish order.eu.paid\n"
         "├─ order.*.paid, order.*.late → billing  quorum\n"
@@ -72,7 +72,7 @@ def test_the_tree_shows_what_goes_where_and_what_becomes_of_dead_letters() -> No
     )
 
 
-def test_the_pieces_of_the_tree_say_what_they_are() -> None:
+def test_the_parts_of_a_line_have_roles() -> None:
     roles = {piece: role for line in tree(draw(SHOP)) for piece, role in line}
     assert roles["orders"] == roles["default exchange"] == "exchange"
     assert roles["billing"] == "queue"
@@ -82,18 +82,18 @@ def test_the_pieces_of_the_tree_say_what_they_are() -> None:
     assert roles["  quorum"] == "note"
 
 
-def test_a_dead_letter_that_keeps_its_key_goes_to_the_default_exchange() -> None:
+def test_a_dead_letter_that_keeps_its_key_is_drawn_to_the_default_exchange() -> None:
     topology = Topology(queues=(Queue("q", arguments={"x-dead-letter-exchange": ""}),), publish=Target("", "q"))
     assert text(topology) == "default exchange\n└─ q  ← publish\n   └─ dead letters → default exchange\n"
 
 
-def test_what_is_neither_declared_nor_external_is_drawn_as_such() -> None:
+def test_undeclared_names_are_marked_in_the_diagram() -> None:
     topology = Topology(queues=(Queue("q", arguments={"x-dead-letter-exchange": "gone"}),))
     assert "gone  not declared\n" in text(topology)
 
 
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
-def test_every_valid_file_can_be_drawn_and_shows_all_it_declares(path: Path) -> None:
+def test_every_valid_file_is_drawn_with_all_its_entities(path: Path) -> None:
     topology = load(path)
     titles = {node.title for node in draw(topology).nodes}
     names = [*(each.name for each in topology.exchanges), *(each.name for each in topology.queues)]
@@ -101,7 +101,7 @@ def test_every_valid_file_can_be_drawn_and_shows_all_it_declares(path: Path) -> 
     assert list(tree(collapse(draw(topology))))
 
 
-def test_a_topology_in_a_circle_is_drawn_once() -> None:
+def test_a_cyclic_topology_is_drawn_once() -> None:
     circle = Topology(
         exchanges=(Exchange("a", "fanout"), Exchange("b", "fanout")),
         bindings=(Binding("a", "b", "exchange"), Binding("b", "a", "exchange"), Binding("a", "a", "exchange")),
@@ -141,7 +141,7 @@ def test_three_hundred_queues_become_three_and_a_count() -> None:
     )
 
 
-def test_ten_that_look_alike_are_all_drawn() -> None:
+def test_ten_similar_queues_are_all_drawn() -> None:
     assert collapse(draw(many(10))).nodes == draw(many(10)).nodes
 
 
@@ -154,7 +154,7 @@ def test_ten_that_look_alike_are_all_drawn() -> None:
     ],
     ids=str,
 )
-def test_a_queue_that_differs_is_never_folded_away(odd: Queue) -> None:
+def test_a_queue_that_differs_is_never_collapsed(odd: Queue) -> None:
     queues = (*(Queue(f"q_{each}") for each in range(11)), odd)
     topology = Topology(exchanges=(Exchange("e"),), queues=queues, bindings=(*(Binding("e", q.name) for q in queues),))
     titles = [node.title for node in collapse(draw(topology)).nodes]
@@ -209,7 +209,7 @@ def expected(graph: Diagram) -> list[list[str]]:
 
 
 @given(drawings())
-def test_no_name_ends_its_quotes_in_mermaid_and_each_is_read_as_it_is(graph: Diagram) -> None:
+def test_every_name_is_quoted_safely_in_mermaid(graph: Diagram) -> None:
     lines = mermaid(graph).splitlines()
     harmless = r"(?:[^\W_]|[_ .,/()=+-]|#[0-9]+;|<br/>)*"
     nodes = [
@@ -227,7 +227,7 @@ def test_no_name_ends_its_quotes_in_mermaid_and_each_is_read_as_it_is(graph: Dia
 
 
 @given(drawings())
-def test_no_name_ends_its_quotes_in_dot_and_each_is_read_as_it_is(graph: Diagram) -> None:
+def test_every_name_is_quoted_safely_in_dot(graph: Diagram) -> None:
     lines = dot(graph).splitlines()
     quoted = r'"((?:[^"\\]|\\.)*)"'
     nodes = [
@@ -243,7 +243,7 @@ def test_no_name_ends_its_quotes_in_dot_and_each_is_read_as_it_is(graph: Diagram
     assert [each.replace("&amp;", "&").split("\n") for each in read] == expected(graph)
 
 
-def test_graphviz_draws_every_name_as_it_is() -> None:
+def test_graphviz_draws_every_name_unchanged() -> None:
     nasty = [
         '"',
         '"]; x',

@@ -27,7 +27,7 @@ def test_the_example_of_the_topology_reference_is_valid() -> None:
     assert loads(example).publish
 
 
-def test_every_test_that_a_page_promises_is_there() -> None:
+def test_every_test_that_a_page_names_exists() -> None:
     tests = "".join(file.read_text() for file in (DOCS.parent / "tests").rglob("test_*.py"))
     promised = re.findall(r"`(test_\w+)`", (DOCS / "security.md").read_text())
     assert promised

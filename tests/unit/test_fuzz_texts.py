@@ -83,13 +83,13 @@ def check_topology(text: bytes, folder: Path) -> None:
 
 @examples(120)
 @given(mutated(SMALL, YAML_TOKENS))
-def test_a_topology_nearly_right_is_read_or_refused_with_places(tmp_path: Path, text: bytes) -> None:
+def test_an_almost_valid_topology_is_read_or_refused_with_places(tmp_path: Path, text: bytes) -> None:
     check_topology(text, tmp_path)
 
 
 @examples(100)
 @given(st.binary(max_size=200) | st.lists(st.sampled_from(YAML_TOKENS), max_size=30).map(b"".join))
-def test_a_file_of_anything_is_read_or_refused_with_places(tmp_path: Path, text: bytes) -> None:
+def test_any_file_is_read_or_refused_with_places(tmp_path: Path, text: bytes) -> None:
     check_topology(text, tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_a_topology_of_any_structure_is_read_or_refused_with_places(tmp_path: Pa
 
 @examples(80)
 @given(mutated(samples("scenarios/*.test.yaml", "scenarios/invalid/*.yaml"), YAML_TOKENS))
-def test_scenarios_nearly_right_are_read_or_refused_with_places(tmp_path: Path, text: bytes) -> None:
+def test_almost_valid_scenarios_are_read_or_refused_with_places(tmp_path: Path, text: bytes) -> None:
     for path in CASES.glob("scenarios/*.yaml"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     file = tmp_path / "input.test.yaml"
@@ -203,7 +203,7 @@ JSONS = [
 
 @examples(120)
 @given(mutated(JSONS, JSON_TOKENS) | st.binary(max_size=60))
-def test_what_is_taken_for_json_is_what_python_reads(body: bytes) -> None:
+def test_accepted_json_is_what_python_reads(body: bytes) -> None:
     found = outcome(lambda: formats.read_json(body, WHERE), PayloadError)
     if isinstance(found, tuple):
         assert found == (body.decode(), json.loads(body))
@@ -257,7 +257,7 @@ def check_envelope(line: bytes, folder: Path) -> None:
 
 @examples(120)
 @given(mutated(ENVELOPES, ENVELOPE_TOKENS))
-def test_an_envelope_nearly_right_is_read_or_refused_with_its_place(tmp_path: Path, line: bytes) -> None:
+def test_an_almost_valid_envelope_is_read_or_refused_with_its_place(tmp_path: Path, line: bytes) -> None:
     check_envelope(line, tmp_path)
 
 

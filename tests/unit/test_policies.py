@@ -18,19 +18,19 @@ def queue(name: str = "orders", **arguments: Any) -> Queue:
     return Queue(name, arguments={f"x-{key.replace('_', '-')}": value for key, value in arguments.items()})
 
 
-def test_a_policy_adds_arguments_to_what_its_pattern_is_found_in() -> None:
+def test_a_policy_adds_arguments_to_entities_that_its_pattern_matches() -> None:
     topology = policies(Policy("ttl", "der", {"message-ttl": 1000}))
     assert effective(topology, queue("orders")) == {"x-message-ttl": 1000}
     assert effective(topology, queue("bills")) == {}
 
 
-def test_an_exchange_takes_a_policy_without_the_prefix() -> None:
+def test_a_policy_sets_arguments_of_an_exchange_without_the_prefix() -> None:
     topology = policies(Policy("ae", "^orders$", {"alternate-exchange": "rest"}, "exchanges"))
     assert effective(topology, Exchange("orders")) == {"alternate-exchange": "rest"}
     assert effective(topology, queue("orders")) == {}
 
 
-def test_of_several_policies_the_one_of_highest_priority_counts_alone() -> None:
+def test_only_the_policy_of_highest_priority_applies() -> None:
     topology = policies(
         Policy("low", ".*", {"message-ttl": 1, "max-length": 9}, priority=1),
         Policy("high", ".*", {"message-ttl": 2}, priority=2),
@@ -38,41 +38,41 @@ def test_of_several_policies_the_one_of_highest_priority_counts_alone() -> None:
     assert effective(topology, queue()) == {"x-message-ttl": 2}
 
 
-def test_an_argument_wins_over_the_policy() -> None:
+def test_an_argument_overrides_the_policy() -> None:
     topology = policies(Policy("dlx", ".*", {"dead-letter-exchange": "policy", "dead-letter-routing-key": "key"}))
     found = effective(topology, queue(dead_letter_exchange="argument"))
     assert found == {"x-dead-letter-exchange": "argument", "x-dead-letter-routing-key": "key"}
 
 
-def test_the_overflow_of_a_quorum_queue_is_the_policys() -> None:
+def test_a_policy_overrides_the_overflow_of_a_quorum_queue() -> None:
     topology = policies(Policy("overflow", ".*", {"overflow": "reject-publish"}))
     assert effective(topology, queue(queue_type="quorum", overflow="drop-head"))["x-overflow"] == "reject-publish"
     assert effective(topology, queue(overflow="drop-head")) == {"x-overflow": "drop-head"}
 
 
 @pytest.mark.parametrize("key", ["message-ttl", "expires", "max-length", "max-length-bytes"])
-def test_of_two_limits_the_lower_one_counts(key: str) -> None:
+def test_the_lower_of_two_limits_applies(key: str) -> None:
     topology = policies(Policy("limit", ".*", {key: 10}))
     assert effective(topology, Queue("q", arguments={f"x-{key}": 20})) == {f"x-{key}": 10}
     assert effective(topology, Queue("q", arguments={f"x-{key}": 5})) == {f"x-{key}": 5}
 
 
-def test_a_policy_with_a_key_of_another_queue_type_is_passed_over_as_a_whole() -> None:
+def test_a_policy_with_a_key_of_another_queue_type_does_not_apply_at_all() -> None:
     topology = policies(Policy("quorum", ".*", {"delivery-limit": 3, "message-ttl": 5}))
     assert effective(topology, queue(queue_type="classic")) == {"x-queue-type": "classic"}
     assert effective(topology, queue(queue_type="quorum"))["x-message-ttl"] == 5
 
 
-def test_a_policy_may_be_for_one_queue_type() -> None:
+def test_a_policy_may_apply_to_one_queue_type() -> None:
     topology = policies(Policy("quorum", ".*", {"message-ttl": 5}, "quorum_queues"))
     assert effective(topology, queue()) == {}
     assert effective(topology, queue(queue_type="quorum"))["x-message-ttl"] == 5
 
 
 @pytest.mark.parametrize("pattern", ["(", "[[:alpha:]]"])
-def test_a_policy_whose_pattern_cannot_be_read_is_left_out_and_named_where_it_may_count(pattern: str) -> None:
+def test_a_policy_with_an_unreadable_pattern_is_left_out_and_named_where_it_may_apply(pattern: str) -> None:
     topology = policies(Policy("plain", ".", {"message-ttl": 5}, "queues"), Policy("odd", pattern, {}, "queues", 1))
     assert effective(topology, queue()) == {"x-message-ttl": 5}
     assert [policy.name for policy in unread(topology)] == ["odd"]
-    assert "policy 'odd' is for 'orders' is not known" in doubt(topology, queue())
+    assert "policy 'odd' applies to 'orders' is unknown" in doubt(topology, queue())
     assert doubt(topology, Exchange("orders")) == ""

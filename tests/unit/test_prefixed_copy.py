@@ -18,7 +18,7 @@ EVERYTHING = load(CASES / "everything.yaml")
 PREFIX = "other-"
 
 
-def test_no_name_leads_outside() -> None:
+def test_no_name_refers_to_an_entity_outside_the_copy() -> None:
     found = prefixed_copy(EVERYTHING, PREFIX).topology
     entities: tuple[Exchange | Queue, ...] = (*found.exchanges, *found.queues)
     names = [entity.name for entity in entities]
@@ -33,20 +33,20 @@ def test_no_name_leads_outside() -> None:
 @pytest.mark.parametrize(
     "scenario", load_scenarios(CASES / "everything.test.yaml", CASES / "orders.test.yaml"), ids=lambda each: each.name
 )
-def test_a_message_goes_where_it_would_go_under_the_names_it_would_have(scenario: Scenario) -> None:
+def test_a_copy_routes_messages_as_the_original(scenario: Scenario) -> None:
     actors = prefixed_copy(scenario.topology, PREFIX)
     target = Target(actors.named(scenario.target.exchange), scenario.target.routing_key)
     reached = [actors.queues[queue] for queue in route(actors.topology, target, scenario.headers).queues]
     assert sorted(reached) == sorted(scenario.cases[0].queues)
 
 
-def test_should_its_owner_vanish_the_broker_removes_it_but_for_streams() -> None:
+def test_the_broker_removes_an_abandoned_copy_except_streams() -> None:
     found = prefixed_copy(EVERYTHING, PREFIX).topology
     assert {exchange.auto_delete for exchange in found.exchanges} == {True}
     assert [queue.name for queue in found.queues if "x-expires" not in queue.arguments] == [f"{PREFIX}stream"]
 
 
-def test_nothing_leaves_a_queue_by_itself_but_as_it_is_told_to() -> None:
+def test_messages_leave_a_queue_on_their_own_only_for_given_reasons() -> None:
     leave = {"x-message-ttl", "x-max-length", "x-max-length-bytes", "x-delivery-limit"}
     quiet = prefixed_copy(EVERYTHING, PREFIX)
     assert [queue for queue in quiet.topology.queues if leave & queue.arguments.keys()] == []
@@ -58,7 +58,7 @@ def test_nothing_leaves_a_queue_by_itself_but_as_it_is_told_to() -> None:
     }
 
 
-def test_names_that_would_be_too_long_are_others_and_still_differ() -> None:
+def test_names_that_would_be_too_long_are_replaced_and_still_differ() -> None:
     first, second = "é" * 126 + "xx", "é" * 126 + "yy"
     topology = Topology(
         exchanges=(Exchange(first),),

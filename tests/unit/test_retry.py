@@ -33,7 +33,7 @@ def test_a_delay_has_one_shortest_text(text: str, delay_ms: int) -> None:
     assert (parse_delay(text), delay_text(delay_ms)) == (delay_ms, text)
 
 
-def test_each_delay_is_a_queue_whose_messages_come_back() -> None:
+def test_each_delay_is_a_queue_that_returns_its_messages() -> None:
     topology = loads(FILE)
     assert [each.name for each in topology.queues] == ["orders", "orders.retry.5s", "orders.retry.90s", "parked"]
     assert topology.queues[0].retry == Retry((5000, 90_000, 5000), "parked")
@@ -50,7 +50,7 @@ def test_each_delay_is_a_queue_whose_messages_come_back() -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "type: classic, "])
-def test_a_waiting_queue_has_the_type_and_the_life_of_its_queue(kind: str) -> None:
+def test_a_waiting_queue_has_the_type_and_lifetime_of_its_queue(kind: str) -> None:
     written = FILE.replace("type: quorum, ", f"{kind}durable: false, exclusive: true, ")
     waiting = loads(written).queues[1]
     assert (waiting.durable, waiting.exclusive) == (False, True)
@@ -58,7 +58,7 @@ def test_a_waiting_queue_has_the_type_and_the_life_of_its_queue(kind: str) -> No
     assert not {"x-dead-letter-strategy", "x-overflow"} & waiting.arguments.keys()
 
 
-def test_a_retry_made_in_python_expands_as_that_of_a_file_does_and_only_once() -> None:
+def test_a_retry_built_in_python_expands_like_one_from_a_file_and_only_once() -> None:
     made = Topology(
         queues=(
             Queue("orders", arguments={"x-queue-type": "quorum"}, retry=Retry((5000, 90_000, 5000), "parked")),
@@ -69,7 +69,7 @@ def test_a_retry_made_in_python_expands_as_that_of_a_file_does_and_only_once() -
     assert collapse(expand(made)) == made
 
 
-def test_a_file_gets_its_retry_back_and_not_the_waiting_queues() -> None:
+def test_a_written_file_has_the_retry_and_not_its_waiting_queues() -> None:
     assert to_yaml(loads(FILE)) == FILE
 
 
@@ -80,19 +80,19 @@ def test_a_queue_that_only_looks_like_a_waiting_queue_is_written() -> None:
     assert "orders.retry.5s: {}" in to_yaml(topology)
 
 
-def test_a_broker_that_has_the_queues_has_all_of_it() -> None:
+def test_a_broker_with_the_waiting_queues_equals_the_topology() -> None:
     topology = loads(FILE)
     live = Topology(queues=tuple(Queue(each.name, arguments=each.arguments) for each in topology.queues))
     assert {each.outcome for each in compare(topology, live)} == {Outcome.UNCHANGED}
 
 
-def test_definitions_have_the_waiting_queues_and_say_what_they_lack() -> None:
+def test_definitions_contain_the_waiting_queues_and_report_the_lost_retry() -> None:
     topology = loads(FILE)
     assert [each["name"] for each in to_definitions(topology)["queues"]] == [each.name for each in topology.queues]
     assert not_in_definitions(topology) == ("the retries",)
 
 
-def test_a_picture_shows_which_try_leads_where() -> None:
+def test_a_diagram_shows_the_queue_of_each_try() -> None:
     picture = graph.draw(loads(FILE))
     lines = ["".join(text for text, _ in line) for line in tree(picture)]
     assert "│  ├─ try 1, try 3 failed → orders.retry.5s  quorum, TTL 5 s, reject-publish" in lines
@@ -101,7 +101,7 @@ def test_a_picture_shows_which_try_leads_where() -> None:
     assert '[label="failed\\ntry 2", style=dashed]' in mermaid_dot.dot(picture)
 
 
-def test_a_queue_that_retries_end_in_may_forget_as_the_last_stop_it_is() -> None:
+def test_a_queue_in_which_retries_end_may_drop_messages() -> None:
     assert lint(loads(FILE.replace("parked: {}", "parked: {arguments: {x-message-ttl: 60000}}"))) == ()
 
 
@@ -116,7 +116,7 @@ def test_two_files_agree_on_a_retry_or_are_refused(tmp_path_factory: pytest.Temp
     assert caught.value.problems[0].message == f"queue 'orders' is declared differently in {same}:2:3"
 
 
-def test_the_name_of_a_waiting_queue_has_to_fit_too() -> None:
+def test_the_name_of_a_waiting_queue_must_not_be_too_long() -> None:
     with pytest.raises(TopologyError) as caught:
         loads(FILE.replace("orders", "o" * 250))
     assert "259 bytes of UTF-8" in caught.value.problems[0].message

@@ -11,11 +11,10 @@ import pytest
 
 from rmqkit.errors import PayloadError, TopologyError
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
-from rmqkit.topology.dead_letters import dead_letter, dead_letters
-from rmqkit.topology.death_cycles import Reason, orders
+from rmqkit.topology.dead_letters import dead_letter, dead_letters, x_death_orders
 from rmqkit.topology.file.loader import loads
 from rmqkit.topology.matching import matches, matches_topic
-from rmqkit.topology.routing import MAX_PATHS, Route, route
+from rmqkit.topology.routing import MAX_PATHS, DeathReason, Route, route
 
 
 def queues(*names: str) -> tuple[Queue, ...]:
@@ -53,7 +52,7 @@ def test_topic_patterns_match_word_by_word(pattern: str, key: str, matched: bool
     assert matches_topic(pattern, key) is matched
 
 
-def test_a_pattern_of_many_hashes_is_matched_in_no_time() -> None:
+def test_a_pattern_of_many_hashes_is_matched_quickly() -> None:
     assert not matches_topic(".".join(["#", "a"] * 60), ".".join(["a"] * 59))
 
 
@@ -94,7 +93,7 @@ def test_headers_match_by_value_and_type(arguments: dict[str, Any], headers: dic
     assert matches("headers", Binding("e", "q", arguments=arguments), ("",), headers) is matched
 
 
-def test_a_queue_gets_one_copy_and_every_way_to_it_is_told() -> None:
+def test_a_queue_gets_one_copy_however_many_paths_lead_to_it() -> None:
     topology = loads("""
         exchanges: {in: {type: topic}, all: {type: fanout}}
         queues: {q: {}}
@@ -110,7 +109,7 @@ def test_a_queue_gets_one_copy_and_every_way_to_it_is_told() -> None:
     assert [[leg.destination for leg in path] for path in found.paths] == [["q"], ["q"], ["all", "q"]]
 
 
-def test_ways_without_number_are_listed_up_to_a_limit() -> None:
+def test_endless_paths_are_listed_up_to_a_limit() -> None:
     """Thirty exchanges, two bindings between each and the next: a thousand million ways."""
     bindings = [
         Binding(f"e{each}", f"e{each + 1}", "exchange", "", {"way": way}) for each in range(30) for way in range(2)
@@ -123,7 +122,7 @@ def test_ways_without_number_are_listed_up_to_a_limit() -> None:
     assert len(found.paths) == MAX_PATHS
 
 
-def test_cc_and_bcc_are_routing_keys_too_and_bcc_is_no_header() -> None:
+def test_cc_and_bcc_are_routing_keys_and_bcc_is_removed_from_the_headers() -> None:
     topology = Topology(
         exchanges=(Exchange("h", "headers"),),
         queues=queues("a", "b", "c", "d"),
@@ -136,7 +135,7 @@ def test_cc_and_bcc_are_routing_keys_too_and_bcc_is_no_header() -> None:
         route(topology, Target("", "a"), {"CC": "b"})
 
 
-def test_an_alternate_exchange_takes_what_nothing_matches_there_and_only_that() -> None:
+def test_an_alternate_exchange_gets_only_messages_that_no_binding_matches() -> None:
     topology = loads("""
         exchanges:
           outer: {type: fanout, arguments: {alternate-exchange: rest}}
@@ -152,7 +151,7 @@ def test_an_alternate_exchange_takes_what_nothing_matches_there_and_only_that() 
     assert route(topology, Target("outer", "x")).queues == ("other",)
 
 
-def test_an_alternate_exchange_may_come_from_a_policy_and_may_be_missing() -> None:
+def test_a_policy_may_set_an_alternate_exchange_that_does_not_exist() -> None:
     policy = Policy("ae", "^in$", {"alternate-exchange": "rest"}, "exchanges")
     rest = Exchange("rest", "fanout")
     topology = Topology(
@@ -165,7 +164,7 @@ def test_an_alternate_exchange_may_come_from_a_policy_and_may_be_missing() -> No
 
 
 @pytest.mark.parametrize("exchange", ["nowhere", "inside", "amq.rabbitmq.trace"])
-def test_where_nobody_can_publish_is_an_error(exchange: str) -> None:
+def test_publishing_where_clients_cannot_is_an_error(exchange: str) -> None:
     with pytest.raises(TopologyError, match=exchange):
         route(Topology(exchanges=(Exchange("inside", internal=True),)), Target(exchange))
 
@@ -180,10 +179,10 @@ def test_where_nobody_can_publish_is_an_error(exchange: str) -> None:
             "no binding of exchange 'in' (direct) matches routing key 'ordr'; the nearest is 'order'",
         ),
         (Target("by-header"), "no binding of exchange 'by-header' matches the headers"),
-        (Target("circle"), "exchange 'circle' leads in a circle"),
+        (Target("circle"), "exchange 'circle' leads in a cycle"),
     ],
 )
-def test_an_unroutable_message_is_told_why(target: Target, why: str) -> None:
+def test_an_unroutable_message_is_explained(target: Target, why: str) -> None:
     topology = Topology(
         exchanges=(Exchange("in"), Exchange("empty"), Exchange("by-header", "headers"), Exchange("circle", "fanout")),
         queues=queues("billing"),
@@ -197,7 +196,7 @@ def test_an_unroutable_message_is_told_why(target: Target, why: str) -> None:
     assert (found.unroutable, found.queues, found.why) == (True, (), why)
 
 
-def test_what_only_a_broker_knows_is_told_and_not_guessed() -> None:
+def test_what_only_a_broker_knows_is_unknown_and_not_guessed() -> None:
     topology = Topology(
         exchanges=(Exchange("in", "fanout"), Exchange("hash", "x-consistent-hash")),
         queues=queues("q"),
@@ -215,7 +214,7 @@ def test_what_only_a_broker_knows_is_told_and_not_guessed() -> None:
     assert [word for word in ("theirs", "hash") if any(word in each for each in found.unknown)] == ["theirs", "hash"]
     only = route(topology, Target("hash"))
     assert (only.queues, only.unroutable) == ((), False)
-    assert "not known" in dead_letter(topology, found, "their queue", "rejected").unknown[0]
+    assert "is unknown" in dead_letter(topology, found, "their queue", "rejected").unknown[0]
 
 
 # Dead letters.
@@ -253,10 +252,10 @@ def test_a_message_leaves_a_queue_for_the_reasons_its_arguments_make_possible(
     assert all(letter.route.queues == ("dead",) for letter in told)
 
 
-def test_what_cannot_happen_in_a_queue_is_told() -> None:
+def test_a_reason_that_cannot_occur_in_a_queue_is_explained() -> None:
     assert "no length limit" in dead_letter(dying(), CAME, "q", "maxlen").why
     full = dying(max_length=1, overflow="reject-publish")
-    assert "refuses new messages" in dead_letter(full, CAME, "q", "maxlen").why
+    assert "rejects new messages" in dead_letter(full, CAME, "q", "maxlen").why
     assert "no delivery limit" in dead_letter(dying(), CAME, "q", "delivery_limit").why
     assert "stream" in dead_letter(dying(queue_type="stream"), CAME, "q", "rejected").why
 
@@ -267,7 +266,7 @@ def test_without_a_dead_letter_exchange_a_message_is_dropped() -> None:
     assert dead_letter(topology, CAME, "q", "rejected").why == "dropped: there is no exchange 'nowhere'"
 
 
-def test_an_at_least_once_queue_keeps_what_has_no_way() -> None:
+def test_an_at_least_once_queue_keeps_a_dead_letter_that_no_queue_takes() -> None:
     own = {"x-queue-type": "quorum", "x-dead-letter-exchange": "nowhere", "x-dead-letter-strategy": "at-least-once"}
     weak = Topology(queues=(Queue("q", arguments=own),))
     safe = Topology(queues=(Queue("q", arguments=own | {"x-overflow": "reject-publish"}),))
@@ -292,7 +291,7 @@ def test_dead_letters_keep_all_their_routing_keys_unless_the_queue_has_one_for_t
     assert dead_letter(topology, came, "one", "rejected").queues == ("c",)
 
 
-def test_a_policy_may_say_where_dead_letters_go() -> None:
+def test_a_policy_may_set_the_target_of_dead_letters() -> None:
     policy = Policy("dlx", ".", {"dead-letter-exchange": "", "dead-letter-routing-key": "dead", "message-ttl": 5})
     topology = Topology(queues=queues("q", "dead"), policies=(policy,))
     told = dead_letters(topology, CAME)
@@ -300,7 +299,7 @@ def test_a_policy_may_say_where_dead_letters_go() -> None:
     assert told[-1].cycles == (("dead", "dead"),)
 
 
-def test_a_policy_that_cannot_be_read_leaves_open_what_it_could_change() -> None:
+def test_the_effect_of_an_unreadable_policy_is_unknown() -> None:
     odd = Policy("odd", "[[:alpha:]]", {"dead-letter-exchange": "", "alternate-exchange": "rest"})
     topology = Topology(
         exchanges=(Exchange("in"), Exchange("own", arguments={"alternate-exchange": "in"}), Exchange("rest", "fanout")),
@@ -311,11 +310,11 @@ def test_a_policy_that_cannot_be_read_leaves_open_what_it_could_change() -> None
     assert (route(topology, Target("in", "q")).queues, route(topology, Target("in", "q")).unknown) == (("q",), ())
     for exchange in ("in", "own"):
         (sentence,) = route(topology, Target(exchange, "x")).unknown
-        assert "policy 'odd' is for 'in' is not known" in sentence
+        assert "policy 'odd' applies to 'in' is unknown" in sentence
     elsewhere = replace(topology, policies=(Policy("odd", "[[:alpha:]]", {"max-length": 5}),))
     assert route(elsewhere, Target("in", "x")).unroutable  # no policy has an alternate exchange
     (sentence,) = dead_letter(topology, CAME, "q", "rejected").unknown
-    assert "policy 'odd' is for 'q' is not known" in sentence
+    assert "policy 'odd' applies to 'q' is unknown" in sentence
     assert dead_letters(topology, CAME)[0].reasons == ("rejected", "expired", "maxlen", "delivery_limit")
     assert not dead_letter(topology, CAME, "history", "rejected").unknown  # the policy is for no stream
 
@@ -329,7 +328,7 @@ def retrying() -> Topology:
     """)
 
 
-def test_a_cycle_is_gone_round_after_a_rejection_and_broken_without_one() -> None:
+def test_a_cycle_is_completed_after_a_rejection_and_broken_without_one() -> None:
     topology = retrying()
     came = route(topology, Target("", "work"))
     again = dead_letter(topology, dead_letter(topology, came, "work", "rejected"), "wait", "expired")
@@ -339,36 +338,36 @@ def test_a_cycle_is_gone_round_after_a_rejection_and_broken_without_one() -> Non
     assert broken.why == "dropped: the cycle work -> wait -> work has no rejection in it"
 
 
-def through(topology: Topology, *deaths: tuple[str, Reason]) -> Route:
+def through(topology: Topology, *deaths: tuple[str, DeathReason]) -> Route:
     found = route(topology, Target("", deaths[0][0]))
     for queue, reason in deaths:
         found = dead_letter(topology, found, queue, reason)
     return found
 
 
-def test_a_cycle_that_only_some_versions_break_leaves_it_open() -> None:
+def test_a_cycle_that_only_some_versions_break_is_unknown() -> None:
     topology = loads("""
         queues:
           a: {arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: b}}
           b: {arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: a}}
     """)
-    way: list[tuple[str, Reason]] = [("a", "rejected"), ("b", "expired"), ("a", "expired")]
+    way: list[tuple[str, DeathReason]] = [("a", "rejected"), ("b", "expired"), ("a", "expired")]
     assert through(topology, *way[:2]).queues == ("a",)
     third = through(topology, *way)  # 3.12 and before hold the rejection for newer than b's expiry
     assert (third.queues, third.cycles, third.unroutable) == ((), (), False)
     assert third.unknown == ("whether RabbitMQ drops it before queue 'b', as a cycle, depends on its version",)
-    assert orders(third.deaths) == (
+    assert x_death_orders(third.deaths) == (
         (("a", "expired"), ("a", "rejected"), ("b", "expired")),
         (("a", "expired"), ("b", "expired"), ("a", "rejected")),
     )
 
 
-def test_an_at_least_once_queue_keeps_what_would_go_round() -> None:
+def test_an_at_least_once_queue_keeps_a_message_caught_in_a_cycle() -> None:
     policy = {"dead-letter-strategy": "at-least-once", "overflow": "reject-publish", "delivery-limit": 1}
     own = {"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "q"}
     topology = Topology(queues=(Queue("q", arguments=own),), policies=(Policy("safe", "q", policy, "queues"),))
     onward = through(topology, ("q", "delivery_limit"))
-    assert onward.why == "kept in queue 'q' until there is a way: the cycle q -> q has no rejection in it"
+    assert onward.why == "kept in queue 'q' until a queue takes it: the cycle q -> q has no rejection in it"
 
 
 @pytest.mark.parametrize(
@@ -391,7 +390,7 @@ def test_whether_a_stream_gets_dead_letters_is_certain_from_at_least_once_queues
     assert [leg.destination for leg in onward.legs] == (["history"] if certain else [])
 
 
-def test_each_hop_is_told_once_and_a_cycle_is_named() -> None:
+def test_each_dead_letter_is_listed_once_with_its_cycles() -> None:
     topology = retrying()
     told = dead_letters(topology, route(topology, Target("", "work")))
     assert [(letter.queue, letter.reasons, letter.route.queues, letter.cycles) for letter in told] == [
@@ -409,7 +408,7 @@ def test_a_long_chain_of_dead_letters_is_followed_to_its_end() -> None:
     assert len(dead_letters(topology, route(topology, Target("", "q0")))) == 2001
 
 
-def test_headers_say_where_a_dead_letter_first_died() -> None:
+def test_headers_name_the_first_death_of_a_dead_letter() -> None:
     first = {"x-match": "all-with-x", "x-first-death-queue": "q", "x-first-death-reason": "rejected"}
     topology = Topology(
         exchanges=(Exchange("dlx", "headers"),),
@@ -421,7 +420,7 @@ def test_headers_say_where_a_dead_letter_first_died() -> None:
 
 
 @pytest.mark.parametrize("header", ["CC", "x-death", "x-last-death-reason"])
-def test_headers_that_only_some_versions_put_on_dead_letters_leave_it_open(header: str) -> None:
+def test_headers_that_only_some_versions_add_to_dead_letters_make_the_route_unknown(header: str) -> None:
     topology = Topology(
         exchanges=(Exchange("dlx", "headers"),),
         queues=(

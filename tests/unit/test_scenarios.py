@@ -36,7 +36,7 @@ def expected(file: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("file", PASSING, ids=by_name)
-def test_scenarios_that_say_what_happens_pass(file: Path) -> None:
+def test_correct_scenarios_pass(file: Path) -> None:
     assert [problem for scenario in load(file) for problem in judge(scenario).problems] == []
 
 
@@ -48,7 +48,7 @@ def test_an_invalid_scenario_file_is_refused_with_the_expected_words(file: Path)
 
 
 @pytest.mark.parametrize("file", FAILING, ids=by_name)
-def test_a_scenario_that_says_otherwise_fails_with_the_expected_words(file: Path) -> None:
+def test_a_wrong_scenario_fails_with_the_expected_words(file: Path) -> None:
     results = [judge(scenario) for scenario in load(file)]
     assert [printed(each, file) for result in results for each in result.problems] == expected(file)
     assert all(result.problems for result in results)
@@ -64,7 +64,7 @@ def test_scenario_files_are_not_taken_for_topologies() -> None:
     assert not [name for name in example_names() if "test" in name]
 
 
-def test_the_problems_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+def test_the_problems_of_all_files_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "list.test.yaml").write_text("- a\n")
     with pytest.raises(DocumentError, match="9 problems in 3 files"):
         load(tmp_path / "list.test.yaml", CASES / "invalid/names.test.yaml", CASES / "invalid/no_target.test.yaml")

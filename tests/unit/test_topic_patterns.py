@@ -16,7 +16,7 @@ def joined(alphabet: str, longest: int) -> list[str]:
     return [".".join(parts) for length in range(longest + 1) for parts in product(alphabet, repeat=length)]
 
 
-def test_a_short_pattern_includes_another_exactly_if_it_takes_all_the_keys_that_one_takes() -> None:
+def test_a_short_pattern_includes_another_exactly_if_it_matches_all_its_keys() -> None:
     keys = joined("abz", 6)  # z is a word that no pattern names
     patterns = joined("ab*#", 3)
     takes = {pattern: {key for key in keys if matches_topic(pattern, key)} for pattern in patterns}
@@ -25,7 +25,9 @@ def test_a_short_pattern_includes_another_exactly_if_it_takes_all_the_keys_that_
 
 
 @given(words, words, st.data())
-def test_what_a_pattern_includes_it_takes(wide: list[str], narrow: list[str], data: st.DataObject) -> None:
+def test_a_pattern_matches_the_keys_of_patterns_it_includes(
+    wide: list[str], narrow: list[str], data: st.DataObject
+) -> None:
     any_word = st.sampled_from(["a", "b", "z", ""])
     key: list[str] = []
     for word in narrow:
@@ -37,7 +39,7 @@ def test_what_a_pattern_includes_it_takes(wide: list[str], narrow: list[str], da
 
 
 @given(words)
-def test_a_pattern_includes_itself_and_what_stands_for_fewer_keys(pattern: list[str]) -> None:
+def test_a_pattern_includes_itself_and_narrower_ones(pattern: list[str]) -> None:
     text = ".".join(pattern)
     assert includes(text, text)
     assert includes("#", text)
@@ -46,7 +48,7 @@ def test_a_pattern_includes_itself_and_what_stands_for_fewer_keys(pattern: list[
             assert includes(text, ".".join([*pattern[:index], "z", *pattern[index + 1 :]]))
 
 
-def test_patterns_with_too_many_states_are_told_apart_in_time() -> None:
+def test_patterns_with_too_many_states_are_compared_quickly() -> None:
     stars = ".".join("*" * 100)
     assert not includes(f"#.a.{stars}", f"#.b.{stars}")
     assert not includes(f"#.a.{stars}", f"b.a.{stars}")  # it does, but to prove it would take too long

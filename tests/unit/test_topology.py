@@ -31,7 +31,7 @@ def write(tmp_path: Path) -> Callable[[str, str], Path]:
     return write
 
 
-def test_the_example_becomes_the_nouns() -> None:
+def test_the_example_becomes_model_objects() -> None:
     topology = loads("""
 description: Orders
 exchanges: {orders: {type: topic}}
@@ -48,7 +48,7 @@ external: {exchanges: [theirs], queues: [others]}
     assert (topology.external_exchanges, topology.external_queues) == (("theirs",), ("others",))
 
 
-def test_every_entity_knows_its_place() -> None:
+def test_every_entity_has_its_place() -> None:
     topology = loads("exchanges:\n  e: {}\nqueues:\n  q:\nbindings:\n  - source: e\n    destination: q\n", "t.yaml")
     entities: tuple[Any, ...] = (*topology.exchanges, *topology.queues, *topology.bindings)
     assert [str(each.where) for each in entities] == ["t.yaml:2:3", "t.yaml:4:3", "t.yaml:6:5"]
@@ -67,7 +67,7 @@ def test_several_files_make_one_topology(write: Callable[[str, str], Path]) -> N
     assert topology.publish == Target("", "b")
 
 
-def test_two_files_that_disagree_are_a_problem_that_names_both(write: Callable[[str, str], Path]) -> None:
+def test_two_files_that_disagree_are_a_problem_naming_both(write: Callable[[str, str], Path]) -> None:
     one = write("one.yaml", "queues:\n  a: {arguments: {x-x: 1}}\n")
     two = write("two.yaml", "queues:\n  a: {arguments: {x-x: true}}\n")
     with pytest.raises(TopologyError) as caught:
@@ -77,7 +77,7 @@ def test_two_files_that_disagree_are_a_problem_that_names_both(write: Callable[[
     assert str(problem.where) == f"{two}:2:3"
 
 
-def test_problems_come_file_by_file_and_line_by_line(write: Callable[[str, str], Path]) -> None:
+def test_problems_are_sorted_by_file_and_line(write: Callable[[str, str], Path]) -> None:
     one = write("one.yaml", "bindings:\n  - {source: x, destination: z}\nqueues: {amq.a: {}}\n")
     two = write("two.yaml", "queues: {b: {durable: 1}}\n")
     with pytest.raises(TopologyError) as caught:
@@ -94,22 +94,26 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_problems_of_the_others(wri
         load(one.with_name("none.yaml"), one)
     assert [each.message for each in caught.value.problems] == [
         "the file cannot be read: No such file or directory",
-        "durable of queue 'b' is the number 1, and should be true or false",
+        "durable of queue 'b' is the number 1, but should be true or false",
     ]
 
 
-def test_a_large_topology_loads_in_seconds() -> None:
-    queues = "".join(f"  q{n}: {{type: quorum, arguments: {{x-max-length: 10}}}}\n" for n in range(1000))
-    bindings = "".join(f"  - {{source: e, destination: q{n % 1000}, routing_key: a.{n}.b}}\n" for n in range(10_000))
-    begin = time.monotonic()
+def cpu_seconds_to_load(size: int) -> float:
+    queues = "".join(f"  q{n}: {{type: quorum, arguments: {{x-max-length: 10}}}}\n" for n in range(size))
+    bindings = "".join(f"  - {{source: e, destination: q{n % size}, routing_key: a.{n}.b}}\n" for n in range(10 * size))
+    begin = time.process_time()
     topology = loads(f"exchanges: {{e: {{type: topic}}}}\nqueues:\n{queues}bindings:\n{bindings}")
-    assert (len(topology.queues), len(topology.bindings)) == (1000, 10_000)
-    assert time.monotonic() - begin < 10
+    assert (len(topology.queues), len(topology.bindings)) == (size, 10 * size)
+    return time.process_time() - begin
 
 
-@pytest.mark.timeout(30)
-@pytest.mark.parametrize("text", ["bindings:\n" + "- x\n" * 400_000, "queues:\n" + " a: {}\n" * 400_000])
-def test_a_file_full_of_problems_is_refused_soon(text: str) -> None:
+def test_the_time_to_load_a_topology_grows_linearly_with_its_size() -> None:
+    cpu_seconds_to_load(10)  # imports what is loaded lazily
+    assert cpu_seconds_to_load(640) < 32 * cpu_seconds_to_load(80)  # 8 times the size: quadratic would be 64
+
+
+@pytest.mark.parametrize("text", ["bindings:\n" + "- x\n" * 100_000, "queues:\n" + " a: {}\n" * 100_000])
+def test_a_file_full_of_problems_is_refused_with_the_first_of_them(text: str) -> None:
     with pytest.raises(DocumentError) as caught:
         loads(text)
     assert len(caught.value.problems) <= 1001
@@ -135,14 +139,14 @@ _VALUES = st.recursive(
         max_size=3,
     )
 )
-def test_any_queue_the_broker_takes_comes_through_unchanged(queues: dict[str, dict[str, object]]) -> None:
+def test_any_queue_that_the_broker_accepts_is_read_unchanged(queues: dict[str, dict[str, object]]) -> None:
     text = json.dumps({"queues": queues})  # JSON is YAML, but for characters beyond 16 bits
     pairs = re.compile(r"\\u(d[89ab]..)\\u(d[c-f]..)")
     topology = loads(pairs.sub(lambda pair: f"\\U{ord(json.loads(chr(34) + pair[0] + chr(34))):08X}", text))
     assert {each.name: {"durable": each.durable, "arguments": each.arguments} for each in topology.queues} == queues
 
 
-def test_the_schema_is_a_schema_and_each_field_says_what_it_is() -> None:
+def test_the_schema_is_valid_and_describes_every_field() -> None:
     Draft202012Validator.check_schema(json.loads(schema_text()))
     described = [schema(), *schema()["$defs"].values()]
     while described:
@@ -178,7 +182,7 @@ def test_the_shipped_topologies_fit_together_and_are_found_by_name() -> None:
     together = load(*example_names().values())
     assert len(together.queues) == sum(len(load(path).queues) for path in example_names().values())
     assert load(find("work")).publish == Target("", "worker_queue")
-    with pytest.raises(DocumentError, match="There are: headers, offline"):
+    with pytest.raises(DocumentError, match="Available: headers, offline"):
         find("wrok")
 
 

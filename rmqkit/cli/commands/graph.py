@@ -7,20 +7,23 @@ import subprocess
 import sys
 from enum import StrEnum
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rmqkit.cli import files, output
+from rmqkit.cli.output import Style
 from rmqkit.errors import InputError
-
-if TYPE_CHECKING:
-    from rmqkit.cli.output import Style
-    from rmqkit.topology.diagram.graph import Diagram
+from rmqkit.topology.diagram.collapse import collapse
+from rmqkit.topology.diagram.graph import Diagram, draw
+from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
+from rmqkit.topology.diagram.text_tree import tree
+from rmqkit.topology.file.loader import load
+from rmqkit.topology.policies import unread
 
 
 class DiagramFormat(StrEnum):
-    """How the picture is written."""
+    """How the diagram is written."""
 
     tree = "tree"
     mermaid = "mermaid"
@@ -43,76 +46,69 @@ _STYLES: dict[str, Style] = {
     "dead-letter": "red",
     "publish": "green",
 }
-_PATIENCE_S = 120.0  # Graphviz may need a minute for a thousand queues
+_TIMEOUT_S = 120.0  # Graphviz may need a minute for a thousand queues
 
 
 def graph(
     sources: Annotated[list[str], typer.Argument(metavar="FILE", help="Topology files, drawn as one; - for stdin.")],
     *,
     format: Annotated[  # noqa: A002 - the flag's word
-        DiagramFormat | None, typer.Option("--format", help="How to draw; else what the name of OUT says, or a tree.")
+        DiagramFormat | None, typer.Option("--format", help="How to draw. [default: by the suffix of OUT, or tree]")
     ] = None,
     target: Annotated[
         str, typer.Option("-o", "--output", metavar="OUT", help="The file to write; - for stdout.")
     ] = files.STANDARD,
     everything: Annotated[
-        bool, typer.Option("--all", help="Draw all, where else three stand for many that look alike.")
+        bool, typer.Option("--all", help="Draw every entity instead of abbreviating groups of similar ones.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Draw a topology: what goes where, and what becomes of dead letters.
+    """Draw a topology: exchanges, queues, bindings and the routes of dead letters.
 
-    Mermaid is drawn by GitHub and GitLab in Markdown; SVG needs Graphviz. Of more than ten exchanges or queues that
-    look alike three are drawn, and the number of the others.
+    GitHub and GitLab render Mermaid in Markdown; SVG needs Graphviz. Of a group of more than ten similar exchanges or
+    queues, three are drawn, and the others counted.
     """
-    from rmqkit.topology.diagram import collapse, graph, mermaid_dot  # noqa: PLC0415 - start-up time
-    from rmqkit.topology.file.loader import load  # noqa: PLC0415
-    from rmqkit.topology.policies import unread  # noqa: PLC0415
-
     topology = load(*map(files.readable, sources))
     for policy in unread(topology):
         output.warn(f"policy {policy.name!r} is not drawn: its pattern cannot be read here")
-    picture = graph.draw(topology)
-    picture = picture if everything else collapse.collapse(picture)
+    diagram = draw(topology) if everything else collapse(draw(topology))
     match format or _FORMATS.get(PurePath(target).suffix.lower(), DiagramFormat.tree):
         case DiagramFormat.mermaid:
-            text = mermaid_dot.mermaid(picture)
+            text = mermaid(diagram)
         case DiagramFormat.dot:
-            text = mermaid_dot.dot(picture)
+            text = dot(diagram)
         case DiagramFormat.svg:
-            text = _svg(mermaid_dot.dot(picture))
+            text = _svg(dot(diagram))
         case DiagramFormat.tree:
-            text = _tree(picture, coloured=target == files.STANDARD)
+            text = _tree(diagram, colored=target == files.STANDARD)
     files.write(target, text, force=force)
-    if hidden := sum(node.more for node in picture.nodes):
-        output.note(f"{hidden:,} that look like others are not drawn; --all draws them.")
+    if hidden := sum(node.more for node in diagram.nodes):
+        output.note(f"{hidden:,} similar entities are not drawn. Draw them with --all.")
 
 
-def _tree(picture: Diagram, *, coloured: bool) -> str:
-    from rmqkit.topology.diagram.text_tree import tree  # noqa: PLC0415 - start-up time
-
+def _tree(diagram: Diagram, *, colored: bool) -> str:
     lines = [
-        [(output.safe(text).replace("\n", "\\n"), _STYLES.get(role)) for text, role in line] for line in tree(picture)
+        [(output.safe(text).replace("\n", "\\n"), _STYLES.get(role)) for text, role in line] for line in tree(diagram)
     ]
     return "".join(
-        "".join(output.paint(text, style, sys.stdout) if style and coloured else text for text, style in line) + "\n"
+        "".join(output.paint(text, style, sys.stdout) if style and colored else text for text, style in line) + "\n"
         for line in lines
     )
 
 
-def _svg(dot: str) -> str:
-    """Let Graphviz draw; raise InputError if it is not there, or cannot."""
+def _svg(source: str) -> str:
+    """Draw with Graphviz; raise InputError if it is not installed, or fails."""
     program = shutil.which("dot")
     if program is None:
         advice = "Install graphviz (apt install graphviz, brew install graphviz), or use --format mermaid or dot."
-        raise InputError("an SVG is drawn by Graphviz, and its program dot is not installed", advice=advice)
+        raise InputError("SVG needs Graphviz, and its program dot is not installed", advice=advice)
     try:
-        done = subprocess.run(  # noqa: S603 - a program of the user's, no shell; the graph comes by its input
-            [program, "-Tsvg"], input=dot.encode(), capture_output=True, timeout=_PATIENCE_S, check=False
+        done = subprocess.run(  # noqa: S603 - the user's own program, without a shell; the graph is its input
+            [program, "-Tsvg"], input=source.encode(), capture_output=True, timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        message = f"Graphviz did not draw this within {_PATIENCE_S:.0f} s"
-        raise InputError(message, advice="Leave --all out, or draw fewer files.") from error
+        message = f"Graphviz did not draw this within {_TIMEOUT_S:.0f} s"
+        raise InputError(message, advice="Leave out --all, or draw fewer files.") from error
     except OSError as error:
         raise InputError(f"Graphviz cannot be run: {program}: {error.strerror}") from error
     if done.returncode:

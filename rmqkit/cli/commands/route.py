@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json as text_of
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from json import dumps
+from typing import Annotated, Any
 
 import typer
 
@@ -14,28 +14,30 @@ from rmqkit.cli import output
 from rmqkit.cli.files import readable
 from rmqkit.cli.options import Json, parse_target
 from rmqkit.errors import Unroutable
+from rmqkit.message import Properties
 from rmqkit.model import Retry
+from rmqkit.payload import properties
+from rmqkit.topology.dead_letters import DeadLetter, dead_letters
+from rmqkit.topology.file.loader import load
 from rmqkit.topology.retry import in_words
+from rmqkit.topology.routing import DeathReason, Leg, Route
+from rmqkit.topology.routing import route as find_route
 
-if TYPE_CHECKING:
-    from rmqkit.topology.dead_letters import DeadLetter
-    from rmqkit.topology.death_cycles import Reason
-    from rmqkit.topology.routing import Leg, Route
-
-_LEAVING: dict[Reason, str] = {
+_LEAVING: dict[DeathReason, str] = {
     "rejected": "rejected",
     "expired": "expired",
     "maxlen": "pushed out",
-    "delivery_limit": "delivered too often",
+    "delivery_limit": "over the delivery limit",
 }
-_SHORT = 3  # steps that are rather told again than looked up above
+_SHORT = 3  # legs that are repeated rather than abbreviated to "as above"
 
 
 def route(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Topology files, taken as one; - for stdin.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Topology files, read as one; - for stdin.")],
     *,
     exchange: Annotated[
-        str | None, typer.Option("-e", "--exchange", metavar="NAME", help="The exchange; else the file's `publish:`.")
+        str | None,
+        typer.Option("-e", "--exchange", metavar="NAME", help="The exchange. [default: the files' `publish:`]"),
     ] = None,
     routing_key: Annotated[
         str | None, typer.Option("-r", "--routing-key", metavar="KEY", help="The routing key.")
@@ -45,23 +47,15 @@ def route(
     ] = None,
     header: Annotated[
         list[str] | None,
-        typer.Option(
-            "-H", "--header", metavar="K=V", help="A header: k=text, or k:=JSON; repeat it. CC and BCC count."
-        ),
+        typer.Option("-H", "--header", metavar="K=V", help="A header: k=text, or k:=JSON; repeatable, CC and BCC too."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say which queues a message reaches, through which bindings, and what becomes of it there; without a broker.
+    """Show which queues a message reaches, through which bindings, and what may happen to it there, without a broker.
 
-    A queue's dead letters are followed hop by hop: what is rejected always, what expires or is pushed out where the
-    queue has a TTL or a length limit. A retry is told. A message that reaches no queue is an error, with exit code 6.
+    Dead letters are followed from queue to queue: rejected messages always, expired or pushed out ones if the queue has
+    a TTL or a length limit. Retries are shown too. A message that reaches no queue is an error, with exit code 6.
     """
-    from rmqkit.message import Properties  # noqa: PLC0415 - start-up time
-    from rmqkit.payload import properties  # noqa: PLC0415
-    from rmqkit.topology.dead_letters import dead_letters  # noqa: PLC0415
-    from rmqkit.topology.file.loader import load  # noqa: PLC0415
-    from rmqkit.topology.routing import route as find  # noqa: PLC0415
-
     headers = properties.parse_headers(header or ())
     topology = load(*map(readable, files))
     target = parse_target(queue=queue, exchange=exchange, routing_key=routing_key) or topology.publish
@@ -69,14 +63,16 @@ def route(
         raise typer.BadParameter("Name a target: -e, -r or -q. The files have no `publish:`.")
     properties.check_target(target.exchange, target.routing_key)
     properties.check(Properties(headers=headers))
-    found = find(topology, target, headers)
+    found = find_route(topology, target, headers)
     letters = dead_letters(topology, found)
-    ends = {*found.queues, *(name for letter in letters for name in letter.route.queues)}
-    retries = {each.name: each.retry for each in topology.queues if each.retry and each.name in ends}
+    reached = {*found.queues, *(name for letter in letters for name in letter.route.queues)}
+    retries = {each.name: each.retry for each in topology.queues if each.retry and each.name in reached}
     if json:
-        told = {"dead_letters": [_letter_as_json(letter) for letter in letters]}
-        told["retries"] = [_retry_as_json(name, retry) for name, retry in retries.items()]
-        output.out_json(_as_json(found) | told)
+        more = {"dead_letters": [_letter_as_json(letter) for letter in letters]}
+        more["retries"] = [
+            {"queue": name, "delays_ms": list(retry.delays_ms), "then": retry.then} for name, retry in retries.items()
+        ]
+        output.out_json(_as_json(found) | more)
         raise typer.Exit(exit_codes.NOT_CONFIRMED if found.unroutable else exit_codes.DONE)
     if found.legs:
         output.out("\n".join(_Tree(letters, retries).lines(found)))
@@ -87,16 +83,16 @@ def route(
 
 
 class _Tree:
-    """The picture of a route: exchanges and queues, each with what follows told once."""
+    """Draw a route as a tree of exchanges and queues; the branches below each are drawn once."""
 
     def __init__(self, letters: tuple[DeadLetter, ...], retries: Mapping[str, Retry]) -> None:
         self.letters = letters
         self.retries = retries
-        self.told: set[str] = set()
-        self.led: set[tuple[str, tuple[str, ...]]] = set()  # ways of dead letters
+        self.drawn_queues: set[str] = set()
+        self.drawn_letters: set[tuple[str, tuple[str, ...]]] = set()  # exchange and routing keys
 
     def lines(self, found: Route) -> Iterator[str]:
-        """Yield the lines, coloured for standard output."""
+        """Yield the lines, colored for standard output."""
         yield _name(found.exchange or "default exchange", "bold") + _dim(f"  ← {_keys(found)}")
         yield from self._branches(list(self._legs(found, found.exchange, set())))
 
@@ -106,50 +102,51 @@ class _Tree:
             yield _dim(f"{indent}{'└─' if last else '├─'} ") + text
             yield from self._branches(below, indent + ("   " if last else "│  "))
 
-    def _legs(self, found: Route, source: str, told: set[str]) -> Iterator[tuple[str, list[Any]]]:
-        """Yield a branch per leg from an exchange; where an exchange leads is told once."""
-        told.add(source)
+    def _legs(self, found: Route, source: str, drawn: set[str]) -> Iterator[tuple[str, list[Any]]]:
+        """Yield a branch for each leg from an exchange; those below an exchange are drawn once."""
+        drawn.add(source)
         for leg in found.legs:
             if leg.source == source and leg.to_exchange:
-                again = leg.destination in told
-                text = f"{_way(leg)} {_name(leg.destination, 'bold')}" + _dim("  as above" if again else "")
-                yield text, [] if again else list(self._legs(found, leg.destination, told))
+                repeated = leg.destination in drawn
+                text = f"{_arrow(leg)} {_name(leg.destination, 'bold')}" + _dim("  as above" if repeated else "")
+                yield text, [] if repeated else list(self._legs(found, leg.destination, drawn))
             elif leg.source == source:
-                yield f"{_way(leg)} {_name(leg.destination, 'green')}", list(self._leaving(leg.destination))
+                yield f"{_arrow(leg)} {_name(leg.destination, 'green')}", list(self._leaving(leg.destination))
 
     def _leaving(self, queue: str) -> Iterator[tuple[str, list[Any]]]:
-        """Yield a branch for each thing that may become of a message in a queue."""
-        if queue in self.told:
+        """Yield a branch for each way in which a message may leave a queue."""
+        if queue in self.drawn_queues:
             return
-        self.told.add(queue)
+        self.drawn_queues.add(queue)
         if retry := self.retries.get(queue):
             yield f"if a handler of rmqkit fails: {output.safe(in_words(retry))}", []
         for letter in self.letters:
             if letter.queue != queue:
                 continue
-            onward = letter.route
+            following = letter.route
             when = f"if {' or '.join(_LEAVING[reason] for reason in letter.reasons)}"
-            if sentence := onward.why or "; ".join(onward.unknown):
-                yield _dim(f"{when}: {output.safe(sentence)}"), list(self._legs(onward, onward.exchange, set()))
+            if sentence := following.why or "; ".join(following.unknown):
+                yield _dim(f"{when}: {output.safe(sentence)}"), list(self._legs(following, following.exchange, set()))
             else:
-                way = onward.exchange, onward.keys
-                again = way in self.led and len(onward.legs) > _SHORT
-                self.led.add(way)
-                text = f"{when} → {_name(onward.exchange or 'default exchange', 'bold')}" + _dim(f"  ← {_keys(onward)}")
-                legs = [] if again else self._legs(onward, onward.exchange, set())
-                yield text + _dim(", as above" if again else ""), [*legs, *map(_round, letter.cycles)]
+                letters = following.exchange, following.keys
+                repeated = letters in self.drawn_letters and len(following.legs) > _SHORT
+                self.drawn_letters.add(letters)
+                exchange = _name(following.exchange or "default exchange", "bold")
+                text = f"{when} → {exchange}" + _dim(f"  ← {_keys(following)}")
+                legs = [] if repeated else self._legs(following, following.exchange, set())
+                yield text + _dim(", as above" if repeated else ""), [*legs, *map(_cycle, letter.cycles)]
 
 
-def _round(cycle: tuple[str, ...]) -> tuple[str, list[Any]]:
-    text = f"a cycle, {' → '.join(map(output.safe, cycle))}: dropped if it goes round without a rejection"
+def _cycle(cycle: tuple[str, ...]) -> tuple[str, list[Any]]:
+    text = f"a cycle, {' → '.join(map(output.safe, cycle))}: dropped if it returns without a rejection"
     return output.paint(text, "yellow", sys.stdout), []
 
 
-def _way(leg: Leg) -> str:
+def _arrow(leg: Leg) -> str:
     if not leg.binding:
         return _dim("no match, so its alternate →" if leg.to_exchange else "→")
-    asked = [text_of.dumps(dict(leg.binding.arguments), ensure_ascii=False)] if leg.binding.arguments else []
-    return " ".join([*map(output.safe, filter(None, [leg.binding.routing_key, *asked])), _dim("→")])
+    arguments = dumps(dict(leg.binding.arguments), ensure_ascii=False) if leg.binding.arguments else ""
+    return " ".join([*map(output.safe, filter(None, [leg.binding.routing_key, arguments])), _dim("→")])
 
 
 def _keys(found: Route) -> str:
@@ -187,7 +184,3 @@ def _leg_as_json(leg: Leg) -> dict[str, Any]:
 def _letter_as_json(letter: DeadLetter) -> dict[str, Any]:
     cycles = [list(cycle) for cycle in letter.cycles]
     return {"queue": letter.queue, "reasons": list(letter.reasons), "cycles": cycles} | _as_json(letter.route)
-
-
-def _retry_as_json(queue: str, retry: Retry) -> dict[str, Any]:
-    return {"queue": queue, "delays_ms": list(retry.delays_ms), "then": retry.then}

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from rmqkit.cli import output
+from rmqkit.topology.file.schema import SCENARIOS, TOPOLOGY, schema_text
 
 
 class SchemaKind(StrEnum):
-    """Which kind of file a schema is of."""
+    """The kind of file that a schema describes."""
 
     TOPOLOGY = "topology"
     SCENARIOS = "scenarios"
@@ -24,8 +25,6 @@ def schema(
 ) -> None:
     """Print the JSON Schema of topology files, or of scenario files, for editors.
 
-    It is the schema that `rmqkit apply` or `rmqkit test` checks files with.
+    `rmqkit apply` and `rmqkit test` check files with the same schema.
     """
-    from rmqkit.topology.file.schema import SCENARIOS, TOPOLOGY, schema_text  # noqa: PLC0415 - start-up time
-
     output.out(schema_text(SCENARIOS if kind is SchemaKind.SCENARIOS else TOPOLOGY).rstrip("\n"))

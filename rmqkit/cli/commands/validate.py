@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,64 +16,56 @@ from rmqkit.cli.files import readable
 from rmqkit.cli.options import Json
 from rmqkit.cli.output import Style
 from rmqkit.errors import SettingsError
+from rmqkit.topology.file import loader, scenarios
+from rmqkit.topology.file.text import counted
+from rmqkit.topology.lint.linter import Finding, examine, unknown_code
+from rmqkit.topology.lint.rule import Severity, rules
 
-if TYPE_CHECKING:
-    from rmqkit.topology.lint.linter import Finding
-    from rmqkit.topology.lint.rule import Rule, Severity
-
-_STYLES: dict[Severity, Style] = {"error": "red", "warning": "yellow", "hint": "bold"}  # the gravest first
+_STYLES: dict[Severity, Style] = {"error": "red", "warning": "yellow", "hint": "bold"}  # the most severe first
 
 
 def validate(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE", help="Topology files, taken as one; - for stdin.")
+        list[str] | None, typer.Argument(metavar="FILE", help="Topology files, read as one; - for stdin.")
     ] = None,
     *,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 2 for warnings too, not for errors alone.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 for warnings too.")] = False,
     explain: Annotated[
-        str, typer.Option("--explain", metavar="CODE", help="Say what a finding means, with a bad and a good example.")
+        str, typer.Option("--explain", metavar="CODE", help="Explain a finding, with a bad and a good example.")
     ] = "",
     json: Json = False,
 ) -> None:
-    """Check topology files, and say what is suspicious in them, without a broker.
+    """Check topology files for errors and for anything suspicious, without a broker.
 
-    What the schema or a reference forbids is an error, as it is for apply. Beyond that, findings are errors (the broker
-    would refuse it), warnings or hints; each has a code, and `lint:` in the file can silence it, with a reason. Files
-    of scenarios (.test.yaml) are checked as what `rmqkit test` takes, and the schemas of contracts are read.
+    Whatever the schema or a reference forbids is an error, as in apply. Beyond that, findings are errors (the broker
+    would refuse it), warnings or hints; each has a code, and `lint:` in the file can suppress it, with a reason.
+    Scenario files (.test.yaml) are checked as `rmqkit test` does, and the schemas of contracts are read.
     """
-    from rmqkit.topology.file.loader import load  # noqa: PLC0415
-    from rmqkit.topology.file.scenarios import SUFFIX as SCENARIOS  # noqa: PLC0415
-    from rmqkit.topology.file.scenarios import load as load_scenarios  # noqa: PLC0415
-    from rmqkit.topology.lint.linter import RULES, examine  # noqa: PLC0415 - start-up time
-
     if explain:
         _explain(explain, as_one_json=json)
         return
     if not files:
         raise typer.BadParameter("Name a topology file, or - for standard input.", param_hint="FILE")
-    scenarios = [file for file in files if file.endswith(SCENARIOS)]
-    load_scenarios(*scenarios)
-    topology = load(*(readable(file) for file in files if file not in scenarios))
+    scenario_files = [file for file in files if file.endswith(scenarios.SUFFIX)]
+    scenarios.load(*scenario_files)
+    topology = loader.load(*(readable(file) for file in files if file not in scenario_files))
     contract_options.check(topology)
-    findings, silenced = examine(topology)
+    findings, suppressed = examine(topology)
     if json:
-        found = [_as_json(finding, RULES[finding.code]) for finding in findings]
-        output.out_json({"findings": found, "silenced": len(silenced)})
+        output.out_json({"findings": [_as_json(finding) for finding in findings], "silenced": len(suppressed)})
     else:
-        for line in _lines(findings, RULES):
+        for line in _lines(findings):
             output.out(line)
-        output.note(_summary(findings, len({*files}), len(silenced)))
-    grave = {"error", "warning"} if strict else {"error"}
-    raise typer.Exit(exit_codes.BAD_INPUT if any(each.severity in grave for each in findings) else exit_codes.DONE)
+        output.note(_summary(findings, len({*files}), len(suppressed)))
+    failing = {"error", "warning"} if strict else {"error"}
+    raise typer.Exit(exit_codes.BAD_INPUT if any(each.severity in failing for each in findings) else exit_codes.DONE)
 
 
-def _lines(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> Iterator[str]:
-    """Yield findings rule by rule, the gravest first, each rule followed by what it is about."""
-    gravity = list(_STYLES)
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield findings rule by rule, the most severe first, each group followed by advice and reason."""
+    severities = list(_STYLES)
     groups: dict[str, list[Finding]] = {}
-    for finding in sorted(findings, key=lambda each: gravity.index(each.severity)):
+    for finding in sorted(findings, key=lambda each: severities.index(each.severity)):
         groups.setdefault(finding.code, []).append(finding)
     for number, (code, group) in enumerate(groups.items()):
         if number:
@@ -83,46 +75,30 @@ def _lines(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> Iterator[s
             message = output.safe(finding.message).replace("\n", "\\n")
             severity = output.paint(finding.severity, _STYLES[finding.severity], sys.stdout)
             yield f"{where}: {severity}: {message} [{code}]"
-        for line in (*dict.fromkeys(finding.advice for finding in group), rules[code].why, rules[code].url):
+        rule = rules()[code]
+        for line in (*dict.fromkeys(finding.advice for finding in group), rule.why, rule.url):
             if line:
                 yield output.paint(f"  {output.safe(line)}", "dim", sys.stdout)
 
 
-def _summary(findings: Sequence[Finding], files: int, silenced: int) -> str:
+def _summary(findings: Sequence[Finding], files: int, suppressed: int) -> str:
     counts = Counter(finding.severity for finding in findings)
-    found = ", ".join(_count(counts[severity], severity) for severity in _STYLES if counts[severity])
-    rest = f"; {silenced} silenced" if silenced else ""
-    return f"{found or 'No findings'} in {_count(files, 'file')}{rest}."
+    found = ", ".join(counted(counts[severity], severity) for severity in _STYLES if counts[severity])
+    rest = f"; {suppressed} suppressed" if suppressed else ""
+    return f"{found or 'No findings'} in {counted(files, 'file')}{rest}."
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("s" if number != 1 else "")
-
-
-def _as_json(finding: Finding, rule: Rule) -> dict[str, Any]:
-    return {
-        "code": finding.code,
-        "severity": finding.severity,
-        "name": finding.name,
-        **asdict(finding.where),
-        "message": finding.message,
-        "advice": finding.advice,
-        "why": rule.why,
-        "url": rule.url,
-    }
+def _as_json(finding: Finding) -> dict[str, Any]:
+    rule = rules()[finding.code]
+    place = {"code": finding.code, "severity": finding.severity, "name": finding.name} | asdict(finding.where)
+    return place | {"message": finding.message, "advice": finding.advice, "why": rule.why, "url": rule.url}
 
 
 def _explain(code: str, *, as_one_json: bool) -> None:
-    from rmqkit.topology.file.schema import suggest  # noqa: PLC0415
-    from rmqkit.topology.lint.linter import RULES  # noqa: PLC0415 - start-up time
-
-    rule = RULES.get(code)
+    rule = rules().get(code)
     if not rule:
-        guess = suggest(code, RULES)
-        raise SettingsError(
-            f"{code!r} is no code of a finding",
-            advice=f"Did you mean {guess}?" if guess else f"There are: {', '.join(RULES)}.",
-        )
+        message, advice = unknown_code(code)
+        raise SettingsError(message, advice=advice or "`rmqkit validate FILE` prints the code of every finding.")
     if as_one_json:
         names = ("code", "severity", "why", "url", "bad", "good")
         output.out_json({name: getattr(rule, name) for name in names})

@@ -1,1 +1,1 @@
-"""A topology as a picture: Mermaid, DOT or text."""
+"""Draw a topology as Mermaid, DOT or text."""

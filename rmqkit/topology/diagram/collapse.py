@@ -1,4 +1,4 @@
-"""What looks alike is drawn once: three hundred queues of one kind become three, and a count of the others."""
+"""Abbreviate groups of similar nodes: of three hundred similar queues, draw three and count the others."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import replace
 
 from rmqkit.topology.diagram.graph import Diagram, DiagramEdge, DiagramNode
 
-KEPT = 3  # of those that look alike, these are drawn
-FEW = 10  # so many are drawn all
+KEPT = 3  # nodes drawn of a larger group
+FEW = 10  # nodes in the largest group that is drawn in full
 _DIGITS = re.compile(r"[0-9]+")
 
 
 def collapse(graph: Diagram) -> Diagram:
-    """Return a graph in which one node stands for many.
+    """Return a graph in which one node stands for the rest of a group of similar nodes.
 
-    Nodes look alike if they are of one kind, type and settings, and their edges lead from and to the same places with
-    the same labels; numbers, and a node's own name in its labels, do not count as different.
+    Nodes are similar if they have the same kind, type and settings, and their edges lead from and to the same nodes
+    with the same labels; numbers, and a node's own name in its labels, are not compared.
     """
     groups: dict[Hashable, list[int]] = {}
-    for place, look in enumerate(_looks(graph)):
-        groups.setdefault(look, []).append(place)
+    for place, appearance in enumerate(_appearances(graph)):
+        groups.setdefault(appearance, []).append(place)
     stands_for = {place: place for place in range(len(graph.nodes))}
     nodes: dict[int, DiagramNode] = dict(enumerate(graph.nodes))
     for members in groups.values():
@@ -35,16 +35,16 @@ def collapse(graph: Diagram) -> Diagram:
     return Diagram(tuple(nodes.values()), _edges(graph, {old: order[kept] for old, kept in stands_for.items()}))
 
 
-def _looks(graph: Diagram) -> list[Hashable]:
-    """Return how each node looks, all that makes it different from others."""
+def _appearances(graph: Diagram) -> list[Hashable]:
+    """Return everything by which each node differs from others."""
     around: list[set[Hashable]] = [set() for _ in graph.nodes]
     shapes = [(node.kind, _DIGITS.sub("0", node.name)) for node in graph.nodes]
     for edge in graph.edges:
-        for here, there, way in ((edge.source, edge.target, "to"), (edge.target, edge.source, "from")):
-            labels = frozenset(_shape(label, graph.nodes[here].name) for label in edge.labels)
-            around[here].add((way, shapes[there], edge.relation, labels))
+        for node, other, direction in ((edge.source, edge.target, "to"), (edge.target, edge.source, "from")):
+            labels = frozenset(_shape(label, graph.nodes[node].name) for label in edge.labels)
+            around[node].add((direction, shapes[other], edge.relation, labels))
     return [
-        (node.kind, node.type, node.notes, frozenset(looks)) for node, looks in zip(graph.nodes, around, strict=True)
+        (node.kind, node.type, node.notes, frozenset(edges)) for node, edges in zip(graph.nodes, around, strict=True)
     ]
 
 
@@ -53,7 +53,7 @@ def _shape(label: str, name: str) -> str:
 
 
 def _edges(graph: Diagram, places: dict[int, int]) -> tuple[DiagramEdge, ...]:
-    """Move the edges to the nodes that are left; those that fall together become one, and many labels a count."""
+    """Move the edges to the remaining nodes, merge those between the same two, and abbreviate long lists of labels."""
     edges: dict[tuple[int, int, str], DiagramEdge] = {}
     for edge in graph.edges:
         source, target = places[edge.source], places[edge.target]

@@ -1,15 +1,15 @@
-"""What is to be drawn of a topology, in no language yet."""
+"""Turn a topology into the graph that is drawn."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.topology.file.names import BUILT_IN
-from rmqkit.topology.policies import effective
+from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.retry import waiting_queue
 
 Kind = Literal["exchange", "queue", "publisher"]
@@ -18,9 +18,9 @@ Relation = Literal["publish", "binding", "alternate", "dead-letter", "failure"]
 
 @dataclass(frozen=True, slots=True)
 class DiagramNode:
-    """An exchange, a queue or the publisher; `notes` are the settings worth seeing, in words.
+    """An exchange, a queue or the publisher; `notes` describe its notable settings.
 
-    `more` is 0, or how many entities it stands for; its name is then that of another, which they look like.
+    `more` is 0, or the number of entities it stands for; its name is then that of another entity like them.
     """
 
     kind: Kind
@@ -31,17 +31,17 @@ class DiagramNode:
 
     @property
     def title(self) -> str:
-        """Return what stands in the picture."""
+        """Return the label of the node."""
         name = self.name if self.name == self.name.strip() else f'"{self.name}"'
         return f"and {self.more:,} more like {name}" if self.more else name or "default exchange"
 
 
 @dataclass(frozen=True, slots=True)
 class DiagramEdge:
-    """Messages go from one node to another, which are positions in the graph.
+    """A connection from one node to another, given by their positions in the graph.
 
-    `labels` say which messages, one for each binding, in the order of the file: routing keys, or headers to match; of
-    failures, after which try.
+    `labels` describe the messages that take it: the routing key or headers of each binding, in the order of the file;
+    the number of the try of failures.
     """
 
     source: int
@@ -52,18 +52,20 @@ class DiagramEdge:
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """What is to be drawn: exchanges first, as in the file; one edge at most from node to node for each relation."""
+    """A graph: exchanges first, as in the file; at most one edge of each relation from node to node."""
 
     nodes: tuple[DiagramNode, ...]
     edges: tuple[DiagramEdge, ...]
 
 
 def draw(topology: Topology) -> Diagram:
-    """Return the graph of a topology, policies included but for those that cannot be read here."""
+    """Return the graph of a topology, with its policies applied except those that cannot be read here."""
     drawing = _Drawing()
-    settings = {(kind, each.name): effective(topology, each) for kind, each in _entities(topology)}
-    for kind, entity in _entities(topology):
-        drawing.nodes[kind, entity.name] = _node(entity, settings[kind, entity.name])
+    index = TopologyIndex(topology)
+    for exchange in topology.exchanges:
+        drawing.nodes["exchange", exchange.name] = _exchange_node(exchange)
+    for queue in topology.queues:
+        drawing.nodes["queue", queue.name] = _queue_node(queue, index.settings(queue.name))
     drawing.external |= {("exchange", name) for name in topology.external_exchanges}
     drawing.external |= {("queue", name) for name in topology.external_queues}
     if target := topology.publish:
@@ -74,11 +76,11 @@ def draw(topology: Topology) -> Diagram:
         label = _label(binding, drawing.node(source).type)
         drawing.edge(source, (binding.destination_type, binding.destination), "binding", label)
     for exchange in topology.exchanges:
-        if alternate := settings["exchange", exchange.name].get("alternate-exchange"):
-            drawing.edge(("exchange", exchange.name), ("exchange", str(alternate)), "alternate")
+        if alternate := index.alternates.get(exchange.name):
+            drawing.edge(("exchange", exchange.name), ("exchange", alternate), "alternate")
     for queue in topology.queues:
         _failures(drawing, queue)
-        _dead_letters(drawing, queue.name, settings["queue", queue.name])
+        _dead_letters(drawing, queue.name, index.settings(queue.name))
     return drawing.graph()
 
 
@@ -87,7 +89,7 @@ _Id = tuple[Kind, str]
 
 @dataclass(slots=True)
 class _Drawing:
-    """A graph in the making; what is referred to and not declared becomes a node when it is met."""
+    """A graph under construction; a name that is used but not declared becomes a node."""
 
     nodes: dict[_Id, DiagramNode] = field(default_factory=dict)
     edges: dict[tuple[_Id, _Id, Relation], list[str]] = field(default_factory=dict)
@@ -117,26 +119,24 @@ class _Drawing:
         return Diagram(tuple(self.nodes.values()), tuple(edges))
 
 
-def _entities(topology: Topology) -> Iterator[tuple[Kind, Exchange | Queue]]:
-    yield from (("exchange", each) for each in topology.exchanges)
-    yield from (("queue", each) for each in topology.queues)
+def _exchange_node(exchange: Exchange) -> DiagramNode:
+    flags = {"transient": not exchange.durable, "auto-delete": exchange.auto_delete, "internal": exchange.internal}
+    return DiagramNode(
+        "exchange", exchange.name, exchange.type, tuple(name for name, is_set in flags.items() if is_set)
+    )
 
 
-def _node(entity: Exchange | Queue, settings: Mapping[str, Any]) -> DiagramNode:
-    flags = {"transient": not entity.durable, "auto-delete": entity.auto_delete}
-    if isinstance(entity, Exchange):
-        flags["internal"] = entity.internal
-        return DiagramNode("exchange", entity.name, entity.type, tuple(name for name, is_so in flags.items() if is_so))
-    flags["exclusive"] = entity.exclusive
-    notes = [name for name, is_so in flags.items() if is_so]
-    found = {name: settings[name] for name in _NOTES if name in settings and settings[name] is not False}
-    notes += [_note(_NOTES[name], value) for name, value in found.items()]
-    return DiagramNode("queue", entity.name, str(settings.get("x-queue-type", "")), tuple(notes))
+def _queue_node(queue: Queue, settings: Mapping[str, Any]) -> DiagramNode:
+    flags = {"transient": not queue.durable, "auto-delete": queue.auto_delete, "exclusive": queue.exclusive}
+    notes = [name for name, is_set in flags.items() if is_set]
+    shown = {name: settings[name] for name in _NOTES if name in settings and settings[name] is not False}
+    notes += [_note(_NOTES[name], value) for name, value in shown.items()]
+    return DiagramNode("queue", queue.name, str(settings.get("x-queue-type", "")), tuple(notes))
 
 
-_NOTES = {  # what is seen of a queue's settings
+_NOTES = {  # the notable settings of a queue
     "x-message-ttl": "TTL {} s",
-    "x-expires": "gone after {} s unused",
+    "x-expires": "deleted after {} s unused",
     "x-max-length": "at most {} messages",
     "x-max-length-bytes": "at most {} bytes",
     "x-max-age": "for {}",
@@ -154,7 +154,7 @@ def _note(words: str, value: Any) -> str:
 
 
 def _label(binding: Binding, exchange_type: str) -> str:
-    """Return which messages a binding takes; nothing if it takes all."""
+    """Describe the messages that a binding matches; nothing if it matches all."""
     arguments = dict(binding.arguments)
     if exchange_type != "headers":
         key = "" if exchange_type == "fanout" else binding.routing_key or '""'
@@ -180,9 +180,7 @@ def _failures(drawing: _Drawing, queue: Queue) -> None:
 
 def _dead_letters(drawing: _Drawing, queue: str, settings: Mapping[str, Any]) -> None:
     exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key")
-    if exchange is None:
-        return
     if exchange == "" and key is not None:
-        drawing.edge(("queue", queue), ("queue", str(key)), "dead-letter")
-    else:
-        drawing.edge(("queue", queue), ("exchange", str(exchange)), "dead-letter", "" if key is None else str(key))
+        drawing.edge(("queue", queue), ("queue", key), "dead-letter")
+    elif exchange is not None:
+        drawing.edge(("queue", queue), ("exchange", exchange), "dead-letter", key or "")

@@ -1,4 +1,4 @@
-"""A graph as Mermaid and as Graphviz' DOT."""
+"""Write a graph as Mermaid, or as Graphviz' DOT."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from rmqkit.topology.diagram.graph import Diagram, DiagramEdge, DiagramNode
 
-# What a node is -> its fill, its border; the text is dark, for pages of either colour.
-_COLOURS = {
+# Fill and border of a node; the text is dark, for light and dark pages.
+_COLORS = {
     "direct": ("#dbeafe", "#2563eb"),
     "fanout": ("#dcfce7", "#16a34a"),
     "topic": ("#fef3c7", "#d97706"),
@@ -25,7 +25,7 @@ _RELATIONS = {
     "dead-letter": "dead letters",
     "failure": "failed",
 }
-# What Mermaid gets as a code: what could make a list of Markdown at the beginning (`1. x`), all that is not known to be
+# Characters that Mermaid gets as a code: those that could begin a Markdown list (`1. x`), all that are not known to be
 # harmless in quotes, and an underscore that is not inside a word.
 _CODED = re.compile(r"^[0-9]*\W|[^\w .,/()=+-]|(?<![^\W_])_|_(?![^\W_])")
 
@@ -37,14 +37,14 @@ def mermaid(graph: Diagram) -> str:
     lines = ["flowchart LR"]
     for place, node in enumerate(graph.nodes):
         text = "<br/>".join(_texts(node, _mermaid_text))
-        lines.append(f"  n{place}{shapes[node.kind].format(text)}:::{_look(node)}")
+        lines.append(f"  n{place}{shapes[node.kind].format(text)}:::{_style(node)}")
     for edge in graph.edges:
         text = "<br/>".join(_labels(edge, _mermaid_text))
         label = f'|"{text}"|' if text else ""
         lines.append(f"  n{edge.source} {arrows[edge.relation]}{label} n{edge.target}")
-    for look in sorted({_look(node) for node in graph.nodes}):
-        fill, border = _COLOURS[look]
-        lines.append(f"  classDef {look} fill:{fill},stroke:{border},color:{_TEXT}")
+    for style in sorted({_style(node) for node in graph.nodes}):
+        fill, border = _COLORS[style]
+        lines.append(f"  classDef {style} fill:{fill},stroke:{border},color:{_TEXT}")
     if dead := [str(index) for index, edge in enumerate(graph.edges) if edge.relation == "dead-letter"]:
         lines.append(f"  linkStyle {','.join(dead)} stroke:{_DEAD}")
     return "\n".join(lines) + "\n"
@@ -68,7 +68,7 @@ def dot(graph: Diagram) -> str:
     ]
     for place, node in enumerate(graph.nodes):
         text = "\\n".join(_texts(node, _dot_text))
-        fill, border = _COLOURS[_look(node)]
+        fill, border = _COLORS[_style(node)]
         lines.append(f'  n{place} [label="{text}", shape={shapes[node.kind]}, fillcolor="{fill}", color="{border}"]')
     for edge in graph.edges:
         text = "\\n".join(_labels(edge, _dot_text))
@@ -76,12 +76,12 @@ def dot(graph: Diagram) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _look(node: DiagramNode) -> str:
-    return node.type if node.kind == "exchange" and node.type in _COLOURS else node.kind
+def _style(node: DiagramNode) -> str:
+    return node.type if node.kind == "exchange" and node.type in _COLORS else node.kind
 
 
 def _texts(node: DiagramNode, write: Callable[[str], str]) -> list[str]:
-    """Return what stands in a node, line by line: its name, its type, its settings."""
+    """Return the lines of a node: its name, its type, its settings."""
     return [write(text) for text in (node.title, node.type, *node.notes) if text]
 
 
@@ -90,7 +90,7 @@ def _labels(edge: DiagramEdge, write: Callable[[str], str]) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Write what cannot be seen as Python's escapes."""
+    """Write invisible characters as Python's escapes."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

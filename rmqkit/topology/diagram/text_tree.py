@@ -1,4 +1,4 @@
-"""A graph as a tree for the terminal."""
+"""Draw a graph as a tree for the terminal."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _name(node: DiagramNode) -> Line:
 
 
 def _head(graph: Diagram, place: int, published: dict[int, DiagramEdge]) -> Line:
-    """Return what stands for an exchange at its beginning, or for a queue wherever it is fed."""
+    """Return the line of an exchange above its branches, or of a queue wherever it is fed."""
     node = graph.nodes[place]
     line = _name(node)
     if notes := ", ".join(filter(None, [node.type, *node.notes])):

@@ -1,7 +1,7 @@
-"""RabbitMQ's definitions (https://www.rabbitmq.com/docs/definitions) become a Topology, and the reverse.
+"""Convert RabbitMQ's definitions (https://www.rabbitmq.com/docs/definitions) to a Topology, and back.
 
-A live broker holds what a topology file may not say, such as a dead-letter exchange that nobody declared: it is taken
-as it is, and names that are not declared are external.
+A live broker may hold what a topology file may not, such as a dead-letter exchange that is not declared: such names
+become external.
 """
 
 from __future__ import annotations
@@ -16,35 +16,34 @@ from rmqkit import json_text
 from rmqkit.errors import InputError, Location, Problem, TopologyError
 from rmqkit.model import AppliesTo, Binding, DestinationType, Exchange, Policy, Queue, Topology
 from rmqkit.topology.comparison import is_internal
-from rmqkit.topology.file.names import BUILT_IN
-from rmqkit.topology.file.schema import suggest
+from rmqkit.topology.file.names import BUILT_IN, suggest
 from rmqkit.topology.file.text import counted, headline
 
-_NOUNS: Mapping[str, type[Any]] = {"exchanges": Exchange, "queues": Queue, "bindings": Binding, "policies": Policy}
+_CLASSES: Mapping[str, type[Any]] = {"exchanges": Exchange, "queues": Queue, "bindings": Binding, "policies": Policy}
 _CHOICES = {"DestinationType": get_args(DestinationType), "AppliesTo": get_args(AppliesTo)}
-_TYPES: Mapping[str, tuple[type, str]] = {  # by the annotation of a noun's field
+_TYPES: Mapping[str, tuple[type, str]] = {  # by the annotation of a field
     "bool": (bool, "true or false"),
     "int": (int, "a whole number"),
     "Arguments": (dict, "a mapping"),
     **dict.fromkeys(("str", *_CHOICES), (str, "a text")),
 }
-_NEEDLESS = {"vhost", "type", "properties_key"}  # looked at elsewhere, or made of other fields
-# Where the definitions come from: nothing that could be lost.
+_REDUNDANT = {"vhost", "type", "properties_key"}  # read elsewhere, or derived from other fields
+# The origin of the definitions, which a topology does not need.
 _ORIGIN = {"rabbit_version", "rabbitmq_version", "product_name", "product_version", "rabbitmq_definition_format"}
 _ORIGIN |= {"original_cluster_name", "original_vhost_name", "explanation"}
-_ORIGIN |= {"description", "default_queue_type"}  # RabbitMQ 4 repeats them, from the metadata of the virtual host
-_NOT_THERE = ("where", "exclusive", "contract", "retry")  # fields of nouns that definitions lack
+_ORIGIN |= {"description", "default_queue_type"}  # RabbitMQ 4 repeats these from the metadata of the virtual host
+_LACKING = ("where", "exclusive", "contract", "retry")  # fields that definitions lack
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
 
 
 def from_definitions(
     source: str | Mapping[str, Any], *, file: str, vhost: str | None = None
 ) -> tuple[Topology, tuple[str, ...]]:
-    """Return the topology of one virtual host, sorted by name, and in words what else the definitions hold.
+    """Return the topology of one virtual host, sorted by name, and descriptions of what else the definitions hold.
 
-    `source` is JSON, or what was made of it; `file` is what errors call it. What the broker or federation makes for
-    itself is left out, as RabbitMQ does when it imports definitions. Raises DocumentError for what is not JSON,
-    TopologyError for what are no definitions, and InputError if `vhost` is not there, or is None and there are several.
+    `source` is JSON or parsed JSON, named `file` in errors. Entities that the broker or federation creates are left
+    out, as when RabbitMQ imports definitions. Raises DocumentError if `source` is not JSON, TopologyError if it does
+    not hold definitions, and InputError if `vhost` does not exist, or is None and there are several.
     """
     reader = _DefinitionsReader(json_text.parse(source, file) if isinstance(source, str) else source, file)
     reader.check()
@@ -52,13 +51,13 @@ def from_definitions(
     topology = reader.build()
     if reader.problems:
         raise TopologyError(headline(reader.problems), problems=reader.problems)
-    return topology, (*reader.others(), *(counted(number, what) for what, number in reader.omitted.items()))
+    return topology, (*reader.others(), *(counted(number, noun) for noun, number in reader.omitted.items()))
 
 
 def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str, Any]:
-    """Return the definitions of a virtual host; with its name in each entity, as in a cluster's, if `vhost` is given.
+    """Return the definitions of a virtual host; if `vhost` is given, with its name in each entity, as in a cluster's.
 
-    `not_in_definitions` tells what is left out.
+    `not_in_definitions` describes what is left out.
     """
     place = {} if vhost is None else {"vhost": vhost}
     lost = _exclusive(topology)
@@ -77,7 +76,7 @@ def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str,
 
 
 def not_in_definitions(topology: Topology) -> tuple[str, ...]:
-    """Say in words what of a topology definitions cannot hold."""
+    """Describe the parts of a topology that definitions cannot hold."""
     lost = len(_exclusive(topology))
     entities: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     contracts = sum(each.contract is not None for each in entities)
@@ -99,8 +98,8 @@ def _exclusive(topology: Topology) -> set[str]:
 
 
 def _fields(section: str) -> list[Any]:
-    """Return the fields of a noun that definitions have; an exclusive queue is never among them."""
-    return [each for each in fields(_NOUNS[section]) if each.name not in _NOT_THERE]
+    """Return the fields of an entity in definitions, which never hold exclusive queues."""
+    return [each for each in fields(_CLASSES[section]) if each.name not in _LACKING]
 
 
 def _key(noun_field: Any) -> str:
@@ -109,60 +108,57 @@ def _key(noun_field: Any) -> str:
 
 @dataclass(slots=True)
 class _DefinitionsReader:
-    """Definitions on their way to a topology, and what is wrong with them."""
+    """Definitions that are turned into a topology, and their problems."""
 
     data: Any
     file: str
     vhost: str | None = None
     problems: list[Problem] = field(default_factory=list)
     omitted: Counter[str] = field(default_factory=Counter)
-    internal: set[tuple[str, str]] = field(default_factory=set)  # kind and name of what the broker makes for itself
+    internal: set[tuple[str, str]] = field(default_factory=set)  # kind and name of entities the broker creates
 
     def check(self) -> None:
-        """Raise TopologyError if these are no definitions at all."""
-        if not isinstance(self.data, Mapping) or not self.data.keys() & _NOUNS.keys():
-            message = "these are no definitions: there are neither exchanges, queues, bindings nor policies"
-            advice = "RabbitMQ writes them with `rabbitmqctl export_definitions FILE`, or GET /api/definitions."
+        """Raise TopologyError if these are not definitions at all."""
+        if not isinstance(self.data, Mapping) or not self.data.keys() & _CLASSES.keys():
+            message = "not definitions: there are no exchanges, queues, bindings or policies"
+            advice = "Export them with `rabbitmqctl export_definitions FILE`, or GET /api/definitions."
             raise TopologyError(f"{self.file}: {message}", advice=advice)
-        for section in _NOUNS:
+        for section in _CLASSES:
             if not isinstance(value := self.data.get(section, []), list):
-                self._problem(section, f"is {_kind(value)}, and should be a list")
+                self._problem(section, f"is {_kind(value)}, but should be a list")
 
     def choose(self, vhost: str | None) -> None:
-        """Settle which virtual host is meant; raise InputError if that cannot be told."""
-        used = {item["vhost"] for section in _NOUNS for item in self._list(section) if _has_text(item, "vhost")}
+        """Choose the virtual host; raise InputError if it does not exist or the choice is ambiguous."""
+        used = {item["vhost"] for section in _CLASSES for item in self._list(section) if _has_text(item, "vhost")}
         known = used | {item["name"] for item in self._list("vhosts") if _has_text(item, "name")}
         if vhost is None and len(used) > 1:
-            message = f"{self.file} holds {len(used)} virtual hosts, and a topology is of one"
+            message = f"{self.file} has {len(used)} virtual hosts, and a topology describes one"
             raise InputError(message, advice=f"Choose with --vhost: {', '.join(sorted(used))}.")
         if vhost is not None and used and vhost not in known:
-            raise InputError(
-                f"{self.file}: there is no virtual host {vhost!r}", advice=f"There are: {', '.join(sorted(known))}."
-            )
+            raise InputError(f"{self.file}: no virtual host {vhost!r}", advice=f"Known: {', '.join(sorted(known))}.")
         self.vhost = vhost if vhost is not None else next(iter(used), None)
 
     def build(self) -> Topology:
-        """Return the topology, of all that is well formed."""
         return _with_externals(
             Topology(
                 exchanges=tuple(self._named("exchanges", self._exchange)),
                 queues=tuple(self._named("queues", self._queue)),
                 bindings=tuple(self._bindings()),
-                policies=tuple(self._named("policies", self._policy)),
+                policies=tuple(self._named("policies", lambda entry, _: Policy(**entry))),
             )
         )
 
     def others(self) -> Iterator[str]:
-        """Yield in words what the definitions hold beside a topology, section by section."""
+        """Describe what the definitions hold besides a topology, section by section."""
         for section, value in self.data.items():
-            if section in _NOUNS or section in _ORIGIN or not value:
+            if section in _CLASSES or section in _ORIGIN or not value:
                 continue
             noun = "virtual host" if section == "vhosts" else section.removesuffix("s").replace("_", " ")
             if not isinstance(value, list):
                 yield f"the {section.replace('_', ' ')} of the virtual host"
-            elif mine := [item for item in value if self._is_mine(item, "name" if section == "vhosts" else "vhost")]:
-                components = sorted({item["component"] for item in mine if _has_text(item, "component")})
-                yield counted(len(mine), noun) + (f" ({', '.join(components)})" if components else "")
+            elif items := [item for item in value if self._is_chosen(item, "name" if section == "vhosts" else "vhost")]:
+                components = sorted({item["component"] for item in items if _has_text(item, "component")})
+                yield counted(len(items), noun) + (f" ({', '.join(components)})" if components else "")
 
     def _problem(self, place: str, message: str) -> None:
         self.problems.append(Problem(Location(self.file), f"{place} {message}"))
@@ -171,25 +167,25 @@ class _DefinitionsReader:
         value = self.data.get(section)
         return value if isinstance(value, list) else []
 
-    def _is_mine(self, item: Any, key: str) -> bool:
-        """Tell whether an item is of the virtual host that was chosen, or says nothing of one."""
+    def _is_chosen(self, item: Any, key: str) -> bool:
+        """Tell whether an item belongs to the chosen virtual host, or names none."""
         return self.vhost is None or not _has_text(item, key) or item[key] == self.vhost
 
     def _entries(self, section: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-        """Yield the well-formed entries of the virtual host: their place, a noun's fields, and what was written."""
+        """Yield the well-formed entries of the virtual host: place, fields of the entity, and source."""
         for index, item in enumerate(self._list(section)):
             place, count = f"{section}[{index}]", len(self.problems)
             if not isinstance(item, dict):
-                self._problem(place, f"is {_kind(item)}, and should be a mapping")
-            elif self._is_mine(item, "vhost"):
+                self._problem(place, f"is {_kind(item)}, but should be a mapping")
+            elif self._is_chosen(item, "vhost"):
                 known = {_key(each): each for each in _fields(section)}
                 entry = {each.name: self._value(place, item, key, each) for key, each in known.items()}
-                self.omitted.update(f"{key!r} field" for key in item.keys() - known.keys() - _NEEDLESS)
+                self.omitted.update(f"{key!r} field" for key in item.keys() - known.keys() - _REDUNDANT)
                 if len(self.problems) == count:
                     yield place, entry | {"where": Location(self.file)}, item
 
     def _value(self, place: str, item: Mapping[str, Any], key: str, noun_field: Any) -> Any:
-        """Return the value of a field, or its default; note what is wrong with it."""
+        """Return the value of a field, or its default; report a wrong value."""
         kind, noun = _TYPES[noun_field.type]
         if key not in item:
             if noun_field.default_factory is not MISSING:
@@ -198,60 +194,55 @@ class _DefinitionsReader:
                 self._problem(place, f"has no {key}")
             return noun_field.default
         value, choices = item[key], _CHOICES.get(noun_field.type)
-        if kind is dict and value == []:  # how older versions write an empty mapping
+        if kind is dict and value == []:  # older versions write an empty mapping so
             return {}
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            self._problem(f"{place}.{key}", f"is {_kind(value)}, and should be {noun}")
+            self._problem(f"{place}.{key}", f"is {_kind(value)}, but should be {noun}")
         elif choices and value not in choices:
             hint = f"; did you mean {guess}?" if (guess := suggest(str(value), choices)) else ""
-            self._problem(f"{place}.{key}", f"is {value!r}, and should be one of {', '.join(choices)}{hint}")
+            self._problem(f"{place}.{key}", f"is {value!r}, but should be one of {', '.join(choices)}{hint}")
         return value
 
     def _named(self, section: str, build: Callable[..., _Named | None]) -> list[_Named]:
-        """Build the entities of a section, sorted by name."""
         places: dict[str, str] = {}
         built: list[_Named] = []
         for place, entry, item in self._entries(section):
             first = places.setdefault(entry["name"], place)
             if first != place:
-                self._problem(f"{place}.name", f"is {entry['name']!r}, and so is that of {first}")
+                self._problem(f"{place}.name", f"is {entry['name']!r}, as in {first}")
             elif entity := build(entry, item):
                 built.append(entity)
         return sorted(built, key=lambda each: each.name)
 
     def _exchange(self, entry: dict[str, Any], _: object) -> Exchange | None:
         exchange = Exchange(**entry)
-        if not exchange.name or exchange.name in BUILT_IN:
-            return None
-        return None if self._is_internal("exchange", exchange) else exchange
+        is_built_in = not exchange.name or exchange.name in BUILT_IN
+        return None if is_built_in or self._is_internal("exchange", exchange) else exchange
 
     def _queue(self, entry: dict[str, Any], item: Mapping[str, Any]) -> Queue | None:
-        kind = item.get("type")  # RabbitMQ may write it beside the arguments, or there alone
+        kind = item.get("type")  # RabbitMQ may write it besides the arguments, or only here
         if kind and (kind != "classic" or self._default_type() not in ("classic", "undefined")):
             entry["arguments"] = {"x-queue-type": kind} | entry["arguments"]
         queue = Queue(**entry)
         return None if self._is_internal("queue", queue) else queue
 
     def _default_type(self) -> str:
-        """Return what a queue without a type is in the virtual host (RabbitMQ 3.13 and later say it)."""
+        """Return the default queue type of the virtual host, which definitions hold since RabbitMQ 3.13."""
         vhosts = [item for item in self._list("vhosts") if _has_text(item, "name") and item["name"] == self.vhost]
         metadata = [item.get("metadata") for item in (*vhosts, self.data)]
         return next(
             (each["default_queue_type"] for each in metadata if _has_text(each, "default_queue_type")), "classic"
         )
 
-    def _policy(self, entry: dict[str, Any], _: object) -> Policy:
-        return Policy(**entry)
-
     def _is_internal(self, kind: str, entity: Exchange | Queue) -> bool:
-        """Tell whether the broker named it, or federation made it for itself; if so, it is omitted."""
-        if made := is_internal(entity):
+        """Tell whether the broker or federation created an entity, and count it as omitted if so."""
+        if internal := is_internal(entity):
             self.internal.add((kind, entity.name))
             self.omitted[f"broker-owned {kind}"] += 1
-        return made
+        return internal
 
     def _bindings(self) -> Iterator[Binding]:
-        """Yield the bindings, sorted; that of a queue to the default exchange goes without saying."""
+        """Yield the bindings, sorted, without those of queues to the default exchange, which are implicit."""
         found = {
             json.dumps([*entry.values()], sort_keys=True, default=str): entry
             for _, entry, _ in self._entries("bindings")
@@ -264,7 +255,7 @@ class _DefinitionsReader:
 
 
 def _with_externals(topology: Topology) -> Topology:
-    """List as external what is referred to and not declared."""
+    """List names that are used but not declared as external."""
     exchanges: list[Any] = [each.source for each in topology.bindings]
     queues: list[Any] = []
     for binding in topology.bindings:

@@ -1,8 +1,8 @@
-"""A file becomes plain data that knows where each piece stands.
+"""Read YAML into plain data, and record the place of every value.
 
-The events of PyYAML are read, never its object loaders: no tag is obeyed, no alias followed, nothing is built but
-dicts, lists and scalars. Scalars are read as YAML 1.2 does; what YAML 1.1 reads otherwise (`on`, `017`, `1:30`, dates)
-is a problem, because nobody can tell what its author meant.
+PyYAML's events are read, never its object loaders: no tag is obeyed, no alias followed, and only dicts, lists and
+scalars are built. Scalars are read by YAML 1.2; those that YAML 1.1 reads differently (`on`, `017`, `1:30`, dates) are
+problems, because their meaning is ambiguous.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from rmqkit.topology.file.scalars import NOT_TEXT, read_scalar
 from rmqkit.topology.file.text import check_characters, failed, fatal, place, read_text
 from rmqkit.topology.file.yaml_errors import MAX_DEPTH, TOO_DEEP, Trap, explain, find_trap
 
-MAX_PROBLEMS = 100  # a file with more is no topology; reading on would only cost time
+MAX_PROBLEMS = 100  # a file with more is not a topology
 MAX_REPAIRS = 20  # each one reads the file again
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # same events, many times faster with libyaml
+_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml yields the same events many times faster
 
 KeyPath = tuple[str | int, ...]
-"""Where a value stands in the data: keys and list positions from the top."""
+"""The keys and list positions that lead to a value from the top."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """A file as plain data: a dict at the top, and the place of everything in it.
 
-    `values` and `keys` tell where each value, and each key, begins. `sources` holds what was written where the value is
-    not text (a number, a boolean; for nothing at all, the comment that took its place). `problems` are those that did
-    not end the reading, and `doubtful` the values they are about: read as text, not to be reported again.
+    `values` and `keys` hold the places of values and keys. `sources` holds the source text of values that are not text
+    (a number, a boolean; for an empty value, the comment in its place). `problems` are those that did not end the
+    reading, and `doubtful` the values they are about: these are read as text, and not reported again.
     """
 
     file: str
@@ -48,26 +48,26 @@ class Document:
     doubtful: frozenset[KeyPath] = frozenset()
 
     def where(self, path: KeyPath) -> Location:
-        """Return the place of a value, or of the nearest thing around it."""
+        """Return the place of a value, or of the innermost value around it."""
         while path and path not in self.values:
             path = path[:-1]
         return self.values[path]
 
     def where_key(self, path: KeyPath) -> Location:
-        """Return the place of the key that leads to a value, or of the value if it stands in a list."""
+        """Return the place of the key of a value, or of the value itself if it is in a list."""
         return self.keys.get(path) or self.where(path)
 
 
 def read(path: str | Path) -> Document:
-    """Read a file; raise DocumentError if it cannot be read, or is no YAML mapping."""
+    """Read a file; raise DocumentError if it cannot be read, or is not a YAML mapping."""
     return parse(read_text(path), str(path))
 
 
 def parse(text: str, file: str = "<text>") -> Document:
-    """Read YAML text; raise DocumentError where reading cannot go on.
+    """Read YAML text; raise DocumentError if it is invalid.
 
-    A routing key that YAML takes for a comment or an alias often breaks the syntax: it is reported, taken as text, and
-    the rest is read nevertheless.
+    A routing key that YAML takes for a comment or an alias often breaks the syntax: it is reported and read as text, so
+    that the rest of the file is checked too.
     """
     check_characters(text, file)
     traps: dict[int, Trap] = {}
@@ -92,14 +92,14 @@ def parse(text: str, file: str = "<text>") -> Document:
 
 
 def _index(error: yaml.YAMLError, *, opening: bool = False) -> int:
-    """Return where in the text reading stopped, or where what was being read began."""
+    """Return the position at which reading stopped, or at which the unfinished value began."""
     mark = getattr(error, "context_mark" if opening else "problem_mark", None) or getattr(error, "problem_mark", None)
     return mark.index if mark else 0
 
 
 @dataclass(slots=True)
 class _Frame:
-    """A list or mapping that is being read; `key` is what the next value belongs to, None if a key comes next."""
+    """An unfinished list or mapping; `key` is that of the next value, None if a key is expected."""
 
     value: dict[str, Any] | list[Any]
     path: KeyPath
@@ -133,21 +133,21 @@ class _Builder:
         if self.root is None:
             raise fatal(Location(self.file), "the file is empty", "Write at least `queues:` and a name below it.")
         if not isinstance(self.root, dict):
-            what = "a list" if isinstance(self.root, list) else "a text or number"
+            kind = "a list" if isinstance(self.root, list) else "a text or number"
             advice = "Write `exchanges:`, `queues:` and `bindings:` at the top."
-            raise fatal(self.values[()], f"the file holds {what} at the top, not named sections", advice)
+            raise fatal(self.values[()], f"the file has {kind} at the top, not named sections", advice)
         problems = tuple(self.all_problems())
         doubtful = frozenset(self.doubtful)
         return Document(self.file, self.root, self.values, self.keys, self.sources, problems, doubtful)
 
     def _events(self) -> Iterator[Any]:
-        """Yield the events of the first document; too much of anything ends them."""
+        """Yield the events of the first document, until there are too many problems."""
         documents = 0
         for event in yaml.parse(self.text, Loader=_Loader):
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    advice = "Put it into a file of its own: `rmqkit apply` takes several."
+                    advice = "Put it into a separate file: `rmqkit apply` takes several."
                     self.problem(self._at(event), "a second YAML document begins here", advice)
                     return
             if len(self.problems) >= MAX_PROBLEMS:
@@ -155,7 +155,6 @@ class _Builder:
             yield event
 
     def all_problems(self) -> list[Problem]:
-        """Return what was found, in the order of the file."""
         found = [
             Problem(place(self.text, trap.index, self.file), trap.message, trap.advice) for trap in self.traps.values()
         ]
@@ -177,7 +176,7 @@ class _Builder:
         if frame and isinstance(frame.value, dict) and frame.key is None:
             self.problem(where, "a list or mapping cannot be a key", "Write a text before the colon.")
             frame.key = f"key at {where.line}:{where.column}"
-            self.stack.append(_Frame(value, (*frame.path, frame.key)))  # read past it; it goes nowhere
+            self.stack.append(_Frame(value, (*frame.path, frame.key)))  # read, and dropped
             return
         self.stack.append(_Frame(value, self._attach(value, where)))
 
@@ -218,49 +217,46 @@ class _Builder:
             self.doubtful.add(path)
 
     def _read(self, event: Any, where: Location) -> tuple[Any, str]:
-        """Return a scalar's value, and how it is written; what cannot be told is taken as text."""
+        """Return the value and source of a scalar; an ambiguous one is text."""
         if isinstance(event, yaml.AliasEvent):
             source = f"*{event.anchor}"
-            advice = f'Write "{source}" in quotes if the star is meant, or write the value out.'
-            self.problem(where, f"{source} is a YAML alias, which topology files do not have", advice)
+            advice = f'Write "{source}" in quotes if the star is intended, or write the value out.'
+            self.problem(where, f"{source} is a YAML alias, and aliases are not supported", advice)
             return source, source
         self._check_plain(event, where)
         source = event.value
         if surrogate := _SURROGATE.search(source):
-            message = f"the lone surrogate U+{ord(surrogate[0]):04X} is no character"
+            message = f"the lone surrogate U+{ord(surrogate[0]):04X} is not a character"
             self.problem(where, message, "Write the character itself.")
             return "?", source
         if event.style:  # quoted, or a block: always text
             return source, source
-        value, complaint, advice = read_scalar(source)
-        if complaint:
-            self.problem(where, complaint, advice)
+        value, message, advice = read_scalar(source)
+        if message:
+            self.problem(where, message, advice)
         return value, source
 
     def _key(self, frame: _Frame, value: Any, source: str, where: Location, index: int) -> None:
         if value == "<<" and self.text.startswith("<<", index):
-            self.problem(where, "<< is a YAML merge key, which topology files do not have", "Write the entries out.")
+            self.problem(where, "<< is a YAML merge key, and merge keys are not supported", "Write the entries out.")
         elif not isinstance(value, str):
-            what = NOT_TEXT[type(value)]
+            kind = NOT_TEXT[type(value)]
             advice = f'Quote it: "{source}".' if source else "Write a name before the colon."
-            self.problem(where, f"{source or 'this key'} is {what}, and a key is text", advice)
+            self.problem(where, f"{source or 'this key'} is {kind}, but a key must be text", advice)
         key = source or ""
         path = (*frame.path, key)
         if key in frame.value:
             first = self.keys[path]
-            message = f"{key!r} is here twice: in line {first.line} and in line {where.line}"
-            self.problem(where, message, "Keep one, or give the other another name.")
+            message = f"duplicate key {key!r}: in line {first.line} and in line {where.line}"
+            self.problem(where, message, "Remove or rename one.")
         else:
             self.keys[path] = where
         frame.key = key
 
     def _check_plain(self, event: Any, where: Location) -> None:
         if event.anchor:
-            self.problem(
-                where,
-                f"&{event.anchor} is a YAML anchor, which topology files do not have",
-                "Leave it out, or quote it.",
-            )
+            message = f"&{event.anchor} is a YAML anchor, and anchors are not supported"
+            self.problem(where, message, "Remove it, or quote it.")
         if event.tag:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            self.problem(where, f"{tag} is a YAML tag, which topology files do not have", "Leave it out, or quote it.")
+            self.problem(where, f"{tag} is a YAML tag, and tags are not supported", "Remove it, or quote it.")

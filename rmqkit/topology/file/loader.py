@@ -1,4 +1,4 @@
-"""Files become one Topology, or one error that lists all that is wrong with them."""
+"""Load topology files into one Topology, or raise one error that lists every problem."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _Entity = TypeVar("_Entity", Exchange, Queue, Policy)
 def load(*paths: str | Path) -> Topology:
     """Read topology files into one Topology, in the order given.
 
-    An exchange, queue or binding may stand in several files, if they agree. The last `publish:` counts; descriptions
-    are joined, one a line. The queues that a retry's messages wait in are among the queues.
+    Several files may declare the same exchange, queue or binding if they agree. The last `publish:` applies;
+    descriptions are joined, one per line. The waiting queues of retries are among the queues.
 
     Raises DocumentError if a file cannot be read or is not YAML, and TopologyError if the files break the rules; either
-    way `problems` holds all that was found, file by file and line by line.
+    way `problems` lists everything found, by file and line.
 
         topology = rmqkit.load("topologies/work.yaml")
         print([queue.name for queue in topology.queues])
@@ -39,7 +39,7 @@ def load(*paths: str | Path) -> Topology:
 
 
 def loads(text: str, file: str = "<text>") -> Topology:
-    """Make a Topology of text; `file` is what errors call it. Raises what `load` raises."""
+    """Read text as a topology file, named `file` in errors; raises the same errors as `load`."""
     return _load([partial(parse, text, file)])
 
 
@@ -57,12 +57,10 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
     known = references.DeclaredNames()
     for file in files:
         file.build()
-        known.exchanges |= file.known_exchanges()
-        known.queues |= file.known_queues()
-        known.retries |= {name: queue.retry.then for name, queue in file.queues.items() if queue.retry}
+        file.add_names(known)
     topology = _merge(files)
     for file in files:
-        if not unreadable:  # what could not be read may declare what the others refer to
+        if not unreadable:  # unreadable files may declare names that the others use
             file.check_references(known)
         problems += sorted(file.problems, key=lambda each: (each.where.line, each.where.column))
     if problems:
@@ -72,7 +70,7 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
 
 
 def _merge(files: list[_TopologyFile]) -> Topology:
-    """Put the files together; what two of them declare differently is a problem of the later one."""
+    """Merge the files; an entity that two of them declare differently is a problem of the later one."""
     exchanges: dict[str, Exchange] = {}
     queues: dict[str, Queue] = {}
     policies: dict[str, Policy] = {}
@@ -102,11 +100,11 @@ def _add(all_files: dict[str, _Entity], one_file: dict[str, _Entity], kind: str)
         earlier = all_files.setdefault(name, entity)
         if _identity(earlier) != _identity(entity) and entity.where:
             message = f"{kind} {name!r} is declared differently in {earlier.where}"
-            yield Problem(entity.where, message, "Make both say the same, or declare it in one file only.")
+            yield Problem(entity.where, message, "Declare it the same way in both, or in one file only.")
 
 
 def _identity(entity: Exchange | Queue | Policy | Binding) -> str:
-    """Return what tells an entity from another; unlike ==, it tells true from 1."""
+    """Return a key that identifies an entity by its properties; unlike ==, it distinguishes true from 1."""
     properties = {name: getattr(entity, name) for name in entity.__slots__ if name != "where"}
     return json.dumps(properties, sort_keys=True, default=_part_identity)
 
@@ -114,7 +112,7 @@ def _identity(entity: Exchange | Queue | Policy | Binding) -> str:
 def _part_identity(part: Contract | Retry) -> list[Any]:
     if isinstance(part, Retry):
         return [part.delays_ms, part.then]
-    return [part.format, os.path.abspath(part.path)]  # noqa: PTH100 - `..` goes, and links stay
+    return [part.format, os.path.abspath(part.path)]  # noqa: PTH100 - resolves `..`, and keeps links
 
 
 def _retry(delays: list[str], then: str, where: Location) -> Retry:
@@ -127,7 +125,7 @@ def _texts(values: Any) -> list[str]:
 
 @dataclass(slots=True)
 class _TopologyFile:
-    """One document on its way to a topology: what is right in it, and what is wrong."""
+    """A document that is turned into a topology: its well-formed entities, and its problems."""
 
     document: Document
     problems: list[Problem] = field(default_factory=list)
@@ -138,23 +136,21 @@ class _TopologyFile:
     policies: dict[str, Policy] = field(default_factory=dict)
 
     def check_shape(self) -> None:
-        """Check the document against the schema; raise DocumentError if most of it seems to be something else."""
+        """Check the document against the schema; raise DocumentError if it seems to be another kind of file."""
         self.problems += self.document.problems
         if "scenarios" in self.document.data:
             where = self.document.where_key(("scenarios",))
-            fault = Problem(where, "these are scenarios, and no topology", "`rmqkit test` runs them.")
+            fault = Problem(where, "these are scenarios, not a topology", "Run them with `rmqkit test`.")
             raise DocumentError("not a topology", problems=[fault])
         for path, problem in check(self.document):
             self.problems.append(problem)
             self.faulty.add(path)
             if len(self.problems) >= _MAX_PROBLEMS:
-                rest = Problem(
-                    Location(self.document.file), "there may be more: reading ended here", "Is it the right file?"
-                )
+                message, advice = "there may be more problems", "Check that this is the right file."
+                rest = Problem(Location(self.document.file), message, advice)
                 raise DocumentError("too many problems", problems=[*self.problems, rest])
 
     def build(self) -> None:
-        """Build every entity, as far as it is well formed."""
         self.faulty |= self.document.doubtful
         for kind, build in (("exchange", self._exchange), ("queue", self._queue)):
             for name in self.section(f"{kind}s", {}):
@@ -173,36 +169,30 @@ class _TopologyFile:
                     self._name(kind, name, ("external", f"{kind}s", index))
 
     def section(self, name: str, empty: Any) -> Any:
-        """Return a section of the file, or what stands for an empty one if it is missing, empty or malformed."""
+        """Return a section of the file, or `empty` if it is missing or malformed."""
         value = self.document.data.get(name)
         return value if isinstance(value, type(empty)) else empty
 
     def external(self, kind: str) -> list[str]:
-        """Return the names under `external:`, as far as they are names."""
         return _texts(self.section("external", {}).get(kind))
 
     def texts(self, section: str) -> list[str]:
-        """Return the texts in a section that is a list, as far as they are texts."""
         return _texts(self.section(section, []))
 
     def suppressions(self) -> Iterator[Suppression]:
-        """Yield the well-formed entries of `lint:`."""
         for index, entry in enumerate(self.section("lint", [])):
             if ("lint", index) not in {path[:2] for path in self.faulty}:
                 where = self.document.where(("lint", index))
                 yield Suppression(entry["ignore"], entry.get("name", "*"), entry["reason"], where)
 
-    def known_exchanges(self) -> dict[str, Exchange | None]:
-        """Return the exchanges the file knows by name; None for those it does not describe well."""
-        names = [*self.section("exchanges", {}), *self.external("exchanges")]
-        return {name: self.exchanges.get(name) for name in names}
-
-    def known_queues(self) -> set[str]:
-        """Return the queues the file knows by name."""
-        return {*self.section("queues", {}), *self.external("queues")}
+    def add_names(self, known: references.DeclaredNames) -> None:
+        """Add the names that other entities may refer to, those of malformed entities too."""
+        exchanges = [*self.section("exchanges", {}), *self.external("exchanges")]
+        known.exchanges |= {name: self.exchanges.get(name) for name in exchanges}
+        known.queues |= {*self.section("queues", {}), *self.external("queues")}
+        known.retries |= {name: queue.retry.then for name, queue in self.queues.items() if queue.retry}
 
     def publish(self) -> Target | None:
-        """Return the publish target, if the file has one and it is well formed."""
         target = self.section("publish", {})
         return Target(**target) if target and not self._publish_faulty() else None
 
@@ -210,7 +200,7 @@ class _TopologyFile:
         return any(path[:1] == ("publish",) for path in self.faulty)
 
     def check_references(self, known: references.DeclaredNames) -> None:
-        """Check what the entities of this file say of others, here or in other files."""
+        """Check the references from the entities of this file to others, here or in other files."""
         for exchange in self.exchanges.values():
             self.problems += references.check_exchange(self.document, exchange, known)
         for queue in self.queues.values():
@@ -225,7 +215,7 @@ class _TopologyFile:
             self.problems.append(Problem(self.document.where_key(path), *fault))
 
     def _properties(self, section: str, key: str | int, noun: type[Any]) -> dict[str, Any]:
-        """Return what is well formed of an entity: its properties, arguments and place; the rest takes its defaults."""
+        """Return the well-formed properties and arguments of an entity, and its place."""
         path: KeyPath = (section, key)
         entity = self.document.data[section][key]
         given = entity if isinstance(entity, dict) else {}
@@ -250,8 +240,8 @@ class _TopologyFile:
         kind, arguments = properties.pop("type", None), properties["arguments"]
         if kind and arguments.setdefault("x-queue-type", kind) != kind:
             where = self.document.where(("queues", name, "arguments", "x-queue-type"))
-            message = f"queue {name!r} is of type {kind}, and x-queue-type says {arguments['x-queue-type']}"
-            self.problems.append(Problem(where, message, "Write type: alone."))
+            message = f"queue {name!r} has type {kind}, but x-queue-type is {arguments['x-queue-type']}"
+            self.problems.append(Problem(where, message, "Remove x-queue-type."))
         self.queues[name] = Queue(name, **properties)
 
     def _policy(self, name: str) -> None:
@@ -269,6 +259,6 @@ class _TopologyFile:
         binding = Binding(**properties)
         earlier = seen.setdefault(_identity(binding), binding)
         if earlier is not binding and earlier.where:
-            message = f"the binding {binding} is here twice: first in line {earlier.where.line}"
-            self.problems.append(Problem(self.document.where(("bindings", index)), message, "Leave one out."))
+            message = f"duplicate binding {binding}: first in line {earlier.where.line}"
+            self.problems.append(Problem(self.document.where(("bindings", index)), message, "Remove one."))
         self.bindings[index] = binding

@@ -1,4 +1,4 @@
-"""What an unquoted word of YAML means."""
+"""Read unquoted words of YAML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 NOT_TEXT: dict[type, str] = {bool: "a boolean", int: "a number", float: "a number", type(None): "nothing"}
-"""How to name the values that are no text."""
+"""Names of the values that are not text."""
 
 _CONSTANTS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
     spelling: value
@@ -15,10 +15,10 @@ _CONSTANTS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
     for spelling in (word, word.title(), word.upper())
 }
 _SWITCHES = {"y": "true", "yes": "true", "on": "true", "n": "false", "no": "false", "off": "false"}
-LONGEST_NUMBER = 400  # characters; AMQP can carry no longer one
+LONGEST_NUMBER = 400  # characters; AMQP cannot carry a longer one
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-# What YAML 1.1 or 1.2 reads as a number or a date, and the other one, or a reader, does not.
+# Words that YAML 1.1, YAML 1.2 or one of their readers takes for a number or a date, and another does not.
 _SURPRISES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"[-+]?0o?[0-7_]+"), "an octal number"),
     (re.compile(r"[-+]?0[0-9_]+"), "a number with a leading zero"),
@@ -34,15 +34,15 @@ _SURPRISES: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def read_scalar(word: str) -> tuple[Any, str, str]:
-    """Return the value of an unquoted word, what is wrong with it (empty: nothing) and what to write instead.
+    """Return the value of an unquoted word, a message about it (empty if it is clear) and advice.
 
-    A word that is in doubt is returned as text.
+    An ambiguous word is returned as text.
     """
     if word in _CONSTANTS:
         return _CONSTANTS[word], "", ""
     if word.lower() in _SWITCHES and word in (word.lower(), word.title(), word.upper()):
         switch = _SWITCHES[word.lower()]
-        return word, _doubt(word, switch), f'Write {switch}, or quote it: "{word}".'
+        return word, _ambiguous(word, switch), f'Write {switch}, or quote it: "{word}".'
     if word[0] in "-+.0123456789" and len(word) <= LONGEST_NUMBER:
         return _read_number(word)
     return word, "", ""
@@ -55,9 +55,9 @@ def _read_number(word: str) -> tuple[Any, str, str]:
         if math.isfinite(number := float(word)):
             return number, "", ""
         return word, f"{word} is too large for a number", f'Quote it if text is meant: "{word}".'
-    what = next((what for pattern, what in _SURPRISES if pattern.fullmatch(word)), "")
-    return (word, _doubt(word, what), f'Quote it: "{word}".') if what else (word, "", "")
+    meaning = next((meaning for pattern, meaning in _SURPRISES if pattern.fullmatch(word)), "")
+    return (word, _ambiguous(word, meaning), f'Quote it: "{word}".') if meaning else (word, "", "")
 
 
-def _doubt(word: str, what: str) -> str:
-    return f"{word} is {what} to some YAML readers and not to others"
+def _ambiguous(word: str, meaning: str) -> str:
+    return f"{word} is {meaning} to some YAML readers and not to others"

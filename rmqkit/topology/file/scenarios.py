@@ -1,4 +1,4 @@
-"""Scenario files become scenarios: a message, and the queues it should reach in a topology."""
+"""Read scenario files: messages, and the queues they should reach in a topology."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 from rmqkit.errors import DocumentError, InputError, Location, Problem, TopologyError
 from rmqkit.model import Target, Topology
-from rmqkit.topology.death_cycles import Reason
 from rmqkit.topology.file import loader, references
 from rmqkit.topology.file.document import Document, KeyPath, read
-from rmqkit.topology.file.names import Fault, check_arguments, check_length
-from rmqkit.topology.file.schema import SCENARIOS, check, suggest
+from rmqkit.topology.file.names import Fault, check_arguments, check_length, suggest
+from rmqkit.topology.file.schema import SCENARIOS, check
 from rmqkit.topology.file.text import headline
+from rmqkit.topology.routing import DeathReason
 
-SUFFIX = ".test.yaml"  # by which a file of scenarios is told from a topology
+SUFFIX = ".test.yaml"  # of a scenario file; any other is a topology
 
 
 @dataclass(frozen=True, slots=True)
 class ScenarioStep:
-    """Why a message leaves a queue, and the queues it should go on to: these, and no others."""
+    """The reason why a message leaves a queue, and all queues that it should reach then."""
 
     queue: str
-    when: Reason
+    when: DeathReason
     expect: tuple[str, ...]
     where: Location
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One expectation: the queues that get a copy of the message, once it took `steps`; without any, once published.
+    """One expectation: the queues that hold a copy of the message after `steps`; without steps, after it is published.
 
-    `queues` keep the order of the file; none means that it goes nowhere.
+    `queues` keep the order of the file; with none the message should reach no queue.
     """
 
     steps: tuple[ScenarioStep, ...]
@@ -43,9 +43,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A message that is published, and what is expected of it: each case after those that lead to it.
+    """A message that is published, and its cases, each after those that lead to it.
 
-    `files` are the topology's, as they can be given to another command.
+    `files` are the paths of the topology, fit for another command.
     """
 
     name: str
@@ -61,7 +61,7 @@ def load(*paths: str | Path) -> tuple[Scenario, ...]:
     """Read scenario files, and the topologies they name, in the order given.
 
     Raises DocumentError if a file cannot be read or is not YAML, and TopologyError if one breaks the rules; either way
-    `problems` holds all that was found.
+    `problems` lists everything found.
     """
     scenarios: list[Scenario] = []
     errors: list[InputError] = []
@@ -77,8 +77,6 @@ def load(*paths: str | Path) -> tuple[Scenario, ...]:
 
 
 class _ScenarioFile:
-    """One document on its way to scenarios."""
-
     def __init__(self, document: Document) -> None:
         self.document = document
         self.problems = list(document.problems)
@@ -92,21 +90,21 @@ class _ScenarioFile:
         unusable = any(path in ((), ("scenarios",)) or path[:1] == ("topology",) for path in self.faulty)
         scenarios = [] if unusable else list(self._scenarios())
         if self.problems:
-            self.problems.sort(
-                key=lambda each: (each.where.file != self.document.file, each.where.line, each.where.column)
+            file, error = self.document.file, DocumentError if self.document.problems else TopologyError
+            problems = sorted(
+                self.problems, key=lambda each: (each.where.file != file, each.where.line, each.where.column)
             )
-            error = DocumentError if self.document.problems else TopologyError
-            raise error(headline(self.problems), problems=self.problems)
+            raise error(headline(problems), problems=problems)
         return scenarios
 
     def _scenarios(self) -> Iterator[Scenario]:
-        named = self.document.data["topology"]
+        names = self.document.data["topology"]
         folder = Path(self.document.file).parent
-        files = tuple(str(folder / name) for name in ([named] if isinstance(named, str) else named))
+        files = tuple(str(folder / name) for name in ([names] if isinstance(names, str) else names))
         try:
             topology = loader.load(*files)
         except InputError as error:
-            self.problems += map(self._unread, error.problems)
+            self.problems += map(self._unreadable, error.problems)
             return
         known = references.DeclaredNames()
         known.exchanges |= {exchange.name: exchange for exchange in topology.exchanges}
@@ -119,8 +117,8 @@ class _ScenarioFile:
                 cases = tuple(self._cases(path, given, known, ()))
                 yield Scenario(name, topology, files, target, headers, cases, self.document.where_key(path))
 
-    def _unread(self, problem: Problem) -> Problem:
-        """Point to the name of a topology file that cannot be read, for it has no lines to point to."""
+    def _unreadable(self, problem: Problem) -> Problem:
+        """Point to the name of a topology file that cannot be read, since it has no lines to point to."""
         if problem.where.line:
             return problem
         where = self.document.where(("topology",))
@@ -135,23 +133,18 @@ class _ScenarioFile:
             self._problem((*path, "publish", "headers", *inner), argument_fault)
         if not publish:
             if not topology.publish:
-                fault = "the topology has no publish target of its own", "Write publish: {exchange: NAME}."
-                self._problem(path, fault)
+                self._problem(path, ("the topology has no publish target", "Write publish: {exchange: NAME}."))
             return topology.publish or Target(), headers
         target = Target(**publish)
-        declared = known.exchanges.get(target.exchange)
-        if declared and declared.internal:
-            fault = f"nobody can publish to {target.exchange!r}: it is internal", "Name an exchange that is not."
-            self._problem((*path, "publish", "exchange"), fault)
-        elif target.exchange:
-            self._problem((*path, "publish", "exchange"), known.exchange_fault(target.exchange, "the exchange"))
+        if target.exchange:
+            self._problem((*path, "publish", "exchange"), known.publish_fault(target.exchange))
         self._problem((*path, "publish", "routing_key"), check_length("the routing key", target.routing_key))
         return target, headers
 
     def _cases(
         self, path: KeyPath, given: Mapping[str, Any], known: references.DeclaredNames, steps: tuple[ScenarioStep, ...]
     ) -> Iterator[Case]:
-        """Yield what is expected here, and then of every step from here."""
+        """Yield the case of these steps, then the cases that follow it."""
         expected = tuple(given["expect"])
         for index, queue in enumerate(expected):
             self._problem((*path, "expect", index), known.queue_fault(queue, "the queue"))
@@ -160,7 +153,7 @@ class _ScenarioFile:
             inner: KeyPath = (*path, "then", index)
             if entry["queue"] not in expected:
                 guess = suggest(entry["queue"], expected)
-                advice = f"Did you mean {guess!r}?" if guess else f"Expected are: {', '.join(expected) or 'none'}."
+                advice = f"Did you mean {guess!r}?" if guess else f"Expected queues: {', '.join(expected) or 'none'}."
                 self._problem((*inner, "queue"), (f"queue {entry['queue']!r} is not among those expected here", advice))
             step = ScenarioStep(entry["queue"], entry["when"], tuple(entry["expect"]), self.document.where(inner))
             yield from self._cases(inner, entry, known, (*steps, step))

@@ -1,27 +1,27 @@
-"""Check a document's shape against the schema, in plain words."""
+"""Check a document against its JSON Schema, and explain in plain words what is wrong."""
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from rmqkit.errors import Location, Problem
+from rmqkit.errors import Problem
 from rmqkit.topology.file.document import Document, KeyPath
+from rmqkit.topology.file.names import Fault, suggest
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 TOPOLOGY, SCENARIOS = "schema.json", "scenarios.schema.json"
-_NOUNS = {
-    "string": "a text",
-    "integer": "a whole number",
-    "boolean": "true or false",
-    "object": "a mapping of names to values",
-    "array": "a list",
+_NOUNS = {  # by the schema's type: how to name it, and an example
+    "string": ("a text", 'a text, like "orders"'),
+    "integer": ("a whole number", "a number, like 10"),
+    "boolean": ("true or false", "true or false"),
+    "object": ("a mapping of names to values", "{key: value}, or indented lines of `key: value`"),
+    "array": ("a list", "indented lines that begin with `- `"),
 }
 _COMPLETE = {
     "bindings": "Write {source: EXCHANGE, destination: QUEUE}.",
@@ -33,110 +33,101 @@ _COMPLETE = {
     "then": "Write {queue: QUEUE, when: rejected, expect: [QUEUE]}.",
     "": "Write `topology: FILE`, and `scenarios:` with a name and `expect: [QUEUE]` below it.",
 }
-Finding = tuple[KeyPath, Location, str, str]
-"""What a finding is about, its place, what is wrong, what to write instead."""
+_Faults = Iterator[tuple[KeyPath, Problem]]  # each with the value it is about
 
 
 def schema_text(file: str = TOPOLOGY) -> str:
-    """Return the JSON Schema of topology files, or of SCENARIOS, as `rmqkit schema` prints it."""
+    """Return the JSON Schema of topology files, or of scenario files, as `rmqkit schema` prints it."""
     return files("rmqkit.topology").joinpath(file).read_text("utf-8")
 
 
 @cache
 def schema(file: str = TOPOLOGY) -> Mapping[str, Any]:
-    """Return the schema, parsed; not to be changed."""
+    """Return the parsed schema; do not change it."""
     parsed: Mapping[str, Any] = json.loads(schema_text(file))
     return parsed
 
 
 @cache
 def _violations(file: str) -> Callable[[Any], Iterable[ValidationError]]:
-    from jsonschema import Draft202012Validator  # noqa: PLC0415 - a tenth of a second that most commands can do without
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - a tenth of a second that most commands save
 
     return Draft202012Validator(schema(file)).iter_errors
 
 
-def check(document: Document, file: str = TOPOLOGY) -> Iterator[tuple[KeyPath, Problem]]:
-    """Yield each place where the document has another shape than the schema, and what is wrong there."""
+def check(document: Document, file: str = TOPOLOGY) -> _Faults:
+    """Yield the problem of every value that the schema does not allow."""
     for violation in _violations(file)(document.data):
         rule: Any = violation.schema
         path = tuple(violation.absolute_path)
         if path in document.doubtful or (violation.validator == "type" and "enum" in rule):
-            continue  # said already, or said better by the list of what is allowed
-        for about, where, message, advice in _explain(document, path, violation):
-            yield about, Problem(where, message, advice)
+            continue  # reported already, or reported better as an enum
+        yield from _explain(document, path, violation)
 
 
-def _explain(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
-    """Put one violation into words; an unknown or missing key is one finding each."""
-    limit: Any = violation.validator_value
+def _explain(document: Document, path: KeyPath, violation: ValidationError) -> _Faults:
+    """Explain a violation; each unknown key is a separate problem."""
     rule: Any = violation.schema
     match violation.validator:
         case "additionalProperties":
             yield from _unknown_keys(document, path, violation)
         case "required" | "dependentRequired":
             yield from _missing_keys(document, path, violation)
-        case "type" if "pattern" not in rule:  # or else the pattern's words say more
-            message, advice = _wrong_type(document, path, violation.instance, limit)
-            yield path, document.where(path), message, advice
+        case "type" if "pattern" not in rule:  # the explanation of a pattern says more
+            yield path, Problem(document.where(path), *_wrong_type(document, path, violation))
         case _:
-            message, advice = _wrong_value(document, path, violation)
-            yield path, document.where(path), message, advice
+            yield path, Problem(document.where(path), *_wrong_value(document, path, violation))
 
 
-def _unknown_keys(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
+def _unknown_keys(document: Document, path: KeyPath, violation: ValidationError) -> _Faults:
     fields: Any = violation.schema
     keys: Any = violation.instance
     known, inside = list(fields["properties"]), _inside(path, fields)
     for key in keys:
         if key not in known:
-            advice = f"Did you mean {guess}?" if (guess := suggest(key, known)) else f"Known here: {', '.join(known)}."
-            yield (*path, key), document.where_key((*path, key)), f"{key!r} is not known {inside}", advice
+            advice = f"Did you mean {guess}?" if (guess := suggest(key, known)) else f"Valid keys: {', '.join(known)}."
+            yield (*path, key), Problem(document.where_key((*path, key)), f"unknown key {key!r} {inside}", advice)
 
 
-def _missing_keys(document: Document, path: KeyPath, violation: ValidationError) -> Iterator[Finding]:
+def _missing_keys(document: Document, path: KeyPath, violation: ValidationError) -> _Faults:
     limit: Any = violation.validator_value
     present: Any = violation.instance
     if isinstance(limit, Mapping):  # {a key: the keys it needs}
         for key, needed in limit.items():
             lacking = [each for each in needed if each not in present]
             if key in present and lacking:
-                where = document.where_key((*path, key))
-                message = f"{key} needs {lacking[0]} beside it"
-                yield (*path, key), where, message, f'Add {lacking[0]}: "" for the default exchange.'
+                message, advice = f"{key} needs {lacking[0]} too", f'Add {lacking[0]}: "" for the default exchange.'
+                yield (*path, key), Problem(document.where_key((*path, key)), message, advice)
         return
-    # jsonschema reports each missing key by itself, and names it in its message only: tell all of them, once.
+    # jsonschema reports each missing key separately, and names it only in its message: report all of them once.
     lacking = [each for each in limit if each not in present]
     if violation.message.startswith(repr(lacking[0])):
-        message = f"{_name(path)} lacks its {' and its '.join(lacking)}"
+        message = f"{_name(path)} lacks {' and '.join(lacking)}"
         inner = next((each for each in ("then", "contract", "retry") if each in path[2:]), "")
         section = inner or (str(path[0]) if path else "")
-        yield path, document.where(path), message, _COMPLETE[section]
+        yield path, Problem(document.where(path), message, _COMPLETE[section])
 
 
-def _wrong_type(document: Document, path: KeyPath, value: Any, expected: str | list[str]) -> tuple[str, str]:
-    noun = expected if isinstance(expected, str) else expected[0]
-    name = _name(path)
-    source = document.sources.get(path, "")
+def _wrong_type(document: Document, path: KeyPath, violation: ValidationError) -> Fault:
+    limit: Any = violation.validator_value
+    value: Any = violation.instance
+    expected = limit if isinstance(limit, str) else limit[0]
+    name, source, (noun, example) = _name(path), document.sources.get(path, ""), _NOUNS[expected]
+    if value is None and source.startswith("#"):
+        advice = f'Quote it: {path[-1]}: "{source}".' if isinstance(path[-1], str) else f'Quote it: "{source}".'
+        return f"{name} is empty, because # begins a comment in YAML", advice
     if value is None:
-        if source.startswith("#"):
-            advice = f'Quote it: {path[-1]}: "{source}".' if isinstance(path[-1], str) else f'Quote it: "{source}".'
-            return f"{name} is empty, because # begins a comment in YAML", advice
-        return f"{name} is empty, and should be {_NOUNS[noun]}", f"Write {_sample(noun)}, or leave the key out."
-    actual = _actual(value, source)
-    if noun == "string" and source:
-        return f"{name} is {actual}, and should be a text", f'Quote it: "{source}".'
-    if isinstance(value, str) and noun in ("integer", "boolean"):
-        return f"{name} is the text {_short(value)}, and should be {_NOUNS[noun]}", _unquoted(value, noun)
-    return f"{name} is {actual}, and should be {_NOUNS[noun]}", f"Write {_sample(noun)}."
+        return f"{name} is empty, but should be {noun}", f"Write {example}, or leave the key out."
+    message = f"{name} is {_actual(value, source)}, but should be {noun}"
+    if expected == "string" and source:
+        return message, f'Quote it: "{source}".'
+    is_number = expected == "integer" and isinstance(value, str) and value.lstrip("-").isdecimal()
+    if is_number or (expected == "boolean" and value in ("true", "false")):
+        return message, f"Write {value} without quotes."
+    return message, f"Write {example}."
 
 
-def _unquoted(value: str, noun: str) -> str:
-    right = value.lstrip("-").isdecimal() if noun == "integer" else value in ("true", "false")
-    return f"Write {value} without quotes." if right else f"Write {_sample(noun)}."
-
-
-def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) -> tuple[str, str]:
+def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) -> Fault:
     name = _name(path)
     value: Any = violation.instance
     limit: Any = violation.validator_value
@@ -144,33 +135,23 @@ def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) 
     match violation.validator:
         case "enum":
             known = [str(each) for each in limit]
-            guess = suggest(str(value), known)
-            return (
-                f"{name} is {shown}, and should be one of {', '.join(known)}",
-                f"Did you mean {guess}?" if guess else "",
-            )
+            advice = f"Did you mean {guess}?" if (guess := suggest(str(value), known)) else ""
+            return f"{name} is {shown}, but should be one of {', '.join(known)}", advice
         case "minimum" | "maximum" as edge:
             beyond, within = ("less", "more") if edge == "minimum" else ("more", "less")
             return f"{name} is {shown}, and cannot be {beyond} than {limit}", f"Write {limit} or {within}."
         case "pattern" | "type":
             rule: Any = violation.schema
             example = _short(rule["examples"][0])
-            return f"{name} is {shown}, which is no length of time", f"Write a number above 0 and a unit: {example}."
+            return f"{name} is {shown}, which is not a duration", f"Write a number above 0 and a unit: {example}."
         case "uniqueItems":
-            twice = next(each for each in value if value.count(each) > 1)
-            return f"{name} names {_short(twice)} twice", "Leave one out."
+            duplicate = next(each for each in value if value.count(each) > 1)
+            return f"{name} contains {_short(duplicate)} twice", "Remove one."
         case "minLength" | "minProperties" | "minItems" | "maxItems":
             empty = f"{name} is empty", "Write a value, or leave the key out."
             return (f"{name} has {len(value)} entries, and cannot have more than {limit}", "") if value else empty
         case _:
             return f"{name}: {violation.message}", ""
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return the known word that was probably meant, or an empty text."""
-    return next(iter(difflib.get_close_matches(word.lower().replace("-", "_"), known, 1, 0.75)), "") or next(
-        iter(difflib.get_close_matches(word.lower(), known, 1, 0.75)), ""
-    )
 
 
 _KINDS = {"exchanges": "exchange", "queues": "queue", "policies": "policy", "scenarios": "scenario"}
@@ -190,7 +171,7 @@ def _inside(path: KeyPath, fields: Mapping[str, Any]) -> str:
 
 
 def _name(path: KeyPath) -> str:
-    """Name what a path leads to: `durable of queue 'a'`, `queue 'a'`, `routing_key`."""
+    """Name the value at a path: `durable of queue 'a'`, `queue 'a'`, `routing_key`."""
     match path:
         case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name)):
             return f"{_KINDS[section]} {name!r}"
@@ -218,14 +199,4 @@ def _actual(value: Any, source: str) -> str:
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - what a line of output holds beside the rest
-
-
-def _sample(noun: str) -> str:
-    return {
-        "string": 'a text, like "orders"',
-        "integer": "a number, like 10",
-        "boolean": "true or false",
-        "object": "{key: value}, or indented lines of `key: value`",
-        "array": "indented lines that begin with `- `",
-    }[noun]
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - fits a line of output with the rest

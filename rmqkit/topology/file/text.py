@@ -1,4 +1,4 @@
-"""A file becomes text."""
+"""Read files as text, and build the errors of those that cannot be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rmqkit.errors import DocumentError, Location, Problem
 
 MAX_BYTES = 5_000_000  # some 70,000 bindings
 
-# What YAML cannot hold unescaped (YAML 1.1 section 5.1), surrogates included.
+# Characters that YAML cannot hold unescaped (YAML 1.1 section 5.1), surrogates included.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -22,26 +22,24 @@ def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
     except OSError as error:
         raise fatal(Location(file), f"the file cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path
-        raise fatal(Location(file), f"this is no path: {error}") from error
+        raise fatal(Location(file), f"invalid path: {error}") from error
     return _decode(content, file)
 
 
 def _content(path: Path, file: str, limit: int) -> bytes:
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise fatal(Location(file), "this is a folder, not a file", "Name the files in it.")
+        raise fatal(Location(file), "this is a directory, not a file", "Name the files in it.")
     if status.st_size <= limit:
         with path.open("rb") as stream:
             content = stream.read(limit + 1)
         if len(content) <= limit:
             return content
-    raise fatal(
-        Location(file), f"the file is larger than {limit:,} bytes", "A topology is small: is this the right file?"
-    )
+    raise fatal(Location(file), f"the file is larger than {limit:,} bytes", "Check that this is the right file.")
 
 
 def _decode(content: bytes, file: str) -> str:
-    """Turn bytes into text; a byte order mark of UTF-8 is let pass, as some editors write one."""
+    """Decode a file; a byte order mark of UTF-8 is allowed, as some editors write one."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise fatal(Location(file, 1, 1), "the file is UTF-16, not UTF-8", "Save it as UTF-8.")
     content = content.removeprefix(b"\xef\xbb\xbf")
@@ -60,15 +58,15 @@ def place(text: str, index: int, file: str) -> Location:
 
 
 def check_characters(text: str, file: str) -> None:
-    """Raise DocumentError if YAML does not allow one of the characters."""
+    """Raise DocumentError if the text has a character that YAML does not allow."""
     if forbidden := _FORBIDDEN.search(text):
         message = f"the character U+{ord(forbidden[0]):04X} is not allowed in YAML"
-        advice = 'Is this a text file? In double quotes it can be written with a backslash, like "\\x07".'
+        advice = 'Check that this is a text file; in double quotes the character can be escaped, like "\\x07".'
         raise fatal(place(text, forbidden.start(), file), message, advice)
 
 
 def fatal(where: Location, message: str, advice: str = "") -> DocumentError:
-    """Return the error for a file that cannot be read on."""
+    """Return the error for a problem that ends the reading of a file."""
     return failed([Problem(where, message, advice)])
 
 
@@ -78,12 +76,12 @@ def failed(problems: list[Problem]) -> DocumentError:
 
 
 def headline(problems: list[Problem]) -> str:
-    """Say how many problems there are, in which file or how many."""
+    """Count the problems, and name their file or count the files."""
     files = {problem.where.file for problem in problems}
     count = counted(len(problems), "problem")
     return f"{files.pop()}: {count}" if len(files) == 1 else f"{count} in {len(files)} files"
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number and what it counts: `1 problem`, `2 problems`."""
-    return f"{number} {noun}" + ("s" if number != 1 else "")
+    """Write a number with its noun: `1 problem`, `2 problems`."""
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")

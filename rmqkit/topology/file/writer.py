@@ -1,4 +1,4 @@
-"""A Topology becomes the file that a person would have written."""
+"""Write a Topology as a file that looks handwritten."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from rmqkit.topology.file.yaml_errors import MAX_DEPTH
 from rmqkit.topology.retry import collapse, delay_text
 
 QUEUE_TYPES = ("classic", "quorum", "stream")
-"""The queue types that a file names by `type:`; any other is the argument `x-queue-type`."""
+"""The queue types that a file writes as `type:`; any other is the argument `x-queue-type`."""
 
-_LONGEST_KEY = 1024  # characters; what comes before a colon may be no longer in YAML 1.1 and 1.2
-_TOO_LARGE = 10 ** (LONGEST_NUMBER - 1)  # with a sign, its digits are more than our reader takes for a number
+_LONGEST_KEY = 1024  # characters; YAML 1.1 and 1.2 allow no longer key
+_TOO_LARGE = 10 ** (LONGEST_NUMBER - 1)  # with a sign, too many digits for the reader
 _PLAIN = re.compile(r"(?:[^\W\d]|/)[\w./*+@;-]*(?: [\w./*+@;-]+)*|[1-9][0-9]*(?:ms|[smhDMY])")
 _ESCAPES = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
 
 
 def to_yaml(topology: Topology) -> str:
-    """Write a topology as a file: a line per entity, defaults left out; reading it gives an equal topology.
+    """Write a topology as a file, one line per entity, without defaults; reading it gives an equal topology.
 
-    Raises TopologyError for what YAML, or our reader, cannot hold: half a surrogate pair, infinity, nesting of more
-    than 64 levels, a value that is no text, number, boolean, list, mapping or nothing.
+    Raises TopologyError for values that a file cannot hold: half a surrogate pair, infinity, nesting of more than 64
+    levels, anything but text, numbers, booleans, lists, mappings and null.
     """
     sections = {name: value for name, value in _sections(topology).items() if value} or {"queues": {}}
     return "\n\n".join(_section(name, value) for name, value in sections.items()) + "\n"
@@ -51,7 +51,7 @@ def _sections(topology: Topology) -> dict[str, Any]:
 
 
 def _queue(queue: Queue) -> dict[str, Any]:
-    """Return what to write of a queue; its type stands first, where a file has it."""
+    """Return the properties to write of a queue, its type first."""
     given = _given(queue)
     if (kind := queue.arguments.get("x-queue-type")) not in QUEUE_TYPES:
         return given
@@ -61,13 +61,13 @@ def _queue(queue: Queue) -> dict[str, Any]:
     return {"type": kind} | given
 
 
-def _given(noun: Any) -> dict[str, Any]:
-    """Return the fields of a noun that differ from their defaults, under the names a file has for them."""
-    elsewhere = ("where", "code" if isinstance(noun, Suppression) else "name")
+def _given(entity: Any) -> dict[str, Any]:
+    """Return the fields that differ from their defaults, under their names in a file."""
+    elsewhere = ("where", "code" if isinstance(entity, Suppression) else "name")
     return {
         "apply-to" if each.name == "apply_to" else each.name: _part(value)
-        for each in fields(noun)
-        if each.name not in elsewhere and (value := getattr(noun, each.name)) != _default(each)
+        for each in fields(entity)
+        if each.name not in elsewhere and (value := getattr(entity, each.name)) != _default(each)
     }
 
 
@@ -82,7 +82,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _section(name: str, value: Any) -> str:
-    if name == "description" and _is_plain(value.replace(", ", " ")):  # a comma ends a text in braces alone
+    if name == "description" and _is_plain(value.replace(", ", " ")):  # a comma ends a text only inside braces
         return f"{name}: {value}"
     if name in ("exchanges", "queues", "policies") and value:
         lines = [f"  {_key(key, (name,))}: {_flow(entity, (name, key))}" for key, entity in value.items()]
@@ -94,7 +94,6 @@ def _section(name: str, value: Any) -> str:
 
 
 def _flow(value: Any, path: KeyPath) -> str:
-    """Write a value on one line."""
     match value:
         case str():
             return _text(value, path)
@@ -103,7 +102,7 @@ def _flow(value: Any, path: KeyPath) -> str:
         case int() if abs(value) < _TOO_LARGE:
             return str(value)
         case float() if math.isfinite(value):
-            text = repr(value)  # YAML 1.1 wants a point in a number with an exponent
+            text = repr(value)  # YAML 1.1 requires a point before an exponent
             return text if "." in text else text.replace("e", ".0e")
         case list() | Mapping() if len(path) >= MAX_DEPTH:
             raise _refusal(path, f"the nesting is deeper than {MAX_DEPTH} levels")
@@ -117,14 +116,14 @@ def _flow(value: Any, path: KeyPath) -> str:
 
 def _key(key: Any, path: KeyPath) -> str:
     if not isinstance(key, str):
-        raise _refusal(path, f"a key that is no text, but {type(key).__name__}")
+        raise _refusal(path, f"a key must be text, not {type(key).__name__}")
     if len(written := _text(key, path)) > _LONGEST_KEY:
-        raise _refusal(path, f"the key {key[:30]!r}... takes more than {_LONGEST_KEY} characters")
+        raise _refusal(path, f"the key {key[:30]!r}... is longer than {_LONGEST_KEY} characters")
     return written
 
 
 def _text(text: str, path: KeyPath) -> str:
-    """Write a text as it is, or in quotes; raise TopologyError for half a surrogate pair."""
+    """Write a text as it is, or in quotes if it needs them; raise TopologyError for half a surrogate pair."""
     if _is_plain(text):
         return text
     if text.isprintable() and "'" not in text and ('"' in text or "\\" in text):
@@ -132,12 +131,12 @@ def _text(text: str, path: KeyPath) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise _refusal(path, f"the lone surrogate U+{ord(text[error.start]):04X} is no character") from error
+        raise _refusal(path, f"the lone surrogate U+{ord(text[error.start]):04X} is not a character") from error
     return f'"{"".join(map(_escape, text))}"'
 
 
 def _is_plain(text: str) -> bool:
-    """Tell whether every reader takes an unquoted text for that text."""
+    """Tell whether every reader reads the unquoted text as the same text."""
     return bool(_PLAIN.fullmatch(text)) and read_scalar(text) == (text, "", "")
 
 
@@ -152,4 +151,4 @@ def _escape(character: str) -> str:
 
 def _refusal(path: KeyPath, message: str) -> TopologyError:
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
-    return TopologyError(f"{place}: {message}", advice="YAML, or a topology file, cannot hold it.")
+    return TopologyError(f"{place}: {message}", advice="A topology file cannot hold it.")

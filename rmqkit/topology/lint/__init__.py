@@ -1,1 +1,1 @@
-"""Findings about a topology, one module for each group of rules."""
+"""Find what is suspicious in a topology: a module for each group of checks, `rules.yaml` for the texts of all."""

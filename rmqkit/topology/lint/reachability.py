@@ -1,4 +1,4 @@
-"""Rules about what no message reaches, and what no message leaves."""
+"""Check for exchanges and queues that no message reaches, and exchanges that no message leaves."""
 
 from __future__ import annotations
 
@@ -7,114 +7,51 @@ from collections.abc import Iterator
 from rmqkit.model import Exchange
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.dead_letters import dead_letter_targets
-from rmqkit.topology.lint.rule import Complaint, rule
-from rmqkit.topology.routing import Entities, Route
+from rmqkit.topology.lint.rule import Violation, check
+from rmqkit.topology.routing import Route, Router
 
 
-@rule(
-    "nothing-bound",
-    "warning",
-    why="A message that no binding takes is dropped, and its publisher is told only if it set the mandatory flag.",
-    page="docs/publishers#unroutable",
-    bad="exchanges: {orders: {type: topic}}",
-    good="""
-exchanges: {orders: {type: topic}}
-queues: {billing: {}}
-bindings: [{source: orders, destination: billing, routing_key: "order.#"}]
-""",
-)
-def nothing_bound(wiring: TopologyIndex) -> Iterator[Complaint]:
+@check("nothing-bound")
+def nothing_bound(index: TopologyIndex) -> Iterator[Violation]:
     """Find exchanges that lead nowhere."""
-    for exchange in wiring.exchanges.values():
-        if exchange.name not in wiring.out_of and exchange.name not in wiring.alternates:
+    for exchange in index.exchanges.values():
+        if exchange.name not in index.out_of and exchange.name not in index.alternates:
             message = f"nothing is bound to exchange {exchange.name!r}, and it has no alternate exchange"
             yield exchange, message, "Bind a queue to it, or give it an alternate-exchange."
 
 
-@rule(
-    "exchange-unreached",
-    "warning",
-    why="Nobody can publish to an internal exchange, so what is bound to this one waits for nothing.",
-    page="docs/exchanges#properties",
-    bad="""
-exchanges: {audit: {type: fanout, internal: true}}
-queues: {trail: {}}
-bindings: [{source: audit, destination: trail}]
-""",
-    good="""
-exchanges: {orders: {type: fanout}, audit: {type: fanout, internal: true}}
-queues: {trail: {}}
-bindings:
-  - {source: orders, destination: audit, destination_type: exchange}
-  - {source: audit, destination: trail}
-""",
-)
-def exchange_unreached(wiring: TopologyIndex) -> Iterator[Complaint]:
+@check("exchange-unreached")
+def exchange_unreached(index: TopologyIndex) -> Iterator[Violation]:
     """Find internal exchanges that nothing feeds."""
-    fed = {*wiring.into_exchange, *wiring.alternates.values()}
-    fed |= {settings.get("x-dead-letter-exchange", "") for settings in wiring.settings.values()}
-    for exchange in wiring.exchanges.values():
+    fed = {*index.into_exchange, *index.alternates.values()}
+    fed |= {index.settings(queue).get("x-dead-letter-exchange", "") for queue in index.queues}
+    for exchange in index.exchanges.values():
         if exchange.internal and exchange.name not in fed:
-            message = f"nothing leads to exchange {exchange.name!r}, and nobody can publish to it: it is internal"
+            message = f"nothing leads to exchange {exchange.name!r}, and clients cannot publish to it: it is internal"
             yield exchange, message, "Bind it to another exchange, or leave internal out."
 
 
-@rule(
-    "queue-unreached",
-    "hint",
-    why="Only the default exchange leads to this queue, under its own name, while its neighbours are bound.",
-    page="docs/exchanges#types",
-    bad="""
-exchanges: {orders: {type: fanout}}
-queues: {billing: {}, stock: {}, audit: {}}
-bindings: [{source: orders, destination: billing}, {source: orders, destination: stock}]
-""",
-    good="""
-exchanges: {orders: {type: fanout}}
-queues: {billing: {}, stock: {}, audit: {}}
-bindings:
-  - {source: orders, destination: billing}
-  - {source: orders, destination: stock}
-  - {source: orders, destination: audit}
-""",
-)
-def queue_unreached(wiring: TopologyIndex) -> Iterator[Complaint]:
+@check("queue-unreached")
+def queue_unreached(index: TopologyIndex) -> Iterator[Violation]:
     """Find queues that were probably forgotten: most others are bound."""
-    target = wiring.topology.publish
-    named = {target.routing_key} if target and not target.exchange else set()
-    reached = {*wiring.into_queue, *named, *dead_letter_targets(wiring)}
-    left = [queue for queue in wiring.queues.values() if queue.name not in reached and not queue.exclusive]
-    for queue in left if len(left) < len(wiring.into_queue) else ():
+    target = index.topology.publish
+    targeted = {target.routing_key} if target and not target.exchange else set()
+    reached = {*index.into_queue, *targeted, *dead_letter_targets(index)}
+    unreached = [queue for queue in index.queues.values() if queue.name not in reached and not queue.exclusive]
+    for queue in unreached if len(unreached) < len(index.into_queue) else ():
         message = f"no binding, publish target or dead letter leads to queue {queue.name!r}"
         yield queue, message, "Bind it, if it was forgotten; publishers may also name it directly."
 
 
-@rule(
-    "publish-unroutable",
-    "warning",
-    why="What `rmqkit publish` sends when it is given no target is dropped, as no binding takes it.",
-    page="docs/publishers#unroutable",
-    bad="""
-exchanges: {orders: {type: topic}}
-queues: {billing: {}}
-bindings: [{source: orders, destination: billing, routing_key: order.*.paid}]
-publish: {exchange: orders, routing_key: order.paid}
-""",
-    good="""
-exchanges: {orders: {type: topic}}
-queues: {billing: {}}
-bindings: [{source: orders, destination: billing, routing_key: order.*.paid}]
-publish: {exchange: orders, routing_key: order.eu.paid}
-""",
-)
-def publish_unroutable(wiring: TopologyIndex) -> Iterator[Complaint]:
-    """Find a publish target that leads nowhere; where headers decide, or nothing is bound, that is told elsewhere."""
-    target = wiring.topology.publish
-    if not target or target.exchange not in wiring.out_of:
+@check("publish-unroutable")
+def publish_unroutable(index: TopologyIndex) -> Iterator[Violation]:
+    """Find a publish target that leads nowhere, unless headers decide or nothing is bound, which has its own rule."""
+    target = index.topology.publish
+    if not target or target.exchange not in index.out_of:
         return
-    found = Entities(wiring.topology).follow(Route(target.exchange, (target.routing_key,)))
+    found = Router(index).follow(Route(target.exchange, (target.routing_key,)))
     passed = {target.exchange, *(leg.destination for leg in found.legs if leg.to_exchange)}
-    if found.unroutable and not any(wiring.type_of(name) == "headers" for name in passed):
-        about = wiring.exchanges.get(target.exchange, Exchange(target.exchange))
+    if found.unroutable and not any(index.type_of(name) == "headers" for name in passed):
+        exchange = index.exchanges.get(target.exchange, Exchange(target.exchange))
         message = f"a message to the target of publish:, {target}, reaches no queue: {found.why}"
-        yield about, message, "Name a routing key in publish: that a binding takes, or bind a queue."
+        yield exchange, message, "Set a routing key in publish: that matches a binding, or bind a queue."
