@@ -188,7 +188,7 @@ def test_consume_keeps_to_the_contract_of_the_topology_applied_last(
         (("--schema", "bad.json"), 'bad.json:1:10: not a JSON Schema: "objekt" is not valid'),
         (("--schema", "schemas/order.json", "--no-schema"), "contradict"),
         (("--invalid-to", "aside"), "--invalid-to requires a contract"),
-        (("--schema", "schemas/order.json", "--no-ack"), "a contract needs acknowledgements"),
+        (("--schema", "schemas/order.json", "--no-ack"), "--no-ack cannot be combined with a contract"),
         (("--schema", "schemas/order.json", "--invalid-to", "q"), "would return to queue 'q' forever"),
     ],
 )
