@@ -1,96 +1,73 @@
-"""Consuming over one connection: one consumer, or several with a channel each, and one handler."""
+"""A consume job as the command line describes it: run in this process, and reported."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-from rmqkit.cli import output
-from rmqkit.cli.handler_options import FilterOptions, HandlerOptions
+from rmqkit import exit_codes
+from rmqkit.cli import error_output, output, report_text
+from rmqkit.cli.handler_options import HandlerOptions
 from rmqkit.cli.options import connect
 from rmqkit.connection import Connection
 from rmqkit.errors import RmqkitError
 from rmqkit.handlers.handler import Handler
-from rmqkit.handlers.runner import ConsumeJob, FailurePolicy, run_handler
-from rmqkit.model import Contract, Retry, Target
-from rmqkit.options import ConsumeOptions, shares
-from rmqkit.report import ConsumeReport
+from rmqkit.handlers.runner import ConsumeJob, run_handler
+from rmqkit.message import Verdict
+from rmqkit.report import ConsumeReport, as_json
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
-if TYPE_CHECKING:
-    from rmqkit.options import Offset
-
 
 @dataclass(frozen=True, slots=True)
-class ConsumeRequest:
-    """What to consume, and how; `count` None means no end, `idle_timeout_s` None means to wait for ever.
+class ConsumeCommand:
+    """A job, its broker and handler, and the number of processes that share it.
 
-    What breaks the `contract` goes to `invalid_to`, or is rejected; what the handler fails on goes where `retry` says,
-    or is rejected. `enter` returns the queue, where it is known only once there is a connection.
+    `open_queue` declares the queue on the new connection and returns its name, which replaces that in the job.
     """
 
     settings: Settings
-    queue: str
-    prefetch: int = 1000
-    count: int | None = None
-    idle_timeout_s: float | None = None
-    no_ack: bool = False
-    channels: int = 1
-    contract: Contract | None = None
-    invalid_to: Target | None = None
-    handling: HandlerOptions = field(default_factory=HandlerOptions)
-    filtering: FilterOptions = field(default_factory=FilterOptions)
-    enter: Callable[[Connection], str] | None = None
-    retry: Retry | None = None
-    offset: Offset | None = None
-
-    def split(self, parts: int) -> list[ConsumeRequest]:
-        """Deal the count out, so that the parts together take exactly that many; no part takes none."""
-        return [replace(self, count=count) for count in shares(self.count, parts)]
-
-    def work(self, connection: Connection) -> ConsumeJob:
-        """Return what is to be done over a connection. Raises PayloadError for a filter that is none."""
-        return ConsumeJob(
-            self.enter(connection) if self.enter else self.queue,
-            ConsumeOptions(self.prefetch, self.count, self.idle_timeout_s, self.no_ack, self.offset),
-            FailurePolicy(self.contract, self.invalid_to, self.retry),
-            self.channels,
-            self.filtering.make(output.warn),
-            self.filtering.verdict,
-        )
+    job: ConsumeJob
+    handler: HandlerOptions
+    workers: int = 1
+    open_queue: Callable[[Connection], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumeResult:
-    """What was done, and what ended it before its time."""
+    """A report, and the error that ended the run early, if any."""
 
     report: ConsumeReport
     error: RmqkitError | None = None
 
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code: that of the error, or of messages that were not handled."""
+        report = self.report
+        unhandled = report.failed or report.invalid or report.retried or report.parked
+        return exit_codes.exit_code(self.error) or (exit_codes.HANDLER_FAILED if unhandled else exit_codes.DONE)
+
 
 def run(
-    job: ConsumeRequest,
+    command: ConsumeCommand,
     stop: Stop,
     *,
     lock_fd: int | None = None,
     on_consuming: Callable[[], None] = lambda: None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> ConsumeResult:
-    """Handle the messages of a queue, each settled as the handler says, up to the end of the job or a stop.
-
-    `on_consuming` is called once the broker knows all consumers, which are subscribed in order; `on_progress` now and
-    then, with how many messages were acknowledged.
-    """
+    """Run the job over one connection until it ends or a stop is requested; `run_handler` explains the callbacks."""
     handler: Handler | None = None
     try:
-        with connect(job.settings) as connection:
-            work = job.work(connection)
-            handler = job.handling.make(work.queue, job.settings, lock_fd)
+        with connect(command.settings) as connection:
+            job = command.job
+            if command.open_queue:
+                job = replace(job, queue=command.open_queue(connection))
+            handler = command.handler.make(job.queue, command.settings, lock_fd)
             report = run_handler(
                 connection,
-                work,
+                job,
                 handler,
                 stop=stop,
                 on_warning=output.warn,
@@ -103,3 +80,18 @@ def run(
         if handler:
             handler.close()
     return ConsumeResult(report)
+
+
+def print_report(command: ConsumeCommand, result: ConsumeResult, *, as_json_object: bool) -> None:
+    """Print the report on standard error: standard output belongs to the messages."""
+    job, report, error = command.job, result.report, result.error
+    if as_json_object:
+        output.note(json.dumps(as_json(report) | (error_output.as_json(error) if error else {}), indent=2))
+        return
+    if report.consumed and (command.workers > 1 or job.consumers > 1):
+        output.note(report_text.consumer_shares(report))
+    if report.consumed or not error:
+        invalid = Verdict.ACK if job.invalid_to else Verdict.REJECT
+        output.note(report_text.consume_summary(report, job.unmatched, invalid))
+    if error:
+        output.note(error_output.as_text(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,9 @@ from rmqkit import exit_codes
 from rmqkit.amqp import error_mapping
 from rmqkit.cli import output
 from rmqkit.errors import REFUSALS, InputError, NotConfirmed, Refused, RmqkitError, Unroutable
+from rmqkit.message import Verdict
 from rmqkit.model import Target
-from rmqkit.report import Failure, Fate, MoveGroup, MoveReport, PublishReport
+from rmqkit.report import ConsumeReport, Failure, Fate, MoveGroup, MoveReport, PublishReport, ServeReport
 
 if TYPE_CHECKING:
     from rmqkit.payload.resume import Resume
@@ -162,3 +163,53 @@ def _age(time: datetime, now: datetime) -> str:
     seconds = max((now - time).total_seconds(), 0)
     size, unit = next(((size, unit) for size, unit in _AGES if seconds >= size), (1, "s"))
     return f"{seconds / size:.0f} {unit}"
+
+
+# Consuming and serving.
+
+_PAST = {Verdict.ACK: "acknowledged", Verdict.REJECT: "rejected", Verdict.REQUEUE: "requeued"}
+
+
+def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict) -> str:
+    """Summarize what was consumed in one line; messages that were delivered and not settled are back in the queue."""
+
+    def handled(settled: int, verdict: Verdict) -> int:
+        return settled - report.unmatched * (verdict is unmatched) - report.invalid * (verdict is invalid)
+
+    done = handled(report.acknowledged, Verdict.ACK) - report.retried - report.parked
+    rate = f", {done / report.seconds:,.0f}/s" if done and report.seconds else ""
+    counts = {
+        "redelivered": report.redelivered if done else 0,
+        "rejected": handled(report.rejected, Verdict.REJECT) - report.failed,
+        "requeued": report.requeued,
+        "failed (rejected)": report.failed,
+        "failed (to be retried)": report.retried,
+        "parked (not to be retried)": report.parked,
+        f"broke the contract ({'sent on with the reason' if invalid is Verdict.ACK else 'rejected'})": report.invalid,
+        f"did not match ({_PAST[unmatched]})": report.unmatched,
+    }
+    messages = "message" if done == 1 else "messages"
+    return f"Consumed {done:,} {messages} in {report.seconds:.2f} s{rate}{_listed(counts)}."
+
+
+def consumer_shares(report: ConsumeReport) -> str:
+    """Return a table of the messages that each consumer acknowledged."""
+    total = max(report.acknowledged, 1)
+    rows = [(name, f"{share:,}", f"{share / total:.1%}") for name, share in report.shares.items()]
+    return output.table([("consumer", "messages", "share"), *rows])
+
+
+def serve_summary(report: ServeReport) -> str:
+    """Summarize what was served in one line."""
+    requests = "request" if report.requests == 1 else "requests"
+    counts = {
+        "failed": report.failed,
+        "had no reply_to": report.unaddressed,
+        "undeliverable (the requester was gone)": report.undelivered,
+        "redelivered": report.redelivered,
+    }
+    return f"Served {report.requests:,} {requests} in {report.seconds:.2f} s{_listed(counts)}."
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return "".join(f"; {count:,} {label}" for label, count in counts.items() if count > 0)

@@ -1,8 +1,8 @@
-"""Consuming with several processes that share one standard output.
+"""Consume with several processes that share one standard output.
 
-A worker is `python -m rmqkit.cli.worker_processes`. It gets its job, the login included, as a pickle on standard
-input, where no other process can see it, and takes the end of that input for the end of its parent. It reports
-over a pipe, in lines of JSON. It has its own process group, so that Ctrl-C reaches the parent, which passes it on.
+A worker is `python -m rmqkit.cli.worker_processes`. It gets its command, including the credentials, as a pickle on
+standard input, where no other process can see it; when that input ends, its parent has ended. It reports over a pipe,
+in lines of JSON. It has its own process group, so that Ctrl-C reaches only the parent, which passes it on.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from typing import IO, Any
 
 from rmqkit import errors
-from rmqkit.cli import consume_job
-from rmqkit.cli.consume_job import ConsumeRequest, ConsumeResult
+from rmqkit.cli import consume_job, output
+from rmqkit.cli.consume_job import ConsumeCommand, ConsumeResult
 from rmqkit.cli.frame import Signals, StoppedAtOnce
 from rmqkit.errors import OutputError, RmqkitError
 from rmqkit.handlers.runner import combine
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
 
-_WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
-_PATIENCE_S = 5.0  # how long a worker that was told to stop at once may still run
+_WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
+_KILL_AFTER_S = 5.0  # from the second signal to SIGKILL
 
 
 class _WorkerProcess:
-    """A child process, and what it reported so far."""
+    """A child process and its latest report."""
 
     def __init__(self, number: int, lock_fd: int) -> None:
         self.name = f"worker {number}"
@@ -45,115 +45,129 @@ class _WorkerProcess:
         self.started = self.consuming = self.finished = False
         reports_fd, child_fd = os.pipe()
         command = [sys.executable, "-P", "-m", "rmqkit.cli.worker_processes", str(child_fd), str(lock_fd)]
-        self.process = subprocess.Popen(  # noqa: S603 - our own module
+        self.process = subprocess.Popen(  # noqa: S603 - this module
             command, stdin=subprocess.PIPE, pass_fds=(child_fd, lock_fd), process_group=0
         )
         os.close(child_fd)
         self.reports = os.fdopen(reports_fd, "rb", buffering=0)
         self._unread = b""
 
-    def start(self, job: ConsumeRequest) -> None:
-        """Hand the job over; standard input stays open as long as we live."""
+    def start(self, command: ConsumeCommand) -> None:
+        """Send the command; standard input stays open as long as the parent lives."""
         self.started = True
-        with suppress(BrokenPipeError):  # it died: the end of its reports tells
-            self._stdin.write(pickle.dumps(job))
+        with suppress(BrokenPipeError):  # the worker died: the end of its reports shows it
+            self._stdin.write(pickle.dumps(command))
             self._stdin.flush()
 
     def dismiss(self) -> None:
-        """Close standard input, which ends it."""
+        """Close standard input, which ends the worker."""
         with suppress(BrokenPipeError):
             self._stdin.close()
 
     def read(self) -> bool:
-        """Take in what it reports; False at the end of that."""
+        """Read its reports; return False when they have ended."""
         data = self.reports.read(65_536)
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            self._take(json.loads(line))
+            self._handle(json.loads(line))
         return bool(data)
 
     def end(self, *, stopping: bool) -> None:
-        """Wait for its end, and note one that it did not report; `stopping` before it was ready is no fault."""
+        """Wait for the worker to end; ending without a report is an error, unless it was stopping and not ready yet."""
         self.reports.close()
         self.dismiss()
         code = self.process.wait()
         if self.started and not self.finished and (self.consuming or not stopping):
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            self.error = OutputError(f"{self.name} {how}; what it had not acknowledged is queued again")
+            self.error = OutputError(f"{self.name} {how}; its unacknowledged messages were requeued")
 
     @property
     def _stdin(self) -> IO[bytes]:
         assert self.process.stdin is not None  # noqa: S101 - it is a pipe
         return self.process.stdin
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _handle(self, event: dict[str, Any]) -> None:
         self.consuming = True
         if "report" in event:
             self.report = ConsumeReport(**event["report"])
             self.error = _error_from_json(event["error"])
             self.finished = True
-        elif "printed" in event:
-            self.report = ConsumeReport(consumed=event["printed"], acknowledged=event["printed"])
+        elif "acknowledged" in event:
+            self.report = ConsumeReport(consumed=event["acknowledged"], acknowledged=event["acknowledged"])
 
 
-def run(
-    job: ConsumeRequest, workers: int, stop: Stop, *, on_progress: Callable[[int], None] = lambda _: None
-) -> ConsumeResult:
-    """Consume with so many processes; a worker that dies leaves the others at work.
+def run(command: ConsumeCommand, stop: Stop) -> ConsumeResult:
+    """Consume, in several processes if the command says so, and show the progress."""
+    # On a terminal the messages themselves are progress enough.
+    total = command.job.options.count
+    progress = nullcontext(lambda _done, _blocked: None) if os.isatty(1) else output.progress("consuming", total)
+    with progress as update:
 
-    They subscribe one after the other, so that RabbitMQ deals to them in the order of their numbers. Each takes its
-    part of the count, so that together they take exactly that many.
+        def on_progress(acknowledged: int) -> None:
+            update(acknowledged, "")
+
+        if command.workers == 1:
+            return consume_job.run(command, stop, on_progress=on_progress)
+        return _run_workers(command, stop, on_progress)
+
+
+def _run_workers(command: ConsumeCommand, stop: Stop, on_progress: Callable[[int], None]) -> ConsumeResult:
+    """Consume with worker processes; if one dies, the others keep working.
+
+    They subscribe one after another, so that RabbitMQ serves them in the order of their numbers. Each gets its part of
+    the count, so that together they consume exactly that many.
     """
     started_s = time.monotonic()
-    jobs = job.split(workers)
-    crew: list[_WorkerProcess] = []
+    commands = [replace(command, job=part) for part in command.job.split(command.workers)]
+    workers: list[_WorkerProcess] = []
     with tempfile.TemporaryFile() as lock:
         try:
-            with stop.waking(lambda: _signal(crew)):
-                crew += [_WorkerProcess(number, lock.fileno()) for number in range(1, len(jobs) + 1)]
-                _attend(crew, jobs, stop, on_progress)
+            with stop.waking(lambda: _signal(workers)):
+                workers += [_WorkerProcess(number, lock.fileno()) for number in range(1, len(commands) + 1)]
+                _supervise(workers, commands, stop, on_progress)
         finally:
-            _end_all(crew)
-    error = next((worker.error for worker in crew if worker.error), None)
-    return ConsumeResult(combine({worker.name: worker.report for worker in crew}, time.monotonic() - started_s), error)
+            _end_all(workers)
+    error = next((worker.error for worker in workers if worker.error), None)
+    reports = {worker.name: worker.report for worker in workers}
+    return ConsumeResult(combine(reports, time.monotonic() - started_s), error)
 
 
-def _attend(
-    crew: list[_WorkerProcess], jobs: list[ConsumeRequest], stop: Stop, on_progress: Callable[[int], None]
+def _supervise(
+    workers: list[_WorkerProcess], commands: list[ConsumeCommand], stop: Stop, on_progress: Callable[[int], None]
 ) -> None:
-    """Start each worker when the one before it is subscribed, and take in what they report until all have ended."""
-    waiting = list(zip(crew, jobs, strict=True))
+    """Start each worker once the previous one is subscribed, and read the reports until all workers have ended."""
+    waiting = list(zip(workers, commands, strict=True))
     with selectors.DefaultSelector() as selector:
-        for worker in crew:
+        for worker in workers:
             selector.register(worker.reports, selectors.EVENT_READ, worker)
         while selector.get_map():
-            if stop.requested or any(worker.error for worker in crew):
+            if stop.requested or any(worker.error for worker in workers):
                 while waiting:
                     waiting.pop()[0].dismiss()
-            elif waiting and all(worker.consuming for worker in crew if worker.started):
-                worker, job = waiting.pop(0)
-                worker.start(job)
+            elif waiting and all(worker.consuming for worker in workers if worker.started):
+                worker, command = waiting.pop(0)
+                worker.start(command)
             for key, _ in selector.select(_WAIT_S):
                 worker = key.data
                 if not worker.read():
                     selector.unregister(key.fileobj)
                     worker.end(stopping=stop.requested)
-            on_progress(sum(worker.report.acknowledged for worker in crew))
+            on_progress(sum(worker.report.acknowledged for worker in workers))
 
 
-def _signal(crew: list[_WorkerProcess], number: signal.Signals = signal.SIGTERM) -> None:
-    for worker in crew:
+def _signal(workers: list[_WorkerProcess], number: signal.Signals = signal.SIGTERM) -> None:
+    for worker in workers:
         if worker.process.returncode is None:
             with suppress(ProcessLookupError):
                 os.kill(worker.process.pid, number)
 
 
-def _end_all(crew: list[_WorkerProcess]) -> None:
-    """See to it that no child outlives us: only needed after an exception, for most have ended."""
-    # The second signal, if we got ours; another one, for two SIGTERMs at once may come as one.
-    _signal([worker for worker in crew if not worker.finished], signal.SIGINT)
-    deadline_s = time.monotonic() + _PATIENCE_S
-    for worker in crew:
+def _end_all(workers: list[_WorkerProcess]) -> None:
+    """Make sure that no child outlives its parent; after anything but an exception, all have ended."""
+    # The second signal, if the parent got one; a different one, because two SIGTERMs at once may arrive as one.
+    _signal([worker for worker in workers if not worker.finished], signal.SIGINT)
+    deadline_s = time.monotonic() + _KILL_AFTER_S
+    for worker in workers:
         try:
             worker.process.wait(max(deadline_s - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
@@ -163,7 +177,7 @@ def _end_all(crew: list[_WorkerProcess]) -> None:
         worker.dismiss()
 
 
-# The child's side.
+# In the child.
 
 
 def _error_to_json(error: RmqkitError | None) -> dict[str, str] | None:
@@ -173,7 +187,7 @@ def _error_to_json(error: RmqkitError | None) -> dict[str, str] | None:
 
 
 def _error_from_json(written: dict[str, str] | None) -> RmqkitError | None:
-    """Make an error of the same class, for its exit code, and with the same words."""
+    """Make an error of the same class, for its exit code, with the same message and advice."""
     if written is None:
         return None
     kind = getattr(errors, written["type"], OutputError)
@@ -183,32 +197,32 @@ def _error_from_json(written: dict[str, str] | None) -> RmqkitError | None:
 
 
 def main() -> None:
-    """Work as a worker: the job comes on standard input, reports go to the descriptor named first."""
+    """Run as a worker: read the command from standard input, and report to the descriptor given first."""
     reports_fd, lock_fd = map(int, sys.argv[1:])
 
-    def tell(**event: Any) -> None:
+    def report(**event: Any) -> None:
         with suppress(BrokenPipeError):
             os.write(reports_fd, json.dumps(event).encode() + b"\n")
 
     with Signals() as signals:
         try:
-            job = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
-            threading.Thread(target=_leave_with_parent, daemon=True).start()
-            outcome = consume_job.run(
-                job,
+            command = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            result = consume_job.run(
+                command,
                 signals.stop,
                 lock_fd=lock_fd,
-                on_consuming=lambda: tell(consuming=True),
-                on_progress=lambda printed: tell(printed=printed),
+                on_consuming=lambda: report(consuming=True),
+                on_progress=lambda acknowledged: report(acknowledged=acknowledged),
             )
-        except EOFError:  # dismissed before there was anything to do
+        except EOFError:  # dismissed before it was started
             return
         except StoppedAtOnce:
             os._exit(128 + signals.received)
-        tell(report=asdict(outcome.report), error=_error_to_json(outcome.error))
+        report(report=asdict(result.report), error=_error_to_json(result.error))
 
 
-def _leave_with_parent() -> None:
+def _end_with_parent() -> None:
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,1 +1,1 @@
-"""One module for each thing that may happen to a delivery; runner drives them."""
+"""Handlers of deliveries, one per module; `runner` runs them."""

@@ -1,8 +1,8 @@
-"""Deliveries to commands: a process each, the body on its standard input, its exit code the verdict.
+"""Run a command for each delivery: the body is its standard input, its exit code the verdict.
 
 There is no shell, and no part of a message becomes part of the command. A command is started by posix_spawn, which
-copies nothing of our memory, as the leader of a process group of its own: Ctrl-C does not reach it, and a timeout ends
-whatever it started too.
+copies none of this process's memory, as the leader of its own process group: Ctrl-C does not reach it, and a timeout
+also ends the processes it started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import fields
 from queue import Empty, SimpleQueue
 
 from rmqkit.errors import HandlerError, OutputError, RmqkitError, SettingsError
-from rmqkit.handlers.handler import HandledBatch, Source, readers_are_gone
+from rmqkit.handlers.handler import OUTPUT_CLOSED, HandledBatch, Source, is_output_closed
 from rmqkit.message import Delivery, Origin, Properties, Verdict
 from rmqkit.payload import amqp_json
 from rmqkit.settings import API_URL_VARIABLE, PASSWORD_VARIABLE, URL_VARIABLES
@@ -30,15 +30,15 @@ from rmqkit.stop import Stop
 
 _PREFIX = "RMQKIT_"
 _PROPERTIES = tuple(field.name for field in fields(Properties))
-_OF_A_DELIVERY = ("queue", "exchange", "routing_key", "redelivered", "delivery_tag")
+_DELIVERY_FIELDS = ("queue", "exchange", "routing_key", "redelivered", "delivery_tag")
 _NOT_INHERITED = {
-    *(name.encode() for name in (*URL_VARIABLES, API_URL_VARIABLE, PASSWORD_VARIABLE)),  # they hold passwords
-    *((_PREFIX + name.upper()).encode() for name in (*_PROPERTIES, *_OF_A_DELIVERY)),  # of a message around us
+    *(name.encode() for name in (*URL_VARIABLES, API_URL_VARIABLE, PASSWORD_VARIABLE)),  # they contain passwords
+    *((_PREFIX + name.upper()).encode() for name in (*_PROPERTIES, *_DELIVERY_FIELDS)),  # of an enclosing command
 }
 
 
 class DeliveryEnvironment:
-    """Deliveries of one queue to environments; what deliveries of one origin share is made once."""
+    """Makes the environment of a command from a delivery; the part that deliveries of one origin share is cached."""
 
     def __init__(self, queue: str, inherited: Mapping[bytes, bytes]) -> None:
         self._common = {name: value for name, value in inherited.items() if name not in _NOT_INHERITED}
@@ -46,7 +46,7 @@ class DeliveryEnvironment:
         self._last: tuple[Origin, dict[bytes, bytes]] | None = None
 
     def make(self, delivery: Delivery) -> dict[bytes, bytes]:
-        """Return the whole environment of the command for a delivery; any thread may call this."""
+        """Return the complete environment for a delivery; any thread may call this."""
         last = self._last
         if last is None or last[0] is not delivery.origin:
             self._last = last = (delivery.origin, self._common | _describe(delivery.origin))
@@ -57,12 +57,12 @@ class DeliveryEnvironment:
 
 
 def _describe(origin: Origin) -> dict[bytes, bytes]:
-    told = {"exchange": origin.exchange, "routing_key": origin.routing_key}
+    fields_by_name = {"exchange": origin.exchange, "routing_key": origin.routing_key}
     for name in _PROPERTIES:
         value = getattr(origin.properties, name)
         if value is not None:
-            told[name] = _text(name, value)
-    return {(_PREFIX + name.upper()).encode(): _value(value) for name, value in told.items()}
+            fields_by_name[name] = _text(name, value)
+    return {(_PREFIX + name.upper()).encode(): _value(value) for name, value in fields_by_name.items()}
 
 
 def _text(name: str, value: object) -> str:
@@ -75,30 +75,30 @@ def _value(text: str) -> bytes:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "surrogateescape")
 
 
-GRACE_S = 30.0  # how long commands may run on after a stop
+GRACE_S = 30.0  # how long commands may keep running after a stop
 KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
-TELL_WITHIN_S = 0.02  # a command that has ended waits this long at most for others, to be acknowledged with them
-PLENTY = 8  # commands to be begun; with fewer, what has ended is acknowledged at once, so that the broker sends more
-_WAIT_S = 0.5  # a long wait, in slices: a signal that comes just before a wait does not end it
-VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit code; all others are failures
-_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # what Python ignores, a command should not
+ACK_WITHIN_S = 0.02  # a command that has ended waits at most this long to be acknowledged together with others
+LOW_BACKLOG = 8  # with fewer deliveries waiting, results are acknowledged immediately, so that the broker sends more
+_WAIT_S = 0.5  # a long wait, in slices: a signal that arrives just before a wait does not end it
+VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit code; any other is a failure
+_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them; a command should not
 
 
 def parse(command: str) -> tuple[str, ...]:
-    """Split a command line as a shell would, and find its program, whose path comes first.
+    """Split a command line as a shell would; return the path of its program, followed by the words.
 
-    Raises SettingsError if it is not there.
+    Raises SettingsError if the program does not exist.
     """
     try:
         words = shlex.split(command)
     except ValueError as exc:
         raise SettingsError(f"--exec: {exc}: {command}") from exc
     if not words:
-        raise SettingsError("--exec: there is no command")
+        raise SettingsError("--exec: the command is empty")
     program = shutil.which(words[0])
     if program is None:
         raise SettingsError(
-            f"--exec: there is no program {words[0]!r} that can be run", advice="For a shell write: sh -c '...'"
+            f"--exec: program {words[0]!r} not found, or not executable", advice="To use a shell, write sh -c '...'."
         )
     return (program, *words)
 
@@ -106,9 +106,9 @@ def parse(command: str) -> tuple[str, ...]:
 class CommandHandler:
     """Runs a command for each delivery, `concurrency` at a time for each source.
 
-    `command` is a program's path and its arguments, the name it is called by first. One that runs for longer than
-    `timeout_s` is ended, with all it started, and counts as failed; None means no end. After a stop commands may run on
-    for `grace_s`; then they are ended, and their messages given back.
+    `command` is the path of a program, then its arguments, starting with its name. A command that runs for longer than
+    `timeout_s` (None: no limit) has failed and is ended, with all processes it started. After a stop, commands may keep
+    running for `grace_s`; then they are ended, and their messages requeued.
     """
 
     def __init__(
@@ -123,42 +123,42 @@ class CommandHandler:
         try:
             os.close(os.pidfd_open(os.getpid()))
         except (AttributeError, OSError) as exc:
-            raise HandlerError("commands are run on Linux only, from version 5.3 on") from exc
+            raise HandlerError("running commands requires Linux 5.3 or later") from exc
         self._program, *self._arguments = command
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._grace_s = grace_s
         self._environments = DeliveryEnvironment(queue, os.environb)
         self._lock = threading.Lock()
-        self._running: set[int] = set()  # process groups whose leader was not reaped, so that no other has its number
-        self._ending = False  # what does not end well now was ended by us
+        self._running: set[int] = set()  # process groups; their leaders are not reaped yet, so the ids are not reused
+        self._ending = False  # a command that fails now was ended by rmqkit
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
-        """Run commands for what comes.
+        """Run commands for the deliveries.
 
-        Raises HandlerError when none can be started, OutputError when nobody reads any more what they print.
+        Raises HandlerError when none can be started, OutputError when the reader of their output has closed it.
         """
-        crew = _CommandPool(self, source, self._concurrency)
+        pool = _CommandPool(self, source, self._concurrency)
         try:
-            for batch in source.batches(busy=crew.is_busy):
-                crew.give(batch)
-                yield from crew.take()
-            with stop.waking(crew.wake):
-                while crew.is_busy() and not stop.requested:
-                    yield from crew.take(_WAIT_S)
-            yield from self._wind_up(crew)
+            for batch in source.batches(busy=pool.is_busy):
+                pool.submit(batch)
+                yield from pool.results()
+            with stop.waking(pool.wake):
+                while pool.is_busy() and not stop.requested:
+                    yield from pool.results(_WAIT_S)
+            yield from self._finish(pool)
         except RmqkitError:
-            yield from self._wind_up(crew)
+            yield from self._finish(pool)
             raise
         finally:
-            crew.dismiss()
+            pool.shut_down()
 
     def close(self) -> None:
-        """Kill all commands, and what they started."""
-        self.end(signal.SIGKILL)
+        """Kill all commands, and the processes they started."""
+        self.signal_all(signal.SIGKILL)
 
-    def end(self, number: signal.Signals) -> None:
-        """Send all commands a signal; no others are started, and what fails now is given back."""
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to all commands; no more are started, and messages whose command fails are requeued."""
         with self._lock:
             self._ending = True
             for group in self._running:
@@ -168,7 +168,7 @@ class CommandHandler:
         """Run the command for one delivery, with a descriptor for its standard output, and wait for it.
 
         `on_slow` is called if it does not end soon. Raises HandlerError when it cannot be started, OutputError when it
-        failed and nobody reads its output.
+        failed and the reader of its output has closed it.
         """
         try:
             group = self._start(delivery, output)
@@ -177,7 +177,7 @@ class CommandHandler:
                 return HandledBatch(
                     (delivery,), Verdict.REJECT, "the properties are too large for environment variables"
                 )
-            raise HandlerError(f"the command cannot be started: {exc.strerror}") from exc
+            raise HandlerError(f"cannot start the command: {exc.strerror}") from exc
         if not group:
             return HandledBatch((delivery,), Verdict.REQUEUE)
         in_time = self._wait(group, on_slow)
@@ -189,14 +189,18 @@ class CommandHandler:
             return HandledBatch((delivery,), VERDICTS[code])
         if self._ending:
             return HandledBatch((delivery,), Verdict.REQUEUE)
-        if in_time and readers_are_gone(output, 2):
-            raise OutputError("the output of commands takes no more: its reader is gone")
-        return HandledBatch((delivery,), Verdict.REJECT, f"the command {self._fault(code, in_time=in_time)}")
+        if in_time and is_output_closed(output, 2):
+            raise OutputError(OUTPUT_CLOSED)
+        if not in_time:
+            failure = f"timed out after {self._timeout_s:g} s"
+        else:
+            failure = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return HandledBatch((delivery,), Verdict.REJECT, f"the command {failure}")
 
     def _start(self, delivery: Delivery, output: int) -> int:
-        """Start the command; return its process group, 0 if none is to be started any more."""
+        """Start the command and return its process group; return 0 if no more commands are to be started."""
         environment = self._environments.make(delivery)
-        body = os.memfd_create("rmqkit-body")  # a file, and no pipe: nobody has to read it
+        body = os.memfd_create("rmqkit-body")  # a file and not a pipe: the command need not read it
         try:
             os.pwrite(body, delivery.body, 0)
             with self._lock:
@@ -208,7 +212,7 @@ class CommandHandler:
                     environment,
                     file_actions=[(os.POSIX_SPAWN_DUP2, body, 0), (os.POSIX_SPAWN_DUP2, output, 1)],
                     setpgroup=0,
-                    setsigdef=_RESTORED,
+                    setsigdef=_DEFAULT_SIGNALS,
                 )
                 self._running.add(group)
                 return group
@@ -216,110 +220,105 @@ class CommandHandler:
             os.close(body)
 
     def _wait(self, group: int, on_slow: Callable[[], None]) -> bool:
-        """Wait until a command has ended; end it after its time, and return False then."""
+        """Wait until a command has ended; after the timeout, end it and return False."""
         ended = select.poll()
         process = os.pidfd_open(group)
         try:
             ended.register(process, select.POLLIN)
-            if ended.poll(TELL_WITHIN_S * 1000):
+            if ended.poll(ACK_WITHIN_S * 1000):
                 return True
             on_slow()
             if ended.poll(None if self._timeout_s is None else self._timeout_s * 1000):
                 return True
             _signal(group, signal.SIGTERM)
             ended.poll(KILL_AFTER_S * 1000)
-            _signal(group, signal.SIGKILL)  # whatever is left of the group
+            _signal(group, signal.SIGKILL)  # the rest of the group
             ended.poll()
             return False
         finally:
             os.close(process)
 
-    def _fault(self, code: int, *, in_time: bool) -> str:
-        if not in_time:
-            return f"was ended, for it took more than {self._timeout_s:g} s"
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-    def _wind_up(self, crew: _CommandPool) -> Iterator[HandledBatch]:
-        """Give back what was not begun, and wait for what runs, with bounded patience."""
-        crew.give_back()
-        for patience_s, number in (
+    def _finish(self, pool: _CommandPool) -> Iterator[HandledBatch]:
+        """Drop the deliveries that were not started, and wait for running commands; end those that take too long."""
+        pool.drop_waiting()
+        for wait_s, number in (
             (self._grace_s, signal.SIGTERM),
             (KILL_AFTER_S, signal.SIGKILL),
             (KILL_AFTER_S, signal.SIGKILL),
         ):
-            due_s = time.monotonic() + patience_s
-            while crew.is_busy() and (left_s := due_s - time.monotonic()) > 0:
-                yield from crew.take(min(left_s, _WAIT_S))
-            if crew.is_busy():
-                self.end(number)
+            due_s = time.monotonic() + wait_s
+            while pool.is_busy() and (left_s := due_s - time.monotonic()) > 0:
+                yield from pool.results(min(left_s, _WAIT_S))
+            if pool.is_busy():
+                self.signal_all(number)
 
 
 class _CommandPool:
     """The threads that each run one command at a time, for one source."""
 
-    def __init__(self, executor: CommandHandler, source: Source, size: int) -> None:
-        self._executor = executor
+    def __init__(self, handler: CommandHandler, source: Source, size: int) -> None:
+        self._handler = handler
         self._source = source
         self._waiting: SimpleQueue[Delivery | None] = SimpleQueue()
         self._done: SimpleQueue[HandledBatch | BaseException | None] = SimpleQueue()
-        self._told_s = 0.0  # when verdicts were last said to be there
-        self._under_way = 0  # given, and not taken or given back
+        self._woken_s = 0.0  # when the source was last woken
+        self._unfinished = 0  # submitted, and neither returned as results nor dropped
         self._threads = [threading.Thread(target=self._work, name="rmqkit-exec", daemon=True) for _ in range(size)]
         for thread in self._threads:
             thread.start()
 
     def is_busy(self) -> bool:
-        """Tell whether something is to be waited for."""
-        return self._under_way > 0
+        """Return whether any results are outstanding."""
+        return self._unfinished > 0
 
-    def give(self, deliveries: Sequence[Delivery]) -> None:
-        """Have commands run for deliveries, in this order."""
-        self._under_way += len(deliveries)
+    def submit(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue deliveries for the commands, in this order."""
+        self._unfinished += len(deliveries)
         for delivery in deliveries:
             self._waiting.put(delivery)
 
-    def give_back(self) -> None:
-        """Forget what was not begun."""
+    def drop_waiting(self) -> None:
+        """Drop the deliveries that were not started."""
         with suppress(Empty):
             while True:
                 self._waiting.get_nowait()
-                self._under_way -= 1
+                self._unfinished -= 1
 
-    def take(self, timeout_s: float = 0.0) -> Iterator[HandledBatch]:
-        """Yield what is done, waiting so long for the first; raise what ended a thread."""
+    def results(self, timeout_s: float = 0.0) -> Iterator[HandledBatch]:
+        """Yield the results, waiting up to `timeout_s` for the first; raise the error that ended a thread."""
         with suppress(Empty):
             while True:
                 done = self._done.get(timeout_s > 0, timeout_s)
                 timeout_s = 0.0
                 if done is None:
                     continue
-                self._under_way -= 1
+                self._unfinished -= 1
                 if isinstance(done, BaseException):
                     raise done
                 yield done
 
     def wake(self) -> None:
-        """End a wait in `take`; a signal handler may call this."""
+        """End a wait in `results`; a signal handler may call this."""
         self._done.put(None)
 
-    def dismiss(self) -> None:
-        """Let the threads end, and begin nothing more."""
-        self.give_back()
+    def shut_down(self) -> None:
+        """Start nothing more, and let the threads end."""
+        self.drop_waiting()
         for _ in self._threads:
             self._waiting.put(None)
 
     def _work(self) -> None:
         while (delivery := self._waiting.get()) is not None:
             try:
-                self._done.put(self._executor.run(delivery, on_slow=self._tell))
-            except BaseException as exc:  # noqa: BLE001 - raised again where the verdicts are taken
+                self._done.put(self._handler.run(delivery, on_slow=self._wake_source))
+            except BaseException as exc:  # noqa: BLE001 - raised again by `results`
                 self._done.put(exc)
-            if self._waiting.qsize() < PLENTY or time.monotonic() - self._told_s >= TELL_WITHIN_S:
-                self._tell()  # else the next command does, when it ends or turns out to be slow
+            if self._waiting.qsize() < LOW_BACKLOG or time.monotonic() - self._woken_s >= ACK_WITHIN_S:
+                self._wake_source()  # else the next command does, when it ends or turns out to be slow
 
-    def _tell(self) -> None:
-        """Have verdicts taken; to do so for each would cost more than a short command does."""
-        self._told_s = time.monotonic()
+    def _wake_source(self) -> None:
+        """Have the results fetched; doing so after each command would cost more than a short command does."""
+        self._woken_s = time.monotonic()
         self._source.wake()
 
 

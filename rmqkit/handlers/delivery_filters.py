@@ -1,6 +1,6 @@
-"""Only what matches comes to the handler; the rest is settled here.
+"""Pass only matching deliveries to the handler, and settle the others.
 
-What is to be given back is held until the consumer closes: requeued at once it would come at once again
+Deliveries to be requeued are held until the consumer closes: requeued immediately, they would arrive again immediately
 (https://www.rabbitmq.com/docs/nack). So a consumer sees no further into the queue than its prefetch.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 from rmqkit.errors import PayloadError
 from rmqkit.message import Delivery, Origin, Properties, Verdict
 from rmqkit.messaging.consumer import Consumer
+from rmqkit.options import ConsumeOptions
 from rmqkit.payload.death_headers import deaths
 from rmqkit.payload.jinja_sandbox import Expression
 
@@ -22,20 +23,20 @@ NAMES = ("body", "death", "exchange", "headers", "properties", "redelivered", "r
 
 
 class DeliveryFilter:
-    """Tells whether an expression over a message is true; `warn` hears of a fault, of each kind once.
+    """A Jinja2 expression that is true for some deliveries.
 
-    A message for which it has no value, as when a text is compared with a number, does not match. Raises PayloadError
-    when it is none.
+    A delivery for which it has no value, as when text is compared with a number, does not match; `on_warning` is called
+    once for each kind of such an error. Raises PayloadError for an invalid expression.
     """
 
-    def __init__(self, expression: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, expression: str, on_warning: Callable[[str], None] = lambda _: None) -> None:
         self._expression = Expression(expression, names=NAMES, origin="--filter")
-        self._warn = warn
-        self._told: set[str] = set()
+        self._warn = on_warning
+        self._shown: set[str] = set()
         self._last: tuple[Origin, dict[str, Any]] | None = None
 
     def __call__(self, delivery: Delivery) -> bool:
-        """Evaluate it; any thread may call this."""
+        """Evaluate the expression; any thread may call this."""
         last = self._last
         if last is None or last[0] is not delivery.origin:
             self._last = last = (delivery.origin, _describe(delivery.origin))
@@ -47,9 +48,9 @@ class DeliveryFilter:
         try:
             return bool(self._expression.evaluate(variables))
         except PayloadError as exc:
-            if exc.message not in self._told:
-                self._told.add(exc.message)
-                self._warn(f"--filter: {exc.message}; it does not match")
+            if exc.message not in self._shown:
+                self._shown.add(exc.message)
+                self._warn(f"--filter: {exc.message}; the message does not match")
             return False
 
 
@@ -68,7 +69,7 @@ def _describe(origin: Origin) -> dict[str, Any]:
 
 
 def _death(origin: Origin) -> dict[str, Any]:
-    """Return how it died last, if it did, and how many seconds ago it first died so."""
+    """Return the latest death, if any, with the seconds since it first happened."""
     died = deaths(origin.properties.headers)
     if not died:
         return {}
@@ -77,7 +78,7 @@ def _death(origin: Origin) -> dict[str, Any]:
 
 
 def _body(body: bytes) -> dict[str, Any]:
-    """Return the body as JSON; what is no JSON is left undefined."""
+    """Return the decoded body; if it is not JSON, `body` is left undefined."""
     try:
         return {"body": json.loads(body)}
     except (ValueError, RecursionError):
@@ -85,44 +86,39 @@ def _body(body: bytes) -> dict[str, Any]:
 
 
 class FilteredSource:
-    """A source of what matches, at most `count` of it; what does not gets the verdict `unmatched`.
-
-    `warn` hears, once, that as many as the `prefetch` are held, so that nothing more will come.
-    """
+    """A source of the deliveries that match, at most as many as the count; the others get the verdict `unmatched`."""
 
     def __init__(
         self,
         consumer: Consumer,
-        matches: Callable[[Delivery], bool],
-        unmatched: Verdict,
-        *,
-        count: int | None = None,
-        prefetch: int,
-        warn: Callable[[str], None],
+        matches: DeliveryFilter,
+        verdict: Verdict,
+        options: ConsumeOptions,
+        on_warning: Callable[[str], None],
     ) -> None:
-        self.left_out = 0
+        self.unmatched = 0
         self._consumer = consumer
         self._matches = matches
-        self._verdict = unmatched
-        self._missing = count  # how many are still to come
-        self._prefetch = prefetch
-        self._warn = warn
-        self._held, self._session = 0, 0  # how many are held of that channel
+        self._verdict = verdict
+        self._remaining = options.count
+        self._prefetch = options.prefetch
+        self._warn = on_warning
+        self._held, self._session = 0, 0  # the number of deliveries held, and their channel
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
-        """Yield what matches of each batch, which may be nothing."""
+        """Yield the matching deliveries of each batch, possibly none."""
         for batch in self._consumer.batches(busy=busy):
             matched: list[Delivery] = []
             others: list[Delivery] = []
             for delivery in batch:
-                if len(matched) == self._missing:
-                    break  # what is beyond the count goes back
+                if len(matched) == self._remaining:
+                    break  # closing the consumer requeues the rest
                 (matched if self._matches(delivery) else others).append(delivery)
             self._settle(others)
-            if self._missing is not None:
-                self._missing -= len(matched)
+            if self._remaining is not None:
+                self._remaining -= len(matched)
             yield matched
-            if self._missing == 0:
+            if self._remaining == 0:
                 return
 
     def wake(self) -> None:
@@ -130,7 +126,7 @@ class FilteredSource:
         self._consumer.wake()
 
     def _settle(self, deliveries: list[Delivery]) -> None:
-        self.left_out += len(deliveries)
+        self.unmatched += len(deliveries)
         if self._verdict is not Verdict.REQUEUE:
             self._consumer.settle(deliveries, self._verdict)
         elif deliveries:
@@ -139,6 +135,6 @@ class FilteredSource:
             before, self._held = self._held, self._held + len(deliveries)
             if before < self._prefetch <= self._held:
                 self._warn(
-                    f"{self._held:,} messages do not match and are held until the end, as many as the prefetch:"
-                    " no more come; raise --prefetch, or choose --unmatched ack or reject"
+                    f"{self._held:,} non-matching messages fill the prefetch, so no more will arrive."
+                    " Raise --prefetch, or use --unmatched ack or reject."
                 )

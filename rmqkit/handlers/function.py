@@ -1,4 +1,4 @@
-"""Deliveries to a Python function: what it returns is the verdict."""
+"""Call a Python function with each delivery; its result is the verdict."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from importlib import import_module
 from typing import Any
 
 from rmqkit.errors import HandlerError, OutputError, SettingsError
-from rmqkit.handlers.handler import HandledBatch, Source, readers_are_gone
+from rmqkit.handlers.handler import OUTPUT_CLOSED, HandledBatch, Handler, Source, is_output_closed
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.rpc_server import OnFailure
 from rmqkit.stop import Stop
 
-Function = Callable[[Delivery], object]  # None or a Verdict, if it is right
-ACK_WITHIN_S = 0.02  # an acknowledgement waits this long at most for others to go with it
+HandlerFunction = Callable[[Delivery], object]  # has to return None or a Verdict
+ACK_WITHIN_S = 0.02  # an acknowledgement waits at most this long to be sent together with others
 
 
-def load(target: str) -> Function:
-    """Import `module:function`, from the current folder too.
+def load(target: str) -> HandlerFunction:
+    """Import `module:function`, also from the current folder.
 
-    Raises SettingsError when that is not there, or cannot be called with a delivery.
+    Raises SettingsError when it does not exist or cannot be called with a delivery.
     """
     name, _, attribute = target.partition(":")
     if not name or not attribute:
-        raise SettingsError(f"--handler {target}: write module:function, like orders:bill")
+        raise SettingsError(f"--handler {target}: expected MODULE:FUNCTION, such as orders:bill")
     if os.getcwd() not in sys.path:  # noqa: PTH109 - text, as sys.path holds
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
@@ -39,31 +39,29 @@ def load(target: str) -> Function:
     except (Exception, SystemExit) as exc:
         raise SettingsError(f"--handler {target}: {type(exc).__name__}: {exc}") from exc
     if inspect.iscoroutinefunction(found):
-        raise SettingsError(f"--handler {target}: it is a coroutine function; an ordinary one is called")
+        raise SettingsError(f"--handler {target}: coroutine functions are not supported")
     return found  # type: ignore[no-any-return]
 
 
-class FunctionHandler:
-    """Calls a function with each delivery, one after the other; what it printed is out before it counts.
+class FunctionHandler(Handler):
+    """Calls a function with one delivery after another; its output is flushed before a delivery counts as handled.
 
-    None is taken for Verdict.ACK. A message on which it raises is rejected, to be dead-lettered; the failure names the
-    exception and its place, and not its text, which may hold a piece of the body. `on_failure` gets the exception.
+    A result of None means Verdict.ACK. If the function raises, the message is rejected, to be dead-lettered; the
+    failure names the exception and its place but not its text, which may contain a part of the body. `on_failure` gets
+    the exception.
     """
 
-    def __init__(self, function: Function, on_failure: OnFailure = lambda _delivery, _error: None) -> None:
+    def __init__(self, function: HandlerFunction, on_failure: OnFailure = lambda _delivery, _error: None) -> None:
         self._function = function
         self._on_failure = on_failure
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
-        """Call the function with what comes; a call that runs is always waited for.
+        """Call the function with the deliveries; a running call is always awaited.
 
-        Raises HandlerError when it cannot go on with that function, OutputError when its output takes no more.
+        Raises HandlerError for a function that cannot be called again, OutputError when its output cannot be written.
         """
         for batch in source.batches():
             yield from self._call_each(batch, stop)
-
-    def close(self) -> None:
-        """Do nothing: a call cannot be ended."""
 
     def _call_each(self, batch: Sequence[Delivery], stop: Stop) -> Iterator[HandledBatch]:
         done: list[Delivery] = []
@@ -89,35 +87,36 @@ class FunctionHandler:
     def _call(self, delivery: Delivery) -> tuple[Verdict, str, str]:
         try:
             verdict = self._function(delivery)
-        except Exception as exc:  # noqa: BLE001 - whatever the user's code raises
+        except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
             _flush()
             self._on_failure(delivery, exc)
             last_line = traceback.format_exception_only(exc)[-1].strip()
             return Verdict.REJECT, f"the handler raised {name_of(exc)}", last_line
         except SystemExit as exc:
-            raise HandlerError(f"the handler ended the run: it raised {name_of(exc)}") from exc
+            raise HandlerError(f"the handler raised {name_of(exc)}") from exc
         if verdict is None:
             return Verdict.ACK, "", ""
         if not isinstance(verdict, Verdict):
-            what = f"the handler returned a value of type {type(verdict).__name__}"
-            raise HandlerError(f"{what}, and neither a Verdict nor None; its message is queued again")
+            returned = f"the handler returned a value of type {type(verdict).__name__}"
+            raise HandlerError(f"{returned} instead of a Verdict or None; its message was requeued")
         return verdict, "", ""
 
 
 def _flush() -> None:
-    """Write out what was printed; a reader that is gone is no fault of a message."""
-    reason = ""
+    """Write out what the function printed. Raises OutputError: a closed output is not the message's fault."""
+    if sys.stdout is None:
+        return
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-            reason = "its reader is gone" if readers_are_gone(1) else ""
+        sys.stdout.flush()
+    except BrokenPipeError as exc:
+        raise OutputError(OUTPUT_CLOSED) from exc
     except OSError as exc:
-        reason = exc.strerror or ""
-    if reason:
-        raise OutputError(f"the output of the handler takes no more: {reason}")
+        raise OutputError(f"cannot write the output of the handler: {exc.strerror}") from exc
+    if is_output_closed(1):
+        raise OutputError(OUTPUT_CLOSED)
 
 
 def name_of(exc: BaseException) -> str:
-    """Name an exception and the line it comes from; its traceback's last line without the text."""
+    """Return the name of an exception and the line that raised it, without its text."""
     place = traceback.extract_tb(exc.__traceback__)[-1]
     return f"{type(exc).__name__} in {place.filename}, line {place.lineno}"

@@ -1,8 +1,8 @@
-"""What every way to handle deliveries has in common: they come in batches, and go out with a verdict.
+"""The protocol of handlers: deliveries arrive in batches and leave with a verdict.
 
-    deliveries -source.batches-> Handler.handle -Settled-> consumer.settle
+    deliveries -source.batches-> Handler.handle -HandledBatch-> consumer.settle
 
-A handler settles nothing itself: what it does not yield, because it was stopped or raised, goes back to the queue.
+A handler settles nothing itself: deliveries it does not yield, because it was stopped or raised, return to the queue.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rmqkit.stop import Stop
 
 
 class HandledBatch(NamedTuple):
-    """Deliveries whose verdict is known, in any order; `failure` says why handling failed (empty: it did not).
+    """Deliveries with their verdict, in any order; `failure` says why handling failed (empty: it succeeded).
 
-    `detail` may hold a piece of the body: it is for the headers of the message, and never printed.
+    `detail` may contain a part of the body: it goes to the headers of the message and is never printed.
     """
 
     deliveries: Sequence[Delivery]
@@ -28,10 +28,10 @@ class HandledBatch(NamedTuple):
 
 
 class Source(Protocol):
-    """Where deliveries come from: a Consumer, or what stands before one."""
+    """A source of deliveries: a Consumer, or a filter in front of one."""
 
     def batches(self, *, busy: Callable[[], bool] = ...) -> Iterator[list[Delivery]]:
-        """Yield deliveries as they come; see `Consumer.batches`."""
+        """Yield deliveries as they arrive; see `Consumer.batches`."""
         ...
 
     def wake(self) -> None:
@@ -41,24 +41,27 @@ class Source(Protocol):
 
 @runtime_checkable
 class Handler(Protocol):
-    """Something that handles deliveries; several threads may each call `handle`, with a source of their own."""
+    """Handles deliveries; several threads may call `handle` at once, each with its own source."""
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
-        """Handle what comes until the source ends; after a requested stop finish what was begun, and no more.
+        """Handle deliveries until the source ends; after a requested stop, finish those in progress and start no more.
 
-        Raises RmqkitError when it cannot go on.
+        Raises RmqkitError when it cannot continue.
         """
         ...
 
     def close(self) -> None:
-        """Give up at once what still runs."""
-        ...
+        """Abort what is still running; the default does nothing."""
+        return
 
 
-def readers_are_gone(*descriptors: int) -> bool:
-    """Tell whether nobody can read any more what goes to one of these, as to a pipe whose other end was closed.
+OUTPUT_CLOSED = "output closed by its reader (broken pipe)"
 
-    What fails then is no fault of its message.
+
+def is_output_closed(*descriptors: int) -> bool:
+    """Return whether the reader of any of these descriptors, as of a pipe, has closed it.
+
+    A failure after that is not the message's fault.
     """
     poll = select.poll()
     for each in descriptors:

@@ -1,4 +1,4 @@
-"""A Python function as handler: what it fails on comes back, and ends where somebody looks; nothing is lost."""
+"""A Python function as handler: failed messages are retried and parked, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def parked(witness: BlockingChannel) -> tuple[Any, bytes]:
     return properties, body or b""
 
 
-def test_what_fails_comes_back_after_each_delay_and_is_parked_with_the_last_line_of_its_traceback(
+def test_a_failed_message_is_retried_after_each_delay_and_parked_with_the_last_line_of_its_traceback(
     connection: rmqkit.Connection, witness: BlockingChannel, caplog: pytest.LogCaptureFixture
 ) -> None:
     called: list[float] = []
@@ -84,7 +84,7 @@ def test_what_fails_comes_back_after_each_delay_and_is_parked_with_the_last_line
     assert [record.exc_info is not None for record in caplog.records] == [True] * 3  # logged, unless somebody wants it
 
 
-def test_verdicts_acknowledge_park_at_once_and_give_back(
+def test_verdicts_acknowledge_park_and_requeue(
     connection: rmqkit.Connection, witness: BlockingChannel, vhost_url: str
 ) -> None:
     verdicts = {b"done": None, b"ack": Verdict.ACK, b"reject": Verdict.REJECT, b"requeue": Verdict.REQUEUE}
@@ -96,7 +96,7 @@ def test_verdicts_acknowledge_park_at_once_and_give_back(
     wait_until(lambda: ready(vhost_url, "orders") == 1)
 
 
-def test_what_breaks_the_contract_is_parked_at_once_and_not_handed_to_the_function(
+def test_a_message_that_breaks_the_contract_is_parked_without_calling_the_function(
     connection: rmqkit.Connection, witness: BlockingChannel, tmp_path: Path
 ) -> None:
     (tmp_path / "order.json").write_text('{"required": ["total"]}')
@@ -114,7 +114,7 @@ def test_what_breaks_the_contract_is_parked_at_once_and_not_handed_to_the_functi
     assert parked(witness)[1] == b"not JSON"
 
 
-def test_without_a_retry_it_is_said_before_that_failures_are_dropped_and_they_are_counted(
+def test_without_a_retry_a_warning_says_that_failed_messages_are_dropped_and_they_are_counted(
     connection: rmqkit.Connection, vhost_url: str
 ) -> None:
     connection.publish(Message(b"x", "orders"))
@@ -123,10 +123,12 @@ def test_without_a_retry_it_is_said_before_that_failures_are_dropped_and_they_ar
         connection, "orders", fail, topology=PLAIN, count=1, on_failure=quiet, on_warning=warnings.append
     )
     assert (report.failed, report.rejected, ready(vhost_url, "orders")) == (1, 1, 0)
-    assert warnings[0].startswith("what fails will be dropped: queue 'orders' has neither a retry nor a dead-letter")
+    assert warnings[0].startswith("failed messages will be dropped: queue 'orders' has neither a retry nor")
 
 
-def test_nothing_begins_without_the_queues_to_wait_in(connection: rmqkit.Connection, witness: BlockingChannel) -> None:
+def test_nothing_is_consumed_if_a_waiting_queue_is_missing(
+    connection: rmqkit.Connection, witness: BlockingChannel
+) -> None:
     witness.queue_delete("orders.retry.300ms")
     connection.publish(Message(b"x", "orders"))
     called: list[Delivery] = []
@@ -135,17 +137,17 @@ def test_nothing_begins_without_the_queues_to_wait_in(connection: rmqkit.Connect
     assert called == []
 
 
-def test_a_contract_whose_breakers_would_come_back_for_ever_is_refused(
+def test_a_contract_whose_invalid_messages_would_return_forever_is_refused(
     connection: rmqkit.Connection, tmp_path: Path
 ) -> None:
     (tmp_path / "order.json").write_text("{}")
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "orders"}
     queue = Queue("orders", contract=Contract("json", str(tmp_path / "order.json")), arguments=arguments)
-    with pytest.raises(rmqkit.SettingsError, match="for ever"):
+    with pytest.raises(rmqkit.SettingsError, match="forever"):
         rmqkit.handle(connection, "orders", fail, topology=Topology(queues=(queue,)), count=1)
 
 
-def test_as_many_threads_as_asked_for_call_the_function_and_a_stop_ends_them_all(
+def test_concurrency_is_the_number_of_threads_and_a_stop_ends_them_all(
     connection: rmqkit.Connection, vhost_url: str
 ) -> None:
     together, stop = threading.Barrier(3), rmqkit.Stop()
@@ -161,7 +163,7 @@ def test_as_many_threads_as_asked_for_call_the_function_and_a_stop_ends_them_all
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_a_function_that_returns_something_else_ends_it_with_the_numbers_and_keeps_the_message(
+def test_a_wrong_return_value_ends_the_run_with_a_report_and_keeps_the_message(
     connection: rmqkit.Connection, vhost_url: str, concurrency: int
 ) -> None:
     connection.publish(Message(body, "orders") for body in (b"good", b"odd"))
@@ -172,7 +174,7 @@ def test_a_function_that_returns_something_else_ends_it_with_the_numbers_and_kee
     wait_until(lambda: ready(vhost_url, "orders") == 2 - caught.value.report.acknowledged)
 
 
-def test_another_handler_is_as_good_as_a_function(connection: rmqkit.Connection, witness: BlockingChannel) -> None:
+def test_any_handler_can_replace_the_function(connection: rmqkit.Connection, witness: BlockingChannel) -> None:
     from rmqkit.handlers.command import CommandHandler, parse  # noqa: PLC0415
 
     connection.publish(Message(b"x", "orders"))
@@ -193,7 +195,7 @@ with rmqkit.connect(sys.argv[1]) as connection:
 """
 
 
-def test_a_program_killed_at_any_moment_of_its_failures_loses_nothing(vhost_url: str, tmp_path: Path) -> None:
+def test_a_program_killed_while_messages_fail_loses_nothing(vhost_url: str, tmp_path: Path) -> None:
     file, calls = tmp_path / "shop.yaml", tmp_path / "calls"
     file.write_text("queues:\n  orders: {type: quorum, retry: {delays: [50ms, 200ms], then: parked}}\n  parked: {}\n")
     calls.touch()
@@ -222,7 +224,7 @@ def test_a_program_killed_at_any_moment_of_its_failures_loses_nothing(vhost_url:
 # Messages that cannot carry a reason.
 
 
-def test_a_message_whose_properties_cannot_be_read_whole_is_parked_with_what_can_be_kept(
+def test_a_message_with_unreadable_properties_is_parked_with_the_readable_ones(
     connection: rmqkit.Connection, witness: BlockingChannel
 ) -> None:
     deep: dict[str, Any] = {}
@@ -242,7 +244,7 @@ def test_a_message_whose_properties_cannot_be_read_whole_is_parked_with_what_can
 
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize("frame_max", [4096, 131_072])
-def test_a_message_with_no_room_for_our_headers_is_parked_without_them_and_not_tried_for_ever(
+def test_a_message_without_room_for_more_headers_is_parked_unchanged_and_not_retried(
     vhost_url: str, witness: BlockingChannel, frame_max: int
 ) -> None:
     full = pika.BasicProperties(headers={"x": "y" * (frame_max - 60)}, delivery_mode=2)
@@ -255,7 +257,7 @@ def test_a_message_with_no_room_for_our_headers_is_parked_without_them_and_not_t
 
 
 @pytest.mark.usefixtures("connection")
-def test_a_message_that_the_frames_of_its_consumer_cannot_carry_is_parked_without_its_own_properties(
+def test_a_message_with_properties_larger_than_a_frame_is_parked_without_them(
     vhost_url: str, witness: BlockingChannel
 ) -> None:
     large = pika.BasicProperties(headers={"x": "y" * 10_000}, delivery_mode=2)
@@ -268,7 +270,7 @@ def test_a_message_that_the_frames_of_its_consumer_cannot_carry_is_parked_withou
     assert properties.headers["x-rmqkit-reason"].endswith("ValueError: no such customer: large")
 
 
-def test_a_reason_that_utf_8_cannot_carry_is_told_all_the_same(
+def test_a_reason_that_is_not_valid_utf_8_is_kept_with_replacement_characters(
     connection: rmqkit.Connection, witness: BlockingChannel
 ) -> None:
     def handler(_: Delivery) -> None:
@@ -279,9 +281,7 @@ def test_a_reason_that_utf_8_cannot_carry_is_told_all_the_same(
     assert parked(witness)[0].headers["x-rmqkit-reason"].endswith("ValueError: half a ? pair")
 
 
-def test_failures_are_logged_for_those_who_did_not_ask(
-    connection: rmqkit.Connection, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failures_are_logged_by_default(connection: rmqkit.Connection, caplog: pytest.LogCaptureFixture) -> None:
     connection.publish(Message(b"secret", "orders"))
     rmqkit.handle(connection, "orders", lambda _: 1 / 0, topology=PLAIN, count=1)
     assert [(each.name, each.levelno) for each in caplog.records] == [
@@ -292,7 +292,7 @@ def test_failures_are_logged_for_those_who_did_not_ask(
     assert "secret" not in caplog.text
 
 
-def test_a_retry_is_warned_of_where_queues_without_a_type_are_quorum_queues(
+def test_a_plan_warns_about_a_retry_where_quorum_is_the_default_queue_type(
     broker: Broker, vhost_url: str, connection: rmqkit.Connection
 ) -> None:
     with rmqkit.connect(settings=load_settings((vhost_url,), api_url=broker.api_url, environ={})) as other:
@@ -318,7 +318,7 @@ with rmqkit.connect(sys.argv[1]) as connection:
 
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize(("concurrency", "seconds", "left"), [(1, 60, 2), (2, 1, 0)])
-def test_ctrl_c_ends_a_program_and_what_was_not_done_stays(
+def test_ctrl_c_ends_a_program_and_unhandled_messages_stay(
     vhost_url: str, witness: BlockingChannel, concurrency: int, seconds: float, left: int
 ) -> None:
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""`rmqkit consume` against a real RabbitMQ: what was printed is acknowledged, and nothing else."""
+"""`rmqkit consume` against a real RabbitMQ: printed messages are acknowledged, and no others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_bodies_go_to_a_file_byte_for_byte(start: Start, channel: BlockingChanne
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 3), ("--workers", 3), ("--workers", 2, "--channels", 2)])
-def test_a_count_is_exact_however_many_consume(
+def test_a_count_is_exact_for_any_number_of_consumers(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
 ) -> None:
     bodies = fill(channel, queue, 1_000)
@@ -53,7 +53,7 @@ def test_a_count_is_exact_however_many_consume(
     assert sorted(drain(channel, queue) + printed) == sorted(bodies)
 
 
-def test_an_idle_timeout_ends_it(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_an_idle_timeout_ends_the_run(start: Start, channel: BlockingChannel, queue: str) -> None:
     fill(channel, queue, 3)
     process = start(queue, "--idle-timeout", 0.3)
     stdout, stderr = process.communicate(timeout=90)
@@ -63,7 +63,7 @@ def test_an_idle_timeout_ends_it(start: Start, channel: BlockingChannel, queue: 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_cleanly_and_what_was_not_printed_stays(
+def test_a_signal_stops_consuming_and_unprinted_messages_stay(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...], number: int
 ) -> None:
     bodies = fill(channel, queue, 5_000, size=100)
@@ -80,7 +80,7 @@ def test_a_signal_stops_it_cleanly_and_what_was_not_printed_stays(
     assert not half or any(body.startswith(half) for body in left)
 
 
-def test_a_signal_stops_it_while_its_reader_reads_nothing(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_a_signal_stops_consuming_while_the_reader_is_idle(start: Start, channel: BlockingChannel, queue: str) -> None:
     bodies = fill(channel, queue, 3_000, size=1_000)
     process = start(queue, "--prefetch", 1_000)
     wait_for_queue(channel, queue, consumers=1)
@@ -95,7 +95,7 @@ def test_a_signal_stops_it_while_its_reader_reads_nothing(start: Start, channel:
     assert sorted(whole + drain(channel, queue)) == sorted(bodies)
 
 
-def test_two_signals_stop_it_at_once(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_two_signals_stop_consuming_immediately(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue)
     wait_for_queue(channel, queue, consumers=1)
     process.send_signal(signal.SIGINT)
@@ -104,7 +104,7 @@ def test_two_signals_stop_it_at_once(start: Start, channel: BlockingChannel, que
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
-def test_a_reader_that_leaves_ends_it_and_what_was_not_written_stays(
+def test_a_closed_reader_ends_the_run_and_unwritten_messages_stay(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
 ) -> None:
     bodies = fill(channel, queue, 5_000, size=100)
@@ -122,7 +122,7 @@ def test_a_reader_that_leaves_ends_it_and_what_was_not_written_stays(
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
-def test_a_full_disk_ends_it_and_everything_stays(
+def test_a_full_disk_ends_the_run_and_all_messages_stay(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
 ) -> None:
     bodies = fill(channel, queue, 100)
@@ -130,13 +130,13 @@ def test_a_full_disk_ends_it_and_everything_stays(
         process = start(queue, *how, stdout=full)
         _, stderr = process.communicate(timeout=90)
     assert process.returncode == 3
-    assert stderr.count(b"error: the output took no more: No space left on device") == 1
+    assert stderr.count(b"error: cannot write the output: No space left on device") == 1
     wait_for_queue(channel, queue, ready=100)
     assert sorted(drain(channel, queue)) == sorted(bodies)
 
 
 @pytest.mark.parametrize("how", [(), ("--workers", 2)])
-def test_a_closed_output_is_an_error_and_everything_stays(
+def test_a_closed_output_is_an_error_and_all_messages_stay(
     channel: BlockingChannel, queue: str, how: tuple[object, ...], environment: dict[str, str]
 ) -> None:
     fill(channel, queue, 3)
@@ -147,7 +147,7 @@ def test_a_closed_output_is_an_error_and_everything_stays(
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
-def test_a_missing_queue_is_one_error(start: Start, how: tuple[object, ...]) -> None:
+def test_a_missing_queue_is_reported_once(start: Start, how: tuple[object, ...]) -> None:
     process = start("rmqkit.no.such.queue", *how)
     stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout) == (5, b"")
@@ -155,7 +155,7 @@ def test_a_missing_queue_is_one_error(start: Start, how: tuple[object, ...]) -> 
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
-def test_a_queue_deleted_in_mid_consume_is_never_a_success(
+def test_a_queue_deleted_while_consuming_is_never_a_success(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
 ) -> None:
     process = start(queue, *how)
@@ -195,7 +195,7 @@ def test_workers_and_channels_take_turns(start: Start, channel: BlockingChannel,
     assert shares == {f"{how.strip('-s')} {number}": 4 for number in (1, 2, 3)}
 
 
-def test_a_worker_that_is_killed_leaves_the_others_at_work(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_a_killed_worker_leaves_the_others_working(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
     wait_for_queue(channel, queue, consumers=2)
     victim = _children(process.pid)[0]
@@ -218,14 +218,14 @@ def fill_and_read(channel: BlockingChannel, queue: str, process: subprocess.Pope
     return bodies
 
 
-def test_workers_leave_with_a_parent_that_is_killed(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_workers_end_when_their_parent_is_killed(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
     wait_for_queue(channel, queue, consumers=2)
     process.kill()
     wait_for_queue(channel, queue, consumers=0)
 
 
-def test_no_password_shows_in_the_arguments_of_a_worker(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_the_arguments_of_a_worker_contain_no_password(start: Start, channel: BlockingChannel, queue: str) -> None:
     process = start(queue, "--workers", 2)
     wait_for_queue(channel, queue, consumers=2)
     lines = [Path(f"/proc/{child}/cmdline").read_bytes() for child in _children(process.pid)]

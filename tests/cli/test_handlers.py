@@ -1,4 +1,4 @@
-"""What `rmqkit consume` does with deliveries, against a real RabbitMQ: nothing is acknowledged before it is done."""
+"""The handlers of `rmqkit consume` against a real RabbitMQ: no message is acknowledged before it was handled."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def publish_hostile(channel: BlockingChannel, namespace: Namespace) -> str:
 # Commands.
 
 
-def test_a_command_gets_the_body_and_all_that_is_known_of_the_message_and_no_credentials(
+def test_a_command_gets_the_body_and_all_properties_and_no_credentials(
     start: Start, channel: BlockingChannel, queue: str
 ) -> None:
     moment = datetime.fromisoformat("2026-01-31T12:00:00Z")
@@ -113,7 +113,7 @@ def test_a_command_gets_the_body_and_all_that_is_known_of_the_message_and_no_cre
     assert parse_report(stderr)["acknowledged"] == 1
 
 
-def test_hostile_fields_of_a_message_are_text_to_a_command_and_nothing_else(
+def test_hostile_message_fields_are_plain_text_to_a_command(
     start: Start, channel: BlockingChannel, namespace: Namespace, tmp_path: Path
 ) -> None:
     queue = publish_hostile(channel, namespace)
@@ -169,7 +169,7 @@ def test_properties_too_large_for_an_environment_fail_that_message_alone(
     wait_for_queue(channel, letters, ready=1)
 
 
-def test_a_command_that_takes_too_long_is_ended_with_all_it_started(
+def test_a_command_that_times_out_is_ended_with_all_processes_it_started(
     start: Start, channel: BlockingChannel, dead: tuple[str, str]
 ) -> None:
     queue, letters = dead
@@ -179,14 +179,14 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(
     grandchild = next(int(line) for line in iter(lambda: readline(process), b"") if line.strip().isdigit())
     assert process.wait(90) == 8
     assert process.stderr is not None
-    assert b"it took more than 0.5 s" in process.stderr.read()
+    assert b"the command timed out after 0.5 s" in process.stderr.read()
     wait_until(lambda: is_gone(grandchild), "what the command started still runs")
     assert process.stdout is not None
     process.stdout.read()  # which ends when nobody has it open any more: not the one that heeds no SIGTERM either
     wait_for_queue(channel, letters, ready=1)
 
 
-def test_as_many_commands_run_at_a_time_as_are_asked_for_and_no_more(
+def test_no_more_commands_run_at_a_time_than_the_concurrency(
     start: Start, channel: BlockingChannel, queue: str, tmp_path: Path
 ) -> None:
     fill(channel, queue, 9)
@@ -203,7 +203,9 @@ def test_as_many_commands_run_at_a_time_as_are_asked_for_and_no_more(
     wait_for_queue(channel, queue, ready=0)
 
 
-def test_the_idle_clock_stands_still_while_a_command_runs(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_the_idle_timeout_does_not_count_while_a_command_runs(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
     fill(channel, queue, 4)
     process = start(queue, "--idle-timeout", 0.2, "--exec", "sleep 0.5", "--prefetch", 1)
     _, stderr = process.communicate(timeout=90)
@@ -214,7 +216,7 @@ WAITING = shell("echo $$; until [ -e go ]; do sleep 0.02; done; echo done")
 
 
 @pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
-def test_a_signal_lets_commands_finish_and_the_rest_stays(
+def test_a_signal_lets_commands_finish_and_other_messages_stay(
     start: Start, channel: BlockingChannel, queue: str, tmp_path: Path, how: tuple[object, ...]
 ) -> None:
     fill(channel, queue, 6)
@@ -230,7 +232,7 @@ def test_a_signal_lets_commands_finish_and_the_rest_stays(
 
 
 @pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
-def test_two_signals_end_commands_at_once_and_their_messages_stay(
+def test_two_signals_end_commands_immediately_and_their_messages_stay(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...]
 ) -> None:
     fill(channel, queue, 3)
@@ -243,7 +245,7 @@ def test_two_signals_end_commands_at_once_and_their_messages_stay(
     wait_for_queue(channel, queue, ready=3, consumers=0)
 
 
-def test_nothing_is_acknowledged_when_it_is_killed_while_a_command_runs(
+def test_nothing_is_acknowledged_if_consume_is_killed_while_a_command_runs(
     start: Start, channel: BlockingChannel, queue: str, tmp_path: Path
 ) -> None:
     bodies = fill(channel, queue, 2)
@@ -257,7 +259,7 @@ def test_nothing_is_acknowledged_when_it_is_killed_while_a_command_runs(
 
 
 @pytest.mark.parametrize("how", ["--exec", "--handler"])
-def test_what_is_always_requeued_comes_again_at_a_bounded_rate(
+def test_messages_that_are_always_requeued_are_redelivered_at_a_bounded_rate(
     start: Start, channel: BlockingChannel, queue: str, tmp_path: Path, how: str
 ) -> None:
     bodies = fill(channel, queue, 5)
@@ -280,14 +282,14 @@ def test_what_is_always_requeued_comes_again_at_a_bounded_rate(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--exec", "no-such-program-here x"), b"there is no program 'no-such-program-here'"),
+        (("--exec", "no-such-program-here x"), b"program 'no-such-program-here' not found"),
         (("--handler", "no_such_module:f"), b"No module named 'no_such_module'"),
         (("--handler", "no_such_module:f", "--workers", 2), b"No module named 'no_such_module'"),
         (("--filter", "body == = 1"), b"--filter:1:9: unexpected '='"),
         (("--to-url", "amqp://guest:guest@127.0.0.1:1/"), b"nothing is listening on 127.0.0.1:1"),
     ],
 )
-def test_a_handler_that_cannot_be_is_told_before_anything_is_consumed(
+def test_an_invalid_handler_is_reported_before_anything_is_consumed(
     start: Start, channel: BlockingChannel, queue: str, arguments: tuple[object, ...], said: bytes
 ) -> None:
     fill(channel, queue, 1)
@@ -329,7 +331,7 @@ def functions(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("functions")
-def test_what_a_function_returns_is_the_verdict_and_an_exception_rejects_without_its_text(
+def test_the_return_value_of_a_function_is_the_verdict_and_an_exception_rejects_without_its_text(
     start: Start, channel: BlockingChannel, dead: tuple[str, str]
 ) -> None:
     queue, letters = dead
@@ -350,7 +352,7 @@ def test_what_a_function_returns_is_the_verdict_and_an_exception_rejects_without
 
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize(("body", "said"), [(b"exit", b"raised SystemExit"), (b"wrong", b"a value of type bool")])
-def test_a_function_that_cannot_be_right_ends_the_run_and_its_message_stays(
+def test_a_function_that_exits_or_returns_a_wrong_value_ends_the_run_and_its_message_stays(
     start: Start, channel: BlockingChannel, queue: str, body: bytes, said: bytes
 ) -> None:
     channel.basic_publish("", queue, b"fine")
@@ -364,7 +366,7 @@ def test_a_function_that_cannot_be_right_ends_the_run_and_its_message_stays(
 
 
 @pytest.mark.usefixtures("functions")
-def test_workers_call_a_function_with_each_message_once(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_workers_call_a_function_once_with_each_message(start: Start, channel: BlockingChannel, queue: str) -> None:
     bodies = fill(channel, queue, 1_000)
     process = start(queue, "-n", 1_000, "--handler", "functions:note", "--workers", 2)
     stdout, stderr = process.communicate(timeout=90)
@@ -375,7 +377,7 @@ def test_workers_call_a_function_with_each_message_once(start: Start, channel: B
 
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize("how", [("--handler", "functions:note"), ("--exec", "cat"), ("--exec", python(TELL))])
-def test_a_reader_that_leaves_ends_it_and_fails_no_message(
+def test_a_closed_reader_ends_the_run_and_no_message_counts_as_failed(
     start: Start, channel: BlockingChannel, dead: tuple[str, str], how: tuple[str, str]
 ) -> None:
     queue, letters = dead
@@ -393,7 +395,7 @@ def test_a_reader_that_leaves_ends_it_and_fails_no_message(
 
 
 @pytest.mark.usefixtures("functions")
-def test_two_signals_end_a_function_at_once(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_two_signals_end_a_function_immediately(start: Start, channel: BlockingChannel, queue: str) -> None:
     fill(channel, queue, 2)
     process = start(queue, "--handler", "functions:wait")
     assert readline(process) == b"begun\n"
@@ -405,7 +407,7 @@ def test_two_signals_end_a_function_at_once(start: Start, channel: BlockingChann
 
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize("how", [("--handler", "functions:sleep"), ("--exec", "sleep 4")])
-def test_heartbeats_go_on_while_a_handler_works_for_longer(
+def test_heartbeats_continue_while_a_handler_is_busy(
     start: Start, channel: BlockingChannel, queue: str, broker_url: str, how: tuple[str, str]
 ) -> None:
     channel.basic_publish("", queue, b"4")
@@ -425,7 +427,7 @@ def saved(folder: Path) -> dict[str, bytes]:
     return {each["body_file"]: (folder / each["body_file"]).read_bytes() for each in told}
 
 
-def test_saved_messages_are_whole_and_can_be_published_again_as_they_were(
+def test_saved_messages_are_complete_and_can_be_published_again_unchanged(
     start: Start, channel: BlockingChannel, queue: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     properties = pika.BasicProperties(
@@ -458,7 +460,7 @@ def _with_bodies(folder: Path) -> bytes:
     return "\n".join(lines).encode()
 
 
-def test_hostile_fields_of_a_message_name_no_file(
+def test_hostile_message_fields_do_not_appear_in_file_names(
     start: Start, channel: BlockingChannel, namespace: Namespace, tmp_path: Path
 ) -> None:
     queue = publish_hostile(channel, namespace)
@@ -470,7 +472,7 @@ def test_hostile_fields_of_a_message_name_no_file(
     assert sorted(saved(tmp_path / "kept").values()) == sorted(text.encode() for text in HOSTILE)
 
 
-def test_a_disk_that_takes_no_more_ends_it_and_what_is_not_saved_stays(
+def test_a_full_disk_ends_saving_and_unsaved_messages_stay(
     channel: BlockingChannel, queue: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """A limit of the size of files stands in for the disk."""
@@ -487,7 +489,7 @@ def test_a_disk_that_takes_no_more_ends_it_and_what_is_not_saved_stays(
     assert sorted([*kept.values(), *drain(channel, queue)]) == sorted(bodies)
 
 
-def test_what_is_acknowledged_is_saved_when_it_is_killed_at_any_moment(
+def test_acknowledged_messages_are_saved_even_if_consume_is_killed(
     start: Start, channel: BlockingChannel, queue: str, tmp_path: Path
 ) -> None:
     bodies = fill(channel, queue, 1_000, size=2_000)
@@ -506,7 +508,7 @@ def test_what_is_acknowledged_is_saved_when_it_is_killed_at_any_moment(
 # Other exchanges.
 
 
-def test_messages_are_forwarded_to_another_broker_as_they_are(
+def test_messages_are_forwarded_to_another_broker_unchanged(
     start: Start, channel: BlockingChannel, queue: str, vhost_url: str
 ) -> None:
     properties = pika.BasicProperties(
@@ -530,7 +532,7 @@ def test_messages_are_forwarded_to_another_broker_as_they_are(
     wait_for_queue(channel, queue, ready=0)
 
 
-def test_forwarding_keeps_the_order_and_takes_all(
+def test_forwarding_keeps_the_order_and_loses_nothing(
     start: Start, channel: BlockingChannel, queue: str, namespace: Namespace
 ) -> None:
     exchange, target = namespace.exchange(), namespace.queue("target")
@@ -546,7 +548,7 @@ def test_forwarding_keeps_the_order_and_takes_all(
 
 
 @pytest.mark.parametrize("target", [("--to-queue", "rmqkit.no.such.queue"), ("--to-exchange", "rmqkit.no.exchange")])
-def test_what_cannot_be_forwarded_ends_it_and_stays(
+def test_a_message_that_cannot_be_forwarded_ends_the_run_and_stays(
     start: Start, channel: BlockingChannel, queue: str, target: tuple[str, str]
 ) -> None:
     bodies = fill(channel, queue, 10)
@@ -571,7 +573,7 @@ def publish_orders(channel: BlockingChannel, queue: str) -> None:
 
 
 @pytest.mark.parametrize(("unmatched", "left"), [("ack", (0, 0)), ("reject", (0, 10)), (None, (10, 0))])
-def test_a_filter_lets_through_what_matches_and_the_rest_has_the_verdict_that_was_chosen(
+def test_a_filter_passes_matching_messages_and_the_others_get_the_chosen_verdict(
     start: Start, channel: BlockingChannel, dead: tuple[str, str], unmatched: str | None, left: tuple[int, int]
 ) -> None:
     publish_orders(channel, dead[0])
@@ -586,7 +588,7 @@ def test_a_filter_lets_through_what_matches_and_the_rest_has_the_verdict_that_wa
         wait_for_queue(channel, name, ready=ready, consumers=0)
 
 
-def test_a_count_counts_what_matches_and_what_has_no_value_is_told_once(
+def test_a_count_applies_to_matching_messages_and_an_expression_without_a_value_is_reported_once(
     start: Start, channel: BlockingChannel, queue: str
 ) -> None:
     publish_orders(channel, queue)
@@ -597,14 +599,14 @@ def test_a_count_counts_what_matches_and_what_has_no_value_is_told_once(
     assert stdout.count(b"{") == 3
     assert stderr.count(b"no value for a message: TypeError") == 1
     assert b"Consumed 3 messages" in stderr
-    assert b"10 did not match (given back)" in stderr
+    assert b"10 did not match (requeued)" in stderr
     wait_for_queue(channel, queue, ready=10)
 
 
-def test_a_prefetch_full_of_what_does_not_match_is_told(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_a_prefetch_full_of_unmatched_messages_is_reported(start: Start, channel: BlockingChannel, queue: str) -> None:
     publish_orders(channel, queue)
     process = start(queue, "--idle-timeout", 0.5, "--filter", "body.total > 7", "--prefetch", 8)
     stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout) == (0, b"")
-    assert b"raise --prefetch" in stderr
+    assert b"Raise --prefetch" in stderr
     wait_for_queue(channel, queue, ready=12)

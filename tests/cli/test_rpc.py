@@ -81,7 +81,7 @@ def test_replies_are_printed_in_the_order_of_the_lines(run: Any, served: str, wi
     assert done.stderr.startswith(b"50 of 50 requests were answered")
 
 
-def test_each_line_is_answered_before_the_next_is_there(environment: dict[str, str], served: str) -> None:
+def test_each_line_is_answered_before_the_next_arrives(environment: dict[str, str], served: str) -> None:
     command = [sys.executable, "-m", "rmqkit", "call", served, "--window", "10"]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -96,7 +96,7 @@ def test_each_line_is_answered_before_the_next_is_there(environment: dict[str, s
         assert process.wait(90) == 0
 
 
-def test_a_reply_as_an_envelope_says_what_it_is(run: Any, served: str) -> None:
+def test_a_reply_can_be_printed_as_an_envelope(run: Any, served: str) -> None:
     done = run("call", served, "ping", "--format", "json")
     envelope = json.loads(done.stdout)
     assert (envelope["body"], envelope["content_type"]) == ("<ping>", "text/plain")
@@ -116,7 +116,7 @@ def test_a_request_carries_its_headers(run: Any, broker_url: str, namespace: Any
     assert (seen[0].properties.headers, seen[0].properties.type) == ({"region": "eu"}, "question")
 
 
-def test_a_call_to_an_exchange_waits_for_as_many_replies_as_asked_for(
+def test_a_call_to_an_exchange_waits_for_the_given_number_of_replies(
     run: Any, served: str, channel: Any, namespace: Any
 ) -> None:
     exchange = namespace.exchange()
@@ -129,13 +129,13 @@ def test_a_call_to_an_exchange_waits_for_as_many_replies_as_asked_for(
     assert (done.returncode, done.stdout, done.stderr) == (0, b"<ping>\n", b"")
 
 
-def test_what_the_server_says_of_its_failure_is_told_and_is_exit_8(run: Any, served: str) -> None:
+def test_a_failure_reported_by_the_server_is_printed_and_exits_8(run: Any, served: str) -> None:
     done = run("call", served, "fail")
     assert (done.returncode, done.stdout) == (8, b"")
     assert done.stderr == b"error: the server failed: there is no such account\n"
 
 
-def test_one_failure_among_many_is_named_and_the_others_are_answered(run: Any, served: str) -> None:
+def test_one_failure_among_many_is_reported_and_the_others_are_answered(run: Any, served: str) -> None:
     done = run("call", served, "1", "fail", "3")
     assert (done.returncode, done.stdout) == (8, b"<1>\n<3>\n")
     first, last = done.stderr.decode().splitlines()
@@ -143,14 +143,14 @@ def test_one_failure_among_many_is_named_and_the_others_are_answered(run: Any, s
     assert last.startswith("2 of 3 requests were answered")
 
 
-def test_no_reply_in_time_is_exit_6(run: Any, queue: str) -> None:
+def test_no_reply_in_time_exits_6(run: Any, queue: str) -> None:
     done = run("call", queue, "ping", "--timeout", "0.2")
     assert (done.returncode, done.stdout) == (6, b"")
     assert b"no reply from queue" in done.stderr
     assert b"rmqkit serve" in done.stderr
 
 
-def test_a_queue_that_is_not_there_is_exit_6_at_once(run: Any, queue_name: str) -> None:
+def test_a_call_to_a_missing_queue_exits_6_immediately(run: Any, queue_name: str) -> None:
     done = run("call", queue_name, "ping", "--timeout", "50", "--json")
     assert done.returncode == 6
     report = json.loads(done.stderr)
@@ -161,12 +161,12 @@ def test_a_queue_that_is_not_there_is_exit_6_at_once(run: Any, queue_name: str) 
     ("arguments", "said"),
     [
         ((), b"name the queue"),
-        (("requests", "a", "b", "-o", "file"), b"--output takes the one reply"),
+        (("requests", "a", "b", "-o", "file"), b"--output requires exactly one"),
         (("requests", "a", "--lines", "-"), b"--lines takes its messages from a stream"),
         (("requests", "-f", "missing"), b"missing"),
     ],
 )
-def test_what_cannot_be_meant_is_a_usage_error(run: Any, arguments: tuple[str, ...], said: bytes) -> None:
+def test_contradictory_options_of_a_call_are_a_usage_error(run: Any, arguments: tuple[str, ...], said: bytes) -> None:
     done = run("call", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
@@ -249,7 +249,7 @@ def client(broker_url: str) -> Iterator[rmqkit.Connection]:
         yield connection
 
 
-def test_a_commands_output_is_the_reply_byte_for_byte(client: rmqkit.Connection, serve: Serve) -> None:
+def test_the_output_of_a_command_is_the_reply_byte_for_byte(client: rmqkit.Connection, serve: Serve) -> None:
     with serve("--exec", "cat", "--content-type", "image/png"):
         reply = client.call(Message(PNG, serve.queue))
         assert client.call(Message(b"", serve.queue)).body == b""
@@ -257,7 +257,9 @@ def test_a_commands_output_is_the_reply_byte_for_byte(client: rmqkit.Connection,
     assert (reply.body, reply.properties.content_type) == (PNG, "image/png")
 
 
-def test_a_command_that_fails_or_takes_too_long_is_told_to_who_asked(client: rmqkit.Connection, serve: Serve) -> None:
+def test_a_command_that_fails_or_times_out_is_reported_to_the_requester(
+    client: rmqkit.Connection, serve: Serve
+) -> None:
     with serve("--exec", "sh -c 'read what; $what; echo done'", "--timeout", "0.5", "--json"):
         answers = client.call_many(
             [Message(each, serve.queue) for each in (b"exit 3", b"exit 9", b"sleep 60", b"true")]
@@ -266,14 +268,14 @@ def test_a_command_that_fails_or_takes_too_long_is_told_to_who_asked(client: rmq
         code, out, err = serve.stop()
     assert said[0].startswith("the server failed: the command refused")
     assert said[1].startswith("the server failed: the command ended with exit code 9")
-    assert said[2].startswith("the server failed: the command was ended")
+    assert said[2].startswith("the server failed: the command timed out after 0.5 s")
     assert said[3] == "None"
     report = json.loads(out)
     assert (code, report["requests"], report["replied"], report["failed"]) == (130, 4, 4, 3)
     assert err.count("warning: a request failed: the command") == 3
 
 
-def test_a_python_function_answers_and_the_format_of_its_replies_is_checked(
+def test_the_format_of_the_replies_of_a_function_is_checked(
     client: rmqkit.Connection, serve: Serve, tmp_path: Path
 ) -> None:
     (tmp_path / "accounts.py").write_text("def echo(request):\n    return request.body[::-1].decode()\n")
@@ -290,7 +292,7 @@ def test_a_python_function_answers_and_the_format_of_its_replies_is_checked(
     assert "accounts.py, line 2" in err
 
 
-def test_a_stop_waits_for_what_runs(client: rmqkit.Connection, serve: Serve) -> None:
+def test_a_stop_waits_for_the_running_command(client: rmqkit.Connection, serve: Serve) -> None:
     with (
         serve("--exec", "sh -c 'echo it runs >&2; sleep 1; echo done'") as server,
         calling(client, serve.queue) as answers,
@@ -301,7 +303,7 @@ def test_a_stop_waits_for_what_runs(client: rmqkit.Connection, serve: Serve) -> 
     assert err == matching("Served 1 request in .* s")
 
 
-def test_a_second_stop_ends_what_runs_and_its_request_goes_back(
+def test_a_second_signal_ends_the_running_command_and_its_request_is_requeued(
     client: rmqkit.Connection, serve: Serve, channel: Any
 ) -> None:
     with serve("--exec", "sh -c 'echo $$ >&2; sleep 60'") as server, calling(client, serve.queue, 3) as answers:
@@ -314,7 +316,7 @@ def test_a_second_stop_ends_what_runs_and_its_request_goes_back(
     assert not Path(f"/proc/{command}/exe").exists()
 
 
-def test_an_exact_count_ends_the_server_with_0(client: rmqkit.Connection, serve: Serve) -> None:
+def test_a_server_that_reaches_its_count_exits_0(client: rmqkit.Connection, serve: Serve) -> None:
     with serve("--exec", "cat", "-n", "2"):
         bodies = [
             answer.reply.body for answer in client.call_many([Message(b"1", serve.queue), Message(b"2", serve.queue)])
@@ -326,18 +328,18 @@ def test_an_exact_count_ends_the_server_with_0(client: rmqkit.Connection, serve:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), b"say who answers"),
-        (("--exec", "cat", "--handler", "a:b"), b"say who answers"),
-        (("--handler", "os:getcwd", "--timeout", "1"), b"--timeout is for --exec"),
-        (("--exec", "there-is-no-such-program"), b"there is no program"),
+        ((), b"use either --exec or --handler"),
+        (("--exec", "cat", "--handler", "a:b"), b"use either --exec or --handler"),
+        (("--handler", "os:getcwd", "--timeout", "1"), b"--timeout requires --exec"),
+        (("--exec", "there-is-no-such-program"), b"not found"),
         (("--handler", "there_is_no_such:module"), b"ModuleNotFoundError"),
     ],
 )
-def test_a_server_that_cannot_be_is_a_usage_error(run: Any, arguments: tuple[str, ...], said: bytes) -> None:
+def test_contradictory_options_of_a_server_are_a_usage_error(run: Any, arguments: tuple[str, ...], said: bytes) -> None:
     done = run("serve", "requests", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
 
 
-def test_a_queue_that_is_not_there_is_exit_5(run: Any, queue_name: str) -> None:
+def test_serving_a_missing_queue_exits_5(run: Any, queue_name: str) -> None:
     assert run("serve", queue_name, "--exec", "cat").returncode == 5

@@ -1,4 +1,4 @@
-"""Streams: a consumer begins where it is told to, and goes on there after a lost connection."""
+"""Streams: a consumer begins at its offset, and resumes there after a lost connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stream(channel: BlockingChannel, queue_name: str, broker_url: str) -> str:
     return queue_name
 
 
-def test_a_stream_is_read_from_where_the_reader_says(stream: str, broker_url: str) -> None:
+def test_a_stream_is_read_from_the_given_offset(stream: str, broker_url: str) -> None:
     begins: dict[Offset, bytes] = {"first": b"0", 42: b"42", "1h": b"0"}
     begins[datetime.now(UTC) - timedelta(hours=1)] = b"0"
     with rmqkit.connect(broker_url) as connection:
@@ -33,7 +33,7 @@ def test_a_stream_is_read_from_where_the_reader_says(stream: str, broker_url: st
 
 
 @pytest.mark.parametrize("offset", ["first", 10])
-def test_after_a_lost_connection_a_stream_goes_on_where_it_was(stream: str, broker_url: str, offset: Offset) -> None:
+def test_after_a_lost_connection_a_stream_resumes_where_it_was(stream: str, broker_url: str, offset: Offset) -> None:
     warnings: list[str] = []
     with Proxy(broker_url) as proxy, rmqkit.connect(proxy.url) as connection:
         consumer = connection.consume(stream, offset=offset, prefetch=20, on_warning=warnings.append, idle_timeout_s=20)
@@ -49,18 +49,18 @@ def test_after_a_lost_connection_a_stream_goes_on_where_it_was(stream: str, brok
     assert len(numbers) - len(set(numbers)) <= 40, "it began again"  # what was under way, twice
 
 
-def test_a_queue_that_is_no_stream_has_no_offsets(queue: str, broker_url: str) -> None:
+def test_an_offset_is_refused_for_other_queues(queue: str, broker_url: str) -> None:
     with rmqkit.connect(broker_url) as connection, pytest.raises(PropertyMismatch, match="x-stream-offset") as caught:
         connection.consume(queue, offset="first").subscribe()
     assert "Only a stream is read from an offset" in caught.value.advice
 
 
-def test_a_filter_reads_on_in_a_stream(stream: str, environment: dict[str, str]) -> None:
+def test_a_filter_reads_past_unmatched_messages_in_a_stream(stream: str, environment: dict[str, str]) -> None:
     only = ("--filter", "body == 150", "--prefetch", 10, "-n", 1)
     done = run("consume", stream, "--offset", "0", *only, env=environment, as_process=True)
     assert (done.returncode, done.stdout) == (0, "150\n"), done.stderr
 
 
 @pytest.mark.parametrize("more", [["first", "--no-ack"], ["first", "--workers", "2"], ["soon"], ["-1"]])
-def test_what_a_stream_cannot_do_is_a_usage_error(more: list[str], environment: dict[str, str]) -> None:
+def test_contradictory_options_of_a_stream_are_a_usage_error(more: list[str], environment: dict[str, str]) -> None:
     assert run("consume", "events", "--offset", *more, env=environment).returncode == 2

@@ -1,4 +1,4 @@
-"""`rmqkit subscribe`: what an exchange routes, through a queue of its own or one that is kept."""
+"""`rmqkit subscribe`: consume from an exchange, through a temporary queue or a durable one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def await_unbound(broker: Broker, exchange: str) -> None:
         ("fanout", ["--filter", "routing_key == 'letter.us'", "-n", "1"], "letter.us "),
     ],
 )
-def test_a_subscriber_prints_what_is_routed_to_it_from_now_on_and_leaves_nothing(
+def test_a_subscriber_prints_new_messages_and_leaves_nothing_behind(
     *,
     kind: str,
     arguments: list[str],
@@ -92,7 +92,7 @@ def test_a_subscriber_prints_what_is_routed_to_it_from_now_on_and_leaves_nothing
     await_unbound(broker, name)
 
 
-def test_the_queue_is_gone_after_kill_9_and_is_exclusive_and_bounded(
+def test_the_queue_is_exclusive_and_bounded_and_deleted_after_kill_9(
     exchange: Callable[[str], str], environment: dict[str, str], broker: Broker
 ) -> None:
     name = exchange("topic")
@@ -120,7 +120,7 @@ def test_the_queue_is_gone_after_kill_9_and_is_exclusive_and_bounded(
         ("topic", ["-H", "a"], 2, "Header 'a' has no value"),
     ],
 )
-def test_what_an_exchange_cannot_be_asked_is_an_error_that_leaves_no_queue(
+def test_an_impossible_subscription_is_an_error_and_leaves_no_queue(
     *,
     kind: str,
     arguments: list[str],
@@ -141,7 +141,7 @@ def test_what_an_exchange_cannot_be_asked_is_an_error_that_leaves_no_queue(
         channel.queue_declare(kept, passive=True)
 
 
-def test_a_durable_subscription_waits_for_its_reader_until_it_is_removed(live: Run) -> None:
+def test_a_durable_subscription_collects_messages_until_it_is_removed(live: Run) -> None:
     assert live("apply", "topologies/topics.yaml").returncode == 0
     subscribe = ("subscribe", "orders", "--durable", "ada")
     first = live(*subscribe, "-r", "order.eu.#", "--idle-timeout", "0")
@@ -164,7 +164,7 @@ def test_a_durable_subscription_waits_for_its_reader_until_it_is_removed(live: R
 
 
 @pytest.mark.unguessed_api
-def test_only_a_subscription_is_removed_unless_it_is_forced(live: Run, vhost_url: str) -> None:
+def test_only_the_queue_of_a_subscription_is_removed_without_force(live: Run, vhost_url: str) -> None:
     assert live("apply", "topologies/topics.yaml").returncode == 0
     assert live("subscribe", "orders", "-r", "x", "--durable", "orders_audit", "--idle-timeout", "0").returncode == 0
     refused = live("unsubscribe", "orders_audit")  # which got one binding more, and is the topology's still
@@ -178,7 +178,7 @@ def test_only_a_subscription_is_removed_unless_it_is_forced(live: Run, vhost_url
     assert live("unsubscribe", "orders_audit", "--force").returncode == 0
 
 
-def test_what_breaks_the_contract_of_the_exchange_is_left_out_or_goes_where_it_is_to(
+def test_a_message_that_breaks_the_contract_of_the_exchange_is_skipped_or_goes_to_invalid_to(
     live: Run, vhost_url: str, vhost_channel: BlockingChannel, tmp_path: Path
 ) -> None:
     (tmp_path / "text.json").write_text('{"type": "string"}')
@@ -198,12 +198,12 @@ def test_what_breaks_the_contract_of_the_exchange_is_left_out_or_goes_where_it_i
 
 
 @pytest.mark.parametrize("more", [["--workers", "2"], ["--invalid-to", "odd"]])
-def test_what_a_subscription_cannot_do_is_a_usage_error(more: list[str], live: Run) -> None:
+def test_contradictory_options_of_a_subscription_are_a_usage_error(more: list[str], live: Run) -> None:
     assert live("subscribe", "amq.topic", *more).returncode == 2
 
 
 @pytest.mark.unguessed_api
-def test_a_durable_subscription_does_without_the_http_api(vhost_url: str, vhost_channel: BlockingChannel) -> None:
+def test_a_durable_subscription_works_without_the_http_api(vhost_url: str, vhost_channel: BlockingChannel) -> None:
     vhost_channel.exchange_declare("news", "topic")
     warnings: list[str] = []
     with rmqkit.connect(vhost_url) as connection:

@@ -160,7 +160,7 @@ def test_with_neither_retry_nor_dead_letters_the_first_thing_said_is_that_failur
     for queue, warned in (("orders", True), ("kept", False)):
         process = consume(queue, "--exec", "false", "--topology", path, "--idle-timeout", 0)
         _, stderr = process.communicate(timeout=90)
-        assert stderr.startswith("warning: what fails will be dropped: queue 'orders' has neither a retry") == warned
+        assert stderr.startswith("warning: failed messages will be dropped: queue 'orders' has neither") == warned
 
 
 @pytest.mark.fault(23)

@@ -1,4 +1,4 @@
-"""Handlers without a broker: patience, pauses, and what is refused before anything is consumed."""
+"""Handlers without a broker: timeouts, back-off, and options that are refused before anything is consumed."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class _Source:
         self._woken.set()
 
 
-def _run(executor: CommandHandler, stop: Stop, *bodies: bytes) -> list[HandledBatch]:
-    return list(executor.handle(_Source(stop, *bodies), stop))
+def _run(handler: CommandHandler, stop: Stop, *bodies: bytes) -> list[HandledBatch]:
+    return list(handler.handle(_Source(stop, *bodies), stop))
 
 
-def test_commands_that_go_on_after_a_stop_are_ended_in_the_end_and_their_messages_given_back(
+def test_commands_that_outlast_the_grace_period_are_ended_and_their_messages_requeued(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(command, "KILL_AFTER_S", 0.3)
     ready = tmp_path / "ready"
     stubborn = f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done"
-    executor = CommandHandler(("/bin/sh", "sh", "-c", stubborn), "q", grace_s=0.3)
+    handler = CommandHandler(("/bin/sh", "sh", "-c", stubborn), "q", grace_s=0.3)
     stop = Stop()
 
     def request() -> None:
@@ -61,30 +61,30 @@ def test_commands_that_go_on_after_a_stop_are_ended_in_the_end_and_their_message
         stop.request()
 
     threading.Thread(target=request).start()
-    assert [each.verdict for each in _run(executor, stop, b"begun", b"not begun")] == [Verdict.REQUEUE]
+    assert [each.verdict for each in _run(handler, stop, b"begun", b"not begun")] == [Verdict.REQUEUE]
 
 
-def test_a_command_that_heeds_no_sigterm_after_its_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_ignores_sigterm_after_its_timeout_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "KILL_AFTER_S", 0.2)
-    executor = CommandHandler(("/bin/sh", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"), "q", timeout_s=0.2)
+    handler = CommandHandler(("/bin/sh", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"), "q", timeout_s=0.2)
     [delivery] = next(_Source(Stop(), b"x").batches())
-    settled = executor.run(delivery)
-    assert settled.verdict is Verdict.REJECT
-    assert "more than 0.2 s" in settled.failure
+    handled = handler.run(delivery)
+    assert handled.verdict is Verdict.REJECT
+    assert "timed out after 0.2 s" in handled.failure
 
 
-def test_a_command_that_is_ended_by_the_second_signal_is_given_back_and_no_other_is_started() -> None:
-    executor = CommandHandler(("/bin/sh", "sh", "-c", "sleep 60"), "q")
+def test_closing_the_handler_requeues_the_running_message_and_starts_no_other_command() -> None:
+    handler = CommandHandler(("/bin/sh", "sh", "-c", "sleep 60"), "q")
     [delivery] = next(_Source(Stop(), b"x").batches())
-    threading.Timer(0.2, executor.close).start()
-    assert executor.run(delivery) == HandledBatch((delivery,), Verdict.REQUEUE)
-    assert executor.run(delivery) == HandledBatch((delivery,), Verdict.REQUEUE)
+    threading.Timer(0.2, handler.close).start()
+    assert handler.run(delivery) == HandledBatch((delivery,), Verdict.REQUEUE)
+    assert handler.run(delivery) == HandledBatch((delivery,), Verdict.REQUEUE)
 
 
-def test_a_command_gets_the_signals_that_python_ignores() -> None:
-    executor = CommandHandler(("/bin/sh", "sh", "-c", "kill -PIPE $$"), "q")
+def test_a_command_receives_the_signals_that_python_ignores() -> None:
+    handler = CommandHandler(("/bin/sh", "sh", "-c", "kill -PIPE $$"), "q")
     [delivery] = next(_Source(Stop(), b"x").batches())
-    assert executor.run(delivery).failure == f"the command was killed by {signal.SIGPIPE.name}"
+    assert handler.run(delivery).failure == f"the command was killed by {signal.SIGPIPE.name}"
 
 
 @pytest.mark.parametrize("words", ["", "  ", "a 'b", "no-such-program-here", "/etc/passwd", "/"])
@@ -93,22 +93,22 @@ def test_a_command_that_cannot_be_run_is_refused(words: str) -> None:
         command.parse(words)
 
 
-def test_what_is_given_back_again_and_again_waits_longer_each_time_until_there_is_progress(
+def test_messages_requeued_repeatedly_wait_longer_each_time_until_there_is_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = 1000.0
     monkeypatch.setattr("rmqkit.messaging.acknowledger.time.monotonic", lambda: now_s)
-    held = RequeueBackoff()
+    backoff = RequeueBackoff()
     pauses = []
     for _ in range(6):
-        held.hold([2, 1])
-        pauses.append(held.due_in_s())
-        assert (held.take_due(), 1 in held) == ([], True)
+        backoff.hold([2, 1])
+        pauses.append(backoff.due_in_s())
+        assert (backoff.take_due(), 1 in backoff) == ([], True)
         now_s += pauses[-1]
-        assert held.take_due() == [1, 2]
-    held.ease()
-    held.hold([3])
-    assert [*pauses, held.due_in_s()] == [1, 2, 4, 8, 10, 10, 1]
+        assert backoff.take_due() == [1, 2]
+    backoff.ease()
+    backoff.hold([3])
+    assert [*pauses, backoff.due_in_s()] == [1, 2, 4, 8, 10, 10, 1]
 
 
 FUNCTIONS = """
@@ -136,7 +136,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize("name", ["fine", "kind", "kind.__call__"])
-def test_a_function_of_the_current_folder_is_found(name: str) -> None:
+def test_a_function_in_the_current_folder_is_found(name: str) -> None:
     assert callable(function.load(f"some_functions:{name}"))
 
 
@@ -144,9 +144,9 @@ def test_a_function_of_the_current_folder_is_found(name: str) -> None:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("some_functions", "write module:function"),
-        ("some_functions:", "write module:function"),
-        (":fine", "write module:function"),
+        ("some_functions", "expected MODULE:FUNCTION"),
+        ("some_functions:", "expected MODULE:FUNCTION"),
+        (":fine", "expected MODULE:FUNCTION"),
         ("no_such_module:fine", "No module named 'no_such_module'"),
         ("some_functions:nosuch", "no attribute 'nosuch'"),
         ("some_functions:value", "not a callable object"),
@@ -178,7 +178,7 @@ def test_a_function_that_cannot_be_called_is_refused(target: str, said: str) -> 
         FilterOptions(filter="body =="),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options: HandlerOptions | FilterOptions) -> None:
+def test_contradictory_options_are_refused(options: HandlerOptions | FilterOptions) -> None:
     with pytest.raises((typer.BadParameter, RmqkitError)):
         options.check()
 
@@ -194,7 +194,7 @@ def test_options_that_do_not_go_together_are_refused(options: HandlerOptions | F
         (HandlerOptions(), 7, False, 7),
     ],
 )
-def test_the_prefetch_is_enough_for_all_commands(
+def test_the_prefetch_covers_all_commands(
     options: HandlerOptions, given: int | None, filtered: bool, prefetch: int
 ) -> None:
     assert options.prefetch(given, filtered=filtered) == prefetch

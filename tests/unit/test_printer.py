@@ -1,4 +1,4 @@
-"""What was printed is known to the message; what was not is never counted as printed."""
+"""Messages are counted as printed once they were written whole, and never before."""
 
 import fcntl
 import json
@@ -22,21 +22,21 @@ def _deliveries(*bodies: bytes) -> list[Delivery]:
     return [Delivery(body, tag, False, FakeOrigin()) for tag, body in enumerate(bodies, 1)]
 
 
-def test_bodies_go_out_byte_for_byte_with_a_newline_each(tmp_path: Path) -> None:
+def test_bodies_are_written_byte_for_byte_with_a_newline_each(tmp_path: Path) -> None:
     everything = bytes(range(256))
     with (tmp_path / "out").open("wb") as file:
         assert Printer(file.fileno()).write(_deliveries(everything, b"", b"\x1b[31mred")) == 3
     assert (tmp_path / "out").read_bytes() == everything + b"\n\n\x1b[31mred\n"
 
 
-def test_envelopes_go_out_one_a_line(tmp_path: Path) -> None:
+def test_envelopes_are_written_one_per_line(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
         Printer(file.fileno(), as_json=True).write(_deliveries(b"a\nb", b"\xff"))
     first, second = (tmp_path / "out").read_text().splitlines()
     assert (json.loads(first)["body"], json.loads(second)["body_base64"]) == ("a\nb", "/w==")
 
 
-def test_a_batch_larger_than_a_block_goes_out_whole_and_in_order(tmp_path: Path) -> None:
+def test_a_batch_larger_than_a_block_is_written_whole_and_in_order(tmp_path: Path) -> None:
     bodies = [bytes([65 + number % 26]) * 300_000 for number in range(20)] + [b"x" * 3_000_000]
     with (tmp_path / "out").open("wb") as file:
         assert Printer(file.fileno()).write(_deliveries(*bodies)) == 21
@@ -52,7 +52,7 @@ def test_a_full_disk_is_an_error_and_nothing_counts_as_written() -> None:
     assert caught.value.written == 0
 
 
-def test_a_disk_that_fills_up_in_mid_batch_tells_how_many_are_wholly_out(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_in_mid_batch_reports_how_many_were_written_whole(tmp_path: Path) -> None:
     """A file size limit stands in for the disk: the write is short, then fails."""
     script = """
 import resource, signal, sys
@@ -76,17 +76,17 @@ except OutputError as exc:
     assert (tmp_path / "out").stat().st_size == 25
 
 
-def test_a_reader_that_is_gone_is_an_error() -> None:
+def test_a_closed_reader_is_an_error() -> None:
     read, write = os.pipe()
     os.close(read)
     try:
-        with pytest.raises(OutputError, match="its reader is gone"):
+        with pytest.raises(OutputError, match="output closed by its reader"):
             Printer(write).write(_deliveries(b"a"))
     finally:
         os.close(write)
 
 
-def test_a_stop_ends_the_wait_for_a_reader_that_reads_nothing() -> None:
+def test_a_stop_ends_the_wait_for_an_idle_reader() -> None:
     read, write = os.pipe()
     capacity = fcntl.fcntl(write, fcntl.F_GETPIPE_SZ)
     stop = Stop()
@@ -101,15 +101,15 @@ def test_a_stop_ends_the_wait_for_a_reader_that_reads_nothing() -> None:
         os.close(write)
 
 
-def test_a_closed_output_is_refused_at_once() -> None:
+def test_a_closed_output_is_refused_immediately() -> None:
     read, write = os.pipe()
     os.close(read)
     os.close(write)
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot write"):
         Printer(write)
 
 
-def test_a_terminal_gets_control_characters_as_escapes() -> None:
+def test_control_characters_are_escaped_on_a_terminal() -> None:
     control, terminal = os.openpty()
     attributes = termios.tcgetattr(terminal)
     attributes[1] &= ~termios.OPOST

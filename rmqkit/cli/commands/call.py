@@ -1,4 +1,4 @@
-"""`rmqkit call`: requests to a server, and its replies to standard output."""
+"""`rmqkit call`: send requests to a server, and print its replies."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from rmqkit.cli.handler_options import PrintFormat
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, parse_target
 from rmqkit.cli.publish_input import InputOptions, PublishInput, RequestOptions
 from rmqkit.errors import InputError, OutputError, RmqkitError
+from rmqkit.handlers.printer import Printer
+from rmqkit.messaging.rpc_reply import error_in
 from rmqkit.model import Target
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.report import Answer
@@ -25,7 +27,7 @@ from rmqkit.stop import Stop
 
 
 class _CallCounts:
-    """What was done so far; `error` is that of the first request that has one."""
+    """The counts so far; `error` is that of the first request that failed."""
 
     def __init__(self) -> None:
         self.error: RmqkitError | None = None
@@ -33,7 +35,7 @@ class _CallCounts:
         self._started_s = time.monotonic()
 
     def count(self, answer: Answer, *, quiet: bool, several: bool) -> None:
-        """Take in an answer, and tell its error unless `quiet`."""
+        """Count an answer, and print its error unless `quiet`."""
         self.requests += 1
         self._answered += answer.error is None
         self._replies += len(answer.replies)
@@ -47,7 +49,7 @@ class _CallCounts:
         return counts | {"seconds": round(time.monotonic() - self._started_s, 3)}
 
     def summary(self) -> str:
-        """Say how many requests were answered."""
+        """Summarize the counts in one line."""
         seconds = max(time.monotonic() - self._started_s, 1e-6)
         answered = f"{self._answered:,} of {self.requests:,} requests were answered"
         return f"{answered} in {seconds:.2f} s, {self.requests / seconds:,.0f}/s."
@@ -55,34 +57,30 @@ class _CallCounts:
 
 @dataclass(frozen=True, slots=True)
 class RequestTargetOptions:
-    """What is asked, and whom."""
+    """The requests, and the queue or exchange they go to."""
 
     queue: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[QUEUE]", help="The queue of the requests; with -e or -r, the first request.", show_default=False
-        ),
+        typer.Argument(metavar="[QUEUE]", help="The queue; with -e or -r, the first request.", show_default=False),
     ] = None
     payloads: Annotated[
-        list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="A request each.", show_default=False)
+        list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="One request each.", show_default=False)
     ] = None
     exchange: Annotated[
         str, typer.Option("-e", "--exchange", metavar="NAME", help="An exchange instead of a queue.")
     ] = ""
-    routing_key: Annotated[str, typer.Option("-r", "--routing-key", metavar="KEY", help="The routing key for it.")] = ""
+    routing_key: Annotated[str, typer.Option("-r", "--routing-key", metavar="KEY", help="Their routing key.")] = ""
     file: Annotated[
         list[str] | None,
-        typer.Option("-f", "--file", metavar="PATH", help="A file as one request, - for standard input; repeat it."),
+        typer.Option("-f", "--file", metavar="PATH", help="A file as one request, - for standard input; repeatable."),
     ] = None
     lines: Annotated[
         str | None,
-        option(
-            metavar="FILE", help="A request per line; - is standard input, and the default when something is piped in."
-        ),
+        option(metavar="FILE", help="One request per line; - is standard input, the default if input is piped in."),
     ] = None
 
-    def intake(self, properties: RequestOptions) -> PublishInput:
-        """Return the requests; raise a usage error for what does not go together."""
+    def requests(self, properties: RequestOptions) -> PublishInput:
+        """Return the requests. Raises a usage error for options that contradict each other."""
         words = [*([] if self.queue is None else [self.queue]), *(self.payloads or ())]
         target = parse_target(queue=None, exchange=self.exchange or None, routing_key=self.routing_key or None)
         if target is None and not words:
@@ -96,31 +94,30 @@ class RequestTargetOptions:
 
 @dataclass(frozen=True, slots=True)
 class ReplyOptions:
-    """Which replies are waited for, and where they go."""
+    """The replies to wait for, and their destination."""
 
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="How long each request may wait for its replies.")
+        float, typer.Option(metavar="SECONDS", min=0.001, help="How long to wait for the replies to each request.")
     ] = 10.0
     replies: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Wait for N replies to each; 0: take what comes in time.")
+        int,
+        typer.Option(metavar="N", min=0, help="Wait for N replies to each request; 0: for all that arrive in time."),
     ] = 1
-    window: Annotated[int, typer.Option(metavar="N", min=1, help="How many requests may be on their way at once.")] = 1
+    window: Annotated[int, typer.Option(metavar="N", min=1, help="How many requests may be in flight at once.")] = 1
     idempotent: Annotated[
-        bool, typer.Option("--idempotent", help="Ask again after a lost connection: handling it twice does no harm.")
+        bool,
+        typer.Option("--idempotent", help="Send again after a lost connection: handling a request twice does no harm."),
     ] = False
     format: Annotated[
-        PrintFormat, typer.Option(help="raw: each reply's body and a newline; json: an envelope a line.")
+        PrintFormat, typer.Option(help="raw: print each body and a newline; json: an envelope a line.")
     ] = PrintFormat.RAW
     out: Annotated[
         str | None,
-        option("-o", "--output", metavar="FILE", help="Write the body of the one reply there, byte for byte."),
+        option("-o", "--output", metavar="FILE", help="Write the body of the only reply to this file, byte for byte."),
     ] = None
 
     def sink(self) -> Callable[[Answer], object]:
-        """Return what takes each answer."""
-        from rmqkit.handlers.printer import Printer  # noqa: PLC0415
-        from rmqkit.messaging.rpc_reply import error_in  # noqa: PLC0415 - start-up time
-
+        """Return the function that writes the replies of an answer."""
         if path := self.out:
             return lambda answer: None if answer.error else _write(path, answer.reply.body)
         printer = Printer(as_json=self.format is PrintFormat.JSON)
@@ -132,23 +129,23 @@ def call(
     properties: RequestOptions,
     broker: ConnectionOptions,
     *,
-    asked: RequestTargetOptions,
+    target: RequestTargetOptions,
     wanted: ReplyOptions,
     json: Json = False,
 ) -> None:
-    """Send requests, and print the reply to each, in their order; the report goes to standard error.
+    """Send requests, and print the replies in the order of the requests; the report goes to standard error.
 
-    A reply that does not come in time, or a request that no queue takes, exits with 6; a server that says that it
-    failed, with 8. A request that is not answered in time expires, and is not sent again.
+    The exit code is 6 if a reply does not arrive in time or a request reaches no queue, 8 if the server reports a
+    failure. A request that is not answered in time expires, and is not sent again.
     """
-    intake = asked.intake(properties)
-    several = intake.total != 1
+    requests = target.requests(properties)
+    several = requests.total != 1
     if wanted.out is not None and (several or wanted.replies != 1):
-        raise typer.BadParameter("--output takes the one reply to one request")
-    sink, tally, ending = wanted.sink(), _CallCounts(), None
+        raise typer.BadParameter("--output requires exactly one request and one reply")
+    write, counts, ending = wanted.sink(), _CallCounts(), None
     with connect(broker.settings()) as connection:
         answers = connection.call_many(
-            intake,
+            requests,
             timeout_s=wanted.timeout,
             replies=wanted.replies or None,
             window=wanted.window,
@@ -157,20 +154,20 @@ def call(
         )
         try:
             for answer in answers:
-                tally.count(answer, quiet=json, several=several)
-                sink(answer)
+                counts.count(answer, quiet=json, several=several)
+                write(answer)
         except RmqkitError as exc:
             ending = exc
-    ending = ending or intake.failure
-    error = ending or tally.error
+    ending = ending or requests.failure
+    error = ending or counts.error
     if json:
-        output.note(codec.dumps(tally.as_json() | (error_output.as_json(error) if error else {}), indent=2))
+        output.note(codec.dumps(counts.as_json() | (error_output.as_json(error) if error else {}), indent=2))
     else:
-        if ending is not None and ending is not tally.error:  # else it was told
+        if ending is not None and ending is not counts.error:  # else it was printed already
             output.note(error_output.as_text(ending))
         if several:
-            output.note(tally.summary())
-    if isinstance(ending, InputError) and tally.requests:
+            output.note(counts.summary())
+    if isinstance(ending, InputError) and counts.requests:
         raise typer.Exit(exit_codes.PARTLY_DONE)
     raise typer.Exit(exit_codes.exit_code(error))
 

@@ -1,58 +1,35 @@
-"""`rmqkit consume`: the messages of a queue, each settled once it was handled: printed, if nothing else is named."""
+"""`rmqkit consume`: handle the messages of a queue, by printing them unless another handler is named."""
 
 from __future__ import annotations
 
-import json as codec
-import os
 import re
-import sys
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
-from rmqkit import exit_codes
-from rmqkit.cli import consume_job, error_output, last_applied, output, worker_processes
-from rmqkit.cli.commands import plan
-from rmqkit.cli.consume_job import ConsumeRequest, ConsumeResult
+from rmqkit.cli import consume_job, frame, handler_options, last_applied, output, worker_processes
+from rmqkit.cli.consume_job import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
-from rmqkit.cli.frame import Signals, StoppedAtOnce
-from rmqkit.cli.handler_options import FilterOptions, HandlerOptions
+from rmqkit.cli.files import readable
+from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
 from rmqkit.cli.last_applied import LastApplied
 from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
-from rmqkit.errors import OutputError
+from rmqkit.handlers.runner import ConsumeJob, dropped_warning
 from rmqkit.message import Verdict
 from rmqkit.model import Retry
+from rmqkit.options import ConsumeOptions, Offset
 from rmqkit.payload import amqp_json
-from rmqkit.report import ConsumeReport, as_json
+from rmqkit.settings import Settings
+from rmqkit.stop import Stop
 from rmqkit.topology.retry import in_words
-
-if TYPE_CHECKING:
-    from rmqkit.options import Offset
-
-
-Count = Annotated[int | None, option("-n", "--count", metavar="N", min=1, help="End after exactly N.")]
-IdleTimeout = Annotated[float | None, option(metavar="SECONDS", min=0, help="End after so long without a message.")]
-Prefetch = Annotated[
-    int | None,
-    option(
-        metavar="N",
-        min=1,
-        max=65535,
-        help="How many may be under way to each consumer: 1000, with --exec two a command, if not given.",
-    ),
-]
-
-_LEFT = {Verdict.ACK: "sent on with the reason", Verdict.REJECT: "rejected"}
-_PAST = {Verdict.ACK: "acknowledged", Verdict.REJECT: "rejected", Verdict.REQUEUE: "given back"}
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerOptions:
-    """How messages are taken from the queue, and where its contract and its retry stand."""
+    """How to consume, and the source of the queue's contract and retry."""
 
-    worker_count: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes.")] = 1
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes.")] = 1
     channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="Consume with N consumers on one connection, in each process.")
     ] = 1
@@ -61,33 +38,36 @@ class ConsumerOptions:
         option(
             "--topology",
             metavar="FILE",
-            help="Take the queue's contract and retry from this file, and not from the topology applied last.",
+            help="Take the queue's contract and retry from this file instead of the topology applied last.",
         ),
     ] = None
     no_ack: Annotated[
-        bool, typer.Option("--no-ack", help="Do not acknowledge: faster, and what is under way in a crash is lost.")
+        bool, typer.Option("--no-ack", help="Do not acknowledge: faster, but a crash loses the messages in flight.")
     ] = False
     offset: Annotated[
         str | None,
         option(
             metavar="WHERE",
-            help="Where to begin in a stream: first, last, next, an offset, 5m for what is no older, or a time.",
+            help="Where to begin in a stream: first, last, next, an offset, an age such as 5m, or a time.",
         ),
     ] = None
 
-    def check(self, handling: HandlerOptions, filtering: FilterOptions, *, checked: bool) -> None:
-        """Raise a usage error for what does not go together; `checked` tells that there is a contract."""
-        if self.no_ack and (filtering.filter is not None or not handling.prints):
-            raise typer.BadParameter("--no-ack is for printing everything: what is settled needs acknowledgements")
-        if self.no_ack and checked:
-            raise typer.BadParameter("a contract needs acknowledgements: leave --no-ack out, or add --no-schema")
-        if self.offset is not None and (self.no_ack or self.worker_count > 1 or self.channels > 1):
+    def check(self, handler: HandlerOptions, filtering: FilterOptions, *, checked: bool) -> None:
+        """Raise a usage error for options that contradict each other; `checked` says whether there is a contract."""
+        if self.no_ack and (filtering.filter is not None or not handler.prints):
             raise typer.BadParameter(
-                "a stream gives every consumer all of it, and needs acknowledgements: --offset stands alone"
+                "--no-ack cannot be combined with a filter or a handler, which need acknowledgements"
+            )
+        if self.no_ack and checked:
+            raise typer.BadParameter("--no-ack cannot be combined with a contract. Leave it out, or add --no-schema.")
+        if self.offset is not None and (self.no_ack or self.workers > 1 or self.channels > 1):
+            raise typer.BadParameter(
+                "--offset cannot be combined with --no-ack, --workers or --channels: a stream has to be acknowledged,"
+                " and every consumer receives all of it"
             )
 
-    def position(self) -> Offset | None:
-        """Return where to begin; raise a usage error for what is no offset."""
+    def start(self) -> Offset | None:
+        """Return where to begin in a stream. Raises a usage error for an invalid offset."""
         text = self.offset
         if text is None or re.fullmatch(r"first|last|next|\d+[YMDhms]", text):
             return text
@@ -102,7 +82,7 @@ class ConsumerOptions:
 @grouped
 def consume(
     queue: Annotated[str, typer.Argument(help="The queue.")],
-    handling: HandlerOptions,
+    handler: HandlerOptions,
     filtering: FilterOptions,
     contract: ConsumedSchemaOptions,
     broker: ConnectionOptions,
@@ -110,133 +90,60 @@ def consume(
     count: Count = None,
     idle_timeout: IdleTimeout = None,
     prefetch: Prefetch = None,
-    taking: ConsumerOptions,
+    consumer: ConsumerOptions,
     json: Json = False,
 ) -> None:
-    """Print the messages of a queue as they come, until Ctrl-C; each is acknowledged once it is out.
+    """Print the messages of a queue as they arrive, until Ctrl-C; each is acknowledged once it is written.
 
-    Or save them, run a command for each, call a function, or forward them. What was not handled whole stays in the
-    queue. What a handler fails on is tried again as the topology's retry says; without one it is rejected:
-    dead-lettered, or dropped where the queue has no dead-letter exchange. The report goes to standard error.
+    Or save them, run a command for each, call a function, or forward them. A message that was not handled completely
+    stays in the queue. A message the handler fails on is retried as the topology says; without a retry it is rejected:
+    dead-lettered, or dropped if the queue has no dead-letter exchange. The report goes to standard error.
     """
-    check(handling, filtering)
+    handler_options.check(handler, filtering)
     settings = broker.settings()
-    applied = (
-        last_applied.of(plan.load(taking.topology), taking.topology)
-        if taking.topology
-        else last_applied.recall(settings)
-    )
-    retry = _retry(queue, applied) if handling.may_fail and applied else None
+    applied = _applied(consumer.topology, settings)
+    retry = _retry(queue, applied) if handler.may_fail and applied else None
     schema = contract.of_queue(queue, applied)
     if contract.invalid_to is not None and not schema:
-        raise typer.BadParameter("--invalid-to is for a contract, and there is none: name a --schema")
-    taking.check(handling, filtering, checked=bool(schema))
-    if taking.offset is not None and filtering.filter is not None and filtering.unmatched is None:
-        filtering = replace(filtering, unmatched=Verdict.ACK)  # which takes nothing out of a stream
-    job = ConsumeRequest(
-        settings,
+        raise typer.BadParameter("--invalid-to requires a contract. Name one with --schema.")
+    consumer.check(handler, filtering, checked=bool(schema))
+    ahead = handler.prefetch(prefetch, filtered=filtering.filter is not None)
+    # Acknowledging takes nothing out of a stream.
+    unmatched = filtering.unmatched or (Verdict.REQUEUE if consumer.offset is None else Verdict.ACK)
+    job = ConsumeJob(
         queue,
-        handling.prefetch(prefetch, filtered=filtering.filter is not None),
-        count,
-        idle_timeout,
-        taking.no_ack,
-        taking.channels,
-        schema,
-        contract.target(queue, applied) if schema else None,
-        handling,
-        filtering,
+        ConsumeOptions(ahead, count, idle_timeout, consumer.no_ack, consumer.start()),
+        consumer.channels,
+        filter=filtering.filter,
+        unmatched=unmatched,
+        contract=schema,
+        invalid_to=contract.target(queue, applied) if schema else None,
         retry=retry,
-        offset=taking.position(),
     )
-    perform(job, taking.worker_count, as_json_object=json)
+    command = ConsumeCommand(settings, job, handler, consumer.workers)
+
+    def body(stop: Stop) -> int:
+        result = worker_processes.run(command, stop)
+        consume_job.print_report(command, result, as_json_object=json)
+        return result.exit_code
+
+    frame.run(body)
+
+
+def _applied(files: list[str] | None, settings: Settings) -> LastApplied | None:
+    """Return the contracts and retries of these files, or else of the topology applied last."""
+    if not files:
+        return last_applied.recall(settings)
+    from rmqkit.topology.file.loader import load  # noqa: PLC0415 - start-up time: yaml
+
+    return last_applied.of(load(*map(readable, files)), files)
 
 
 def _retry(queue: str, applied: LastApplied) -> Retry | None:
-    """Return the retry of a queue, and say whose it is; warn if there is none, and failures are dropped."""
+    """Return the retry of a queue, and say where it is declared; warn if failed messages are dropped."""
     files = ", ".join(applied.files)
     if retry := applied.retries.get(queue):
-        output.note(output.safe(f"What fails {in_words(retry)}: the retry of queue {queue!r} in {files}."))
+        output.note(output.safe(f"A failed message {in_words(retry)}: the retry of queue {queue!r} in {files}."))
     elif applied.dead_letters.get(queue, ...) is None:
-        lacking = f"queue {queue!r} has neither a retry nor a dead-letter exchange in {files}"
-        output.warn(f"what fails will be dropped: {lacking}")
+        output.warn(f"{dropped_warning(queue)} in {files}")
     return retry
-
-
-def check(handling: HandlerOptions, filtering: FilterOptions) -> None:
-    """Refuse what does not go together, and a closed standard output."""
-    if sys.stdout is None:  # closed, as by `>&-`: its number may come to stand for any other file
-        raise OutputError("standard output is closed")
-    handling.check()
-    filtering.check()
-
-
-def perform(job: ConsumeRequest, worker_count: int = 1, *, as_json_object: bool) -> NoReturn:
-    """Do the job, tell what was done, and exit."""
-    with Signals() as signals:
-        try:
-            outcome = _run(job, worker_count, signals)
-        except StoppedAtOnce:
-            os._exit(exit_codes.SIGNALLED + signals.received)  # the broker queues again what was not acknowledged
-        invalid = Verdict.ACK if job.invalid_to else Verdict.REJECT
-        several = worker_count > 1 or job.channels > 1
-        _tell(outcome, job.filtering.verdict, invalid, several=several, as_json_object=as_json_object)
-        code = exit_codes.exit_code(outcome.error)
-        report = outcome.report
-        if not code and (report.failed or report.invalid or report.retried or report.parked):
-            code = exit_codes.HANDLER_FAILED
-        raise typer.Exit(code or (exit_codes.SIGNALLED + signals.received if signals.received else exit_codes.DONE))
-
-
-def _run(job: ConsumeRequest, worker_count: int, signals: Signals) -> ConsumeResult:
-    # On a terminal the messages themselves are progress enough.
-    progress = nullcontext(lambda _done, _blocked: None) if os.isatty(1) else output.progress("consuming", job.count)
-    with progress as show:
-
-        def take(done: int) -> None:
-            show(done, "")
-
-        if worker_count > 1:
-            return worker_processes.run(job, worker_count, signals.stop, on_progress=take)
-        return consume_job.run(job, signals.stop, on_progress=take)
-
-
-def _tell(outcome: ConsumeResult, unmatched: Verdict, invalid: Verdict, *, several: bool, as_json_object: bool) -> None:
-    report, error = outcome.report, outcome.error
-    if as_json_object:
-        output.note(codec.dumps(as_json(report) | (error_output.as_json(error) if error else {}), indent=2))
-        return
-    if several and report.consumed:
-        output.note(_shares(report))
-    if report.consumed or not error:
-        output.note(_summary(report, unmatched, invalid))
-    if error:
-        output.note(error_output.as_text(error))
-
-
-def _shares(report: ConsumeReport) -> str:
-    total = max(report.acknowledged, 1)
-    rows = [(name, f"{share:,}", f"{share / total:.1%}") for name, share in report.shares.items()]
-    return output.table([("consumer", "messages", "share"), *rows])
-
-
-def _summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict) -> str:
-    """Say how many messages were handled; those that were delivered and not settled are back in the queue."""
-
-    def of_ours(settled: int, verdict: Verdict) -> int:
-        left_out = (report.unmatched if verdict is unmatched else 0) + (report.invalid if verdict is invalid else 0)
-        return settled - left_out
-
-    done = of_ours(report.acknowledged, Verdict.ACK) - report.retried - report.parked
-    rate = f", {done / report.seconds:,.0f}/s" if done and report.seconds else ""
-    again = f"; {report.redelivered:,} had been delivered before" if report.redelivered and done else ""
-    others = {
-        "rejected": of_ours(report.rejected, Verdict.REJECT) - report.failed,
-        "requeued": report.requeued,
-        "failed (rejected)": report.failed,
-        "failed (to be tried again)": report.retried,
-        "parked (not to be tried again)": report.parked,
-        f"broke the contract, and were {_LEFT[invalid]}": report.invalid,
-        f"did not match ({_PAST[unmatched]})": report.unmatched,
-    }
-    told = "".join(f"; {number:,} {what}" for what, number in others.items() if number > 0)
-    return f"Consumed {done:,} {'message' if done == 1 else 'messages'} in {report.seconds:.2f} s{rate}{again}{told}."

@@ -1,29 +1,29 @@
-"""`rmqkit subscribe` and `rmqkit unsubscribe`: what an exchange routes, without a queue in a topology."""
+"""`rmqkit subscribe` and `rmqkit unsubscribe`: consume from an exchange, without a queue in a topology."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rmqkit.cli import last_applied, output
-from rmqkit.cli.commands import consume
-from rmqkit.cli.consume_job import ConsumeRequest
+from rmqkit.cli import consume_job, frame, handler_options, last_applied, output, worker_processes
+from rmqkit.cli.consume_job import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
-from rmqkit.cli.handler_options import FilterOptions, HandlerOptions
-from rmqkit.cli.options import ConnectionOptions, Json, grouped
+from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
+from rmqkit.connection import Connection
+from rmqkit.handlers.runner import ConsumeJob
 from rmqkit.message import Verdict
+from rmqkit.options import ConsumeOptions
 from rmqkit.payload.properties import parse_headers
-
-if TYPE_CHECKING:
-    from rmqkit.connection import Connection
+from rmqkit.stop import Stop
 
 
 class HeaderMatch(Enum):
-    """Which of the headers have to be there."""
+    """How many of the headers have to match."""
 
     ALL = "all"
     ANY = "any"
@@ -31,128 +31,130 @@ class HeaderMatch(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
-    """What is wanted of the exchange, and who keeps it."""
+    """The messages wanted from the exchange, and the queue that holds them."""
 
     routing_key: Annotated[
         list[str],
-        typer.Option("-r", "--routing-key", metavar="KEY", help="A key, or a topic's pattern; repeat it for others."),
+        typer.Option("-r", "--routing-key", metavar="KEY", help="A key, or a topic's pattern; repeat it for more."),
     ] = field(default_factory=list)
     header: Annotated[
         list[str],
         typer.Option("-H", "--header", metavar="K=V", help="A header, of a headers exchange: k=text, or k:=JSON."),
     ] = field(default_factory=list)
-    match: Annotated[HeaderMatch, typer.Option("--match", help="Whether all headers have to be there, or any.")] = (
+    match: Annotated[HeaderMatch, typer.Option("--match", help="Whether all headers have to match, or any.")] = (
         HeaderMatch.ALL
     )
     durable: Annotated[
-        str,
-        typer.Option(
-            "--durable", metavar="NAME", help="A queue of this name that stays when we go.", show_default=False
-        ),
+        str, option("--durable", metavar="NAME", help="Keep the queue, under this name, when the command ends.")
     ] = ""
     max_length: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--max-length",
             metavar="N",
             min=1,
-            help="How many messages the queue keeps, the newest: 10,000 unless it is durable.",
-            show_default=False,
+            help="Keep only the newest N messages in the queue. [default: 10,000; with --durable, all]",
         ),
     ] = None
 
-    def check(self) -> None:
-        """Refuse what is no header: PayloadError."""
-        parse_headers(self.header)
-
-    def subscribe(self, connection: Connection, exchange: str, tell: Callable[[str], None]) -> str:
-        """Subscribe, and return the queue's name; `tell` hears that it is done."""
+    def subscribe(
+        self, connection: Connection, exchange: str, headers: Mapping[str, Any] | None, *, quiet: bool
+    ) -> str:
+        """Subscribe, say so unless `quiet`, and return the name of the queue."""
         queue = connection.subscribe(
             exchange,
             self.routing_key,
-            headers=parse_headers(self.header),
+            headers=headers,
             match="all" if self.match is HeaderMatch.ALL else "any",
             durable=self.durable,
             max_length=self.max_length,
             on_warning=output.warn,
         )
-        asked = ", ".join([*self.routing_key, *self.header])
-        tell(f"Subscribed to exchange {exchange!r}{asked and f' with {asked}'}.")
+        if not quiet:
+            wanted = ", ".join([*self.routing_key, *self.header])
+            output.note(output.safe(f"Subscribed to exchange {exchange!r}{wanted and f' with {wanted}'}."))
         return queue
 
 
 @grouped
 def subscribe(
     exchange: Annotated[str, typer.Argument(help="The exchange.")],
-    wanted: SubscriptionOptions,
-    handling: HandlerOptions,
+    subscription: SubscriptionOptions,
+    handler: HandlerOptions,
     filtering: FilterOptions,
     broker: ConnectionOptions,
     *,
     contract: ConsumedSchemaOptions,
-    count: consume.Count = None,
-    idle_timeout: consume.IdleTimeout = None,
-    prefetch: consume.Prefetch = None,
-    worker_count: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes, from a --durable queue.")
+    count: Count = None,
+    idle_timeout: IdleTimeout = None,
+    prefetch: Prefetch = None,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", metavar="N", min=1, help="Consume with N processes, from a --durable queue."),
     ] = 1,
     json: Json = False,
 ) -> None:
-    """Print what an exchange routes from now on, until Ctrl-C: everything, or what the keys or headers ask for.
+    """Print the messages an exchange routes from now on, until Ctrl-C: all, or those that match the keys or headers.
 
-    The queue is this command's own, keeps a bounded number of messages, and is gone when the command ends, however it
-    ends: nobody else notices. With --durable it stays, and keeps what comes meanwhile for the next time; then the
-    exchange's keys need not be named again. Remove such a queue with `rmqkit unsubscribe`.
+    The queue belongs to this command, keeps a limited number of messages, and is deleted when the command ends, however
+    it ends; other consumers are not affected. With --durable it is kept and collects messages for the next run, which
+    need not name the keys again. Remove such a queue with `rmqkit unsubscribe`.
 
-    The contract is that of the exchange; what breaks it is left out, or goes to --invalid-to.
+    The contract is that of the exchange; a message that breaks it is skipped, or goes to --invalid-to.
     """
-    consume.check(handling, filtering)
-    wanted.check()
-    if worker_count > 1 and not wanted.durable:
-        raise typer.BadParameter(
-            "--workers read one queue together, which one process cannot own: name a --durable one"
-        )
+    handler_options.check(handler, filtering)
+    headers = parse_headers(subscription.header)
+    if workers > 1 and not subscription.durable:
+        raise typer.BadParameter("--workers needs --durable NAME: a temporary queue belongs to one process")
     settings = broker.settings()
     schema = contract.of_exchange(exchange, last_applied.recall(settings))
     if contract.invalid_to is not None and not schema:
-        raise typer.BadParameter("--invalid-to is for a contract, and there is none: name a --schema")
-    ahead = handling.prefetch(prefetch, filtered=filtering.filter is not None)
-    if filtering.filter is not None and filtering.unmatched is None and not wanted.durable:
-        filtering = replace(filtering, unmatched=Verdict.ACK)  # nobody else wants it
-    job = ConsumeRequest(settings, "", ahead, count, idle_timeout, handling=handling, filtering=filtering)
-    job = replace(job, contract=schema, invalid_to=contract.target("", None) if schema else None)
+        raise typer.BadParameter("--invalid-to requires a contract. Name one with --schema.")
+    ahead = handler.prefetch(prefetch, filtered=filtering.filter is not None)
+    # No other consumer needs the messages of a temporary queue.
+    unmatched = filtering.unmatched or (Verdict.REQUEUE if subscription.durable else Verdict.ACK)
+    job = ConsumeJob(
+        "",  # known once the queue is declared
+        ConsumeOptions(ahead, count, idle_timeout),
+        filter=filtering.filter,
+        unmatched=unmatched,
+        contract=schema,
+        invalid_to=contract.target("", None) if schema else None,
+    )
 
-    def tell(text: str) -> None:
-        if not json:
-            output.note(output.safe(text))
+    def open_queue(connection: Connection) -> str:
+        return subscription.subscribe(connection, exchange, headers, quiet=json)
 
-    def enter(connection: Connection) -> str:
-        return wanted.subscribe(connection, exchange, tell)
-
-    if worker_count > 1:
-        with broker.connect() as connection:
-            job = replace(job, queue=enter(connection))
+    if workers > 1:
+        with connect(settings) as connection:
+            command = ConsumeCommand(settings, replace(job, queue=open_queue(connection)), handler, workers)
     else:
-        job = replace(job, enter=enter)
-    consume.perform(job, worker_count, as_json_object=json)
+        command = ConsumeCommand(settings, job, handler, open_queue=open_queue)
+
+    def body(stop: Stop) -> int:
+        result = worker_processes.run(command, stop)
+        consume_job.print_report(command, result, as_json_object=json)
+        return result.exit_code
+
+    frame.run(body)
 
 
 @grouped
 def unsubscribe(
-    queue: Annotated[str, typer.Argument(metavar="NAME", help="The queue, as --durable named it.")],
+    queue: Annotated[str, typer.Argument(metavar="NAME", help="The queue, as named with --durable.")],
     broker: ConnectionOptions,
     *,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Even if it holds messages, which are lost, has consumers, or was made otherwise."
+            "--force", help="Also if the queue holds messages, which are lost, has consumers, or is no subscription."
         ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Remove the queue that `rmqkit subscribe --durable NAME` made, unless messages wait in it, or it has consumers.
+    """Remove the queue of `rmqkit subscribe --durable NAME`, unless it holds messages or has consumers.
 
-    No other queue is removed: RabbitMQ's HTTP API tells whose it is, by an argument of the queue.
+    Any other queue is refused: RabbitMQ's HTTP API shows the argument that marks the queue of a subscription.
     """
     with broker.connect() as connection:
         state = connection.unsubscribe(queue, force=force)
