@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +19,11 @@ import pytest
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import app, error_output
+from rmqkit.cli import app, error_output, frame
 from rmqkit.cli.options import ConnectionOptions
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
+from rmqkit.stop import Stop
 
 RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
 CANARY = "c4n4ry"
@@ -345,3 +346,50 @@ def test_completion_is_offered_for_the_shells(shell: str) -> None:
 def test_an_options_completion_imports_its_command() -> None:
     env = {"_RMQKIT_COMPLETE": "complete_bash", "COMP_WORDS": "rmqkit apply --dr", "COMP_CWORD": "2"}
     assert rmqkit(env=env).stdout.strip() == "--dry-run"
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_lets_a_command_finish_and_is_its_exit_code(number: signal.Signals) -> None:
+    def body(stop: Stop) -> int:
+        assert not stop.requested
+        signal.raise_signal(number)
+        assert stop.requested
+        return exit_codes.DONE
+
+    with pytest.raises(typer.Exit) as ending:
+        frame.run(body)
+    assert ending.value.exit_code == exit_codes.SIGNALLED + number
+    assert exit_codes.SIGNALLED + number in exit_codes.MEANINGS
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_failure_of_an_interrupted_command_keeps_its_exit_code() -> None:
+    def body(_: Stop) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return exit_codes.NOT_CONFIRMED
+
+    with pytest.raises(typer.Exit) as ending:
+        frame.run(body)
+    assert ending.value.exit_code == exit_codes.NOT_CONFIRMED
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_command_under_nohup_ignores_a_hangup() -> None:
+    def body(stop: Stop) -> int:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.requested
+        return exit_codes.DONE
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.raises(typer.Exit) as ending:
+        frame.run(body)
+    assert ending.value.exit_code == exit_codes.DONE
