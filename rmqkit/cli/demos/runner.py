@@ -31,7 +31,7 @@ from rmqkit.topology.file.loader import load
 ENVELOPES = ("--format", "json")  # shows a demo the properties of messages
 _TERMINATE_S = 10.0
 _COMMENT_COLUMN = 50
-_STALLED_S = 60.0  # without a new line of output; a step usually takes a second or two
+_STALLED_S = 30.0  # without a new line of output; a step usually takes a second or two
 
 
 class DemoBroker(NamedTuple):
