@@ -26,7 +26,7 @@ def work(runner: DemoRunner) -> Result:
     runner.apply()
     workers = runner.start_workers("worker", "consume", _TASKS)
     runner.show("publish", "--count", str(runner.count), comment="confirmed, while they consume")
-    return _publish(runner, [Message(b"%d" % number, _TASKS) for number in range(runner.count)], workers)
+    return _publish(runner, _TASKS, [Message(b"%d" % number, _TASKS) for number in range(runner.count)], workers)
 
 
 def cluster(runner: DemoRunner) -> Result:
@@ -37,7 +37,7 @@ def cluster(runner: DemoRunner) -> Result:
     runner.show("publish", *options, comment="confirmed, while they consume")
     bodies = (b'{"order": %d}' % number for number in range(runner.count))
     messages = [Message(body, _ORDER_KEY, "orders.events") for body in bodies]
-    return _publish(runner, messages, workers, LeaderFailure(Cluster(runner.broker.folder / "cluster")))
+    return _publish(runner, _ORDERS, messages, workers, LeaderFailure(Cluster(runner.broker.folder / "cluster")))
 
 
 class LeaderFailure:
@@ -72,7 +72,11 @@ class LeaderFailure:
 
 
 def _publish(
-    runner: DemoRunner, messages: list[Message], workers: list[DemoProcess], failure: LeaderFailure | None = None
+    runner: DemoRunner,
+    queue: str,
+    messages: list[Message],
+    workers: list[DemoProcess],
+    failure: LeaderFailure | None = None,
 ) -> Result:
     """Publish until the workers have received every message, and compare."""
     bodies = {bytes(message.body) for message in messages}
@@ -99,7 +103,7 @@ def _publish(
     seconds = time.monotonic() - started_s
     if failure:
         failure.end()
-    runner.wait(lambda: runner.connection.queue_state(messages[0].routing_key).ready == 0, *workers)
+    runner.wait(lambda: runner.connection.queue_state(queue).ready == 0, *workers)
     runner.end()
     return _result(report, bodies, {worker.name: worker.lines() for worker in workers}, seconds, failure)
 
