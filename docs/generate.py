@@ -110,7 +110,7 @@ def command_reference() -> Iterator[str]:
     """Yield the page of the help of every command, as `rmqkit COMMAND --help` prints it."""
     import typer  # noqa: PLC0415
 
-    from rmqkit.cli.app import COMMANDS, app, load  # noqa: PLC0415
+    from rmqkit.cli.app import COMMANDS, TOPICS, app, load  # noqa: PLC0415
 
     yield "# Commands\n\nWhat `rmqkit --help` prints, and each command's own help.\n"
     yield _help(typer.main.get_command(app), "rmqkit")
@@ -121,6 +121,9 @@ def command_reference() -> Iterator[str]:
         for inner, subcommand in getattr(command, "commands", {}).items():
             yield f"### rmqkit {name} {inner}\n"
             yield _help(subcommand, f"rmqkit {name} {inner}")
+    for name in TOPICS:
+        yield f"## rmqkit help {name}\n"
+        yield _help(load(name), f"rmqkit help {name}")
 
 
 def _help(command: Any, path: str) -> str:

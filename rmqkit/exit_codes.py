@@ -44,6 +44,7 @@ MEANINGS: dict[int, str] = {
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
     HANDLER_FAILED: "a handler failed, locally or on the called server; or a consumed message broke its contract",
     TEST_FAILED: "a test failed: a message was not routed as its scenario expects",
+    SIGNALLED + 1: "stopped by SIGHUP (the terminal was closed), after finishing cleanly",
     SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",
     SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",
 }

@@ -5,6 +5,6 @@ def main() -> None:
     """Run the `rmqkit` command and exit with its code."""
     try:
         from rmqkit.cli.app import main as run  # noqa: PLC0415 - importing rmqkit.cli stays free of Typer
-    except KeyboardInterrupt:  # Ctrl-C before there is anything that could be stopped
+    except KeyboardInterrupt:  # Ctrl-C while Python is still importing
         raise SystemExit(130) from None
     run()

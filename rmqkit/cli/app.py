@@ -8,13 +8,15 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
 from rmqkit.cli import error_output
-from rmqkit.cli.help import Command, Group
+from rmqkit.cli.help import Command, Group, Topic, usage_error
+from rmqkit.version import VERSION
 
 
 class CommandEntry(NamedTuple):
-    """One command: `module:attribute` (a function, or a Typer with commands of its own) and what help says of it."""
+    """One command: `module:attribute` (a function, or a Typer with subcommands) and its help."""
 
     target: str
     help: str
@@ -22,17 +24,17 @@ class CommandEntry(NamedTuple):
     examples: tuple[str, ...]
 
 
-TOPOLOGIES, MESSAGES, BROKER = "Topologies", "Messages", "A broker of your own"
+TOPOLOGIES, MESSAGES, BROKER = "Topologies", "Messages", "A private broker"
 COMMANDS: dict[str, CommandEntry] = {
     "validate": CommandEntry(
         "rmqkit.cli.commands.validate:validate",
-        "Check topology files, and say what is suspicious in them.",
+        "Check topology files for errors and suspicious declarations.",
         TOPOLOGIES,
         ("rmqkit validate topologies/work.yaml", "rmqkit validate --strict orders.yaml audit.yaml"),
     ),
     "route": CommandEntry(
         "rmqkit.cli.commands.route:route",
-        "Say which queues a message reaches, and what becomes of it there.",
+        "Show which queues a message would reach, and what happens to it there.",
         TOPOLOGIES,
         (
             "rmqkit route topologies/topics.yaml -e orders -r order.eu.paid",
@@ -47,7 +49,7 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "plan": CommandEntry(
         "rmqkit.cli.commands.plan:plan",
-        "Say what applying topology files would do, and change nothing.",
+        "Show what applying topology files would change, and change nothing.",
         TOPOLOGIES,
         ("rmqkit plan orders.yaml", "rmqkit plan --detailed-exit-code orders.yaml audit.yaml"),
     ),
@@ -59,49 +61,49 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "graph": CommandEntry(
         "rmqkit.cli.commands.graph:graph",
-        "Draw a topology: as a tree, Mermaid, DOT or SVG.",
+        "Draw a topology as a tree, Mermaid, DOT or SVG.",
         TOPOLOGIES,
         ("rmqkit graph topologies/topics.yaml", "rmqkit graph orders.yaml -o orders.svg"),
     ),
     "convert": CommandEntry(
         "rmqkit.cli.commands.convert:convert",
-        "Turn RabbitMQ's definitions into a topology file, or the reverse.",
+        "Convert RabbitMQ definitions to a topology file, or back.",
         TOPOLOGIES,
         ("rmqkit convert definitions.json orders.yaml --vhost shop", "rmqkit convert orders.yaml orders.json"),
     ),
     "destroy": CommandEntry(
         "rmqkit.cli.commands.destroy:destroy",
-        "Remove what topology files declare, unless it is in use.",
+        "Delete the entities that topology files declare, unless they are in use.",
         TOPOLOGIES,
         ("rmqkit destroy --dry-run orders.yaml", "rmqkit destroy orders.yaml"),
     ),
     "export": CommandEntry(
         "rmqkit.cli.commands.export:export",
-        "Write what a virtual host holds as a topology file.",
+        "Export a virtual host as a topology file, or as RabbitMQ definitions.",
         TOPOLOGIES,
         ("rmqkit export -o live.yaml", "rmqkit export --format definitions --vhost shop -o shop.json"),
     ),
     "diff": CommandEntry(
         "rmqkit.cli.commands.diff:diff",
-        "Say how two topologies differ: files, definitions or live brokers.",
+        "Compare two topologies: files, definitions or live brokers.",
         TOPOLOGIES,
         ("rmqkit diff orders.yaml amqp://localhost/shop", "rmqkit diff staging.json production.json --vhost shop"),
     ),
     "status": CommandEntry(
         "rmqkit.cli.commands.status:status",
-        "Show what queues hold, who reads them, and how fast.",
+        "Show the depth, consumers and message rates of queues.",
         TOPOLOGIES,
         ("rmqkit status", "rmqkit status orders.yaml --watch"),
     ),
     "schema": CommandEntry(
         "rmqkit.cli.commands.schema:schema",
-        "Print the JSON Schema of a topology file, for editors.",
+        "Print the JSON Schema of topology files, for editors.",
         TOPOLOGIES,
         ("rmqkit schema > topology.schema.json", "rmqkit schema scenarios > scenarios.schema.json"),
     ),
     "publish": CommandEntry(
         "rmqkit.cli.commands.publish:publish",
-        "Publish messages, each persistent and confirmed.",
+        "Publish messages, persistent and confirmed.",
         MESSAGES,
         (
             "rmqkit publish --count 100000",
@@ -111,7 +113,7 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "consume": CommandEntry(
         "rmqkit.cli.commands.consume:consume",
-        "Consume a queue: print, save, run a command, call a function, forward; then acknowledge.",
+        "Consume a queue: print, save, forward, run a command or call a function, then acknowledge.",
         MESSAGES,
         (
             "rmqkit consume worker_queue",
@@ -122,7 +124,7 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "subscribe": CommandEntry(
         "rmqkit.cli.commands.subscribe:subscribe",
-        "Print what an exchange routes, through a queue of its own or one that is kept.",
+        "Print the messages that an exchange routes, through a temporary or a durable queue.",
         MESSAGES,
         (
             "rmqkit subscribe news",
@@ -133,13 +135,13 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "unsubscribe": CommandEntry(
         "rmqkit.cli.commands.subscribe:unsubscribe",
-        "Remove the queue of a durable subscription.",
+        "Delete the queue of a durable subscription.",
         MESSAGES,
         ("rmqkit unsubscribe mailbox_ada", "rmqkit unsubscribe mailbox_ada --force"),
     ),
     "move": CommandEntry(
         "rmqkit.cli.commands.move:move",
-        "Move messages: replay a dead-letter queue, drain one queue into another.",
+        "Move messages: replay a dead-letter queue, or drain one queue into another.",
         MESSAGES,
         (
             "rmqkit move parked --dry-run",
@@ -169,81 +171,106 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "broker": CommandEntry(
         "rmqkit.cli.commands.broker:app",
-        "Start and stop a private RabbitMQ node, on loopback only.",
+        "Start and stop a private RabbitMQ node or cluster, on loopback only.",
         BROKER,
         ("rmqkit broker start", 'eval "$(rmqkit broker env)"'),
     ),
     "demo": CommandEntry(
         "rmqkit.cli.commands.demo:demo",
-        "Show a messaging pattern at work, from topology to lost and found.",
+        "Demonstrate a messaging pattern on a private broker, and count lost messages.",
         BROKER,
         ("rmqkit demo", "rmqkit demo topics", "rmqkit demo rpc --count 1000 --workers 5"),
+    ),
+}
+TOPICS: dict[str, CommandEntry] = {
+    "connection": CommandEntry(
+        "rmqkit.cli.options:connection",
+        "The options of commands that connect to a broker.",
+        "",
+        (
+            "rmqkit status --url amqps://ada@broker.example.com/shop --password-prompt",
+            "rmqkit publish --url amqp://node1,amqp://node2 --count 1000",
+        ),
     ),
 }
 SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": None}
 
 
 def load(name: str) -> Any:
-    """Import a command and return it as Click's object, with its examples."""
-    module, _, attribute = COMMANDS[name].target.partition(":")
+    """Import a command or a topic of help, and return it as Click's object, with its examples."""
+    entry = COMMANDS.get(name) or TOPICS[name]
+    module, _, attribute = entry.target.partition(":")
     target = getattr(import_module(module), attribute)
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False, **SETTINGS)
         target.command(name)(function)
     target.info.cls = Group
     for each in target.registered_commands:
-        each.cls = Command
+        each.cls = Topic if name in TOPICS else Command
     command = typer.main.get_command(target)
     command.name = name
-    command.epilog = "\n".join(COMMANDS[name].examples)
+    command.epilog = "\n".join(entry.examples)
     return command
 
 
 class LazyGroup(Group):
-    """The top command: help and completion read the table, and only what is called is imported."""
+    """The top command: help and completion read the table, and only the command that is called is imported."""
+
+    def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **__: Any) -> Any:
+        """Run the command line and return its exit code; raise a usage error as SettingsError."""
+        try:
+            return super().main(args, prog_name, standalone_mode=False)
+        except TyperException as error:
+            raise usage_error(error) from error
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options that come before a command; `help COMMAND` and `version` are other words for options."""
+        match args:
+            case ["help", *command]:
+                args = [*command, "--help"]
+            case ["version"]:
+                args = ["--version"]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Return the names in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """Return what stands for a command in help, without importing it."""
-        if cmd_name not in COMMANDS:
-            return None
-        entry = COMMANDS[cmd_name]
-        return TyperCommand(cmd_name, short_help=entry.help, rich_help_panel=entry.panel)
+        """Return a stand-in for a command, without importing it."""
+        entry = COMMANDS.get(cmd_name) or TOPICS.get(cmd_name)
+        return entry and TyperCommand(cmd_name, short_help=entry.help, rich_help_panel=entry.panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command that is called; an unknown name is an error with a suggestion."""
-        self.commands = {name: self.get_command(ctx, name) for name in COMMANDS}  # what suggestions are taken from
+        """Return the command that is called."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command and load(name or ""), rest
+        return name, command and load(name or ""), ["--help"] if name in TOPICS else rest
 
 
-def _version(value: bool) -> None:  # noqa: FBT001 - Typer calls it
+def _print_version(value: bool) -> None:  # noqa: FBT001 - Typer calls it
     if value:
-        from rmqkit.version import VERSION  # noqa: PLC0415
-
         typer.echo(f"rmqkit {VERSION}")
         raise typer.Exit
 
 
 app = typer.Typer(name="rmqkit", cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, **SETTINGS)
-
-
 EXAMPLES = ("rmqkit broker start", "rmqkit apply topologies/work.yaml", "rmqkit publish --count 100000")
 
 
 @app.callback(
-    help="A messaging toolkit for RabbitMQ: apply a topology, publish, consume; nothing is lost.",
+    help="A messaging toolkit for RabbitMQ: apply topologies, publish and consume without losing messages.\n\n"
+    "`rmqkit help COMMAND` explains a command, `rmqkit help connection` how commands find the broker.",
     epilog="\n".join(EXAMPLES),
 )
 def rmqkit(
-    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,  # noqa: FBT002
+    *,
+    _: Annotated[
+        bool, typer.Option("-V", "--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Take the options that come before a command."""
 
 
 def main() -> None:
-    """Run the command line, and exit."""
+    """Run the command line and exit."""
     sys.exit(error_output.run(lambda: typer.main.get_command(app)(prog_name="rmqkit"), sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The one place where a command's errors end: each is told once, and becomes an exit code."""
+"""Report the error that ends a command, once, and turn it into an exit code."""
 
 from __future__ import annotations
 
@@ -14,60 +14,60 @@ from rmqkit.cli import output
 from rmqkit.errors import OutputError, RmqkitError
 
 DEBUG = "RMQKIT_DEBUG"  # set it to see tracebacks
-_REPORTS_ON_STDERR = {"consume", "call"}  # its standard output belongs to the messages
+_REPORTS_ON_STDERR = {"consume", "call"}  # their standard output belongs to the messages
 _OUTPUT_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run(command: Callable[[], object], arguments: Sequence[str]) -> int:
-    """Run a command, tell its error if it has one, and return the exit code.
+    """Run a command, report its error if it has one, and return the exit code.
 
     With `--json` among the arguments an error is one JSON object, where the command's report would be.
     """
-    output.told.clear()
+    output.warned.clear()
     code = _run(command, arguments)
     try:
         output.flush()
     except OutputError as error:
-        return code or _tell(error, arguments)
+        return code or _report(error, arguments)
     return code
 
 
 def _run(command: Callable[[], object], arguments: Sequence[str]) -> int:
     try:
-        command()
-    except SystemExit as ending:  # how Click ends, with the code of typer.Exit or 2 for a usage error
-        if isinstance(ending.__context__, BrokenPipeError):  # which Click would keep quiet about
-            return _tell(OutputError("standard output: its reader has gone"), arguments)
-        return ending.code if isinstance(ending.code, int) else exit_codes.DONE
+        code = command()  # of typer.Exit
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # which Click would not report
+            return _report(OutputError("standard output closed by its reader (broken pipe)"), arguments)
+        code = ending.code
     except KeyboardInterrupt:
         return exit_codes.SIGNALLED + 2
     except Exception as error:  # noqa: BLE001 - the last line of defence
         known = _known(error)
-        return _tell(known, arguments) if known else _tell_bug(error)
-    return exit_codes.DONE
+        return _report(known, arguments) if known else _report_bug(error)
+    return code if isinstance(code, int) else exit_codes.DONE
 
 
 def _known(error: Exception) -> RmqkitError | None:
-    """Return an error as ours; None for what must be a bug."""
+    """Return an error as one of rmqkit's; None if it must be a bug."""
     if isinstance(error, OSError) and error.errno in _OUTPUT_FULL:  # while Click printed a help text
         return OutputError(f"standard output: {error.strerror}")
     return error if isinstance(error, RmqkitError) else None
 
 
-def _tell(error: RmqkitError, arguments: Sequence[str]) -> int:
+def _report(error: RmqkitError, arguments: Sequence[str]) -> int:
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if "--json" in options:
-        say = output.note if set(arguments[:1]) & _REPORTS_ON_STDERR else output.out
-        say(output.to_json(as_json(error)))
+        write = output.note if set(arguments[:1]) & _REPORTS_ON_STDERR else output.out
+        write(output.to_json(as_json(error)))
     else:
         output.note(as_text(error))
     return exit_codes.exit_code(error)
 
 
 def as_text(error: RmqkitError) -> str:
-    """Return what is told on standard error: what happened, every problem with its place, what to do next."""
+    """Return the text for standard error: the message, every problem with its place, the advice."""
     lines = [f"{output.paint('error:', 'red', sys.stderr)} {output.safe(error.message)}"]
     for problem in error.problems:
         where = output.paint(output.safe(str(problem.where)), "bold", sys.stderr)
@@ -82,7 +82,7 @@ def _indented(advice: str) -> list[str]:
 
 
 def as_json(error: RmqkitError) -> dict[str, Any]:
-    """Return the error object that `--json` prints; `error` is its class, `report` what was done until then."""
+    """Return the error object that `--json` prints: `error` is its class, `report` the work done until then."""
     return {
         "error": type(error).__name__,
         "message": error.message,
@@ -91,14 +91,14 @@ def as_json(error: RmqkitError) -> dict[str, Any]:
     } | ({"report": report.as_json(done)} if (done := getattr(error, "report", None)) else {})
 
 
-def _tell_bug(error: Exception) -> int:
+def _report_bug(error: Exception) -> int:
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
-    else:  # the text of a foreign error may hold anything, a message's body too: it stays out
+    else:  # the text of a foreign error may hold anything, even the body of a message: leave it out
         place = traceback.extract_tb(error.__traceback__)[-1]
         output.note(
             f"{output.paint('error:', 'red', sys.stderr)} a bug in rmqkit: {type(error).__name__}"
             f" in {place.filename}, line {place.lineno}\n"
-            f"  Run it again with {DEBUG}=1 for the traceback, and report it, please."
+            f"  Please report it, with the traceback that {DEBUG}=1 prints."
         )
     return exit_codes.BUG

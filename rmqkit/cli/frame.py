@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop, and a second one as an order."""
+"""Run a command under signals: the first one requests a stop, a second one ends the command at once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,17 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.stop import Stop, StopRequested
 
-_NOTICE = b"\nStopping: what was begun is finished first. Once more stops at once.\n"
+_NOTICE = b"\nStopping: finishing messages in progress. Press Ctrl-C again to stop now.\n"
 
 
 class StoppedAtOnce(BaseException):
-    """Raised in the main thread, wherever it is, by a second signal: what is under way is given up."""
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    """End: all that is left to do, when this is called, is to tell what was done."""
-    os._exit(exit_codes.SIGNALLED + number)
+    """Raised in the main thread by a second signal: messages in progress are abandoned."""
 
 
 class Signals:
-    """For as long as the block runs, the first signal requests a stop and the second raises StoppedAtOnce.
+    """Handle SIGINT, SIGTERM and SIGHUP while the block runs: the first requests a stop, a second raises StoppedAtOnce.
 
-    `received` is the first signal's number, 0 for none.
+    `received` is the number of the first signal, 0 for none. An ignored SIGHUP, as under nohup, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -36,12 +31,14 @@ class Signals:
         self.received = 0
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        is_hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        numbers = (signal.SIGINT, signal.SIGTERM, *(() if is_hangup_ignored else (signal.SIGHUP,)))
+        self._before = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, _leave if self.received else handler)
+            signal.signal(number, _exit if self.received else handler)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received:
@@ -52,11 +49,16 @@ class Signals:
         self.stop.request()
 
 
-def run(body: Callable[[Stop], int]) -> NoReturn:
-    """Run the body of a command and exit with its code; the first signal requests a stop, the second ends it at once.
+def _exit(number: int, _frame: FrameType | None) -> None:
+    """Exit at once: only reporting is left to do by now."""
+    os._exit(exit_codes.SIGNALLED + number)
 
-    After a signal, a code of 0 becomes 128 plus the signal's number. A body that can report what it did until a second
-    signal catches StoppedAtOnce itself.
+
+def run(body: Callable[[Stop], int]) -> NoReturn:
+    """Run the body of a command under signals, and exit with the code it returns.
+
+    After a signal, a code of 0 becomes 128 plus the signal's number. A body that can report the work done until a
+    second signal catches StoppedAtOnce itself.
     """
     with Signals() as signals:
         try:

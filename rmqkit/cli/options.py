@@ -1,4 +1,4 @@
-"""The options that commands share, and how they become one typed object."""
+"""Options that commands share, each group one typed object."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -13,7 +14,8 @@ import typer
 
 from rmqkit.address import DEFAULT_URL, Address, Tls
 from rmqkit.cli import output
-from rmqkit.errors import SettingsError
+from rmqkit.cli.help import CONNECTION
+from rmqkit.errors import SettingsError, Unreachable
 from rmqkit.model import Target
 from rmqkit.settings import Settings, load_settings
 
@@ -24,16 +26,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print the report, or the err
 
 
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 - Typer's word
-    """Make an option whose default goes without saying; `panel` is its group in the help."""
+    """Make an option whose help shows no default; `panel` is its group in the help."""
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
-_option = functools.partial(option, panel="Connection")
+_option = functools.partial(option, panel=CONNECTION)
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """Which broker, as the options of every command that talks to one say."""
+    """The broker, login and TLS options of every command that connects."""
 
     url: Annotated[
         list[str],
@@ -41,48 +43,45 @@ class ConnectionOptions:
             "-u",
             "--url",
             metavar="URL",
-            help="The broker; repeat it, or separate by commas, for others to fall back on. Else RMQKIT_URL, AMQP_URL,"
-            f" CLOUDAMQP_URL, or {DEFAULT_URL}",
+            help="Broker URL; repeat it, or separate several by commas, to fail over."
+            f" [default: RMQKIT_URL, AMQP_URL, CLOUDAMQP_URL or {DEFAULT_URL}]",
         ),
     ] = field(default_factory=list)
     api_url: Annotated[
         str,
         _option(
-            "--api-url",
             metavar="URL",
-            help="RabbitMQ's HTTP API. Else RMQKIT_API_URL, or port 15672 (15671 with amqps) of the same host.",
+            help="URL of RabbitMQ's HTTP API."
+            " [default: RMQKIT_API_URL, or port 15672 (15671 with amqps) of the same host]",
         ),
     ] = ""
-    vhost: Annotated[
-        str | None, _option("--vhost", metavar="NAME", help="The virtual host, whatever the URL says.")
-    ] = None
+    vhost: Annotated[str | None, _option(metavar="NAME", help="Virtual host. [default: from the URL]")] = None
     password_file: Annotated[
         str | None,
         _option(
-            "--password-file",
             metavar="FILE",
-            help="Holds the password; read at every connect. Else that in the URL, or RMQKIT_PASSWORD.",
+            help="File containing the password, reread on every connect. [default: from the URL or RMQKIT_PASSWORD]",
         ),
     ] = None
     password_prompt: Annotated[bool, _option("--password-prompt", help="Ask for the password on the terminal.")] = False
     tls_ca_file: Annotated[
-        str, _option("--tls-ca-file", metavar="FILE", help="Whom to trust instead of the system's authorities.")
+        str, _option(metavar="FILE", help="CA certificates (PEM) to trust instead of the system's.")
     ] = ""
     tls_cert_file: Annotated[
-        str, _option("--tls-cert-file", metavar="FILE", help="Our certificate, for a broker that asks for one.")
+        str, _option(metavar="FILE", help="Client certificate (PEM), for a broker that requires one.")
     ] = ""
     tls_key_file: Annotated[
-        str, _option("--tls-key-file", metavar="FILE", help="Its key, unless it is in the same file.")
+        str, _option(metavar="FILE", help="Private key of the client certificate. [default: in the same file]")
     ] = ""
-    tls_key_password_file: Annotated[
-        str, _option("--tls-key-password-file", metavar="FILE", help="Holds the password of that key.")
-    ] = ""
+    tls_key_password_file: Annotated[str, _option(metavar="FILE", help="File containing the password of that key.")] = (
+        ""
+    )
     tls_insecure: Annotated[
-        bool, _option("--tls-insecure", help="Check neither certificate nor host name: anybody may listen.")
+        bool, _option("--tls-insecure", help="Skip verification of the certificate and host name (insecure).")
     ] = False
 
     def settings(self, *, source: str = "--url") -> Settings:
-        """Return which broker is meant; raise SettingsError, which says that the URL is that of `source`."""
+        """Return the settings of the broker; raise SettingsError, which names `source` as the origin of a bad URL."""
         tls = Tls(
             self.tls_ca_file,
             self.tls_cert_file,
@@ -91,7 +90,7 @@ class ConnectionOptions:
             key_password_file=self.tls_key_password_file,
         )
         if self.password_prompt and self.password_file:
-            raise SettingsError("--password-prompt and --password-file: give one of them")
+            raise SettingsError("--password-prompt and --password-file cannot be combined")
         settings = load_settings(
             self.url,
             vhost=self.vhost,
@@ -106,43 +105,40 @@ class ConnectionOptions:
         return settings
 
     def connect(self) -> Connection:
-        """Connect to what these options say."""
+        """Connect to the broker that the options name."""
         return connect(self.settings())
 
 
 def _ask(address: Address) -> str:
     """Ask for a password on the terminal, even if standard input is a pipe; nothing is echoed."""
-    from getpass import getpass  # noqa: PLC0415 - start-up time
-
     try:
         Path("/dev/tty").open("rb").close()
     except OSError:
-        advice = "Use --password-file, or RMQKIT_PASSWORD."
-        raise SettingsError("--password-prompt: there is no terminal to ask on", advice=advice) from None
+        advice = "Use --password-file or RMQKIT_PASSWORD."
+        raise SettingsError("--password-prompt needs a terminal", advice=advice) from None
     try:
         return getpass(f"Password for {address}: ")
     except EOFError:
-        raise SettingsError("--password-prompt: no password was given") from None
+        raise SettingsError("--password-prompt: no password was entered") from None
 
 
 def connect(settings: Settings) -> Connection:
-    """Connect; with nobody at the default address, say where a node of ours runs."""
+    """Connect; if nothing listens at the default address, name the port of the user's private node."""
     from rmqkit.connection import Connection  # noqa: PLC0415 - start-up time: pika
-    from rmqkit.errors import Unreachable  # noqa: PLC0415
 
     try:
         return Connection(settings)
     except Unreachable as error:
         if settings.source == "default":
-            error.advice = _our_node() or error.advice
+            error.advice = _advise_node() or error.advice
         raise
 
 
-def _our_node() -> str:
+def _advise_node() -> str:
     from rmqkit.node.cluster import last_started  # noqa: PLC0415 - only where there is no broker
 
     port = next((str(node.status().port) for node in last_started().nodes if node.pid), "")
-    return f'A node of yours runs on port {port}: eval "$(rmqkit broker env)"' if port else ""
+    return f'Your private node runs on port {port}. Use it: eval "$(rmqkit broker env)"' if port else ""
 
 
 def parse_target(*, queue: str | None, exchange: str | None, routing_key: str | None) -> Target | None:
@@ -185,16 +181,20 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _parameters_of(group: type) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    found = []
+    parameters = []
     for each in fields(group):
         default = each.default_factory() if each.default_factory is not MISSING else each.default
-        kind = inspect.Parameter.KEYWORD_ONLY
-        found.append(
-            inspect.Parameter(
-                each.name,
-                kind,
-                annotation=hints[each.name],
-                default=inspect.Parameter.empty if default is MISSING else default,
-            )
+        default = inspect.Parameter.empty if default is MISSING else default
+        parameters.append(
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name], default=default)
         )
-    return found
+    return parameters
+
+
+@grouped
+def connection(options: ConnectionOptions) -> None:
+    """Connect to a broker with these options, which all commands share that need one.
+
+    An option takes precedence over an environment variable, and that over the default. `eval "$(rmqkit broker env)"`
+    sets the variables for a private node. A URL needs no password: it may come from a file, a variable or a prompt.
+    """

@@ -1,7 +1,7 @@
-"""What a command says, and where: data to standard output, notes and errors to standard error.
+"""Print data to standard output, and notes and errors to standard error.
 
-Text that came with a message or from a broker may hold control characters; `safe` makes them harmless for a terminal.
-A reader that has gone (`rmqkit schema | head -1`) is no error here: nothing that is printed is a message.
+Text from a message or a broker may hold control characters; `safe` makes them harmless for a terminal. A reader that
+leaves early (`rmqkit schema | head -1`) is no error here: nothing printed by this module is a message.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from rmqkit.errors import OutputError
 Style = Literal["bold", "dim", "red", "green", "yellow"]
 _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}
 
-told: set[str] = set()  # what the command has warned of, once
+warned: set[str] = set()  # the warnings of this command so far
 
-# Characters that JSON may hold as they are and a terminal obeys: Latin-1's controls, and turns of direction.
-_UNSEEN = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Characters that JSON may hold unescaped and a terminal obeys: Latin-1's controls, and changes of direction.
+_CONTROLS = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Tell whether somebody watches there, on a terminal that can move its cursor."""
+    """Return whether the stream is a terminal that can move its cursor."""
     return bool(stream and stream.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def is_coloured(stream: TextIO | None) -> bool:
-    """Tell whether colours show there: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    """Return whether the stream shows colors: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def paint(text: str, style: Style, stream: TextIO) -> str:
-    """Colour a text if the stream shows colours."""
+    """Color a text if the stream shows colors."""
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and is_coloured(stream) else text
 
 
 def safe(text: str) -> str:
-    """Write everything but printable characters and line feeds as Python's escapes."""
+    """Escape everything but printable characters and line feeds, as Python does."""
     if text.isprintable():
         return text
     return "".join(
@@ -51,7 +51,7 @@ def safe(text: str) -> str:
 
 
 def out(text: str) -> bool:
-    """Print a line to standard output, and tell whether it is read; raise OutputError when the disk is full."""
+    """Print a line to standard output, and return whether it has a reader; raise OutputError when the disk is full."""
     return _write(sys.stdout, text + "\n")
 
 
@@ -61,26 +61,26 @@ def out_json(value: Any) -> None:
 
 
 def to_json(value: Any, *, indent: int | None = 2) -> str:
-    """Write JSON for people and programs: what no terminal should obey as an escape, all else as it is."""
+    """Return JSON for people and programs, with the characters escaped that a terminal would obey."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def note(text: str) -> None:
-    """Say something on standard error that is no error; colour codes in it stay."""
-    with suppress(OutputError):  # nobody to tell it to
+    """Print a note on standard error; color codes in it stay."""
+    with suppress(OutputError):  # there is nowhere to report it
         _write(sys.stderr, text + "\n")
 
 
 def warn(text: str) -> None:
-    """Say on standard error what the user should know, though the command goes on."""
+    """Print a warning on standard error; the command continues."""
     note(f"{paint('warning:', 'yellow', sys.stderr)} {safe(text)}")
 
 
 def warn_once(text: str) -> None:
-    """Warn, unless the command has warned of it already."""
-    if text not in told:
-        told.add(text)
+    """Print a warning unless the command has printed it already."""
+    if text not in warned:
+        warned.add(text)
         warn(text)
 
 
@@ -110,14 +110,14 @@ def table(
 
 
 def flush() -> None:
-    """Write out what is buffered, so that nothing is left to fail while Python ends."""
+    """Flush both streams, so that nothing is left to fail while Python ends."""
     for stream in (sys.stdout, sys.stderr):
         _write(stream, "")
 
 
 def _write(stream: TextIO | None, text: str) -> bool:
-    """Write, and tell whether there is still a reader; raise OutputError for any other failure."""
-    if stream is None:  # closed before we started, as by `>&-`
+    """Write, and return whether there is still a reader; raise OutputError for any other failure."""
+    if stream is None:  # closed before the command started, as by `>&-`
         return False
     try:
         stream.write(text)
@@ -134,53 +134,55 @@ def _write(stream: TextIO | None, text: str) -> bool:
 
 
 def _abandon(stream: TextIO) -> None:
-    """Send what is buffered, and all that follows, nowhere: flushing it at exit would fail again."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Discard the buffered text and all that follows: flushing it at exit would fail again."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
-Update = Callable[[int, str], None]  # how much is done by now, and why nothing moves (empty: it does)
+Update = Callable[[int, str], None]  # how much is done by now, and why progress is blocked (empty: it is not)
 
 
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Update]:
+def progress(label: str, total: int | None = None) -> Iterator[Update]:
     """Show a bar with rate and time left while the block runs, if standard error is a terminal.
 
-    Yields the function that moves it. Call it as often as you like, from any thread; the bar is drawn ten times a
+    Yields the function that updates it. Call it as often as you like, from any thread; the bar is drawn ten times a
     second.
     """
-    with progress_bars(what, total=total) as (update,):
+    with progress_bars(label, total=total) as (update,):
         yield update
 
 
 @contextmanager
-def progress_bars(*whats: str, total: int | None = None) -> Iterator[list[Update]]:
-    """Show several bars, one below the other; otherwise as `progress`."""
+def progress_bars(*labels: str, total: int | None = None) -> Iterator[list[Update]]:
+    """Show several bars, one below the other, as `progress` does one."""
     if not is_terminal(sys.stderr):
-        yield [lambda _done, _blocked: None for _ in whats]
+        yield [lambda _done, _blocked: None for _ in labels]
         return
     from rich.console import Console  # noqa: PLC0415 - start-up time: rich is for terminals
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[done]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[blocked]}", style="yellow", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 
-        def bar(what: str) -> Update:
-            task = bars.add_task(what, total=total, rate="", blocked="")
+        def bar(label: str) -> Update:
+            task = bars.add_task(label, total=total, done="", rate="", blocked="")
 
             def update(done: int, blocked: str) -> None:
                 elapsed = bars.tasks[task].elapsed or 0.0
                 rate = f"{done / elapsed:,.0f}/s" if elapsed else ""
-                bars.update(task, completed=done, rate=rate, blocked=f"blocked: {safe(blocked)}" if blocked else "")
+                shown = f"{done:,}/{total:,}" if total else f"{done:,}"
+                blocked = f"blocked: {safe(blocked)}" if blocked else ""
+                bars.update(task, completed=done, done=shown, rate=rate, blocked=blocked)
 
             return update
 
-        yield [bar(what) for what in whats]
+        yield [bar(label) for label in labels]

@@ -6,19 +6,24 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import app, error_output
+from rmqkit.cli import app, error_output, frame
+from rmqkit.cli.options import ConnectionOptions
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
+from rmqkit.stop import Stop
 
 RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
 CANARY = "c4n4ry"
@@ -54,8 +59,51 @@ def commands_that_are_there() -> list[str]:
     return [name for name, entry in app.COMMANDS.items() if find_spec(entry.target.partition(":")[0])]
 
 
-def test_the_version_is_printed() -> None:
-    assert rmqkit("--version").stdout.startswith("rmqkit 0.")
+@pytest.mark.parametrize("word", ["--version", "-V", "version"])
+def test_the_version_is_printed(word: str) -> None:
+    assert rmqkit(word).stdout.startswith("rmqkit 0.")
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command within this process; return its exit code and what it wrote."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        command = typer.main.get_command(app.app)
+        code = error_output.run(lambda: command(words, prog_name="rmqkit"), words)
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def test_help_is_a_word_as_well_as_an_option(call: Call) -> None:
+    assert call("help") == call("--help")
+    assert call("help", "apply") == call("apply", "--help")
+    assert call("help", "broker", "start") == call("broker", "start", "--help")
+    assert "Did you mean `rmqkit apply`?" in call("help", "aply")[2]
+
+
+def test_the_options_of_a_connection_are_explained_in_one_place(call: Call) -> None:
+    code, shown, _ = call("help", "connection")
+    assert code == 0
+    assert all(f"--{each.name.replace('_', '-')} " in shown for each in fields(ConnectionOptions))
+    assert call("connection") == (0, shown, "")
+    for command in ("publish", "status"):
+        _, own, _ = call(command, "--help")
+        assert "--url URL" in own
+        assert "--tls-ca-file" not in own
+        assert "rmqkit help connection" in own
+
+
+def test_help_shows_no_types_of_python_and_no_ranges() -> None:
+    for name in app.COMMANDS:
+        command = app.load(name)
+        for each in getattr(command, "commands", {name: command}).values():
+            with each.make_context(name, [], resilient_parsing=True) as context:
+                assert re.findall(r"<\w+(?: range)?>|x[<>]=|[<>]=x", each.get_help(context)) == []
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -99,13 +147,57 @@ def test_the_usage_line_shows_arguments_in_capitals_and_groups_the_options() -> 
 def test_a_mistyped_command_is_a_usage_error_with_a_suggestion() -> None:
     done = rmqkit("aply")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Did you mean 'apply'?" in done.stderr
+    assert done.stderr == "error: unknown command 'aply'\n  Did you mean `rmqkit apply`?\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "suggestion"),
+    [
+        ("get", "rmqkit consume QUEUE --count 1"),
+        ("ls", "rmqkit status"),
+        ("peek", "rmqkit move QUEUE --dry-run"),
+        ("ping", "rmqkit status"),
+        ("purge", "rmqkit broker ctl purge_queue QUEUE"),
+    ],
+)
+def test_a_command_of_another_tool_suggests_the_nearest_one(word: str, suggestion: str, call: Call) -> None:
+    assert call(word) == (2, "", f"error: unknown command {word!r}\n  Did you mean `{suggestion}`?\n")
 
 
 def test_a_mistyped_option_is_a_usage_error_with_a_suggestion() -> None:
     done = rmqkit("apply", "--dry-rum", "x.yaml")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--dry-run" in done.stderr
+    assert done.stderr == "error: no such option: --dry-rum\n  Did you mean --dry-run? See `rmqkit apply --help`.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["apply"], "missing argument FILE"),
+        (["publish", "-n", "x"], "--count must be a valid integer"),
+        (["publish", "--rate", "0"], "--rate must be greater than or equal to 0.001"),
+        (["publish", "--format", "x"], "--format: 'x' is not one of 'json', 'xml', 'text', 'binary'"),
+        (["publish", "-n"], "option '-n' requires an argument"),
+        (["unsubscribe", "a", "b"], "got unexpected extra argument(s) (b)"),
+        (["broker", "start", "--nodes", "2"], "--nodes must be odd"),
+    ],
+)
+def test_a_usage_error_looks_like_every_other_error(arguments: list[str], message: str, call: Call) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert len(err.splitlines()) <= 2
+
+
+def test_a_usage_error_is_json_on_request(call: Call) -> None:
+    code, out, err = call("publish", "--json", "--nope")
+    assert (code, err) == (2, "")
+    assert json.loads(out)["message"] == "no such option: --nope"
+
+
+def test_without_a_command_the_help_goes_to_standard_error(call: Call) -> None:
+    for arguments in ([], ["broker"]):
+        assert call(*arguments) == (2, "", call(*arguments, "--help")[1])
 
 
 @pytest.mark.parametrize("where", ["flag", "variable", "file"])
@@ -254,3 +346,50 @@ def test_completion_is_offered_for_the_shells(shell: str) -> None:
 def test_an_options_completion_imports_its_command() -> None:
     env = {"_RMQKIT_COMPLETE": "complete_bash", "COMP_WORDS": "rmqkit apply --dr", "COMP_CWORD": "2"}
     assert rmqkit(env=env).stdout.strip() == "--dry-run"
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_lets_a_command_finish_and_is_its_exit_code(number: signal.Signals) -> None:
+    def body(stop: Stop) -> int:
+        assert not stop.requested
+        signal.raise_signal(number)
+        assert stop.requested
+        return exit_codes.DONE
+
+    with pytest.raises(typer.Exit) as ending:
+        frame.run(body)
+    assert ending.value.exit_code == exit_codes.SIGNALLED + number
+    assert exit_codes.SIGNALLED + number in exit_codes.MEANINGS
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_failure_of_an_interrupted_command_keeps_its_exit_code() -> None:
+    def body(_: Stop) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return exit_codes.NOT_CONFIRMED
+
+    with pytest.raises(typer.Exit) as ending:
+        frame.run(body)
+    assert ending.value.exit_code == exit_codes.NOT_CONFIRMED
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_command_under_nohup_ignores_a_hangup() -> None:
+    def body(stop: Stop) -> int:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.requested
+        return exit_codes.DONE
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.raises(typer.Exit) as ending:
+        frame.run(body)
+    assert ending.value.exit_code == exit_codes.DONE

@@ -53,15 +53,15 @@ def test_the_broker_options_become_settings() -> None:
 @pytest.mark.own_node
 def test_a_node_of_the_user_is_named_only_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert options._our_node() == ""
+    assert options._advise_node() == ""
     node = Node()
     try:
         port = node.start(port=0).port
-        assert f"port {port}" in options._our_node()
-        assert 'eval "$(rmqkit broker env)"' in options._our_node()
+        assert f"port {port}" in options._advise_node()
+        assert 'eval "$(rmqkit broker env)"' in options._advise_node()
     finally:
         node.discard()
-    assert options._our_node() == ""
+    assert options._advise_node() == ""
 
 
 def test_nobody_at_an_address_that_was_named_keeps_the_general_advice() -> None:

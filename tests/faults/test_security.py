@@ -249,7 +249,7 @@ def test_without_a_terminal_there_is_nobody_to_ask(user: User) -> None:
     line = [*COMMAND, "status", "--url", user.url, "--password-prompt"]
     done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False)
     assert done.returncode == 2
-    assert b"there is no terminal to ask on" in done.stderr
+    assert b"--password-prompt needs a terminal" in done.stderr
     assert command("status", "--password-prompt", "--password-file", "x").returncode == 2
 
 

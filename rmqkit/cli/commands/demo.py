@@ -1,4 +1,4 @@
-"""`rmqkit demo`: a messaging pattern at work, on a node of its own, with a count of what was lost."""
+"""`rmqkit demo`: a messaging pattern at work on a private broker, with a count of lost messages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import output
 from rmqkit.cli.demos import PATTERNS
-from rmqkit.cli.options import Json
+from rmqkit.cli.options import Json, option
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHARED = [name for name, pattern in PATTERNS.items() if pattern.workers]
 
 
@@ -23,43 +24,44 @@ def _complete(incomplete: str) -> list[tuple[str, str]]:
 
 def demo(
     name: Annotated[
-        str, typer.Argument(metavar="[PATTERN]", help="Which pattern; see above.", autocompletion=_complete)
+        str, typer.Argument(metavar="[PATTERN]", help="One of the patterns above.", autocompletion=_complete)
     ] = "work",
     count: Annotated[
         int | None,
-        typer.Option(
-            "-n", "--count", metavar="N", min=1, help="How many messages, or calls, at a time.", show_default=False
-        ),
+        option("-n", "--count", metavar="N", min=1, help="Number of messages, or calls, published at a time."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
+        option(
             metavar="N",
             min=1,
             max=64,
-            help=f"How many processes share the work: 3 if not given. For {', '.join(_SHARED)}.",
-            show_default=False,
+            help=f"Number of processes that share the work, for {', '.join(_SHARED)}. [default: 3]",
         ),
     ] = None,
     *,
     json: Json = False,
 ) -> None:
-    """Show a pattern at work, on a private RabbitMQ node that is removed afterwards.
+    """Demonstrate a pattern on a private RabbitMQ node, which is removed afterwards.
 
-    The commands are those you would type. Exits with 0 only if all came that should, where it should, and nothing else.
+    It shows the commands as you would type them. The exit code is 0 only if every message arrived where it should, and
+    no other.
     """
     if not (pattern := PATTERNS.get(name)):
         close = difflib.get_close_matches(name, PATTERNS, 1)
-        advice = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(PATTERNS)}."
-        raise typer.BadParameter(f"{name!r} is no pattern. {advice}", param_hint="PATTERN")
+        advice = f"Did you mean {close[0]}?" if close else f"The patterns are {', '.join(PATTERNS)}."
+        raise typer.BadParameter(f"unknown pattern {name!r}. {advice}")
     if workers and not pattern.workers:
-        raise typer.BadParameter(f"nobody shares work in {name}: --workers is for {', '.join(_SHARED)}")
-    for number in (signal.SIGINT, signal.SIGTERM):
+        raise typer.BadParameter(f"the pattern {name} has no workers: --workers is for {', '.join(_SHARED)}")
+    for number in _SIGNALS:
         signal.signal(number, _exit)
-    from rmqkit.cli.demos.runner import DemoRunner  # noqa: PLC0415 - start-up time
+    from rmqkit.cli.demos import runner  # noqa: PLC0415 - completion of pattern names loads no pika
 
-    with pattern.place() as place, DemoRunner(place, count or pattern.count, workers or pattern.workers or 1) as stage:
-        result = pattern.run(stage)
+    with (
+        runner.private_broker(clustered=pattern.clustered) as broker,
+        runner.DemoRunner(pattern, broker, count, workers) as demo_runner,
+    ):
+        result = demo_runner.run_demo()
     if json:
         output.out_json(result.numbers)
     else:
@@ -74,7 +76,7 @@ demo.__doc__ = f"{demo.__doc__}\n    \b\n" + "\n".join(
 
 
 def _exit(number: int, _frame: object) -> None:
-    """Unwind, so that the node and the processes end; whoever is impatient waits for that."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    """Unwind, so that the node and the processes end; further signals do not interrupt that."""
+    for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     sys.exit(exit_codes.SIGNALLED + number)

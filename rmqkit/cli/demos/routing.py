@@ -1,6 +1,6 @@
-"""The demos of who gets which messages: publish and subscribe, routing, topics, headers, and readers who are away.
+"""Demos of which reader gets which messages: publish and subscribe, routing keys, topics, headers, offline readers.
 
-One table compares them all: a row for each sort of message, which its headers or its routing key tell, and a column
+One table compares them all: a row for each kind of message, identified by its headers or its routing key, and a column
 for each reader.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from rmqkit.cli import output
@@ -16,173 +16,142 @@ from rmqkit.cli.demos.delivery_count import DeliveryCount, count_deliveries
 from rmqkit.cli.demos.runner import ENVELOPES, DemoProcess, DemoRunner, Result
 from rmqkit.topology.file.loader import load
 
-_Item = tuple[str, str]  # the sort of a message, and its body
+_Item = tuple[str, str]  # the kind of a message, and its body
 
 
-def pubsub(stage: DemoRunner) -> Result:
-    """Show two readers with a queue each, and an onlooker."""
-    post = ReaderTable(stage, "topologies/pubsub.yaml")
-    post.consume()
-    onlooker = post.read("subscribe news", "subscribe", "news", comment="somebody looks on")
-    stage.wait(lambda: "Subscribed" in onlooker.said, onlooker)
-    post.publish("news", to=(*post.queues, onlooker.name))
-    return post.result()
+def route(runner: DemoRunner) -> Result:
+    """Publish each kind of message that the pattern lists to readers of all queues."""
+    table = ReaderTable(runner)
+    table.read_queues()
+    for kind, queues in runner.pattern.deliveries.items():
+        table.publish(kind, to=queues)
+    return table.result()
 
 
-def routing(stage: DemoRunner) -> Result:
-    """Show keys that two queues ask for, one does, and none."""
-    wanted = {"error": ("log_errors", "log_all"), "info": ("log_all",), "debug": ()}
-    return _sort(stage, "topologies/routing.yaml", wanted, lambda key: ["-e", "log", "-r", key])
+def pubsub(runner: DemoRunner) -> Result:
+    """Publish to two readers with a queue each, and to a temporary subscriber."""
+    table = ReaderTable(runner)
+    table.read_queues()
+    subscriber = table.read("subscribe news", "subscribe", "news", comment="a temporary subscriber")
+    runner.wait(lambda: "Subscribed" in subscriber.stderr, subscriber)
+    table.publish("news", to=(*table.queues, subscriber.name))
+    return table.result()
 
 
-def topics(stage: DemoRunner) -> Result:
-    """Show keys that match patterns of three queues, of two, and of one."""
-    billing, europe, audit = "orders_billing", "orders_europe", "orders_audit"
-    wanted = {
-        "order.eu.paid": (billing, europe, audit),
-        "order.us.paid": (billing, audit),
-        "order.eu.sent": (europe, audit),
-        "order.us.sent": (audit,),
-    }
-    return _sort(stage, "topologies/topics.yaml", wanted, lambda key: ["-e", "orders", "-r", key])
-
-
-def headers(stage: DemoRunner) -> Result:
-    """Show headers that match all that a queue asks for, any of it, and nothing: a number is no text."""
-    leaflets, printer = "documents_leaflets", "documents_printer"
-    wanted = {
-        "format=pdf pages:=1": (leaflets, printer),
-        "format=pdf pages=1": (printer,),
-        "urgent:=true": (printer,),
-        "format=html": (),
-    }
-    return _sort(stage, "topologies/headers.yaml", wanted, _options)
-
-
-def _sort(
-    stage: DemoRunner, file: str, wanted: Mapping[str, tuple[str, ...]], options: Callable[[str], Sequence[str]]
-) -> Result:
-    """Publish sorts of messages that are for these queues; `options` are those that publish a sort."""
-    post = ReaderTable(stage, file)
-    post.consume()
-    for sort, queues in wanted.items():
-        post.publish(sort, *options(sort), to=queues)
-    return post.result()
-
-
-def offline(stage: DemoRunner) -> Result:
-    """Show a reader who is there, one who goes and comes back, one who comes at the end, and one who said so before."""
-    post = ReaderTable(stage, "topologies/offline.yaml")
-    ada, grace, linus = post.queues
+def offline(runner: DemoRunner) -> Result:
+    """Publish to a reader who stays, one who leaves and returns, one who starts late, and one with a subscription."""
+    table = ReaderTable(runner)
+    ada, grace, linus = table.queues
     alan = "mailbox_alan"
-    everybody = (ada, grace, linus, alan)
-    stage.run("subscribe", "letters", "--durable", alan, "--idle-timeout", "0", comment="Alan goes")
-    post.read(ada, "consume", ada, comment="Ada stays")
-    post.read(grace, "consume", grace, comment="Grace is there, too")
-    post.publish("day=monday", *_options("day=monday"), to=everybody)
-    post.arrive(ada, grace)
-    stage.end(post.readers[grace])
-    stage.note("^C", comment="Grace leaves")
-    post.publish("day=tuesday", *_options("day=tuesday"), to=everybody)
-    post.read(grace, "consume", grace, comment="Grace is back")
-    post.read(alan, "subscribe", "letters", "--durable", alan, comment="so is Alan")
-    post.read(linus, "consume", linus, comment="Linus is new")
-    return post.result()
+    runner.run("subscribe", "letters", "--durable", alan, "--idle-timeout", "0", comment="Alan subscribes, and leaves")
+    table.read(ada, "consume", ada, comment="Ada stays")
+    table.read(grace, "consume", grace, comment="Grace reads, too")
+    table.publish("day=monday", to=(ada, grace, linus, alan))
+    table.wait(ada, grace)
+    runner.end(table.readers[grace])
+    runner.note("^C", comment="Grace leaves")
+    table.publish("day=tuesday", to=(ada, grace, linus, alan))
+    table.read(grace, "consume", grace, comment="Grace is back")
+    table.read(alan, "subscribe", "letters", "--durable", alan, comment="so is Alan")
+    table.read(linus, "consume", linus, comment="Linus is new")
+    return table.result()
 
 
 class ReaderTable:
-    """What was published, who was to get it, and who reads."""
+    """The published messages, the readers, and which reader is to get which messages."""
 
-    def __init__(self, stage: DemoRunner, file: str) -> None:
-        stage.apply(file)
-        self._stage = stage
-        self._topology = load(stage.place.folder / file)
+    def __init__(self, runner: DemoRunner) -> None:
+        runner.apply()
+        self._runner = runner
+        self._topology = load(runner.broker.folder / f"topologies/{runner.pattern.topology}.yaml")
         self.queues = tuple(queue.name for queue in self._topology.queues)
         self.readers: dict[str, DemoProcess] = {}
-        self._reports: dict[str, dict[str, int]] = {}  # by sort
-        self._wanted: dict[str, set[_Item]] = {}  # by reader
+        self._reports: dict[str, dict[str, int]] = {}  # by kind of message
+        self._expected: dict[str, set[_Item]] = {}  # by reader
 
-    def consume(self) -> None:
-        """Start a reader of each queue, and say what the queue asks for."""
+    def read_queues(self) -> None:
+        """Start a reader of each queue, and show with which keys or headers the queue is bound."""
         for queue in self.queues:
-            self.read(queue, "consume", queue, comment=", ".join(self._asked_for(queue)) or "everything")
+            self.read(queue, "consume", queue, comment=self._bindings(queue) or "everything")
 
     def read(self, name: str, *command: str, comment: str) -> DemoProcess:
         """Start a reader, for the first time or again."""
-        self.readers[name] = self._stage.start(name, *command, unseen=ENVELOPES, comment=comment)
+        self.readers[name] = self._runner.start(name, *command, hidden=ENVELOPES, comment=comment)
         return self.readers[name]
 
-    def publish(self, sort: str, *options: str, to: tuple[str, ...]) -> None:
-        """Publish messages of a sort that these readers are to get, and nobody else."""
-        self._reports[sort] = self._stage.publish(*options, "-n", str(self._stage.count))
+    def publish(self, kind: str, *, to: tuple[str, ...]) -> None:
+        """Publish messages of a kind that these readers are to get, and no other reader."""
+        exchange, options = self._topology.exchanges[0].name, list[str]()
+        if "=" in kind:
+            options = [word for header in kind.split() for word in ("-H", header)]
+        elif kind != exchange:
+            options = ["-e", exchange, "-r", kind]
+        self._reports[kind] = self._runner.publish(*options)
         for name in to:
-            self._wanted.setdefault(name, set()).update((sort, str(number)) for number in range(self._stage.count))
+            self._expected.setdefault(name, set()).update((kind, str(number)) for number in range(self._runner.count))
 
-    def arrive(self, *names: str) -> None:
-        """Wait until these readers have all that they were to get so far."""
-        self._stage.wait_for_lines({self.readers[name]: len(self._wanted[name]) for name in names})
+    def wait(self, *names: str) -> None:
+        """Wait until these readers have everything they are to get so far."""
+        self._runner.wait_for_lines({self.readers[name]: len(self._expected[name]) for name in names})
 
     def result(self) -> Result:
-        """Wait for what is to come yet, end the readers, and compare."""
-        queue_state = self._stage.connection.queue_state
-        self.arrive(*self.readers)
-        self._stage.wait(lambda: all(queue_state(each).ready == 0 for each in self.queues))
-        self._stage.end()
-        came = {name: [_item(line) for line in reader.lines()] for name, reader in self.readers.items()}
-        ledgers = {name: count_deliveries(items, self._wanted[name]) for name, items in came.items()}
-        for name in self.queues:  # what was still on its way to the reader; there should be none
-            ledgers[name] = replace(ledgers[name], unexpected=ledgers[name].unexpected + queue_state(name).ready)
-        sorts = {name: Counter(sort for sort, _ in items) for name, items in came.items()}
-        reports = self._reports.values()
-        complete = all(report["published"] == report["confirmed"] + report["returned"] for report in reports)
+        """Wait for the messages in flight, end the readers, and compare."""
+        queue_state = self._runner.connection.queue_state
+        self.wait(*self.readers)
+        self._runner.wait(lambda: all(queue_state(each).ready == 0 for each in self.queues))
+        self._runner.end()
+        received = {name: [_item(line) for line in reader.lines()] for name, reader in self.readers.items()}
+        counts = {name: count_deliveries(items, self._expected[name]) for name, items in received.items()}
+        for name in self.queues:  # messages still in flight to the reader, of which there should be none
+            counts[name] = replace(counts[name], unexpected=counts[name].unexpected + queue_state(name).ready)
+        kinds = {name: Counter(kind for kind, _ in items) for name, items in received.items()}
+        reports = self._reports
+        complete = all(each["published"] == each["confirmed"] + each["returned"] for each in reports.values())
+        complete &= all(count.complete for count in counts.values())
         numbers = {
-            "published": {sort: report["published"] for sort, report in self._reports.items()},
-            "returned": {sort: report["returned"] for sort, report in self._reports.items()},
-            "readers": {name: asdict(ledger) | {"sorts": sorts[name]} for name, ledger in ledgers.items()},
+            "published": {kind: report["published"] for kind, report in reports.items()},
+            "returned": {kind: report["returned"] for kind, report in reports.items()},
+            "readers": {name: asdict(count) | {"kinds": kinds[name]} for name, count in counts.items()},
         }
-        complete &= all(ledger.complete for ledger in ledgers.values())
-        return Result(complete, self._table(sorts, ledgers), numbers)
+        return Result(complete, self._table(kinds, counts), numbers)
 
-    def _asked_for(self, queue: str) -> Iterator[str]:
+    def _bindings(self, queue: str) -> str:
+        """Return the routing keys or headers of a queue's bindings."""
+        texts = []
         for binding in self._topology.bindings:
             if binding.destination == queue:
-                match = binding.arguments.get("x-match")
-                wanted = {name: value for name, value in binding.arguments.items() if name != "x-match"}
-                yield (" and " if match == "all" else " or ").join(_texts(wanted)) if wanted else binding.routing_key
+                headers = {name: value for name, value in binding.arguments.items() if name != "x-match"}
+                operator = " and " if binding.arguments.get("x-match") == "all" else " or "
+                texts.append(operator.join(_words(headers)) if headers else binding.routing_key)
+        return ", ".join(texts)
 
-    def _table(self, sorts: dict[str, Counter[str]], ledgers: dict[str, DeliveryCount]) -> str:
-        returned = any(report["returned"] for report in self._reports.values())
+    def _table(self, kinds: Mapping[str, Counter[str]], counts: Mapping[str, DeliveryCount]) -> str:
+        returned = ["returned"] if any(report["returned"] for report in self._reports.values()) else []
         rows = [
             [
-                sort,
+                kind,
                 f"{report['published']:,}",
-                *(f"{sorts[name][sort]:,}" if sorts[name][sort] else "·" for name in ledgers),
-                *([f"{report['returned']:,}"] if returned else []),
+                *(f"{kinds[name][kind]:,}" if kinds[name][kind] else "·" for name in counts),
+                *(f"{report[name]:,}" for name in returned),
             ]
-            for sort, report in self._reports.items()
+            for kind, report in self._reports.items()
         ]
-        end = [""] if returned else []
-        rows.append([""] * len(rows[0]))
+        header = ["published", "", *counts, *returned]
+        rows.append([""] * len(header))
         rows += (
-            [what, "", *(f"{getattr(ledger, what):,}" for ledger in ledgers.values()), *end]
-            for what in ("lost", "duplicated", "unexpected")
+            [fault, "", *(f"{count.faults[fault]:,}" for count in counts.values()), *([""] * len(returned))]
+            for fault in DeliveryCount().faults
         )
-        header = ["published", "", *ledgers, *(["returned"] if returned else [])]
         return output.table(rows, header=header, numbers=range(1, len(header)))
 
 
 def _item(line: bytes) -> _Item:
     envelope = json.loads(line)
-    return " ".join(_texts(envelope.get("headers", {}))) or envelope["routing_key"] or envelope["exchange"], envelope[
-        "body"
-    ]
+    kind = " ".join(_words(envelope.get("headers", {}))) or envelope["routing_key"] or envelope["exchange"]
+    return kind, envelope["body"]
 
 
-def _texts(headers: Mapping[str, object]) -> list[str]:
-    """Write headers as the command line does: what is no text as JSON."""
+def _words(headers: Mapping[str, object]) -> list[str]:
+    """Write headers as the command line does: a value that is not text as JSON."""
     pairs = headers.items()
     return [f"{name}={value}" if isinstance(value, str) else f"{name}:={json.dumps(value)}" for name, value in pairs]
-
-
-def _options(text: str) -> list[str]:
-    return [word for header in text.split() for word in ("-H", header)]

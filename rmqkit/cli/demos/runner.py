@@ -1,4 +1,4 @@
-"""What a demo has to work with: a broker, and processes of `rmqkit` there, which are shown as they are started."""
+"""Run a demo: a private broker, `rmqkit` processes that are shown as they start, and a connection to watch them."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from rmqkit.cli import output
+from rmqkit.cli.demos import Pattern
 from rmqkit.connection import connect
 from rmqkit.errors import HandlerError
+from rmqkit.node.cluster import Cluster, ClusterStatus
 from rmqkit.node.node import Node
 from rmqkit.node.reaper import reap_when_done
 from rmqkit.settings import load_settings
 from rmqkit.topology.examples import find
 from rmqkit.topology.file.loader import load
 
-ENVELOPES = ("--format", "json")  # by which a demo tells messages apart
-_GRACE_S = 10.0
+ENVELOPES = ("--format", "json")  # shows a demo the properties of messages
+_TERMINATE_S = 10.0
 _COMMENT_COLUMN = 50
-_PATIENCE_S = 20.0  # with what usually takes a second or two
+_STALLED_S = 30.0  # without a new line of output; a step usually takes a second or two
 
 
 class DemoBroker(NamedTuple):
-    """A broker: its AMQP and HTTP API, a folder that may be written to, and its nodes if they are ours to break."""
+    """The URLs of a broker's AMQP and HTTP API, and a folder that may be written to."""
 
     url: str
     api_url: str
     folder: Path
-    nodes: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a demo: whether all promises were kept, tables for people, and numbers for programs."""
+    """The outcome of a demo: whether all promises were kept, tables for people, and numbers for programs."""
 
     complete: bool
     text: str
@@ -50,143 +52,156 @@ class Result:
 
 
 @contextmanager
-def private_node() -> Iterator[DemoBroker]:
-    """Run a node while the block runs; its folder goes with it, even if we are killed."""
+def private_broker(*, clustered: bool = False) -> Iterator[DemoBroker]:
+    """Run a node, or a cluster of three, while the block runs; its folder is removed even if this process is killed."""
     with reap_when_done(Path(tempfile.mkdtemp(prefix="rmqkit-demo-"))) as folder:
         started_s = time.monotonic()
-        output.note("Starting a private RabbitMQ node ...")
-        node = Node(folder / "node")
-        status = node.start(port=0)
-        took_s = time.monotonic() - started_s
-        output.note(f"RabbitMQ {status.version} is ready on port {status.port} after {took_s:.1f} s.")
-        yield DemoBroker(status.url, status.management_url, folder, (node,))
+        output.note(f"Starting a private RabbitMQ {'cluster of three nodes' if clustered else 'node'} ...")
+        broker = Cluster(folder / "cluster") if clustered else Node(folder / "node")
+        status = broker.start(port=0)
+        nodes = status.nodes if isinstance(status, ClusterStatus) else (status,)
+        ports = f"port{'s' * clustered} {', '.join(str(node.port) for node in nodes)}"
+        output.note(f"RabbitMQ {nodes[0].version} is ready on {ports} after {time.monotonic() - started_s:.1f} s.")
+        yield DemoBroker(status.url, nodes[0].management_url, folder)
 
 
 class DemoProcess:
-    """An `rmqkit` that runs meanwhile and prints to a file; only whole lines count, for it may be killed."""
+    """An `rmqkit` in the background that prints to a file; only whole lines count, as it may be killed."""
 
     def __init__(self, name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.name = name
-        self._printed, self._said = folder / f"{name}.out", folder / f"{name}.err"
-        self._seen_bytes = self._seen = 0
-        with self._printed.open("ab") as out, self._said.open("ab") as err:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
+        self._stdout, self._stderr = folder / f"{name}.out", folder / f"{name}.err"
+        self._lines: list[bytes] = []
+        self._bytes_read = 0
+        with self._stdout.open("ab") as out, self._stderr.open("ab") as err:
+            self._process = subprocess.Popen(  # noqa: S603 - rmqkit itself
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
+        self.pid = self._process.pid
 
     @property
-    def pid(self) -> int:
-        """Return the process id."""
-        return self._process.pid
-
-    @property
-    def said(self) -> str:
-        """Return what went to standard error so far."""
-        return self._said.read_text("utf-8", "replace")
+    def stderr(self) -> str:
+        """Return the text written to standard error so far."""
+        return self._stderr.read_text("utf-8", "replace")
 
     def lines(self) -> list[bytes]:
-        """Return the lines that were printed so far."""
-        return self._printed.read_bytes().split(b"\n")[:-1]
-
-    def count(self) -> int:
-        """Return how many lines were printed so far, reading only what is new."""
-        with self._printed.open("rb") as printed:
-            printed.seek(self._seen_bytes)
-            new = printed.read()
-        self._seen_bytes += len(new)
-        self._seen += new.count(b"\n")
-        return self._seen
+        """Return the lines printed so far, reading only the new ones."""
+        with self._stdout.open("rb") as printed:
+            printed.seek(self._bytes_read)
+            whole, newline, _ = printed.read().rpartition(b"\n")
+        self._bytes_read += len(whole + newline)
+        self._lines += whole.split(b"\n") if newline else []
+        return self._lines
 
     def check(self) -> None:
-        """Raise HandlerError if it has ended."""
+        """Raise HandlerError if the process has ended."""
         if self._process.poll() is not None:
-            raise HandlerError(f"{self.name} ended with exit code {self._process.returncode}: {self.said.strip()}")
+            raise HandlerError(f"{self.name} ended with exit code {self._process.returncode}: {self.stderr.strip()}")
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the process, as a power failure would."""
         self._process.kill()
         self._process.wait()
 
     def end(self) -> None:
-        """End it as a service manager would."""
+        """Terminate the process, as a service manager would."""
         self._process.terminate()
         try:
-            self._process.wait(_GRACE_S)
+            self._process.wait(_TERMINATE_S)
         except subprocess.TimeoutExpired:
             self.kill()
 
 
 class DemoRunner:
-    """A broker, a connection to it, and what runs there until the block ends.
+    """Run one demo: a broker, a connection to it, and the processes that run until the block ends."""
 
-    `count` and `workers` are the amounts that the demo is asked for.
-    """
-
-    def __init__(self, place: DemoBroker, count: int, workers: int = 1) -> None:
-        self.place, self.count, self.workers = place, count, workers
-        self.connection = connect(settings=load_settings([place.url], api_url=place.api_url))
+    def __init__(self, pattern: Pattern, broker: DemoBroker, count: int | None, workers: int | None) -> None:
+        self.pattern, self.broker = pattern, broker
+        self.count, self.workers = count or pattern.count, workers or pattern.workers or 1
+        self.connection = connect(settings=load_settings([broker.url], api_url=broker.api_url))
         self._processes: list[DemoProcess] = []
         self._environment = {
             **os.environ,
-            "RMQKIT_URL": place.url,  # not in the arguments, which everybody can see
-            "RMQKIT_API_URL": place.api_url,
-            "XDG_STATE_HOME": str(place.folder / "state"),
+            "RMQKIT_URL": broker.url,  # not in the arguments, which every user of the machine can see
+            "RMQKIT_API_URL": broker.api_url,
+            "XDG_STATE_HOME": str(broker.folder / "state"),
         }
-        link = place.folder / "topologies"
-        if not link.is_symlink():
-            link.symlink_to(find("work").parent)  # so that what is shown is what is run
+        examples = broker.folder / "topologies"
+        if not examples.is_symlink():
+            examples.symlink_to(find("work").parent)  # so that the commands shown are those that run
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with _put_off():
+        with _signals_deferred():
             self.end()
             self.connection.close()
 
-    def apply(self, file: str) -> None:
-        """Apply a topology file, and say how much it declares."""
-        topology = load(self.place.folder / file)
+    def run_demo(self) -> Result:
+        """Run the pattern's demo."""
+        module, _, function = self.pattern.demo.partition(":")
+        demo: Callable[[DemoRunner], Result] = getattr(import_module(f"rmqkit.cli.demos.{module}"), function)
+        return demo(self)
+
+    def apply(self, file: str = "") -> None:
+        """Apply a topology file, that of the pattern by default, and show how much it declares."""
+        file = file or f"topologies/{self.pattern.topology}.yaml"
+        topology = load(self.broker.folder / file)
         amounts = {"exchange": len(topology.exchanges), "queue": len(topology.queues)}
         declared = (f"{amount} {kind}{'s' * (amount > 1)}" for kind, amount in amounts.items() if amount)
         self.run("apply", file, comment=", ".join(declared))
 
     def publish(self, *arguments: str) -> dict[str, Any]:
-        """Publish, show what became of the messages, and return the report."""
-        report: dict[str, Any] = json.loads(self._finish("publish", *arguments, "--json"))
-        fates = {name: report[name] for name in ("confirmed", "returned") if report[name]}
-        self.show("publish", *arguments, comment=", ".join(f"{number:,} {fate}" for fate, number in fates.items()))
+        """Publish `count` messages, show their outcome, and return the report."""
+        arguments = (*arguments, "-n", str(self.count))
+        report: dict[str, Any] = json.loads(self._run("publish", *arguments, "--json"))
+        outcomes = (f"{report[name]:,} {name}" for name in ("confirmed", "returned") if report[name])
+        self.show("publish", *arguments, comment=", ".join(outcomes))
         return report
 
-    def run(self, *arguments: str, unseen: Sequence[str] = (), comment: str = "") -> bytes:
-        """Show an `rmqkit`, run it to its end, and return what it printed; raise HandlerError if it fails."""
+    def run(self, *arguments: str, hidden: Sequence[str] = (), comment: str = "") -> bytes:
+        """Show and run an `rmqkit`, and return its output; raise HandlerError if it fails."""
         self.show(*arguments, comment=comment)
-        return self._finish(*arguments, *unseen)
+        return self._run(*arguments, *hidden)
 
     def start(
-        self, name: str, *arguments: str, unseen: Sequence[str] = (), comment: str = "", **variables: str
+        self, name: str, *arguments: str, hidden: Sequence[str] = (), comment: str = "", **variables: str
     ) -> DemoProcess:
-        """Start an `rmqkit` that runs until it is ended, or the block is; it is shown if there is a comment on it.
+        """Start an `rmqkit` that runs until it is ended; it is shown if it has a comment.
 
-        It goes on with the output of one of its name. `unseen` are arguments that are not shown, and `variables` are of
-        its environment.
+        It appends to the output of an earlier one with its name. `hidden` arguments are not shown; `variables` are
+        added to its environment.
         """
-        with _put_off():
-            process = DemoProcess(
-                name, _command(*arguments, *unseen), self.place.folder, {**self._environment, **variables}
-            )
-            self._processes.append(process)
+        environment, command = self._environment | variables, _command(*arguments, *hidden)
+        with _signals_deferred():
+            self._processes.append(DemoProcess(name, command, self.broker.folder, environment))
         if comment:
             self.show(*arguments, comment=comment)
-        return process
+        return self._processes[-1]
+
+    def start_workers(self, name: str, command: str, queue: str, *options: str) -> list[DemoProcess]:
+        """Start the processes that share the work of a queue, numbered from 1, and wait until all of them consume."""
+        workers = [
+            self.start(f"{name} {number}", command, queue, *options, RMQKIT_DEMO_WORKER=str(number))
+            for number in range(1, self.workers + 1)
+        ]
+        self.wait_for_consumers(queue, *workers)
+        self.show(command, queue, *(["..."] if options else []), comment=f"{len(workers)} {name} processes, ready")
+        return workers
 
     def end(self, *processes: DemoProcess) -> None:
-        """End processes; all of them, if none is named."""
+        """End processes; all of them if none is named."""
         for process in processes or self._processes:
             process.end()
 
+    def kill(self, process: DemoProcess, comment: str) -> None:
+        """Kill a process, and show it."""
+        process.kill()
+        self.note(f"$ kill -9 {process.pid}", comment)
+
     def show(self, *arguments: str, comment: str = "") -> None:
-        """Show a command as the user would type it, and in a comment what came of it."""
+        """Show a command as the user would type it, and its outcome in a comment."""
         self.note(f"$ rmqkit {shlex.join(arguments)}", comment)
 
     def note(self, command: str, comment: str = "") -> None:
@@ -195,33 +210,33 @@ class DemoRunner:
         output.note(f"{output.safe(command):<{_COMMENT_COLUMN}}{remark}".rstrip())
 
     def wait(self, condition: Callable[[], bool], *processes: DemoProcess) -> bool:
-        """Wait until a condition holds, and return whether it does; give up when the processes print nothing any more.
+        """Wait until a condition holds, and return whether it does; give up when the processes print nothing new.
 
         Raises HandlerError if one of them ends.
         """
-        seen, since_s = 0, time.monotonic()
+        printed, since_s = 0, time.monotonic()
         while not condition():
             for process in processes:
                 process.check()
-            if (now := sum(process.count() for process in processes)) != seen:
-                seen, since_s = now, time.monotonic()
-            elif time.monotonic() - since_s > _PATIENCE_S:
-                return False  # the tables tell what is missing
+            if (now := sum(len(process.lines()) for process in processes)) != printed:
+                printed, since_s = now, time.monotonic()
+            elif time.monotonic() - since_s > _STALLED_S:
+                return False  # the result shows what is missing
             time.sleep(0.02)
         return True
 
     def wait_for_consumers(self, queue: str, *processes: DemoProcess) -> None:
-        """Wait until the broker has as many consumers of a queue as there are processes."""
+        """Wait until a queue has as many consumers as there are processes."""
         self.wait(lambda: self.connection.queue_state(queue).consumers >= len(processes), *processes)
 
     def wait_for_lines(self, expected: Mapping[DemoProcess, int]) -> None:
-        """Wait until the processes have printed so many lines each."""
-        self.wait(lambda: all(each.count() >= number for each, number in expected.items()), *expected)
+        """Wait until each process has printed its number of lines."""
+        self.wait(lambda: all(len(each.lines()) >= number for each, number in expected.items()), *expected)
 
-    def _finish(self, *arguments: str) -> bytes:
-        done = subprocess.run(  # noqa: S603 - our own command
+    def _run(self, *arguments: str) -> bytes:
+        done = subprocess.run(  # noqa: S603 - rmqkit itself
             _command(*arguments),
-            cwd=self.place.folder,
+            cwd=self.broker.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -237,15 +252,15 @@ def _command(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def _put_off() -> Iterator[None]:
-    """Put SIGINT and SIGTERM off until the block is done, so that no process is forgotten; children get them."""
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in numbers}
+def _signals_deferred() -> Iterator[None]:
+    """Defer signals until the block ends, so that no process is left behind; child processes get them."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.signal(each, lambda number, _: received.append(number)) for each in numbers}
     try:
         yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-        for number in came[:1]:
+        for number in received[:1]:
             signal.raise_signal(number)
