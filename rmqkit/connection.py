@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import plan_apply
+from rmqkit.deploy.snapshot import take_snapshot
 from rmqkit.errors import NotFound
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.client import LiveTopology
@@ -43,7 +44,7 @@ class Declarer:
 
         Raises AccessRefused, ConnectionLost, and Unreachable if the settings name an HTTP API that does not answer.
         """
-        return plan_apply.plan(self._consuming, topology, plan_apply.take_snapshot(self._consuming), options)
+        return plan_apply.plan(self._consuming, topology, take_snapshot(self._consuming), options)
 
     def apply(
         self,
@@ -63,12 +64,12 @@ class Declarer:
         would delete although it is in use; then nothing was changed. Raises AccessRefused, ConnectionLost; then a
         second run finishes the work. Policies and pruning need RabbitMQ's HTTP API: Unreachable without.
         """
-        seen = plan_apply.take_snapshot(self._consuming)
+        snapshot = take_snapshot(self._consuming)
         return plan_apply.apply(
             self._consuming,
             self._publishing,
             topology,
-            seen,
+            snapshot,
             options,
             stop=stop or Stop(),
             on_progress=on_progress,
@@ -81,8 +82,8 @@ class Declarer:
         Raises PropertyMismatch with a problem for each queue that holds messages or has consumers, unless forced; then
         nothing was changed. Raises also what `apply` raises.
         """
-        seen = plan_apply.take_snapshot(self._consuming)
-        return plan_apply.destroy(self._consuming, topology, seen, force=force, dry_run=dry_run)
+        snapshot = take_snapshot(self._consuming)
+        return plan_apply.destroy(self._consuming, topology, snapshot, force=force, dry_run=dry_run)
 
     def live(self) -> LiveTopology:
         """Return all that the virtual host holds, as RabbitMQ's HTTP API shows it.

@@ -1,4 +1,4 @@
-"""What applying a topology does, or would do: a step for each entity."""
+"""A plan: what applying a topology does, or would do, to each entity."""
 
 from __future__ import annotations
 
@@ -7,41 +7,44 @@ from enum import Enum
 from typing import Literal
 
 from rmqkit.errors import Location
+from rmqkit.model import Binding, Exchange, Policy, Queue
 
 Kind = Literal["exchange", "queue", "binding", "policy"]
 
 
 class Outcome(Enum):
-    """What applying does to one entity, or would do."""
+    """The effect of applying a topology on one entity."""
 
-    CREATE = "create"  # it is not there
-    CHANGE = "change"  # it is there, otherwise, and can be changed: a policy
-    UNCHANGED = "unchanged"  # it is there, as the file says
-    CONFLICT = "conflict"  # it is there, with other properties that cannot be changed
-    REPLACE = "replace"  # a conflict that is to be resolved by replacing it
-    EXTRA = "extra"  # it is there, within the scope of the files, and none of them declares it
-    DELETE = "delete"  # it is there, and is to be removed
-    ABSENT = "absent"  # it was to be removed, and is not there
-    DECLARE = "declare"  # it cannot be seen without declaring it: a binding, over AMQP alone
+    CREATE = "create"  # it does not exist
+    CHANGE = "change"  # it exists with different properties that can be changed: a policy
+    UNCHANGED = "unchanged"  # it exists as declared
+    CONFLICT = "conflict"  # it exists with different properties that cannot be changed
+    REPLACE = "replace"  # a conflict to be resolved by replacing the entity
+    EXTRA = "extra"  # it exists, is within the scope of the files, and no file declares it
+    DELETE = "delete"  # it exists and is to be deleted
+    ABSENT = "absent"  # it was to be deleted and does not exist
+    DECLARE = "declare"  # only declaring it can tell: a binding, over AMQP alone
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One property that a live entity has otherwise: what is, and what the file says."""
+    """One property that differs: its value on the broker and the one in the file; `none` if it is not set."""
 
     property: str
     actual: str
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.property} is {self.actual}, the file says {self.expected}"
+        actual, expected = ("unset" if value == "none" else value for value in (self.actual, self.expected))
+        return f"{self.property}: {actual} on the broker, {expected} in the file"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One entity of a plan.
+    """The step of a plan for one entity.
 
-    `differences` are those of a change, conflict or replacement; `note` says what else there is to know.
+    `differences` are those of a change, a conflict or a replacement; `note` is a remark for the reader. `interrupted`
+    is true if an earlier replacement of the entity is unfinished.
     """
 
     kind: Kind
@@ -49,15 +52,26 @@ class Step:
     outcome: Outcome
     differences: tuple[Difference, ...] = ()
     note: str = ""
-    where: Location | None = field(default=None, compare=False, repr=False)
+    interrupted: bool = False
+    entity: Exchange | Queue | Binding | Policy | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def where(self) -> Location | None:
+        """Return the place in the topology file that declares the entity."""
+        return self.entity.where if self.entity else None
+
+    @property
+    def remarks(self) -> str:
+        """Return the differences and the note as one line of text."""
+        return "; ".join([*map(str, self.differences), *filter(None, [self.note])])
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What applying a topology does: a step per entity, exchanges, then queues, bindings, policies, as in the file.
+    """A step for each entity: exchanges, queues, bindings and policies in the order of the file, then extras by name.
 
-    Extras follow, sorted by kind and name. `applied` tells whether it was carried out; `unseen` says in sentences what
-    could not be looked at, because there is no HTTP API.
+    `applied` is true once it was carried out. `unseen` says in sentences what could not be inspected, as there is no
+    HTTP API.
     """
 
     steps: tuple[Step, ...] = ()
@@ -66,11 +80,11 @@ class Plan:
 
     @property
     def conflicts(self) -> tuple[Step, ...]:
-        """Return the steps that cannot be done without replacing what is there."""
+        """Return the steps that are impossible without replacing the entity."""
         return tuple(step for step in self.steps if step.outcome is Outcome.CONFLICT)
 
     @property
     def changes(self) -> tuple[Step, ...]:
-        """Return the steps that change the broker, or may: a binding that cannot be seen counts."""
-        still = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT)
-        return tuple(step for step in self.steps if step.outcome not in still)
+        """Return the steps that change the broker, or may: those of bindings that cannot be seen count."""
+        idle = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT)
+        return tuple(step for step in self.steps if step.outcome not in idle)

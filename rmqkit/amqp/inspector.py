@@ -61,7 +61,7 @@ class EntityInspector:
 
     def look(self, entity: Exchange | Queue) -> Step:
         """Compare one entity with the broker's."""
-        step = Step(declare_methods.kind(entity), entity.name, Outcome.UNCHANGED, where=entity.where)
+        step = Step(declare_methods.kind(entity), entity.name, Outcome.UNCHANGED, entity=entity)
         if isinstance(self._try(entity, passive=True), NotFound):
             return replace(step, outcome=Outcome.CREATE)
         differences, note = self._compare(entity)

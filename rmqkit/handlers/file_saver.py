@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from rmqkit.atomic_file import sync_folder
 from rmqkit.errors import OutputError
 from rmqkit.handlers.handler import HandledBatch, Source
 from rmqkit.message import Delivery
@@ -85,7 +86,7 @@ class FileSaver:
                 os.fsync(descriptor)
             for file in files:
                 file.hidden.rename(file.final)
-            self._sync_folder()
+            sync_folder(self._folder)
         except OSError as exc:
             for file in files:
                 with suppress(OSError):
@@ -109,11 +110,3 @@ class FileSaver:
             view = memoryview(content)
             while view:
                 view = view[os.write(descriptor, view) :]
-
-    def _sync_folder(self) -> None:
-        """Make the names last, too: a file's own fsync does not."""
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rmqkit.atomic_file import replace_file
 from rmqkit.errors import OutputError, PayloadError
 from rmqkit.message import Message
 from rmqkit.payload.input_stream import InputPosition, InputStream
@@ -197,25 +198,11 @@ class Resume:
 
     def _save(self, status: str) -> None:
         """Replace the file, wholly or not at all, a power cut included. Raises OSError."""
-        mark, part = self._mark, self._path.with_name(f".{self._path.name}.part")
+        mark = self._mark
         self._unsaved, self._saved_s = 0, time.monotonic()
         doubtful = mark.beyond + (2 * SAVE_EVERY if status == "running" else 0)
         state = _State(self._job, status, mark.place, self._digest(mark.place), tuple(mark.failed.values()), doubtful)
-        try:
-            with part.open("w", encoding="utf-8") as new:
-                json.dump(_as_json(state), new, indent=2)
-                new.flush()
-                os.fsync(new.fileno())
-            part.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        replace_file(self._path, json.dumps(_as_json(state), indent=2), locked=True)
 
     def _digest(self, place: InputPosition) -> str:
         """Hash the input up to a place, which only ever moves on."""

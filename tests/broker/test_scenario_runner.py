@@ -156,4 +156,4 @@ publish: {routing_key: full}
     with rmqkit.connect(vhost_url) as connection, connection.rehearsal() as rehearsal:
         result = judge(scenario, rehearsal.follow)
     assert (result.problems, len(result.notes)) == ((), 1)
-    assert result.notes[0].endswith("looked at offline only, because of reject-publish-dlx")
+    assert result.notes[0].endswith("checked offline only, because of reject-publish-dlx")

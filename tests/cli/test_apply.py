@@ -50,18 +50,19 @@ def test_applying_says_what_it_did_and_twice_equals_once(
     first = run("apply", topology)
     assert first.returncode == 0
     assert [line.split() for line in first.stdout.splitlines()] == [
-        ["created", "exchange", "orders"],
-        ["created", "queue", "billing"],
-        ["created", "queue", "stock"],
-        ["declared", "binding", "orders", "->", "billing", "[order.#]"],
+        ["action", "kind", "name", "remarks"],
+        ["+", "created", "exchange", "orders"],
+        ["+", "created", "queue", "billing"],
+        ["+", "created", "queue", "stock"],
+        ["+", "declared", "binding", "orders", "->", "billing", "[order.#]"],
     ]
     assert "3 created, 1 declared" in first.stderr
     assert "guest:***@" in first.stderr
-    assert "exchange 'orders', routing key 'order.eu' from now on" in first.stderr
+    assert "now publishes to exchange 'orders', routing key 'order.eu'." in first.stderr
     second = run("apply", topology)
     assert second.returncode == 0
-    assert [line.split()[0] for line in second.stdout.splitlines()] == ["unchanged"] * 3 + ["declared"]
-    assert "3 unchanged, 1 declared" in second.stderr
+    assert [line.split()[:2] for line in second.stdout.splitlines()[1:]] == [["+", "declared"]]
+    assert "1 declared, 3 unchanged" in second.stderr
     vhost_channel.confirm_delivery()  # else the count may be asked for before it is in the queue
     vhost_channel.basic_publish("orders", "order.eu.paid", b"x")
     assert vhost_channel.queue_declare("billing", passive=True).method.message_count == 1
@@ -84,7 +85,7 @@ def test_a_dry_run_changes_nothing(run: Run, topology: Path, vhost_channel: Bloc
     assert done.returncode == 0
     assert "create" in done.stdout
     assert "created" not in done.stdout + done.stderr
-    assert "nothing was changed" in done.stderr
+    assert "Nothing was changed" in done.stderr
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
         vhost_channel.queue_declare("billing", passive=True)
 
@@ -107,9 +108,9 @@ def test_every_conflict_is_told_and_nothing_is_changed(
     done = run("apply", topology)
     assert (done.returncode, done.stdout) == (5, "")
     assert f"{topology}:5:" in done.stderr
-    assert "durable is false, the file says true" in done.stderr
+    assert "durable: false on the broker, true in the file" in done.stderr
     assert f"{topology}:3:" in done.stderr
-    assert "type is fanout, the file says topic" in done.stderr
+    assert "type: fanout on the broker, topic in the file" in done.stderr
     error = json.loads(run("apply", topology, "--json").stdout)
     assert error["error"] == "PropertyMismatch"
     assert {problem["line"] for problem in error["problems"]} == {3, 5}

@@ -43,13 +43,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_definitions_become_a_file_and_what_it_does_not_carry_is_listed(folder: Path) -> None:
     done = convert(folder, "d.json", "new.yaml", "--vhost", "shop")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Not carried over: 1 user.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Not converted: 1 user.\n")
     assert (folder / "new.yaml").read_text() == YAML
 
 
 def test_there_and_back_through_pipes_is_the_same_topology(folder: Path) -> None:
     there = convert(folder, "t.yaml", "-", "--vhost", "/")
-    assert there.stderr == "Not carried over: the description.\n"
+    assert there.stderr == "Not converted: the description.\n"
     assert {each["vhost"] for section in json.loads(there.stdout).values() for each in section} == {"/"}
     back = convert(folder, "-", "-", "--to", "yaml", stdin=there.stdout)
     assert (back.stdout, back.stderr) == (YAML, "")
@@ -61,7 +61,7 @@ def test_a_file_that_is_there_is_replaced_only_by_force_and_keeps_its_permission
     (folder / "link.yaml").symlink_to("t.yaml")
     done = convert(folder, "d.json", "link.yaml", "--vhost", "shop")
     assert (done.returncode, (folder / "t.yaml").read_text()) == (2, before)
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert convert(folder, "d.json", "link.yaml", "--vhost", "shop", "--force").returncode == 0
     assert ((folder / "t.yaml").read_text(), (folder / "t.yaml").stat().st_mode & 0o777) == (YAML, 0o640)
     assert (folder / "link.yaml").is_symlink()
@@ -82,13 +82,13 @@ def test_a_device_is_written_to_and_stays_one(folder: Path) -> None:
             2,
             "d.json holds 2 virtual hosts, and a topology is of one\n  Choose with --vhost: /, shop.",
         ),
-        (["d.json", "new.json"], 2, "d.json is definitions already"),
-        (["t.yaml", "new.yml"], 2, "t.yaml is yaml already"),
-        (["-", "new"], 2, "the names do not tell what to write"),
+        (["d.json", "new.json"], 2, "d.json already has the format definitions"),
+        (["t.yaml", "new.yml"], 2, "t.yaml already has the format yaml"),
+        (["-", "new"], 2, "the file names do not tell the format"),
         (["t.yaml", "no/folder/new.json"], 2, "new.json cannot be written: No such file or directory"),
         (["t.yaml", "."], 2, ". cannot be written: Is a directory"),
         (["missing.json"], 2, "missing.json: the file cannot be read: No such file or directory"),
-        (["t.yaml", "--to", "yaml"], 2, "t.yaml is yaml already"),
+        (["t.yaml", "--to", "yaml"], 2, "t.yaml already has the format yaml"),
         (["t.yaml", "/dev/full"], 3, "/dev/full: No space left on device"),
         (["-", "--to", "yaml"], 2, "/dev/stdin:1:1: this is not JSON"),
     ],

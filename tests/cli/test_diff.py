@@ -137,7 +137,7 @@ def test_a_virtual_host_is_chosen_from_definitions_that_hold_several(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("-", "-"), 2, "standard input can be only one of the two"),
+        (("-", "-"), 2, "only one of the two can be standard input"),
         (("one.yaml", "no.yaml"), 2, "no.yaml: the file cannot be read"),
         (("one.yaml", "amqp://guest:c4n4ry@127.0.0.1:1/"), 4, "127.0.0.1:1"),
         (("one.yaml", "amqp://guest:c4n4ry@127.0.0.1:x/"), 2, "error: the URL: host and port"),

@@ -163,7 +163,7 @@ def test_what_the_user_may_not_see_is_said_to_be_left_out(live: Run, broker: Bro
     finally:
         broker.api("DELETE", f"users/{name}")
     assert done.returncode == 0
-    assert "parameters that may not be seen" in done.stderr
+    assert "parameters this user may not see" in done.stderr
 
 
 @pytest.mark.usefixtures("filled")

@@ -48,7 +48,7 @@ def test_the_name_of_the_file_says_how_to_draw(folder: Path, name: str, begin: s
     assert graph(folder, "t.yaml", "-o", name).returncode == 0
     assert (folder / name).read_text().startswith(begin)
     again = graph(folder, "t.yaml", "-o", name)
-    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert (again.returncode, "already exists" in again.stderr) == (2, True)
 
 
 def test_what_is_not_drawn_is_told_and_all_draws_it(folder: Path) -> None:

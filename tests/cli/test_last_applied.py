@@ -114,10 +114,10 @@ def test_contracts_and_dead_letters_are_remembered_as_what_holds_in_every_folder
     assert found.queues == {"billing": Contract("xml", "/b.xsd")}
     ways = {"billing": None, "dead": Target("failures"), "by.policy": Target("", "parked")}
     assert found.dead_letters == ways
-    assert {name: found.way_out(name) for name in ways} == ways
+    assert {name: found.failure_target(name) for name in ways} == ways
 
 
-def test_a_retry_is_remembered_and_its_end_is_the_way_out() -> None:
+def test_a_retry_is_remembered_and_its_end_is_the_failure_target() -> None:
     where = settings("amqp://h")
     retry = Retry((500, 500, 60_000), "parked")
     queue = Queue("q", arguments={"x-dead-letter-exchange": "failures"}, retry=retry)
@@ -125,7 +125,7 @@ def test_a_retry_is_remembered_and_its_end_is_the_way_out() -> None:
     found = last_applied.recall(where)
     assert found is not None
     assert found.retries == {"q": retry}
-    assert found.way_out("q") == Target("", "parked")
+    assert found.failure_target("q") == Target("", "parked")
 
 
 def test_a_pattern_that_only_the_broker_can_read_is_no_error_after_applying() -> None:

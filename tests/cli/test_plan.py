@@ -64,8 +64,8 @@ def test_a_policy_is_changed_where_it_differs(live: Run, orders: Path) -> None:
     planned = live("plan", orders)
     assert planned.returncode == 0
     (line,) = [line for line in planned.stdout.splitlines() if "policy" in line]
-    assert line.startswith("change ")
-    assert "priority is 0, the file says 2; max-length is 9, the file says 8" in line
+    assert line.startswith("~ change ")
+    assert "priority: 0 on the broker, 2 in the file; max-length: 9 on the broker, 8 in the file" in line
     assert "1 changed" in live("apply", orders).stderr
     assert set(outcomes(live("plan", orders, "--json")).values()) == {"unchanged"}
 
@@ -82,7 +82,7 @@ def test_the_detailed_exit_code_tells_work_from_none_and_from_a_conflict(
     orders.write_text(ORDERS.replace("shop.billing: {}", "shop.billing: {type: quorum}"))
     conflict = live("plan", "--detailed-exit-code", orders)
     assert conflict.returncode == 5
-    assert "x-queue-type is classic, the file says quorum" in conflict.stdout
+    assert "x-queue-type: classic on the broker, quorum in the file" in conflict.stdout
     assert live("plan", orders).returncode == 5
 
 
@@ -173,7 +173,7 @@ def test_without_the_http_api_the_plan_says_what_is_unseen_and_pruning_is_refuse
     planned = live("plan", orders, RMQKIT_API_URL="")
     assert planned.returncode == 0
     assert "Bindings, policies, extras" in planned.stderr
-    assert [line.split()[0] for line in planned.stdout.splitlines()] == ["create", "create", "declare", "declare"]
+    assert [line.split()[1] for line in planned.stdout.splitlines()[1:]] == ["create", "create", "declare", "declare"]
     for arguments in (("apply", "--prune", orders), ("apply", orders)):
         refused = live(*arguments, RMQKIT_API_URL="")
         assert (refused.returncode, refused.stdout) == (4, "")

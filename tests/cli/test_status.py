@@ -109,7 +109,7 @@ def test_without_a_file_all_queues_are_shown_as_soon_as_the_http_api_knows_them(
             break
         assert time.monotonic() < deadline, queues
     assert list(queues) == ["billing", "stock", "theirs"]
-    assert "up to five seconds old" in live("status").stderr
+    assert "up to 5 s old" in live("status").stderr
 
 
 @pytest.mark.usefixtures("filled")
@@ -128,7 +128,7 @@ def test_without_the_http_api_ready_and_consumers_are_seen_and_the_rest_is_said_
     assert "Bindings, policies" in done.stderr
     alone = live("status", RMQKIT_API_URL="")
     assert (alone.returncode, alone.stdout) == (4, "")
-    assert "name a topology file" in alone.stderr
+    assert "pass a topology file" in alone.stderr
     named = live("status", topology, RMQKIT_API_URL="http://127.0.0.1:1")
     assert (named.returncode, named.stdout) == (4, "")
 

@@ -136,25 +136,25 @@ def differences(expected: Any, actual: Any, **options: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("expected", "actual", "said"),
     [
-        (Queue("q"), Queue("q", durable=False), ["durable is false, the file says true"]),
-        (Queue("q", arguments={"x": 1}), Queue("q", arguments={"x": True}), ["x is true, the file says 1"]),
-        (Queue("q", arguments={"x": "1"}), Queue("q", arguments={"x": 1}), ['x is 1, the file says "1"']),
-        (Queue("q", arguments={"x": None}), Queue("q"), ["x is none, the file says null"]),
-        (Queue("q", arguments={"x": "none"}), Queue("q"), ['x is none, the file says "none"']),
+        (Queue("q"), Queue("q", durable=False), ["durable: false on the broker, true in the file"]),
+        (Queue("q", arguments={"x": 1}), Queue("q", arguments={"x": True}), ["x: true on the broker, 1 in the file"]),
+        (Queue("q", arguments={"x": "1"}), Queue("q", arguments={"x": 1}), ['x: 1 on the broker, "1" in the file']),
+        (Queue("q", arguments={"x": None}), Queue("q"), ["x: unset on the broker, null in the file"]),
+        (Queue("q", arguments={"x": "none"}), Queue("q"), ['x: unset on the broker, "none" in the file']),
         (
             Queue("q"),
             Queue("q", arguments={"b": [1], "a": "é x"}),
-            ['a is "é x", the file says none', "b is [1], the file says none"],
+            ['a: "é x" on the broker, unset in the file', "b: [1] on the broker, unset in the file"],
         ),
         (
             Exchange("e"),
             Exchange("e", "topic", internal=True),
-            ["type is topic, the file says direct", "internal is true, the file says false"],
+            ["type: topic on the broker, direct in the file", "internal: true on the broker, false in the file"],
         ),
         (
             Policy("p", "^a", {"max-length": 1}),
             Policy("p", "^b", {"max-length": 1}, "queues"),
-            ['pattern is "^b", the file says "^a"', "apply-to is queues, the file says all"],
+            ['pattern: "^b" on the broker, "^a" in the file', "apply-to: queues on the broker, all in the file"],
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_every_property_that_differs_is_named_and_one_that_is_missing_is_told_fr
 
 def test_a_queue_without_a_type_has_that_of_the_virtual_host() -> None:
     quorum = Queue("q", arguments={"x-queue-type": "quorum"})
-    assert differences(Queue("q"), quorum) == ["x-queue-type is quorum, the file says classic"]
+    assert differences(Queue("q"), quorum) == ["x-queue-type: quorum on the broker, classic in the file"]
     assert differences(Queue("q"), quorum, default_queue_type="quorum") == []
     assert differences(quorum, Queue("q"), default_queue_type="quorum") == []
 

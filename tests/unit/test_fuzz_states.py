@@ -96,7 +96,7 @@ def test_what_is_remembered_is_recalled_as_it_should_be_or_not_at_all(applied: P
         assert all(isinstance(each, Target | None) for each in (found.target, *found.dead_letters.values()))
         assert all(isinstance(each, Contract) for each in (*found.exchanges.values(), *found.queues.values()))
         assert all(isinstance(each, Retry) for each in found.retries.values())
-        found.way_out("q")
+        found.failure_target("q")
 
 
 SAMPLE = {

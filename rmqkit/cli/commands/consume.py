@@ -14,13 +14,13 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import consume_job, error_output, last_applied, output, worker_processes
-from rmqkit.cli.commands import plan
 from rmqkit.cli.consume_job import ConsumeRequest, ConsumeResult
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.frame import Signals, StoppedAtOnce
 from rmqkit.cli.handler_options import FilterOptions, HandlerOptions
 from rmqkit.cli.last_applied import LastApplied
 from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
+from rmqkit.cli.topology_source import load_topology
 from rmqkit.errors import OutputError
 from rmqkit.message import Verdict
 from rmqkit.model import Retry
@@ -122,7 +122,7 @@ def consume(
     check(handling, filtering)
     settings = broker.settings()
     applied = (
-        last_applied.of(plan.load(taking.topology), taking.topology)
+        last_applied.of(load_topology(taking.topology), taking.topology)
         if taking.topology
         else last_applied.recall(settings)
     )
