@@ -151,7 +151,7 @@ class Declarer:
         from rmqkit.deploy import subscription  # noqa: PLC0415
 
         try:
-            state = subscription.remove(self._consuming, queue, force=force, ours=queue in self._private)
+            state = subscription.remove(self._consuming, queue, force=force, temporary=queue in self._private)
         except NotFound:  # it went with its consumer
             self._private.pop(queue, None)
             raise

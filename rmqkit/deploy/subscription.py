@@ -131,15 +131,15 @@ def keep(
             declare_methods.declare(channel, binding)
 
 
-def remove(connection: ReconnectingConnection, name: str, *, force: bool, ours: bool) -> QueueState:
+def remove(connection: ReconnectingConnection, name: str, *, force: bool, temporary: bool) -> QueueState:
     """Delete the queue of a subscription, and return the messages and consumers it had.
 
     Raises NotFound, and PropertyMismatch unless forced: if the queue holds messages, has consumers, or is neither
-    `ours` nor marked as a subscription.
+    `temporary` nor marked as a subscription.
     """
     state = plan_apply.queue_state(connection, name)
     snapshot = take_snapshot(connection)
-    if not force and not ours:
+    if not (force or temporary):
         _check_mark(name, snapshot)
     plan_apply.destroy(connection, Topology(queues=(Queue(name),)), snapshot, force=force)
     return state

@@ -44,9 +44,7 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 @pytest.mark.unguessed_api
-def test_applying_says_what_it_did_and_twice_equals_once(
-    run: Run, topology: Path, vhost_channel: BlockingChannel
-) -> None:
+def test_applying_lists_the_changes_and_is_idempotent(run: Run, topology: Path, vhost_channel: BlockingChannel) -> None:
     first = run("apply", topology)
     assert first.returncode == 0
     assert [line.split() for line in first.stdout.splitlines()] == [
@@ -68,7 +66,7 @@ def test_applying_says_what_it_did_and_twice_equals_once(
     assert vhost_channel.queue_declare("billing", passive=True).method.message_count == 1
 
 
-def test_what_was_applied_is_remembered_and_a_failure_to_is_a_warning(run: Run, topology: Path, tmp_path: Path) -> None:
+def test_the_topology_applied_last_is_saved_or_a_warning_is_printed(run: Run, topology: Path, tmp_path: Path) -> None:
     assert run("apply", "--dry-run", topology).returncode == 0
     assert not (tmp_path / "state").exists()
     assert run("apply", topology).returncode == 0
@@ -100,7 +98,7 @@ def test_the_report_is_json_when_asked_for(run: Run, topology: Path) -> None:
 
 
 @pytest.mark.unguessed_api
-def test_every_conflict_is_told_and_nothing_is_changed(
+def test_every_conflict_is_listed_and_nothing_is_changed(
     run: Run, topology: Path, vhost_channel: BlockingChannel
 ) -> None:
     vhost_channel.queue_declare("billing", durable=False)
@@ -122,7 +120,7 @@ def test_every_conflict_is_told_and_nothing_is_changed(
         vhost_channel.queue_declare("stock", passive=True)
 
 
-def test_a_bad_topology_declares_nothing_and_needs_no_broker(run: Run, topology: Path) -> None:
+def test_an_invalid_topology_fails_without_a_broker(run: Run, topology: Path) -> None:
     topology.write_text(ORDERS.replace("destination: billing", "destination: biling"))
     done = run("apply", topology, RMQKIT_URL="amqp://127.0.0.1:1/")
     assert (done.returncode, done.stdout) == (2, "")
@@ -134,9 +132,7 @@ def test_a_topology_is_read_from_standard_input(run: Run) -> None:
     assert outcomes(run("apply", "-", "--json", stdin="queues: {q: {}}"))["queue q"] == "create"
 
 
-def test_a_refused_login_and_a_missing_virtual_host_exit_with_4_and_hide_the_password(
-    run: Run, topology: Path, broker_url: str
-) -> None:
+def test_a_refused_login_exits_with_4_and_hides_the_password(run: Run, topology: Path, broker_url: str) -> None:
     place = broker_url.rpartition("@")[2]
     wrong = run("apply", topology, "--url", f"amqp://guest:c4n4ry@{place}")
     assert (wrong.returncode, wrong.stdout) == (4, "")
@@ -147,7 +143,7 @@ def test_a_refused_login_and_a_missing_virtual_host_exit_with_4_and_hide_the_pas
     assert "no such one" in missing.stderr or "no%20such%20one" in missing.stderr
 
 
-def test_with_nobody_there_the_error_says_how_to_get_a_broker(run: Run, topology: Path) -> None:
+def test_a_refused_connection_says_how_to_start_a_broker(run: Run, topology: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # not listening
         done = run("apply", topology, RMQKIT_URL=f"amqp://127.0.0.1:{nobody.getsockname()[1]}/")
