@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import plan_apply, subscription
+from rmqkit.deploy.snapshot import take_snapshot
 from rmqkit.errors import NotFound
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.client import LiveTopology
@@ -85,7 +86,7 @@ class Connection:
 
         Raises AccessRefused, ConnectionLost, and Unreachable if the settings name an HTTP API that does not answer.
         """
-        return plan_apply.plan(self._consuming, topology, plan_apply.take_snapshot(self._consuming), options)
+        return plan_apply.plan(self._consuming, topology, take_snapshot(self._consuming), options)
 
     def apply(
         self,
@@ -109,7 +110,7 @@ class Connection:
             self._consuming,
             self._publishing,
             topology,
-            plan_apply.take_snapshot(self._consuming),
+            take_snapshot(self._consuming),
             options,
             stop=stop or Stop(),
             on_progress=on_progress,
@@ -122,7 +123,7 @@ class Connection:
         Unless forced, raises PropertyMismatch, having changed nothing, with a problem for each queue that holds
         messages or has consumers. Also raises the errors of `apply`.
         """
-        snapshot = plan_apply.take_snapshot(self._consuming)
+        snapshot = take_snapshot(self._consuming)
         return plan_apply.destroy(self._consuming, topology, snapshot, force=force, dry_run=dry_run)
 
     def live(self) -> LiveTopology:
@@ -185,7 +186,7 @@ class Connection:
         according to RabbitMQ's HTTP API. Raises NotFound.
         """
         try:
-            state = subscription.remove(self._consuming, queue, force=force, ours=queue in self._temporary_queues)
+            state = subscription.remove(self._consuming, queue, force=force, temporary=queue in self._temporary_queues)
         except NotFound:  # deleted with its consumer
             self._temporary_queues.pop(queue, None)
             raise

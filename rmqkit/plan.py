@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Literal
 
 from rmqkit.errors import Location
+from rmqkit.model import Binding, Exchange, Policy, Queue
 
 Kind = Literal["exchange", "queue", "binding", "policy"]
 
@@ -40,9 +41,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One entity of a plan.
+    """The step of a plan for one entity.
 
-    `differences` are those of a change, conflict or replacement; `note` is a remark for the reader.
+    `differences` are those of a change, conflict or replacement; `note` is a remark for the reader. `interrupted` is
+    true if an earlier replacement of the entity is unfinished.
     """
 
     kind: Kind
@@ -50,7 +52,18 @@ class Step:
     outcome: Outcome
     differences: tuple[Difference, ...] = ()
     note: str = ""
-    where: Location | None = field(default=None, compare=False, repr=False)
+    interrupted: bool = False
+    entity: Exchange | Queue | Binding | Policy | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def where(self) -> Location | None:
+        """Return the place in the topology file that declares the entity."""
+        return self.entity.where if self.entity else None
+
+    @property
+    def remarks(self) -> str:
+        """Return the differences and the note as one line of text."""
+        return "; ".join([*map(str, self.differences), *filter(None, [self.note])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class EntityInspector:
 
     def compare(self, entity: Exchange | Queue) -> Step:
         """Compare an entity with the one on the broker."""
-        step = Step(declare_methods.kind(entity), entity.name, Outcome.UNCHANGED, where=entity.where)
+        step = Step(declare_methods.kind(entity), entity.name, Outcome.UNCHANGED, entity=entity)
         if isinstance(self._declare(entity, passive=True), NotFound):
             return replace(step, outcome=Outcome.CREATE)
         differences, note = self._differences(entity)

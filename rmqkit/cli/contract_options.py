@@ -1,104 +1,103 @@
-"""Which contract bodies have to keep: that of a flag, or that of the topology applied last."""
+"""The contract that bodies are checked against: that of an option, or that of the topology applied last."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rmqkit.cli import output
 from rmqkit.cli.last_applied import LastApplied
+from rmqkit.cli.options import option
 from rmqkit.errors import PayloadError, Problem, TopologyError
 from rmqkit.model import Contract, Exchange, Queue, Target, Topology
 from rmqkit.payload import contracts
 from rmqkit.payload.formats import Check
 
-
-def _contract(*names: str, metavar: str | None = None, help: str) -> Any:  # noqa: A002 - Typer's word
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Contract", show_default=False)
+_option = functools.partial(option, panel="Contract")
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaOptions:
-    """What bodies have to be, beyond their format."""
+    """Which schema bodies are checked against."""
 
     schema: Annotated[
         str | None,
-        _contract(
+        _option(
             "--schema",
             metavar="FILE",
-            help="What every body has to be: a JSON Schema (.json) or an XML Schema (.xsd). Else the contract of the"
-            " topology applied last, if it has one.",
+            help="Check every body against a JSON Schema (.json) or an XML Schema (.xsd). [default: the contract in the"
+            " topology applied last, if any]",
         ),
     ] = None
-    no_schema: Annotated[bool, _contract("--no-schema", help="Check no body against a contract.")] = False
+    no_schema: Annotated[bool, _option("--no-schema", help="Check no body against a contract.")] = False
 
     def contracts(self, applied: LastApplied | None) -> EffectiveContracts:
         """Return the contracts of a run; raise a usage error, or SettingsError."""
         if self.schema is None:
             return EffectiveContracts(None, None if self.no_schema else applied)
         if self.no_schema:
-            raise typer.BadParameter("--schema and --no-schema contradict each other")
+            raise typer.BadParameter("--schema and --no-schema cannot be combined")
         return EffectiveContracts(contracts.of_schema(self.schema), None)
 
     def of_queue(self, queue: str, applied: LastApplied | None) -> Contract | None:
-        """Return the contract of what is in a queue."""
+        """Return the contract of the messages in a queue."""
         return self._of(Target("", queue), applied)
 
     def of_exchange(self, exchange: str, applied: LastApplied | None) -> Contract | None:
-        """Return the contract of what is published to an exchange."""
+        """Return the contract of the messages published to an exchange."""
         return self._of(Target(exchange), applied)
 
     def _of(self, target: Target, applied: LastApplied | None) -> Contract | None:
-        found = self.contracts(applied)
-        if contract := found.of(target.exchange, target.routing_key):
-            found.tell(contract, target)
+        effective = self.contracts(applied)
+        if contract := effective.of(target.exchange, target.routing_key):
+            effective.announce(contract, target)
         return contract
 
 
 class EffectiveContracts(contracts.Contracts):
-    """The contracts of a run: one for all, or those of what was applied last; what is used of these is said, once."""
+    """The contracts of a run: one for all bodies, or those applied last, each of which is announced when first used."""
 
     def __init__(self, given: Contract | None, applied: LastApplied | None) -> None:
         super().__init__(applied.exchanges if applied else {}, applied.queues if applied else {})
         self._given = given
         self._applied = applied
-        self._told: set[Contract] = set()
+        self._announced: set[Contract] = set()
 
     def of(self, exchange: str, routing_key: str) -> Contract | None:
-        """Return the contract of what is published there: that of the exchange, or of the queue that is meant."""
+        """Return the contract for a target: that of its exchange or, without one, of its queue."""
         return self._given or super().of(exchange, routing_key)
 
     def check(self, exchange: str, routing_key: str) -> Check | None:
-        """Return what refuses bodies there. Raises PayloadError for a bad schema."""
+        """Return the check of bodies for a target. Raises PayloadError for an invalid schema."""
         contract = self.of(exchange, routing_key)
-        if contract and contract not in self._told:
-            self._told.add(contract)
-            self.tell(contract, Target(exchange, routing_key))
+        if contract and contract not in self._announced:
+            self.announce(contract, Target(exchange, routing_key))
         return super().check(exchange, routing_key)
 
-    def tell(self, contract: Contract, target: Target) -> None:
-        """Say on standard error whose contract it is, unless it was named."""
+    def announce(self, contract: Contract, target: Target) -> None:
+        """Say on standard error which contract applies, unless an option named it."""
+        self._announced.add(contract)
         if self._applied:
-            about = Target(target.exchange) if target.exchange else f"queue {target.routing_key!r}"
+            subject = Target(target.exchange) if target.exchange else f"queue {target.routing_key!r}"
             files = ", ".join(self._applied.files)
-            output.note(output.safe(f"Checking against {contract.schema}, the contract of {about} in {files}."))
+            output.note(output.safe(f"Checking against {contract.schema}, the contract of {subject} in {files}."))
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumedSchemaOptions(SchemaOptions):
-    """What bodies have to be, and where those go that are not."""
+    """Which schema consumed bodies are checked against, and where invalid messages go."""
 
     invalid_to: Annotated[
         str | None,
-        _contract(
+        _option(
             "--invalid-to",
             metavar="QUEUE",
-            help="Where messages go that break the contract, with the reason in a header. Else where the"
-            " queue's retry ends, or its dead-letter exchange, in the topology applied last; without either they are"
-            " rejected.",
+            help="Send messages that break the contract here, with the reason in a header. [default: where the queue's"
+            " retry ends, or its dead-letter exchange, in the topology applied last; without either they are rejected]",
         ),
     ] = None
 
@@ -106,11 +105,11 @@ class ConsumedSchemaOptions(SchemaOptions):
         """Return where invalid messages of a queue go; None to reject them."""
         if self.invalid_to is not None:
             return Target("", self.invalid_to)
-        return applied.way_out(queue) if applied else None
+        return applied.failure_target(queue) if applied else None
 
 
 def check(topology: Topology) -> None:
-    """Read the schemas of all contracts. Raises TopologyError with what is wrong with them, and where each is named."""
+    """Read the schemas of all contracts; raise TopologyError with every problem and where the schema is named."""
     from rmqkit.topology.file.text import headline  # noqa: PLC0415 - start-up time
 
     if problems := list(_problems(topology)):
@@ -124,5 +123,5 @@ def _problems(topology: Topology) -> Iterator[Problem]:
             try:
                 contracts.compile_contract(contract)
             except PayloadError as exc:
-                about = f"the contract of {type(entity).__name__.lower()} {entity.name!r}"
-                yield from (Problem(contract.where, f"{about}: {problem}") for problem in exc.problems)
+                subject = f"the contract of {type(entity).__name__.lower()} {entity.name!r}"
+                yield from (Problem(contract.where, f"{subject}: {problem}") for problem in exc.problems)

@@ -1,13 +1,11 @@
-"""A text becomes a file, whole or not at all."""
+"""Files that commands read and write, `-` among them."""
 
 from __future__ import annotations
 
 import errno
-import os
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
+from rmqkit.atomic_file import replace_file
 from rmqkit.cli import output
 from rmqkit.errors import InputError, OutputError
 
@@ -21,10 +19,10 @@ def readable(path: str) -> str:
 
 
 def write(path: str, text: str, *, force: bool = False) -> None:
-    """Write a file, or to standard output if `path` is `-`; the text is to end with a line feed.
+    """Write a text that ends with a line feed to a file, in one step, or to standard output if `path` is `-`.
 
-    A file that is there is an InputError, unless `force`: then it is replaced in one step, keeping its permissions.
-    Raises InputError where nothing can be written, and OutputError when the disk is full.
+    A file that is replaced keeps its permissions. Raises InputError if the file exists, unless `force`, or cannot be
+    written, and OutputError if the disk is full.
     """
     if path == STANDARD:
         output.out(text.removesuffix("\n"))
@@ -35,25 +33,9 @@ def write(path: str, text: str, *, force: bool = False) -> None:
             target.write_text(text, "utf-8")
             return
         if target.exists() and not force:
-            raise InputError(f"{path} is there already, and was not touched", advice="Name another, or add --force.")
-        _replace(target.resolve(), text)  # what a symbolic link stands for is replaced, not the link
+            raise InputError(f"{path} already exists", advice="Name another file, or add --force.")
+        replace_file(target.resolve(), text)  # of a symbolic link, the file it leads to
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, OSError) and error.errno in _FULL:
             raise OutputError(f"{path}: {error.strerror}; nothing was changed") from error
         raise InputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _replace(target: Path, text: str) -> None:
-    new = target.with_name(f".{target.name[:200]}.{os.getpid()}.new")
-    try:
-        with new.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if target.exists():
-            shutil.copymode(target, new)
-        new.replace(target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            new.unlink()
-        raise

@@ -1,4 +1,4 @@
-"""Results as JUnit XML, which build servers read."""
+"""Test results as JUnit XML, which build servers read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rmqkit.report import ScenarioReport, ScenarioResult
 
 
 def to_xml(report: ScenarioReport) -> str:
-    """Write a report as JUnit XML; what XML cannot hold is escaped as Python does."""
+    """Write a report as JUnit XML; characters that XML cannot hold are written as Python's escapes."""
     root = ET.Element("testsuites", {"name": "rmqkit test", **_totals(report.results)})
     for file, group in groupby(report.results, key=lambda result: result.where.file):
         results = tuple(group)

@@ -1,7 +1,8 @@
-"""What was applied last to a broker, so that `rmqkit publish` and `consume` know what the broker does not.
+"""The topology that was last applied to a broker: its publish target, contracts, dead letters and retries.
 
-A file per broker and virtual host in the user's state folder, for its owner alone, and with no password. It is a
-convenience: what cannot be written or read is a warning, never an error.
+The broker does not know these, and `rmqkit publish` and `consume` need them. The user's state folder has a file for
+each broker and virtual host, readable only by its owner and without the password. It is a convenience: a file that
+cannot be written or read is a warning, never an error.
 """
 
 from __future__ import annotations
@@ -9,27 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
+from rmqkit.atomic_file import replace_file
 from rmqkit.cli import output
 from rmqkit.model import Contract, Exchange, Queue, Retry, Target, Topology
 from rmqkit.settings import Settings
 
-_LOOPBACK = {"127.0.0.1", "::1"}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class LastApplied:
-    """Of the topology applied last: its publish target (None: it names none), and the files it came from.
+    """The publish target of a topology (None: it has none), the files it came from, and more by exchange or queue name.
 
-    `exchanges` and `queues` have the contracts by name, `dead_letters` where what a queue rejects goes; there an empty
-    routing key is the message's own, and None stands for a queue that drops it. `retries` has the retries of queues.
+    `exchanges` and `queues` have their contracts. `dead_letters` says where the messages go that a queue rejects: an
+    empty routing key stands for the message's own, and None for a queue that drops them.
     """
 
     target: Target | None
@@ -39,13 +40,13 @@ class LastApplied:
     dead_letters: Mapping[str, Target | None] = field(default_factory=dict)
     retries: Mapping[str, Retry] = field(default_factory=dict)
 
-    def way_out(self, queue: str) -> Target | None:
-        """Return where messages leave a queue to that are not to be tried again; None: they are rejected."""
+    def failure_target(self, queue: str) -> Target | None:
+        """Return where the messages of a queue go that are not to be retried; None: they are rejected."""
         return Target("", self.retries[queue].then) if queue in self.retries else self.dead_letters.get(queue)
 
 
 def of(topology: Topology, files: Sequence[str]) -> LastApplied:
-    """Return what is remembered of a topology; the schemas of its contracts are paths that hold in every folder."""
+    """Return what is saved of a topology; the paths of its schemas become absolute."""
     from rmqkit.topology.policies import dead_letter_target  # noqa: PLC0415 - start-up time
 
     return LastApplied(
@@ -59,57 +60,44 @@ def of(topology: Topology, files: Sequence[str]) -> LastApplied:
 
 
 def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> None:
-    """Keep what was applied, in place of what was kept before."""
-    import tempfile  # noqa: PLC0415 - start-up time: `publish` only reads
-
+    """Save a topology that was applied, in place of the one applied before."""
     file = _file(settings)
-    found = of(topology, files)
-    kept = {
+    applied = of(topology, files)
+    saved = {
         "broker": _key(settings),
         "files": list(files),
-        "publish": found.target and asdict(found.target),
-        "exchanges": _written(found.exchanges),
-        "queues": _written(found.queues),
-        "dead_letters": {name: target and asdict(target) for name, target in found.dead_letters.items()},
-        "retries": {name: {"delays_ms": each.delays_ms, "then": each.then} for name, each in found.retries.items()},
+        "publish": applied.target and asdict(applied.target),
+        "exchanges": _saved_contracts(applied.exchanges),
+        "queues": _saved_contracts(applied.queues),
+        "dead_letters": {name: target and asdict(target) for name, target in applied.dead_letters.items()},
+        "retries": {name: {"delays_ms": each.delays_ms, "then": each.then} for name, each in applied.retries.items()},
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=file.parent)  # readable for its owner only
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as new:
-                json.dump(kept, new, indent=2)
-            Path(name).replace(file)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                Path(name).unlink()
-            raise
+        replace_file(file, json.dumps(saved, indent=2), private=True)
     except OSError as error:
-        output.warn(f"what was applied could not be remembered in {file}: {error.strerror}")
+        output.warn(f"could not save the topology as the one applied last: {file}: {error.strerror}")
 
 
 def recall(settings: Settings) -> LastApplied | None:
-    """Return what was applied last to this broker and virtual host; None when nothing was."""
+    """Return the topology that was last applied to this broker and virtual host, if any."""
     file = _file(settings)
     try:
-        kept = json.loads(file.read_bytes())
-        publish = kept["publish"]
+        saved = json.loads(file.read_bytes())
         return LastApplied(
-            None if publish is None else _target(publish),
-            tuple(map(_text, kept["files"])),
-            exchanges={name: _contract(each) for name, each in kept.get("exchanges", {}).items()},
-            queues={name: _contract(each) for name, each in kept.get("queues", {}).items()},
-            dead_letters={
-                name: None if each is None else _target(each) for name, each in kept.get("dead_letters", {}).items()
-            },
-            retries={name: _retry(each) for name, each in kept.get("retries", {}).items()},
+            _target(saved["publish"]),
+            tuple(map(_text, saved["files"])),
+            exchanges=_each(_contract, saved, "exchanges"),
+            queues=_each(_contract, saved, "queues"),
+            dead_letters=_each(_target, saved, "dead_letters"),
+            retries=_each(_retry, saved, "retries"),
         )
     except FileNotFoundError:
         return None
     except OSError as error:
-        output.warn(f"what was applied last cannot be read from {file}: {error.strerror}")
+        output.warn(f"could not read which topology was applied last: {file}: {error.strerror}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        output.warn(f"what was applied last cannot be read from {file}: not what rmqkit writes there; it is ignored")
+        output.warn(f"ignoring {file}, where rmqkit keeps the topology applied last: its content is damaged")
     return None
 
 
@@ -121,23 +109,27 @@ def _contracts(entities: Iterable[Exchange | Queue]) -> dict[str, Contract]:
     }
 
 
-def _written(contracts: Mapping[str, Contract]) -> dict[str, dict[str, str]]:
+def _saved_contracts(contracts: Mapping[str, Contract]) -> dict[str, dict[str, str]]:
     return {name: {"format": each.format, "schema": each.schema} for name, each in contracts.items()}
 
 
-def _target(kept: Mapping[str, object]) -> Target:
-    return Target(_text(kept["exchange"]), _text(kept["routing_key"]))
+def _each(read: Callable[[Any], _T], saved: Mapping[str, Any], key: str) -> dict[str, _T]:
+    return {name: read(value) for name, value in saved.get(key, {}).items()}
 
 
-def _contract(kept: Mapping[str, object]) -> Contract:
-    return Contract("xml" if kept["format"] == "xml" else "json", _text(kept["schema"]))
+def _target(saved: Mapping[str, object] | None) -> Target | None:
+    return None if saved is None else Target(_text(saved["exchange"]), _text(saved["routing_key"]))
 
 
-def _retry(kept: Mapping[str, Any]) -> Retry:
-    delays_ms = tuple(kept["delays_ms"])
+def _contract(saved: Mapping[str, object]) -> Contract:
+    return Contract("xml" if saved["format"] == "xml" else "json", _text(saved["schema"]))
+
+
+def _retry(saved: Mapping[str, Any]) -> Retry:
+    delays_ms = tuple(saved["delays_ms"])
     if not delays_ms or not all(type(each) is int and each > 0 for each in delays_ms):
         raise ValueError
-    return Retry(delays_ms, _text(kept["then"]))
+    return Retry(delays_ms, _text(saved["then"]))
 
 
 def _text(value: object) -> str:
@@ -148,7 +140,7 @@ def _text(value: object) -> str:
 
 def _key(settings: Settings) -> str:
     address = settings.addresses[0]
-    if address.host in _LOOPBACK:  # the same broker as localhost
+    if address.host in ("127.0.0.1", "::1"):  # the same broker as localhost
         return f"localhost{address.key[address.key.rindex(f':{address.port}/') :]}"
     return address.key
 

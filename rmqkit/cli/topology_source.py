@@ -1,30 +1,51 @@
-"""Where a topology comes from, as an argument of a command says."""
+"""Topologies as commands take and write them: topology files, RabbitMQ's definitions, live brokers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from rmqkit.cli.commands import convert
+import typer
+
+from rmqkit.cli import output
 from rmqkit.cli.files import readable
 from rmqkit.cli.options import ConnectionOptions, connect
+from rmqkit.errors import InputError
 from rmqkit.model import Topology
+from rmqkit.settings import Settings
+from rmqkit.topology.file.text import MAX_BYTES, read_text
 
-if TYPE_CHECKING:
-    from rmqkit.settings import Settings
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Topology files, read as one; - for stdin.")]
 
+_MAX_DEFINITIONS_BYTES = 200_000_000  # those of a whole cluster can be large
 _URL = re.compile(r"amqps?://", re.IGNORECASE)
-_OBJECT = re.compile(r'\s*\{\s*"')  # how definitions begin, and no topology file that a person wrote
+_JSON_OBJECT = re.compile(r'\s*\{\s*"')  # definitions begin so, and no topology file that a person wrote
+
+
+class TopologyFormat(StrEnum):
+    """The formats a topology can be written in."""
+
+    yaml = "yaml"
+    definitions = "definitions"
+
+    def write(self, topology: Topology, vhost: str | None = None) -> str:
+        """Write a topology; with a `vhost`, the definitions of a cluster."""
+        if self is TopologyFormat.yaml:
+            return _to_yaml(topology)
+        from rmqkit.topology.file.definitions import to_definitions  # noqa: PLC0415 - start-up time
+
+        return output.to_json(to_definitions(topology, vhost=vhost)) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class TopologySource:
-    """A topology, and what to call the place it comes from; `omitted` says in words what else is there.
+    """A topology and the name of its source; `omitted` lists what else the source has.
 
-    `default_queue_type` is what a queue without a type is on the broker.
+    `default_queue_type` is the type of a queue that is declared without one.
     """
 
     name: str
@@ -33,26 +54,37 @@ class TopologySource:
     default_queue_type: str = "classic"
 
 
+def load_topology(files: Sequence[str]) -> Topology:
+    """Read the files of a command line as one topology; `-` is standard input."""
+    from rmqkit.topology.file.loader import load  # noqa: PLC0415 - start-up time
+
+    return load(*map(readable, files))
+
+
 def read(argument: str, broker: ConnectionOptions) -> TopologySource:
     """Read a topology file, definitions or a live broker; `--vhost` also chooses among those of definitions.
 
     Raises DocumentError, TopologyError, InputError, SettingsError, and what `of_broker` raises.
     """
     from rmqkit.topology.file.loader import loads  # noqa: PLC0415 - start-up time
-    from rmqkit.topology.file.text import MAX_BYTES, read_text  # noqa: PLC0415
 
     if _URL.match(argument):
         return of_broker(replace(broker, url=[argument]).settings(source="the URL"))
-    named_so = PurePath(argument).suffix.lower() == ".json"
+    is_json = PurePath(argument).suffix.lower() == ".json"
     path = readable(argument)
-    text = read_text(path, convert.MAX_BYTES if named_so else MAX_BYTES)
-    if named_so or _OBJECT.match(text):
+    text = read_text(path, _MAX_DEFINITIONS_BYTES if is_json else MAX_BYTES)
+    if is_json or _JSON_OBJECT.match(text):
         return _of_definitions(text, path, vhost=broker.vhost)
     return TopologySource(path, loads(text, path))
 
 
+def read_definitions(path: str, vhost: str | None) -> TopologySource:
+    """Read definitions from a file, those of one virtual host if it has several. Raises DocumentError, InputError."""
+    return _of_definitions(read_text(path, _MAX_DEFINITIONS_BYTES), path, vhost)
+
+
 def of_broker(settings: Settings) -> TopologySource:
-    """Return what a virtual host holds, sorted by name, as a topology file could: nothing exclusive, nothing internal.
+    """Return what a virtual host holds, sorted by name, as far as a topology file can declare it.
 
     Raises Unreachable, AuthenticationFailed and AccessRefused if the broker or its HTTP API does not answer.
     """
@@ -61,22 +93,37 @@ def of_broker(settings: Settings) -> TopologySource:
     with connect(settings) as connection:
         live = connection.live()
     definitions = to_definitions(live.topology) | {"parameters": list(live.parameters or ())}
-    origin = _of_definitions(definitions, title(settings))
+    source = _of_definitions(definitions, broker_name(settings))
     hidden = [name for name, unseen in (("policies", live.unseen), ("parameters", live.parameters is None)) if unseen]
     omitted = (
         *not_in_definitions(live.topology),
-        *origin.omitted,
-        *(f"{name} that may not be seen" for name in hidden),
+        *source.omitted,
+        *(f"{name} this user may not see" for name in hidden),
     )
-    return replace(origin, omitted=omitted, default_queue_type=live.default_queue_type)
+    return replace(source, omitted=omitted, default_queue_type=live.default_queue_type)
 
 
-def title(settings: Settings) -> str:
+def broker_name(settings: Settings) -> str:
     """Name the broker in a sentence."""
     return str(settings.addresses[0]) if len(settings.addresses) == 1 else "the broker"
 
 
-def _of_definitions(source: str | Mapping[str, Any], name: str, vhost: str | None = None) -> TopologySource:
+def _of_definitions(definitions: str | Mapping[str, Any], name: str, vhost: str | None = None) -> TopologySource:
     from rmqkit.topology.file.definitions import from_definitions  # noqa: PLC0415 - start-up time
 
-    return TopologySource(name, *from_definitions(source, file=name, vhost=vhost))
+    return TopologySource(name, *from_definitions(definitions, file=name, vhost=vhost))
+
+
+def _to_yaml(topology: Topology) -> str:
+    """Write a topology file; say which entities it does not declare, and what `rmqkit apply` would refuse in it."""
+    from rmqkit.topology.file.loader import loads  # noqa: PLC0415 - start-up time
+    from rmqkit.topology.file.writer import to_yaml  # noqa: PLC0415
+
+    if names := [*topology.external_exchanges, *topology.external_queues]:
+        output.note(f"Not declared there, so listed under external: {output.safe(', '.join(names))}.")
+    text = to_yaml(topology)
+    try:
+        loads(text, "the topology file")
+    except InputError as error:
+        output.warn(f"The broker accepted what `rmqkit apply` will refuse:\n{error}")
+    return text

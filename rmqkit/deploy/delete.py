@@ -1,8 +1,9 @@
-"""Take exchanges, queues, bindings and policies away, and no message with them unless forced."""
+"""Delete exchanges, queues, bindings and policies, and no message with them unless forced."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from rmqkit.amqp import declare_methods
@@ -12,89 +13,90 @@ from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import ConnectionLost, Location, Problem, PropertyMismatch
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.model import Binding, Topology
+from rmqkit.plural import plural
 from rmqkit.topology.comparison import binding_key
 
-_OTHERS = "Remove those bindings; --force deletes the exchanges, and what is bound to them gets no more messages."
-_FORCE = "Consume or move the messages and stop the consumers; --force deletes the queues with what they hold."
+_IN_USE = "Consume or move the messages and stop the consumers; --force deletes the queues with their messages."
+_BOUND = "Remove those bindings; --force deletes the exchanges, and what is bound to them gets no more messages."
 
 
-def check_unused(link: ReconnectingConnection, topology: Topology, live: Topology | None) -> None:
-    """Make sure that no queue to be removed holds messages or has consumers, and that no exchange feeds what stays.
+def check_unused(connection: ReconnectingConnection, deleted: Topology, live: Topology | None) -> None:
+    """Raise PropertyMismatch if a queue to be deleted is in use, or an exchange feeds what stays.
 
-    The latter can only be told from what is `live`; None means that it cannot be seen. Raises PropertyMismatch with a
-    problem for each, ResourceLocked, AccessRefused, ConnectionLost.
+    Each is a problem of the error. The bindings are those of `live`; None means that they cannot be seen. Raises
+    ResourceLocked, AccessRefused, ConnectionLost.
     """
-    with EntityInspector(link) as looker:
+    with EntityInspector(connection) as inspector:
         problems = [
-            Problem(queue.where or Location("broker"), f"queue {queue.name!r} {held}")
-            for queue in topology.queues
-            if (held := _held(looker.passive_declare(queue)))
+            Problem(queue.where or Location("broker"), f"queue {queue.name!r} has {contents}")
+            for queue in deleted.queues
+            if (contents := _contents(inspector.passive_declare(queue)))
         ]
-    _refuse("queues", problems, _FORCE)
-    _refuse("exchanges", list(_bound_by_others(topology, live.bindings if live else ())), _OTHERS)
-
-
-def _refuse(what: str, problems: Sequence[Problem], advice: str) -> None:
     if problems:
-        are = "is" if len(problems) == 1 else "are"
-        message = f"{len(problems)} of the {what} to delete {are} in use; nothing was changed"
-        raise PropertyMismatch(406, "in use", what, message=message, advice=advice, problems=problems)
+        verbs = "holds messages or has" if len(problems) == 1 else "hold messages or have"
+        message = f"{plural(len(problems), 'queue')} {verbs} consumers; nothing was deleted"
+        raise _in_use("queues", message, _IN_USE, problems)
+    if problems := list(_undeclared_bindings(deleted, live.bindings if live else ())):
+        bindings = plural(len(problems), "binding")
+        message = f"the exchanges to delete have {bindings} this topology does not declare; nothing was deleted"
+        raise _in_use("exchanges", message, _BOUND, problems)
 
 
-def _held(answer: Any) -> str:
-    if answer is None:
+def _in_use(subject: str, message: str, advice: str, problems: Sequence[Problem]) -> PropertyMismatch:
+    return PropertyMismatch(406, "in use", subject, message=message, advice=advice, problems=problems)
+
+
+def _contents(answer: Any) -> str:
+    if answer is None:  # the queue does not exist
         return ""
     counts = ((answer.message_count, "message"), (answer.consumer_count, "consumer"))
-    held = " and ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count)
-    return f"has {held}" if held else ""
+    return " and ".join(plural(count, noun) for count, noun in counts if count)
 
 
-def remove(link: ReconnectingConnection, api: HttpApiClient | None, topology: Topology, *, force: bool) -> None:
-    """Remove everything a topology declares, as far as it is there: bindings, queues, exchanges, policies.
+def _undeclared_bindings(deleted: Topology, live: Sequence[Binding]) -> Iterator[Problem]:
+    """Yield a problem for each binding by which an exchange to be deleted feeds what stays."""
+    places = {("exchange", each.name): each.where for each in deleted.exchanges}
+    places |= {("queue", each.name): each.where for each in deleted.queues}
+    declared = {binding_key(each) for each in deleted.bindings}
+    for binding in live:
+        stays = (binding.destination_type, binding.destination) not in places
+        if ("exchange", binding.source) in places and stays and binding_key(binding) not in declared:
+            where = places["exchange", binding.source] or Location("broker")
+            message = f"exchange {binding.source!r} has a binding this topology does not declare: {binding}"
+            yield Problem(where, message)
 
-    Unless forced, the broker is told to keep a queue that is in use after all, and an exchange that others bound, which
-    ends the removal. Raises PropertyMismatch about that, AccessRefused, Unreachable, ConnectionLost.
+
+def remove(connection: ReconnectingConnection, api: HttpApiClient | None, topology: Topology, *, force: bool) -> None:
+    """Delete everything a topology declares, if it exists: bindings, queues, exchanges, policies.
+
+    Unless forced, the broker itself refuses to delete a queue that came into use, or an exchange with a binding. Raises
+    PropertyMismatch then, AccessRefused, Unreachable, ConnectionLost.
     """
     try:
-        _delete(link, topology, force=force, typeless="classic")
+        _delete(connection, topology, force=force, default_queue_type="classic")
     except ConnectionLost as exc:
         if "NOT_IMPLEMENTED" not in exc.message:
             raise
-        _delete(link, topology, force=force, typeless="quorum")  # the virtual host's default, it turns out
+        _delete(connection, topology, force=force, default_queue_type="quorum")  # as the virtual host has it
     for policy in topology.policies:
         if api is not None:
             api.delete_policy(policy.name)
 
 
-def _bound_by_others(topology: Topology, bindings: Iterable[Binding]) -> Iterator[Problem]:
-    """Yield the bindings by which an exchange to be removed feeds what stays."""
-    going = {("exchange", each.name): each.where for each in topology.exchanges}
-    going |= {("queue", each.name): each.where for each in topology.queues}
-    unbound = {binding_key(each) for each in topology.bindings}
-    for each in bindings:
-        ours = (each.destination_type, each.destination) in going or binding_key(each) in unbound
-        if ("exchange", each.source) in going and not ours:
-            where = going["exchange", each.source] or Location("broker")
-            yield Problem(where, f"exchange {each.source!r}: others bound it: {each}")
-
-
-def _delete(link: ReconnectingConnection, topology: Topology, *, force: bool, typeless: str) -> None:
-    channel = link.channel()
-    try:
-        for _ in channel.call_each(_calls(topology, force=force, typeless=typeless)):
+def _delete(connection: ReconnectingConnection, topology: Topology, *, force: bool, default_queue_type: str) -> None:
+    with closing(connection.channel()) as channel:
+        for _ in channel.call_each(_calls(topology, force=force, default_queue_type=default_queue_type)):
             pass
-    finally:
-        channel.close()
 
 
-def _calls(topology: Topology, *, force: bool, typeless: str) -> Iterator[MethodCall]:
+def _calls(topology: Topology, *, force: bool, default_queue_type: str) -> Iterator[MethodCall]:
     queues = {queue.name for queue in topology.queues}
     for binding in topology.bindings:
-        if binding.destination_type == "exchange" or binding.destination not in queues:  # else it goes with its queue
+        if binding.destination_type == "exchange" or binding.destination not in queues:  # else its queue removes it
             yield declare_methods.unbind_call(binding)
     for queue in topology.queues:
-        # Only classic queues know if-unused and if-empty; the others close the connection over them.
-        careful = not force and queue.arguments.get("x-queue-type", typeless) == "classic"
+        # Only classic queues support if-unused and if-empty; for the others the broker closes the connection.
+        careful = not force and queue.arguments.get("x-queue-type", default_queue_type) == "classic"
         yield declare_methods.delete_call(queue, if_unused=careful, if_empty=careful)
     for exchange in topology.exchanges:
         yield declare_methods.delete_call(exchange, if_unused=not force)

@@ -1,13 +1,14 @@
-"""From a topology to a plan, and from a plan to exchanges, queues, bindings and policies.
+"""Plan how to bring a broker in line with a topology, apply that plan, and destroy what a topology declares.
 
-With RabbitMQ's HTTP API everything is seen at once, and compared; over AMQP alone entities are probed, and the plan
-says what stays unseen.
+RabbitMQ's HTTP API shows everything on the broker. Over AMQP alone, exchanges and queues are inspected one by one, and
+the plan says what it cannot show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.inspector import EntityInspector
@@ -15,241 +16,209 @@ from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import delete
 from rmqkit.deploy.replace import replace as replacement
 from rmqkit.deploy.replace.replace import ReplaceResult
-from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
-from rmqkit.http_api import client as http_api
-from rmqkit.http_api.client import HttpApiClient, LiveTopology
-from rmqkit.model import Binding, Exchange, Queue, Topology
+from rmqkit.deploy.snapshot import BrokerSnapshot
+from rmqkit.errors import Location, Problem, PropertyMismatch, Unreachable
+from rmqkit.http_api.client import HttpApiClient
+from rmqkit.model import Binding, Policy, Topology
 from rmqkit.options import ApplyOptions
 from rmqkit.plan import Outcome, Plan, Step
+from rmqkit.plural import plural
 from rmqkit.report import QueueState
 from rmqkit.stop import Stop
 from rmqkit.topology.comparison import compare, extras
 from rmqkit.topology.retry import expand
 
-OnProgress = Callable[[int, int], None]
-"""Is told how many steps are done, and how many there are."""
-
-_REPLACE = (
-    "`rmqkit apply --replace` puts new ones in their place and moves the messages; else give the entity another name,"
-    " or delete it on the broker once it may go, and apply again."
+_REPLACE_IT = "Run `rmqkit apply --replace` to recreate it and keep its messages, or rename it in the file."
+_REPLACE_THEM = "Run `rmqkit apply --replace` to recreate them and keep their messages, or rename them in the file."
+_AT_MOST_ONCE = "a quorum queue on this broker: write `type: quorum`, so that its retries lose no waiting message"
+_INTERRUPTED = (
+    "replacing it was interrupted, and some of its messages are in temporary queues: `rmqkit apply --replace` resumes"
 )
+_DECLARED = (Outcome.CREATE, Outcome.CHANGE, Outcome.DECLARE)
 
 
-_AT_MOST_ONCE = "it is a quorum queue here: write `type: quorum`, so that its retry keeps what waits until it is back"
-_INTERRUPTED = "replacing it was interrupted, and some of its messages wait elsewhere: --replace goes on"
+def plan(
+    connection: ReconnectingConnection, topology: Topology, snapshot: BrokerSnapshot, options: ApplyOptions
+) -> Plan:
+    """Find out what applying a topology would do; declare nothing.
 
-
-@dataclass(frozen=True, slots=True)
-class BrokerSnapshot:
-    """How a broker can be looked at: its HTTP API with all that is there, or neither and why not."""
-
-    api: HttpApiClient | None = None
-    live: LiveTopology | None = None
-    blind: str = ""
-
-
-def take_snapshot(link: ReconnectingConnection) -> BrokerSnapshot:
-    """Look at a broker through its HTTP API, if that answers; if the settings name one, it must.
-
-    Raises Unreachable, AuthenticationFailed, AccessRefused, SettingsError.
-    """
-    try:
-        api = http_api.connect(link)
-        return BrokerSnapshot(api, api.live())
-    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
-        if link.settings.api_url:
-            raise
-        return BrokerSnapshot(blind=exc.message)
-
-
-def plan(link: ReconnectingConnection, topology: Topology, seen: BrokerSnapshot, options: ApplyOptions) -> Plan:
-    """Find out what applying would do; nothing is declared.
-
-    What an interrupted replacement left is in conflict as well. Raises AccessRefused, ConnectionLost.
+    An entity whose replacement was interrupted is a conflict. Raises AccessRefused, ConnectionLost.
     """
     topology = expand(topology)
-    if seen.live is None:
-        found = _probed(link, topology, seen.blind)
+    live = snapshot.live
+    if live is None:
+        planned = _inspect(connection, topology, snapshot)
     else:
-        steps = compare(topology, seen.live.topology, default_queue_type=seen.live.default_queue_type)
-        found = Plan(steps, unseen=seen.live.unseen)
-    left = {(declare_methods.kind(each), each.name) for each in replacement.unfinished(link, topology)}
-    is_quorum = seen.live is not None and seen.live.default_queue_type == "quorum"
-    risky = {each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments and is_quorum}
-    wanted = {Outcome.EXTRA: Outcome.DELETE} if options.prune else {}
+        steps = compare(topology, live.topology, default_queue_type=live.default_queue_type)
+        planned = Plan(steps, unseen=live.unseen)
+    interrupted = {(declare_methods.kind(each), each.name) for each in replacement.unfinished(connection, topology)}
+    at_most_once: set[str] = set()
+    if live is not None and live.default_queue_type == "quorum":
+        at_most_once = {each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments}
+    decisions = {Outcome.EXTRA: Outcome.DELETE} if options.prune else {}
     if options.replace:
-        wanted[Outcome.CONFLICT] = Outcome.REPLACE
+        decisions[Outcome.CONFLICT] = Outcome.REPLACE
 
-    def decided(step: Step) -> Step:
-        if (step.kind, step.name) in left:
-            step = replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED)
-        elif step.kind == "queue" and step.name in risky:
+    def decide(step: Step) -> Step:
+        if (step.kind, step.name) in interrupted:
+            step = replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED, interrupted=True)
+        elif step.kind == "queue" and step.name in at_most_once:
             step = replace(step, note=_AT_MOST_ONCE)
-        return replace(step, outcome=wanted.get(step.outcome, step.outcome))
+        return replace(step, outcome=decisions.get(step.outcome, step.outcome))
 
-    return replace(found, steps=tuple(map(decided, found.steps)))
+    return replace(planned, steps=tuple(map(decide, planned.steps)))
 
 
 def apply(
-    link: ReconnectingConnection,
+    connection: ReconnectingConnection,
     publishing: ReconnectingConnection,
     topology: Topology,
-    seen: BrokerSnapshot,
+    snapshot: BrokerSnapshot,
     options: ApplyOptions,
     *,
     stop: Stop,
-    on_progress: OnProgress,
+    on_progress: Callable[[int, int], None],
     on_step: Callable[[str], None],
 ) -> Plan:
-    """Carry out the plan of a topology, unless something conflicts: policies, exchanges, queues, bindings.
+    """Declare the policies, exchanges, queues and bindings of a topology unless one conflicts; then replace and prune.
 
-    Then replace, and prune. What a stop kept from being replaced is still in conflict in the plan that is returned.
-    Raises PropertyMismatch with all conflicts as problems, or with all queues that prune would empty or that cannot be
-    replaced, before anything was deleted; Unreachable for policies without the HTTP API; AccessRefused, ConnectionLost.
+    An entity that a stop kept from being replaced is still a conflict in the plan that is returned. Raises
+    PropertyMismatch with a problem for each conflict, for each queue that pruning would empty, or for each entity that
+    cannot be replaced, before anything is deleted; Unreachable for policies without the HTTP API; AccessRefused,
+    ConnectionLost.
     """
     topology = expand(topology)
-    planned = plan(link, topology, seen, options)
+    planned = plan(connection, topology, snapshot, options)
     if planned.conflicts:
         raise conflict(planned)
-    _check_sight(topology, seen, options)
-    beyond = extras(topology, seen.live.topology) if options.prune and seen.live else Topology()
+    _require_http_api(topology, snapshot, prune=options.prune)
+    pruned = extras(topology, snapshot.topology) if options.prune and snapshot.topology else Topology()
     if not options.force:
-        delete.check_unused(link, beyond, seen.live.topology if seen.live else None)
-    changes = len(planned.changes)
-    for done in _carry_out(link, topology, planned, seen.api):
-        on_progress(done, changes)
+        delete.check_unused(connection, pruned, snapshot.topology)
+    total = len(planned.changes)
+    for done, _ in enumerate(_declare(connection, planned, snapshot.api), start=1):
+        on_progress(done, total)
     if options.replace and not stop.requested:
         replacing = [step for step in planned.steps if step.outcome is Outcome.REPLACE]
-        replaced = replacement.replace(
-            link,
+        results = replacement.replace(
+            connection,
             publishing,
             topology,
-            [step for step in replacing if step.note != _INTERRUPTED or step.differences],
-            extra_bindings=seen.live.topology.bindings if seen.live else (),
+            [step for step in replacing if step.differences or not step.interrupted],
+            extra_bindings=snapshot.topology.bindings if snapshot.topology else (),
             wait_s=options.wait_s,
             stop=stop,
             on_step=on_step,
         )
-        planned = _with_replaced(planned, replaced)
-    delete.remove(link, seen.api, beyond, force=options.force)
+        planned = _with_results(planned, results)
+    delete.remove(connection, snapshot.api, pruned, force=options.force)
     return replace(planned, applied=True)
 
 
-def _with_replaced(planned: Plan, replaced: Iterable[ReplaceResult]) -> Plan:
-    """Say in the plan what replacing did; what a stop kept from being finished is a conflict again."""
-    done = {(each.kind, each.name): each for each in replaced if each.finished}
-
-    def told(step: Step) -> Step:
-        if step.outcome is not Outcome.REPLACE:
-            return step
-        result = done.get((step.kind, step.name))
-        if result is None:
-            return replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED)
-        moved = [f"{result.moved:,} messages moved"] if step.kind == "queue" else []
-        twice = [f"up to {result.twice:,} of them are there twice"] if result.twice else []
-        return replace(step, note="; ".join([*moved, *twice, *result.notes]))
-
-    return replace(planned, steps=tuple(map(told, planned.steps)))
+def _inspect(connection: ReconnectingConnection, topology: Topology, snapshot: BrokerSnapshot) -> Plan:
+    """Compare exchanges and queues over AMQP, which shows nothing else."""
+    with EntityInspector(connection) as inspector:
+        steps = [*map(inspector.compare, topology.exchanges), *map(inspector.compare, topology.queues)]
+    steps += [Step("binding", str(each), Outcome.DECLARE, entity=each) for each in topology.bindings]
+    steps += [Step("policy", each.name, Outcome.DECLARE, entity=each) for each in topology.policies]
+    unseen = f"Bindings, policies, extras and some arguments cannot be seen: {snapshot.unavailable}"
+    return Plan(tuple(steps), unseen=(unseen,))
 
 
-def _carry_out(
-    link: ReconnectingConnection, topology: Topology, planned: Plan, api: HttpApiClient | None
-) -> Iterator[int]:
-    """Declare what is missing, and yield how many steps are done."""
-    entities: Iterable[declare_methods.Entity] = (*topology.exchanges, *topology.queues, *topology.bindings)
-    needed = (Outcome.CREATE, Outcome.CHANGE, Outcome.DECLARE)
-    steps = iter(planned.steps)
-    missing = [entity for entity, step in zip(entities, steps, strict=False) if step.outcome in needed]
-    left = {(step.kind, step.name) for step in planned.steps if step.note == _INTERRUPTED}
-    done = 0
-    for policy in topology.policies:  # first, so that a new queue begins under its policy
-        step = next(steps)
-        if api is not None and step.outcome in needed:
+def _declare(connection: ReconnectingConnection, planned: Plan, api: HttpApiClient | None) -> Iterator[None]:
+    """Declare what is missing, and yield after each step."""
+    entities = [step.entity for step in planned.steps if step.outcome in _DECLARED]
+    replaced = {(step.kind, step.name) for step in planned.steps if step.interrupted}
+    for policy in entities:  # first, so that a new queue has its policy from the beginning
+        if isinstance(policy, Policy) and api is not None:
             api.put_policy(policy)
-            done += 1
-            yield done
-    for noun in (Exchange, Queue, Binding):
-        these = [entity for entity in missing if isinstance(entity, noun) and not _touches(entity, left)]
-        for _ in declare_methods.declare_all(link, these):
-            done += 1
-            yield done
+            yield
+    missing = [each for each in entities if isinstance(each, declare_methods.Entity) and not _touches(each, replaced)]
+    for kind in ("exchange", "queue", "binding"):
+        same_kind = [each for each in missing if declare_methods.kind(each) == kind]
+        yield from declare_methods.declare_all(connection, same_kind)
 
 
-def _touches(entity: declare_methods.Entity, left: Container[tuple[str, str]]) -> bool:
+def _touches(entity: declare_methods.Entity, replaced: Collection[tuple[str, str]]) -> bool:
     """Tell whether a binding has an end that is being replaced, and is restored with it."""
     if not isinstance(entity, Binding):
         return False
-    return ("exchange", entity.source) in left or (entity.destination_type, entity.destination) in left
+    return ("exchange", entity.source) in replaced or (entity.destination_type, entity.destination) in replaced
+
+
+def _with_results(planned: Plan, results: Iterable[ReplaceResult]) -> Plan:
+    """Add the results of replacing to a plan; an unfinished replacement is a conflict again."""
+    finished = {(each.kind, each.name): each for each in results if each.finished}
+
+    def with_result(step: Step) -> Step:
+        if step.outcome is not Outcome.REPLACE:
+            return step
+        result = finished.get((step.kind, step.name))
+        if result is None:
+            return replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED, interrupted=True)
+        moved = [f"{plural(result.moved, 'message')} moved"] if step.kind == "queue" else []
+        twice = [f"up to {plural(result.twice, 'duplicate')}"] if result.twice else []
+        return replace(step, note="; ".join([*moved, *twice, *result.notes]))
+
+    return replace(planned, steps=tuple(map(with_result, planned.steps)))
 
 
 def destroy(
-    link: ReconnectingConnection, topology: Topology, seen: BrokerSnapshot, *, force: bool, dry_run: bool = False
+    connection: ReconnectingConnection,
+    topology: Topology,
+    snapshot: BrokerSnapshot,
+    *,
+    force: bool,
+    dry_run: bool = False,
 ) -> Plan:
-    """Remove what a topology declares, and return what was there; unless forced, no queue that is in use.
+    """Delete what a topology declares, but no queue in use unless forced; return what existed.
 
-    Raises PropertyMismatch before anything was changed, Unreachable for policies without the HTTP API, AccessRefused,
+    Raises PropertyMismatch before anything is changed, Unreachable for policies without the HTTP API, AccessRefused,
     ConnectionLost.
     """
     topology = expand(topology)
-    _check_sight(topology, seen, ApplyOptions())
-    planned = plan(link, topology, seen, ApplyOptions())
+    _require_http_api(topology, snapshot)
+    planned = plan(connection, topology, snapshot, ApplyOptions())
     if not force:
-        interrupted = replace(planned, steps=tuple(step for step in planned.steps if step.note == _INTERRUPTED))
-        if interrupted.conflicts:
-            raise conflict(interrupted)
-        delete.check_unused(link, topology, seen.live.topology if seen.live else None)
-    steps = tuple(
-        Step(
-            each.kind, each.name, Outcome.ABSENT if each.outcome is Outcome.CREATE else Outcome.DELETE, where=each.where
-        )
-        for each in planned.steps
-        if each.outcome is not Outcome.EXTRA
-    )
+        interrupted = tuple(step for step in planned.steps if step.interrupted)
+        if interrupted:
+            raise conflict(replace(planned, steps=interrupted))
+        delete.check_unused(connection, topology, snapshot.topology)
+
+    def deleted(step: Step) -> Step:
+        outcome = Outcome.ABSENT if step.outcome is Outcome.CREATE else Outcome.DELETE
+        return Step(step.kind, step.name, outcome, entity=step.entity)
+
+    steps = tuple(deleted(step) for step in planned.steps if step.outcome is not Outcome.EXTRA)
     if not dry_run:
-        delete.remove(link, seen.api, topology, force=force)
+        delete.remove(connection, snapshot.api, topology, force=force)
     return Plan(steps, applied=not dry_run, unseen=planned.unseen)
 
 
-def queue_state(link: ReconnectingConnection, name: str) -> QueueState:
-    """Count a queue's messages and consumers; raise NotFound, ResourceLocked, AccessRefused, ConnectionLost."""
-    channel = link.channel()
-    try:
-        answer = channel.queue_counts(name)
-    finally:
-        channel.close()
-    return QueueState(name, answer.message_count, answer.consumer_count)
+def queue_state(connection: ReconnectingConnection, name: str) -> QueueState:
+    """Count the messages and consumers of a queue; raise NotFound, ResourceLocked, AccessRefused, ConnectionLost."""
+    with closing(connection.channel()) as channel:
+        counts = channel.queue_counts(name)
+    return QueueState(name, counts.message_count, counts.consumer_count)
 
 
 def conflict(planned: Plan) -> PropertyMismatch:
     """Return the error that lists every conflict of a plan."""
     problems = [
-        Problem(step.where or Location(f"{step.kind} {step.name!r}"), f"{step.kind} {step.name!r}: {_reason(step)}")
+        Problem(step.where or Location(f"{step.kind} {step.name!r}"), f"{step.kind} {step.name!r}: {step.remarks}")
         for step in planned.conflicts
     ]
-    number = len(problems)
-    subject = f"{number} {'entity' if number == 1 else 'entities'}"
-    message = f"{subject} {'is' if number == 1 else 'are'} there with other properties; nothing was changed"
-    error = PropertyMismatch(406, "PRECONDITION_FAILED", subject, message=message, advice=_REPLACE, problems=problems)
+    conflicts = plural(len(problems), "conflict")
+    message = f"{conflicts}: already declared with different properties; nothing was changed"
+    advice = _REPLACE_IT if len(problems) == 1 else _REPLACE_THEM
+    error = PropertyMismatch(406, "PRECONDITION_FAILED", conflicts, message=message, advice=advice, problems=problems)
     error.report = planned
     return error
 
 
-def _reason(step: Step) -> str:
-    return "; ".join([*map(str, step.differences), *([step.note] if step.note else [])])
-
-
-def _probed(link: ReconnectingConnection, topology: Topology, blind: str) -> Plan:
-    with EntityInspector(link) as looker:
-        steps = [*map(looker.compare, topology.exchanges), *map(looker.compare, topology.queues)]
-    unknown = [("binding", str(each), each.where) for each in topology.bindings]
-    unknown += [("policy", each.name, each.where) for each in topology.policies]
-    steps += [Step(kind, name, Outcome.DECLARE, where=where) for kind, name, where in unknown]  # type: ignore[arg-type]
-    return Plan(tuple(steps), unseen=(f"Bindings, policies, extras and some arguments cannot be seen: {blind}",))
-
-
-def _check_sight(topology: Topology, seen: BrokerSnapshot, options: ApplyOptions) -> None:
-    """Refuse what cannot be done over AMQP alone."""
-    asked = [name for name, wanted in (("policies", topology.policies), ("--prune", options.prune)) if wanted]
-    if asked and seen.api is None:
-        advice = "Say where it is with --api-url; nothing was changed."
-        raise Unreachable(f"{' and '.join(asked)} need RabbitMQ's HTTP API: {seen.blind}", advice=advice)
+def _require_http_api(topology: Topology, snapshot: BrokerSnapshot, *, prune: bool = False) -> None:
+    """Raise Unreachable if the HTTP API is needed and not available."""
+    subjects = [name for name, needed in (("policies", topology.policies), ("--prune", prune)) if needed]
+    if subjects and snapshot.api is None:
+        advice = "Set its URL with --api-url; nothing was changed."
+        raise Unreachable(f"{' and '.join(subjects)} need RabbitMQ's HTTP API: {snapshot.unavailable}", advice=advice)

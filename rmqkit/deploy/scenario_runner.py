@@ -1,8 +1,8 @@
-"""Scenarios on a real broker, under names of their own, over AMQP alone.
+"""Run scenarios on a live broker, in copies of their topologies under a prefix, over AMQP alone.
 
-Each queue of a stand-in has a consumer that holds what comes, and lets it go as the scenario says. Nothing is decided
-by time where the broker can be asked: a confirmed message is in its queues, and what came before a marker that was sent
-to every queue is all that came.
+Each queue of a copy has a consumer that holds its messages, and makes them leave as the scenario says. Time decides
+nothing that the broker can be asked about: a confirmed message is in its queues, and once a marker that was sent to
+every queue has been delivered, so has everything sent before it.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from rmqkit.topology.prefixed_copy import prefixed_copy
 from rmqkit.topology.routing import DeathReason
 from rmqkit.topology.scenario_check import Observation, offline
 
-ANSWER_S = 30.0  # a broker that does not deliver a marker for so long is as good as gone
-PATIENCE_S = 3.0  # for what comes late: at-least-once dead letters, and exchanges that delay
-_LOOK_AGAIN_S = 0.02
-_PREFETCH = 1000  # streams want one; nothing here comes near it
-_REDELIVERIES = 3  # that end a message whose limit is one
+MARKER_TIMEOUT_S = 30.0  # a broker that does not deliver a marker in this time counts as lost
+LATE_S = 3.0  # how late messages may arrive: at-least-once dead letters, and exchanges that delay
+_POLL_S = 0.02
+_PREFETCH = 1000  # streams require one; no scenario comes close to it
+_REDELIVERIES = 3  # enough to exceed a delivery limit of one
 
 Publish = Callable[[Iterator[Message]], object]
-"""Publishes, and returns once all is confirmed."""
+"""Publishes messages, and returns once all are confirmed."""
 
 
 class ScenarioRunner:
-    """Topologies put on a stage of their own, each for as long as its scenarios last; nothing of it is left behind.
+    """Declares copies of topologies for as long as their scenarios run; leaving the block deletes them in any case.
 
-    `follow` is for `judge`. Leaving the block removes all that was declared, whatever ended it.
+    `follow` is an argument for `judge`.
     """
 
-    def __init__(self, link: ReconnectingConnection, publish: Publish, stop: Stop) -> None:
-        self._link = link
+    def __init__(self, connection: ReconnectingConnection, publish: Publish, stop: Stop) -> None:
+        self._connection = connection
         self._publish = publish
         self._stop = stop
         self._open = ExitStack()
         self._topology: Topology | None = None
-        self._stages: dict[frozenset[tuple[str, DeathReason]], _ScenarioRun] = {}
+        self._runs: dict[frozenset[tuple[str, DeathReason]], _ScenarioRun] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -65,26 +65,26 @@ class ScenarioRunner:
         self._open.__exit__(kind, error, trace)
 
     def follow(self, scenario: Scenario, case: Case) -> Observation:
-        """Publish a message of its own, lead it along the steps of a case, and tell where it is then.
+        """Publish a message, take it through the steps of a case, and report the queues it is in then.
 
-        Raises StopRequested when a stop is, Refused when the topology is, and AccessRefused, NotConfirmed,
+        Raises StopRequested after a stop, Refused for a topology that the broker refuses, AccessRefused, NotConfirmed,
         ConnectionLost.
         """
-        if why := _beyond_rehearsal(scenario, case):
-            return replace(offline(scenario, case), note=f"looked at offline only, because of {why}")
+        if why := _unsupported(scenario, case):
+            return replace(offline(scenario, case), note=f"checked offline only, because of {why}")
         if scenario.topology is not self._topology:
             self._open.close()
-            self._stages.clear()
+            self._runs.clear()
             self._topology = scenario.topology
-        leaving = frozenset((step.queue, step.when) for step in case.steps if step.when != "rejected")
-        if leaving not in self._stages:
-            stage = _ScenarioRun(self._link, self._publish, self._stop, scenario.topology, leaving)
-            self._stages[leaving] = self._open.enter_context(stage)
-        return Observation(self._stages[leaving].follow(scenario, case))
+        reasons = frozenset((step.queue, step.when) for step in case.steps if step.when != "rejected")
+        if reasons not in self._runs:
+            run = _ScenarioRun(self._connection, self._publish, self._stop, scenario.topology, reasons)
+            self._runs[reasons] = self._open.enter_context(run)
+        return Observation(self._runs[reasons].follow(scenario, case))
 
 
-def _beyond_rehearsal(scenario: Scenario, case: Case) -> str:
-    """Name what a stand-in cannot have, or nothing."""
+def _unsupported(scenario: Scenario, case: Case) -> str:
+    """Name the feature that a copy of the topology cannot have, if there is one."""
     for policy in unread(scenario.topology):
         return f"the pattern of policy {policy.name!r}"
     for step in case.steps:
@@ -95,110 +95,105 @@ def _beyond_rehearsal(scenario: Scenario, case: Case) -> str:
 
 
 class _ScenarioRun:
-    """One topology's stand-in on the broker, and the messages that are held from its queues."""
+    """The copy of one topology on the broker, and the deliveries that are held from its queues."""
 
     _channel: Channel
 
     def __init__(
         self,
-        link: ReconnectingConnection,
+        connection: ReconnectingConnection,
         publish: Publish,
         stop: Stop,
         topology: Topology,
-        leaving: frozenset[tuple[str, DeathReason]],
+        reasons: frozenset[tuple[str, DeathReason]],
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._send = publish
         self._stop = stop
-        self._actors = prefixed_copy(topology, f"rmqkit-test-{uuid4().hex[:12]}.", leaving)
+        self._copy = prefixed_copy(topology, f"rmqkit-test-{uuid4().hex[:12]}.", reasons)
         self._numbers = count(1)
         self._body = b""  # of the message that is followed
-        self._came: list[tuple[str, int]] = []  # its copies since the last step: queue and delivery tag
+        self._arrived: list[tuple[str, int]] = []  # its copies since the last step: queue and delivery tag
 
     def __enter__(self) -> Self:
-        play = self._actors.topology
+        topology = self._copy.topology
         try:
-            for entities in (play.exchanges, play.queues, play.bindings):
-                for _ in declare_methods.declare_all(self._link, entities):
+            for entities in (topology.exchanges, topology.queues, topology.bindings):
+                for _ in declare_methods.declare_all(self._connection, entities):
                     self._check_stop()
-            self._channel = self._link.channel()
+            self._channel = self._connection.channel()
             self._channel.qos(_PREFETCH, subject="a channel")
-            for queue in self._actors.queues:
-                self._consume(queue)
+            for queue in self._copy.queues:
+                self._channel.consume(queue, tag=queue)
         except BaseException as error:
-            self.__exit__(type(error), error, None)
+            self.__exit__(error)
             raise
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         with ExitStack() as quiet:
-            if error:  # which says more than one about clearing up after it
+            if error:  # it says more than an error of the cleanup
                 quiet.enter_context(suppress(BrokerError))
             if hasattr(self, "_channel"):
                 self._channel.close()
-            delete.remove(self._link, None, self._actors.topology, force=True)
+            delete.remove(self._connection, None, self._copy.topology, force=True)
 
     def follow(self, scenario: Scenario, case: Case) -> tuple[str, ...]:
-        """Return the queues that a message is seen in after the last step, one entry a copy, sorted."""
-        self._body = f"{self._actors.prefix}{next(self._numbers)}".encode()
+        """Return the queues that the message is in after the last step, one for each copy, sorted."""
+        self._body = f"{self._copy.prefix}{next(self._numbers)}".encode()
         target, properties = scenario.target, Properties(headers=scenario.headers)
-        message = Message(self._body, target.routing_key, self._actors.named(target.exchange), properties)
+        message = Message(self._body, target.routing_key, self._copy.named(target.exchange), properties)
         held: list[int] = []
-        self._came = []
+        self._arrived = []
         self._publish(message)
         self._gather()
         for done, step in enumerate(case.steps):
             self._await(scenario, Case(case.steps[:done], (step.queue,), step.where))
-            tags = [tag for queue, tag in self._came if queue == step.queue]
-            held += (tag for _, tag in self._came if tag not in tags[:1])
-            self._came = []
-            if tags:  # else it is nowhere now, though it came here when the step before was looked at by itself
-                self._leave(step, self._actors.named(step.queue), tags[0])
-            self._gather()  # what a queue sends on leaves before its marker does, and so before any of the next ones
+            tags = [tag for queue, tag in self._arrived if queue == step.queue]
+            held += (tag for _, tag in self._arrived if tag not in tags[:1])
+            self._arrived = []
+            if tags:  # else it is in no queue, although it was in this one when the earlier case ended here
+                self._apply(step, self._copy.named(step.queue), tags[0])
+            self._gather()  # a queue forwards a message before its own marker, hence before those of the second round
             self._gather()
         self._await(scenario, case)
-        seen = tuple(sorted(queue for queue, _ in self._came))
-        for tag in (*held, *(tag for _, tag in self._came)):
+        queues = tuple(sorted(queue for queue, _ in self._arrived))
+        for tag in (*held, *(tag for _, tag in self._arrived)):
             self._channel.send(encode_ack(self._channel.number, tag, multiple=False))
-        return seen
+        return queues
 
-    def _leave(self, step: ScenarioStep, queue: str, tag: int) -> None:
-        """Let one copy leave its queue."""
+    def _apply(self, step: ScenarioStep, queue: str, tag: int) -> None:
+        """Make one copy of the message leave its queue."""
         match step.when:
             case "rejected":
-                self._return(queue, tag, requeue=False)
+                self._nack(queue, tag, requeue=False)
             case "delivery_limit":
                 for _ in range(_REDELIVERIES):
-                    self._return(queue, tag, requeue=True)
+                    self._nack(queue, tag, requeue=True)
                     self._gather()
-                    again = [each for each in self._came if each[0] == step.queue]
-                    if not again:
+                    redelivered = [each for each in self._arrived if each[0] == step.queue]
+                    if not redelivered:
                         return
-                    self._came.remove(again[0])
-                    tag = again[0][1]
-                self._came.append((step.queue, tag))
+                    self._arrived.remove(redelivered[0])
+                    tag = redelivered[0][1]
+                self._arrived.append((step.queue, tag))
             case "expired" | "maxlen":  # the queue has a time to live, or room for one message
                 self._channel.cancel(queue, subject=f"queue {queue!r}")
-                self._return(queue, tag, requeue=True)
+                self._nack(queue, tag, requeue=True)
                 self._publish(Message(b"another", queue))
-                deadline = time.monotonic() + PATIENCE_S
+                deadline = time.monotonic() + LATE_S
                 while step.when == "expired" and self._ready(queue) and time.monotonic() < deadline:
-                    self._stop.wait(_LOOK_AGAIN_S)
+                    self._stop.wait(_POLL_S)
                     self._check_stop()
-                self._consume(queue)
+                self._channel.consume(queue, tag=queue)
 
-    def _return(self, queue: str, tag: int, *, requeue: bool) -> None:
-        """Give a copy back, and wait until the channel has told its queue."""
+    def _nack(self, queue: str, tag: int, *, requeue: bool) -> None:
+        """Reject or requeue a copy, and wait until the queue knows it."""
         self._channel.send(encode_nack(self._channel.number, tag, requeue=requeue))
         self._ready(queue)
 
     def _ready(self, queue: str) -> int:
         return int(self._channel.queue_counts(queue).message_count)
-
-    def _consume(self, queue: str) -> None:
-        self._channel.consume(queue, tag=queue)
 
     def _publish(self, *messages: Message) -> None:
         self._send(iter(messages))
@@ -209,39 +204,39 @@ class _ScenarioRun:
             raise StopRequested
 
     def _gather(self) -> None:
-        """Take all that is in the queues by now."""
+        """Take everything that is in the queues now."""
         marker = f"marker {next(self._numbers)}".encode()
-        self._publish(*(Message(marker, queue) for queue in self._actors.queues))
-        left = Counter(self._actors.queues.keys())
-        deadline = time.monotonic() + ANSWER_S
-        while left := +left:
+        self._publish(*(Message(marker, queue) for queue in self._copy.queues))
+        missing = Counter(self._copy.queues.keys())
+        deadline = time.monotonic() + MARKER_TIMEOUT_S
+        while missing := +missing:
             if time.monotonic() > deadline:
-                raise ConnectionLost(f"queue {min(left)!r} did not deliver within {ANSWER_S:g} s")
-            left.subtract(queue for queue, body in self._take(deadline) if body == marker)
+                raise ConnectionLost(f"queue {min(missing)!r} delivered nothing within {MARKER_TIMEOUT_S:g} s")
+            missing.subtract(queue for queue, body in self._take(deadline) if body == marker)
 
     def _await(self, scenario: Scenario, case: Case) -> None:
-        """Wait a little for what the router expects here, or the scenario where that cannot tell."""
+        """Wait a little for the copies that the router expects, or the scenario if the router does not know."""
         router = offline(scenario, case)
-        awaited = set(case.queues if router.unknown else router.queues)
-        if not awaited - {queue for queue, _ in self._came}:
+        expected = set(case.queues if router.unknown else router.queues)
+        deadline = time.monotonic() + LATE_S
+        if not expected - {queue for queue, _ in self._arrived}:
             return
-        deadline = time.monotonic() + PATIENCE_S
-        while awaited - {queue for queue, _ in self._came} and time.monotonic() < deadline:
+        while expected - {queue for queue, _ in self._arrived} and time.monotonic() < deadline:
             list(self._take(deadline))
         self._gather()
 
     def _take(self, deadline: float) -> Iterator[tuple[str, bytes]]:
-        """Yield what comes next, by queue and body: copies of the message are held, all else is done with."""
+        """Yield queue and body of the next deliveries: copies of the message are held, all others acknowledged."""
         with self._stop.waking(self._channel.wake):
             self._check_stop()
             events = self._channel.wait(max(0.0, deadline - time.monotonic()))
         for event in events:
             if isinstance(event, ConsumerCancel):
-                raise ConsumerCancelled(f"queue {event.consumer_tag!r} was deleted while scenarios were rehearsed")
+                raise ConsumerCancelled(f"queue {event.consumer_tag!r} was deleted while scenarios were running")
             for delivery in event if isinstance(event, list) else ():
                 queue, tag = delivery.origin.consumer_tag, delivery.delivery_tag
                 if delivery.body == self._body:
-                    self._came.append((self._actors.queues[queue], tag))
+                    self._arrived.append((self._copy.queues[queue], tag))
                 else:
                     self._channel.send(encode_ack(self._channel.number, tag, multiple=False))
                 yield queue, delivery.body

@@ -1,34 +1,34 @@
-"""Subscriptions to an exchange: a queue of one connection's own, or one that is kept for a reader who is away."""
+"""Subscriptions to an exchange: a temporary queue of one connection, or a durable one that a reader comes back to."""
 
 from __future__ import annotations
 
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmqkit.amqp import declare_methods
+from rmqkit.amqp.channel import Channel, ChannelTransport
 from rmqkit.amqp.inspector import EntityInspector
+from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import plan_apply
+from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import AccessRefused, InputError, PropertyMismatch
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import QueueState
 from rmqkit.topology.comparison import binding_key
 
-if TYPE_CHECKING:
-    from rmqkit.amqp.channel import Channel, ChannelTransport
-    from rmqkit.amqp.reconnect import ReconnectingConnection
-
-MARK = "x-rmqkit-subscription"  # an argument that RabbitMQ keeps and does nothing with: whose subscription a queue is
-PRIVATE_LENGTH = 10_000  # messages: a slow reader of a busy exchange does not fill the broker
+MARK = "x-rmqkit-subscription"  # an argument of the queue that RabbitMQ keeps and ignores: the exchange
+DEFAULT_MAX_LENGTH = 10_000  # messages of a temporary queue: a slow reader of a busy exchange does not fill the broker
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What is wanted of an exchange: what any of the `keys` matches, or the headers; by default everything.
+    """The messages wanted of an exchange: those that any of the `keys` matches, or the headers; by default all.
 
-    `headers` are for a headers exchange, and `match` says whether all of them must be there, or any.
+    `headers` are for a headers exchange; `match` says whether all of them have to match, or any.
     """
 
     exchange: str
@@ -38,29 +38,29 @@ class Subscription:
 
     @property
     def is_everything(self) -> bool:
-        """Tell whether nothing in particular is asked for."""
+        """Tell whether all messages are wanted."""
         return not self.keys and not self.headers
 
     def bindings(self, queue: str) -> Iterator[Binding]:
-        """Yield what the queue needs; only topic exchanges look at the key `#`, and to them it is everything."""
+        """Yield the bindings of the queue; only topic exchanges use the key `#`, and to them it is everything."""
         arguments = {"x-match": self.match, **self.headers} if self.headers else {}
         for key in self.keys or ("" if self.headers else "#",):
             yield Binding(self.exchange, queue, routing_key=key, arguments=arguments)
 
 
 class TemporaryQueue:
-    """A queue of one connection's own, bounded, and gone with it: declared and bound again on the next connection."""
+    """A bounded, exclusive queue that is deleted with its connection, and declared and bound again on the next one."""
 
-    def __init__(self, wanted: Subscription, max_length: int | None) -> None:
-        self._wanted = wanted
-        self._arguments = {"x-max-length": max_length or PRIVATE_LENGTH, "x-overflow": "drop-head"}
+    def __init__(self, subscription: Subscription, max_length: int | None) -> None:
+        self._subscription = subscription
+        self._arguments = {"x-max-length": max_length or DEFAULT_MAX_LENGTH, "x-overflow": "drop-head"}
         self._declared_on: Callable[[], ChannelTransport | None] = lambda: None
         self._name = ""
 
     def open(self, channel: Channel) -> str:
-        """Declare and bind it, and return its name: another one on each connection.
+        """Declare and bind the queue, and return its name, which differs on each connection.
 
-        The broker may hold the old queue until it finds that the connection before is dead. Raises NotFound,
+        The broker may keep the old queue until it finds that the earlier connection is dead. Raises NotFound,
         AccessRefused, ConnectionLost.
         """
         if self._declared_on() is not channel.transport:
@@ -68,119 +68,113 @@ class TemporaryQueue:
             self._declared_on = weakref.ref(channel.transport)
         queue = Queue(self._name, durable=False, auto_delete=True, exclusive=True, arguments=self._arguments)
         declare_methods.declare(channel, queue)
-        for binding in self._wanted.bindings(self._name):
+        for binding in self._subscription.bindings(self._name):
             declare_methods.declare(channel, binding)
         return self._name
 
 
-def check(link: ReconnectingConnection, wanted: Subscription) -> None:
-    """Make sure that the exchange is there, and can be asked that way.
+def check(connection: ReconnectingConnection, subscription: Subscription) -> None:
+    """Make sure that the exchange exists and supports the subscription.
 
-    Raises NotFound, InputError for what the exchange would ignore, ConnectionLost.
+    Raises NotFound, InputError for routing keys or headers that the exchange would ignore, ConnectionLost.
     """
-    if not wanted.exchange:
+    name = subscription.exchange
+    if not name:
         raise InputError("the default exchange takes no bindings", advice="Consume the queue itself.")
-    channel = link.channel()
-    try:
-        declare_methods.declare(channel, Exchange(wanted.exchange), passive=True)
-    finally:
-        channel.close()
-    if wanted.keys and not wanted.headers:
-        return  # the broker is not to log what is asked for nothing
-    kind = _kind(link, wanted.exchange)
-    if wanted.headers and kind not in ("headers", ""):
-        raise InputError(
-            f"exchange {wanted.exchange!r} is of type {kind}, and looks at no headers", advice="Name routing keys."
-        )
-    if wanted.is_everything and kind not in ("fanout", "topic", "headers", ""):
-        raise InputError(
-            f"exchange {wanted.exchange!r} is of type {kind}: nobody can ask it for everything",
-            advice="Name the routing keys, each with -r.",
-        )
+    with closing(connection.channel()) as channel:
+        declare_methods.declare(channel, Exchange(name), passive=True)
+    if subscription.keys and not subscription.headers:
+        return  # any type will do; asking for it would be an error in the broker's log
+    kind = _exchange_type(connection, name)
+    if subscription.headers and kind not in ("headers", ""):
+        raise InputError(f"exchange {name!r} is of type {kind}, which ignores headers", advice="Name routing keys.")
+    if subscription.is_everything and kind not in ("fanout", "topic", "headers", ""):
+        message = f"exchange {name!r} is of type {kind}: it cannot be subscribed to without routing keys"
+        raise InputError(message, advice="Name the routing keys, each with -r.")
 
 
-def _kind(link: ReconnectingConnection, exchange: str) -> str:
-    """Return the type of an exchange; empty if this user may not ask."""
-    with EntityInspector(link) as looker:
+def _exchange_type(connection: ReconnectingConnection, exchange: str) -> str:
+    """Return the type of an exchange; empty if this user may not declare it."""
+    with EntityInspector(connection) as inspector:
         try:
-            differences = looker.compare(Exchange(exchange)).differences
+            differences = inspector.compare(Exchange(exchange)).differences
         except AccessRefused:
             return ""
     return next((each.actual for each in differences if each.property == "type"), "direct")
 
 
 def keep(
-    link: ReconnectingConnection,
+    connection: ReconnectingConnection,
     name: str,
-    wanted: Subscription,
+    subscription: Subscription,
     *,
     max_length: int | None,
     on_warning: Callable[[str], None],
 ) -> None:
-    """Declare a durable queue and bind it; one that is there keeps what it has, and gets what else is wanted.
+    """Declare a durable queue and bind it; one that exists keeps its bindings and gets those it lacks.
 
-    `on_warning` hears of that. Raises PropertyMismatch for another `max_length` than the queue has, and what `declare`
-    raises.
+    `on_warning` is called with the bindings that an existing queue gets. Raises PropertyMismatch if the queue has
+    another `max_length`, and what `declare` raises.
     """
-    arguments: dict[str, Any] = {MARK: wanted.exchange}
+    arguments: dict[str, Any] = {MARK: subscription.exchange}
     if max_length:
         arguments["x-max-length"] = max_length
-    with EntityInspector(link) as looker:
-        is_new = looker.passive_declare(Queue(name)) is None
-    bindings = list(wanted.bindings(name))
+    with EntityInspector(connection) as inspector:
+        is_new = inspector.passive_declare(Queue(name)) is None
+    bindings = list(subscription.bindings(name))
     if not is_new:
-        bindings = _missing(link, name, wanted, on_warning)
-    channel = link.channel()
-    try:
+        bindings = _missing(connection, name, subscription, on_warning)
+    with closing(connection.channel()) as channel:
         if is_new or max_length:
             declare_methods.declare(channel, Queue(name, arguments=arguments))
         for binding in bindings:
             declare_methods.declare(channel, binding)
-    finally:
-        channel.close()
 
 
-def remove(link: ReconnectingConnection, name: str, *, force: bool, ours: bool) -> QueueState:
-    """Remove the queue of a subscription, known as one if `ours`, and return what it was like.
+def remove(connection: ReconnectingConnection, name: str, *, force: bool, temporary: bool) -> QueueState:
+    """Delete the queue of a subscription, and return the messages and consumers it had.
 
-    Raises NotFound, and PropertyMismatch unless forced: if it holds messages or has consumers, or was made otherwise.
+    Raises NotFound, and PropertyMismatch unless forced: if the queue holds messages, has consumers, or is neither
+    `temporary` nor marked as a subscription.
     """
-    state = plan_apply.queue_state(link, name)
-    seen = plan_apply.take_snapshot(link)
-    if not force and not ours:
-        _check_ours(name, seen)
-    plan_apply.destroy(link, Topology(queues=(Queue(name),)), seen, force=force)
+    state = plan_apply.queue_state(connection, name)
+    snapshot = take_snapshot(connection)
+    if not (force or temporary):
+        _check_mark(name, snapshot)
+    plan_apply.destroy(connection, Topology(queues=(Queue(name),)), snapshot, force=force)
     return state
 
 
-def _check_ours(name: str, seen: plan_apply.BrokerSnapshot) -> None:
-    if seen.live is None:
-        what = f"whether queue {name!r} is a subscription's cannot be seen: {seen.blind}"
-    elif any(each.name == name and MARK in each.arguments for each in seen.live.topology.queues):
+def _check_mark(name: str, snapshot: BrokerSnapshot) -> None:
+    """Raise PropertyMismatch unless the queue is marked as the queue of a subscription."""
+    if snapshot.topology is None:
+        message = f"it cannot be seen whether queue {name!r} is a subscription: {snapshot.unavailable}"
+    elif any(each.name == name and MARK in each.arguments for each in snapshot.topology.queues):
         return
     else:
-        what = f"queue {name!r} is no subscription's: `rmqkit subscribe --durable` did not make it"
-    advice = "`rmqkit destroy` removes what a topology declares; --force removes the queue, with what it holds."
-    raise PropertyMismatch(406, "PRECONDITION_FAILED", f"queue {name!r}", message=what, advice=advice)
+        message = f"queue {name!r} is not a subscription: `rmqkit subscribe --durable` did not create it"
+    advice = "`rmqkit destroy` deletes what a topology declares; --force deletes the queue with its messages."
+    raise PropertyMismatch(406, "PRECONDITION_FAILED", f"queue {name!r}", message=message, advice=advice)
 
 
 def _missing(
-    link: ReconnectingConnection, name: str, wanted: Subscription, on_warning: Callable[[str], None]
+    connection: ReconnectingConnection, name: str, subscription: Subscription, on_warning: Callable[[str], None]
 ) -> list[Binding]:
-    """Return the bindings that a queue is to get besides those it has; asked for nothing new, it needs one at least."""
-    live = plan_apply.take_snapshot(link).live
+    """Return the bindings that an existing queue lacks; one that is to get everything needs no more than it has."""
+    live = take_snapshot(connection).topology
     if live is None:
-        if wanted.is_everything:
-            on_warning(f"queue {name!r} is left as it is: without the HTTP API its bindings cannot be seen")
+        if subscription.is_everything:
+            on_warning(f"queue {name!r} is unchanged: without the HTTP API its bindings cannot be seen")
             return []
-        on_warning(f"queue {name!r} is there, and keeps what it is bound to besides")
-        return list(wanted.bindings(name))
-    way = (wanted.exchange, name, "queue")
-    bound = [each for each in live.topology.bindings if (each.source, each.destination, each.destination_type) == way]
-    if wanted.is_everything and bound:
+        on_warning(f"queue {name!r} exists and keeps its other bindings")
+        return list(subscription.bindings(name))
+    ends = (subscription.exchange, name, "queue")
+    bound = {
+        binding_key(each) for each in live.bindings if (each.source, each.destination, each.destination_type) == ends
+    }
+    if subscription.is_everything and bound:
         return []
-    missing = [each for each in wanted.bindings(name) if binding_key(each) not in set(map(binding_key, bound))]
+    missing = [each for each in subscription.bindings(name) if binding_key(each) not in bound]
     if missing:
-        added = ", ".join(map(str, missing))
-        on_warning(f"queue {name!r} keeps what it is bound to; added: {added}")
+        on_warning(f"queue {name!r} keeps its bindings; added: {', '.join(map(str, missing))}")
     return missing

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
+from rmqkit.atomic_file import sync_folder
 from rmqkit.errors import OutputError
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
 from rmqkit.message import Delivery
@@ -74,8 +75,7 @@ class FileSaver(Handler):
                 os.fsync(descriptor)
             for hidden, final in files:
                 hidden.rename(final)
-            descriptors.append(os.open(self._folder, os.O_RDONLY))
-            os.fsync(descriptors[-1])  # the names as well, which a file's own fsync does not sync
+            sync_folder(self._folder)
         except OSError as exc:
             for hidden, _ in files:
                 with suppress(OSError):

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from rmqkit.atomic_file import replace_file
 from rmqkit.errors import OutputError, PayloadError
 from rmqkit.message import Message
 from rmqkit.payload.input_stream import BEGINNING, InputPosition, InputStream
@@ -203,26 +204,12 @@ class Resume:
 
     def _save(self, status: str) -> None:
         """Replace the file completely or not at all, even in a power cut. Raises OSError."""
-        checkpoint, part = self._checkpoint, self._path.with_name(f".{self._path.name}.part")
+        checkpoint = self._checkpoint
         self._unsaved, self._saved_s = 0, time.monotonic()
         doubtful = checkpoint.beyond + (2 * SAVE_EVERY if status == "running" else 0)
         place, failed = checkpoint.place, tuple(checkpoint.failed.values())
         state = _State(self._job, place, self._digest(place), failed, doubtful)
-        try:
-            with part.open("w", encoding="utf-8") as new:
-                json.dump(state.as_json(status), new, indent=2)
-                new.flush()
-                os.fsync(new.fileno())
-            part.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        replace_file(self._path, json.dumps(state.as_json(status), indent=2), locked=True)
 
     def _digest(self, place: InputPosition) -> str:
         """Hash the input up to a place, which only ever advances."""

@@ -137,11 +137,11 @@ def _step(kind: Kind, entity: _Named, wanted: _Properties, existing: Mapping[str
         differences = tuple(_differences(wanted, live))
         changed = Outcome.CHANGE if kind == "policy" else Outcome.CONFLICT
         outcome = changed if differences else Outcome.UNCHANGED
-    return Step(kind, entity.name, outcome, differences, where=entity.where)
+    return Step(kind, entity.name, outcome, differences, entity=entity)
 
 
 def _binding_step(binding: Binding, *, exists: bool) -> Step:
-    return Step("binding", str(binding), Outcome.UNCHANGED if exists else Outcome.CREATE, where=binding.where)
+    return Step("binding", str(binding), Outcome.UNCHANGED if exists else Outcome.CREATE, entity=binding)
 
 
 def _differences(wanted: _Properties, live: _Properties) -> Iterator[Difference]:

@@ -75,9 +75,7 @@ def exported(topology: Topology) -> Topology:
     suppress_health_check=list(HealthCheck),
 )
 @given(topology=topologies())
-def test_applying_with_prune_leaves_what_the_file_says_and_twice_equals_once(
-    topology: Topology, connection: Connection
-) -> None:
+def test_applying_with_prune_matches_the_file_and_is_idempotent(topology: Topology, connection: Connection) -> None:
     prune = ApplyOptions(prune=True)
     planned = connection.plan(topology, options=prune)
     done = connection.apply(topology, options=prune)

@@ -99,9 +99,7 @@ def comparable(definitions: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def test_a_virtual_host_is_the_same_after_export_to_yaml_and_import_into_others(
-    broker: Broker, filled: str, vhosts: Callable[[], str]
-) -> None:
+def test_export_and_import_reproduce_a_virtual_host(broker: Broker, filled: str, vhosts: Callable[[], str]) -> None:
     exported = export(broker, filled)
     topology, omitted = from_definitions(exported, file="export")
     assert set(omitted) <= {"the metadata of the virtual host"}  # RabbitMQ 4 exports it
@@ -114,7 +112,7 @@ def test_a_virtual_host_is_the_same_after_export_to_yaml_and_import_into_others(
     assert comparable(export(broker, single)) == comparable(export(broker, cluster)) == comparable(exported)
 
 
-def test_a_cluster_holds_the_same_topology_under_the_name_of_the_virtual_host(broker: Broker, filled: str) -> None:
+def test_definitions_of_a_cluster_name_the_virtual_host(broker: Broker, filled: str) -> None:
     cluster = broker.api("GET", "definitions").decode()
     topology, omitted = from_definitions(cluster, file="export", vhost=filled)
     assert topology == from_definitions(export(broker, filled), file="export")[0]

@@ -51,7 +51,7 @@ def scenarios(folder: Path, cases: str, topology: str = ORDERS) -> tuple[Scenari
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_a_broker_and_the_router_agree_on_every_case_of_every_scenario(file: Path, vhost_url: str, left: Left) -> None:
+def test_broker_and_router_agree_on_every_case(file: Path, vhost_url: str, left: Left) -> None:
     with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
         for scenario in load(file):
             for case in scenario.cases:
@@ -60,9 +60,7 @@ def test_a_broker_and_the_router_agree_on_every_case_of_every_scenario(file: Pat
     assert left() == []
 
 
-def test_every_copy_that_is_not_expected_and_every_one_that_is_missing_is_seen(
-    vhost_url: str, tmp_path: Path, left: Left
-) -> None:
+def test_unexpected_and_missing_copies_are_reported(vhost_url: str, tmp_path: Path, left: Left) -> None:
     lines = "  a: {expect: [billing]}\n  b: {publish: {exchange: orders, routing_key: x}, expect: [billing, audit]}\n"
     lines += (
         "  c: {publish: {exchange: orders, routing_key: theirs}, expect: [audit]}\n  d: {expect: [audit, billing]}\n"
@@ -78,7 +76,7 @@ def test_every_copy_that_is_not_expected_and_every_one_that_is_missing_is_seen(
     assert left() == []
 
 
-def test_queues_of_the_same_names_get_nothing_even_through_the_default_exchange(vhost_url: str) -> None:
+def test_queues_of_the_same_names_receive_no_messages(vhost_url: str) -> None:
     names = ["work", "task.one", "quorum", "rest", "no such queue"]
     connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
     channel = connection.channel()
@@ -96,9 +94,7 @@ def test_queues_of_the_same_names_get_nothing_even_through_the_default_exchange(
     connection.close()
 
 
-def test_what_the_broker_refuses_is_an_error_and_leaves_nothing_behind(
-    vhost_url: str, tmp_path: Path, left: Left
-) -> None:
+def test_a_refused_topology_is_an_error_and_is_cleaned_up(vhost_url: str, tmp_path: Path, left: Left) -> None:
     topology = ORDERS.replace("type: topic", "type: x-not-there")
     (scenario,) = scenarios(tmp_path, "  a: {expect: [billing]}\n", topology)
     with (
@@ -110,7 +106,7 @@ def test_what_the_broker_refuses_is_an_error_and_leaves_nothing_behind(
     assert left() == []
 
 
-def test_a_stop_ends_a_rehearsal_and_leaves_nothing_behind(vhost_url: str, tmp_path: Path, left: Left) -> None:
+def test_a_stop_ends_the_run_and_cleans_up(vhost_url: str, tmp_path: Path, left: Left) -> None:
     (scenario,) = scenarios(tmp_path, "  a: {expect: [billing, audit]}\n")
     stop = rmqkit.Stop()
 
@@ -126,9 +122,7 @@ def test_a_stop_ends_a_rehearsal_and_leaves_nothing_behind(vhost_url: str, tmp_p
     assert left() == []
 
 
-def test_a_policy_that_cannot_be_read_here_is_no_reason_to_fail_where_it_does_not_count(
-    vhost_url: str, tmp_path: Path
-) -> None:
+def test_an_unreadable_policy_matters_only_where_it_applies(vhost_url: str, tmp_path: Path) -> None:
     policy = "policies: {odd: {pattern: '[[:alpha:]]', definition: {dead-letter-exchange: orders}}}\n"
     lines = "  a: {expect: [billing, audit]}\n"
     lines += "  b: {expect: [billing, audit], then: [{queue: billing, when: rejected, expect: []}]}\n"
@@ -142,7 +136,7 @@ def test_a_policy_that_cannot_be_read_here_is_no_reason_to_fail_where_it_does_no
         assert judge(plain, rehearsal.follow).notes[0].endswith("because of the pattern of policy 'odd'")
 
 
-def test_an_overflow_that_refuses_new_messages_is_looked_at_offline_and_says_so(vhost_url: str, tmp_path: Path) -> None:
+def test_reject_publish_dlx_is_checked_offline_with_a_note(vhost_url: str, tmp_path: Path) -> None:
     topology = """
 queues:
   full: {arguments: {x-max-length: 1, x-overflow: reject-publish-dlx, x-dead-letter-exchange: dead}}
@@ -156,4 +150,4 @@ publish: {routing_key: full}
     with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
         result = judge(scenario, rehearsal.follow)
     assert (result.problems, len(result.notes)) == ((), 1)
-    assert result.notes[0].endswith("looked at offline only, because of reject-publish-dlx")
+    assert result.notes[0].endswith("checked offline only, because of reject-publish-dlx")

@@ -22,9 +22,7 @@ def settings(broker: Broker, vhost_url: str) -> Settings:
 
 
 @pytest.mark.parametrize("file", example_names().values(), ids=example_names().keys())
-def test_a_shipped_topology_can_be_applied_twice_and_takes_a_message_at_its_target(
-    settings: Settings, file: Path
-) -> None:
+def test_a_shipped_topology_is_applied_twice_and_accepts_a_message(settings: Settings, file: Path) -> None:
     topology = rmqkit.load(file)
     with rmqkit.connect(settings=settings) as connection:
         first, second = connection.apply(topology), connection.apply(topology)
@@ -43,13 +41,13 @@ def test_a_shipped_topology_can_be_applied_twice_and_takes_a_message_at_its_targ
         assert report.confirmed == 1
 
 
-def test_all_shipped_topologies_live_side_by_side(settings: Settings) -> None:
+def test_all_shipped_topologies_coexist(settings: Settings) -> None:
     with rmqkit.connect(settings=settings) as connection:
         assert connection.apply(rmqkit.load(*example_names().values())).applied
 
 
 @pytest.mark.unguessed_api
-def test_arguments_of_every_kind_are_carried_and_compare_equal(vhost_url: str) -> None:
+def test_arguments_of_every_kind_round_trip(vhost_url: str) -> None:
     topology = rmqkit.load(CASES / "arguments_of_every_kind.yaml")
     wanted = {"bounded", "timed", "agreed", "others"}  # the rest needs plugins, or more than one node
     queues = tuple(queue for queue in topology.queues if queue.name in wanted)

@@ -43,33 +43,33 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_definitions_become_a_file_and_what_it_does_not_carry_is_listed(folder: Path) -> None:
+def test_definitions_become_a_file_and_omissions_are_listed(folder: Path) -> None:
     done = convert(folder, "d.json", "new.yaml", "--vhost", "shop")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Not carried over: 1 user.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Not converted: 1 user.\n")
     assert (folder / "new.yaml").read_text() == YAML
 
 
-def test_there_and_back_through_pipes_is_the_same_topology(folder: Path) -> None:
+def test_converting_back_and_forth_through_pipes_changes_nothing(folder: Path) -> None:
     there = convert(folder, "t.yaml", "-", "--vhost", "/")
-    assert there.stderr == "Not carried over: the description.\n"
+    assert there.stderr == "Not converted: the description.\n"
     assert {each["vhost"] for section in json.loads(there.stdout).values() for each in section} == {"/"}
     back = convert(folder, "-", "-", "--to", "yaml", stdin=there.stdout)
     assert (back.stdout, back.stderr) == (YAML, "")
 
 
-def test_a_file_that_is_there_is_replaced_only_by_force_and_keeps_its_permissions(folder: Path) -> None:
+def test_an_existing_file_is_replaced_only_by_force_and_keeps_its_permissions(folder: Path) -> None:
     before = (folder / "t.yaml").read_text()
     (folder / "t.yaml").chmod(0o640)
     (folder / "link.yaml").symlink_to("t.yaml")
     done = convert(folder, "d.json", "link.yaml", "--vhost", "shop")
     assert (done.returncode, (folder / "t.yaml").read_text()) == (2, before)
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert convert(folder, "d.json", "link.yaml", "--vhost", "shop", "--force").returncode == 0
     assert ((folder / "t.yaml").read_text(), (folder / "t.yaml").stat().st_mode & 0o777) == (YAML, 0o640)
     assert (folder / "link.yaml").is_symlink()
 
 
-def test_a_device_is_written_to_and_stays_one(folder: Path) -> None:
+def test_a_device_is_written_to_and_not_replaced(folder: Path) -> None:
     to_device = convert(folder, "t.yaml", "/dev/stdout", "--to", "definitions", as_process=True)
     assert to_device.stdout == convert(folder, "t.yaml").stdout
     assert convert(folder, "t.yaml", "/dev/null", "--force").returncode == 0
@@ -84,20 +84,18 @@ def test_a_device_is_written_to_and_stays_one(folder: Path) -> None:
             2,
             "d.json has 2 virtual hosts, and a topology describes one\n  Choose with --vhost: /, shop.",
         ),
-        (["d.json", "new.json"], 2, "d.json is definitions already"),
-        (["t.yaml", "new.yml"], 2, "t.yaml is yaml already"),
-        (["-", "new"], 2, "the names do not tell what to write"),
+        (["d.json", "new.json"], 2, "d.json already has the format definitions"),
+        (["t.yaml", "new.yml"], 2, "t.yaml already has the format yaml"),
+        (["-", "new"], 2, "the file names do not tell the format"),
         (["t.yaml", "no/folder/new.json"], 2, "new.json cannot be written: No such file or directory"),
         (["t.yaml", "."], 2, ". cannot be written: Is a directory"),
         (["missing.json"], 2, "missing.json: the file cannot be read: No such file or directory"),
-        (["t.yaml", "--to", "yaml"], 2, "t.yaml is yaml already"),
+        (["t.yaml", "--to", "yaml"], 2, "t.yaml already has the format yaml"),
         (["t.yaml", "/dev/full"], 3, "/dev/full: No space left on device"),
         (["-", "--to", "yaml"], 2, "/dev/stdin:1:1: this is not JSON"),
     ],
 )
-def test_what_cannot_be_converted_is_an_error_and_leaves_nothing_behind(
-    folder: Path, arguments: list[str], code: int, message: str
-) -> None:
+def test_a_failed_conversion_leaves_no_file(folder: Path, arguments: list[str], code: int, message: str) -> None:
     before = sorted(folder.iterdir())
     done = convert(folder, *arguments)
     assert done.returncode == code, done.stderr
@@ -106,7 +104,7 @@ def test_what_cannot_be_converted_is_an_error_and_leaves_nothing_behind(
     assert sorted(folder.iterdir()) == before
 
 
-def test_a_full_disk_leaves_the_old_file_as_it_was(folder: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_unchanged(folder: Path) -> None:
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20));"
     code = (
         f"import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); {limited} from rmqkit.cli import main; main()"
@@ -118,7 +116,7 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(folder: Path) -> None:
     assert (sorted(folder.iterdir()), (folder / "t.yaml").read_text()) == before
 
 
-def test_what_only_a_broker_takes_is_converted_with_a_warning(folder: Path) -> None:
+def test_a_topology_that_apply_would_refuse_is_converted_with_a_warning(folder: Path) -> None:
     circle = [{"name": name, "arguments": {"alternate-exchange": other}} for name, other in ("ab", "ba")]
     (folder / "d.json").write_text(json.dumps({"exchanges": circle}))
     done = convert(folder, "d.json", "new.yaml")
@@ -128,7 +126,7 @@ def test_what_only_a_broker_takes_is_converted_with_a_warning(folder: Path) -> N
     assert "alternate-exchange: b" in (folder / "new.yaml").read_text()
 
 
-def test_names_that_are_not_declared_there_become_external(folder: Path) -> None:
+def test_undeclared_names_become_external(folder: Path) -> None:
     bindings = [{"source": "amq.topic", "destination": "theirs"}]
     (folder / "d.json").write_text(json.dumps({"bindings": bindings}))
     done = convert(folder, "d.json", "new.yaml")

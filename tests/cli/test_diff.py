@@ -50,7 +50,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return one, other
 
 
-def test_each_side_has_a_column_and_each_property_that_differs_a_line(live: Run, files: tuple[Path, Path]) -> None:
+def test_each_side_has_a_column_and_each_difference_a_row(live: Run, files: tuple[Path, Path]) -> None:
     one, other = files
     done = live("diff", one, other)
     assert done.returncode == 3
@@ -69,7 +69,7 @@ def test_each_side_has_a_column_and_each_property_that_differs_a_line(live: Run,
     assert f"1 only in {one}, 3 only in {other}, 3 different." in done.stderr
 
 
-def test_as_json_each_entity_says_where_it_is_or_how_it_differs(live: Run, files: tuple[Path, Path]) -> None:
+def test_json_has_the_differences_of_each_entity(live: Run, files: tuple[Path, Path]) -> None:
     one, other = files
     done = live("diff", one, other, "--json")
     assert (done.returncode, done.stderr) == (3, "")
@@ -88,7 +88,7 @@ def test_as_json_each_entity_says_where_it_is_or_how_it_differs(live: Run, files
     ] == DIFFERENT
 
 
-def test_turned_round_it_says_the_same_of_the_other_side(live: Run, files: tuple[Path, Path]) -> None:
+def test_swapped_sides_give_the_mirrored_result(live: Run, files: tuple[Path, Path]) -> None:
     one, other = files
     there = json.loads(live("diff", one, other, "--json").stdout)["entities"]
     back = json.loads(live("diff", other, one, "--json").stdout)["entities"]
@@ -101,7 +101,7 @@ def test_turned_round_it_says_the_same_of_the_other_side(live: Run, files: tuple
     assert sorted(map(str, back)) == sorted(map(str, there))
 
 
-def test_a_file_what_a_broker_made_of_it_and_its_definitions_are_equal(
+def test_a_file_its_live_topology_and_its_definitions_are_equal(
     live: Run, files: tuple[Path, Path], vhost_url: str, tmp_path: Path
 ) -> None:
     one, other = files
@@ -120,9 +120,7 @@ def test_a_file_what_a_broker_made_of_it_and_its_definitions_are_equal(
     )
 
 
-def test_a_virtual_host_is_chosen_from_definitions_that_hold_several(
-    live: Run, files: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_vhost_chooses_from_definitions(live: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
     cluster = tmp_path / "cluster.json"
     queues = [{"name": "q", "vhost": vhost, "durable": vhost == "a", "arguments": {}} for vhost in ("a", "b")]
     cluster.write_text(json.dumps({"queues": queues}))
@@ -137,13 +135,13 @@ def test_a_virtual_host_is_chosen_from_definitions_that_hold_several(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("-", "-"), 2, "standard input can be only one of the two"),
+        (("-", "-"), 2, "only one of the two can be standard input"),
         (("one.yaml", "no.yaml"), 2, "no.yaml: the file cannot be read"),
         (("one.yaml", "amqp://guest:c4n4ry@127.0.0.1:1/"), 4, "127.0.0.1:1"),
         (("one.yaml", "amqp://guest:c4n4ry@127.0.0.1:x/"), 2, "error: the URL: host and port"),
     ],
 )
-def test_what_cannot_be_compared_is_an_error_of_its_own_and_no_difference(
+def test_an_unreadable_source_is_an_error_and_no_difference(
     live: Run, files: tuple[Path, Path], arguments: tuple[str, str], code: int, said: str
 ) -> None:
     folder = files[0].parent

@@ -87,9 +87,7 @@ def brokers(broker: Broker) -> Iterator[tuple[Settings, Settings]]:
     suppress_health_check=list(HealthCheck),
 )
 @given(topology=topologies())
-def test_what_is_exported_is_what_is_there_and_can_be_applied_elsewhere(
-    topology: Topology, brokers: tuple[Settings, Settings]
-) -> None:
+def test_an_export_can_be_applied_elsewhere(topology: Topology, brokers: tuple[Settings, Settings]) -> None:
     one, other = brokers
     with rmqkit.connect(settings=one) as here, rmqkit.connect(settings=other) as there:
         here.apply(topology)
@@ -132,7 +130,7 @@ def filled(vhost_channel: BlockingChannel, broker: Broker, vhost_url: str) -> No
 
 
 @pytest.mark.usefixtures("filled")
-def test_what_the_broker_has_by_itself_is_left_out_and_named(live: Run) -> None:
+def test_entities_of_the_broker_are_left_out_and_listed(live: Run) -> None:
     done = live("export")
     assert done.returncode == 0
     assert done.stdout.replace("{type: classic}", "{}") == (  # RabbitMQ 4 writes the type out
@@ -152,7 +150,7 @@ def test_what_the_broker_has_by_itself_is_left_out_and_named(live: Run) -> None:
 
 
 @pytest.mark.usefixtures("filled")
-def test_what_the_user_may_not_see_is_said_to_be_left_out(live: Run, broker: Broker, vhost_url: str) -> None:
+def test_hidden_parameters_are_listed_as_left_out(live: Run, broker: Broker, vhost_url: str) -> None:
     name = f"test-{uuid.uuid4().hex[:12]}"
     broker.api("PUT", f"users/{name}", json.dumps({"password": "p", "tags": "management"}).encode())
     try:
@@ -163,7 +161,7 @@ def test_what_the_user_may_not_see_is_said_to_be_left_out(live: Run, broker: Bro
     finally:
         broker.api("DELETE", f"users/{name}")
     assert done.returncode == 0
-    assert "parameters that may not be seen" in done.stderr
+    assert "parameters this user may not see" in done.stderr
 
 
 @pytest.mark.usefixtures("filled")
@@ -181,7 +179,7 @@ def test_definitions_can_be_imported_by_rabbitmq_itself(live: Run, broker: Broke
 
 
 @pytest.mark.usefixtures("filled")
-def test_the_file_is_written_whole_and_never_over_another_unless_forced(live: Run, tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_by_force(live: Run, tmp_path: Path) -> None:
     file = tmp_path / "live.yaml"
     assert live("export", "-o", file).returncode == 0
     assert [queue.name for queue in load(file).queues] == ["billing"]
@@ -194,7 +192,7 @@ def test_the_file_is_written_whole_and_never_over_another_unless_forced(live: Ru
     assert load(file).queues
 
 
-def test_without_the_http_api_nothing_is_exported_and_the_error_says_what_to_enable(live: Run) -> None:
+def test_export_without_the_http_api_says_what_to_enable(live: Run) -> None:
     done = live("export", RMQKIT_API_URL="http://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (4, "")
     assert "rabbitmq-plugins enable rabbitmq_management" in done.stderr

@@ -48,7 +48,7 @@ def test_the_suffix_of_the_output_file_chooses_the_format(folder: Path, name: st
     assert graph(folder, "t.yaml", "-o", name).returncode == 0
     assert (folder / name).read_text().startswith(begin)
     again = graph(folder, "t.yaml", "-o", name)
-    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert (again.returncode, "already exists" in again.stderr) == (2, True)
 
 
 def test_entities_that_are_not_drawn_are_counted_and_all_draws_them(folder: Path) -> None:

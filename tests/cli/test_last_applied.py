@@ -27,7 +27,7 @@ def settings(url: str) -> Settings:
     return load_settings([url])
 
 
-def test_a_target_is_remembered_for_broker_and_virtual_host_whoever_logs_in(state: Path) -> None:
+def test_a_target_is_saved_per_broker_and_virtual_host(state: Path) -> None:
     last_applied.remember(settings("amqp://u:c4n4ry@h/v"), WORK, ["a.yaml"])
     found = last_applied.recall(settings("amqp://other:p@h:5672/v,amqp://u:p@i"))
     assert found == last_applied.LastApplied(Target("orders", "order.eu"), ("a.yaml",))
@@ -38,20 +38,20 @@ def test_a_target_is_remembered_for_broker_and_virtual_host_whoever_logs_in(stat
     assert "c4n4ry" not in file.read_text()
 
 
-def test_every_name_of_the_loopback_is_one_broker() -> None:
+def test_all_loopback_names_are_one_broker() -> None:
     last_applied.remember(settings("amqp://127.0.0.1/"), WORK, [])
     assert last_applied.recall(settings("amqp://localhost")) == last_applied.recall(settings("amqp://[::1]"))
     assert last_applied.recall(settings("amqp://localhost")) is not None
 
 
-def test_the_topology_applied_last_counts_also_when_it_has_no_target() -> None:
+def test_a_topology_without_a_target_replaces_the_one_before() -> None:
     where = settings("amqp://h")
     last_applied.remember(where, WORK, [])
     last_applied.remember(where, Topology(), ["b.yaml"])
     assert last_applied.recall(where) == last_applied.LastApplied(None, ("b.yaml",))
 
 
-def test_a_virtual_host_with_the_longest_name_is_remembered() -> None:
+def test_a_virtual_host_with_the_longest_name_is_saved() -> None:
     where = settings("amqp://h/" + "é" * 127)
     last_applied.remember(where, WORK, [])
     assert last_applied.recall(where) is not None
@@ -89,9 +89,7 @@ def test_a_state_folder_that_cannot_be_written_is_a_warning(state: Path, capsys:
     assert list(state.iterdir()) == [state / "rmqkit"]
 
 
-def test_contracts_and_dead_letters_are_remembered_as_what_holds_in_every_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contracts_are_saved_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contract = Contract("json", "../a.json", Location("topologies/x.yaml", 1, 1))
     dead = {"x-dead-letter-exchange": "failures"}
     topology = Topology(
@@ -114,10 +112,10 @@ def test_contracts_and_dead_letters_are_remembered_as_what_holds_in_every_folder
     assert found.queues == {"billing": Contract("xml", "/b.xsd")}
     ways = {"billing": None, "dead": Target("failures"), "by.policy": Target("", "parked")}
     assert found.dead_letters == ways
-    assert {name: found.way_out(name) for name in ways} == ways
+    assert {name: found.failure_target(name) for name in ways} == ways
 
 
-def test_a_retry_is_remembered_and_its_end_is_the_way_out() -> None:
+def test_the_end_of_a_retry_is_the_failure_target() -> None:
     where = settings("amqp://h")
     retry = Retry((500, 500, 60_000), "parked")
     queue = Queue("q", arguments={"x-dead-letter-exchange": "failures"}, retry=retry)
@@ -125,10 +123,10 @@ def test_a_retry_is_remembered_and_its_end_is_the_way_out() -> None:
     found = last_applied.recall(where)
     assert found is not None
     assert found.retries == {"q": retry}
-    assert found.way_out("q") == Target("", "parked")
+    assert found.failure_target("q") == Target("", "parked")
 
 
-def test_a_pattern_that_only_the_broker_can_read_is_no_error_after_applying() -> None:
+def test_an_unreadable_policy_pattern_is_ignored() -> None:
     where = settings("amqp://h")
     queue = Queue("q", arguments={"x-dead-letter-exchange": "failures"})
     last_applied.remember(where, Topology(queues=(queue,), policies=(Policy("p", "(?|a|b)", {"max-length": 1}),)), [])
@@ -137,7 +135,7 @@ def test_a_pattern_that_only_the_broker_can_read_is_no_error_after_applying() ->
     assert found.dead_letters == {"q": Target("failures")}
 
 
-def test_what_an_older_version_remembered_is_read() -> None:
+def test_the_file_of_an_older_version_is_read() -> None:
     where = settings("amqp://h")
     last_applied.remember(where, WORK, ["a.yaml"])
     (file,) = (each for each in Path(os.environ["XDG_STATE_HOME"]).rglob("*.json"))

@@ -42,7 +42,7 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
 
 
-def test_a_plan_changes_nothing_and_applying_does_what_it_said(live: Run, orders: Path) -> None:
+def test_a_plan_changes_nothing_and_apply_carries_it_out(live: Run, orders: Path) -> None:
     first = live("plan", orders, "--json")
     assert (first.returncode, first.stderr) == (0, "")
     assert json.loads(first.stdout)["applied"] is False
@@ -58,19 +58,19 @@ def test_a_plan_changes_nothing_and_applying_does_what_it_said(live: Run, orders
     assert set(outcomes(live("apply", orders, "--json")).values()) == {"unchanged"}
 
 
-def test_a_policy_is_changed_where_it_differs(live: Run, orders: Path) -> None:
+def test_a_policy_that_differs_is_changed(live: Run, orders: Path) -> None:
     live("apply", orders)
     orders.write_text(ORDERS.replace("max-length: 9", "max-length: 8").replace("{pattern", "{priority: 2, pattern"))
     planned = live("plan", orders)
     assert planned.returncode == 0
     (line,) = [line for line in planned.stdout.splitlines() if "policy" in line]
-    assert line.startswith("change ")
+    assert line.startswith("~ change ")
     assert "priority: 0 on the broker, 2 in the file; max-length: 9 on the broker, 8 in the file" in line
     assert "1 changed" in live("apply", orders).stderr
     assert set(outcomes(live("plan", orders, "--json")).values()) == {"unchanged"}
 
 
-def test_the_detailed_exit_code_tells_work_from_none_and_from_a_conflict(
+def test_the_detailed_exit_code_distinguishes_changes_and_conflicts(
     live: Run, orders: Path, vhost_channel: BlockingChannel
 ) -> None:
     assert live("plan", "--detailed-exit-code", orders).returncode == 3
@@ -86,9 +86,7 @@ def test_the_detailed_exit_code_tells_work_from_none_and_from_a_conflict(
     assert live("plan", orders).returncode == 5
 
 
-def test_several_files_are_one_topology_so_that_none_is_extra_to_the_other(
-    live: Run, orders: Path, tmp_path: Path
-) -> None:
+def test_several_files_are_one_topology(live: Run, orders: Path, tmp_path: Path) -> None:
     audit = tmp_path / "audit.yaml"
     audit.write_text(AUDIT)
     done = live("apply", orders, audit, "--prune", "--json")
@@ -101,9 +99,7 @@ def test_several_files_are_one_topology_so_that_none_is_extra_to_the_other(
     }
 
 
-def test_what_is_extra_is_pruned_within_the_scope_and_nowhere_else(
-    live: Run, orders: Path, vhost_channel: BlockingChannel
-) -> None:
+def test_pruning_deletes_extras_within_the_scope_only(live: Run, orders: Path, vhost_channel: BlockingChannel) -> None:
     live("apply", orders)
     vhost_channel.queue_declare("shop.old", durable=True)
     vhost_channel.queue_bind("shop.old", "orders", "#")
@@ -134,9 +130,7 @@ def test_what_is_extra_is_pruned_within_the_scope_and_nowhere_else(
     vhost_channel.queue_declare("shop.reply", passive=True, exclusive=True)  # would close the channel
 
 
-def test_pruning_refuses_queues_in_use_and_changes_nothing_unless_forced(
-    live: Run, orders: Path, vhost_channel: BlockingChannel
-) -> None:
+def test_pruning_refuses_queues_in_use_unless_forced(live: Run, orders: Path, vhost_channel: BlockingChannel) -> None:
     vhost_channel.queue_declare("shop.full", durable=True)
     vhost_channel.queue_declare("shop.read", durable=True)
     vhost_channel.queue_declare("shop.idle", durable=True)
@@ -155,7 +149,7 @@ def test_pruning_refuses_queues_in_use_and_changes_nothing_unless_forced(
     assert set(outcomes(live("plan", orders, "--json")).values()) == {"unchanged"}
 
 
-def test_a_scope_that_holds_everything_leaves_what_is_the_brokers_own(
+def test_a_scope_of_everything_spares_the_brokers_own_entities(
     live: Run, vhost_channel: BlockingChannel, tmp_path: Path
 ) -> None:
     vhost_channel.queue_declare("")
@@ -169,11 +163,11 @@ def test_a_scope_that_holds_everything_leaves_what_is_the_brokers_own(
 
 
 @pytest.mark.unguessed_api
-def test_without_the_http_api_the_plan_says_what_is_unseen_and_pruning_is_refused(live: Run, orders: Path) -> None:
+def test_without_the_http_api_a_plan_is_partial_and_pruning_refused(live: Run, orders: Path) -> None:
     planned = live("plan", orders, RMQKIT_API_URL="")
     assert planned.returncode == 0
     assert "Bindings, policies, extras" in planned.stderr
-    assert [line.split()[0] for line in planned.stdout.splitlines()] == ["create", "create", "declare", "declare"]
+    assert [line.split()[1] for line in planned.stdout.splitlines()[1:]] == ["create", "create", "declare", "declare"]
     for arguments in (("apply", "--prune", orders), ("apply", orders)):
         refused = live(*arguments, RMQKIT_API_URL="")
         assert (refused.returncode, refused.stdout) == (4, "")

@@ -70,7 +70,7 @@ def line(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("filled")
-def test_the_counts_of_a_files_queues_are_those_of_the_moment(live: Run, topology: Path) -> None:
+def test_the_counts_of_declared_queues_are_current(live: Run, topology: Path) -> None:
     done = live("status", topology)
     assert done.returncode == 0
     header, *rows = [row.split() for row in done.stdout.splitlines()]
@@ -100,7 +100,7 @@ def test_drift_is_counted_by_kind_and_is_no_error(live: Run, topology: Path) -> 
 
 
 @pytest.mark.usefixtures("filled")
-def test_without_a_file_all_queues_are_shown_as_soon_as_the_http_api_knows_them(live: Run) -> None:
+def test_without_a_file_all_queues_are_shown(live: Run) -> None:
     deadline = time.monotonic() + 20
     while True:
         queues = {each["name"]: each for each in json.loads(live("status", "--json").stdout)["queues"]}
@@ -109,14 +109,12 @@ def test_without_a_file_all_queues_are_shown_as_soon_as_the_http_api_knows_them(
             break
         assert time.monotonic() < deadline, queues
     assert list(queues) == ["billing", "stock", "theirs"]
-    assert "up to five seconds old" in live("status").stderr
+    assert "up to 5 s old" in live("status").stderr
 
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.unguessed_api
-def test_without_the_http_api_ready_and_consumers_are_seen_and_the_rest_is_said_to_be_unseen(
-    live: Run, topology: Path
-) -> None:
+def test_without_the_http_api_only_ready_and_consumers_are_shown(live: Run, topology: Path) -> None:
     done = live("status", topology, RMQKIT_API_URL="")
     assert done.returncode == 0
     assert [row.split() for row in done.stdout.splitlines()][1:] == [
@@ -128,12 +126,12 @@ def test_without_the_http_api_ready_and_consumers_are_seen_and_the_rest_is_said_
     assert "Bindings, policies" in done.stderr
     alone = live("status", RMQKIT_API_URL="")
     assert (alone.returncode, alone.stdout) == (4, "")
-    assert "name a topology file" in alone.stderr
+    assert "pass a topology file" in alone.stderr
     named = live("status", topology, RMQKIT_API_URL="http://127.0.0.1:1")
     assert (named.returncode, named.stdout) == (4, "")
 
 
-def test_an_exclusive_queue_of_somebody_else_is_shown_as_far_as_it_can_be(
+def test_an_exclusive_queue_of_another_connection_is_shown(
     live: Run, topology: Path, vhost_channel: BlockingChannel
 ) -> None:
     vhost_channel.queue_declare("billing", exclusive=True)
@@ -142,7 +140,7 @@ def test_an_exclusive_queue_of_somebody_else_is_shown_as_far_as_it_can_be(
     assert (queue["name"], queue["ready"], queue["type"]) == ("billing", 0, "classic")
 
 
-def test_what_a_person_should_look_at_stands_in_the_last_column() -> None:
+def test_remarks_are_in_the_last_column() -> None:
     def remark(**fields: Any) -> str:
         known = {"ready": 0, "consumers": 1, "published_per_s": 0.0, "delivered_per_s": 0.0} | fields
         return status._remark(QueueStatus("q", **known))[0]
@@ -154,7 +152,7 @@ def test_what_a_person_should_look_at_stands_in_the_last_column() -> None:
     assert remark(ready=0, published_per_s=90.0) == ""
 
 
-def test_numbers_are_aligned_to_the_right_and_what_is_not_known_is_a_dash() -> None:
+def test_numbers_are_right_aligned_and_unknown_values_are_dashes() -> None:
     queues = (QueueStatus("q", 1234567, 2), QueueStatus("long", 1, 30, "classic", "running", 7, 1234.5, 0.25, 0.0))
     assert status._table(status.Status(queues)).splitlines() == [
         "queue  type     state        ready  unacked  consumers   in/s  out/s",
@@ -164,7 +162,7 @@ def test_numbers_are_aligned_to_the_right_and_what_is_not_known_is_a_dash() -> N
 
 
 @pytest.mark.usefixtures("filled")
-def test_watching_as_json_prints_a_line_a_look_until_ctrl_c(watch: Watch, topology: Path) -> None:
+def test_watching_as_json_prints_a_line_per_refresh_until_ctrl_c(watch: Watch, topology: Path) -> None:
     process = watch(topology)
     looks = [line(process) for _ in range(3)]
     assert [look["queues"][0]["ready"] for look in looks] == [2, 2, 2]
@@ -172,7 +170,7 @@ def test_watching_as_json_prints_a_line_a_look_until_ctrl_c(watch: Watch, topolo
     assert process.wait(90) == 130
 
 
-def test_watching_ends_when_nobody_reads_on(watch: Watch, topology: Path) -> None:
+def test_watching_ends_when_standard_output_is_closed(watch: Watch, topology: Path) -> None:
     process = watch(topology)
     line(process)
     assert process.stdout
@@ -181,9 +179,7 @@ def test_watching_ends_when_nobody_reads_on(watch: Watch, topology: Path) -> Non
     process.stdout = None  # for the fixture
 
 
-def test_watching_goes_on_when_the_connection_breaks_and_says_so_while_there_is_none(
-    watch: Watch, topology: Path, vhost_url: str
-) -> None:
+def test_watching_survives_a_lost_connection_and_reports_it(watch: Watch, topology: Path, vhost_url: str) -> None:
     with Proxy(vhost_url) as proxy:
         process = watch(topology, url=proxy.url)
         line(process)

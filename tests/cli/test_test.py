@@ -32,7 +32,7 @@ def run() -> Run:
     return run
 
 
-def test_scenarios_that_pass_are_listed_by_file_without_a_broker(run: Run) -> None:
+def test_passed_scenarios_are_listed_by_file(run: Run) -> None:
     done = run("topologies/routing.test.yaml", "topologies/rpc.test.yaml")
     assert (done.returncode, done.stderr) == (0, "4 passed, offline.\n")
     assert done.stdout.splitlines() == [
@@ -45,7 +45,7 @@ def test_scenarios_that_pass_are_listed_by_file_without_a_broker(run: Run) -> No
     ]
 
 
-def test_a_scenario_that_fails_says_why_and_has_an_exit_code_of_its_own(run: Run) -> None:
+def test_a_failed_scenario_says_why_and_exits_with_9(run: Run) -> None:
     done = run("tests/cases/scenarios/failing/elsewhere.test.yaml", "topologies/rpc.test.yaml")
     assert (done.returncode, done.stderr) == (9, "1 passed, 3 failed, offline.\n")
     lines = done.stdout.splitlines()
@@ -60,13 +60,13 @@ def test_a_scenario_that_fails_says_why_and_has_an_exit_code_of_its_own(run: Run
     assert lines[-1] == "  ok      a request nobody answers is dropped"
 
 
-def test_a_wrong_file_is_an_error_with_every_place(run: Run) -> None:
+def test_an_invalid_file_is_an_error_with_every_problem(run: Run) -> None:
     done = run("tests/cases/scenarios/invalid/names.test.yaml")
     assert (done.returncode, done.stdout) == (2, "")
     assert "names.test.yaml:3:27: the exchange 'ordrs' is not declared\n  Did you mean 'orders'?" in done.stderr
 
 
-def test_json_and_junit_tell_the_same(run: Run, tmp_path: Path) -> None:
+def test_json_and_junit_have_the_same_results(run: Run, tmp_path: Path) -> None:
     junit = tmp_path / "results.xml"
     junit.write_text("of the last run")
     done = run(
@@ -84,7 +84,7 @@ def test_a_live_run_without_a_broker_says_so(run: Run) -> None:
     assert "localhost:1" in done.stderr
 
 
-def test_a_live_run_tells_what_an_offline_run_tells(run: Run, vhost_url: str) -> None:
+def test_a_live_run_gives_the_results_of_an_offline_run(run: Run, vhost_url: str) -> None:
     files = ["topologies/topics.test.yaml", "topologies/headers.test.yaml"]
     offline, live = run(*files), run(*files, "--live", "--url", vhost_url)
     assert (live.returncode, live.stdout) == (0, offline.stdout)
@@ -92,7 +92,7 @@ def test_a_live_run_tells_what_an_offline_run_tells(run: Run, vhost_url: str) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_live_run_and_leaves_nothing_behind(
+def test_a_signal_ends_a_live_run_and_cleans_up(
     broker: Broker, vhost_url: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     names = "".join(f"  s{index}: {{expect: [rpc_requests]}}\n" for index in range(1500))
@@ -119,7 +119,7 @@ def test_the_schema_of_scenario_files_is_printed_for_editors() -> None:
     assert json.loads(done.stdout) == json.loads((ROOT / "rmqkit/topology/scenarios.schema.json").read_text())
 
 
-def test_the_command_that_a_failure_names_shows_the_whole_way(run: Run) -> None:
+def test_the_suggested_route_command_works(run: Run) -> None:
     done = run("tests/cases/scenarios/failing/elsewhere.test.yaml")
     hint = next(line for line in done.stdout.splitlines() if "The whole way: rmqkit" in line)
     words = shlex.split(hint.partition("The whole way: rmqkit ")[2])

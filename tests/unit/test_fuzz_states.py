@@ -98,7 +98,7 @@ def test_a_saved_topology_is_recalled_correctly_or_not_at_all(applied: Path, dat
         assert all(isinstance(each, Target | None) for each in (found.target, *found.dead_letters.values()))
         assert all(isinstance(each, Contract) for each in (*found.exchanges.values(), *found.queues.values()))
         assert all(isinstance(each, Retry) for each in found.retries.values())
-        found.way_out("q")
+        found.failure_target("q")
 
 
 SAMPLE = {

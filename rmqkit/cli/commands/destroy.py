@@ -6,27 +6,27 @@ from typing import Annotated
 
 import typer
 
-from rmqkit.cli.commands import plan
+from rmqkit.cli import plan_text, topology_source
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped
 
 
 @grouped
 def destroy(
-    files: plan.Files,
+    files: topology_source.Files,
     broker: ConnectionOptions,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and change nothing.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Remove what is in use, too, with the messages that queues hold.")
+        bool, typer.Option("--force", help="Also delete queues in use, with the messages they hold.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Remove the exchanges, queues, bindings and policies that topology files declare.
+    """Delete the exchanges, queues, bindings and policies that topology files declare.
 
-    If a queue holds messages or has consumers, each that does is listed, nothing is removed, and the exit code is 5.
-    What is not there is no error. Entities listed under external stay.
+    If a queue holds messages or has consumers, each such queue is listed, nothing is deleted, and the exit code is 5.
+    An entity that does not exist is no error. Entities listed under external stay.
     """
-    topology, settings = plan.load(files), broker.settings()
+    topology, settings = topology_source.load_topology(files), broker.settings()
     with connect(settings) as connection:
         done = connection.destroy(topology, force=force, dry_run=dry_run)
-    plan.show(done, settings, as_one_json=json)
+    plan_text.show(done, settings, json=json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,31 +13,28 @@ from rmqkit.cli.options import ConnectionOptions, Json, grouped
 from rmqkit.cli.output import Style
 from rmqkit.cli.topology_source import TopologySource
 from rmqkit.errors import InputError
+from rmqkit.topology import comparison
+from rmqkit.topology.comparison import Diff
 
-if TYPE_CHECKING:
-    from rmqkit.topology.comparison import Diff
-
-_WHAT = "A topology file, definitions (.json), - for stdin, or the amqp:// URL of a broker."
+_SOURCE = "A topology file, definitions (.json), - for stdin, or the amqp:// URL of a broker"
 
 
 @grouped
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help=_WHAT)],
-    second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with: any of these.")],
+    first: Annotated[str, typer.Argument(metavar="A", help=f"{_SOURCE}.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one to compare it with.")],
     broker: ConnectionOptions,
     *,
     json: Json = False,
 ) -> None:
-    """Say in which exchanges, queues, bindings and policies two topologies differ.
+    """Show in which exchanges, queues, bindings and policies two topologies differ.
 
-    Each is a topology file, RabbitMQ's definitions, or a live broker, which is looked at through its HTTP API. The exit
-    code is 0 if they are equal and 3 if they differ. --vhost also chooses from definitions that hold several; of two
-    brokers whose HTTP APIs are at unusual ports, export one first.
+    Each is a topology file, RabbitMQ's definitions, or a live broker, which is read from its HTTP API. The exit code is
+    0 if they are equal and 3 if they differ. --vhost also chooses from definitions of several virtual hosts; to compare
+    two brokers whose HTTP APIs are at unusual ports, export one of them first.
     """
-    from rmqkit.topology import comparison  # noqa: PLC0415 - start-up time
-
     if first == second == STANDARD:
-        raise InputError("standard input can be only one of the two")
+        raise InputError("only one of the two can be standard input")
     a, b = topology_source.read(first, broker), topology_source.read(second, broker)
     default = next((each for each in (a.default_queue_type, b.default_queue_type) if each != "classic"), "classic")
     found = comparison.diff(a.topology, b.topology, default_queue_type=default)
@@ -85,5 +82,5 @@ def _show(a: TopologySource, b: TopologySource, found: Diff) -> None:
         (len(found.only_second), f"only in {b.name}"),
         (len(found.different), "different"),
     )
-    said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-    output.note(output.safe(f"{said}." if said else f"{a.name} and {b.name} are equal."))
+    summary = ", ".join(f"{count:,} {label}" for count, label in counts if count)
+    output.note(output.safe(f"{summary or f'{a.name} and {b.name} are equal'}."))

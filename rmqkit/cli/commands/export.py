@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from rmqkit.cli import files, output, topology_source
-from rmqkit.cli.commands import convert
 from rmqkit.cli.options import ConnectionOptions, grouped
+from rmqkit.cli.topology_source import TopologyFormat
 
 
 @grouped
@@ -19,18 +19,17 @@ def export(
         str, typer.Option("-o", "--output", metavar="FILE", help="The file to write; else standard output.")
     ] = files.STANDARD,
     form: Annotated[
-        convert.ConvertFormat,
-        typer.Option("--format", help="A topology file, or what RabbitMQ imports as definitions."),
-    ] = convert.ConvertFormat.yaml,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+        TopologyFormat,
+        typer.Option("--format", help="A topology file, or definitions that RabbitMQ imports."),
+    ] = TopologyFormat.yaml,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
-    """Write what a virtual host holds as a topology file: exchanges, queues, bindings and policies.
+    """Write the exchanges, queues, bindings and policies of a virtual host as a topology file.
 
-    What the broker has by itself is left out: built-in exchanges, server-named and exclusive queues. What else is left
-    out is listed on standard error. Needs RabbitMQ's HTTP API.
+    Built-in exchanges and server-named and exclusive queues are left out. Anything else that a topology file cannot
+    declare is listed on standard error. Needs RabbitMQ's HTTP API.
     """
-    found = topology_source.of_broker(broker.settings())
-    written = convert.as_topology_file if form is convert.ConvertFormat.yaml else convert.as_definitions
-    files.write(target, written(found.topology), force=force)
-    if found.omitted:
-        output.note(f"Left out: {output.safe(', '.join(found.omitted))}.")
+    source = topology_source.of_broker(broker.settings())
+    files.write(target, form.write(source.topology), force=force)
+    if source.omitted:
+        output.note(f"Left out: {output.safe(', '.join(source.omitted))}.")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rmqkit import exit_codes, report
-from rmqkit.cli import output
-from rmqkit.cli.frame import Signals, StoppedAtOnce
+from rmqkit.cli import frame, output
+from rmqkit.cli.files import write
 from rmqkit.cli.options import ConnectionOptions, Json, grouped
 from rmqkit.report import ScenarioReport, ScenarioResult
 from rmqkit.stop import Stop, StopRequested
-
-if TYPE_CHECKING:
-    from rmqkit.topology.file.scenarios import Scenario
+from rmqkit.topology.file.scenarios import Scenario, load
+from rmqkit.topology.scenario_check import judge, offline
 
 
 @grouped
@@ -29,49 +27,45 @@ def run(
     broker: ConnectionOptions,
     *,
     live: Annotated[
-        bool, typer.Option("--live", help="Run them on a broker, under names of their own that are removed afterwards.")
+        bool, typer.Option("--live", help="Run them on a broker, in a copy of the topology that is deleted afterwards.")
     ] = False,
     junit: Annotated[
-        str, typer.Option("--junit", metavar="FILE", help="Write the results as JUnit XML too; - for stdout.")
+        str, typer.Option("--junit", metavar="FILE", help="Also write the results as JUnit XML; - for stdout.")
     ] = "",
     json: Json = False,
 ) -> None:
     """Check that messages reach the queues that scenario files expect, and no others.
 
-    Without --live nothing is connected to: the offline router says where each message goes. If any scenario fails, the
-    exit code is 9.
+    Without --live no connection is made: the offline router says where each message goes. If a scenario fails, the exit
+    code is 9.
     """
-    from rmqkit.topology.file.scenarios import load  # noqa: PLC0415 - start-up time
-
     scenarios = load(*files)
-    results: list[ScenarioResult] = []
-    with Signals() as signals:
+
+    def test(stop: Stop) -> int:
+        results: list[ScenarioResult] = []
         try:
-            for result in _results(scenarios, broker if live else None, signals.stop):
+            for result in _results(scenarios, broker if live else None, stop):
                 if not (json or junit == "-"):
                     _show(result, results)
                 results.append(result)
         except StopRequested:
             pass
-        except StoppedAtOnce:  # the broker removes what is left of the stand-ins after a few minutes
-            os._exit(exit_codes.SIGNALLED + signals.received)
-    done = ScenarioReport(tuple(results), live)
-    if junit:
-        from rmqkit.cli import files as writing  # noqa: PLC0415 - start-up time
-        from rmqkit.cli.junit_xml import to_xml  # noqa: PLC0415
+        done = ScenarioReport(tuple(results), live)
+        if junit:
+            from rmqkit.cli.junit_xml import to_xml  # noqa: PLC0415 - start-up time
 
-        writing.write(junit, to_xml(done), force=True)
-    if json:
-        output.out_json(report.as_json(done))
-    skipped = len(scenarios) - len(results)
-    output.note(_summary(done, skipped))
-    raise typer.Exit(exit_codes.SIGNALLED + signals.received if skipped else exit_codes.exit_code(done))
+            write(junit, to_xml(done), force=True)
+        if json:
+            output.out_json(report.as_json(done))
+        skipped = len(scenarios) - len(results)
+        output.note(_summary(done, skipped))
+        return exit_codes.DONE if skipped else exit_codes.exit_code(done)
+
+    frame.run(test)  # stopped at once, it leaves the copy of the topology, which the broker deletes after some minutes
 
 
 def _results(scenarios: Sequence[Scenario], broker: ConnectionOptions | None, stop: Stop) -> Iterator[ScenarioResult]:
-    """Yield how each scenario ends, on a broker if there is one."""
-    from rmqkit.topology.scenario_check import judge, offline  # noqa: PLC0415 - start-up time
-
+    """Yield the result of each scenario: on a broker, or offline without one."""
     with ExitStack() as stack:
         follow = offline
         if broker:
@@ -84,7 +78,7 @@ def _results(scenarios: Sequence[Scenario], broker: ConnectionOptions | None, st
 
 
 def _show(result: ScenarioResult, before: Sequence[ScenarioResult]) -> None:
-    """Print how a scenario ended, below the name of its file."""
+    """Print the result of a scenario below the name of its file."""
     out = sys.stdout
     if not before or before[-1].where.file != result.where.file:
         output.out(output.paint(output.safe(result.where.file), "bold", out))

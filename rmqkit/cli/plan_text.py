@@ -1,0 +1,70 @@
+"""The text of a plan, and the options of the commands that make one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, NamedTuple
+
+import typer
+
+from rmqkit.cli import output
+from rmqkit.cli.output import Style
+from rmqkit.cli.topology_source import broker_name
+from rmqkit.plan import Outcome, Plan, Step
+from rmqkit.report import as_json
+from rmqkit.settings import Settings
+
+Prune = Annotated[bool, typer.Option("--prune", help="Delete in-scope entities that no file declares.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Recreate conflicting queues and exchanges, keeping their messages.")
+]
+_HEADER = ("  action", "kind", "name", "remarks")
+
+
+class _Words(NamedTuple):
+    """How an outcome is shown in a table, and counted before and after it is applied."""
+
+    sign: str
+    style: Style
+    planned: str
+    done: str
+
+
+_WORDS = {  # in the order of the summary
+    Outcome.CREATE: _Words("+", "green", "to create", "created"),
+    Outcome.DECLARE: _Words("+", "green", "to declare", "declared"),
+    Outcome.CHANGE: _Words("~", "yellow", "to change", "changed"),
+    Outcome.REPLACE: _Words("~", "yellow", "to replace", "replaced"),
+    Outcome.DELETE: _Words("-", "red", "to delete", "deleted"),
+    Outcome.CONFLICT: _Words("!", "red", "in conflict", "in conflict"),
+    Outcome.EXTRA: _Words(" ", "yellow", "extra", "extra"),
+    Outcome.ABSENT: _Words(" ", "dim", "absent", "absent"),
+    Outcome.UNCHANGED: _Words(" ", "dim", "unchanged", "unchanged"),
+}
+
+
+def show(plan: Plan, settings: Settings, *, json: bool) -> None:
+    """Print a plan: as a table of all but the unchanged entities and a summary, or as JSON."""
+    if json:
+        output.out_json(as_json(plan))
+        return
+    shown = [step for step in plan.steps if step.outcome is not Outcome.UNCHANGED]
+    if shown:
+        rows = [_row(step, applied=plan.applied) for step in shown]
+        output.out(output.table(rows, header=_HEADER, styles=[_WORDS[step.outcome].style for step in shown]))
+    for sentence in () if plan.applied else plan.unseen:
+        output.note(output.safe(sentence))
+    counts = Counter(step.outcome for step in plan.steps)
+    counted = [
+        f"{counts[outcome]:,} {words.done if plan.applied else words.planned}"
+        for outcome, words in _WORDS.items()
+        if counts[outcome]
+    ]
+    summary = f"{broker_name(settings)}: {', '.join(counted) or 'nothing to do'}."
+    output.note(f"Done on {summary}" if plan.applied else f"Plan for {summary} Nothing was changed.")
+
+
+def _row(step: Step, *, applied: bool) -> tuple[str, ...]:
+    words = _WORDS[step.outcome]
+    action = words.done if applied and step.outcome is not Outcome.CONFLICT else step.outcome.value
+    return f"{words.sign} {action}", step.kind, step.name, step.remarks
