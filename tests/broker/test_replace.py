@@ -91,6 +91,15 @@ def test_a_replaced_queue_has_its_new_properties_its_messages_in_order_and_its_b
     assert left_over(vhost_url, "q") == []
 
 
+@pytest.mark.parametrize("name", ["a{b}", "{0} 100%"])
+def test_a_queue_is_replaced_whatever_its_name_holds(vhost_url: str, witness: BlockingChannel, name: str) -> None:
+    fill(witness, vhost_url, name, 3)
+    (done,) = replaced(vhost_url, bound_queue(name, TTL))
+    assert done == ReplaceResult("queue", name, moved=3)
+    assert [body for body, _, _ in drained(witness, name)] == [b"0", b"1", b"2"]
+    assert left_over(vhost_url, name) == []
+
+
 SPECIMENS = [
     BasicProperties(),
     BasicProperties(expiration="60000", delivery_mode=2, priority=3),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from rmqkit.amqp import declare_methods
@@ -101,7 +101,7 @@ class QueueReplacement:
         """Move what is in the queue to `kept` until nothing comes any more, and put the new queue in its place."""
         part, deadline = self.siblings, time.monotonic() + self.stays_s
         try:
-            self._move_once(self.queue, part.out, f"set {{count}} messages aside, in {part.kept.name}")
+            self._move_once(self.queue, part.out, lambda count: f"set {count} messages aside, in {part.kept.name}")
             while trouble := self._late() or self._lacks_room() or self._swap():
                 if time.monotonic() > deadline:
                     raise _NotYet(trouble)
@@ -152,7 +152,7 @@ class QueueReplacement:
         site, part = self.site, self.siblings
         site.do(declare_methods.declaring(part.back), declare_methods.declaring(_binding(part.back, self.queue)))
         if site.answer(part.kept) is not None:
-            self._move(part.kept, part.back, "bring {count} messages back")
+            self._move(part.kept, part.back, lambda count: f"bring {count} messages back")
         if site.answer(part.came) is not None:
             self._follow_up()
         self._step("bind it")
@@ -161,7 +161,7 @@ class QueueReplacement:
         self._step("remove its siblings")
         site.do(*(declare_methods.unbinding(self._through_way(each)) for each in self.bindings))
         for queue in (part.kept, part.came):
-            self._move(queue, part.back, "bring {count} more messages back")
+            self._move(queue, part.back, lambda count: f"bring {count} more messages back")
             site.do(declare_methods.deleting(queue))
         site.do(*(declare_methods.deleting(each) for each in (part.out, part.turn, part.back, part.way)))
 
@@ -195,21 +195,21 @@ class QueueReplacement:
         if not turned:  # the broker paused
             turn()
             site.pause(site.pauses.stale_s)
-        self._move(part.came, part.back, "bring the last {count} messages back")
+        self._move(part.came, part.back, lambda count: f"bring the last {count} messages back")
 
     # Moving.
 
-    def _move(self, source: Queue, target: Exchange, what: str) -> None:
+    def _move(self, source: Queue, target: Exchange, step: Callable[[int], str]) -> None:
         """Move all that is in a queue which nothing comes to any more."""
         for _ in range(_TRIES):
-            if self._move_once(source, target, what) == 0:
+            if self._move_once(source, target, step) == 0:
                 return
         raise NotConfirmed(f"queue {source.name!r} gives its messages to somebody else", advice="Find its consumer.")
 
-    def _move_once(self, source: Queue, target: Exchange, what: str) -> int:
+    def _move_once(self, source: Queue, target: Exchange, step: Callable[[int], str]) -> int:
         left = self.site.ready(source)
         if left:
-            self._step(what.format(count=left))
+            self._step(step(left))
             self._count(self._mover(source, target).move(count=left, idle_s=_IDLE_S), target)
         return left
 
