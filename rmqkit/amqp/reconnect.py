@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pika
 
@@ -26,6 +26,8 @@ CALL_TIMEOUT_S = 30.0
 RECOVERY_TIMEOUT_S = 60.0  # a broker restart takes seconds; a host that is gone for longer needs a person
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
+
+T = TypeVar("T")
 
 
 class ReconnectingConnection:
@@ -67,18 +69,19 @@ class ReconnectingConnection:
         transport = self._connected()
         return transport.address, transport.cluster_name
 
-    def recover(self, stop: Stop, prepare: Callable[[Channel], None], *, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:
-        """Open a channel and prepare it, trying each address in turn with growing, jittered pauses until that is done.
+    def recover(self, stop: Stop, prepare: Callable[[Channel], T], *, timeout_s: float = RECOVERY_TIMEOUT_S) -> T:
+        """Open a channel, prepare it and return the result of `prepare`.
 
-        A login that every address refuses is not tried again. Raises ConnectionLost when `timeout_s` is over, a stop
-        is requested or the link was closed, AuthenticationFailed, and what `prepare` raises but for a ConnectionLost.
+        Each address is tried in turn, with growing, jittered pauses, until both succeed. A login that every address
+        refuses is not retried. Raises ConnectionLost when `timeout_s` has passed, a stop is requested or this
+        connection was closed; AuthenticationFailed; and any error of `prepare` except ConnectionLost.
         """
         deadline = time.monotonic() + timeout_s
         pause, refusals = FIRST_PAUSE_S, 0
         failure: BrokerError
         while True:
             try:
-                prepare(self.channel())
+                return prepare(self.channel())
             except AuthenticationFailed as exc:
                 refusals += 1
                 if refusals > len(self.settings.addresses):
@@ -90,8 +93,6 @@ class ReconnectingConnection:
                 failure = exc
             except SettingsError as exc:  # a secret that is being replaced: it was there when we first connected
                 failure = ConnectionLost(exc.message, advice=exc.advice)
-            else:
-                return
             # Jitter keeps a thousand clients of a restarted broker from coming back in step.
             delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
             if time.monotonic() + delay > deadline or stop.wait(delay):

@@ -121,9 +121,7 @@ class Drain:
             self.stop.wait(PAUSE_S * 2**refusals)
 
     def _open(self, moved: DrainResult) -> _DrainSession:
-        opened: list[_DrainSession] = []
-
-        def subscribe(channel: Channel) -> None:
+        def subscribe(channel: Channel) -> _DrainSession:
             try:
                 ready = self._subscribe(channel, exclusive=True)
             except AccessRefused as exc:
@@ -133,10 +131,9 @@ class Drain:
                 # (https://www.rabbitmq.com/docs/consumers#single-active-consumer).
                 channel = self.link.channel()
                 ready = self._subscribe(channel, exclusive=False)
-            opened.append(_DrainSession(self, channel, moved, ready))
+            return _DrainSession(self, channel, moved, ready)
 
-        self.link.recover(self.stop, subscribe)
-        return opened[-1]
+        return self.link.recover(self.stop, subscribe)
 
     def _subscribe(self, channel: Channel, *, exclusive: bool) -> int:
         """Begin to consume; return how many messages were ready."""

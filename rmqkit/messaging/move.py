@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PropertyMismatch
@@ -170,10 +169,4 @@ class Move:
         self.left = MoveCounts()
         if self.options.dry_run:
             self.moved = 0
-        opened: list[TransferSession] = []
-
-        def prepare(channel: Channel) -> None:
-            opened.append(TransferSession(self, channel))
-
-        self.link.recover(self.stop, prepare)
-        return opened[-1]
+        return self.link.recover(self.stop, lambda channel: TransferSession(self, channel))
