@@ -14,7 +14,7 @@ from rmqkit.http_api.client import LiveTopology
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.consumer import Consumer
-from rmqkit.messaging.publisher import Publisher, of_run
+from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
 from rmqkit.model import Exchange, Target, Topology
 from rmqkit.options import ApplyOptions, CallOptions, ConsumeOptions, MoveOptions, PublishOptions, Replay, ServeOptions
@@ -233,7 +233,7 @@ class Connection(Declarer):
             on_warning=on_warning,
         )
         report = publisher.publish(source)
-        if check and (error := of_run(report)):
+        if check and (error := report.error()):
             raise error
         return report
 
@@ -376,8 +376,8 @@ class Connection(Declarer):
         Each reply is confirmed before its request is acknowledged: at least once. `on_failure` gets every request that
         a function failed at, and the exception; without it, they are logged. Raises what a consumer raises.
         """
-        site = rpc_server.ServeContext(self._consuming, self._publishing, stop or Stop(), on_failure, on_warning)
-        return rpc_server.run(self._served, site)
+        context = rpc_server.ServeContext(self._consuming, self._publishing, stop or Stop(), on_failure, on_warning)
+        return rpc_server.run(self._served, context)
 
     def _contracts_of(self, topology: Topology) -> Contracts:
         """Return the contracts of a topology; those of the last one are kept, for their schemas take time to read."""

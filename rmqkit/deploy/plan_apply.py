@@ -146,7 +146,7 @@ def _with_replaced(planned: Plan, replaced: Iterable[ReplaceResult]) -> Plan:
         if result is None:
             return replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED)
         moved = [f"{result.moved:,} messages moved"] if step.kind == "queue" else []
-        twice = [f"up to {result.twice:,} of them are there twice"] if result.twice else []
+        twice = [f"up to {result.duplicates_max:,} of them are there twice"] if result.duplicates_max else []
         return replace(step, note="; ".join([*moved, *twice, *result.notes]))
 
     return replace(planned, steps=tuple(map(told, planned.steps)))

@@ -334,7 +334,7 @@ class _ConsumerRun:
             self._failures.tell(settled.failure, fate=fate)
 
     def _leave(self, failed: Sequence[FailedDelivery]) -> Iterator[list[FailedDelivery]]:
-        for left in self._exit.leave(failed, self._consumer.frame_max):
+        for left in self._exit.copy(failed, self._consumer.frame_max):
             self._consumer.settle([each.delivery for each in left], left[0].verdict)
             yield left
 

@@ -129,7 +129,9 @@ def test_what_no_queue_takes_ends_consuming_and_stays_with_all_that_follows(
     process = start("billing", "--idle-timeout", 5, RMQKIT_URL=vhost_url)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 6, stderr
-    assert "cannot leave to exchange 'failures', routing key 'billing.failed': it reached no queue" in stderr.decode()
+    assert (
+        "cannot be copied to exchange 'failures', routing key 'billing.failed': it reached no queue" in stderr.decode()
+    )
     await_state(vhost_channel, "billing", consumers=0)
     assert BAD in drain(vhost_channel, "billing")
 

@@ -69,7 +69,7 @@ def test_what_cannot_go_back_is_told_with_exit_code_6_and_the_rest_is_moved(live
     assert done.returncode == 6
     report = json.loads(done.stdout)
     assert (report["ready"], report["looked"], report["moved"], report["dry_run"]) == (4, 4, 2, False)
-    assert report["stayed"] == {"there is no queue 'stock'": 1, "no x-death header tells where it came from": 1}
+    assert report["stayed"] == {"there is no queue 'stock'": 1, "no x-death header names its origin": 1}
     await_state(dead, "parked", ready=2)
 
 

@@ -68,7 +68,7 @@ def bind(url: str, queue: str) -> None:
 
 def left_over(url: str, name: str) -> list[str]:
     """Return what a replacement left on the virtual host: nothing, once it is finished."""
-    parts = ("way", "turn", "out", "back", "kept", "came", "trial", "gate")
+    parts = ("ingress", "overflow", "drain", "refill", "old-messages", "new-messages", "trial", "gate")
     names = [*(f"{name}.rmqkit.{part}" for part in parts), "rmqkit.replacing"]
     with links(url) as (link, _), EntityInspector(link) as looker:
         return [f"{noun.__name__} {each}" for each in names for noun in (Exchange, Queue) if looker.answer(noun(each))]

@@ -190,7 +190,7 @@ def killed_replacing(
             if not killed_at(step, ground.url, ledger.queue, wanted):
                 break
             topology = bound_queue(ledger.queue, wanted)
-            twice += sum(each.twice for each in replaced(ground.url, topology, extra_bindings=see()))
+            twice += sum(each.duplicates_max for each in replaced(ground.url, topology, extra_bindings=see()))
         else:
             assert not steps, "a replacement has more steps than that"
     assert not steps or rounds > 2, "nothing was tested"
@@ -205,11 +205,14 @@ def killed_replacing_in_mid_move(ground: Ground, dice: random.Random, amount: in
     with rmqkit.connect(ground.url) as connection:
         report = publish(connection, ledger, ledger.messages(range(amount)), Progress())
     with start(ground.url, ledger.queue, kept) as process:
-        within(20, lambda: when < waiting(ground.url, f"{ledger.queue}.rmqkit.kept") < amount or process.poll() == 0)
+        within(
+            20,
+            lambda: when < waiting(ground.url, f"{ledger.queue}.rmqkit.old-messages") < amount or process.poll() == 0,
+        )
         process.kill()
     started_s = time.monotonic()
     done = replaced(ground.url, bound_queue(ledger.queue, kept), wait_s=10.0)  # the dead one may still seem to consume
-    took_s, twice = time.monotonic() - started_s, sum(each.twice for each in done)
+    took_s, twice = time.monotonic() - started_s, sum(each.duplicates_max for each in done)
     result = published(ground, ledger, replace(report, republished=twice), Progress(), ordered=False)
     if twice > PREFETCH:
         result.violations.append(f"I4: {twice} may be there twice")
@@ -218,7 +221,10 @@ def killed_replacing_in_mid_move(ground: Ground, dice: random.Random, amount: in
 
 def broker_killed_replacing(ground: Ground, dice: random.Random, blow: str = "") -> Result:
     """Kill the broker at a step of a replacement, under a publisher, and run it again until it is done."""
-    ledger, blow = ExchangeLedger(ground.queue()), blow or dice.choice(("set", "delete it"))  # how a step begins
+    ledger, blow = (
+        ExchangeLedger(ground.queue()),
+        blow or dice.choice(("moving", "deleting it")),
+    )  # how a step begins
     bind(ground.url, ledger.queue)
     ground.settle()
     wanted, struck = bound_queue(ledger.queue, {"x-message-ttl": 600_000}), []
@@ -244,7 +250,7 @@ def _replaced_in_the_end(ground: Ground, wanted: Topology, strike: Any, struck: 
         except BrokerError:
             within(30, lambda: len(struck) == 2)  # the broker is back
         else:
-            return sum(each.twice for each in done)
+            return sum(each.duplicates_max for each in done)
     raise AssertionError("it does not come to its end")
 
 

@@ -78,7 +78,7 @@ def test_34_rmqkit_killed_while_it_moves_messages_may_double_those_on_their_way_
     assert scenarios.killed_replacing_in_mid_move(vhost_ground, dice).violations == []
 
 
-@pytest.mark.parametrize("blow", ["set", "delete it"])
+@pytest.mark.parametrize("blow", ["moving", "deleting it"])
 def test_34_the_broker_killed_at_a_step_of_a_replacement_and_rmqkit_run_again_loses_nothing(
     node_ground: Ground, dice: random.Random, blow: str
 ) -> None:

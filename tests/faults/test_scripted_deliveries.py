@@ -86,7 +86,7 @@ def test_21_a_consumer_that_is_cancelled_while_its_queue_is_there_subscribes_aga
             assert [delivery.body for delivery in consumer] == [b"1", b"1"]
         assert broker.connections == 1
     assert len(warnings) == 1
-    assert "cancelled the consumer, and the queue is there" in warnings[0]
+    assert "cancelled the consumer, but the queue still exists" in warnings[0]
 
 
 def test_21_a_consumer_that_is_cancelled_again_before_anything_came_is_an_error() -> None:

@@ -107,7 +107,7 @@ def test_what_is_given_back_again_and_again_waits_longer_each_time_until_there_i
         assert (held.take_due(), 1 in held) == ([], True)
         now_s += pauses[-1]
         assert held.take_due() == [1, 2]
-    held.ease()
+    held.reset()
     held.hold([3])
     assert [*pauses, held.due_in_s()] == [1, 2, 4, 8, 10, 10, 1]
 
