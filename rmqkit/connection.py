@@ -15,7 +15,7 @@ from rmqkit.http_api.client import LiveTopology
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.consumer import Consumer
-from rmqkit.messaging.publisher import Publisher, of_run
+from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
 from rmqkit.model import Exchange, Target, Topology
 from rmqkit.options import (
@@ -232,7 +232,7 @@ class Connection:
             on_warning=on_warning,
         )
         report = publisher.publish(source)
-        if check and (error := of_run(report)):
+        if check and (error := report.error()):
             raise error
         return report
 

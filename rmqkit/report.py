@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from rmqkit.errors import Location, Problem, RmqkitError
+from rmqkit.errors import Location, NotConfirmed, Problem, RmqkitError, Unroutable
 from rmqkit.message import Delivery, Message
 from rmqkit.model import Target
 from rmqkit.plan import Plan, Step
@@ -59,6 +59,26 @@ class PublishReport:
     def complete(self) -> bool:
         """Tell whether every message is confirmed or, without confirms, was sent."""
         return self.published == (self.confirmed if self.confirms else self.unknown)
+
+    def error(self) -> NotConfirmed | Unroutable | None:
+        """Return the error that makes the run a failure; a message for an exchange without bindings is none."""
+        unknown = self.unknown if self.confirms else 0
+        error: NotConfirmed | Unroutable | None = None
+        returned = (each.message for each in self.failures if each.fate is Fate.RETURNED)
+        missing = sorted({each.routing_key for each in returned if not each.exchange})
+        if failed := self.nacked + self.refused + unknown:
+            reasons = {failure.reason for failure in self.failures if failure.fate is not Fate.RETURNED}
+            error = NotConfirmed(
+                f"{failed} of {self.published} messages were not confirmed: {'; '.join(sorted(reasons))}"
+            )
+        elif missing:
+            error = Unroutable(
+                f"{self.returned} of {self.published} messages reached no queue: there is no queue {missing[0]!r}",
+                advice="Declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`.",
+            )
+        if error:
+            error.report = self
+        return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ def _with_results(planned: Plan, results: Iterable[ReplaceResult]) -> Plan:
         if result is None:
             return replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED, interrupted=True)
         moved = [f"{plural(result.moved, 'message')} moved"] if step.kind == "queue" else []
-        twice = [f"up to {plural(result.twice, 'duplicate')}"] if result.twice else []
+        twice = [f"up to {plural(result.duplicates_max, 'duplicate')}"] if result.duplicates_max else []
         return replace(step, note="; ".join([*moved, *twice, *result.notes]))
 
     return replace(planned, steps=tuple(map(with_result, planned.steps)))

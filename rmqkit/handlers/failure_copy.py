@@ -1,37 +1,36 @@
-"""A failed delivery leaves its queue with the reason: a copy is published, confirmed, and then it is acknowledged.
+"""Copy a failed delivery to where failures go, with the reason, and acknowledge it once the copy is confirmed.
 
-A broker adds no header of ours to what it dead-letters, hence the copy. At least once: a delivery whose copy was
-confirmed and whose acknowledgement was lost leaves again.
+A broker adds no headers of a client to the messages it dead-letters, hence the copy. At least once: a delivery whose
+copy was confirmed and whose acknowledgement was lost is copied again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from rmqkit.amqp.frames import fits
 from rmqkit.connection import Connection
-from rmqkit.errors import RmqkitError
+from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
 from rmqkit.message import Delivery, Message, Properties, Verdict
-from rmqkit.messaging import publisher
 from rmqkit.messaging.message_rewrite import DIED, EXPIRATION, USER_ID
 from rmqkit.model import Target
 from rmqkit.payload.death_headers import EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, X_DEATH
-from rmqkit.report import Fate
+from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 
 MAX_REASON = 500  # characters
-# What would send the copy elsewhere too (https://www.rabbitmq.com/docs/sender-selected).
+# These would route the copy to other queues too (https://www.rabbitmq.com/docs/sender-selected).
 _SELECTING = ("CC", "BCC")
-_ADVICE = "Declare a queue there; the message is in its own queue still."
+_ADVICE = "Declare a queue there; the message stays in its own queue."
 
 
 class FailedDelivery(NamedTuple):
-    """A delivery, why it failed, where it leaves to (a routing key of "" is its own), and what else its headers tell.
+    """A failed delivery: the reason, the target of its copy (a routing key of "" keeps its own), and extra headers.
 
-    Without a target it is rejected: the broker dead-letters it, without a reason, or drops it. One whose headers have
-    no room for ours leaves to `end`, for its tries could not be counted.
+    Without a target it is rejected: the broker dead-letters it, without a reason, or drops it. A copy whose headers
+    have no room for the reason is sent to `end`, because its tries could not be counted.
     """
 
     delivery: Delivery
@@ -42,104 +41,121 @@ class FailedDelivery(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Return what becomes of the delivery itself, once its copy has left."""
+        """Return the verdict on the delivery itself, once its copy is confirmed."""
         return Verdict.ACK if self.target else Verdict.REJECT
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FailureCopy(Message):
+    """The copy of a failed delivery."""
+
+    failed: FailedDelivery
+
+
 class FailureCopier:
-    """Where failed deliveries leave."""
+    """Publishes copies of failed deliveries."""
 
     def __init__(self, connection: Connection, stop: Stop) -> None:
         self._connection = connection
         self._stop = stop
 
-    def leave(self, failed: Sequence[FailedDelivery], frame_max: int) -> Iterator[list[FailedDelivery]]:
-        """Let deliveries leave; yield those that may be settled, all of one verdict, each with where it left to.
+    def copy(self, failed: Sequence[FailedDelivery], frame_max: int) -> Iterator[list[FailedDelivery]]:
+        """Publish copies; yield the deliveries that may be settled, all of one verdict, each with its actual target.
 
         A frame to the broker has `frame_max` bytes at most, and properties have to fit in one. Raises Unroutable or
-        NotConfirmed when a copy was not taken, ConnectionLost; what was not confirmed is queued still.
+        NotConfirmed when a copy was not confirmed, ConnectionLost; unconfirmed messages stay in their queue.
         """
         if rejected := [each for each in failed if not each.target]:
             yield rejected
-        if going := [each for each in failed if each.target]:
-            left: list[FailedDelivery] = []
-            error = self._publish(going, left, frame_max)
-            if left:
-                yield left
-            if error:
-                raise error
+        copied: list[FailedDelivery] = []
+        error: RmqkitError | None = None
+        copies = (_fitting_copy(each, frame_max) for each in failed if each.target)
 
-    def _publish(
-        self, failed: Sequence[FailedDelivery], left: list[FailedDelivery], frame_max: int
-    ) -> RmqkitError | None:
-        """Publish copies; note those that were confirmed, and return why others were not."""
-        sent: list[FailedDelivery] = []
-
-        def copies() -> Iterator[Message]:
-            for each in failed:
-                target, message = next(way for way in _ways(each) if fits(way[1], frame_max))
-                sent.append(each._replace(target=target))
-                yield message
-
-        def note(place: int, _message: Message, fate: Fate) -> None:
+        def on_settled(_index: int, message: Message, fate: Fate) -> None:
+            assert isinstance(message, _FailureCopy)  # noqa: S101 - no other is published
             if fate is Fate.CONFIRMED:
-                left.append(sent[place])
+                copied.append(message.failed)
 
-        try:
-            report = self._connection.publish(copies(), check=False, stop=self._stop, on_settled=note)
-        except RmqkitError as exc:
-            return exc
-        return publisher.of_copies(report, "a failed message cannot leave", _ADVICE)
+        if len(rejected) < len(failed):
+            try:
+                report = self._connection.publish(copies, check=False, stop=self._stop, on_settled=on_settled)
+                error = copy_error(report, "a failed message cannot be copied", _ADVICE)
+            except RmqkitError as exc:
+                error = exc
+        if copied:
+            yield copied
+        if error:
+            raise error
 
 
-def _ways(failed: FailedDelivery) -> Iterator[tuple[Target, Message]]:
-    """Yield what a delivery may be sent on as, and where to: the first that fits in a frame is taken.
+def copy_error(report: PublishReport, text: str, advice: str) -> NotConfirmed | Unroutable | None:
+    """Return the error about the first copy that was not confirmed; `text` starts its message.
 
-    The last one always does: headers of ours, and no property of its own.
+    A copy that a stop left without an answer is no error. The advice is for a copy that reached no queue.
     """
-    assert failed.target, "what has none is rejected"  # noqa: S101
+    for each in report.failures:
+        message = f"{text} to {Target(each.message.exchange, each.message.routing_key)}"
+        if each.fate is Fate.RETURNED:
+            return Unroutable(f"{message}: it reached no queue", advice=advice)
+        if each.fate is not Fate.UNKNOWN or not report.interrupted:
+            return NotConfirmed(f"{message}: {each.reason}", advice="The message stays in its own queue.")
+    return None
+
+
+def _fitting_copy(failed: FailedDelivery, frame_max: int) -> _FailureCopy:
+    """Return the first variant of a copy that fits in a frame.
+
+    The last one always does: it has the headers of this module, and none of the delivery's properties.
+    """
+    assert failed.target, "a delivery without a target is rejected"  # noqa: S101
+    message = copy(failed, failed.target)
+    if fits(message, frame_max):
+        return message
     end = failed.end or failed.target
-    yield failed.target, copy(failed, failed.target)
-    yield end, _message(failed.delivery, end, _harmless(failed.delivery.properties))
-    yield end, _message(failed.delivery, end, Properties(headers=_told(failed)))
+    message = _copy(failed, end, _harmless(failed.delivery.properties))
+    return message if fits(message, frame_max) else _copy(failed, end, Properties(headers=_headers(failed)))
 
 
-def copy(failed: FailedDelivery, target: Target) -> Message:
-    """Return what a failed delivery is sent on as: its body and properties, and headers that tell why.
+def copy(failed: FailedDelivery, target: Target) -> _FailureCopy:
+    """Return the copy of a failed delivery: its body and properties, and headers with the reason.
 
-    What would expire it there, or have it refused or sent elsewhere, is a header of another name or left out. So are
-    its deaths: RabbitMQ before 4.0 could take them for a cycle when it dies there, and drop it. Where it was first
-    published is kept through any number of exits. Of properties that cannot be read whole, what can be is kept.
+    A property that would expire the copy, or have it refused or routed elsewhere, is renamed to a header or left out.
+    So are its deaths: RabbitMQ before 4.0 could take them for a cycle when the copy dies there, and drop it. The
+    exchange it was first published to is kept through any number of copies. Of properties that cannot be read whole,
+    the readable ones are kept.
     """
-    given = failed.delivery.properties
-    kept = _harmless(given)
-    aside = {EXPIRATION: given.expiration, USER_ID: given.user_id}
-    headers = _told(failed) | dict(kept.headers or {}) | _why(failed)
-    headers |= {name: value for name, value in aside.items() if value is not None}
-    return _message(failed.delivery, target, replace(kept, headers=headers))
+    properties = failed.delivery.properties
+    kept = _harmless(properties)
+    renamed = {EXPIRATION: properties.expiration, USER_ID: properties.user_id}
+    headers = _headers(failed) | dict(kept.headers or {}) | _reason_headers(failed)
+    headers |= {name: value for name, value in renamed.items() if value is not None}
+    return _copy(failed, target, replace(kept, headers=headers))
 
 
 def _harmless(properties: Properties) -> Properties:
-    """Leave out what would act on a copy; the deaths get another name."""
-    given = dict(properties.headers or {})
-    if X_DEATH in given:
-        given[DIED] = given.pop(X_DEATH)
+    """Leave out the properties that would act on a copy; rename the deaths."""
+    headers = dict(properties.headers or {})
+    if X_DEATH in headers:
+        headers[DIED] = headers.pop(X_DEATH)
     headers = {
-        name: value for name, value in given.items() if name not in _SELECTING and not name.startswith(SUMMARIES)
+        name: value for name, value in headers.items() if name not in _SELECTING and not name.startswith(SUMMARIES)
     }
     return replace(properties, headers=headers, expiration=None, user_id=None)
 
 
-def _told(failed: FailedDelivery) -> dict[str, Any]:
-    return {EXCHANGE: failed.delivery.exchange, ROUTING_KEY: failed.delivery.routing_key} | _why(failed)
+def _headers(failed: FailedDelivery) -> dict[str, Any]:
+    origin = {EXCHANGE: failed.delivery.exchange, ROUTING_KEY: failed.delivery.routing_key}
+    return origin | _reason_headers(failed)
 
 
-def _why(failed: FailedDelivery) -> dict[str, Any]:
+def _reason_headers(failed: FailedDelivery) -> dict[str, Any]:
     reason = failed.reason.encode("utf-8", "replace").decode()[:MAX_REASON]
     if malformed := failed.delivery.origin.malformed:
-        reason += f"; of its properties not all can be read: {malformed}"
+        reason += f"; not all of its properties can be read: {malformed}"
     return {REASON: reason, **failed.marks}
 
 
-def _message(delivery: Delivery, target: Target, properties: Properties) -> Message:
-    return Message(delivery.body, target.routing_key or delivery.routing_key, target.exchange, properties)
+def _copy(failed: FailedDelivery, target: Target, properties: Properties) -> _FailureCopy:
+    key = target.routing_key or failed.delivery.routing_key
+    failed = failed._replace(target=target)
+    return _FailureCopy(failed.delivery.body, key, target.exchange, properties, failed=failed)

@@ -1,4 +1,4 @@
-"""Deliveries to another exchange, on the same broker or another one.
+"""Forward deliveries to another exchange, on the same broker or another one.
 
 At least once: a delivery whose copy was confirmed, and whose acknowledgement was lost, is forwarded again.
 """
@@ -8,25 +8,32 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import count
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from rmqkit.connection import Connection
 from rmqkit.errors import HandlerError
+from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
 from rmqkit.message import Delivery, Message
-from rmqkit.messaging import publisher
 from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
-_WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
-_ADVICE = "Bind a queue there, or leave these messages out with --filter; it is in its own queue still."
+_WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
+_ADVICE = "Bind a queue there, or exclude these messages with --filter; the message stays in its own queue."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ForwardedMessage(Message):
+    """The copy of a delivery, and the delivery that is acknowledged once the copy is confirmed."""
+
+    delivery: Delivery
 
 
 class Forwarder:
-    """Publishes each delivery over a connection of its own, which it closes, with its body and properties as they are.
+    """Publishes each delivery with its body and properties over its own connection, which it closes.
 
-    `exchange` and `routing_key` are those of the message where they are None.
+    Where `exchange` or `routing_key` is None, that of the delivery is used.
     """
 
     def __init__(self, connection: Connection, exchange: str | None, routing_key: str | None) -> None:
@@ -35,119 +42,116 @@ class Forwarder:
         self._routing_key = routing_key
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
-        """Forward what comes, in order.
+        """Forward deliveries in order.
 
-        Raises Unroutable when a copy reached no queue, NotConfirmed when it was not taken for any other reason,
-        HandlerError for properties that cannot be read, ConnectionLost; what was not confirmed stays queued.
+        Raises Unroutable when a copy reached no queue, NotConfirmed when it was not confirmed for any other reason,
+        HandlerError for properties that cannot be read, ConnectionLost; unconfirmed messages stay in their queue.
         """
-        ferry = _PublisherThread(self._connection, self._message, source.wake)
+        publisher = _PublisherThread(self._connection, self._copy, source.wake)
         try:
-            for batch in source.batches(busy=ferry.is_busy):
-                ferry.give(batch)
-                yield ferry.take()
-                if ferry.ended:
+            for batch in source.batches(busy=publisher.is_busy):
+                publisher.put(batch)
+                yield publisher.take_confirmed()
+                if publisher.ended:
                     break
-            ferry.land(at_once=stop.requested)
-            yield ferry.take()
+            publisher.finish(at_once=stop.requested)
+            yield publisher.take_confirmed()
         finally:
-            ferry.halt()
-        if ferry.trouble:
-            raise ferry.trouble
+            publisher.halt()
+        if publisher.error:
+            raise publisher.error
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
-    def _message(self, delivery: Delivery) -> Message:
+    def _copy(self, delivery: Delivery) -> _ForwardedMessage:
         origin = delivery.origin
         if origin.malformed:
-            raise HandlerError(f"a message cannot be forwarded as it is: {origin.malformed}")
+            raise HandlerError(f"a message with unreadable properties cannot be forwarded: {origin.malformed}")
         exchange = origin.exchange if self._exchange is None else self._exchange
         key = origin.routing_key if self._routing_key is None else self._routing_key
-        return Message(delivery.body, key, exchange, origin.properties)
+        return _ForwardedMessage(delivery.body, key, exchange, origin.properties, delivery=delivery)
 
 
 class _PublisherThread:
-    """A thread that publishes what it is given, one endless call, and tells what was confirmed.
+    """A thread that publishes copies of deliveries, in one endless call, and collects those that were confirmed.
 
-    `trouble` is what ended it before its time. Whenever there is nothing to publish it waits for the confirms; what
-    comes meanwhile goes together.
+    `error` is what ended it early. When there is nothing to publish it waits for the confirms; the deliveries that
+    arrive meanwhile are published together.
     """
 
     def __init__(
-        self, connection: Connection, convert: Callable[[Delivery], Message], wake: Callable[[], None]
+        self, connection: Connection, copy: Callable[[Delivery], _ForwardedMessage], wake: Callable[[], None]
     ) -> None:
         self.ended = False  # nothing more will be published
-        self.trouble: BaseException | None = None
-        self._convert = convert
+        self.error: BaseException | None = None
+        self._copy = copy
         self._wake = wake
         self._stop = Stop()
-        self._given: SimpleQueue[Delivery | None] = SimpleQueue()
-        self._places = count()
-        self._sent: dict[int, Delivery] = {}  # by their places among the messages
+        self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
         self._confirmed: SimpleQueue[Delivery] = SimpleQueue()
-        self._under_way = 0  # given and not taken
+        self._in_flight = 0  # put and not taken
         self._thread = threading.Thread(target=self._run, args=(connection,), name="rmqkit-forward", daemon=True)
         self._thread.start()
 
     def is_busy(self) -> bool:
-        """Tell whether something is to be confirmed."""
-        return self._under_way > 0 and not self.ended
+        """Tell whether a confirm is expected."""
+        return self._in_flight > 0 and not self.ended
 
-    def give(self, deliveries: Sequence[Delivery]) -> None:
-        """Have deliveries published, in this order."""
-        self._under_way += len(deliveries)
+    def put(self, deliveries: Sequence[Delivery]) -> None:
+        """Publish copies of deliveries, in this order."""
+        self._in_flight += len(deliveries)
         for delivery in deliveries:
-            self._given.put(delivery)
+            self._deliveries.put(delivery)
 
-    def take(self) -> HandledBatch:
-        """Return what was confirmed since the last time."""
+    def take_confirmed(self) -> HandledBatch:
+        """Return the deliveries whose copies were confirmed since the last call."""
         confirmed: list[Delivery] = []
         with suppress(Empty):
             while True:
                 confirmed.append(self._confirmed.get_nowait())
-        self._under_way -= len(confirmed)
+        self._in_flight -= len(confirmed)
         return HandledBatch(confirmed)
 
-    def land(self, *, at_once: bool) -> None:
-        """Wait until all is confirmed; `at_once`, only what was sent already."""
+    def finish(self, *, at_once: bool) -> None:
+        """Wait until all copies are confirmed; `at_once`, only those that were sent already."""
         if at_once:
             self._stop.request()
-        self._given.put(None)
+        self._deliveries.put(None)
         while not self.ended:
             self._thread.join(_WAIT_S)
 
     def halt(self) -> None:
         """Publish nothing more."""
         self._stop.request()
-        self._given.put(None)
+        self._deliveries.put(None)
 
     def _run(self, connection: Connection) -> None:
         try:
-            report = connection.publish(self._messages(), check=False, stop=self._stop, on_settled=self._note)
-            self.trouble = publisher.of_copies(report, "a message cannot be forwarded", _ADVICE)
+            report = connection.publish(self._copies(), check=False, stop=self._stop, on_settled=self._on_settled)
+            self.error = copy_error(report, "a message cannot be forwarded", _ADVICE)
         except BaseException as exc:  # noqa: BLE001 - raised again by the handler
-            self.trouble = exc
+            self.error = exc
         self.ended = True
         self._wake()
 
-    def _messages(self) -> Iterator[Message | None]:
+    def _copies(self) -> Iterator[Message | None]:
         while True:
             try:
-                delivery = self._given.get_nowait()
+                delivery = self._deliveries.get_nowait()
             except Empty:
-                yield None  # which waits for the confirms
-                delivery = self._given.get()
+                yield None  # waits for the confirms
+                delivery = self._deliveries.get()
             if delivery is None:
                 return
-            message = self._convert(delivery)
-            self._sent[next(self._places)] = delivery
-            yield message
+            yield self._copy(delivery)
 
-    def _note(self, place: int, _message: Message, fate: Fate) -> None:
+    def _on_settled(self, _index: int, message: Message, fate: Fate) -> None:
         if fate is not Fate.CONFIRMED:
-            self.halt()  # the report says why
+            self.halt()  # the report has the reason
             return
-        self._confirmed.put(self._sent.pop(place))
-        if self._confirmed.qsize() == 1:  # else somebody is on the way
+        assert isinstance(message, _ForwardedMessage)  # noqa: S101 - no other is published
+        self._confirmed.put(message.delivery)
+        if self._confirmed.qsize() == 1:  # else the source has been woken already
             self._wake()

@@ -268,7 +268,7 @@ class _ConsumerRun:
             self._counts["invalid"] += len(left)
 
     def _leave(self, failed: Sequence[FailedDelivery]) -> Iterator[list[FailedDelivery]]:
-        for left in self._copier.leave(failed, self._consumer.frame_max):
+        for left in self._copier.copy(failed, self._consumer.frame_max):
             self._consumer.settle([each.delivery for each in left], left[0].verdict)
             yield left
 

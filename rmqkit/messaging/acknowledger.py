@@ -1,4 +1,4 @@
-"""How the deliveries of a consumer are settled: acknowledged, rejected, or requeued, at once or after a pause."""
+"""Settle the deliveries of a consumer: acknowledge, reject or requeue them, at once or after a pause."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SettledTags:
         return tag < self.low or tag in self._above
 
     def add(self, tags: Iterable[int]) -> None:
-        """Note that deliveries are settled."""
+        """Add settled tags."""
         above = self._above
         above.update(tags)
         while self.low in above:
@@ -33,13 +33,15 @@ class SettledTags:
             self.low += 1
 
     def acknowledge(self, channel: int, tags: Sequence[int]) -> bytes:
-        """Note deliveries, by rising tags, and return what acknowledges them: one frame if all below are settled."""
+        """Add rising tags, and return the frames that acknowledge them: one frame if all below are settled."""
         first, last = tags[0], tags[-1]
         if first != self.low or last - first + 1 != len(tags):
             self.add(tags)
+            if self.low > last:
+                return encode_ack(channel, last, multiple=True)
             return b"".join(encode_ack(channel, tag, multiple=False) for tag in tags)
         self.low = last + 1
-        self.add(())  # what was settled ahead of these
+        self.add(())  # tags above that were settled earlier
         return encode_ack(channel, last, multiple=True)
 
 
@@ -48,7 +50,7 @@ LONGEST_PAUSE_S = 10.0
 
 
 class RequeueBackoff:
-    """The deliveries of one channel that wait to be given back, by their tags."""
+    """Back off before requeueing again: the deliveries of one channel that wait, by their tags."""
 
     def __init__(self) -> None:
         self._held: set[int] = set()
@@ -59,21 +61,21 @@ class RequeueBackoff:
         return tag in self._held
 
     def hold(self, tags: Sequence[int]) -> None:
-        """Let deliveries wait; those that wait already set the time."""
+        """Let deliveries wait; if others wait already, they are due together."""
         if tags and not self._held:
             self._due_s = time.monotonic() + self._pause_s
         self._held.update(tags)
 
-    def ease(self) -> None:
-        """Note that something else was settled: there is progress, and the pause need not grow."""
+    def reset(self) -> None:
+        """Shorten the next pause, because another delivery was settled: there is progress."""
         self._pause_s = FIRST_PAUSE_S
 
     def due_in_s(self) -> float:
-        """Return in how many seconds the held ones are due; infinite if there are none."""
+        """Return the seconds until the deliveries are due; infinite if there are none."""
         return max(self._due_s - time.monotonic(), 0) if self._held else float("inf")
 
     def take_due(self) -> list[int]:
-        """Return what may go back now, in the order of the tags."""
+        """Remove and return the tags that are due, in order."""
         if self.due_in_s() > 0:
             return []
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
@@ -82,16 +84,16 @@ class RequeueBackoff:
 
 
 class Acknowledger:
-    """What is settled of the deliveries of one channel, None before there is one; those of others are skipped."""
+    """Settles the deliveries of one channel, None before there is one; skips those of other channels."""
 
     def __init__(self, channel: Channel | None) -> None:
         self._channel = channel
         self._settled = SettledTags()
-        self._brake = RequeueBackoff()
+        self._backoff = RequeueBackoff()
 
     def __contains__(self, delivery: Delivery) -> bool:
-        """Tell whether a delivery was settled, or is about to be given back."""
-        return delivery.delivery_tag in self._settled or delivery.delivery_tag in self._brake
+        """Tell whether a delivery was settled, or waits to be requeued."""
+        return delivery.delivery_tag in self._settled or delivery.delivery_tag in self._backoff
 
     @property
     def low(self) -> int:
@@ -100,32 +102,32 @@ class Acknowledger:
 
     @property
     def due_in_s(self) -> float:
-        """Return in how many seconds something is to be given back; infinite if nothing is."""
-        return self._brake.due_in_s()
+        """Return the seconds until deliveries are to be requeued; infinite if there are none."""
+        return self._backoff.due_in_s()
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> int:
-        """Settle deliveries that are not; return how many that are.
+        """Settle deliveries that are unsettled; return their number.
 
-        One that is requeued again, having been redelivered, waits for a while.
+        A redelivered one is requeued after a pause.
         """
         session = self._channel.session if self._channel else 0
         tags = sorted({each.delivery_tag for each in deliveries if each.session == session and each not in self})
         if verdict is Verdict.REQUEUE:
             again = {each.delivery_tag for each in deliveries if each.redelivered}
-            self._brake.hold([tag for tag in tags if tag in again])
+            self._backoff.hold([tag for tag in tags if tag in again])
             self._send(verdict, [tag for tag in tags if tag not in again])
         elif not self._send(verdict, tags):
             return 0
         else:
-            self._brake.ease()
+            self._backoff.reset()
         return len(tags)
 
-    def give_back_due(self) -> None:
-        """Requeue what has waited for long enough."""
-        self._send(Verdict.REQUEUE, self._brake.take_due())
+    def requeue_due(self) -> None:
+        """Requeue the deliveries that have waited long enough."""
+        self._send(Verdict.REQUEUE, self._backoff.take_due())
 
     def _send(self, verdict: Verdict, tags: list[int]) -> bool:
-        """Tell the broker; False if it is gone: it gives them out again, and the next wait recovers, or raises."""
+        """Send the verdict; return False if the broker is gone: it redelivers, and the next wait recovers or raises."""
         if not tags or self._channel is None:
             return False
         number = self._channel.number

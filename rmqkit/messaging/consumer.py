@@ -1,7 +1,7 @@
-"""Consuming that acknowledges nothing before it was handled, and goes on after the broker was gone.
+"""Consume from a queue, acknowledge each delivery after it was handled, and recover from lost connections.
 
-All of it runs on the caller's thread. After a lost connection the consumer subscribes again; what was not acknowledged
-comes again, marked redelivered, and acknowledging an old delivery does nothing: at least once
+All of it runs on the caller's thread. After a lost connection the consumer subscribes again; unacknowledged messages
+are redelivered, and acknowledging an old delivery does nothing: at least once
 (https://www.rabbitmq.com/docs/confirms).
 """
 
@@ -28,15 +28,15 @@ _HEADER = "x-stream-offset"
 
 
 class OffsetTracker:
-    """The offset from which a consumer goes on after a lost connection: that of the first delivery not settled."""
+    """The offset from which a consumer resumes after a lost connection: that of the first unsettled delivery."""
 
     def __init__(self, offset: Offset | None) -> None:
         self._next = offset
         self._unsettled: deque[tuple[int, int]] = deque()  # delivery tags and their offsets
-        self._ordinary = False  # a queue whose deliveries have no offset
+        self._ordinary = False  # the queue is no stream: its deliveries have no offset
 
-    def take(self, deliveries: Sequence[Delivery], low: int) -> None:
-        """Note deliveries of the current channel; every delivery tag below `low` is settled."""
+    def track(self, deliveries: Sequence[Delivery], low: int) -> None:
+        """Add deliveries of the current channel; every delivery tag below `low` is settled."""
         if self._ordinary or not deliveries:
             return
         self._ordinary = _HEADER not in (deliveries[0].properties.headers or {})
@@ -45,7 +45,7 @@ class OffsetTracker:
             self._unsettled.extend((each.delivery_tag, (each.properties.headers or {})[_HEADER]) for each in deliveries)
 
     def arguments(self, low: int) -> dict[str, Offset]:
-        """Return the arguments of the next subscription, when every delivery tag below `low` of this one is settled."""
+        """Return the arguments of the next subscription; every delivery tag below `low` of this one is settled."""
         self._forget(low)
         if self._unsettled:
             self._next = self._unsettled[0][1]
@@ -57,9 +57,9 @@ class OffsetTracker:
             self._next = self._unsettled.popleft()[1] + 1
 
 
-ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most for others to go with it
+ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most to be sent together with others
 ACK_TOGETHER = 200
-_WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
+_WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
 
 class Consumer:
@@ -67,13 +67,13 @@ class Consumer:
 
     Iterating acknowledges each delivery once the next is asked for; one that ended the loop by `break` or by an
     exception is not acknowledged, unless it was settled by hand. Ends by count, idle time, or a requested stop.
-    `on_warning` hears, in a sentence, of what went wrong and is recovered from. `open_queue` declares a queue that is
-    gone with its connection, on each connection anew, and returns its name.
+    `on_warning` receives a sentence about each error that is recovered from. `open_queue` declares a queue that is
+    deleted with its connection, on each new connection, and returns its name.
     """
 
     def __init__(
         self,
-        link: ReconnectingConnection,
+        connection: ReconnectingConnection,
         queue: str,
         options: ConsumeOptions,
         *,
@@ -83,21 +83,21 @@ class Consumer:
     ) -> None:
         self.queue = queue
         self.tag = ""
-        self._link = link
+        self._connection = connection
         self._options = options
         self._open_queue = open_queue
-        self._position = OffsetTracker(options.offset)
+        self._offsets = OffsetTracker(options.offset)
         self._manual = not options.no_ack or options.count is not None or options.offset is not None
         self._stop = stop or Stop()
         self._channel: Channel | None = None
-        self._settlement = Acknowledger(None)
+        self._acknowledger = Acknowledger(None)
         self._woken = False
-        self._cancelled_at = -1  # how much had come when the broker cancelled us last
+        self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
         self._report = ConsumeReport()
         self._started_s = time.monotonic()
-        self._last_s = self._started_s  # when the last delivery came, or the last subscription was made
-        self._events: deque[Event] = deque()  # that came together; what is left is there for the next call
-        self._left: deque[Delivery] = deque()  # likewise of a batch
+        self._last_s = self._started_s  # when the last delivery arrived, or the last subscription was made
+        self._events: deque[Event] = deque()  # that arrived together; the rest is for the next call
+        self._rest: deque[Delivery] = deque()  # of a batch, likewise
         self._warn = on_warning or (lambda _: None)
 
     def __enter__(self) -> Self:
@@ -108,25 +108,25 @@ class Consumer:
 
     @property
     def report(self) -> ConsumeReport:
-        """Return what was done so far."""
+        """Return the numbers so far."""
         return replace(self._report, seconds=time.monotonic() - self._started_s)
 
     def subscribe(self) -> None:
-        """Start consuming now, and not at the first delivery asked for.
+        """Start consuming now, not when the first delivery is requested.
 
-        Raises NotFound if there is no such queue, AccessRefused, ResourceLocked, ConnectionLost.
+        Raises NotFound if the queue does not exist, AccessRefused, ResourceLocked, ConnectionLost.
         """
         if self._channel is None:
-            self._link.recover(self._stop, self._subscribe)
+            self._connection.recover(self._stop, self._subscribe)
 
     def __iter__(self) -> Iterator[Delivery]:
         done: list[Delivery] = []
         done_since_s = 0.0
         try:
-            for batch in chain((list(self._left),), self.batches()):
-                self._left = left = deque(batch)
-                while left and not self._stop.requested:  # else the rest goes back to the queue
-                    delivery = left.popleft()
+            for batch in chain((list(self._rest),), self.batches()):
+                self._rest = rest = deque(batch)
+                while rest and not self._stop.requested:  # else the rest returns to the queue
+                    delivery = rest.popleft()
                     yield delivery
                     now = time.monotonic()
                     done_since_s = done_since_s if done else now
@@ -136,23 +136,22 @@ class Consumer:
                         done = []
                 self.settle(done, Verdict.ACK)
                 done = []
-            self.close()  # nobody is left to take what the broker would send ahead
+            self.close()  # else the broker would send more deliveries, which are not consumed
         finally:
             self.settle(done, Verdict.ACK)
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
-        """Yield deliveries in the lots they arrive in, each to be settled by the caller; after a `wake` an empty one.
+        """Yield deliveries in the batches they arrive in, to be settled by the caller; after a `wake` an empty batch.
 
-        While the caller is `busy` with earlier ones, the time is not idle. Raises ConsumerCancelled when the broker
-        ends the consumer, NotFound, AccessRefused, ResourceLocked, ConnectionLost when the connection cannot be
-        recovered.
+        While the caller is `busy` with earlier deliveries, the time is not idle. Raises ConsumerCancelled when the
+        broker ends the consumer, NotFound, AccessRefused, ResourceLocked, ConnectionLost when recovery fails.
         """
         self.subscribe()
         idle_s = self._options.idle_timeout_s
         self._last_s = time.monotonic()
         with self._stop.waking(self._end_wait):
             while not self._stop.requested and self._report.consumed != self._options.count:
-                self._settlement.give_back_due()
+                self._acknowledger.requeue_due()
                 if self._woken:
                     self._woken = False
                     yield []
@@ -163,7 +162,7 @@ class Consumer:
                 left_s = _WAIT_S if idle_s is None else self._last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
-                for batch in self._receive(min(left_s, _WAIT_S, self._settlement.due_in_s)):
+                for batch in self._receive(min(left_s, _WAIT_S, self._acknowledger.due_in_s)):
                     wanted = self._cut(batch)
                     if wanted:
                         yield wanted
@@ -171,25 +170,25 @@ class Consumer:
 
     @property
     def frame_max(self) -> int:
-        """Return how large a frame may be on the way to this broker, in bytes; 0 before subscribing."""
+        """Return the largest frame that the broker accepts, in bytes; 0 before subscribing."""
         return self._channel.transport.frame_max if self._channel is not None else 0
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether nothing has come that was not yielded yet."""
+        """Tell whether all deliveries that have arrived were yielded."""
         channel = self._channel
-        return not (self._events or self._left) and (channel is None or channel.inbox.empty())
+        return not (self._events or self._rest) and (channel is None or channel.inbox.empty())
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
-        """Acknowledge, reject or requeue deliveries; what was settled before, or came from a lost channel, is skipped.
+        """Acknowledge, reject or requeue deliveries; skip those that are settled, or arrived on a lost channel.
 
-        A rejected message goes to the queue's dead-letter exchange, or is dropped where there is none. One that is
-        requeued again, having been redelivered, goes back after a pause, which grows up to ten seconds.
+        A rejected message is sent to the queue's dead-letter exchange, or dropped where there is none. A redelivered
+        one is requeued after a pause, which grows up to ten seconds.
         """
         if not self._manual:
             self._count(verdict, len(deliveries))
         elif self._channel is not None:
-            self._count(verdict, self._settlement.settle(deliveries, verdict))
+            self._count(verdict, self._acknowledger.settle(deliveries, verdict))
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Acknowledge one delivery now."""
@@ -200,12 +199,12 @@ class Consumer:
         self.settle((delivery,), Verdict.REJECT)
 
     def requeue(self, delivery: Delivery) -> None:
-        """Give one delivery back to its queue."""
+        """Requeue one delivery."""
         self.settle((delivery,), Verdict.REQUEUE)
 
     def is_settled(self, delivery: Delivery) -> bool:
-        """Tell whether a delivery of the current channel was settled, or is about to be given back."""
-        return delivery in self._settlement
+        """Tell whether a delivery of the current channel was settled, or waits to be requeued."""
+        return delivery in self._acknowledger
 
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon; any thread may call this."""
@@ -213,7 +212,7 @@ class Consumer:
         self._end_wait()
 
     def close(self) -> None:
-        """Stop consuming; what was delivered and not settled goes back to its queue."""
+        """Stop consuming; unsettled deliveries return to their queue."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -229,10 +228,10 @@ class Consumer:
                 self._report = replace(report, requeued=report.requeued + number)
 
     def _cut(self, batch: list[Delivery]) -> list[Delivery]:
-        """Leave out what is beyond the count: closing gives it back."""
+        """Drop the deliveries beyond the count: closing the channel requeues them."""
         count, consumed = self._options.count, self._report.consumed
         wanted = batch if count is None else batch[: count - consumed]
-        self._position.take(wanted, self._settlement.low)
+        self._offsets.track(wanted, self._acknowledger.low)
         redelivered = self._report.redelivered + sum(each.redelivered for each in wanted)
         self._report = replace(self._report, consumed=consumed + len(wanted), redelivered=redelivered)
         return wanted
@@ -254,7 +253,7 @@ class Consumer:
             # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
             self._resubscribe(exc.reply_text)
             return
-        while self._events and self._channel is channel:  # else the handler closed us while it had the batch before
+        while self._events and self._channel is channel:  # else a handler closed the consumer meanwhile
             event = self._events.popleft()
             if isinstance(event, list):
                 yield event
@@ -263,29 +262,29 @@ class Consumer:
                 return
 
     def _recover_from_cancel(self, channel: Channel) -> None:
-        """Subscribe again where the queue is still there: so newer brokers end one that holds a delivery for too long.
+        """Subscribe again if the queue exists: newer brokers cancel a consumer that holds a delivery for too long.
 
-        Raises ConsumerCancelled where it is not, or where nothing has come since the last time.
+        Raises ConsumerCancelled if it does not, or if no delivery has arrived since the last time.
         """
-        what = f"queue {self.queue!r}: the broker cancelled the consumer"
+        message = f"queue {self.queue!r}: the broker cancelled the consumer"
         try:
             if self._open_queue is not None or self._report.consumed == self._cancelled_at:
-                raise ConsumerCancelled(what)
-            channel.queue_counts(self.queue, subject=what)
+                raise ConsumerCancelled(message)
+            channel.queue_counts(self.queue, subject=message)
         except NotFound as exc:
             advice = "Declare it again with `rmqkit apply`, then consume again."
-            raise ConsumerCancelled(f"{what}; the queue was deleted", advice=advice) from exc
+            raise ConsumerCancelled(f"{message}; the queue was deleted", advice=advice) from exc
         self._cancelled_at = self._report.consumed
         channel.close()
-        self._resubscribe(f"{what}, and the queue is there")
+        self._resubscribe(f"{message}, but the queue still exists")
 
-    def _resubscribe(self, why: str) -> None:
-        lost = "; what waited for us, and what comes until then, is lost" if self._open_queue else ""
-        self._warn(f"{why}; subscribing again{lost}")
+    def _resubscribe(self, reason: str) -> None:
+        lost = "; messages that were waiting, or are published until then, are lost" if self._open_queue else ""
+        self._warn(f"{reason}; subscribing again{lost}")
         try:
-            self._link.recover(self._stop, self._subscribe)
+            self._connection.recover(self._stop, self._subscribe)
         except ConnectionLost:
-            if not self._stop.requested:  # else what is unacknowledged goes back by itself
+            if not self._stop.requested:  # else unacknowledged messages are requeued anyway
                 raise
 
     def _subscribe(self, channel: Channel) -> None:
@@ -294,17 +293,17 @@ class Consumer:
         count, queue = self._options.count, f"queue {self.queue!r}"
         prefetch = self._options.prefetch if count is None else max(1, min(self._options.prefetch, count))
         self._channel = channel
-        arguments = self._position.arguments(self._settlement.low)
-        self._settlement = Acknowledger(channel)
+        arguments = self._offsets.arguments(self._acknowledger.low)
+        self._acknowledger = Acknowledger(channel)
         self._events.clear()
-        self._left.clear()
+        self._rest.clear()
         self.tag = f"rmqkit-{channel.session}"
         channel.qos(prefetch, subject=queue)
         try:
             channel.consume(self.queue, tag=self.tag, no_ack=not self._manual, arguments=arguments, subject=queue)
         except PropertyMismatch as exc:
             if arguments and not exc.advice:
-                exc.advice = "Only a stream is read from an offset: consume any other queue without one."
+                exc.advice = "Only streams have offsets: consume any other queue without one."
             raise
         self._last_s = time.monotonic()  # an outage is no idle time
 

@@ -1,55 +1,41 @@
-"""Messages go from a queue to an exchange, and none is lost on the way.
+"""Drain a queue into an exchange, and lose no message on the way.
 
-Each message is acknowledged only after the broker confirmed its copy: at least once. One channel does both, and each
-delivery is published once, in order: so the broker's numbers for the two are the same, and a confirm is sent back as an
-acknowledgement (https://www.rabbitmq.com/docs/confirms). What was not settled when a connection broke comes again.
+A message that was not settled when a connection broke is delivered again.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.frames import Confirm, ConsumerCancel, Encoder, Event, LazyOrigin, Returned, encode_ack, encode_nack
+from rmqkit.amqp.frames import encode_nack
 from rmqkit.amqp.reconnect import ReconnectingConnection
-from rmqkit.errors import AccessRefused, ConnectionLost, ConsumerCancelled, NotConfirmed, Unroutable
-from rmqkit.message import Delivery, Origin
+from rmqkit.errors import AccessRefused, ConnectionLost, NotConfirmed, PayloadError, Unroutable
+from rmqkit.message import Delivery
 from rmqkit.messaging.acknowledger import SettledTags
-from rmqkit.messaging.publish_window import ConfirmDeadline, StoppedWaiting
-from rmqkit.options import PublishOptions
+from rmqkit.messaging.message_rewrite import DestinationFor
+from rmqkit.messaging.publish_window import PAUSE_S, TRIES, StoppedWaiting
+from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer, Transferred
 from rmqkit.stop import Stop
 
-PREFETCH = 500  # messages on their way, and in memory, at most
+PREFETCH = 500  # messages in flight, and in memory, at most
 IDLE_S = 0.2
-TRIES = 5  # to bring messages to a queue that refuses them
-PAUSE_S = 0.2  # doubled at each try
-_TAG = "rmqkit-mover"
-_LATE_S = 0.05
-_WAIT_S = 1.0  # between two looks at the clocks
-_FULL = "Consume from it, or give it room, and do this again: nothing is lost."
-
-Change = Callable[[bytes, str], tuple[bytes, str]]
-"""From a message's properties as on the wire, and our user's name, to other ones; and what is to be said of it, if."""
-
-
-def unchanged(header: bytes, _username: str) -> tuple[bytes, str]:
-    """Let messages be as they are."""
-    return header, ""
+_TAG = "rmqkit-drain"
 
 
 @dataclass(slots=True)
 class DrainResult:
-    """How many messages were moved, and how many of them at most are there twice.
+    """How many messages were moved so far, and how many of them at most are duplicated.
 
-    `body_bytes` is the sum of what was sent, `last_exchange` where the last message was first published to, and `notes`
-    counts messages by what is to be said of them. `lost` tells that the connection was, in between.
+    `body_bytes` is the sum of the bodies that were sent, `last_exchange` the one the last message was first published
+    to, and `notes` counts messages by the note of their destination. `lost` tells that a connection was lost.
     """
 
     messages: int = 0
-    twice: int = 0
+    duplicates_max: int = 0
     body_bytes: int = 0
     last_exchange: str = ""
     notes: Counter[str] = field(default_factory=Counter)
@@ -58,185 +44,129 @@ class DrainResult:
 
 @dataclass(frozen=True)
 class Drain:
-    """A way from one queue to one exchange, over a link that may be blocked by the broker's alarms.
+    """The move of all messages of one queue, over a connection that may be blocked by the broker's alarms.
 
-    `suspect` tells that another mover may have been killed at this queue: what comes redelivered may be there twice.
+    `may_duplicate` tells that an earlier drain of this queue may have been killed: then a redelivered message may be
+    duplicated.
     """
 
-    link: ReconnectingConnection
+    connection: ReconnectingConnection
     queue: str
-    exchange: str
-    change: Change = unchanged
-    suspect: bool = False
+    destination_for: DestinationFor
+    may_duplicate: bool = False
     stop: Stop = field(default_factory=Stop)
 
-    def move(
-        self, *, count: int | None = None, idle_s: float = IDLE_S, on_count: Callable[[], int | None] | None = None
-    ) -> DrainResult:
-        """Move messages until none came for `idle_s`, at least `count` were moved, or a stop is requested.
+    def run(self, *, count: int | None = None, idle_s: float = IDLE_S) -> Generator[DrainResult, None, None]:
+        """Move messages until `count` were moved, or none arrives for `idle_s`, or a stop is requested.
 
-        With `on_count` that is asked once `count` were moved, and says after how many more to ask again; None: never.
-        Whatever was delivered by then is moved too: nothing goes back to the queue. The queue is kept from other
-        consumers meanwhile, where its type allows that. Raises Unroutable when the exchange has no queue, NotConfirmed
-        when that queue takes no more, NotFound, AccessRefused when there is a consumer, ConsumerCancelled,
-        ConnectionLost; every message is in one queue or the other then, and moving again goes on.
+        Yield the result so far, one object, before each wait; what was delivered by the end is moved as well. Raises
+        NotFound, AccessRefused when the queue has another consumer, ResourceLocked, ConsumerCancelled when it was
+        deleted, Unroutable when a message reached no queue, NotConfirmed when a queue rejects messages at every try or
+        nothing is confirmed for too long, ConnectionLost when recovery fails. Draining again resumes.
         """
-        moved, refusals, goal = DrainResult(), 0, count
-
-        def goes_on() -> bool:
-            nonlocal goal
-            if goal is not None and moved.messages >= goal:
-                if on_count is None:
-                    return False
-                more = on_count()
-                goal = None if more is None else moved.messages + more
-            return True
-
+        result, refusals = DrainResult(), 0
         while True:
-            before = moved.messages
-            session = self._open(moved)
-            if moved.lost and goal is not None and on_count is None:
-                # A broker that was killed may have forgotten acknowledgements; nothing marks what comes again.
-                again = max(0, session.ready - (goal - before))
-                moved.twice, goal = moved.twice + again, goal + again
+            before = result.messages
+            session = self.connection.recover(self.stop, partial(self._open, result))
+            if result.lost and count is not None:
+                # A broker that was killed may have forgotten acknowledgements, and marks no message as redelivered.
+                again = max(0, session.ready - (count - before))
+                result.duplicates_max, count = result.duplicates_max + again, count + again
             else:
-                session.suspect |= moved.lost
+                session.may_duplicate |= result.lost
             try:
                 with self.stop.waking(session.channel.wake):
-                    session.run(goes_on, idle_s)
+                    yield from session.run(count, idle_s)
             except ConnectionLost:
-                moved.lost = True
-                moved.twice += session.under_way
+                result.lost = True
+                result.duplicates_max += session.in_flight
                 if self.stop.requested:
-                    return moved
+                    return
                 continue
             finally:
                 session.channel.close()
-            if not session.nacked or self.stop.requested:
-                return moved
-            refusals = refusals + 1 if moved.messages == before else 1
+            if not session.rejected or self.stop.requested:
+                return
+            refusals = refusals + 1 if result.messages == before else 1
             if refusals == TRIES:
-                what = f"the queue that the messages of {self.queue!r} go to takes no more: basic.nack, {TRIES} times"
-                raise NotConfirmed(what, advice=_FULL)
+                raise NotConfirmed(
+                    f"the queue that receives the messages of {self.queue!r} rejected them {TRIES} times (basic.nack)",
+                    advice="Consume from it, or raise its length limit, and run the command again: nothing is lost.",
+                )
             self.stop.wait(PAUSE_S * 2**refusals)
 
-    def _open(self, moved: DrainResult) -> _DrainSession:
-        def subscribe(channel: Channel) -> _DrainSession:
-            try:
-                ready = self._subscribe(channel, exclusive=True)
-            except AccessRefused as exc:
-                if "exclusive" not in exc.reply_text:
-                    raise
-                # A queue with a single active consumer takes no exclusive one; but the first is as good
-                # (https://www.rabbitmq.com/docs/consumers#single-active-consumer).
-                channel = self.link.channel()
-                ready = self._subscribe(channel, exclusive=False)
-            return _DrainSession(self, channel, moved, ready)
-
-        return self.link.recover(self.stop, subscribe)
-
-    def _subscribe(self, channel: Channel, *, exclusive: bool) -> int:
-        """Begin to consume; return how many messages were ready."""
-        queue = f"queue {self.queue!r}"
-        channel.confirm_select()
-        channel.qos(PREFETCH, subject=queue)
-        ready: int = channel.queue_counts(self.queue).message_count
-        channel.consume(self.queue, tag=_TAG, exclusive=exclusive)
-        return ready
+    def _open(self, result: DrainResult, channel: Channel) -> _DrainSession:
+        try:
+            return _DrainSession(self, channel, result, exclusive=True)
+        except AccessRefused as exc:
+            if "exclusive" not in exc.reply_text:
+                raise
+            # A queue with a single active consumer accepts no exclusive one; but the first is as good
+            # (https://www.rabbitmq.com/docs/consumers#single-active-consumer).
+            return _DrainSession(self, self.connection.channel(), result, exclusive=False)
 
 
-class _DrainSession:
-    """What is moved over one channel; it is added to `moved`."""
+class _DrainSession(Transfer):
+    """The messages that are moved over one channel; they are added to `result`."""
 
-    def __init__(self, mover: Drain, channel: Channel, moved: DrainResult, ready: int) -> None:
-        self.channel = channel
-        self.ready = ready
-        self.suspect = mover.suspect  # a message that comes redelivered may be there twice
-        self.nacked = False
-        self._mover = mover
-        self._moved = moved
-        self._encoder = Encoder(channel.number, channel.transport.frame_max)
-        self._origin: Origin | None = None
-        self._header, self._note = b"", ""  # what the properties of that origin become
-        self._sent = 0  # the last delivery's tag, and the number of its publish
+    def __init__(self, drain: Drain, channel: Channel, result: DrainResult, *, exclusive: bool) -> None:
+        super().__init__(drain.connection, channel, drain.queue, drain.destination_for, drain.stop)
+        self.may_duplicate = drain.may_duplicate
+        self.rejected = False  # a copy was nacked
+        self._result = result
         self._settled = SettledTags()
+        channel.qos(PREFETCH, subject=self.subject)
+        self.ready: int = channel.queue_counts(drain.queue).message_count
+        channel.consume(drain.queue, tag=_TAG, exclusive=exclusive)
 
-    def run(self, goes_on: Callable[[], bool], idle_s: float) -> None:
-        """Move messages until one of the reasons to end, and then what was delivered by then."""
-        channel, stop, link = self.channel, self._mover.stop, self._mover.link
-        patience = ConfirmDeadline(PublishOptions())
-        last_s = time.monotonic()
-        while not (
-            stop.requested
-            or self.nacked
-            or not goes_on()
-            or (not self.under_way and time.monotonic() - last_s >= idle_s)
-        ):
-            events = channel.wait(_WAIT_S if self.under_way else min(idle_s, _WAIT_S))
-            if events:
-                self._take(events)
-                patience.moved()
-                last_s = time.monotonic()
-            elif self.under_way:
-                patience.check(blocked=link.blocked, stopping=False, waiting_for=self.under_way)
-        self._take(channel.wait(_LATE_S))  # a quorum queue may not hear of what is acknowledged in the same moment
-        channel.cancel(_TAG, subject=f"queue {self._mover.queue!r}")
-        while (events := channel.wait(_WAIT_S if self.under_way else _LATE_S)) or self.under_way:
-            self._take(events)
-            if not events:
-                try:
-                    patience.check(blocked=link.blocked, stopping=stop.requested, waiting_for=self.under_way)
-                except StoppedWaiting:
-                    return  # what is unsettled goes back
+    def run(self, count: int | None, idle_s: float) -> Iterator[DrainResult]:
+        """Move messages until there is a reason to end, and then those that were delivered by then."""
+        waited_s = 0.0  # without a message: the caller's time does not count
+        while True:
+            yield self._result
+            done = count is not None and self._result.messages >= count
+            if self.stop.requested or self.rejected or done or (not self.in_flight and waited_s >= idle_s):
+                break
+            timeout_s = WAIT_S if self.in_flight else min(idle_s - waited_s, WAIT_S)
+            waited_s = 0.0 if self.receive(timeout_s) or self.in_flight else waited_s + timeout_s
+        self.receive(LATE_S)
+        self.channel.cancel(_TAG, subject=self.subject)
+        try:
+            while self.receive(WAIT_S if self.in_flight else LATE_S) or self.in_flight:
+                pass
+        except StoppedWaiting:
+            pass  # closing the channel requeues everything
 
-    @property
-    def under_way(self) -> int:
-        """Return how many messages were sent and are not settled."""
-        return self._sent - len(self._settled)
-
-    def _take(self, events: list[Event]) -> None:
-        for event in events:
-            if isinstance(event, list):
-                if not self.nacked:  # else they go back to the queue
-                    self._forward(event)
-            elif isinstance(event, Confirm):
-                self._settle(event)
-            elif isinstance(event, Returned):  # it comes before its confirm, which nobody reads any more
-                exchange = self._mover.exchange
-                raise Unroutable(f"exchange {exchange!r} has no queue any more: {event.reply_code} {event.reply_text}")
-            elif isinstance(event, ConsumerCancel):
-                raise ConsumerCancelled(f"queue {self._mover.queue!r} was deleted while its messages were moved")
-
-    def _forward(self, deliveries: list[Delivery]) -> None:
-        mover, moved, encoder = self._mover, self._moved, self._encoder
-        pieces = []
+    def take(self, deliveries: list[Delivery]) -> None:
+        """Publish deliveries; once a copy was nacked, leave them in their queue."""
+        if self.rejected:
+            return
+        result, messages = self._result, []
         for delivery in deliveries:
-            origin = delivery.origin
-            if origin is not self._origin:
-                assert isinstance(origin, LazyOrigin)  # noqa: S101 - the decoder makes no others
-                username = self.channel.transport.address.username
-                self._header, self._note = mover.change(origin.header, username)
-                self._origin = origin
-            pieces.append(encoder.forward(delivery, mover.exchange, self._header))
-            moved.body_bytes += len(delivery.body)
-            moved.twice += self.suspect and delivery.redelivered
-            if self._note:
-                moved.notes[self._note] += 1
-        moved.last_exchange = deliveries[-1].exchange
-        self._sent = deliveries[-1].delivery_tag
-        self.channel.send(b"".join(pieces))
+            destination = self.destination(delivery)
+            assert not isinstance(destination, str), "an exchange is a destination"  # noqa: S101
+            messages.append(Transferred(delivery, destination))
+            result.body_bytes += len(delivery.body)
+            if self.may_duplicate and delivery.redelivered:
+                result.duplicates_max += 1
+            if destination.note:
+                result.notes[destination.note] += 1
+        result.last_exchange = deliveries[-1].exchange
+        self.publish(messages)
 
-    def _settle(self, confirm: Confirm) -> None:
-        """Answer a confirm with an acknowledgement of the same deliveries, and a nack by giving them back."""
-        channel = self.channel
-        first = self._settled.low if confirm.multiple else confirm.tag
-        last = confirm.tag or self._sent
-        settled = [tag for tag in range(first, last + 1) if tag not in self._settled]
-        if confirm.ack and settled:
-            channel.send(encode_ack(channel.number, last, multiple=confirm.multiple))
-            self._moved.messages += len(settled)
-        elif not confirm.ack:
-            self.nacked = True
-            for tag in settled:
-                channel.send(encode_nack(channel.number, tag, requeue=True))
-        self._settled.add(settled)
+    def acknowledge(self, confirmed: list[Transferred]) -> None:
+        """Acknowledge deliveries, in one frame for a run of them, and count them."""
+        tags = [each.delivery.delivery_tag for each in confirmed]
+        self.channel.send(self._settled.acknowledge(self.channel.number, tags))
+        self._result.messages += len(tags)
+
+    def nacked(self, message: Transferred) -> None:
+        """Requeue a delivery, and end the session."""
+        self.rejected = True
+        tag = message.delivery.delivery_tag
+        self.channel.send(encode_nack(self.channel.number, tag, requeue=True))
+        self._settled.add((tag,))
+
+    def failed(self, message: Transferred, error: PayloadError | Unroutable) -> None:  # noqa: ARG002
+        """End the drain; closing the channel requeues the delivery."""
+        raise error

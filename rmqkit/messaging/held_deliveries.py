@@ -1,8 +1,8 @@
-"""What a queue lends to one channel: each message is acknowledged, or kept and given back in its place at the end.
+"""The deliveries of one queue that one channel holds: each is acknowledged, or kept and requeued in its place.
 
-What is to stay is held until the channel closes, for requeued at once it would come at once again
-(https://www.rabbitmq.com/docs/nack). It does not take the room of what follows: a prefetch is that of a consumer, so a
-new one takes over from time to time.
+A message that stays is held until the channel closes, because requeued at once it would be delivered again at once
+(https://www.rabbitmq.com/docs/nack). It does not take the room of those that follow: a prefetch is that of a consumer,
+so a new one takes over from time to time.
 """
 
 from __future__ import annotations
@@ -17,79 +17,72 @@ from rmqkit.messaging.acknowledger import SettledTags
 
 PREFETCH, FIRST_PREFETCH, LEAST_PREFETCH = 6000, 20, 10
 PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
-_LOT, _LOTS = 32, 20  # how many messages are given back together, and how many times in a row
-_RETURN_S = 10.0  # what is not back in its queue by then may come back out of order
-_PAUSE_S = 0.005  # between two looks whether it is
+_LOT, _LOTS = 32, 20  # how many messages are requeued together, and how many times in a row
+_RETURN_S = 10.0  # a message that is not back in its queue by then may return out of order
+_PAUSE_S = 0.005  # between two checks whether it is
 
 
 class HeldDeliveries:
-    """The deliveries of one queue on one channel, and the consumers that get them, one after the other."""
+    """The deliveries of one queue on one channel, and the consumers that receive them, one after the other."""
 
     def __init__(self, channel: Channel, queue: str) -> None:
-        self.subject = f"queue {queue!r}"
+        self._subject = f"queue {queue!r}"
         self._channel = channel
         self._queue = queue
         self._settled = SettledTags()
-        self._owed: list[int] = []  # delivery tags to be acknowledged
-        self._kept = array("Q")  # delivery tags of what is to stay
+        self._unacknowledged: list[int] = []  # delivery tags to be acknowledged
+        self._kept = array("Q")  # delivery tags of messages that stay
         self._consumers = self._prefetch = 0
-        self._received = self._base = 0  # the last delivery tag, and that when the last consumer began
-        self._held = self._acked = 0  # of the last consumer's deliveries
+        self._received = self._base = 0  # the last delivery tag, and that when the last consumer started
+        self._held = self._acknowledged = 0  # of the last consumer's deliveries
 
     def ready(self) -> int:
-        """Count what is ready in the queue."""
+        """Count the messages that are ready in the queue."""
         return int(self._channel.queue_counts(self._queue).message_count)
 
     def subscribe(self, mean_bytes: int) -> None:
-        """Put a consumer in the place of the one before: what that one holds does not count for it.
+        """Replace the consumer; the deliveries that the one before holds do not count for it.
 
-        The first one is there to see how large the messages are: `mean_bytes` is for the others.
+        The first one measures how large the messages are: `mean_bytes` is for the others.
         """
         channel, first = self._channel, not self._consumers
         self._cancel()
         wanted = max(LEAST_PREFETCH, min(PREFETCH, PREFETCH_BYTES // (mean_bytes + 1)))
         self._prefetch = FIRST_PREFETCH if first else wanted
         self._consumers += 1
-        self._base, self._held, self._acked = self._received, 0, 0
-        channel.qos(self._prefetch, subject=self.subject)
-        channel.consume(self._queue, tag=self._tag, subject=self.subject)
-        self.acknowledge()
+        self._base, self._held, self._acknowledged = self._received, 0, 0
+        channel.qos(self._prefetch, subject=self._subject)
+        channel.consume(self._queue, tag=self._tag, subject=self._subject)
+        self._acknowledge()
 
     def is_spent(self) -> bool:
-        """Tell whether the consumer is to be replaced, and nothing is on its way to it: that would lose its place."""
-        if self._received - self._base - self._acked < self._prefetch:
+        """Tell whether the consumer is to be replaced, and no delivery to it is under way: it would lose its place."""
+        if self._received - self._base - self._acknowledged < self._prefetch:
             return False
         return self._consumers == 1 or self._held >= self._prefetch // 2
 
     def receive(self, tag: int) -> None:
-        """Note that deliveries came, up to this one."""
+        """Note that deliveries have arrived, up to this tag."""
         self._received = tag
 
     def keep(self, tag: int) -> None:
-        """Note a delivery that is to stay in the queue."""
+        """Note a delivery that stays in the queue."""
         self._kept.append(tag)
         self._held += 1
 
     def settle(self, tags: Iterable[int]) -> None:
-        """Acknowledge deliveries; those of the first consumer later, else more would be on their way to it."""
-        self._owed += tags
+        """Acknowledge deliveries; those of the first consumer later, else more would be delivered to it."""
+        self._unacknowledged += tags
         if self._consumers > 1:
-            self.acknowledge()
+            self._acknowledge()
 
-    def acknowledge(self) -> None:
-        """Acknowledge what that is to be done for."""
-        if self._owed:
-            tags, self._owed = sorted(self._owed), []
-            self._acked += sum(tag > self._base for tag in tags)
-            self._channel.send(self._settled.acknowledge(self._channel.number, tags))
+    def requeue(self, others: Iterable[int]) -> None:
+        """Send outstanding acknowledgements; requeue the messages that stay, and these others, in order.
 
-    def give_back(self, others: Iterable[int]) -> None:
-        """Acknowledge what is to be; requeue what is to stay and these others, in order.
-
-        A consumer would get it again at once. RabbitMQ 3.10 mixes up what a quorum queue gets back in large lots, or
-        in many at once.
+        A consumer would receive them again at once. RabbitMQ 3.10 mixes up what returns to a quorum queue in large
+        lots, or in many at once.
         """
-        self.acknowledge()
+        self._acknowledge()
         self._cancel()
         channel, tags = self._channel, sorted((*self._kept, *others))
         lasts = [*range(_LOT - 1, len(tags) - 1, _LOT), len(tags) - 1] if tags else []
@@ -103,6 +96,12 @@ class HeldDeliveries:
     def _tag(self) -> str:
         return f"rmqkit-move-{self._consumers:08}"  # the broker may sort by it
 
+    def _acknowledge(self) -> None:
+        if self._unacknowledged:
+            tags, self._unacknowledged = sorted(self._unacknowledged), []
+            self._acknowledged += sum(tag > self._base for tag in tags)
+            self._channel.send(self._settled.acknowledge(self._channel.number, tags))
+
     def _cancel(self) -> None:
         if self._consumers:
-            self._channel.cancel(self._tag, subject=self.subject)
+            self._channel.cancel(self._tag, subject=self._subject)

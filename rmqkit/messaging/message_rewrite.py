@@ -1,8 +1,8 @@
-"""Where a message that is moved goes, and what is changed in it on the way. Pure.
+"""The destination of a moved message, and its properties there. Pure.
 
-What is not named here keeps every byte. Straight to a queue, CC would route the message again. The broker refuses a
-user_id that is not the publisher's own. A message that goes back begins anew: RabbitMQ before 4.0 goes on counting
-where an x-death header stops, and takes its entries for a cycle; so the history stays under another name.
+Whatever is not named here keeps every byte. Straight to a queue, CC would route the message again. The broker refuses a
+user_id that is not the publisher's own. A message that returns to its origin starts anew: RabbitMQ before 4.0 continues
+counting where an x-death header stops, and takes its entries for a cycle; so the history moves to another header.
 """
 
 from __future__ import annotations
@@ -25,57 +25,111 @@ from rmqkit.payload.death_headers import FAILURE, SUMMARIES, X_DEATH, deaths, fi
 
 EXPIRATION = "x-rmqkit-expiration"
 USER_ID = "x-rmqkit-user-id"
-DELIVERY_COUNT = "x-delivery-count"  # a quorum queue's own, of tries that are over
-KEPT_USER_ID = f"keep their user_id in the header {USER_ID}, because it is not that of this login"
+DELIVERY_COUNT = "x-delivery-count"  # set by a quorum queue, for earlier tries
+DIED = "x-rmqkit-death"  # the x-death header before the message returned to its origin
+KEPT_USER_ID = f"published by another user, whose user_id is now in the header {USER_ID}"
 _HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
 _LENGTH_BYTES = 4
+_CC = "CC"
+_NO_DEATH = "no x-death header names its origin"
+
+Field = tuple[str, bytes]
 
 
-def set_aside(header: bytes, username: str) -> tuple[bytes, str]:
-    """Move what would act, or be refused, into headers; the note is always empty."""
+class Destination(NamedTuple):
+    """A target, the properties of the message there, as on the wire, and a note about them for the report."""
+
+    exchange: str
+    routing_key: str
+    header: bytes
+    note: str = ""
+
+    @property
+    def target(self) -> Target:
+        """Return the exchange and the routing key."""
+        return Target(self.exchange, self.routing_key)
+
+
+DestinationFor = Callable[[LazyOrigin, str], Destination | str]
+"""From a message's origin and the login's user name to its destination, or to the reason that it has none."""
+
+
+def destination_for(to: Target | Exchange | Replay) -> DestinationFor:
+    """Return the function that finds the destination of each message."""
+    match to:
+        case Target():
+            return lambda origin, username: _destination(to.exchange, to.routing_key, origin, username)
+        case Exchange():
+            return lambda origin, username: _destination(to.name, origin.routing_key, origin, username)
+        case Replay.QUEUE:
+            return _queue_of_death
+        case Replay.EXCHANGE:
+            return _first_exchange
+
+
+def stashed_in(exchange: str) -> DestinationFor:
+    """Return the function that sends each message to an exchange, with its properties stashed."""
+    return lambda origin, username: Destination(exchange, origin.routing_key, stash_properties(origin.header, username))
+
+
+def restored_in(exchange: str) -> DestinationFor:
+    """Return the function that sends each message to an exchange, with its stashed properties restored."""
+    return lambda origin, username: Destination(
+        exchange, origin.routing_key, *restore_properties(origin.header, username)
+    )
+
+
+def stash_properties(header: bytes, username: str) -> bytes:
+    """Move an expiration, and a user_id that the broker would refuse, into headers."""
     parts = _split(header)
     if parts is None or not ("expiration" in parts or "user_id" in parts or "headers" in parts):
-        return header, ""
+        return header
     fields = split_table(parts["headers"]) if "headers" in parts else []
-    waiting = []
-    for name, waits_as in _HEADERS.items():
+    stashed = []
+    for name, header_name in _HEADERS.items():
         value = parts.get(name, b"")[1:]  # behind its length
         if name in parts and not (name == "user_id" and value == username.encode()):
-            waiting.append((waits_as, long_string(value)))
+            stashed.append((header_name, _long_string(value)))
             del parts[name]
     kept = [field for field in fields if field[0] != DELIVERY_COUNT]
-    if waiting or len(kept) != len(fields):
-        return with_headers(parts, [*waiting, *kept]), ""
-    return header, ""
+    if stashed or len(kept) != len(fields):
+        return _with_headers(parts, [*stashed, *kept])
+    return header
 
 
-def take_back(header: bytes, username: str) -> tuple[bytes, str]:
-    """Undo `set_aside`; the note says what had to stay in a header."""
+def restore_properties(header: bytes, username: str) -> tuple[bytes, str]:
+    """Undo `stash_properties`; the note says what has to stay in a header."""
     parts = _split(header)
     if parts is None or "headers" not in parts:
         return header, ""
     fields, note = split_table(parts["headers"]), ""
-    waiting = dict(fields)
-    for name, waits_as in _HEADERS.items():
-        value = waiting.get(waits_as, b"")[1 + _LENGTH_BYTES :]
-        if waits_as not in waiting or name in parts:
+    values = dict(fields)
+    for name, header_name in _HEADERS.items():
+        value = values.get(header_name, b"")[1 + _LENGTH_BYTES :]
+        if header_name not in values or name in parts:
             continue
         if name == "user_id" and value != username.encode():
             note = KEPT_USER_ID
             continue
         parts[name] = bytes((len(value),)) + value
-        fields = [field for field in fields if field[0] != waits_as]
+        fields = [field for field in fields if field[0] != header_name]
     kept = [field for field in fields if field[0] != DELIVERY_COUNT]
-    return (header if len(kept) == len(waiting) else with_headers(parts, kept)), note
+    return (header if len(kept) == len(values) else _with_headers(parts, kept)), note
 
 
-def long_string(value: bytes) -> bytes:
-    """Return the value of a header that is a text, its type before it."""
+def _long_string(value: bytes) -> bytes:
+    """Return the value of a text header, preceded by its type and length."""
     return b"S" + len(value).to_bytes(_LENGTH_BYTES, "big") + value
 
 
+def _with_headers(parts: dict[str, bytes], fields: list[Field]) -> bytes:
+    """Join properties, with these fields in place of their headers."""
+    parts.pop("headers", None)
+    return join_properties({**parts, "headers": join_table(fields)} if fields else parts)
+
+
 def _split(header: bytes) -> dict[str, bytes] | None:
-    """Return the properties, or None for what no RabbitMQ sends: better moved as it is than not at all."""
+    """Return the properties, or None for bytes that no RabbitMQ sends: better moved unchanged than not at all."""
     try:
         parts = split_properties(header)
         split_table(parts.get("headers", bytes(_LENGTH_BYTES)))
@@ -84,81 +138,38 @@ def _split(header: bytes) -> dict[str, bytes] | None:
     return parts
 
 
-def with_headers(parts: dict[str, bytes], fields: list[tuple[str, bytes]]) -> bytes:
-    """Put properties together, with these fields in place of their headers."""
-    parts.pop("headers", None)
-    return join_properties({**parts, "headers": join_table(fields)} if fields else parts)
-
-
-DIED = "x-rmqkit-death"  # what was x-death before the message went back
-_CC = "CC"
-_NO_DEATH = "no x-death header tells where it came from"
-
-Field = tuple[str, bytes]
-
-
-class Destination(NamedTuple):
-    """A target, and the properties as they go there, on the wire."""
-
-    exchange: str
-    routing_key: str
-    header: bytes
-
-    @property
-    def target(self) -> Target:
-        """Return where it leads."""
-        return Target(self.exchange, self.routing_key)
-
-
-DestinationFor = Callable[[LazyOrigin, str], Destination | str]
-"""From a message and our user's name to its way, or to why it has none."""
-
-
-def destination_for(to: Target | Exchange | Replay) -> DestinationFor:
-    """Return what finds the way of each message."""
-    match to:
-        case Target():
-            return lambda origin, username: _way(to.exchange, to.routing_key, origin, username)
-        case Exchange():
-            return lambda origin, username: _way(to.name, origin.routing_key, origin, username)
-        case Replay.QUEUE:
-            return _to_queue
-        case Replay.EXCHANGE:
-            return _to_exchange
-
-
-def _to_queue(origin: LazyOrigin, username: str) -> Destination | str:
+def _queue_of_death(origin: LazyOrigin, username: str) -> Destination | str:
     died = deaths(origin.properties.headers)
-    return _way("", died[0].queue, origin, username, _forget) if died else _NO_DEATH
+    return _destination("", died[0].queue, origin, username, _without_death) if died else _NO_DEATH
 
 
-def _to_exchange(origin: LazyOrigin, username: str) -> Destination | str:
+def _first_exchange(origin: LazyOrigin, username: str) -> Destination | str:
     death = first_death(origin.properties.headers)
     if death is None:
         return _NO_DEATH
     key, *others = death.routing_keys or ("",)
 
     def change(field: Field) -> Field | None:
-        return None if field[0] == _CC else _forget(field)
+        return None if field[0] == _CC else _without_death(field)
 
-    way = _way(death.exchange, key, origin, username, change)
+    destination = _destination(death.exchange, key, origin, username, change)
     if not others:
-        return way
-    parts = split_properties(way.header)
+        return destination
+    parts = split_properties(destination.header)
     copies = split_table(encode_table({_CC: others}))
     fields = split_table(parts["headers"]) if "headers" in parts else []
-    return way._replace(header=with_headers(parts, [*fields, *copies]))
+    return destination._replace(header=_with_headers(parts, [*fields, *copies]))
 
 
-def _forget(field: Field) -> Field | None:
-    """Take the marks of death away; of failures too, so that all tries of a retry are there again."""
+def _without_death(field: Field) -> Field | None:
+    """Rename or drop the headers of a death, and of failures, so that a retry has all of its tries again."""
     name, value = field
     if name == X_DEATH:
         return DIED, value
     return None if name in (DIED, *FAILURE) or name.startswith(SUMMARIES) else field
 
 
-def _way(
+def _destination(
     exchange: str,
     key: str,
     origin: LazyOrigin,
@@ -166,21 +177,21 @@ def _way(
     change: Callable[[Field], Field | None] = lambda field: field,
 ) -> Destination:
     try:
-        header = _changed(origin.header, username, change, straight=not exchange)
-    except MalformedField:  # no RabbitMQ sends it: better moved as it is than not at all
+        header = _changed(origin.header, username, change, to_queue=not exchange)
+    except MalformedField:  # no RabbitMQ sends it: better moved unchanged than not at all
         header = origin.header
     return Destination(exchange, key, header)
 
 
-def _changed(header: bytes, username: str, change: Callable[[Field], Field | None], *, straight: bool) -> bytes:
+def _changed(header: bytes, username: str, change: Callable[[Field], Field | None], *, to_queue: bool) -> bytes:
     parts = split_properties(header)
     fields = split_table(parts["headers"]) if "headers" in parts else []
-    left_out = {DELIVERY_COUNT, *([_CC] if straight else [])}
-    kept = [field for each in fields if each[0] not in left_out and (field := change(each))]
+    dropped = {DELIVERY_COUNT, *([_CC] if to_queue else [])}
+    kept = [field for each in fields if each[0] not in dropped and (field := change(each))]
     user_id = parts.get("user_id", b"")[1:]  # behind its length
     if user_id and user_id != username.encode():
         del parts["user_id"]
-        kept.append((USER_ID, long_string(user_id)))
+        kept.append((USER_ID, _long_string(user_id)))
     elif kept == fields:
         return header
-    return with_headers(parts, kept)
+    return _with_headers(parts, kept)

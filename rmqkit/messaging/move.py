@@ -1,31 +1,43 @@
-"""Messages go from a queue to where each came from, or to a target, and none is lost on the way.
+"""Move the messages of a queue to where each came from, or to a target, and lose none on the way.
 
-It ends after one pass over what was in the queue at the start, whatever comes to it meanwhile.
+A move ends after one pass over the messages that were in the queue at the start, whatever arrives meanwhile.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
+from rmqkit.amqp import declare_methods
+from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
-from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PropertyMismatch
+from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PayloadError, PropertyMismatch, Refused, Unroutable
 from rmqkit.message import Delivery, Origin
+from rmqkit.messaging.held_deliveries import HeldDeliveries
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor
-from rmqkit.messaging.transfer import MoveCounts, TransferSession
+from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
+from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer, Transferred
+from rmqkit.model import Exchange, Queue
 from rmqkit.options import MoveOptions
 from rmqkit.payload.death_headers import deaths
 from rmqkit.report import MoveGroup, MoveReport
 from rmqkit.stop import Stop
 
-MOST_GROUPS = 1000  # what belongs to none of them is in one more
+MAX_GROUPS = 1000  # the messages of all others are one more group
+_IDLE_S, _LONGEST_IDLE_S = 1.0, 10.0  # without a message: if the queue is empty, and if it does not seem to be
+_FAILURES = 5  # in a row, with nothing moved in between
+_PAUSE_S = 0.2  # after the second failure, and longer after the next
+_PROGRESS_EVERY_S = 0.05
 
 
 class MoveGroups:
-    """Counts messages by group."""
+    """The messages of a dry run, counted by how they died and where they would go."""
 
     def __init__(self) -> None:
         self._groups: dict[MoveGroup, MoveGroup] = {}  # without its numbers -> with them
@@ -38,12 +50,12 @@ class MoveGroups:
         """Return the groups, the largest first."""
         return tuple(sorted(self._groups.values(), key=lambda group: -group.messages))
 
-    def add(self, origin: Origin, way: Destination | str) -> None:
-        """Count a message; a way that is a text says why there is none."""
+    def add(self, origin: Origin, destination: Destination | str) -> None:
+        """Count a message; a text in place of its destination says why there is none."""
         if origin is not self._origin:
             self._origin = origin
-            self._kind, self._time = _kind(origin, way)
-            if self._kind not in self._groups and len(self._groups) >= MOST_GROUPS:
+            self._kind, self._time = _kind(origin, destination)
+            if self._kind not in self._groups and len(self._groups) >= MAX_GROUPS:
                 self._kind = MoveGroup("other")
         group = self._groups.get(self._kind, self._kind)
         times = tuple(_times(group.oldest, group.newest, self._time))
@@ -59,32 +71,26 @@ def _times(*times: datetime | None) -> Iterator[datetime]:
     return (time for time in times if time is not None)
 
 
-def _kind(origin: Origin, way: Destination | str) -> tuple[MoveGroup, datetime | None]:
+def _kind(origin: Origin, destination: Destination | str) -> tuple[MoveGroup, datetime | None]:
     died = deaths(origin.properties.headers)
-    target, trouble = (None, way) if isinstance(way, str) else (way.target, "")
+    target, reason = (None, destination) if isinstance(destination, str) else (destination.target, "")
     if not died:
-        kind = MoveGroup("", "", origin.exchange, (origin.routing_key,), target, trouble)
+        kind = MoveGroup("", "", origin.exchange, (origin.routing_key,), target, reason)
         return kind, origin.properties.timestamp
     death = died[0]
-    kind = MoveGroup(death.reason, death.queue, death.exchange, death.routing_keys, target, trouble)
-    return kind, death.time
-
-
-_FAILURES = 5  # in a row, with nothing moved in between
-_PAUSE_S = 0.2  # after the second of them, and longer after the next
-_PROGRESS_EVERY_S = 0.05
+    return MoveGroup(death.reason, death.queue, death.exchange, death.routing_keys, target, reason), death.time
 
 
 @dataclass
 class Move:
-    """One move, over a link that may be blocked by the broker's alarms.
+    """One move, over a connection that may be blocked by the broker's alarms.
 
-    `on_progress` hears now and then how many messages were looked at, and why nothing moves.
+    `on_progress` receives, from time to time, how many messages were inspected and why the broker blocks publishers.
     """
 
-    link: ReconnectingConnection
+    connection: ReconnectingConnection
     source: str
-    find: DestinationFor
+    destination_for: DestinationFor
     matches: Callable[[Delivery], bool]
     options: MoveOptions
     stop: Stop
@@ -93,17 +99,18 @@ class Move:
     ready: int = 0
     moved: int = 0
     redelivered: int = 0
-    left: MoveCounts = field(default_factory=MoveCounts)
-    _begun_s: float = field(default_factory=time.monotonic)
-    _told_s: float = 0.0
-    _before: int = 0  # moved before this pass
+    unmatched: int = 0
+    stayed: Counter[str] = field(default_factory=Counter)
+    groups: MoveGroups = field(default_factory=MoveGroups)
+    _started_s: float = field(default_factory=time.monotonic)
+    _reported_s: float = 0.0
     _failure: BrokerError | None = None
 
     def run(self) -> MoveReport:
-        """Move messages until all that were there were looked at, the limit is reached, or a stop is requested.
+        """Move messages until all were inspected, the limit is reached, or a stop is requested.
 
         Raises NotFound, ResourceLocked, AccessRefused, ConsumerCancelled when the queue was deleted, NotConfirmed when
-        nothing is confirmed for too long, ConnectionLost. The error's `report` has the numbers; moving again goes on.
+        nothing is confirmed for too long, ConnectionLost. The error's `report` has the numbers; moving again resumes.
         """
         try:
             self._run()
@@ -119,54 +126,196 @@ class Move:
             ready=self.ready,
             moved=self.moved,
             redelivered=self.redelivered,
-            unmatched=self.left.unmatched,
-            stayed=dict(self.left.stayed),
-            groups=self.left.inventory.groups,
+            unmatched=self.unmatched,
+            stayed=dict(self.stayed),
+            groups=self.groups.groups,
             dry_run=self.options.dry_run,
             interrupted=self.stop.requested,
-            seconds=time.monotonic() - self._begun_s,
+            seconds=time.monotonic() - self._started_s,
         )
 
-    def tell(self) -> None:
-        """Tell of the progress, now and then."""
-        if time.monotonic() - self._told_s >= _PROGRESS_EVERY_S:
-            self._told_s = time.monotonic()
-            self.on_progress(self.moved + self.left.unmatched + self.left.stayed.total(), self.link.blocked)
+    def report_progress(self) -> None:
+        """Call `on_progress`, unless that was done a moment ago."""
+        if time.monotonic() - self._reported_s >= _PROGRESS_EVERY_S:
+            self._reported_s = time.monotonic()
+            self.on_progress(self.moved + self.unmatched + self.stayed.total(), self.connection.blocked)
 
     def _run(self) -> None:
         failures = 0
-        while not (self._pass() or self.stop.requested):
-            failures = failures + 1 if self.moved == self._before else 0
+        while True:
+            moved_before = self.moved
+            if self._pass() or self.stop.requested:
+                return
+            failures = failures + 1 if self.moved == moved_before else 0
             if failures == _FAILURES:
-                assert self._failure is not None  # noqa: S101 - a pass that is not whole has one
+                assert self._failure is not None  # noqa: S101 - an incomplete pass has one
                 raise self._failure
-            self.on_warning(f"{self._failure}; going on")
+            self.on_warning(f"{self._failure}; continuing")
             self.stop.wait(_PAUSE_S * failures)
 
     def _pass(self) -> bool:
-        """Make one pass over the queue; False if it was cut short by what may be over by the next time."""
-        self._before = self.moved
-        crossing = self._open()
+        """Make one pass over the queue; return False if it was cut short by what may be over by the next time."""
+        # What stayed on the channel before is delivered again.
+        self.unmatched, self.stayed, self.groups = 0, Counter(), MoveGroups()
+        if self.options.dry_run:
+            self.moved = 0
+        session = self.connection.recover(self.stop, partial(_MovePass, self))
         try:
-            self.ready = self.ready or crossing.lease.ready()
-            with self.stop.waking(crossing.channel.wake), EntityInspector(self.link) as looker:
-                # After a failure what was there may be there again, so far as its acknowledgement was lost: then the
-                # pass ends when nothing comes, and it is no longer than the first.
-                crossing.run(looker, self.ready)
+            self.ready = self.ready or session.held.ready()
+            with self.stop.waking(session.channel.wake), EntityInspector(self.connection) as inspector:
+                # After a failure the same messages may be there again, as far as acknowledgements were lost: then the
+                # pass ends when no more arrive, and it is no longer than the first.
+                session.run(inspector, self.ready)
         except (ConnectionLost, NotFound, PropertyMismatch) as exc:
-            # The last two: an exchange was deleted meanwhile; or what stays was held for longer than consumer_timeout
-            # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
-            if isinstance(exc, NotFound) and "no queue" in exc.reply_text:  # none to take from
+            # The last two: an exchange was deleted meanwhile; or a message that stays was held for longer than
+            # consumer_timeout (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
+            if isinstance(exc, NotFound) and "no queue" in exc.reply_text:  # the source is gone
                 raise
             self._failure = exc
             return False
         finally:
-            crossing.channel.close()
+            session.channel.close()
         return True
 
-    def _open(self) -> TransferSession:
-        """Open a channel; what stayed on the one before comes again."""
-        self.left = MoveCounts()
-        if self.options.dry_run:
-            self.moved = 0
-        return self.link.recover(self.stop, lambda channel: TransferSession(self, channel))
+
+class _MovePass(Transfer):
+    """One pass over the queue, on one channel; it ends early when its channel does."""
+
+    def __init__(self, move: Move, channel: Channel) -> None:
+        super().__init__(move.connection, channel, move.source, self._existing_destination, move.stop)
+        self.held = HeldDeliveries(channel, move.source)
+        self._move = move
+        self._inspector: EntityInspector
+        self._backlog: deque[Delivery] = deque()  # delivered and not inspected
+        self._retries: RetryQueue[Transferred] = RetryQueue()
+        self._full: set[str] = set()  # queues that rejected a message at every try
+        self._missing: dict[str, bool] = {}  # by the name of a queue or exchange, as in errors
+        self._inspected = self._selected = 0
+        self._inspected_bytes = 0
+        self._ending = False  # the backlog stays
+        self._started_s = self._last_event_s = time.monotonic()
+
+    def run(self, inspector: EntityInspector, max_inspected: int) -> None:
+        """Move messages until there is a reason to end, and then wait for those in flight."""
+        move, self._inspector, self._max_inspected = self._move, inspector, max_inspected
+        self._max_selected = max_inspected if move.options.limit is None else move.options.limit - move.moved
+        if not self._has_ended():
+            self.held.subscribe(0)
+        while not self._has_ended():
+            if self.held.is_spent():
+                self.held.subscribe(self._inspected_bytes // max(self._inspected, 1))
+            self._receive()
+            self._inspect_backlog()
+        self._ending = True
+        while self.in_flight or len(self._retries):
+            if self.stop.requested:
+                self._retries.take_all()  # they stay
+            try:
+                self._receive()
+            except StoppedWaiting:
+                break  # closing the channel requeues everything
+        else:
+            self.held.requeue(delivery.delivery_tag for delivery in self._backlog)
+        self.channel.wait(LATE_S)
+
+    def _has_ended(self) -> bool:
+        if self.stop.requested or self._inspected >= self._max_inspected or self._selected >= self._max_selected:
+            return True
+        if self._backlog or self.in_flight or len(self._retries):
+            return False
+        idle_s = time.monotonic() - self._last_event_s
+        return idle_s >= _LONGEST_IDLE_S or (idle_s >= _IDLE_S and not self.held.ready())
+
+    def _allowed(self) -> int:
+        """Count the messages that may be inspected now."""
+        rate = self._move.options.rate
+        most = min(len(self._backlog), self._max_inspected - self._inspected, self._max_selected - self._selected)
+        if rate is not None:
+            most = min(most, 1 + int((time.monotonic() - self._started_s) * rate) - self._selected)
+        return max(most, 0)
+
+    def _timeout_s(self) -> float:
+        """Return how long there is nothing to do, unless an event arrives."""
+        timeout_s = min(WAIT_S, self._retries.due_in_s())
+        if self._backlog and not self._ending:
+            rate = self._move.options.rate
+            due_s = 0 if rate is None else self._started_s + self._selected / rate - time.monotonic()
+            timeout_s = min(timeout_s, due_s)
+        return max(timeout_s, 0)
+
+    def _receive(self) -> None:
+        if self.receive(self._timeout_s()):
+            self._last_event_s = time.monotonic()
+        if due := self._retries.take_due():
+            self.publish(due)
+        self._move.report_progress()
+
+    def take(self, deliveries: list[Delivery]) -> None:
+        """Add deliveries to the backlog."""
+        self._backlog.extend(deliveries)
+        self.held.receive(deliveries[-1].delivery_tag)
+
+    def _inspect_backlog(self) -> None:
+        """Inspect deliveries, and publish those that are to be moved."""
+        move, dry_run, selected = self._move, self._move.options.dry_run, []
+        for _ in range(self._allowed()):
+            delivery = self._backlog.popleft()
+            self._inspected += 1
+            self._inspected_bytes += len(delivery.body)
+            if not move.matches(delivery):
+                move.unmatched += 1
+                self.held.keep(delivery.delivery_tag)
+                continue
+            destination = self.destination(delivery)
+            if dry_run:
+                move.groups.add(delivery.origin, destination)
+            if isinstance(destination, str):
+                self._stay(delivery, destination)
+                continue
+            self._selected += 1
+            if dry_run:
+                move.moved += 1
+                self.held.keep(delivery.delivery_tag)
+            else:
+                selected.append(Transferred(delivery, destination))
+        self.publish(selected)
+
+    def _existing_destination(self, origin: LazyOrigin, username: str) -> Destination | str:
+        """Find a destination, and check that it exists: publishing to a missing exchange would close the channel."""
+        destination = self._move.destination_for(origin, username)
+        if isinstance(destination, str):
+            return destination
+        end = Exchange(destination.exchange) if destination.exchange else Queue(destination.routing_key)
+        name = declare_methods.subject(end)
+        if name not in self._missing:
+            try:
+                self._missing[name] = self._inspector.passive_declare(end) is None
+            except Refused:  # it exists, but this login may not inspect it
+                self._missing[name] = False
+        return f"there is no {name}" if self._missing[name] else destination
+
+    def _stay(self, delivery: Delivery, reason: str) -> None:
+        self._move.stayed[reason] += 1
+        self.held.keep(delivery.delivery_tag)
+
+    def acknowledge(self, confirmed: list[Transferred]) -> None:
+        """Acknowledge deliveries and count them."""
+        if self._full:
+            self._full.difference_update([each.destination.routing_key for each in confirmed])
+        self.held.settle([each.delivery.delivery_tag for each in confirmed])
+        self._move.moved += len(confirmed)
+        self._move.redelivered += sum([each.delivery.redelivered for each in confirmed])
+
+    def nacked(self, message: Transferred) -> None:
+        """Retry after a pause; but not through an exchange, where other queues may have accepted the message."""
+        delivery, destination, _ = message
+        if destination.exchange:
+            name = destination.exchange
+            self._stay(delivery, f"a queue behind exchange {name!r} rejects messages; others may have accepted it")
+        elif destination.routing_key in self._full or self.stop.requested or not self._retries.add(message):
+            self._full.add(destination.routing_key)
+            self._stay(delivery, f"queue {destination.routing_key!r} rejects messages: it is full or unavailable")
+
+    def failed(self, message: Transferred, error: PayloadError | Unroutable) -> None:
+        """Leave the delivery in its queue."""
+        self._stay(message.delivery, error.message)

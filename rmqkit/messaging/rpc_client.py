@@ -1,8 +1,8 @@
-"""Calls: requests on their way, and the replies that belong to them.
+"""Send requests and match the replies to them.
 
-Replies come straight to the channel that sent the request, with no queue in between, and are lost with it
+Replies arrive straight on the channel that sent the request, with no queue in between, and are lost with it
 (https://www.rabbitmq.com/docs/direct-reply-to). So a call ends with its replies or with one error, and a request that
-may have been handled is not sent again, unless that is asked for.
+may have been handled is not sent again unless the caller allows it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from rmqkit.stop import Stop
 
 @dataclass(slots=True, eq=False)
 class _PendingCall:
-    """A request on its way, as it was given and as it is sent, and what has come for it."""
+    """A request, the message that is sent for it, and the replies so far."""
 
     number: int
     correlation_id: str
     request: Message
     message: Message
-    deadline_s: float = 0.0  # 0 until it was sent
+    deadline_s: float = 0.0  # 0 until it is sent
     replies: list[Delivery] = field(default_factory=list)
     error: RmqkitError | None = None
     done: bool = False
@@ -47,20 +47,20 @@ class _PendingCall:
 
 
 class RpcClient:
-    """A way to call, used by one thread at a time; it opens a channel when it needs one, and keeps it.
+    """Makes calls, used by one thread at a time; opens a channel when it needs one, and keeps it.
 
-    `ignored` counts replies that belong to no call: they came too late, twice, or from elsewhere.
+    `ignored` counts replies that belong to no call: late ones, duplicates, and strangers.
     """
 
-    def __init__(self, link: ReconnectingConnection) -> None:
+    def __init__(self, connection: ReconnectingConnection) -> None:
         self.ignored = 0
-        self._link = link
-        self._prefix = uuid4().hex  # nobody else guesses our correlation ids
+        self._connection = connection
+        self._prefix = uuid4().hex  # makes correlation ids hard to guess
         self._numbers = count()
         self._options = CallOptions()
         self._unsent: deque[_PendingCall] = deque()
         self._waiting: dict[str, _PendingCall] = {}  # by correlation id
-        self._unconfirmed = Unconfirmed()
+        self._unconfirmed: Unconfirmed[Sent] = Unconfirmed()
         self._channel: Channel | None = None
         self._encoder: Encoder
 
@@ -71,11 +71,11 @@ class RpcClient:
 
         A None among them waits until those before it were answered.
 
-        What the iterable raises is raised again after the requests before it were answered, and so is a connection
-        that cannot be recovered, PayloadError for a request that sets what a call sets itself.
+        An exception of the iterable is raised again after the requests before it were answered, and so are the error of
+        a connection that cannot be recovered, and PayloadError for a request that has a reply_to or correlation_id.
         """
         self._options, ignored = options, self.ignored
-        coming, calls = iter(requests), deque[_PendingCall]()
+        unread, calls = iter(requests), deque[_PendingCall]()
         ending: Exception | None = None
         more, room = True, 0
         try:
@@ -85,7 +85,7 @@ class RpcClient:
                 room = room if calls else max(options.window, 1)
                 if more and len(calls) < room:
                     try:
-                        request = next(coming)
+                        request = next(unread)
                         if request is None:
                             room = 0
                             continue
@@ -96,14 +96,14 @@ class RpcClient:
                     except Exception as exc:  # noqa: BLE001 - raised below
                         ending, more = exc, False
                 elif calls:
-                    self._look(calls[0])
+                    self._receive(calls[0])
             if ending is not None:
                 raise ending
         finally:
             self._unsent.clear()
             self._waiting.clear()
             if on_warning is not None and self.ignored > ignored:
-                on_warning(f"{self.ignored - ignored} replies were ignored: too late, or to nothing that was asked")
+                on_warning(f"{self.ignored - ignored} replies were ignored: late, or to no request of this client")
 
     def _prepare(self, request: Message) -> _PendingCall:
         given = request.properties
@@ -115,10 +115,10 @@ class RpcClient:
         expiration_ms = min(max(int(timeout_s * 1000), 1), MAX_EXPIRATION_MS)
         properties = replace(
             given,
-            delivery_mode=1,  # where its reply goes does not survive a restart of the broker: nor need the request
+            delivery_mode=1,  # its reply does not survive a restart of the broker, so the request need not
             reply_to=DIRECT_REPLY,
             correlation_id=f"{self._prefix}.{number}",
-            # What nobody waits for any more need not be handled (https://www.rabbitmq.com/docs/ttl).
+            # A request whose requester no longer waits need not be handled (https://www.rabbitmq.com/docs/ttl).
             expiration=given.expiration or str(expiration_ms),
         )
         call = _PendingCall(number, f"{self._prefix}.{number}", request, replace(request, properties=properties))
@@ -126,12 +126,12 @@ class RpcClient:
         return call
 
     def _flush(self) -> None:
-        """Send what is to be sent; raise, and end those calls, when there is no way to the broker."""
+        """Send the unsent requests; when the broker cannot be reached, end those calls and raise."""
         while self._unsent:
             call = self._unsent[0]
             try:
                 if self._channel is None:
-                    self._link.recover(Stop(), self._open, timeout_s=self._options.timeout_s)
+                    self._connection.recover(Stop(), self._open, timeout_s=self._options.timeout_s)
                 self._send(call)
             except PayloadError as exc:
                 self._unsent.popleft().end(exc)
@@ -146,7 +146,7 @@ class RpcClient:
         data = self._encoder.encode(call.message)
         try:
             channel.send(data)
-        except BrokerError as exc:  # known before any of it was sent: so it stays among the unsent
+        except BrokerError as exc:  # known before any of it was sent, so it stays unsent
             self._lose(exc)
             return
         self._unsent.popleft()
@@ -162,7 +162,7 @@ class RpcClient:
         self._encoder = Encoder(channel.number, channel.transport.frame_max)
 
     def _lose(self, error: BrokerError) -> None:
-        """Note that the channel is gone, and with it the way of all replies that had not come."""
+        """Note that the channel is gone, and with it all outstanding replies."""
         self._channel = None
         lost, self._waiting = list(self._waiting.values()), {}
         again = isinstance(error, ConnectionLost) and self._options.idempotent
@@ -172,8 +172,8 @@ class RpcClient:
             else:
                 call.end(error)
 
-    def _look(self, first: _PendingCall) -> None:
-        """Take in what has come, or wait for it until the time of the first call is over."""
+    def _receive(self, first: _PendingCall) -> None:
+        """Process the events that have arrived, or wait for some until the first call times out."""
         left_s = first.deadline_s - time.monotonic()
         channel = self._channel
         assert channel is not None, "a call that is not done waits on a channel"  # noqa: S101
@@ -184,12 +184,12 @@ class RpcClient:
             self._flush()
             return
         for event in events:
-            self._take(event)
-        if not events and time.monotonic() >= first.deadline_s:  # what came in time was taken in
+            self._process(event)
+        if not events and time.monotonic() >= first.deadline_s:  # a reply in time was processed
             del self._waiting[first.correlation_id]
             first.end(self._timeout(first))
 
-    def _take(self, event: Event) -> None:
+    def _process(self, event: Event) -> None:
         if isinstance(event, list):
             for delivery in event:
                 self._take_reply(delivery)
@@ -204,8 +204,8 @@ class RpcClient:
         elif isinstance(event, Confirm):
             for sent in self._unconfirmed.settle(event):
                 if not event.ack:
-                    what = f"{_target(sent.message)}: the broker did not take the request (basic.nack)"
-                    error = NotConfirmed(what, advice="The queue is full: is its server there?")
+                    message = f"{_target(sent.message)}: the broker rejected the request (basic.nack)"
+                    error = NotConfirmed(message, advice="The queue is full or unavailable: is a server running?")
                     self._end(sent.message.properties.correlation_id, error)
 
     def _take_reply(self, delivery: Delivery) -> None:
@@ -224,14 +224,14 @@ class RpcClient:
             call.end(error)
 
     def _timeout(self, call: _PendingCall) -> ReplyTimeout | None:
-        wanted, came = self._options.replies, len(call.replies)
-        if wanted is None and came:
+        expected, received = self._options.replies, len(call.replies)
+        if expected is None and received:
             return None
-        what = f"no reply from {_target(call.request)}" if not came else f"{came} of {wanted} replies"
-        blocked = f"; the broker takes no messages for now: {self._link.blocked}" if self._link.blocked else ""
+        missing = f"no reply from {_target(call.request)}" if not received else f"{received} of {expected} replies"
+        blocked = f"; the broker is blocking publishers: {self._connection.blocked}" if self._connection.blocked else ""
         return ReplyTimeout(
-            f"{what} within {self._options.timeout_s:g} s{blocked}",
-            advice="It may have been handled, or may still be. Is there a server? `rmqkit serve QUEUE` is one.",
+            f"{missing} within {self._options.timeout_s:g} s{blocked}",
+            advice="It may have been handled, or may still be. Is a server running? `rmqkit serve QUEUE` starts one.",
         )
 
 

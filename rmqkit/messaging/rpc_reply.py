@@ -1,8 +1,8 @@
-"""What a reply is: the message that answers a request, and how one says that the server failed. Pure.
+"""Make replies to requests, with the result or the error of the server. Pure.
 
 A reply goes through the default exchange to the request's `reply_to`, with its correlation id, as in RabbitMQ's
-tutorial 6. One that says that the server failed has the type `rmqkit.error`, and the reason as its body, for clients
-that know nothing of this, and in the header `rmqkit-error`.
+tutorial 6. A reply with an error has the type `rmqkit.error`, and the reason in the header `rmqkit-error`, and as its
+body for clients that do not know the header.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from rmqkit.errors import HandlerError, RemoteError
 from rmqkit.message import Delivery, Message, Properties
 from rmqkit.payload import formats
 
-Result = bytes | str | Message | None  # what a function that serves returns; None is an empty reply
+Result = bytes | str | Message | None  # returned by a served function; None is an empty reply
 
 ERROR_TYPE = "rmqkit.error"
 ERROR_HEADER = "rmqkit-error"
-_ERROR_CHARACTERS = 500  # a header has to fit in a frame, which may be 4,096 bytes small
+_ERROR_CHARACTERS = 500  # a header has to fit in a frame, which may be as small as 4,096 bytes
 
 
 def answer(request: Delivery, result: Result, frame_max: int) -> Message:
-    """Make the reply to a request that has a `reply_to`; of a Message, the body and the properties go.
+    """Make the reply to a request that has a `reply_to`; of a Message, the body and the properties are used.
 
-    Raises HandlerError for any other result, PayloadError for properties that AMQP cannot carry, or no frame of so many
-    bytes: once it was handed to a publisher, it would end the server.
+    Raises HandlerError for any other result, PayloadError for properties that AMQP cannot carry or that do not fit in
+    a frame: passed to the publisher, such a reply would end the server.
     """
     match result:
         case Message():
@@ -38,14 +38,14 @@ def answer(request: Delivery, result: Result, frame_max: int) -> Message:
             given = Properties(content_type=kind.type, content_encoding=kind.encoding)
         case _:
             raise HandlerError(f"a reply has to be bytes, str, a Message or None, not {type(result).__name__}")
-    made = _addressed(request, body, given)
+    reply = _addressed(request, body, given)
     if isinstance(result, Message):
-        Encoder(1, frame_max).encode(replace(made, body=b""))
-    return made
+        Encoder(1, frame_max).encode(replace(reply, body=b""))
+    return reply
 
 
 def failure(request: Delivery, reason: str) -> Message:
-    """Make the reply that says that the request could not be handled, and why."""
+    """Make the reply that says why the request could not be handled."""
     reason = reason[:_ERROR_CHARACTERS].encode("utf-8", "replace").decode()
     kind = formats.TEXT
     return _addressed(
@@ -58,11 +58,11 @@ def failure(request: Delivery, reason: str) -> Message:
 
 
 def error_in(reply: Delivery) -> RemoteError | None:
-    """Return the error that a reply carries, if it does."""
+    """Return the error in a reply, or None."""
     given = reply.properties
     if given.type != ERROR_TYPE:
         return None
-    return RemoteError(f"the server failed: {(given.headers or {}).get(ERROR_HEADER, 'it does not say why')}")
+    return RemoteError(f"the server failed: {(given.headers or {}).get(ERROR_HEADER, 'no reason given')}")
 
 
 def _addressed(request: Delivery, body: bytes, given: Properties) -> Message:

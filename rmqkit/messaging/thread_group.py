@@ -1,4 +1,4 @@
-"""Work that is shared among threads; the first that fails ends the others in good order."""
+"""Run functions on threads; the first that fails stops the others."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable, Sequence
 from rmqkit.errors import RmqkitError
 from rmqkit.stop import Stop
 
-_WAIT_S = 0.5  # an endless wait, in slices: a signal that comes just before a wait does not end it
+_WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
 
-def run_all(pieces: Sequence[Callable[[], None]], stop: Stop) -> None:
-    """Do each piece on a thread of its own; a single one on the caller's.
+def run_all(functions: Sequence[Callable[[], None]], stop: Stop) -> None:
+    """Run each function on its own thread; a single one on the caller's.
 
-    When one raises, a stop is requested of the others; it is raised once they have ended, a bug before all others.
+    When one raises, the others are asked to stop; the error is raised once they have ended, a bug before all others.
     """
-    if len(pieces) == 1:
-        pieces[0]()
+    if len(functions) == 1:
+        functions[0]()
         return
     errors: list[BaseException] = []
 
-    def do(piece: Callable[[], None]) -> None:
+    def run(function: Callable[[], None]) -> None:
         try:
-            piece()
+            function()
         except BaseException as exc:  # noqa: BLE001 - raised again below, on the caller's thread
             errors.append(exc)
             stop.request()
 
-    threads = [threading.Thread(target=do, args=(piece,), daemon=True) for piece in pieces]
+    threads = [threading.Thread(target=run, args=(function,), daemon=True) for function in functions]
     for thread in threads:
         thread.start()
     try:

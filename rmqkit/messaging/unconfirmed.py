@@ -1,77 +1,130 @@
-"""What was sent and is not confirmed yet: which confirm and which return belongs to which message. Pure.
+"""The messages published on one channel and not yet confirmed, matched with the broker's confirms and returns. Pure.
 
 The broker numbers publishes from 1 on each channel (https://www.rabbitmq.com/docs/confirms). A return has no number,
-but comes before its confirm, and in the order of publishing: so it belongs to the first unconfirmed message, behind the
-last one returned, that equals it.
+but it arrives before its confirm, and returns arrive in the order of publishing: each belongs to the first unconfirmed
+message, after the last one returned, that equals it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from rmqkit.amqp.field_table import decode_properties
 from rmqkit.amqp.frames import Confirm, Returned
 from rmqkit.message import Message
 
 
-class Sent(NamedTuple):
-    """A message on its way: its place in the input, from 0, how often it was sent before, and how often nacked."""
+class Published(Protocol):
+    """A message that was published on a channel."""
 
-    place: int
+    @property
+    def position(self) -> int:
+        """Return the number that identifies the message among the unconfirmed ones."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """Return the body."""
+        ...
+
+    def is_like(self, returned: Returned) -> bool:
+        """Tell whether a returned message has the same exchange, routing key and body."""
+        ...
+
+    def has_properties(self, header: bytes) -> bool:
+        """Tell whether properties, as on the wire, are those of the message."""
+        ...
+
+
+class Sent(NamedTuple):
+    """A message of an input: its position there, from 0, how often it was sent before, and how often nacked."""
+
+    position: int
     message: Message
     tries: int = 0
     nacks: int = 0
 
+    @property
+    def body(self) -> bytes:
+        """Return the body."""
+        return self.message.body
 
-class Unconfirmed:
+    def is_like(self, returned: Returned) -> bool:
+        """Tell whether a returned message has the same exchange, routing key and body."""
+        message = self.message
+        return (message.body, message.routing_key, message.exchange) == (
+            returned.body,
+            returned.routing_key,
+            returned.exchange,
+        )
+
+    def has_properties(self, header: bytes) -> bool:
+        """Tell whether properties, as on the wire, are those of the message."""
+        return decode_properties(header)[0] == self.message.properties
+
+    def retried(self) -> Sent:
+        """Return the message as it is sent after a nack."""
+        return self._replace(tries=self.tries + 1, nacks=self.nacks + 1)
+
+
+PublishedT = TypeVar("PublishedT", bound=Published)
+
+
+class Unconfirmed(Generic[PublishedT]):
     """The unconfirmed messages of one channel; `body_bytes` is the sum of their bodies."""
 
     def __init__(self) -> None:
         self.body_bytes = 0
-        self.returned: dict[int, str] = {}  # the index of a message that was returned -> why
-        self._window: deque[Sent | None] = deque()  # None: confirmed, out of order
+        self.returned: dict[int, str] = {}  # the position of each returned message -> the reason
+        self._window: deque[PublishedT | None] = deque()  # None: confirmed out of order
         self._first_tag = 1
         self._holes = 0
-        self._returns_seen_to = 1  # returns come in order: none belongs to a tag below this one
+        self._returns_seen_to = 1  # returns arrive in order: no more belong to a tag below this one
         self._verbatim = True  # the broker returns properties as they were sent
 
     def __len__(self) -> int:
         return len(self._window) - self._holes
 
-    def add(self, sent: Sent) -> None:
-        """Note the next message sent."""
-        self._window.append(sent)
-        self.body_bytes += len(sent.message.body)
+    def add(self, published: PublishedT) -> None:
+        """Add the message that was published last."""
+        self._window.append(published)
+        self.body_bytes += len(published.body)
+
+    def extend(self, published: Sequence[PublishedT]) -> None:
+        """Add the messages that were published last, in order."""
+        self._window.extend(published)
+        for each in published:
+            self.body_bytes += len(each.body)
 
     def note_return(self, returned: Returned) -> bool:
-        """Tie a return to its message; false if there is no such message."""
-        key = (returned.exchange, returned.routing_key, returned.body)
+        """Record a return for its message; return False if there is no such message."""
         start = max(self._returns_seen_to, self._first_tag)
         fallback = None
         for tag in range(start, self._first_tag + len(self._window)):
-            sent = self._window[tag - self._first_tag]
-            if sent is None or (sent.message.exchange, sent.message.routing_key, sent.message.body) != key:
+            published = self._window[tag - self._first_tag]
+            if published is None or not published.is_like(returned):
                 continue
-            if not self._verbatim or decode_properties(returned.header)[0] == sent.message.properties:
-                return self._mark(tag, sent, returned)
+            if not self._verbatim or published.has_properties(returned.header):
+                return self._mark(tag, published, returned)
             # Same exchange, key and body, other properties: a headers exchange may route one and not the other.
-            fallback = fallback or (tag, sent)
+            fallback = fallback or (tag, published)
         if fallback is None:
             return False
-        # The broker takes the BCC header out, and an interceptor may add one: then the first that fits is meant.
+        # The broker removes the BCC header, and an interceptor may add one: then it is the first that fits.
         self._verbatim = False
         return self._mark(*fallback, returned)
 
-    def _mark(self, tag: int, sent: Sent, returned: Returned) -> bool:
-        self.returned[sent.place] = f"{returned.reply_code} {returned.reply_text}"
+    def _mark(self, tag: int, published: PublishedT, returned: Returned) -> bool:
+        self.returned[published.position] = f"{returned.reply_code} {returned.reply_text}"
         self._returns_seen_to = tag + 1
         return True
 
-    def settle(self, confirm: Confirm) -> list[Sent]:
-        """Take out what a confirm covers, in order of sending.
+    def settle(self, confirm: Confirm) -> list[PublishedT]:
+        """Remove the messages that a confirm covers and return them, in order of publishing.
 
-        The list is empty for a tag that is not unconfirmed: a duplicate, or a broker's mistake.
+        The list is empty for a tag that is not unconfirmed: a duplicate, or an error of the broker.
         """
         window, first = self._window, self._first_tag
         offset = confirm.tag - first
@@ -91,28 +144,28 @@ class Unconfirmed:
             self._holes -= 1
         return settled
 
-    def _take_front(self, amount: int) -> list[Sent]:
+    def _take_front(self, amount: int) -> list[PublishedT]:
         settled = []
         popleft = self._window.popleft
         for _ in range(amount):
-            sent = popleft()
-            if sent is None:
+            published = popleft()
+            if published is None:
                 self._holes -= 1
             else:
-                self.body_bytes -= len(sent.message.body)
-                settled.append(sent)
+                self.body_bytes -= len(published.body)
+                settled.append(published)
         self._first_tag += amount
         return settled
 
-    def _take_out(self, offset: int) -> list[Sent]:
-        sent = self._window[offset]
-        if sent is None:
+    def _take_out(self, offset: int) -> list[PublishedT]:
+        published = self._window[offset]
+        if published is None:
             return []
         self._window[offset] = None
         self._holes += 1
-        self.body_bytes -= len(sent.message.body)
-        return [sent]
+        self.body_bytes -= len(published.body)
+        return [published]
 
-    def take_all(self) -> list[Sent]:
-        """Take out everything, in order of sending; the channel is gone."""
+    def take_all(self) -> list[PublishedT]:
+        """Remove and return all messages, in order of publishing, because the channel is gone."""
         return self._take_front(len(self._window))

@@ -238,7 +238,7 @@ def test_a_message_with_unreadable_properties_is_parked_with_the_readable_ones(
     rmqkit.handle(connection, "orders", lambda _: Verdict.REJECT, topology=SHOP, count=2)
     (first, body), (second, _) = parked(witness), parked(witness)
     assert (body, first.message_id, first.headers["x-rmqkit-queue"]) == (b"body", "7", "orders")
-    assert "of its properties not all can be read: headers: tables nested" in first.headers["x-rmqkit-reason"]
+    assert "not all of its properties can be read: headers: tables nested" in first.headers["x-rmqkit-reason"]
     assert (second.type, second.headers["kept"]) == ("t", 1)
     assert "the timestamp 1000000000000000 is out of range" in second.headers["x-rmqkit-reason"]
 

@@ -17,7 +17,7 @@ from rmqkit import Connection, Delivery, Exchange, Replay, Stop, Target
 from rmqkit.amqp.field_table import decode_properties, encode_properties
 from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.errors import NotFound
-from rmqkit.messaging import held_deliveries, transfer
+from rmqkit.messaging import held_deliveries, publish_window
 from rmqkit.messaging.message_rewrite import DIED, USER_ID, Destination, destination_for
 from tests.conftest import Broker
 from tests.support.queues import declare, drain, drain_messages, ready
@@ -228,7 +228,7 @@ def test_what_has_no_origin_any_more_stays_and_the_rest_is_moved(
     wait_until(lambda: ready(vhost_url, "parked") == 7)
     report = connection.move("parked")
     assert report.moved == 3
-    assert report.stayed == {"there is no queue 'gone'": 3, "no x-death header tells where it came from": 1}
+    assert report.stayed == {"there is no queue 'gone'": 3, "no x-death header names its origin": 1}
     wait_until(lambda: ready(vhost_url, "parked") == 4)
 
 
@@ -248,11 +248,11 @@ def test_what_an_exchange_routes_nowhere_stays_and_the_rest_is_moved(
 def test_what_a_full_queue_refuses_is_tried_again_and_then_stays(
     vhost_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "PAUSE_S", 0.01)
+    monkeypatch.setattr(publish_window, "PAUSE_S", 0.01)
     declare(vhost_url, "full", x_max_length=20, x_overflow="reject-publish")
     connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(100))
     report = connection.move("parked", Target("", "full"))
-    assert report.stayed == {"queue 'full' takes no more": 100 - report.moved}
+    assert report.stayed == {"queue 'full' rejects messages: it is full or unavailable": 100 - report.moved}
     assert 20 <= report.moved < 100
     wait_until(lambda: ready(vhost_url, "parked") == 100 - report.moved)
     found = drain(vhost_url, "full") + drain(vhost_url, "parked")

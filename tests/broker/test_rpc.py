@@ -170,7 +170,7 @@ def test_a_full_queue_is_an_error_at_once(
 ) -> None:
     full = namespace.queue("full")
     channel.queue_declare(full, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
-    with pytest.raises(rmqkit.NotConfirmed, match="did not take the request"):
+    with pytest.raises(rmqkit.NotConfirmed, match="rejected the request"):
         connection.call(Message(b"?", full), timeout_s=30)
 
 

@@ -123,7 +123,9 @@ def test_an_unroutable_invalid_message_ends_consuming_and_stays_with_those_after
     process = start("billing", "--idle-timeout", 5, RMQKIT_URL=vhost_url)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 6, stderr
-    assert "cannot leave to exchange 'failures', routing key 'billing.failed': it reached no queue" in stderr.decode()
+    assert (
+        "cannot be copied to exchange 'failures', routing key 'billing.failed': it reached no queue" in stderr.decode()
+    )
     wait_for_queue(vhost_channel, "billing", consumers=0)
     assert BAD in drain(vhost_channel, "billing")
 

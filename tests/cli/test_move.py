@@ -70,7 +70,7 @@ def test_messages_without_an_origin_stay_with_exit_code_6_and_the_rest_is_moved(
     assert done.returncode == 6
     report = json.loads(done.stdout)
     assert (report["ready"], report["scanned"], report["moved"], report["dry_run"]) == (4, 4, 2, False)
-    assert report["stayed"] == {"there is no queue 'stock'": 1, "no x-death header tells where it came from": 1}
+    assert report["stayed"] == {"there is no queue 'stock'": 1, "no x-death header names its origin": 1}
     wait_for_queue(dead, "parked", ready=2)
 
 

@@ -70,7 +70,7 @@ def test_a_conflict_is_replaced_when_asked_for_and_the_messages_stay(run: Run, c
     done = run("apply", "--replace", "--json", "new.yaml")
     assert done.returncode == 0, done.stderr
     assert steps(done)["queue pay"]["note"] == "3 messages moved"
-    assert "queue 'pay': bring 3 messages back" in done.stderr
+    assert "queue 'pay': moving 3 messages back" in done.stderr
     assert drain(channel, "pay") == [b"1", b"2", b"3"]
     assert steps(run("plan", "--json", "new.yaml"))["queue pay"]["outcome"] == "unchanged"
     channel.basic_publish("shop", "paid", b"4")
@@ -90,7 +90,7 @@ def test_a_queue_with_a_consumer_is_not_replaced_unless_it_leaves_in_time(
     )
     assert waiting.stderr
     with waiting.stderr as told:
-        assert b"wait for the consumers of 'pay'" in told.readline()
+        assert b"waiting for the consumers of 'pay' to leave" in told.readline()
         channel.basic_cancel(tag)
         channel.basic_recover(requeue=True)
         told.read()
@@ -107,7 +107,7 @@ def test_what_was_interrupted_is_told_and_a_rerun_goes_on(
     )
     assert begun.stderr
     with begun.stderr as told:
-        while b"aside" not in told.readline():
+        while b"moving 3 messages to" not in told.readline():
             assert begun.poll() is None
         begun.send_signal(number)
         told.read()

@@ -259,5 +259,5 @@ def test_after_a_lost_connection_the_queue_is_declared_and_bound_again(
             publisher.join()
     assert b"after" in bodies
     assert len(warnings) == 1
-    assert warnings[0].endswith("subscribing again; what waited for us, and what comes until then, is lost")
+    assert warnings[0].endswith("subscribing again; messages that were waiting, or are published until then, are lost")
     assert consumer.queue != queue

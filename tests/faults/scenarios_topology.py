@@ -201,7 +201,7 @@ def killed_replacing(
             if not killed_at(step, setup.url, ledger.queue, wanted):
                 break
             topology = bound_queue(ledger.queue, wanted)
-            twice += sum(each.twice for each in replaced(setup.url, topology, extra_bindings=see()))
+            twice += sum(each.duplicates_max for each in replaced(setup.url, topology, extra_bindings=see()))
         else:
             assert not steps, "a replacement has more steps than that"
     assert not steps or rounds > 2, "nothing was tested"
@@ -216,11 +216,13 @@ def killed_replacing_in_mid_move(setup: FaultSetup, rng: random.Random, amount: 
     with rmqkit.connect(setup.url) as connection:
         report = publish(connection, ledger, ledger.messages(range(amount)), Progress())
     with start(setup.url, ledger.queue, kept) as process:
-        wait_until(lambda: when < waiting(setup.url, f"{ledger.queue}.rmqkit.kept") < amount or process.poll() == 0)
+        wait_until(
+            lambda: when < waiting(setup.url, f"{ledger.queue}.rmqkit.old-messages") < amount or process.poll() == 0
+        )
         process.kill()
     started_s = time.monotonic()
     done = replaced(setup.url, bound_queue(ledger.queue, kept), wait_s=10.0)  # the dead one may still seem to consume
-    took_s, twice = time.monotonic() - started_s, sum(each.twice for each in done)
+    took_s, twice = time.monotonic() - started_s, sum(each.duplicates_max for each in done)
     result = check_published(setup, ledger, replace(report, republished=twice), Progress(), ordered=False)
     if twice > PREFETCH:
         result.violations.append(f"duplicates: {twice} may be there twice")
@@ -229,7 +231,7 @@ def killed_replacing_in_mid_move(setup: FaultSetup, rng: random.Random, amount: 
 
 def broker_killed_replacing(setup: FaultSetup, rng: random.Random, step_begins: str = "") -> Result:
     """Kill the broker at a step of a replacement, under a publisher, and run it again until it is done."""
-    ledger, step_begins = ExchangeLedger(setup.declare_queue()), step_begins or rng.choice(("set", "delete it"))
+    ledger, step_begins = ExchangeLedger(setup.declare_queue()), step_begins or rng.choice(("moving", "deleting it"))
     bind(setup.url, ledger.queue)
     setup.wait_until_on_disk()
     wanted, killed = bound_queue(ledger.queue, {"x-message-ttl": 600_000}), []
@@ -255,7 +257,7 @@ def _replace_until_done(setup: FaultSetup, wanted: Topology, inject: Any, killed
         except BrokerError:
             wait_until(lambda: len(killed) == 2)  # the broker is back
         else:
-            return sum(each.twice for each in done)
+            return sum(each.duplicates_max for each in done)
     raise AssertionError("the replacement does not finish")
 
 

@@ -83,7 +83,7 @@ def test_a_replacement_killed_while_moving_duplicates_only_messages_in_flight(
 
 
 @pytest.mark.fault(34)
-@pytest.mark.parametrize("step_begins", ["set", "delete it"])
+@pytest.mark.parametrize("step_begins", ["moving", "deleting it"])
 def test_a_replacement_run_again_after_the_broker_is_killed_loses_nothing(
     node_setup: FaultSetup, rng: random.Random, step_begins: str
 ) -> None:

@@ -88,7 +88,7 @@ def test_a_consumer_that_is_cancelled_while_its_queue_is_there_subscribes_again(
             assert [delivery.body for delivery in consumer] == [b"1", b"1"]
         assert broker.connections == 1
     assert len(warnings) == 1
-    assert "cancelled the consumer, and the queue is there" in warnings[0]
+    assert "cancelled the consumer, but the queue still exists" in warnings[0]
 
 
 @pytest.mark.fault(21)

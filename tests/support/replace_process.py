@@ -68,8 +68,8 @@ def bind(url: str, queue: str) -> None:
 
 
 def left_over(url: str, name: str) -> list[str]:
-    """Return the temporary entities that a replacement left; none once it is finished."""
-    parts = ("way", "turn", "out", "back", "kept", "came", "trial", "gate")
+    """Return what a replacement left on the virtual host; nothing once it is finished."""
+    parts = ("ingress", "overflow", "drain", "refill", "old-messages", "new-messages", "trial", "gate")
     names = [*(f"{name}.rmqkit.{part}" for part in parts), "rmqkit.replacing"]
     with links(url) as (link, _), EntityInspector(link) as looker:
         return [

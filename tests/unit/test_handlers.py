@@ -106,7 +106,7 @@ def test_messages_requeued_repeatedly_wait_longer_each_time_until_there_is_progr
         assert (backoff.take_due(), 1 in backoff) == ([], True)
         now_s += pauses[-1]
         assert backoff.take_due() == [1, 2]
-    backoff.ease()
+    backoff.reset()
     backoff.hold([3])
     assert [*pauses, backoff.due_in_s()] == [1, 2, 4, 8, 10, 10, 1]
 

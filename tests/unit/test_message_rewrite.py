@@ -1,4 +1,4 @@
-"""What is changed in a message that lies aside, and that the way back undoes it, byte for byte."""
+"""What is changed in a message that lies stashed, and that the way back undoes it, byte for byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rmqkit.amqp.field_table import (
     split_table,
 )
 from rmqkit.message import Properties
-from rmqkit.messaging.message_rewrite import EXPIRATION, KEPT_USER_ID, USER_ID, set_aside, take_back
+from rmqkit.messaging.message_rewrite import EXPIRATION, KEPT_USER_ID, USER_ID, restore_properties, stash_properties
 
 NAMES = st.text(max_size=20)
 VALUES = st.recursive(
@@ -40,12 +40,11 @@ PROPERTIES = st.builds(
 
 
 @given(PROPERTIES)
-def test_what_was_set_aside_and_taken_back_is_as_it_was_byte_for_byte(properties: Properties) -> None:
+def test_what_was_stash_properties_and_taken_back_is_as_it_was_byte_for_byte(properties: Properties) -> None:
     header = encode_properties(properties)
-    aside, note = set_aside(header, "me")
-    assert not note
-    assert decode_properties(aside)[0].expiration is None
-    assert take_back(aside, "me") == (header, "")
+    stashed = stash_properties(header, "me")
+    assert decode_properties(stashed)[0].expiration is None
+    assert restore_properties(stashed, "me") == (header, "")
 
 
 @given(PROPERTIES)
@@ -58,39 +57,40 @@ def test_properties_that_are_taken_apart_and_put_together_are_the_same_bytes(pro
 
 def test_a_time_to_live_and_a_foreign_user_wait_in_headers() -> None:
     header = encode_properties(Properties(expiration="500", user_id="you", headers={"kept": 1}))
-    aside, _ = set_aside(header, "me")
-    assert decode_properties(aside)[0] == Properties(headers={EXPIRATION: "500", USER_ID: "you", "kept": 1})
+    stashed = stash_properties(header, "me")
+    assert decode_properties(stashed)[0] == Properties(headers={EXPIRATION: "500", USER_ID: "you", "kept": 1})
 
 
 def test_a_user_that_is_not_ours_stays_in_its_header_and_is_noted() -> None:
     header = encode_properties(Properties(user_id="you", expiration="500"))
-    back, note = take_back(set_aside(header, "me")[0], "me")
+    back, note = restore_properties(stash_properties(header, "me"), "me")
     assert decode_properties(back)[0] == Properties(headers={USER_ID: "you"}, expiration="500")
     assert note == KEPT_USER_ID
-    assert take_back(back, "me") == (back, KEPT_USER_ID)
+    assert restore_properties(back, "me") == (back, KEPT_USER_ID)
 
 
 def test_the_count_of_a_quorum_queue_is_dropped_and_nothing_else() -> None:
     header = encode_properties(Properties(headers={"x-death": [{"count": 2}], "x-delivery-count": 3}))
     expected = Properties(headers={"x-death": [{"count": 2}]})
-    assert decode_properties(set_aside(header, "me")[0])[0] == expected
-    assert decode_properties(take_back(header, "me")[0])[0] == expected
+    assert decode_properties(stash_properties(header, "me"))[0] == expected
+    assert decode_properties(restore_properties(header, "me")[0])[0] == expected
 
 
 @pytest.mark.parametrize(
     "header", [b"", b"\x20\x00\x00", b"\x20\x00\x00\x00\x00\x09x", b"\x20\x00\x00\x00\x00\x03\x01a?"]
 )
 def test_what_cannot_be_read_is_moved_as_it_is(header: bytes) -> None:
-    assert set_aside(header, "me") == take_back(header, "me") == (header, "")
+    assert stash_properties(header, "me") == header
+    assert restore_properties(header, "me") == (header, "")
 
 
 @given(st.binary(max_size=60))
 def test_nothing_that_comes_as_properties_can_break_the_move(header: bytes) -> None:
     outcome: Any
-    for change in (set_aside, take_back, lambda header, _: split_properties(header)):
+    for change in (stash_properties, restore_properties, lambda header, _: split_properties(header)):
         try:
             outcome = change(header, "me")
         except MalformedField:
-            assert change not in (set_aside, take_back)
+            assert change not in (stash_properties, restore_properties)
         else:
             assert outcome is not None

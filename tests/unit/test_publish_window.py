@@ -40,12 +40,12 @@ def test_what_is_settled_opens_it_again_and_never_beyond_its_bound() -> None:
 
 def test_on_a_new_connection_an_eighth_is_on_its_way_at_first_and_never_more_than_before() -> None:
     window = PublishWindow(messages=10_000, body_bytes=10**6)
-    window.begin_again(8000)
+    window.reopen(8000)
     assert window.has_room(999, 0, 0)
     assert not window.has_room(1000, 0, 0)
-    window.begin_again(0)
+    window.reopen(0)
     assert window.has_room(255, 0, 0)
     assert not window.has_room(256, 0, 0)
     narrow = PublishWindow(messages=3, body_bytes=10**6)
-    narrow.begin_again(3)
+    narrow.reopen(3)
     assert not narrow.has_room(3, 0, 0)

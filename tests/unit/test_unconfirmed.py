@@ -12,19 +12,19 @@ from rmqkit.message import Message, Properties
 from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
 
 
-def _filled(*messages: Message) -> Unconfirmed:
-    unconfirmed = Unconfirmed()
-    for place, message in enumerate(messages):
-        unconfirmed.add(Sent(place, message))
+def _filled(*messages: Message) -> Unconfirmed[Sent]:
+    unconfirmed: Unconfirmed[Sent] = Unconfirmed()
+    for position, message in enumerate(messages):
+        unconfirmed.add(Sent(position, message))
     return unconfirmed
 
 
-def _numbered(amount: int) -> Unconfirmed:
+def _numbered(amount: int) -> Unconfirmed[Sent]:
     return _filled(*(Message(b"%d" % number) for number in range(amount)))
 
 
-def _places(settled: list[Sent]) -> list[int]:
-    return [sent.place for sent in settled]
+def _positions(settled: list[Sent]) -> list[int]:
+    return [sent.position for sent in settled]
 
 
 def _return_of(message: Message, header: Properties | None = None) -> Returned:
@@ -34,12 +34,12 @@ def _return_of(message: Message, header: Properties | None = None) -> Returned:
 
 def test_a_multiple_confirm_settles_everything_up_to_its_tag() -> None:
     unconfirmed = _numbered(5)
-    assert _places(unconfirmed.settle(Confirm(3, multiple=True, ack=True))) == [0, 1, 2]
+    assert _positions(unconfirmed.settle(Confirm(3, multiple=True, ack=True))) == [0, 1, 2]
     assert len(unconfirmed) == 2
 
 
 def test_tag_zero_with_multiple_settles_everything() -> None:
-    assert _places(_numbered(4).settle(Confirm(0, multiple=True, ack=True))) == [0, 1, 2, 3]
+    assert _positions(_numbered(4).settle(Confirm(0, multiple=True, ack=True))) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("confirm", [Confirm(9, False, True), Confirm(0, False, True), Confirm(2, False, True)])
@@ -56,11 +56,11 @@ def test_confirms_in_any_order_settle_each_message_once(amount: int, data: st.Da
     settled: list[int] = []
     confirms = st.builds(Confirm, st.integers(0, amount + 2), st.booleans(), st.just(True))
     for confirm in data.draw(st.lists(confirms, max_size=60)):
-        found = _places(unconfirmed.settle(confirm))
+        found = _positions(unconfirmed.settle(confirm))
         assert found == sorted(found)
         settled += found
         assert len(unconfirmed) == amount - len(settled)
-    settled += _places(unconfirmed.take_all())
+    settled += _positions(unconfirmed.take_all())
     assert sorted(settled) == list(range(amount))
     assert unconfirmed.body_bytes == 0
 

@@ -1,1 +1,1 @@
-"""Queues and exchanges whose properties cannot be changed are replaced, messages included."""
+"""Replace queues and exchanges whose properties cannot be changed, and keep their messages."""

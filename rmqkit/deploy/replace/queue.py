@@ -1,14 +1,16 @@
-"""A queue gives way to another one of its name, under running publishers.
+"""Replace a queue by another one of its name, under running publishers.
 
-Each message is routed to one queue at every moment: RabbitMQ delivers one copy to a queue, by however many ways it is
-reached, so bindings are doubled before they are taken away. What happens at each step, and why, is in docs/replace.md.
+Each message is routed to one queue at every moment: RabbitMQ delivers one copy to a queue, by however many bindings it
+is reached, so bindings are doubled before they are removed. docs/replace.md explains each step.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 from rmqkit.amqp import declare_methods
@@ -16,121 +18,127 @@ from rmqkit.deploy.replace.session import ReplaceSession, ReplaceStopped
 from rmqkit.deploy.replace.temporary_entities import MARKER, TemporaryEntities
 from rmqkit.errors import AccessRefused, ConnectionLost, NotConfirmed, PropertyMismatch
 from rmqkit.messaging.drain import Drain, DrainResult
-from rmqkit.messaging.message_rewrite import set_aside, take_back
+from rmqkit.messaging.message_rewrite import DestinationFor, restored_in, stashed_in
 from rmqkit.model import Binding, Exchange, Queue
 
-_LATE = 100  # messages that came around the bindings: enough to be sure
+_LATE = 100  # messages that bypassed the bindings: enough to be sure
 _TRIES = 20  # to empty a queue
-_FEW = 100  # messages that may be overtaken when new ones take the short way again
+_FEW = 100  # messages that may be overtaken when new ones are routed directly again
 _IDLE_S = 5.0  # a broker may pause so long over messages it is known to have
-_AROUND = "Apply again once this has ended; --wait SECONDS waits for it. A binding to the queue has to be in the file."
+_DIRECT = "publishers still send to it directly, bypassing its bindings"
+_ADVICE = "Stop them and apply again, or pass --wait SECONDS. Every binding of the queue has to be in the file."
 
 
 class _NotYet(Exception):
-    """The queue cannot be deleted now; everything is to be put back."""
+    """The queue cannot be deleted now; everything is to be restored."""
 
 
 @dataclass
 class QueueReplacement:
-    """One queue's replacement; `stays_s` bounds the wait for publishers and consumers that are still there.
+    """One queue's replacement; `wait_s` bounds the wait for publishers and consumers that still use it.
 
-    `conflicting` tells that the old queue is there, `classic` that the broker can be told to delete it only if it is
-    unused, as far as is known, `suspect` that a run before us was killed.
+    `conflicting` tells that the old queue exists, `classic` that the broker can be told to delete it only if it is
+    unused, as far as is known, `may_duplicate` that an earlier run was killed.
     """
 
-    site: ReplaceSession
+    session: ReplaceSession
     queue: Queue
-    siblings: TemporaryEntities
+    temporary: TemporaryEntities
     bindings: Sequence[Binding]
     conflicting: bool
-    suspect: bool
+    may_duplicate: bool
     classic: bool
-    stays_s: float
+    wait_s: float
     moved: int = 0
-    twice: int = 0
-    aside_bytes: int = 0
+    duplicates_max: int = 0
+    stashed_bytes: int = 0
     notes: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
-        """Replace the queue, from wherever a run before this one ended.
+        """Replace the queue, from wherever an earlier run ended.
 
-        Raises PropertyMismatch when it cannot be done, and everything was put back; ReplaceStopped, ConnectionLost and
-        what draining raises: then another run goes on.
+        Raises PropertyMismatch when it cannot be done, and everything was restored; ReplaceStopped, ConnectionLost and
+        any error of draining: then another run resumes.
         """
         if self.conflicting:
             try:
-                self._lead_away()
-                self._set_aside()
+                self._redirect()
+                self._exchange_queues()
             except _NotYet as exc:
-                self._step("put everything back")
-                self._bring_back()
-                message = f"queue {self.queue.name!r}: {exc}; everything was put back"
+                self._step("restoring everything")
+                self._refill()
+                message = f"queue {self.queue.name!r}: {exc}; everything was restored"
                 raise PropertyMismatch(
-                    406, "in use", declare_methods.subject(self.queue), message=message, advice=_AROUND
+                    406, "in use", declare_methods.subject(self.queue), message=message, advice=_ADVICE
                 ) from exc
         else:
-            self._step("declare it")
-            self.site.do(declare_methods.declare_call(self.queue))
-        self.site.pause(self.site.pauses.on_disk_s)
-        self._bring_back()
+            self._step("declaring it")
+            self.session.declare(self.queue)
+        self.session.pause(self.session.pauses.on_disk_s)
+        self._refill()
 
-    # From the bindings to the siblings.
+    # From the bindings to the temporary queues.
 
-    def _lead_away(self) -> None:
-        """Let everything that is bound come through `way`, then turn it to `came`."""
-        site, part = self.site, self.siblings
-        self._step("declare its siblings")
-        missing = [each for each in (part.kept, part.came) if site.answer(each) is None]
-        declared: list[declare_methods.Entity] = [MARKER, part.way, part.turn, *missing]
-        bound = (_binding(part.turn, part.came), _binding(MARKER, part.way))
-        site.do(*map(declare_methods.declare_call, declared), *map(declare_methods.declare_call, bound))
-        if site.answer(part.out) is None:  # else this was done
-            self._step(f"lead its bindings through the exchange {part.way.name}")
-            through = (_binding(part.way, self.queue), *map(self._through_way, self.bindings))
-            site.do(*map(declare_methods.declare_call, through))
-            site.pause(site.pauses.on_disk_s)
-            self._step("take its own bindings away")
-            site.do(*map(declare_methods.unbind_call, self.bindings))
-        self._step("make the way out for what it holds")
-        site.do(declare_methods.declare_call(part.out), declare_methods.declare_call(_binding(part.out, part.kept)))
-        self._step(f"turn what comes to {part.came.name}")
-        site.do(declare_methods.unbind_call(_binding(part.way, self.queue)))
-        site.pause(site.pauses.stale_s)
+    def _redirect(self) -> None:
+        """Route all bound messages through `ingress`, and then redirect them to `new_messages`."""
+        session, temporary = self.session, self.temporary
+        self._step("declaring its temporary entities")
+        missing = [each for each in (temporary.old_messages, temporary.new_messages) if not session.exists(each)]
+        session.declare(
+            MARKER,
+            temporary.ingress,
+            temporary.overflow,
+            *missing,
+            _binding(temporary.overflow, temporary.new_messages),
+            _binding(MARKER, temporary.ingress),
+        )
+        if not session.exists(temporary.drain):  # else this was done
+            self._step(f"adding its bindings to {temporary.ingress.name}")
+            session.declare(_binding(temporary.ingress, self.queue), *map(self._to_ingress, self.bindings))
+            session.pause(session.pauses.on_disk_s)
+            self._step("removing its bindings")
+            session.call(*map(declare_methods.unbind_call, self.bindings))
+        self._step("preparing to drain it")
+        session.declare(temporary.drain, _binding(temporary.drain, temporary.old_messages))
+        self._step(f"redirecting new messages to {temporary.new_messages.name}")
+        session.call(declare_methods.unbind_call(_binding(temporary.ingress, self.queue)))
+        session.pause(session.pauses.stale_s)
 
-    def _set_aside(self) -> None:
-        """Move what is in the queue to `kept` until nothing comes any more, and put the new queue in its place."""
-        part, deadline = self.siblings, time.monotonic() + self.stays_s
+    def _exchange_queues(self) -> None:
+        """Move the messages to `old_messages` until no more arrive, and put the new queue in place of the old one."""
+        deadline = time.monotonic() + self.wait_s
         try:
-            self._move_once(self.queue, part.out, f"set {{count}} messages aside, in {part.kept.name}")
-            while trouble := self._late() or self._lacks_room() or self._swap():
+            if ready := self.session.ready(self.queue):
+                self._step(f"moving {ready} messages to {self.temporary.old_messages.name}")
+                self._stash(ready, _IDLE_S)
+            while obstacle := self._late_publisher() or self._lack_of_room() or self._swap():
                 if time.monotonic() > deadline:
-                    raise _NotYet(trouble)
-        except AccessRefused as exc:  # somebody consumes, exclusively
+                    raise _NotYet(obstacle)
+        except AccessRefused as exc:  # another client consumes exclusively
             raise _NotYet(exc.reply_text) from exc
 
-    def _late(self) -> str:
-        """Say what still comes, although no binding leads here."""
-        late = self._mover(self.queue, self.siblings.out).move(count=_LATE, idle_s=self.site.pauses.quiet_s)
-        self._count(late, self.siblings.out)
+    def _late_publisher(self) -> str:
+        """Say through which exchange messages still arrive, although no binding leads here."""
+        late = self._stash(_LATE, self.session.pauses.quiet_s)
         if not late.messages:
             return ""
         through = f"exchange {late.last_exchange!r}" if late.last_exchange else "the default exchange"
-        return f"messages come to it around its bindings, through {through}"
+        return f"{_DIRECT}, through {through}"
 
-    def _lacks_room(self) -> str:
-        return lacks_room(self.queue, self.site.ready(self.siblings.kept), self.aside_bytes)
+    def _lack_of_room(self) -> str:
+        lack = lack_of_room(self.queue, self.session.ready(self.temporary.old_messages), self.stashed_bytes)
+        return lack and f"it {lack}"
 
     def _swap(self) -> str:
-        """Delete the old queue and declare the new one, in one write; say why not, if so."""
-        site = self.site
-        self._step("delete it and declare it anew")
-        state = site.answer(self.queue)
-        if state and state.consumer_count:
-            return f"it has {state.consumer_count} consumers"
-        if state and state.message_count:
-            return "messages come to it around its bindings"
+        """Delete the old queue and declare the new one, in one write; return the reason if that is impossible."""
+        self._step("deleting it and declaring the new one")
+        counts = self.session.queue_counts(self.queue)
+        if counts and counts.consumer_count:
+            return f"it has {counts.consumer_count} consumers"
+        if counts and counts.message_count:
+            return _DIRECT
         try:
-            site.do(
+            self.session.call(
                 declare_methods.delete_call(self.queue, if_unused=self.classic, if_empty=self.classic),
                 declare_methods.declare_call(self.queue),
             )
@@ -145,104 +153,116 @@ class QueueReplacement:
             return self._swap()
         return ""
 
-    # From the siblings to the new queue.
+    # From the temporary queues to the new queue.
 
-    def _bring_back(self) -> None:
-        """Move everything back, let new messages take the short way again, and remove the siblings."""
-        site, part = self.site, self.siblings
-        site.do(declare_methods.declare_call(part.back), declare_methods.declare_call(_binding(part.back, self.queue)))
-        if site.answer(part.kept) is not None:
-            self._move(part.kept, part.back, "bring {count} messages back")
-        if site.answer(part.came) is not None:
-            self._follow_up()
-        self._step("bind it")
-        site.do(*map(declare_methods.declare_call, self.bindings))
-        site.pause(site.pauses.stale_s)
-        self._step("remove its siblings")
-        site.do(*(declare_methods.unbind_call(self._through_way(each)) for each in self.bindings))
-        for queue in (part.kept, part.came):
-            self._move(queue, part.back, "bring {count} more messages back")
-            site.do(declare_methods.delete_call(queue))
-        site.do(*(declare_methods.delete_call(each) for each in (part.out, part.turn, part.back, part.way)))
+    def _refill(self) -> None:
+        """Move everything back, route new messages directly again, and delete the temporary entities."""
+        session, temporary = self.session, self.temporary
+        session.declare(temporary.refill, _binding(temporary.refill, self.queue))
+        if session.exists(temporary.old_messages):
+            self._restore(temporary.old_messages, lambda count: f"moving {count} messages back")
+        if session.exists(temporary.new_messages):
+            self._catch_up()
+        self._step("restoring its bindings")
+        session.declare(*self.bindings)
+        session.pause(session.pauses.stale_s)
+        self._step("deleting its temporary entities")
+        session.call(*(declare_methods.unbind_call(self._to_ingress(each)) for each in self.bindings))
+        for queue in (temporary.old_messages, temporary.new_messages):
+            self._restore(queue, lambda count: f"moving {count} more messages back")
+            session.call(declare_methods.delete_call(queue))
+        exchanges = (temporary.drain, temporary.overflow, temporary.refill, temporary.ingress)
+        session.call(*map(declare_methods.delete_call, exchanges))
 
-    def _follow_up(self) -> None:
-        """Bring back what came meanwhile; lead new messages to the queue when few are left, which they overtake.
+    def _catch_up(self) -> None:
+        """Move new messages back; route newer ones directly to the queue when few are left, which they overtake.
 
-        They are led there too when more come than can be moved. One mover does it all: one that ends early leaves what
-        a quorum queue was about to deliver, and that comes again behind newer messages.
+        They are routed directly too when more arrive than can be moved. One drain does it all: one that ends early
+        leaves the messages that a quorum queue was about to deliver, and they return behind newer ones.
         """
-        part, site = self.siblings, self.site
-        lefts: list[int] = []  # each time it was asked
-        turned = False
+        session, source = self.session, self.temporary.new_messages
+        self._step(f"moving back the new messages, {session.ready(source)} or more")
+        direct, left_before, count_at = False, math.inf, 0
+        result = DrainResult()
+        with closing(self._drain(source, self._restored).run(idle_s=session.pauses.stale_s)) as progress:
+            for result in progress:
+                if direct or result.messages < count_at:
+                    continue
+                with suppress(ConnectionLost):  # the drain recovers from it as well, and then this is tried again
+                    left = session.ready(source)
+                    if _FEW < left < left_before:
+                        left_before, count_at = left, result.messages + left
+                    else:
+                        self._route_directly()
+                        direct = True
+        self._add_restored(result)
+        if not direct:  # the broker paused
+            self._route_directly()
+            session.pause(session.pauses.stale_s)
+        self._restore(source, lambda count: f"moving the last {count} messages back")
 
-        def turn() -> None:
-            nonlocal turned
-            site.tell(f"queue {self.queue.name!r}: lead new messages to it")
-            site.do(declare_methods.declare_call(_binding(part.way, self.queue)))
-            turned = True
-
-        def caught_up() -> int | None:
-            left = site.ready(part.came)
-            if left > _FEW and (not lefts or left < lefts[-1]):
-                lefts.append(left)
-                return left
-            turn()
-            return None
-
-        self._step(f"bring back what came meanwhile, {site.ready(part.came)} messages and more")
-        mover = self._mover(part.came, part.back)
-        self._count(mover.move(count=0, idle_s=site.pauses.stale_s, on_count=caught_up), part.back)
-        if not turned:  # the broker paused
-            turn()
-            site.pause(site.pauses.stale_s)
-        self._move(part.came, part.back, "bring the last {count} messages back")
+    def _route_directly(self) -> None:
+        self.session.on_step(f"queue {self.queue.name!r}: routing new messages to it")
+        self.session.declare(_binding(self.temporary.ingress, self.queue))
 
     # Moving.
 
-    def _move(self, source: Queue, target: Exchange, what: str) -> None:
-        """Move all that is in a queue which nothing comes to any more."""
+    def _stash(self, count: int, idle_s: float) -> DrainResult:
+        """Move messages of the old queue to `old_messages`."""
+        drain = self._drain(self.queue, stashed_in(self.temporary.drain.name))
+        result = deque(drain.run(count=count, idle_s=idle_s), maxlen=1).pop()
+        self.stashed_bytes += result.body_bytes
+        self._add(result)
+        return result
+
+    def _restore(self, source: Queue, step: Callable[[int], str]) -> None:
+        """Move all messages of a queue that no message reaches any more to the new queue."""
         for _ in range(_TRIES):
-            if self._move_once(source, target, what) == 0:
+            ready = self.session.ready(source)
+            if not ready:
                 return
-        raise NotConfirmed(f"queue {source.name!r} gives its messages to somebody else", advice="Find its consumer.")
+            self._step(step(ready))
+            drain = self._drain(source, self._restored)
+            self._add_restored(deque(drain.run(count=ready, idle_s=_IDLE_S), maxlen=1).pop())
+        raise NotConfirmed(
+            f"another consumer is taking messages from queue {source.name!r}",
+            advice="Stop that consumer, then run the command again.",
+        )
 
-    def _move_once(self, source: Queue, target: Exchange, what: str) -> int:
-        left = self.site.ready(source)
-        if left:
-            self._step(what.format(count=left))
-            self._count(self._mover(source, target).move(count=left, idle_s=_IDLE_S), target)
-        return left
+    @property
+    def _restored(self) -> DestinationFor:
+        return restored_in(self.temporary.refill.name)
 
-    def _mover(self, source: Queue, target: Exchange) -> Drain:
-        change = set_aside if target is self.siblings.out else take_back
-        return Drain(self.site.publishing, source.name, target.name, change, suspect=self.suspect, stop=self.site.stop)
+    def _drain(self, source: Queue, destination_for: DestinationFor) -> Drain:
+        session = self.session
+        return Drain(session.publishing, source.name, destination_for, self.may_duplicate, session.stop)
 
-    def _count(self, moved: DrainResult, target: Exchange) -> None:
-        self.twice += moved.twice
-        if target is self.siblings.out:
-            self.aside_bytes += moved.body_bytes
-        else:
-            self.moved += moved.messages
-            self.notes += moved.notes
-        if self.site.stop.requested:
+    def _add_restored(self, result: DrainResult) -> None:
+        self.moved += result.messages
+        self.notes += result.notes
+        self._add(result)
+
+    def _add(self, result: DrainResult) -> None:
+        self.duplicates_max += result.duplicates_max
+        if self.session.stop.requested:
             raise ReplaceStopped
 
-    def _step(self, what: str) -> None:
-        self.site.step(f"queue {self.queue.name!r}: {what}")
+    def _step(self, text: str) -> None:
+        self.session.step(f"queue {self.queue.name!r}: {text}")
 
-    def _through_way(self, binding: Binding) -> Binding:
-        return replace(binding, destination=self.siblings.way.name, destination_type="exchange")
+    def _to_ingress(self, binding: Binding) -> Binding:
+        return replace(binding, destination=self.temporary.ingress.name, destination_type="exchange")
 
 
-def lacks_room(queue: Queue, messages: int, body_bytes: int = 0) -> str:
+def lack_of_room(queue: Queue, messages: int, body_bytes: int = 0) -> str:
     """Say why a queue would drop or refuse some of these messages, with no dead-letter exchange that takes them."""
     arguments = queue.arguments
     if "x-dead-letter-exchange" in arguments and arguments.get("x-overflow", "drop-head") == "drop-head":
         return ""
-    for name, held, what in (("x-max-length", messages, "messages"), ("x-max-length-bytes", body_bytes, "bytes")):
+    for name, held, unit in (("x-max-length", messages, "messages"), ("x-max-length-bytes", body_bytes, "bytes")):
         limit = arguments.get(name)
         if isinstance(limit, int) and held > limit:
-            return f"it holds {held} {what}, and the new one has room for {limit} ({name})"
+            return f"holds {held} {unit}, but the new queue has room for {limit} ({name})"
     return ""
 
 

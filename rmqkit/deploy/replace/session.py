@@ -1,4 +1,4 @@
-"""Where something is being replaced: the ways to the broker, the steps that are told, and one run at a time."""
+"""The lock and the channels of one replacement run, and the steps that it reports."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rmqkit.amqp.channel import MethodCall
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy.replace.temporary_entities import LOCK, MARKER
-from rmqkit.errors import PropertyMismatch, ResourceLocked
+from rmqkit.errors import NotFound, PropertyMismatch, ResourceLocked
 from rmqkit.model import Exchange, Queue
 from rmqkit.stop import Stop
 
-_LOCKED_S = 5.0  # a run that was killed lets go of its lock as soon as the broker sees its connection close
+_LOCKED_S = 5.0  # a run that was killed releases its lock as soon as the broker notices that its connection is closed
 
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """How long to wait for what AMQP does not show.
+    """How long to wait for changes that AMQP does not show.
 
-    RabbitMQ 3.x writes a declaration to disk within two seconds: no message relies on it before `on_disk_s`. What was
-    routed before a binding changed is in its queue after `stale_s`. A queue that nothing came to for `quiet_s` has no
-    publisher left.
+    RabbitMQ 3.x writes a declaration to disk within two seconds: no message relies on it before `on_disk_s`. A message
+    that was routed before a binding changed is in its queue after `stale_s`. A queue that no message reached for
+    `quiet_s` has no publisher left.
     """
 
     on_disk_s: float = 3.0
@@ -35,31 +35,31 @@ class Pauses:
 
 
 class ReplaceStopped(Exception):
-    """A stop was requested; what is begun is finished by another run."""
+    """A stop was requested; another run finishes the replacement."""
 
 
 @dataclass(frozen=True)
 class ReplaceSession:
-    """The ways to one broker. Each call is on a channel of its own, and under the lock."""
+    """One run on one broker. Each call uses a channel of its own, and is made under the lock."""
 
     consuming: ReconnectingConnection
     publishing: ReconnectingConnection
     stop: Stop
-    tell: Callable[[str], None]
+    on_step: Callable[[str], None]
     pauses: Pauses
 
-    def step(self, what: str) -> None:
-        """Tell of the next step; raise ReplaceStopped if there is not to be one."""
+    def step(self, text: str) -> None:
+        """Report the next step; raise ReplaceStopped instead if a stop was requested."""
         if self.stop.requested:
             raise ReplaceStopped
-        self.tell(what)
+        self.on_step(text)
 
     def pause(self, seconds: float) -> None:
-        """Wait; raise ReplaceStopped when that is requested."""
+        """Wait; raise ReplaceStopped when a stop is requested."""
         if self.stop.wait(seconds):
             raise ReplaceStopped
 
-    def do(self, *calls: MethodCall) -> None:
+    def call(self, *calls: MethodCall) -> None:
         """Make calls in order, up to a hundred in one write; the broker ends at the first it refuses.
 
         Raises Refused, ConnectionLost.
@@ -71,33 +71,44 @@ class ReplaceSession:
         finally:
             channel.close()
 
-    def answer(self, entity: Exchange | Queue) -> Any:
-        """Return the broker's answer about an entity, with a queue's counts, or None if it is not there."""
-        with EntityInspector(self.consuming) as looker:
-            return looker.passive_declare(entity)
+    def declare(self, *entities: declare_methods.Entity) -> None:
+        """Declare entities as `call` does."""
+        self.call(*map(declare_methods.declare_call, entities))
+
+    def exists(self, entity: Exchange | Queue) -> bool:
+        """Tell whether an entity of this name exists."""
+        with EntityInspector(self.consuming) as inspector:
+            return inspector.passive_declare(entity) is not None
+
+    def queue_counts(self, queue: Queue) -> Any:
+        """Return the counts of a queue, as `Channel.queue_counts` does, or None if it does not exist."""
+        channel = self.consuming.channel()
+        try:
+            return channel.queue_counts(queue.name)
+        except NotFound:
+            return None
+        finally:
+            channel.close()
 
     def ready(self, queue: Queue) -> int:
-        """Return how many messages wait in a queue; 0 if it is not there."""
-        answer = self.answer(queue)
-        return answer.message_count if answer else 0
+        """Count the messages that are ready in a queue; 0 if it does not exist."""
+        counts = self.queue_counts(queue)
+        return counts.message_count if counts else 0
 
     def lock(self) -> None:
-        """Become the only run that replaces something in this virtual host.
-
-        Raises PropertyMismatch if there is another.
-        """
+        """Become the only run that replaces entities in this virtual host; raise PropertyMismatch if there is one."""
         deadline = time.monotonic() + _LOCKED_S
         while True:
             try:
-                return self.do()
+                return self.call()
             except ResourceLocked as exc:
                 if time.monotonic() > deadline or self.stop.wait(0.1):
-                    message = "another run of rmqkit is replacing something in this virtual host; nothing was changed"
-                    advice = "Let it come to its end. One that was killed lets go once the broker sees it is gone."
+                    message = "another run of rmqkit is replacing entities in this virtual host; nothing was changed"
+                    advice = "Wait until it ends. If it was killed, try again once the broker has noticed that."
                     raise PropertyMismatch(405, exc.reply_text, exc.subject, message=message, advice=advice) from exc
 
     def unlock(self) -> None:
-        """Let others; the marker goes too, unless something is left to be finished."""
-        with suppress(PropertyMismatch):  # it is bound to what is left
-            self.do(declare_methods.delete_call(MARKER, if_unused=True))
-        self.do(declare_methods.delete_call(LOCK))
+        """Release the lock; delete the marker too, unless a replacement is unfinished."""
+        with suppress(PropertyMismatch):  # it is bound to temporary entities
+            self.call(declare_methods.delete_call(MARKER, if_unused=True))
+        self.call(declare_methods.delete_call(LOCK))

@@ -1,6 +1,6 @@
-"""What stands in for a queue or an exchange while it is replaced, by names that follow from its own. Pure.
+"""The temporary entities of a replacement, under names that follow from the entity's name. Pure.
 
-A run that was killed is found again by these names alone: there is no file that could be lost or be wrong.
+A run that was killed is found by these names alone: there is no state file that could be lost or wrong.
 """
 
 from __future__ import annotations
@@ -12,56 +12,55 @@ from dataclasses import dataclass, replace
 from rmqkit.model import Binding, Exchange, Queue
 
 NAME_BYTES = 255  # the longest name (AMQP 0-9-1 section 4.2.5.3)
-MARKER = Exchange("rmqkit.replacing", "fanout", internal=True)  # is there as long as something is being replaced
-# It goes with the connection of the run that holds it.
+MARKER = Exchange("rmqkit.replacing", "fanout", internal=True)  # exists as long as a replacement is unfinished
+# It is deleted with the connection of the run that holds it.
 LOCK = Queue(MARKER.name, durable=False, exclusive=True, arguments={"x-queue-type": "classic"})
 
 
-def temporary_name(name: str, part: str) -> str:
-    """Return the name of a sibling; of a long name a hash stands for it."""
-    full = f"{name}.rmqkit.{part}"
-    return full if len(full.encode()) <= NAME_BYTES else f"{hashlib.sha256(name.encode()).hexdigest()}.rmqkit.{part}"
+def temporary_name(name: str, role: str) -> str:
+    """Return the name of a temporary entity; a hash stands for a long name."""
+    full = f"{name}.rmqkit.{role}"
+    return full if len(full.encode()) <= NAME_BYTES else f"{hashlib.sha256(name.encode()).hexdigest()}.rmqkit.{role}"
 
 
 @dataclass(frozen=True, slots=True)
 class TemporaryEntities:
-    """The siblings of a queue.
+    """The temporary entities of a queue.
 
-    Its bindings lead to `way`; what finds no queue behind `way` takes the `turn`, to `came`. What was in the queue goes
-    `out`, to `kept`. The way `back` is to the new queue.
+    Its bindings lead to `ingress`, whose alternate exchange `overflow` leads to the queue `new_messages`. The messages
+    of the old queue are moved through `drain` to `old_messages`, and all are moved through `refill` to the new queue.
     """
 
-    way: Exchange
-    turn: Exchange
-    out: Exchange
-    back: Exchange
-    kept: Queue
-    came: Queue
+    ingress: Exchange
+    overflow: Exchange
+    drain: Exchange
+    refill: Exchange
+    old_messages: Queue
+    new_messages: Queue
 
     @classmethod
-    def of(cls, queue: Queue, kinds: Sequence[str] = ()) -> TemporaryEntities:
-        """Return the siblings of a queue, as safe as the old one and the new one, whose types are `kinds`.
+    def of(cls, queue: Queue, types: Sequence[str] = ()) -> TemporaryEntities:
+        """Return the temporary entities of a queue, as safe as the old and the new one, which have these types.
 
-        An empty one is the virtual host's default.
+        An empty type is the virtual host's default.
         """
-        kind = {"x-queue-type": "quorum" if "quorum" in kinds else "classic"}
-        if "" in kinds and "quorum" not in kinds:
-            kind = {}
-        turn = temporary_name(queue.name, "turn")
+        arguments = {"x-queue-type": "quorum" if "quorum" in types else "classic"}
+        if "" in types and "quorum" not in types:
+            arguments = {}
+        overflow = temporary_name(queue.name, "overflow")
+        alternate = {"alternate-exchange": overflow}
         return cls(
-            way=Exchange(
-                temporary_name(queue.name, "way"), "fanout", internal=True, arguments={"alternate-exchange": turn}
-            ),
-            turn=Exchange(turn, "fanout", internal=True),
-            out=Exchange(temporary_name(queue.name, "out"), "fanout"),
-            back=Exchange(temporary_name(queue.name, "back"), "fanout"),
-            kept=Queue(temporary_name(queue.name, "kept"), arguments=kind),
-            came=Queue(temporary_name(queue.name, "came"), arguments=kind),
+            ingress=Exchange(temporary_name(queue.name, "ingress"), "fanout", internal=True, arguments=alternate),
+            overflow=Exchange(overflow, "fanout", internal=True),
+            drain=Exchange(temporary_name(queue.name, "drain"), "fanout"),
+            refill=Exchange(temporary_name(queue.name, "refill"), "fanout"),
+            old_messages=Queue(temporary_name(queue.name, "old-messages"), arguments=arguments),
+            new_messages=Queue(temporary_name(queue.name, "new-messages"), arguments=arguments),
         )
 
 
 def temporary_exchange(exchange: Exchange) -> Exchange:
-    """Return the exchange that routes as the new one will; what reaches it always finds a binding."""
+    """Return the exchange that routes as the new one will; every message that reaches it finds a binding."""
     arguments = {name: value for name, value in exchange.arguments.items() if name != "alternate-exchange"}
     return replace(
         exchange, name=temporary_name(exchange.name, "gate"), internal=False, auto_delete=False, arguments=arguments
@@ -69,23 +68,24 @@ def temporary_exchange(exchange: Exchange) -> Exchange:
 
 
 def trial_of(entity: Exchange | Queue) -> Exchange | Queue:
-    """Return what shows, before anything is changed, whether the broker would take the new entity."""
+    """Return the entity that shows, before anything is changed, whether the broker accepts the new one."""
     return replace(entity, name=temporary_name(entity.name, "trial"))
 
 
-def bindings_of_queue(queue: Queue, siblings: TemporaryEntities, bindings: Iterable[Binding]) -> list[Binding]:
-    """Return the bindings of a queue, each once; those to `way` are its own, and those from siblings are not."""
-    names = {queue.name: "queue", siblings.way.name: "exchange"}
-    ours = {"", MARKER.name, *(each.name for each in (siblings.way, siblings.turn, siblings.out, siblings.back))}
+def bindings_of_queue(queue: Queue, temporary: TemporaryEntities, bindings: Iterable[Binding]) -> list[Binding]:
+    """Return the bindings of a queue, each once: those to `ingress` included, those from temporary entities not."""
+    names = {queue.name: "queue", temporary.ingress.name: "exchange"}
+    exchanges = (temporary.ingress, temporary.overflow, temporary.drain, temporary.refill)
+    excluded = {"", MARKER.name, *(each.name for each in exchanges)}
     return _distinct(
         replace(each, destination=queue.name, destination_type="queue")
         for each in bindings
-        if names.get(each.destination) == each.destination_type and each.source not in ours
+        if names.get(each.destination) == each.destination_type and each.source not in excluded
     )
 
 
 def bindings_of_exchange(exchange: Exchange, gate: Exchange, bindings: Iterable[Binding]) -> list[Binding]:
-    """Return the bindings from an exchange and to it, each once; those of its gate are its own."""
+    """Return the bindings from an exchange and to it, each once; those of its gate count as its own."""
 
     def own(binding: Binding) -> Binding:
         if binding.source == gate.name:
@@ -102,11 +102,11 @@ def bindings_of_exchange(exchange: Exchange, gate: Exchange, bindings: Iterable[
     return _distinct(found)
 
 
-def way_key(binding: Binding) -> tuple[str, str]:
-    """Return what decides which messages a binding takes."""
+def match_key(binding: Binding) -> tuple[str, str]:
+    """Return the part of a binding that decides which messages match it."""
     return binding.routing_key, repr(sorted(binding.arguments.items()))
 
 
 def _distinct(bindings: Iterable[Binding]) -> list[Binding]:
-    by_key = {(each.source, each.destination, each.destination_type, *way_key(each)): each for each in bindings}
+    by_key = {(each.source, each.destination, each.destination_type, *match_key(each)): each for each in bindings}
     return list(by_key.values())
