@@ -145,7 +145,7 @@ class _DrainSession(Transfer):
         for delivery in deliveries:
             destination = self.destination(delivery)
             assert not isinstance(destination, str), "an exchange is a destination"  # noqa: S101
-            messages.append(Transferred(delivery, destination))
+            messages.append(Transferred(delivery, destination, len(delivery.body)))
             result.body_bytes += len(delivery.body)
             if self.may_duplicate and delivery.redelivered:
                 result.duplicates_max += 1

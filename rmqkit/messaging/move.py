@@ -277,7 +277,7 @@ class _MovePass(Transfer):
                 move.moved += 1
                 self.held.keep(delivery.delivery_tag)
             else:
-                selected.append(Transferred(delivery, destination))
+                selected.append(Transferred(delivery, destination, len(delivery.body)))
         self.publish(selected)
 
     def _existing_destination(self, origin: LazyOrigin, username: str) -> Destination | str:
@@ -308,7 +308,7 @@ class _MovePass(Transfer):
 
     def nacked(self, message: Transferred) -> None:
         """Retry after a pause; but not through an exchange, where other queues may have accepted the message."""
-        delivery, destination, _ = message
+        delivery, destination, *_ = message
         if destination.exchange:
             name = destination.exchange
             self._stay(delivery, f"a queue behind exchange {name!r} rejects messages; others may have accepted it")

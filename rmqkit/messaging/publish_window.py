@@ -90,7 +90,7 @@ class RetryQueue(Generic[NackableT]):
             return False
         due_s = time.monotonic() + PAUSE_S * 2**nacked.nacks
         heapq.heappush(self._heap, (due_s, nacked.position, nacked.retried()))
-        self.body_bytes += len(nacked.body)
+        self.body_bytes += nacked.body_bytes
         return True
 
     def due_in_s(self) -> float:
@@ -107,7 +107,7 @@ class RetryQueue(Generic[NackableT]):
 
     def _pop(self) -> NackableT:
         *_, nacked = heapq.heappop(self._heap)
-        self.body_bytes -= len(nacked.body)
+        self.body_bytes -= nacked.body_bytes
         return nacked
 
 

@@ -178,7 +178,7 @@ class Publisher:
                 continue
             if not isinstance(message.body, bytes):
                 raise PayloadError(f"a body has to be bytes, not {type(message.body).__name__}")
-            queue.append(Sent(counts.published, message))
+            queue.append(Sent(counts.published, message, len(message.body)))
             counts.published += 1
             try:
                 self._flush()

@@ -152,7 +152,7 @@ class RpcClient:
         self._unsent.popleft()
         call.deadline_s = call.deadline_s or time.monotonic() + self._options.timeout_s
         self._waiting[call.correlation_id] = call
-        self._unconfirmed.add(Sent(call.number, call.message))
+        self._unconfirmed.add(Sent(call.number, call.message, len(call.message.body)))
 
     def _open(self, channel: Channel) -> None:
         channel.confirm_select()

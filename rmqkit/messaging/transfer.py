@@ -28,6 +28,7 @@ class Transferred(NamedTuple):
 
     delivery: Delivery
     destination: Destination
+    body_bytes: int
     nacks: int = 0
 
     @property
@@ -35,14 +36,10 @@ class Transferred(NamedTuple):
         """Return the delivery tag."""
         return self.delivery.delivery_tag
 
-    @property
-    def body(self) -> bytes:
-        """Return the body."""
-        return self.delivery.body
-
     def is_like(self, returned: Returned) -> bool:
         """Tell whether a returned message has the same exchange, routing key and body."""
-        return self.destination[:2] == (returned.exchange, returned.routing_key) and self.body == returned.body
+        target = returned.exchange, returned.routing_key
+        return self.destination[:2] == target and self.delivery.body == returned.body
 
     def has_properties(self, header: bytes) -> bool:
         """Tell whether properties, as on the wire, are those of the message."""
@@ -74,7 +71,7 @@ class Transfer(ABC):
         self._destination_for = destination_for
         self._username = channel.transport.address.username
         self._encoder = Encoder(channel.number, channel.transport.frame_max)
-        self._unconfirmed: Unconfirmed[Transferred] = Unconfirmed()
+        self._unconfirmed: Unconfirmed[Transferred] = Unconfirmed(always_exact=True)
         self._deadline = ConfirmDeadline(PublishOptions())
         self._origin: Origin | None = None
         self._destination: Destination | str = ""  # for that origin
@@ -113,7 +110,7 @@ class Transfer(ABC):
         """Publish deliveries to their destinations, in one write."""
         forward, frames = self._encoder.forward, []
         for message in tuple(messages):
-            delivery, (exchange, key, header, _), _ = message
+            delivery, (exchange, key, header, _), _, _ = message
             try:
                 frames.append(forward(delivery, exchange, header, key))
             except PayloadError as exc:  # its properties were the largest that a frame holds, and have grown

@@ -25,8 +25,8 @@ class Published(Protocol):
         ...
 
     @property
-    def body(self) -> bytes:
-        """Return the body."""
+    def body_bytes(self) -> int:
+        """Return the size of the body."""
         ...
 
     def is_like(self, returned: Returned) -> bool:
@@ -43,13 +43,9 @@ class Sent(NamedTuple):
 
     position: int
     message: Message
+    body_bytes: int
     tries: int = 0
     nacks: int = 0
-
-    @property
-    def body(self) -> bytes:
-        """Return the body."""
-        return self.message.body
 
     def is_like(self, returned: Returned) -> bool:
         """Tell whether a returned message has the same exchange, routing key and body."""
@@ -75,7 +71,7 @@ PublishedT = TypeVar("PublishedT", bound=Published)
 class Unconfirmed(Generic[PublishedT]):
     """The unconfirmed messages of one channel; `body_bytes` is the sum of their bodies."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, always_exact: bool = False) -> None:
         self.body_bytes = 0
         self.returned: dict[int, str] = {}  # the position of each returned message -> the reason
         self._window: deque[PublishedT | None] = deque()  # None: confirmed out of order
@@ -83,6 +79,7 @@ class Unconfirmed(Generic[PublishedT]):
         self._holes = 0
         self._returns_seen_to = 1  # returns arrive in order: no more belong to a tag below this one
         self._verbatim = True  # the broker returns properties as they were sent
+        self._always_exact = always_exact  # compare them nevertheless: mistaking one message for another loses one
 
     def __len__(self) -> int:
         return len(self._window) - self._holes
@@ -90,13 +87,12 @@ class Unconfirmed(Generic[PublishedT]):
     def add(self, published: PublishedT) -> None:
         """Add the message that was published last."""
         self._window.append(published)
-        self.body_bytes += len(published.body)
+        self.body_bytes += published.body_bytes
 
     def extend(self, published: Sequence[PublishedT]) -> None:
         """Add the messages that were published last, in order."""
         self._window.extend(published)
-        for each in published:
-            self.body_bytes += len(each.body)
+        self.body_bytes += sum([each.body_bytes for each in published])
 
     def note_return(self, returned: Returned) -> bool:
         """Record a return for its message; return False if there is no such message."""
@@ -106,7 +102,7 @@ class Unconfirmed(Generic[PublishedT]):
             published = self._window[tag - self._first_tag]
             if published is None or not published.is_like(returned):
                 continue
-            if not self._verbatim or published.has_properties(returned.header):
+            if not (self._verbatim or self._always_exact) or published.has_properties(returned.header):
                 return self._mark(tag, published, returned)
             # Same exchange, key and body, other properties: a headers exchange may route one and not the other.
             fallback = fallback or (tag, published)
@@ -152,7 +148,7 @@ class Unconfirmed(Generic[PublishedT]):
             if published is None:
                 self._holes -= 1
             else:
-                self.body_bytes -= len(published.body)
+                self.body_bytes -= published.body_bytes
                 settled.append(published)
         self._first_tag += amount
         return settled
@@ -163,7 +159,7 @@ class Unconfirmed(Generic[PublishedT]):
             return []
         self._window[offset] = None
         self._holes += 1
-        self.body_bytes -= len(published.body)
+        self.body_bytes -= published.body_bytes
         return [published]
 
     def take_all(self) -> list[PublishedT]:

@@ -15,7 +15,7 @@ from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
 def _filled(*messages: Message) -> Unconfirmed[Sent]:
     unconfirmed: Unconfirmed[Sent] = Unconfirmed()
     for position, message in enumerate(messages):
-        unconfirmed.add(Sent(position, message))
+        unconfirmed.add(Sent(position, message, len(message.body)))
     return unconfirmed
 
 
@@ -91,3 +91,14 @@ def test_a_return_of_something_never_sent_is_noted_for_nobody() -> None:
     unconfirmed = _numbered(2)
     assert not unconfirmed.note_return(_return_of(Message(b"stranger")))
     assert not unconfirmed.returned
+
+
+def test_a_move_matches_properties_even_after_a_return_that_altered_them() -> None:
+    first, second = Properties(message_id="1"), Properties(message_id="2")
+    messages = [Message(b"a", properties=first), Message(b"b", properties=first), Message(b"b", properties=second)]
+    unconfirmed: Unconfirmed[Sent] = Unconfirmed(always_exact=True)
+    for position, message in enumerate(messages):
+        unconfirmed.add(Sent(position, message, 1))
+    assert unconfirmed.note_return(_return_of(messages[0], Properties(message_id="altered")))
+    assert unconfirmed.note_return(_return_of(messages[2]))
+    assert set(unconfirmed.returned) == {0, 2}
