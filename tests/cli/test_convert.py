@@ -92,7 +92,7 @@ def test_a_device_is_written_to_and_not_replaced(folder: Path) -> None:
         (["missing.json"], 2, "missing.json: the file cannot be read: No such file or directory"),
         (["t.yaml", "--to", "yaml"], 2, "t.yaml already has the format yaml"),
         (["t.yaml", "/dev/full"], 3, "/dev/full: No space left on device"),
-        (["-", "--to", "yaml"], 2, "/dev/stdin:1:1: this is not JSON"),
+        (["-", "--to", "yaml"], 2, "/dev/stdin:1:1: not JSON"),
     ],
 )
 def test_a_failed_conversion_leaves_no_file(folder: Path, arguments: list[str], code: int, message: str) -> None:

@@ -321,7 +321,7 @@ def test_a_body_file_cannot_lead_out_of_its_folder(run: Run, queue: str, tmp_pat
         (tmp_path / "in" / f"{number}.properties.json").write_text(json.dumps({"body_file": name}))
     done = run("publish", "-q", queue, "--envelopes", "in")
     assert done.returncode == 2
-    assert done.stderr.count(b"'body_file' has to name a file in the same folder") == 2
+    assert done.stderr.count(b"'body_file' must name a file in the same folder") == 2
     assert done.stderr.count(b"cannot be read: Is a directory") == 2
 
 

@@ -162,7 +162,7 @@ def test_a_call_to_a_missing_queue_exits_6_immediately(run: Any, queue_name: str
     [
         ((), b"name the queue"),
         (("requests", "a", "b", "-o", "file"), b"--output requires exactly one"),
-        (("requests", "a", "--lines", "-"), b"--lines takes its messages from a stream"),
+        (("requests", "a", "--lines", "-"), b"--lines cannot be combined with payloads or --file"),
         (("requests", "-f", "missing"), b"missing"),
     ],
 )

@@ -119,7 +119,7 @@ def test_the_queue_is_exclusive_and_bounded_and_deleted_after_kill_9(
             "direct",
             [],
             2,
-            "is of type direct: it cannot be subscribed to without routing keys\n  Name routing keys",
+            "is of type direct: it cannot be subscribed to without routing keys\n  Name the routing keys",
         ),
         ("topic", ["-H", "a=b"], 2, "is of type topic, which ignores headers"),
         ("topic", ["-H", "a"], 2, "Header 'a' has no value"),
@@ -176,7 +176,7 @@ def test_only_the_queue_of_a_subscription_is_removed_without_force(live: Run, vh
     assert (refused.returncode, "queue 'orders_audit' is not a subscription" in refused.stderr) == (5, True)
     with rmqkit.connect(vhost_url) as blind:
         blind.subscribe("orders", ["x"], durable="ada")
-        with pytest.raises(rmqkit.PropertyMismatch, match="whether queue 'ada' is a subscription's cannot be seen"):
+        with pytest.raises(rmqkit.PropertyMismatch, match="it cannot be seen whether queue 'ada' is a subscription"):
             blind.unsubscribe("ada")
         blind.unsubscribe(blind.subscribe("orders"))  # its own it knows
     assert live("unsubscribe", "ada").returncode == 0

@@ -121,7 +121,7 @@ def test_the_schema_of_scenario_files_is_printed_for_editors() -> None:
 
 def test_the_suggested_route_command_works(run: Run) -> None:
     done = run("tests/cases/scenarios/failing/elsewhere.test.yaml")
-    hint = next(line for line in done.stdout.splitlines() if "The whole way: rmqkit" in line)
-    words = shlex.split(hint.partition("The whole way: rmqkit ")[2])
+    hint = next(line for line in done.stdout.splitlines() if "Full route: rmqkit" in line)
+    words = shlex.split(hint.partition("Full route: rmqkit ")[2])
     shown = subprocess.run([*COMMAND[:-1], *words], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "audit" in shown.stdout

@@ -162,9 +162,9 @@ def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong_before_anything_
         of_client(tls, key=""): "client.pem: not a PEM certificate with its key",
         Tls(ca, certificate, missing): "--tls-key-file: .*missing.pem: No such file",
         Tls(ca, missing): "--tls-cert-file: .*missing.pem: No such file",
-        Tls(ca, empty): "empty.pem: no certificate",
+        Tls(ca, empty): "empty.pem: not a PEM certificate",
         Tls(missing): "--tls-ca-file: .*missing.pem: No such file",
-        Tls(empty): "--tls-ca-file: .*empty.pem: holds no certificate",
+        Tls(empty): "--tls-ca-file: .*empty.pem: not a PEM certificate",
         Tls(str(tmp_path)): "--tls-ca-file: .*: Is a directory",
     }.items():
         with pytest.raises(SettingsError, match=says):
