@@ -96,8 +96,4 @@ def many_hashes(index: TopologyIndex) -> Iterator[Violation]:
         number = binding.routing_key.split(".").count("#")
         if number > _MAX_HASHES and index.type_of(binding.source) == "topic":
             message = f"the pattern {binding.routing_key!r} to {binding.destination!r} has {number} # words"
-            yield (
-                binding,
-                message,
-                "Write * for exactly one word; # is rarely needed more than once, at the end.",
-            )
+            yield binding, message, "Write * for exactly one word; # is rarely needed more than once, at the end."
