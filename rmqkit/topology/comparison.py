@@ -98,10 +98,9 @@ def extras(expected: Topology, actual: Topology) -> Topology:
 
 def is_internal(entity: Exchange | Queue) -> bool:
     """Tell whether the broker created an entity for itself, as federation does, or rmqkit for a replacement."""
-    internal = (
-        entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments or _TEMPORARY.search(entity.name)
-    )
-    return bool(internal) or (isinstance(entity, Exchange) and entity.type == "x-federation-upstream")
+    internal = entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments
+    federated = isinstance(entity, Exchange) and entity.type == "x-federation-upstream"
+    return internal or federated or bool(_TEMPORARY.search(entity.name))
 
 
 def binding_key(binding: Binding) -> str:

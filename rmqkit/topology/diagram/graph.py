@@ -126,9 +126,7 @@ class _Drawing:
 
     def graph(self) -> Diagram:
         places = {identity: place for place, identity in enumerate(self.nodes)}
-        edges = [
-            DiagramEdge(places[a], places[b], relation, tuple(each)) for (a, b, relation), each in self.edges.items()
-        ]
+        edges = (DiagramEdge(places[a], places[b], kind, tuple(each)) for (a, b, kind), each in self.edges.items())
         return Diagram(tuple(self.nodes.values()), tuple(edges))
 
 
@@ -216,9 +214,8 @@ def _appearances(graph: Diagram) -> list[Hashable]:
         for node, other, direction in ((edge.source, edge.target, "to"), (edge.target, edge.source, "from")):
             labels = frozenset(_shape(label, graph.nodes[node].name) for label in edge.labels)
             around[node].add((direction, shapes[other], edge.relation, labels))
-    return [
-        (node.kind, node.type, node.notes, frozenset(edges)) for node, edges in zip(graph.nodes, around, strict=True)
-    ]
+    pairs = zip(graph.nodes, around, strict=True)
+    return [(node.kind, node.type, node.notes, frozenset(edges)) for node, edges in pairs]
 
 
 def _shape(label: str, name: str) -> str:

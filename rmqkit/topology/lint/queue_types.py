@@ -80,8 +80,7 @@ def outdated_setting(index: TopologyIndex) -> Iterator[Violation]:
                 yield queue, f"{name} of queue {queue.name!r} {fault}", "Leave it out."
     for policy in index.policies:
         for key, value in policy.definition.items():
-            fault = _MIRRORING if key.startswith("ha-") else _outdated(key, value)
-            if fault:
+            if fault := _MIRRORING if key.startswith("ha-") else _outdated(key, value):
                 yield policy, f"{key} of policy {policy.name!r} {fault}", "Leave it out; quorum queues are replicated."
 
 
