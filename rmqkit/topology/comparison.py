@@ -12,10 +12,16 @@ from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.plan import Difference, Kind, Outcome, Step
 from rmqkit.topology.file.names import any_part
 
-EVERYTHING = ("*",)  # the scope of every name
+_SECTIONS: Mapping[Kind, str] = {
+    "exchange": "exchanges",
+    "queue": "queues",
+    "binding": "bindings",
+    "policy": "policies",
+}
 _TEMPORARY = re.compile(r"(^|\.)rmqkit\.[a-z]+$")  # entities that exist during a replacement
 _NOT_TEXT = ("none", "null", "true", "false")
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
+_Entity = Exchange | Queue | Binding | Policy
 _Properties = Mapping[str, Any]
 
 
@@ -24,21 +30,13 @@ def compare(expected: Topology, actual: Topology, *, default_queue_type: str = "
 
     A queue without a type has the `default_queue_type` (https://www.rabbitmq.com/docs/vhosts#default-queue-type).
     """
-    exchanges = {each.name: _of_exchange(each) for each in actual.exchanges}
-    queues = {each.name: _of_queue(each, default_queue_type) for each in actual.queues}
-    policies = {each.name: _of_policy(each) for each in actual.policies}
-    bindings = {binding_key(each) for each in actual.bindings}
-    steps = [
-        *(_step("exchange", each, _of_exchange(each), exchanges) for each in expected.exchanges),
-        *(_step("queue", each, _of_queue(each, default_queue_type), queues) for each in expected.queues),
-        *(_binding_step(each, exists=binding_key(each) in bindings) for each in expected.bindings),
-        *(_step("policy", each, _of_policy(each), policies) for each in expected.policies),
-    ]
+    steps: list[Step] = []
+    for kind, section in _SECTIONS.items():
+        existing = {_identity(each): _properties(each, default_queue_type) for each in getattr(actual, section)}
+        steps += [_step(kind, each, existing, default_queue_type) for each in getattr(expected, section)]
     extra = extras(expected, actual)
-    steps += [Step("exchange", each.name, Outcome.EXTRA) for each in extra.exchanges]
-    steps += [Step("queue", each.name, Outcome.EXTRA) for each in extra.queues]
-    steps += [Step("binding", str(each), Outcome.EXTRA) for each in extra.bindings]
-    steps += [Step("policy", each.name, Outcome.EXTRA) for each in extra.policies]
+    for kind, section in _SECTIONS.items():
+        steps += [Step(kind, _label(each), Outcome.EXTRA) for each in getattr(extra, section)]
     return tuple(steps)
 
 
@@ -71,15 +69,11 @@ def extras(expected: Topology, actual: Topology) -> Topology:
     in scope are external entities, exclusive queues (they end with their connection), the default exchange, and
     entities that the broker created for itself.
     """
-    declared = {("exchange", each.name) for each in expected.exchanges}
-    declared |= {("queue", each.name) for each in expected.queues} | {
-        ("policy", each.name) for each in expected.policies
-    }
+    declared = {(kind, _identity(each)) for kind, section in _SECTIONS.items() for each in getattr(expected, section)}
     foreign = {("exchange", name) for name in ("", *expected.external_exchanges)}
     foreign |= {("queue", name) for name in expected.external_queues}
     foreign |= {("exchange", each.name) for each in actual.exchanges if is_internal(each)}
     foreign |= {("queue", each.name) for each in actual.queues if each.exclusive or is_internal(each)}
-    bindings = {binding_key(each) for each in expected.bindings}
     scope = [any_part(pattern) for pattern in expected.scope]
 
     def in_scope(kind: str, name: str) -> bool:
@@ -91,7 +85,8 @@ def extras(expected: Topology, actual: Topology) -> Topology:
 
     def extra_binding(binding: Binding) -> bool:
         end = (binding.destination_type, binding.destination)
-        return bool(binding.source) and (end in declared or in_scope(*end)) and binding_key(binding) not in bindings
+        is_declared = ("binding", binding_key(binding)) in declared
+        return bool(binding.source) and (end in declared or in_scope(*end)) and not is_declared
 
     return Topology(
         exchanges=extra("exchange", actual.exchanges),
@@ -103,10 +98,9 @@ def extras(expected: Topology, actual: Topology) -> Topology:
 
 def is_internal(entity: Exchange | Queue) -> bool:
     """Tell whether the broker created an entity for itself, as federation does, or rmqkit for a replacement."""
-    internal = (
-        entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments or _TEMPORARY.search(entity.name)
-    )
-    return bool(internal) or (isinstance(entity, Exchange) and entity.type == "x-federation-upstream")
+    internal = entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments
+    federated = isinstance(entity, Exchange) and entity.type == "x-federation-upstream"
+    return internal or federated or bool(_TEMPORARY.search(entity.name))
 
 
 def binding_key(binding: Binding) -> str:
@@ -114,34 +108,37 @@ def binding_key(binding: Binding) -> str:
     return json.dumps([getattr(binding, name) for name in binding.__slots__ if name != "where"], sort_keys=True)
 
 
-def _of_exchange(exchange: Exchange) -> _Properties:
-    names = ("type", "durable", "auto_delete", "internal")
-    return {name: getattr(exchange, name) for name in names} | dict(exchange.arguments)
+def _identity(entity: _Entity) -> str:
+    return binding_key(entity) if isinstance(entity, Binding) else entity.name
 
 
-def _of_queue(queue: Queue, default_type: str) -> _Properties:
-    names = ("durable", "auto_delete", "exclusive")
-    properties = {name: getattr(queue, name) for name in names} | dict(queue.arguments)
-    return {"x-queue-type": default_type} | properties
+def _label(entity: _Entity) -> str:
+    return str(entity) if isinstance(entity, Binding) else entity.name
 
 
-def _of_policy(policy: Policy) -> _Properties:
-    properties = {"pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority}
-    return properties | dict(policy.definition)
+def _properties(entity: _Entity, default_queue_type: str) -> _Properties:
+    """Return the properties that may differ; those of a binding are its identity."""
+    match entity:
+        case Exchange(arguments=arguments):
+            names: tuple[str, ...] = ("type", "durable", "auto_delete", "internal")
+        case Queue(arguments=arguments):
+            names = ("durable", "auto_delete", "exclusive")
+        case Policy(definition=arguments):
+            names = ("pattern", "apply_to", "priority")
+        case _:
+            return {}
+    default = {"x-queue-type": default_queue_type} if isinstance(entity, Queue) else {}
+    return default | {name.replace("_to", "-to"): getattr(entity, name) for name in names} | dict(arguments)
 
 
-def _step(kind: Kind, entity: _Named, wanted: _Properties, existing: Mapping[str, _Properties]) -> Step:
+def _step(kind: Kind, entity: _Entity, existing: Mapping[str, _Properties], default_queue_type: str) -> Step:
     outcome: Outcome = Outcome.CREATE
     differences: tuple[Difference, ...] = ()
-    if (live := existing.get(entity.name)) is not None:
-        differences = tuple(_differences(wanted, live))
+    if (live := existing.get(_identity(entity))) is not None:
+        differences = tuple(_differences(_properties(entity, default_queue_type), live))
         changed = Outcome.CHANGE if kind == "policy" else Outcome.CONFLICT
         outcome = changed if differences else Outcome.UNCHANGED
-    return Step(kind, entity.name, outcome, differences, entity=entity)
-
-
-def _binding_step(binding: Binding, *, exists: bool) -> Step:
-    return Step("binding", str(binding), Outcome.UNCHANGED if exists else Outcome.CREATE, entity=binding)
+    return Step(kind, _label(entity), outcome, differences, entity=entity)
 
 
 def _differences(wanted: _Properties, live: _Properties) -> Iterator[Difference]:

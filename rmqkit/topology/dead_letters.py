@@ -136,13 +136,13 @@ def _doubt(router: Router, name: str) -> str:
     queue = router.index.queues.get(name)
     if not queue:
         return f"queue {name!r} is not declared here, so the destination of its dead letters is unknown"
-    return "" if _is_stream(queue) else doubt(router.topology, queue)
+    return "" if queue_type(queue) == "stream" else doubt(router.topology, queue)
 
 
 def _kept(router: Router, queue: Queue, reason: DeathReason) -> str:
     """Explain why no message leaves a queue for a reason; an empty string if one may."""
     settings = router.index.settings(queue.name)
-    if _is_stream(queue):
+    if queue_type(queue) == "stream":
         return f"{queue.name!r} is a stream, and streams do not dead-letter messages"
     if reason == "maxlen":
         if not {"x-max-length", "x-max-length-bytes"} & settings.keys():
@@ -181,15 +181,15 @@ def _leave(router: Router, arrival: Route, name: str, reason: DeathReason) -> Ro
     following = router.follow_dead_letter(Route(exchange, keys, headers, deaths=deaths))
     if following.why:
         return replace(following, why=f"{_fate(router, name)}: {following.why}")
-    streams = [each for each in following.queues if (target := router.index.queues.get(each)) and _is_stream(target)]
+    streams = [
+        each
+        for each in following.queues
+        if (target := router.index.queues.get(each)) and queue_type(target) == "stream"
+    ]
     if not streams or dead_letters_at_least_once(queue, router.index.settings(name)):
         return following
     doubts = tuple(f"whether stream {each!r} gets dead letters depends on RabbitMQ's version" for each in streams)
     return replace(_without(following, streams), unknown=(*following.unknown, *doubts))  # it does since 3.12
-
-
-def _is_stream(queue: Queue) -> bool:
-    return queue_type(queue) == "stream"
 
 
 def dead_letters_at_least_once(queue: Queue, settings: Mapping[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -90,18 +89,14 @@ class TopologyIndex:
         seen, pending = {exchange}, [exchange]
         for name in pending:
             exchanges = {self.alternates[name]} if name in self.alternates and not certainly else set()
-            for binding in self._candidates(name, key):
+            is_exact = key is not None and self.type_of(name) == "direct"
+            for binding in self._by_key.get((name, key or ""), ()) if is_exact else self.out_of.get(name, ()):
                 accepted = self.accepts(binding, key)
                 if accepted or (accepted is None and not certainly):
                     (queues if binding.destination_type == "queue" else exchanges).add(binding.destination)
             pending += sorted(exchanges - seen)
             seen |= exchanges
         return queues
-
-    def _candidates(self, exchange: str, key: str | None) -> Iterable[Binding]:
-        if key is not None and self.type_of(exchange) == "direct":
-            return self._by_key.get((exchange, key), ())
-        return self.out_of.get(exchange, ())
 
     def keys_into(self, queue: str) -> tuple[str | None, ...]:
         """Return the routing keys that messages arrive with, in the order of the bindings; None stands for any."""

@@ -12,7 +12,7 @@ from rmqkit.model import Binding
 MAX_STATES = 2_000  # patterns like #.a.*.*.*... have a state for each set of places: beyond this many, say no
 
 _OTHER = "."  # stands for any word in neither pattern: no word contains a dot
-States = frozenset[int]
+States = frozenset[int]  # numbers of words of a pattern that may have matched so far
 
 
 def words(key: str) -> tuple[str, ...]:
@@ -28,48 +28,36 @@ def includes(wide: str, narrow: str) -> bool:
     if not ({"*", "#"} & {*outer}) or not _may_include(outer, inner):
         return False
     named = {*outer} - {"*", "#"}
-    todo = [(_closed(inner, frozenset({0})), _closed(outer, frozenset({0})))]
+    todo = [(0, _closed(outer, {0}))]
     seen = {*todo}
     while todo:
-        inside, outside = todo.pop()
-        if len(inner) in inside and len(outer) not in outside:
-            return False
-        for word in _next_words(inner, inside, named):
-            pair = _step(inner, inside, word), _step(outer, outside, word if word in named else _OTHER)
-            if pair not in seen:
-                seen.add(pair)
-                todo.append(pair)
+        place, states = todo.pop()
+        if place == len(inner):
+            if len(outer) not in states:
+                return False
+            continue
+        expected = inner[place]
+        following = {(place + 1, states)} if expected == "#" else set()
+        for word in {*named, _OTHER} if expected in ("*", "#") else {expected}:
+            following.add((place + (expected != "#"), _step(outer, states, word)))
+        todo += following - seen
+        seen |= following
         if len(seen) > MAX_STATES:
             return False
     return True
 
 
-def _next_words(pattern: tuple[str, ...], states: States, named: set[str]) -> set[str]:
-    """Return a word of every kind that leads from the states to others."""
-    tokens = {pattern[state] for state in states if state < len(pattern)}
-    return tokens - {"*", "#"} | ({*named, _OTHER} if tokens & {"*", "#"} else set())
-
-
 def _step(pattern: tuple[str, ...], states: States, word: str) -> States:
-    reached = set()
-    for state in states:
-        if state < len(pattern):
-            if pattern[state] == "#":
-                reached.add(state)
-            elif pattern[state] in ("*", word):
-                reached.add(state + 1)
-    return _closed(pattern, frozenset(reached))
+    here = (state for state in states if state < len(pattern) and pattern[state] in ("*", "#", word))
+    return _closed(pattern, {state + (pattern[state] != "#") for state in here})
 
 
-def _closed(pattern: tuple[str, ...], states: States) -> States:
+def _closed(pattern: tuple[str, ...], states: set[int]) -> States:
     """Add the states that are reached without a word, since `#` matches none too."""
-    reached = set(states)
-    for state in sorted(states):
-        following = state
-        while following < len(pattern) and pattern[following] == "#":
-            following += 1
-            reached.add(following)
-    return frozenset(reached)
+    for state, each in enumerate(pattern):
+        if each == "#" and state in states:
+            states.add(state + 1)
+    return frozenset(states)
 
 
 def _may_include(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
@@ -127,11 +115,8 @@ def matches_topic(pattern: str, key: str) -> bool:
 def _matches_headers(arguments: Mapping[str, Any], headers: Mapping[str, Any]) -> bool | None:
     how = str(arguments.get("x-match", "all"))
     with_x = how.endswith("-with-x")
-    found = [
-        _has(headers, name, value)
-        for name, value in arguments.items()
-        if name != "x-match" and (with_x or not name.startswith("x-"))
-    ]
+    compared = {name: each for name, each in arguments.items() if name != "x-match" and (with_x or name[:2] != "x-")}
+    found = [_has(headers, name, each) for name, each in compared.items()]
     decisive = how.startswith("any")  # one True is enough for any, one False for all
     if decisive in found:
         return decisive
@@ -160,9 +145,7 @@ def _equal(actual: tuple[str, Any], wanted: tuple[str, Any]) -> bool | None:
 def _wire(value: Any) -> tuple[str, Any]:  # noqa: PLR0911 - a line per field type
     """Return a value with its type on the wire, which lists and tables compare, as well as the order of tables."""
     match value:
-        case bool():
-            return "bool", value
-        case int():
+        case int() if not isinstance(value, bool):
             return "int" if -_NARROW <= value < _NARROW else "long", value
         case float():
             return "float", value

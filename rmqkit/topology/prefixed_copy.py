@@ -49,28 +49,19 @@ def prefixed_copy(topology: Topology, prefix: str, leaving: Collection[tuple[str
     an external exchange end in a queue in its place. Policies become arguments. If the owner of the copy dies, the
     broker removes everything except streams.
     """
-    queues = [_queue(prefix, topology, queue, leaving) for queue in topology.queues]
-    queues += [Queue(_named(prefix, name), arguments={"x-expires": EXPIRES_MS}) for name in topology.external_queues]
-    names = [*(queue.name for queue in topology.queues), *topology.external_queues]
-    originals = {queue.name: name for queue, name in zip(queues, names, strict=True)}
-    bindings = [Binding(_named(prefix, ""), queue, routing_key=name) for queue, name in originals.items()]
+    expiring = {"x-expires": EXPIRES_MS}
     external = {name: f"external exchange {name!r}" for name in topology.external_exchanges if name not in BUILT_IN}
+    queues = {queue.name: _queue(prefix, topology, queue, leaving) for queue in topology.queues}
+    others = [name for name in topology.external_queues if name not in queues]
+    queues |= {name: Queue(_named(prefix, name), arguments=expiring) for name in others}
+    bindings = [Binding(_named(prefix, ""), queue.name, routing_key=name) for name, queue in queues.items()]
     for name, label in external.items():
-        queues.append(Queue(_named(prefix, label), arguments={"x-expires": EXPIRES_MS}))
-        originals[queues[-1].name] = label
-        bindings.append(Binding(_named(prefix, name), queues[-1].name))
-    return PrefixedCopy(
-        prefix,
-        Topology(
-            exchanges=tuple(_exchanges(prefix, topology, external)),
-            queues=tuple(queues),
-            bindings=(
-                *bindings,
-                *(_binding(prefix, each) for each in topology.bindings if each.source not in external),
-            ),
-        ),
-        originals,
-    )
+        queues[label] = Queue(_named(prefix, label), arguments=expiring)
+        bindings.append(Binding(_named(prefix, name), queues[label].name))
+    bindings += [_binding(prefix, each) for each in topology.bindings if each.source not in external]
+    exchanges = tuple(_exchanges(prefix, topology, external))
+    copy = Topology(exchanges=exchanges, queues=tuple(queues.values()), bindings=tuple(bindings))
+    return PrefixedCopy(prefix, copy, {queue.name: name for name, queue in queues.items()})
 
 
 def _named(prefix: str, name: str) -> str:
@@ -79,11 +70,8 @@ def _named(prefix: str, name: str) -> str:
 
 
 def _exchanges(prefix: str, topology: Topology, external: Iterable[str]) -> Iterator[Exchange]:
-    yield Exchange(_named(prefix, ""), auto_delete=True)
-    for name, kind in BUILT_IN.items():
+    for name, kind in {"": "direct", **BUILT_IN, **dict.fromkeys(external, "fanout")}.items():
         yield Exchange(_named(prefix, name), kind, auto_delete=True)
-    for name in external:
-        yield Exchange(_named(prefix, name), "fanout", auto_delete=True)
     for exchange in topology.exchanges:
         arguments = effective(topology, exchange)
         if alternate := arguments.get("alternate-exchange"):  # an empty one leads nowhere

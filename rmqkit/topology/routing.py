@@ -165,10 +165,8 @@ class Router:
             if name in self.external:
                 unknown.append(f"exchange {name!r} is external: its bindings are unknown")
             return
-        results = [
-            (binding, matches(exchange.type, binding, message.keys, message.headers))
-            for binding in self.index.out_of.get(name, ())
-        ]
+        bindings = self.index.out_of.get(name, ())
+        results = [(each, matches(exchange.type, each, message.keys, message.headers)) for each in bindings]
         for binding, result in results:
             if result:
                 yield Leg(name, binding.destination, binding.destination_type == "exchange", binding)

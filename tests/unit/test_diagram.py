@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
-from rmqkit.topology.diagram.collapse import collapse
-from rmqkit.topology.diagram.graph import Diagram, draw
+from rmqkit.topology.diagram.graph import Diagram, collapse, draw
 from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
 from rmqkit.topology.diagram.text_tree import tree
 from rmqkit.topology.file.loader import load, loads

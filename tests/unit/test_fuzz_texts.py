@@ -19,8 +19,7 @@ from rmqkit.payload.formats import Format
 from rmqkit.payload.jinja_sandbox import Expression
 from rmqkit.payload.jinja_template import JinjaTemplate, TemplateSandbox
 from rmqkit.topology.dead_letters import dead_letters
-from rmqkit.topology.diagram.collapse import collapse
-from rmqkit.topology.diagram.graph import draw
+from rmqkit.topology.diagram.graph import collapse, draw
 from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
 from rmqkit.topology.diagram.text_tree import tree
 from rmqkit.topology.examples import example_names

@@ -14,8 +14,7 @@ import typer
 from rmqkit.cli import files, output
 from rmqkit.cli.output import Style
 from rmqkit.errors import InputError
-from rmqkit.topology.diagram.collapse import collapse
-from rmqkit.topology.diagram.graph import Diagram, draw
+from rmqkit.topology.diagram.graph import Diagram, collapse, draw
 from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
 from rmqkit.topology.diagram.text_tree import tree
 from rmqkit.topology.file.loader import load

@@ -1,10 +1,11 @@
-"""Turn a topology into the graph that is drawn."""
+"""Turn a topology into the graph that is drawn; of many similar nodes, draw three and count the others."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
@@ -12,6 +13,9 @@ from rmqkit.topology.file.names import BUILT_IN
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.retry import waiting_queue
 
+KEPT = 3  # nodes drawn of a larger group
+FEW = 10  # nodes in the largest group that is drawn in full
+_DIGITS = re.compile(r"[0-9]+")
 Kind = Literal["exchange", "queue", "publisher"]
 Relation = Literal["publish", "binding", "alternate", "dead-letter", "failure"]
 
@@ -63,7 +67,9 @@ def draw(topology: Topology) -> Diagram:
     drawing = _Drawing()
     index = TopologyIndex(topology)
     for exchange in topology.exchanges:
-        drawing.nodes["exchange", exchange.name] = _exchange_node(exchange)
+        drawing.nodes["exchange", exchange.name] = DiagramNode(
+            "exchange", exchange.name, exchange.type, _flags(exchange)
+        )
     for queue in topology.queues:
         drawing.nodes["queue", queue.name] = _queue_node(queue, index.settings(queue.name))
     drawing.external |= {("exchange", name) for name in topology.external_exchanges}
@@ -79,8 +85,15 @@ def draw(topology: Topology) -> Diagram:
         if alternate := index.alternates.get(exchange.name):
             drawing.edge(("exchange", exchange.name), ("exchange", alternate), "alternate")
     for queue in topology.queues:
-        _failures(drawing, queue)
-        _dead_letters(drawing, queue.name, index.settings(queue.name))
+        here: _Id = ("queue", queue.name)
+        for number, name in enumerate(_failures(queue), 1):
+            drawing.edge(here, ("queue", name), "failure", f"try {number}")
+        settings = index.settings(queue.name)
+        to_exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key")
+        if to_exchange == "" and key is not None:
+            drawing.edge(here, ("queue", key), "dead-letter")
+        elif to_exchange is not None:
+            drawing.edge(here, ("exchange", to_exchange), "dead-letter", key or "")
     return drawing.graph()
 
 
@@ -113,25 +126,20 @@ class _Drawing:
 
     def graph(self) -> Diagram:
         places = {identity: place for place, identity in enumerate(self.nodes)}
-        edges = [
-            DiagramEdge(places[a], places[b], relation, tuple(each)) for (a, b, relation), each in self.edges.items()
-        ]
+        edges = (DiagramEdge(places[a], places[b], kind, tuple(each)) for (a, b, kind), each in self.edges.items())
         return Diagram(tuple(self.nodes.values()), tuple(edges))
 
 
-def _exchange_node(exchange: Exchange) -> DiagramNode:
-    flags = {"transient": not exchange.durable, "auto-delete": exchange.auto_delete, "internal": exchange.internal}
-    return DiagramNode(
-        "exchange", exchange.name, exchange.type, tuple(name for name, is_set in flags.items() if is_set)
-    )
+def _flags(entity: Exchange | Queue) -> tuple[str, ...]:
+    flags = ("auto_delete", "internal", "exclusive")
+    others = tuple(name.replace("_", "-") for name in flags if getattr(entity, name, False))
+    return others if entity.durable else ("transient", *others)
 
 
 def _queue_node(queue: Queue, settings: Mapping[str, Any]) -> DiagramNode:
-    flags = {"transient": not queue.durable, "auto-delete": queue.auto_delete, "exclusive": queue.exclusive}
-    notes = [name for name, is_set in flags.items() if is_set]
     shown = {name: settings[name] for name in _NOTES if name in settings and settings[name] is not False}
-    notes += [_note(_NOTES[name], value) for name, value in shown.items()]
-    return DiagramNode("queue", queue.name, str(settings.get("x-queue-type", "")), tuple(notes))
+    notes = *_flags(queue), *(_note(_NOTES[name], value) for name, value in shown.items())
+    return DiagramNode("queue", queue.name, str(settings.get("x-queue-type", "")), notes)
 
 
 _NOTES = {  # the notable settings of a queue
@@ -171,16 +179,59 @@ def _pairs(arguments: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _failures(drawing: _Drawing, queue: Queue) -> None:
-    if queue.retry:
-        steps = [*(waiting_queue(queue.name, each) for each in queue.retry.delays_ms), queue.retry.then]
-        for number, name in enumerate(steps, 1):
-            drawing.edge(("queue", queue.name), ("queue", name), "failure", f"try {number}")
+def _failures(queue: Queue) -> list[str]:
+    """Return the queues to which failed messages are published, by the number of the try."""
+    retry = queue.retry
+    return [*(waiting_queue(queue.name, each) for each in retry.delays_ms), retry.then] if retry else []
 
 
-def _dead_letters(drawing: _Drawing, queue: str, settings: Mapping[str, Any]) -> None:
-    exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key")
-    if exchange == "" and key is not None:
-        drawing.edge(("queue", queue), ("queue", key), "dead-letter")
-    elif exchange is not None:
-        drawing.edge(("queue", queue), ("exchange", exchange), "dead-letter", key or "")
+def collapse(graph: Diagram) -> Diagram:
+    """Return a graph in which one node stands for the rest of a group of similar nodes.
+
+    Nodes are similar if they have the same kind, type and settings, and their edges lead from and to the same nodes
+    with the same labels; numbers, and a node's own name in its labels, are not compared.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for place, appearance in enumerate(_appearances(graph)):
+        groups.setdefault(appearance, []).append(place)
+    stands_for = {place: place for place in range(len(graph.nodes))}
+    nodes: dict[int, DiagramNode] = dict(enumerate(graph.nodes))
+    for members in groups.values():
+        if len(members) > FEW:
+            first, *rest = members[KEPT:]
+            stands_for |= dict.fromkeys(rest, first)
+            nodes[first] = replace(nodes[members[KEPT - 1]], more=len(rest) + 1)
+            for place in rest:
+                del nodes[place]
+    order = {old: new for new, old in enumerate(nodes)}
+    return Diagram(tuple(nodes.values()), _edges(graph, {old: order[kept] for old, kept in stands_for.items()}))
+
+
+def _appearances(graph: Diagram) -> list[Hashable]:
+    around: list[set[Hashable]] = [set() for _ in graph.nodes]
+    shapes = [(node.kind, _DIGITS.sub("0", node.name)) for node in graph.nodes]
+    for edge in graph.edges:
+        for node, other, direction in ((edge.source, edge.target, "to"), (edge.target, edge.source, "from")):
+            labels = frozenset(_shape(label, graph.nodes[node].name) for label in edge.labels)
+            around[node].add((direction, shapes[other], edge.relation, labels))
+    pairs = zip(graph.nodes, around, strict=True)
+    return [(node.kind, node.type, node.notes, frozenset(edges)) for node, edges in pairs]
+
+
+def _shape(label: str, name: str) -> str:
+    return _DIGITS.sub("0", label.replace(name, "\0") if name else label)
+
+
+def _edges(graph: Diagram, places: dict[int, int]) -> tuple[DiagramEdge, ...]:
+    """Move the edges to the remaining nodes, merge those between the same two, and abbreviate long lists of labels."""
+    edges: dict[tuple[int, int, str], DiagramEdge] = {}
+    for edge in graph.edges:
+        source, target = places[edge.source], places[edge.target]
+        before = edges.get((source, target, edge.relation))
+        labels = dict.fromkeys((*before.labels, *edge.labels) if before else edge.labels)
+        edges[source, target, edge.relation] = DiagramEdge(source, target, edge.relation, tuple(labels))
+    return tuple(DiagramEdge(each.source, each.target, each.relation, _few(each.labels)) for each in edges.values())
+
+
+def _few(labels: tuple[str, ...]) -> tuple[str, ...]:
+    return labels if len(labels) <= FEW else (*labels[:KEPT], f"and {len(labels) - KEPT:,} more")

@@ -18,13 +18,7 @@ _COLORS = {
     "publisher": ("#ffffff", "#9ca3af"),
 }
 _TEXT, _DEAD = "#111827", "#dc2626"
-_RELATIONS = {
-    "publish": "",
-    "binding": "",
-    "alternate": "otherwise",
-    "dead-letter": "dead letters",
-    "failure": "failed",
-}
+_RELATIONS = {"alternate": "otherwise", "dead-letter": "dead letters", "failure": "failed"}
 # Characters that Mermaid gets as a code: those that could begin a Markdown list (`1. x`), all that are not known to be
 # harmless in quotes, and an underscore that is not inside a word.
 _CODED = re.compile(r"^[0-9]*\W|[^\w .,/()=+-]|(?<![^\W_])_|_(?![^\W_])")
@@ -53,13 +47,7 @@ def mermaid(graph: Diagram) -> str:
 def dot(graph: Diagram) -> str:
     """Return a graph in DOT, for Graphviz."""
     shapes = {"exchange": "hexagon", "queue": "cylinder", "publisher": "plaintext"}
-    styles = {
-        "publish": "style=bold",
-        "binding": "style=solid",
-        "alternate": "style=dashed",
-        "dead-letter": f'style=dashed, color="{_DEAD}"',
-        "failure": "style=dashed",
-    }
+    styles = {"publish": "style=bold", "binding": "style=solid", "dead-letter": f'style=dashed, color="{_DEAD}"'}
     lines = [
         "digraph topology {",
         '  graph [rankdir=LR, bgcolor="transparent"]',
@@ -72,7 +60,8 @@ def dot(graph: Diagram) -> str:
         lines.append(f'  n{place} [label="{text}", shape={shapes[node.kind]}, fillcolor="{fill}", color="{border}"]')
     for edge in graph.edges:
         text = "\\n".join(_labels(edge, _dot_text))
-        lines.append(f'  n{edge.source} -> n{edge.target} [label="{text}", {styles[edge.relation]}]')
+        style = styles.get(edge.relation, "style=dashed")
+        lines.append(f'  n{edge.source} -> n{edge.target} [label="{text}", {style}]')
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -86,7 +75,7 @@ def _texts(node: DiagramNode, write: Callable[[str], str]) -> list[str]:
 
 
 def _labels(edge: DiagramEdge, write: Callable[[str], str]) -> list[str]:
-    return [write(text) for text in (_RELATIONS[edge.relation], *edge.labels) if text]
+    return [write(text) for text in (_RELATIONS.get(edge.relation), *edge.labels) if text]
 
 
 def _printable(text: str) -> str:

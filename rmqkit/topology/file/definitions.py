@@ -60,18 +60,18 @@ def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str,
     `not_in_definitions` describes what is left out.
     """
     place = {} if vhost is None else {"vhost": vhost}
-    lost = _exclusive(topology)
-    entities: Mapping[str, Iterable[Exchange | Queue | Binding | Policy]] = {
-        "exchanges": topology.exchanges,
-        "queues": [each for each in topology.queues if each.name not in lost],
-        "bindings": [
-            each for each in topology.bindings if each.destination_type != "queue" or each.destination not in lost
-        ],
-        "policies": topology.policies,
-    }
+    lost = {("queue", name) for name in _exclusive(topology)}
+    kept = replace(
+        topology,
+        queues=tuple(each for each in topology.queues if not each.exclusive),
+        bindings=tuple(each for each in topology.bindings if (each.destination_type, each.destination) not in lost),
+    )
     return {
-        section: [place | {_key(each): getattr(entity, each.name) for each in _fields(section)} for entity in found]
-        for section, found in entities.items()
+        section: [
+            place | {key: getattr(entity, each.name) for key, each in _fields(section).items()}
+            for entity in getattr(kept, section)
+        ]
+        for section in _CLASSES
     }
 
 
@@ -97,13 +97,9 @@ def _exclusive(topology: Topology) -> set[str]:
     return {queue.name for queue in topology.queues if queue.exclusive}
 
 
-def _fields(section: str) -> list[Any]:
-    """Return the fields of an entity in definitions, which never hold exclusive queues."""
-    return [each for each in fields(_CLASSES[section]) if each.name not in _LACKING]
-
-
-def _key(noun_field: Any) -> str:
-    return "apply-to" if noun_field.name == "apply_to" else str(noun_field.name)
+def _fields(section: str) -> dict[str, Any]:
+    """Return the fields of an entity by their keys in definitions, which never hold exclusive queues."""
+    return {each.name.replace("_to", "-to"): each for each in fields(_CLASSES[section]) if each.name not in _LACKING}
 
 
 @dataclass(slots=True)
@@ -139,14 +135,9 @@ class _DefinitionsReader:
         self.vhost = vhost if vhost is not None else next(iter(used), None)
 
     def build(self) -> Topology:
-        return _with_externals(
-            Topology(
-                exchanges=tuple(self._named("exchanges", self._exchange)),
-                queues=tuple(self._named("queues", self._queue)),
-                bindings=tuple(self._bindings()),
-                policies=tuple(self._named("policies", lambda entry, _: Policy(**entry))),
-            )
-        )
+        exchanges, queues = self._named("exchanges", self._exchange), self._named("queues", self._queue)
+        bindings, policies = tuple(self._bindings()), self._named("policies", lambda entry, _: Policy(**entry))
+        return _with_externals(Topology("", exchanges, queues, bindings, policies=policies))
 
     def others(self) -> Iterator[str]:
         """Describe what the definitions hold besides a topology, section by section."""
@@ -164,8 +155,7 @@ class _DefinitionsReader:
         self.problems.append(Problem(Location(self.file), f"{place} {message}"))
 
     def _list(self, section: str) -> list[Any]:
-        value = self.data.get(section)
-        return value if isinstance(value, list) else []
+        return value if isinstance(value := self.data.get(section), list) else []
 
     def _is_chosen(self, item: Any, key: str) -> bool:
         """Tell whether an item belongs to the chosen virtual host, or names none."""
@@ -178,7 +168,7 @@ class _DefinitionsReader:
             if not isinstance(item, dict):
                 self._problem(place, f"is {_kind(item)}, but should be a mapping")
             elif self._is_chosen(item, "vhost"):
-                known = {_key(each): each for each in _fields(section)}
+                known = _fields(section)
                 entry = {each.name: self._value(place, item, key, each) for key, each in known.items()}
                 self.omitted.update(f"{key!r} field" for key in item.keys() - known.keys() - _REDUNDANT)
                 if len(self.problems) == count:
@@ -203,7 +193,7 @@ class _DefinitionsReader:
             self._problem(f"{place}.{key}", f"is {value!r}, but should be one of {', '.join(choices)}{hint}")
         return value
 
-    def _named(self, section: str, build: Callable[..., _Named | None]) -> list[_Named]:
+    def _named(self, section: str, build: Callable[..., _Named | None]) -> tuple[_Named, ...]:
         places: dict[str, str] = {}
         built: list[_Named] = []
         for place, entry, item in self._entries(section):
@@ -212,7 +202,7 @@ class _DefinitionsReader:
                 self._problem(f"{place}.name", f"is {entry['name']!r}, as in {first}")
             elif entity := build(entry, item):
                 built.append(entity)
-        return sorted(built, key=lambda each: each.name)
+        return tuple(sorted(built, key=lambda each: each.name))
 
     def _exchange(self, entry: dict[str, Any], _: object) -> Exchange | None:
         exchange = Exchange(**entry)
@@ -230,9 +220,8 @@ class _DefinitionsReader:
         """Return the default queue type of the virtual host, which definitions hold since RabbitMQ 3.13."""
         vhosts = [item for item in self._list("vhosts") if _has_text(item, "name") and item["name"] == self.vhost]
         metadata = [item.get("metadata") for item in (*vhosts, self.data)]
-        return next(
-            (each["default_queue_type"] for each in metadata if _has_text(each, "default_queue_type")), "classic"
-        )
+        found = (each["default_queue_type"] for each in metadata if _has_text(each, "default_queue_type"))
+        return next(found, "classic")
 
     def _is_internal(self, kind: str, entity: Exchange | Queue) -> bool:
         """Tell whether the broker or federation created an entity, and count it as omitted if so."""
@@ -243,10 +232,8 @@ class _DefinitionsReader:
 
     def _bindings(self) -> Iterator[Binding]:
         """Yield the bindings, sorted, without those of queues to the default exchange, which are implicit."""
-        found = {
-            json.dumps([*entry.values()], sort_keys=True, default=str): entry
-            for _, entry, _ in self._entries("bindings")
-        }
+        entries = (entry for _, entry, _ in self._entries("bindings"))
+        found = {json.dumps([*entry.values()], sort_keys=True, default=str): entry for entry in entries}
         for _, entry in sorted(found.items()):
             if {("exchange", entry["source"]), (entry["destination_type"], entry["destination"])} & self.internal:
                 self.omitted["broker-owned binding"] += 1

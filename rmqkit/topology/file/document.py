@@ -8,7 +8,7 @@ problems, because their meaning is ambiguous.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Document:
     values: Mapping[KeyPath, Location]
     keys: Mapping[KeyPath, Location]
     sources: Mapping[KeyPath, str]
-    problems: tuple[Problem, ...] = ()
-    doubtful: frozenset[KeyPath] = frozenset()
+    problems: Sequence[Problem]
+    doubtful: set[KeyPath]
 
     def where(self, path: KeyPath) -> Location:
         """Return the place of a value, or of the innermost value around it."""
@@ -136,9 +136,8 @@ class _Builder:
             kind = "a list" if isinstance(self.root, list) else "a text or number"
             advice = "Write `exchanges:`, `queues:` and `bindings:` at the top."
             raise fatal(self.values[()], f"the file has {kind} at the top, not named sections", advice)
-        problems = tuple(self.all_problems())
-        doubtful = frozenset(self.doubtful)
-        return Document(self.file, self.root, self.values, self.keys, self.sources, problems, doubtful)
+        problems = self.all_problems()
+        return Document(self.file, self.root, self.values, self.keys, self.sources, problems, self.doubtful)
 
     def _events(self) -> Iterator[Any]:
         """Yield the events of the first document, until there are too many problems."""
@@ -155,9 +154,7 @@ class _Builder:
             yield event
 
     def all_problems(self) -> list[Problem]:
-        found = [
-            Problem(place(self.text, trap.index, self.file), trap.message, trap.advice) for trap in self.traps.values()
-        ]
+        found = [Problem(place(self.text, index, self.file), *trap.fault) for index, trap in self.traps.items()]
         return sorted(found + self.problems, key=lambda each: (each.where.line, each.where.column))
 
     def problem(self, where: Location, message: str, advice: str) -> None:
@@ -170,8 +167,7 @@ class _Builder:
         where = self._at(event)
         self._check_plain(event, where)
         if len(self.stack) >= MAX_DEPTH:
-            deep = Problem(where, *TOO_DEEP)
-            raise failed([*self.problems, deep])
+            raise failed([*self.problems, Problem(where, *TOO_DEEP)])
         frame = self.stack[-1] if self.stack else None
         if frame and isinstance(frame.value, dict) and frame.key is None:
             self.problem(where, "a list or mapping cannot be a key", "Write a text before the colon.")
@@ -182,18 +178,16 @@ class _Builder:
 
     def _attach(self, value: Any, where: Location) -> KeyPath:
         path: KeyPath = ()
-        if not self.stack:
+        frame = self.stack[-1] if self.stack else None
+        if not frame:
             self.root = value
+        elif isinstance(frame.value, list):
+            path = (*frame.path, len(frame.value))
+            frame.value.append(value)
         else:
-            frame = self.stack[-1]
-            if isinstance(frame.value, list):
-                path = (*frame.path, len(frame.value))
-                frame.value.append(value)
-            else:
-                key = frame.key or ""
-                path = (*frame.path, key)
-                frame.value[key] = value
-                frame.key = None
+            path = (*frame.path, frame.key or "")
+            frame.value[frame.key or ""] = value
+            frame.key = None
         self.values[path] = where
         return path
 

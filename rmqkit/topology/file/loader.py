@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from rmqkit.errors import DocumentError, Location, Problem, TopologyError
 from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Suppression, Target, Topology
 from rmqkit.topology.file import references
 from rmqkit.topology.file.document import Document, KeyPath, parse, read
-from rmqkit.topology.file.names import check_arguments, check_length, check_name
+from rmqkit.topology.file.names import Fault, check_arguments, check_length, check_name
 from rmqkit.topology.file.schema import check
 from rmqkit.topology.file.text import headline
 from rmqkit.topology.retry import expand, parse_delay
@@ -90,7 +91,7 @@ def _merge(files: list[_TopologyFile]) -> Topology:
         external_exchanges=tuple(dict.fromkeys(name for file in files for name in file.external("exchanges"))),
         external_queues=tuple(dict.fromkeys(name for file in files for name in file.external("queues"))),
         policies=tuple(policies.values()),
-        scope=tuple(dict.fromkeys(pattern for file in files for pattern in file.texts("scope"))),
+        scope=tuple(dict.fromkeys(pattern for file in files for pattern in _texts(file.document.data.get("scope")))),
         suppressions=tuple(each for file in files for each in file.suppressions()),
     )
 
@@ -124,12 +125,28 @@ def _texts(values: Any) -> list[str]:
 
 
 @dataclass(slots=True)
-class _TopologyFile:
-    """A document that is turned into a topology: its well-formed entities, and its problems."""
+class FileReader:
+    """A document whose entities are read: its problems, and the values that are malformed."""
 
     document: Document
     problems: list[Problem] = field(default_factory=list)
     faulty: set[KeyPath] = field(default_factory=set)
+
+    def report(self, path: KeyPath, fault: Fault | None, *, key: bool = False) -> None:
+        """Add the fault of a value, or of its key, if there is one."""
+        if fault:
+            where = self.document.where_key(path) if key else self.document.where(path)
+            self.problems.append(Problem(where, *fault))
+
+    def is_faulty(self, *path: str | int) -> bool:
+        """Tell whether a value, or one inside it, is malformed."""
+        return any(each[: len(path)] == path for each in self.faulty)
+
+
+@dataclass(slots=True)
+class _TopologyFile(FileReader):
+    """A document that is turned into a topology: its well-formed entities, and its problems."""
+
     exchanges: dict[str, Exchange] = field(default_factory=dict)
     queues: dict[str, Queue] = field(default_factory=dict)
     bindings: dict[int, Binding] = field(default_factory=dict)
@@ -152,10 +169,12 @@ class _TopologyFile:
 
     def build(self) -> None:
         self.faulty |= self.document.doubtful
-        for kind, build in (("exchange", self._exchange), ("queue", self._queue)):
-            for name in self.section(f"{kind}s", {}):
-                self._name(kind, name, (f"{kind}s", name))
-                build(name)
+        for name in self.section("exchanges", {}):
+            self.report(("exchanges", name), check_name("exchange", name), key=True)
+            self.exchanges[name] = Exchange(name, **self._properties("exchanges", name, Exchange))
+        for name in self.section("queues", {}):
+            self.report(("queues", name), check_name("queue", name), key=True)
+            self._queue(name)
         for name in self.section("policies", {}):
             self._policy(name)
         seen: dict[str, Binding] = {}
@@ -165,8 +184,8 @@ class _TopologyFile:
                 self._binding(index, seen)
         for kind in ("exchange", "queue"):
             for index, name in enumerate(self.section("external", {}).get(f"{kind}s") or ()):
-                if not (isinstance(name, str) and name.startswith("amq.")):
-                    self._name(kind, name, ("external", f"{kind}s", index))
+                if isinstance(name, str) and not name.startswith("amq."):
+                    self.report(("external", f"{kind}s", index), check_name(kind, name), key=True)
 
     def section(self, name: str, empty: Any) -> Any:
         """Return a section of the file, or `empty` if it is missing or malformed."""
@@ -176,12 +195,9 @@ class _TopologyFile:
     def external(self, kind: str) -> list[str]:
         return _texts(self.section("external", {}).get(kind))
 
-    def texts(self, section: str) -> list[str]:
-        return _texts(self.section(section, []))
-
     def suppressions(self) -> Iterator[Suppression]:
         for index, entry in enumerate(self.section("lint", [])):
-            if ("lint", index) not in {path[:2] for path in self.faulty}:
+            if not self.is_faulty("lint", index):
                 where = self.document.where(("lint", index))
                 yield Suppression(entry["ignore"], entry.get("name", "*"), entry["reason"], where)
 
@@ -194,25 +210,17 @@ class _TopologyFile:
 
     def publish(self) -> Target | None:
         target = self.section("publish", {})
-        return Target(**target) if target and not self._publish_faulty() else None
-
-    def _publish_faulty(self) -> bool:
-        return any(path[:1] == ("publish",) for path in self.faulty)
+        return Target(**target) if target and not self.is_faulty("publish") else None
 
     def check_references(self, known: references.DeclaredNames) -> None:
         """Check the references from the entities of this file to others, here or in other files."""
-        for exchange in self.exchanges.values():
-            self.problems += references.check_exchange(self.document, exchange, known)
-        for queue in self.queues.values():
-            self.problems += references.check_queue(self.document, queue, known)
-        for index, binding in self.bindings.items():
-            self.problems += references.check_binding(self.document, index, binding, known)
-        if isinstance(self.document.data.get("publish"), dict) and not self._publish_faulty():
-            self.problems += references.check_publish(self.document, self.section("publish", {}), known)
-
-    def _name(self, kind: str, name: Any, path: KeyPath) -> None:
-        if isinstance(name, str) and (fault := check_name(kind, name)):
-            self.problems.append(Problem(self.document.where_key(path), *fault))
+        faults = [references.check_exchange(exchange, known) for exchange in self.exchanges.values()]
+        faults += [references.check_queue(queue, known) for queue in self.queues.values()]
+        faults += [references.check_binding(index, binding, known) for index, binding in self.bindings.items()]
+        if isinstance(self.document.data.get("publish"), dict) and not self.is_faulty("publish"):
+            faults.append(references.check_publish(Target(**self.section("publish", {})), known))
+        for path, fault in chain.from_iterable(faults):
+            self.report(path, fault)
 
     def _properties(self, section: str, key: str | int, noun: type[Any]) -> dict[str, Any]:
         """Return the well-formed properties and arguments of an entity, and its place."""
@@ -225,31 +233,29 @@ class _TopologyFile:
         path = (*path, "arguments")
         properties["arguments"] = {name: arguments[name] for name in arguments if (*path, name) not in self.faulty}
         for inner, fault in check_arguments(properties["arguments"]):
-            self.problems.append(Problem(self.document.where((*path, *inner)), *fault))
+            self.report((*path, *inner), fault)
         for part, make in (("contract", Contract), ("retry", _retry)):
-            path = (section, key, part)
-            if (written := properties.pop(part, None)) and not any(each[:3] == path for each in self.faulty):
-                properties[part] = make(**written, where=self.document.where(path))
+            if (written := properties.pop(part, None)) and not self.is_faulty(section, key, part):
+                properties[part] = make(**written, where=self.document.where((section, key, part)))
         return properties | {"where": self.document.where_key((section, key))}
-
-    def _exchange(self, name: str) -> None:
-        self.exchanges[name] = Exchange(name, **self._properties("exchanges", name, Exchange))
 
     def _queue(self, name: str) -> None:
         properties = self._properties("queues", name, Queue)
         kind, arguments = properties.pop("type", None), properties["arguments"]
         if kind and arguments.setdefault("x-queue-type", kind) != kind:
-            where = self.document.where(("queues", name, "arguments", "x-queue-type"))
             message = f"queue {name!r} has type {kind}, but x-queue-type is {arguments['x-queue-type']}"
-            self.problems.append(Problem(where, message, "Remove x-queue-type."))
+            self.report(("queues", name, "arguments", "x-queue-type"), (message, "Remove x-queue-type."))
         self.queues[name] = Queue(name, **properties)
 
     def _policy(self, name: str) -> None:
         path: KeyPath = ("policies", name)
-        if fault := check_length(f"policy {name!r}", name) if name else ("a policy needs a name", ""):
-            self.problems.append(Problem(self.document.where_key(path), *fault))
-        if not any(each[:2] == path for each in self.faulty):
-            self.problems += references.check_policy(self.document, name)
+        fault = check_length(f"policy {name!r}", name) if name else ("a policy needs a name", "")
+        self.report(path, fault, key=True)
+        if not self.is_faulty(*path):
+            for key in self.document.data["policies"][name]["definition"]:
+                if key.startswith("x-"):
+                    fault = f"{key!r} is an argument, not a key of a policy", f"Write {key.removeprefix('x-')}."
+                    self.report((*path, "definition", key), fault, key=True)
             given = {key.replace("-", "_"): value for key, value in self.document.data["policies"][name].items()}
             self.policies[name] = Policy(name, **given, where=self.document.where_key(path))
 
@@ -260,5 +266,5 @@ class _TopologyFile:
         earlier = seen.setdefault(_identity(binding), binding)
         if earlier is not binding and earlier.where:
             message = f"duplicate binding {binding}: first in line {earlier.where.line}"
-            self.problems.append(Problem(self.document.where(("bindings", index)), message, "Remove one."))
+            self.report(("bindings", index), (message, "Remove one."))
         self.bindings[index] = binding

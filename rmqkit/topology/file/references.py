@@ -7,16 +7,17 @@ type.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from rmqkit.errors import Problem
-from rmqkit.model import Binding, Exchange, Queue
+from rmqkit.model import Binding, Exchange, Queue, Target
 from rmqkit.topology.cycles import cycle_from
-from rmqkit.topology.file.document import Document, KeyPath
+from rmqkit.topology.file.document import KeyPath
 from rmqkit.topology.file.names import BUILT_IN, Fault, check_length, check_name, check_type, suggest
 from rmqkit.topology.retry import MAX_DELAY_MS, waiting_queues
+
+Faults = Iterator[tuple[KeyPath, Fault | None]]
+"""Results of checks, each with the value it is about; None if the value is right."""
 
 _MATCHES = ("all", "any", "all-with-x", "any-with-x")
 
@@ -64,44 +65,39 @@ def _undeclared(role: str, name: str, section: str, known: list[str]) -> Fault:
     return f"{role} {name!r} is not declared", f"Did you mean {guess!r}? {advice}" if guess else advice
 
 
-def check_exchange(document: Document, exchange: Exchange, known: DeclaredNames) -> Iterator[Problem]:
+def check_exchange(exchange: Exchange, known: DeclaredNames) -> Faults:
     """Check an exchange's type and its alternate exchange."""
     path: KeyPath = ("exchanges", exchange.name)
-    yield from _problems(document, (*path, "type"), check_type("exchange", exchange.type))
+    yield (*path, "type"), check_type("exchange", exchange.type)
     alternate = exchange.arguments.get("alternate-exchange")
     if alternate:
         path = (*path, "arguments", "alternate-exchange")
-        yield from _problems(document, path, known.exchange_fault(alternate, "the alternate exchange"))
+        yield path, known.exchange_fault(alternate, "the alternate exchange")
         cycle = cycle_from(exchange.name, known.alternate)
         if cycle and exchange.name == min(cycle):  # reported once for all of them
             message = f"the alternate exchanges form a cycle: {' -> '.join(cycle)}"
-            advice = "Remove the alternate-exchange of the last one, and bind a queue to it."
-            yield Problem(document.where(path), message, advice)
+            yield path, (message, "Remove the alternate-exchange of the last one, and bind a queue to it.")
 
 
-def check_queue(document: Document, queue: Queue, known: DeclaredNames) -> Iterator[Problem]:
+def check_queue(queue: Queue, known: DeclaredNames) -> Faults:
     """Check a queue's type, flags and retry, and the destination of its dead letters."""
     path: KeyPath = ("queues", queue.name)
     kind = queue.arguments.get("x-queue-type", "")
-    yield from _problems(document, (*path, "arguments", "x-queue-type"), check_type("queue", kind) if kind else None)
+    yield (*path, "arguments", "x-queue-type"), check_type("queue", kind) if kind else None
     if kind in ("quorum", "stream"):
         for flag, wrong in (("durable", False), ("auto_delete", True), ("exclusive", True)):
             if getattr(queue, flag) is wrong:
                 message = f"a {kind} queue cannot have {flag}: {str(wrong).lower()}"
-                advice = f"Leave {flag} out, or choose type: classic."
-                yield Problem(document.where((*path, flag)), message, advice)
+                yield (*path, flag), (message, f"Leave {flag} out, or choose type: classic.")
     if queue.retry:
-        yield from _problems(document, (*path, "retry"), _retry_fault(queue, kind, known))
-        yield from _problems(document, (*path, "retry", "then"), _then_fault(queue.name, queue.retry.then, known))
-    exchange = queue.arguments.get("x-dead-letter-exchange")
-    if exchange is None:
-        return
+        yield (*path, "retry"), _retry_fault(queue, kind, known)
+        yield (*path, "retry", "then"), _then_fault(queue.name, queue.retry.then, known)
+    exchange, key = (queue.arguments.get(f"x-dead-letter-{each}") for each in ("exchange", "routing-key"))
+    path = (*path, "arguments")
     if exchange:
-        fault = known.exchange_fault(exchange, "the dead-letter exchange")
-        yield from _problems(document, (*path, "arguments", "x-dead-letter-exchange"), fault)
-    elif key := queue.arguments.get("x-dead-letter-routing-key"):  # for the default exchange it is a queue
-        fault = known.queue_fault(key, "the dead-letter queue")
-        yield from _problems(document, (*path, "arguments", "x-dead-letter-routing-key"), fault)
+        yield (*path, "x-dead-letter-exchange"), known.exchange_fault(exchange, "the dead-letter exchange")
+    elif exchange is not None and key:  # for the default exchange it is a queue
+        yield (*path, "x-dead-letter-routing-key"), known.queue_fault(key, "the dead-letter queue")
 
 
 def _retry_fault(queue: Queue, kind: str, known: DeclaredNames) -> Fault | None:
@@ -126,13 +122,12 @@ def _then_fault(queue: str, then: str, known: DeclaredNames) -> Fault | None:
     return known.queue_fault(then, "the queue")
 
 
-def check_binding(document: Document, index: int, binding: Binding, known: DeclaredNames) -> Iterator[Problem]:
+def check_binding(index: int, binding: Binding, known: DeclaredNames) -> Faults:
     """Check that both ends of a binding exist, and that a headers exchange accepts it."""
     path: KeyPath = ("bindings", index)
-    to_exchange = binding.destination_type == "exchange"
     fault = known.exchange_fault(binding.source, "the source exchange") if binding.source else _DEFAULT_BOUND
-    yield from _problems(document, (*path, "source"), fault)
-    if to_exchange:
+    yield (*path, "source"), fault
+    if binding.destination_type == "exchange":
         fault = known.exchange_fault(binding.destination, "the destination exchange")
         fault = fault if binding.destination else _DEFAULT_BOUND
         if fault and binding.destination and binding.destination in known.queues:
@@ -141,23 +136,13 @@ def check_binding(document: Document, index: int, binding: Binding, known: Decla
         fault = known.queue_fault(binding.destination, "the destination queue")
         if fault and binding.destination in known.exchanges:
             fault = fault[0], f"{binding.destination!r} is an exchange: add destination_type: exchange."
-    yield from _problems(document, (*path, "destination"), fault)
-    yield from _problems(document, (*path, "routing_key"), check_length("the routing key", binding.routing_key))
+    yield (*path, "destination"), fault
+    yield (*path, "routing_key"), check_length("the routing key", binding.routing_key)
     match = binding.arguments.get("x-match", "all")
     if known.type_of(binding.source) == "headers" and match not in _MATCHES:
         message = f"x-match is {match!r}, but should be one of {', '.join(_MATCHES)}"
         guess = suggest(str(match), _MATCHES)
-        where = document.where((*path, "arguments", "x-match"))
-        yield Problem(where, message, f"Did you mean {guess}?" if guess else "Leave it out for all.")
-
-
-def check_policy(document: Document, name: str) -> Iterator[Problem]:
-    """Check that the keys of a policy's definition are those of arguments without `x-`."""
-    for key in document.data["policies"][name]["definition"]:
-        if key.startswith("x-"):
-            where = document.where_key(("policies", name, "definition", key))
-            message = f"{key!r} is an argument, not a key of a policy"
-            yield Problem(where, message, f"Write {key.removeprefix('x-')}.")
+        yield (*path, "arguments", "x-match"), (message, f"Did you mean {guess}?" if guess else "Leave it out for all.")
 
 
 _DEFAULT_BOUND = (
@@ -166,19 +151,13 @@ _DEFAULT_BOUND = (
 )
 
 
-def check_publish(document: Document, publish: Mapping[str, Any], known: DeclaredNames) -> Iterator[Problem]:
+def check_publish(publish: Target, known: DeclaredNames) -> Faults:
     """Check that the default target of `rmqkit publish` exists."""
-    exchange, key = publish.get("exchange", ""), publish.get("routing_key", "")
-    if exchange:
-        yield from _problems(document, ("publish", "exchange"), known.publish_fault(exchange))
-        yield from _problems(document, ("publish", "routing_key"), check_length("the routing key", key))
-    elif key:
-        yield from _problems(document, ("publish", "routing_key"), known.queue_fault(key, "the queue"))
+    if publish.exchange:
+        yield ("publish", "exchange"), known.publish_fault(publish.exchange)
+        yield ("publish", "routing_key"), check_length("the routing key", publish.routing_key)
+    elif publish.routing_key:
+        yield ("publish", "routing_key"), known.queue_fault(publish.routing_key, "the queue")
     else:
         fault = "publish names neither an exchange nor a queue", "Write {exchange: NAME} or {routing_key: QUEUE}."
-        yield from _problems(document, ("publish",), fault)
-
-
-def _problems(document: Document, path: KeyPath, fault: Fault | None) -> Iterator[Problem]:
-    if fault:
-        yield Problem(document.where(path), *fault)
+        yield ("publish",), fault

@@ -10,8 +10,8 @@ from typing import Any
 from rmqkit.errors import DocumentError, InputError, Location, Problem, TopologyError
 from rmqkit.model import Target, Topology
 from rmqkit.topology.file import loader, references
-from rmqkit.topology.file.document import Document, KeyPath, read
-from rmqkit.topology.file.names import Fault, check_arguments, check_length, suggest
+from rmqkit.topology.file.document import KeyPath, read
+from rmqkit.topology.file.names import check_arguments, check_length, suggest
 from rmqkit.topology.file.schema import SCENARIOS, check
 from rmqkit.topology.file.text import headline
 from rmqkit.topology.routing import DeathReason
@@ -76,18 +76,15 @@ def load(*paths: str | Path) -> tuple[Scenario, ...]:
     return tuple(scenarios)
 
 
-class _ScenarioFile:
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problems = list(document.problems)
-        self.faulty: set[KeyPath] = set(document.doubtful)
-
+class _ScenarioFile(loader.FileReader):
     def scenarios(self) -> list[Scenario]:
         """Return all scenarios; raise DocumentError or TopologyError with all problems."""
+        self.problems += self.document.problems
+        self.faulty |= self.document.doubtful
         for path, problem in check(self.document, SCENARIOS):
             self.problems.append(problem)
             self.faulty.add(path)
-        unusable = any(path in ((), ("scenarios",)) or path[:1] == ("topology",) for path in self.faulty)
+        unusable = self.faulty & {(), ("scenarios",)} or self.is_faulty("topology")
         scenarios = [] if unusable else list(self._scenarios())
         if self.problems:
             file, error = self.document.file, DocumentError if self.document.problems else TopologyError
@@ -112,7 +109,7 @@ class _ScenarioFile:
         known.queues |= {*(queue.name for queue in topology.queues), *topology.external_queues}
         for name, given in self.document.data["scenarios"].items():
             path: KeyPath = ("scenarios", name)
-            if not any(each[:2] == path for each in self.faulty):
+            if not self.is_faulty(*path):
                 target, headers = self._publish(path, given, topology, known)
                 cases = tuple(self._cases(path, given, known, ()))
                 yield Scenario(name, topology, files, target, headers, cases, self.document.where_key(path))
@@ -130,15 +127,15 @@ class _ScenarioFile:
         publish = dict(given.get("publish", {}))
         headers = publish.pop("headers", {})
         for inner, argument_fault in check_arguments(headers):
-            self._problem((*path, "publish", "headers", *inner), argument_fault)
+            self.report((*path, "publish", "headers", *inner), argument_fault)
         if not publish:
             if not topology.publish:
-                self._problem(path, ("the topology has no publish target", "Write publish: {exchange: NAME}."))
+                self.report(path, ("the topology has no publish target", "Write publish: {exchange: NAME}."))
             return topology.publish or Target(), headers
         target = Target(**publish)
         if target.exchange:
-            self._problem((*path, "publish", "exchange"), known.publish_fault(target.exchange))
-        self._problem((*path, "publish", "routing_key"), check_length("the routing key", target.routing_key))
+            self.report((*path, "publish", "exchange"), known.publish_fault(target.exchange))
+        self.report((*path, "publish", "routing_key"), check_length("the routing key", target.routing_key))
         return target, headers
 
     def _cases(
@@ -147,17 +144,13 @@ class _ScenarioFile:
         """Yield the case of these steps, then the cases that follow it."""
         expected = tuple(given["expect"])
         for index, queue in enumerate(expected):
-            self._problem((*path, "expect", index), known.queue_fault(queue, "the queue"))
+            self.report((*path, "expect", index), known.queue_fault(queue, "the queue"))
         yield Case(steps, expected, self.document.where((*path, "expect")))
         for index, entry in enumerate(given.get("then", ())):
             inner: KeyPath = (*path, "then", index)
             if entry["queue"] not in expected:
                 guess = suggest(entry["queue"], expected)
                 advice = f"Did you mean {guess!r}?" if guess else f"Expected queues: {', '.join(expected) or 'none'}."
-                self._problem((*inner, "queue"), (f"queue {entry['queue']!r} is not among those expected here", advice))
+                self.report((*inner, "queue"), (f"queue {entry['queue']!r} is not among those expected here", advice))
             step = ScenarioStep(entry["queue"], entry["when"], tuple(entry["expect"]), self.document.where(inner))
             yield from self._cases(inner, entry, known, (*steps, step))
-
-    def _problem(self, path: KeyPath, fault: Fault | None) -> None:
-        if fault:
-            self.problems.append(Problem(self.document.where(path), *fault))

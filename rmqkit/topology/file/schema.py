@@ -6,14 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmqkit.errors import Problem
 from rmqkit.topology.file.document import Document, KeyPath
 from rmqkit.topology.file.names import Fault, suggest
-
-if TYPE_CHECKING:
-    from jsonschema import ValidationError
 
 TOPOLOGY, SCENARIOS = "schema.json", "scenarios.schema.json"
 _NOUNS = {  # by the schema's type: how to name it, and an example
@@ -49,49 +46,41 @@ def schema(file: str = TOPOLOGY) -> Mapping[str, Any]:
 
 
 @cache
-def _violations(file: str) -> Callable[[Any], Iterable[ValidationError]]:
+def _violations(file: str) -> Callable[[Any], Iterable[Any]]:
     from jsonschema import Draft202012Validator  # noqa: PLC0415 - a tenth of a second that most commands save
 
     return Draft202012Validator(schema(file)).iter_errors
 
 
 def check(document: Document, file: str = TOPOLOGY) -> _Faults:
-    """Yield the problem of every value that the schema does not allow."""
+    """Yield the problem of every value that the schema does not allow; each unknown key is a separate problem."""
     for violation in _violations(file)(document.data):
-        rule: Any = violation.schema
-        path = tuple(violation.absolute_path)
-        if path in document.doubtful or (violation.validator == "type" and "enum" in rule):
-            continue  # reported already, or reported better as an enum
-        yield from _explain(document, path, violation)
+        path: KeyPath = tuple(violation.absolute_path)
+        match violation.validator:
+            case _ if path in document.doubtful:
+                continue  # reported already
+            case "additionalProperties":
+                yield from _unknown_keys(document, path, violation)
+            case "required" | "dependentRequired":
+                yield from _missing_keys(document, path, violation)
+            case "type" if "enum" in violation.schema:
+                continue  # reported better as an enum
+            case "type" if "pattern" not in violation.schema:  # the explanation of a pattern says more
+                yield path, Problem(document.where(path), *_wrong_type(document, path, violation))
+            case _:
+                yield path, Problem(document.where(path), *_wrong_value(document, path, violation))
 
 
-def _explain(document: Document, path: KeyPath, violation: ValidationError) -> _Faults:
-    """Explain a violation; each unknown key is a separate problem."""
-    rule: Any = violation.schema
-    match violation.validator:
-        case "additionalProperties":
-            yield from _unknown_keys(document, path, violation)
-        case "required" | "dependentRequired":
-            yield from _missing_keys(document, path, violation)
-        case "type" if "pattern" not in rule:  # the explanation of a pattern says more
-            yield path, Problem(document.where(path), *_wrong_type(document, path, violation))
-        case _:
-            yield path, Problem(document.where(path), *_wrong_value(document, path, violation))
-
-
-def _unknown_keys(document: Document, path: KeyPath, violation: ValidationError) -> _Faults:
-    fields: Any = violation.schema
-    keys: Any = violation.instance
-    known, inside = list(fields["properties"]), _inside(path, fields)
-    for key in keys:
+def _unknown_keys(document: Document, path: KeyPath, violation: Any) -> _Faults:
+    known, inside = list(violation.schema["properties"]), _inside(path, violation.schema)
+    for key in violation.instance:
         if key not in known:
             advice = f"Did you mean {guess}?" if (guess := suggest(key, known)) else f"Valid keys: {', '.join(known)}."
             yield (*path, key), Problem(document.where_key((*path, key)), f"unknown key {key!r} {inside}", advice)
 
 
-def _missing_keys(document: Document, path: KeyPath, violation: ValidationError) -> _Faults:
-    limit: Any = violation.validator_value
-    present: Any = violation.instance
+def _missing_keys(document: Document, path: KeyPath, violation: Any) -> _Faults:
+    limit, present = violation.validator_value, violation.instance
     if isinstance(limit, Mapping):  # {a key: the keys it needs}
         for key, needed in limit.items():
             lacking = [each for each in needed if each not in present]
@@ -108,9 +97,8 @@ def _missing_keys(document: Document, path: KeyPath, violation: ValidationError)
         yield path, Problem(document.where(path), message, _COMPLETE[section])
 
 
-def _wrong_type(document: Document, path: KeyPath, violation: ValidationError) -> Fault:
-    limit: Any = violation.validator_value
-    value: Any = violation.instance
+def _wrong_type(document: Document, path: KeyPath, violation: Any) -> Fault:
+    limit, value = violation.validator_value, violation.instance
     expected = limit if isinstance(limit, str) else limit[0]
     name, source, (noun, example) = _name(path), document.sources.get(path, ""), _NOUNS[expected]
     if value is None and source.startswith("#"):
@@ -127,10 +115,8 @@ def _wrong_type(document: Document, path: KeyPath, violation: ValidationError) -
     return message, f"Write {example}."
 
 
-def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) -> Fault:
-    name = _name(path)
-    value: Any = violation.instance
-    limit: Any = violation.validator_value
+def _wrong_value(document: Document, path: KeyPath, violation: Any) -> Fault:
+    name, limit, value = _name(path), violation.validator_value, violation.instance
     shown = "empty" if value is None else document.sources.get(path) or _short(value)
     match violation.validator:
         case "enum":
@@ -141,8 +127,7 @@ def _wrong_value(document: Document, path: KeyPath, violation: ValidationError) 
             beyond, within = ("less", "more") if edge == "minimum" else ("more", "less")
             return f"{name} is {shown}, and cannot be {beyond} than {limit}", f"Write {limit} or {within}."
         case "pattern" | "type":
-            rule: Any = violation.schema
-            example = _short(rule["examples"][0])
+            example = _short(violation.schema["examples"][0])
             return f"{name} is {shown}, which is not a duration", f"Write a number above 0 and a unit: {example}."
         case "uniqueItems":
             duplicate = next(each for each in value if value.count(each) > 1)
@@ -162,7 +147,7 @@ def _inside(path: KeyPath, fields: Mapping[str, Any]) -> str:
     match path:
         case ():
             return f"at the top of a {fields['title'].lower()}"
-        case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name), *_):
+        case (str(section), str(name), *_) if section in _KINDS:
             return f"in {_KINDS[section]} {name!r}"
         case ("bindings" | "lint" as section, int(), *_):
             return f"in {_ITEMS[section]}"

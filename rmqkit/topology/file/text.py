@@ -18,24 +18,20 @@ def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
     """Read a file; raise DocumentError if it cannot be read, has more than `limit` bytes, or is not UTF-8."""
     file = str(path)
     try:
-        content = _content(Path(path), file, limit)
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise fatal(Location(file), "this is a directory, not a file", "Name the files in it.")
+        content = b""
+        if status.st_size <= limit:
+            with Path(path).open("rb") as stream:
+                content = stream.read(limit + 1)
     except OSError as error:
         raise fatal(Location(file), f"the file cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path
         raise fatal(Location(file), f"invalid path: {error}") from error
+    if max(status.st_size, len(content)) > limit:
+        raise fatal(Location(file), f"the file is larger than {limit:,} bytes", "Check that this is the right file.")
     return _decode(content, file)
-
-
-def _content(path: Path, file: str, limit: int) -> bytes:
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise fatal(Location(file), "this is a directory, not a file", "Name the files in it.")
-    if status.st_size <= limit:
-        with path.open("rb") as stream:
-            content = stream.read(limit + 1)
-        if len(content) <= limit:
-            return content
-    raise fatal(Location(file), f"the file is larger than {limit:,} bytes", "Check that this is the right file.")
 
 
 def _decode(content: bytes, file: str) -> str:

@@ -42,8 +42,7 @@ class Trap:
 
     index: int
     word: str
-    message: str
-    advice: str
+    fault: tuple[str, str]
 
 
 def find_trap(text: str, index: int) -> Trap | None:
@@ -58,7 +57,7 @@ def find_trap(text: str, index: int) -> Trap | None:
             continue  # a comment after a key of a block does no harm
         comment = "# begins a comment in YAML, so the rest of the line is ignored"
         message = comment if word[0] == "#" else "* begins an alias in YAML"
-        return Trap(match.start("word"), word, message, f'Quote it: {match["key"]}: "{word}".')
+        return Trap(match.start("word"), word, (message, f'Quote it: {match["key"]}: "{word}".'))
     return None
 
 

@@ -48,9 +48,8 @@ def same_routing_twice(index: TopologyIndex) -> Iterator[Violation]:
             criterion = _criterion(index, binding)
             earlier = first.setdefault(criterion, binding)
             if criterion is not None and earlier is not binding:
-                kind = index.type_of(binding.source)
                 message = f"the binding {binding} matches the same messages as {earlier}{_where(earlier)}: "
-                message += f"the exchange is {kind}"
+                message += f"the exchange is {index.type_of(binding.source)}"
                 yield binding, message, "Leave one out, or choose an exchange type that distinguishes them."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rmqkit.model import Queue
+from rmqkit.model import Arguments, Queue
 from rmqkit.topology.cycles import find_cycles
 from rmqkit.topology.dead_letters import dead_letters_at_least_once
 from rmqkit.topology.index import TopologyIndex
@@ -35,10 +35,8 @@ def _targets(index: TopologyIndex, queue: str) -> list[tuple[str, str | None]]:
 def _limits(index: TopologyIndex, queue: str) -> list[str]:
     """Return the settings by which a queue drops messages."""
     settings = index.settings(queue)
-    names = ["x-message-ttl"]
-    if settings.get("x-overflow", "drop-head") == "drop-head":
-        names += ["x-max-length", "x-max-length-bytes"]
-    limits = [name for name in names if name in settings]
+    full = ("x-max-length", "x-max-length-bytes") if settings.get("x-overflow", "drop-head") == "drop-head" else ()
+    limits = [name for name in ("x-message-ttl", *full) if name in settings]
     limit = settings.get("x-delivery-limit")
     return [*limits, "x-delivery-limit"] if isinstance(limit, int) and limit >= 0 else limits
 
@@ -135,10 +133,9 @@ def dead_letter_to_stream(index: TopologyIndex) -> Iterator[Violation]:
             yield queue, message, advice
 
 
-def _quorum_with_dead_letters(index: TopologyIndex) -> Iterator[tuple[Queue, dict[str, object]]]:
+def _quorum_with_dead_letters(index: TopologyIndex) -> Iterator[tuple[Queue, Arguments]]:
     for queue in index.queues.values():
-        settings = dict(index.settings(queue.name))
-        if queue_type(queue) == "quorum" and EXCHANGE in settings:
+        if queue_type(queue) == "quorum" and EXCHANGE in (settings := index.settings(queue.name)):
             yield queue, settings
 
 

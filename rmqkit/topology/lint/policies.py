@@ -83,11 +83,7 @@ def policy_target_undeclared(index: TopologyIndex) -> Iterator[Violation]:
             exchange = policy.definition.get(key, "")
             if isinstance(exchange, str) and not index.is_known_exchange(exchange):
                 message = f"the {key} {exchange!r} of policy {policy.name!r} is not declared"
-                yield (
-                    policy,
-                    message,
-                    "Declare it under exchanges:, or list it under external: if it is declared elsewhere.",
-                )
+                yield policy, message, _UNDECLARED.format("exchanges")
         queue = policy.definition.get("dead-letter-routing-key", "")
         to_queue = policy.definition.get("dead-letter-exchange") == "" and isinstance(queue, str)
         if to_queue and queue and not index.is_known_queue(queue):
@@ -128,10 +124,9 @@ def policy_overruled(index: TopologyIndex) -> Iterator[Violation]:
     for entity in _entities(index):
         if not (policy := policy_of(index.topology, entity)):
             continue
-        is_queue = isinstance(entity, Queue)
         settings = effective(index.topology, entity)
         for key, value in policy.definition.items():
-            name = f"x-{key}" if is_queue else key
+            name = f"x-{key}" if isinstance(entity, Queue) else key
             if name in entity.arguments and settings[name] != value:
                 message = f"{name} of {entity.name!r} overrides {key} of policy {policy.name!r}"
                 yield entity, message, "Leave one of the two out."

@@ -80,8 +80,7 @@ def outdated_setting(index: TopologyIndex) -> Iterator[Violation]:
                 yield queue, f"{name} of queue {queue.name!r} {fault}", "Leave it out."
     for policy in index.policies:
         for key, value in policy.definition.items():
-            fault = _MIRRORING if key.startswith("ha-") else _outdated(key, value)
-            if fault:
+            if fault := _MIRRORING if key.startswith("ha-") else _outdated(key, value):
                 yield policy, f"{key} of policy {policy.name!r} {fault}", "Leave it out; quorum queues are replicated."
 
 
@@ -96,8 +95,4 @@ def many_hashes(index: TopologyIndex) -> Iterator[Violation]:
         number = binding.routing_key.split(".").count("#")
         if number > _MAX_HASHES and index.type_of(binding.source) == "topic":
             message = f"the pattern {binding.routing_key!r} to {binding.destination!r} has {number} # words"
-            yield (
-                binding,
-                message,
-                "Write * for exactly one word; # is rarely needed more than once, at the end.",
-            )
+            yield binding, message, "Write * for exactly one word; # is rarely needed more than once, at the end."
