@@ -96,8 +96,8 @@ class _WorkerProcess:
             self.report = ConsumeReport(consumed=event["acknowledged"], acknowledged=event["acknowledged"])
 
 
-def run(command: ConsumeCommand, stop: Stop) -> ConsumeResult:
-    """Consume, in several processes if the command says so, and show the progress."""
+def run(command: ConsumeCommand, stop: Stop, *, as_json_object: bool) -> int:
+    """Consume, in several processes if the command says so; show progress and report, and return the exit code."""
     # On a terminal the messages themselves are progress enough.
     total = command.job.options.count
     progress = nullcontext(lambda _done, _blocked: None) if os.isatty(1) else output.progress("consuming", total)
@@ -107,8 +107,11 @@ def run(command: ConsumeCommand, stop: Stop) -> ConsumeResult:
             update(acknowledged, "")
 
         if command.workers == 1:
-            return consume_job.run(command, stop, on_progress=on_progress)
-        return _run_workers(command, stop, on_progress)
+            result = consume_job.run(command, stop, on_progress=on_progress)
+        else:
+            result = _run_workers(command, stop, on_progress)
+    consume_job.print_report(command, result, as_json_object=as_json_object)
+    return result.exit_code
 
 
 def _run_workers(command: ConsumeCommand, stop: Stop, on_progress: Callable[[int], None]) -> ConsumeResult:
