@@ -159,17 +159,12 @@ class RequestOptions:
 
     def properties(self, *, headers: bool = True) -> Properties:
         """Return the properties, with or without the headers. Raises PayloadError."""
+        names = ("content_type", "content_encoding", "priority", "message_id", "type", "user_id", "app_id")
         return Properties(
-            content_type=self.content_type,
-            content_encoding=self.content_encoding,
+            **{name: getattr(self, name) for name in names},
             headers=(properties.parse_headers(self.header) or None) if headers else None,
-            priority=self.priority,
             expiration=self.expiration and parse_expiration(self.expiration),
-            message_id=self.message_id,
             timestamp=None if self.timestamp is None else _parse_timestamp(self.timestamp),
-            type=self.type,
-            user_id=self.user_id,
-            app_id=self.app_id,
         )
 
 

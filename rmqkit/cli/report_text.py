@@ -105,11 +105,6 @@ def resuming(resume: Resume) -> str:
     return "; ".join(parts) + "."
 
 
-def resumed(resume: Resume) -> dict[str, int]:
-    """Return the progress a run resumed from, for `--json`."""
-    return {"skipped": resume.skipped, "retried": resume.retried, "doubtful": resume.doubtful}
-
-
 def _done(verb: str, count: int, seconds: float, *, interrupted: bool) -> str:
     rate = f", {count / seconds:,.0f}/s" if count and seconds else ""
     begin = f"Stopped: {verb}" if interrupted else verb.capitalize()

@@ -183,12 +183,6 @@ def _end_all(workers: list[_WorkerProcess]) -> None:
 # In the child.
 
 
-def _error_to_json(error: RmqkitError | None) -> dict[str, str] | None:
-    if error is None:
-        return None
-    return {"type": type(error).__name__, "message": error.message, "advice": error.advice}
-
-
 def _error_from_json(written: dict[str, str] | None) -> RmqkitError | None:
     """Make an error of the same class, for its exit code, with the same message and advice."""
     if written is None:
@@ -222,7 +216,12 @@ def main() -> None:
             return
         except StoppedAtOnce:
             os._exit(128 + signals.received)
-        report(report=asdict(result.report), error=_error_to_json(result.error))
+        written = (error := result.error) and {
+            "type": type(error).__name__,
+            "message": error.message,
+            "advice": error.advice,
+        }
+        report(report=asdict(result.report), error=written)
 
 
 def _end_with_parent() -> None:

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from rmqkit.cli import frame, handler_options, last_applied, output, worker_processes
+from rmqkit.cli import frame, handler_options, last_applied, output, topology_source, worker_processes
 from rmqkit.cli.consume_job import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
-from rmqkit.cli.files import readable
 from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
 from rmqkit.cli.last_applied import LastApplied
 from rmqkit.cli.options import ConnectionOptions, Json, grouped, option_field
@@ -117,9 +116,7 @@ def _applied(files: list[str] | None, settings: Settings) -> LastApplied | None:
     """Return the contracts and retries of these files, or else of the topology applied last."""
     if not files:
         return last_applied.recall(settings)
-    from rmqkit.topology.file.loader import load  # noqa: PLC0415 - start-up time: yaml
-
-    return last_applied.of(load(*map(readable, files)), files)
+    return last_applied.of(topology_source.load_topology(files), files)
 
 
 def _retry(queue: str, applied: LastApplied) -> Retry | None:
