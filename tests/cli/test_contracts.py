@@ -180,7 +180,7 @@ def test_consume_keeps_to_the_contract_of_the_topology_applied_last(
     ("arguments", "words"),
     [
         (("--schema", "none.json"), "none.json: the schema cannot be read: No such file"),
-        (("--schema", "order.yaml"), "a schema is a JSON Schema, named .json, or an XML Schema, named .xsd"),
+        (("--schema", "order.yaml"), "a schema is a JSON Schema (.json) or an XML Schema (.xsd)"),
         (("--schema", "bad.json"), 'bad.json:1:10: not a JSON Schema: "objekt" is not valid'),
         (("--schema", "schemas/order.json", "--no-schema"), "cannot be combined"),
         (("--invalid-to", "aside"), "--invalid-to requires a contract"),
