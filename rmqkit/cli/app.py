@@ -24,163 +24,134 @@ class CommandEntry(NamedTuple):
     examples: tuple[str, ...]
 
 
-TOPOLOGIES, MESSAGES, BROKER = "Topologies", "Messages", "A private broker"
-COMMANDS: dict[str, CommandEntry] = {
-    "validate": CommandEntry(
-        "rmqkit.cli.commands.validate:validate",
-        "Check topology files for errors and suspicious declarations.",
-        TOPOLOGIES,
-        ("rmqkit validate topologies/work.yaml", "rmqkit validate --strict orders.yaml audit.yaml"),
-    ),
-    "route": CommandEntry(
-        "rmqkit.cli.commands.route:route",
-        "Show which queues a message would reach, and what happens to it there.",
-        TOPOLOGIES,
-        (
+# By panel and name: the help of each command, then its examples.
+_TABLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "Topologies": {
+        "validate": (
+            "Check topology files for errors and suspicious declarations.",
+            "rmqkit validate topologies/work.yaml",
+            "rmqkit validate --strict orders.yaml audit.yaml",
+        ),
+        "route": (
+            "Show which queues a message would reach, and what happens to it there.",
             "rmqkit route topologies/topics.yaml -e orders -r order.eu.paid",
             "rmqkit route topologies/headers.yaml -e documents -H format=pdf -H pages:=1",
         ),
-    ),
-    "test": CommandEntry(
-        "rmqkit.cli.commands.test:run",
-        "Check that messages reach the queues that scenario files expect.",
-        TOPOLOGIES,
-        ("rmqkit test topologies/topics.test.yaml", "rmqkit test --live --junit results.xml topologies/*.test.yaml"),
-    ),
-    "plan": CommandEntry(
-        "rmqkit.cli.commands.plan:plan",
-        "Show what applying topology files would change, and change nothing.",
-        TOPOLOGIES,
-        ("rmqkit plan orders.yaml", "rmqkit plan --detailed-exit-code orders.yaml audit.yaml"),
-    ),
-    "apply": CommandEntry(
-        "rmqkit.cli.commands.apply:apply",
-        "Declare the exchanges, queues, bindings and policies of topology files.",
-        TOPOLOGIES,
-        ("rmqkit apply topologies/work.yaml", "rmqkit apply --dry-run orders.yaml audit.yaml"),
-    ),
-    "graph": CommandEntry(
-        "rmqkit.cli.commands.graph:graph",
-        "Draw a topology as a tree, Mermaid, DOT or SVG.",
-        TOPOLOGIES,
-        ("rmqkit graph topologies/topics.yaml", "rmqkit graph orders.yaml -o orders.svg"),
-    ),
-    "convert": CommandEntry(
-        "rmqkit.cli.commands.convert:convert",
-        "Convert RabbitMQ definitions to a topology file, or back.",
-        TOPOLOGIES,
-        ("rmqkit convert definitions.json orders.yaml --vhost shop", "rmqkit convert orders.yaml orders.json"),
-    ),
-    "destroy": CommandEntry(
-        "rmqkit.cli.commands.destroy:destroy",
-        "Delete the entities that topology files declare, unless they are in use.",
-        TOPOLOGIES,
-        ("rmqkit destroy --dry-run orders.yaml", "rmqkit destroy orders.yaml"),
-    ),
-    "export": CommandEntry(
-        "rmqkit.cli.commands.export:export",
-        "Export a virtual host as a topology file, or as RabbitMQ definitions.",
-        TOPOLOGIES,
-        ("rmqkit export -o live.yaml", "rmqkit export --format definitions --vhost shop -o shop.json"),
-    ),
-    "diff": CommandEntry(
-        "rmqkit.cli.commands.diff:diff",
-        "Compare two topologies: files, definitions or live brokers.",
-        TOPOLOGIES,
-        ("rmqkit diff orders.yaml amqp://localhost/shop", "rmqkit diff staging.json production.json --vhost shop"),
-    ),
-    "status": CommandEntry(
-        "rmqkit.cli.commands.status:status",
-        "Show the depth, consumers and message rates of queues.",
-        TOPOLOGIES,
-        ("rmqkit status", "rmqkit status orders.yaml --watch"),
-    ),
-    "schema": CommandEntry(
-        "rmqkit.cli.commands.schema:schema",
-        "Print the JSON Schema of topology files, for editors.",
-        TOPOLOGIES,
-        ("rmqkit schema > topology.schema.json", "rmqkit schema scenarios > scenarios.schema.json"),
-    ),
-    "publish": CommandEntry(
-        "rmqkit.cli.commands.publish:publish",
-        "Publish messages, persistent and confirmed.",
-        MESSAGES,
-        (
+        "test": (
+            "Check that messages reach the queues that scenario files expect.",
+            "rmqkit test topologies/topics.test.yaml",
+            "rmqkit test --live --junit results.xml topologies/*.test.yaml",
+        ),
+        "plan": (
+            "Show what applying topology files would change, and change nothing.",
+            "rmqkit plan orders.yaml",
+            "rmqkit plan --detailed-exit-code orders.yaml audit.yaml",
+        ),
+        "apply": (
+            "Declare the exchanges, queues, bindings and policies of topology files.",
+            "rmqkit apply topologies/work.yaml",
+            "rmqkit apply --dry-run orders.yaml audit.yaml",
+        ),
+        "graph": (
+            "Draw a topology as a tree, Mermaid, DOT or SVG.",
+            "rmqkit graph topologies/topics.yaml",
+            "rmqkit graph orders.yaml -o orders.svg",
+        ),
+        "convert": (
+            "Convert RabbitMQ definitions to a topology file, or back.",
+            "rmqkit convert definitions.json orders.yaml --vhost shop",
+            "rmqkit convert orders.yaml orders.json",
+        ),
+        "destroy": (
+            "Delete the entities that topology files declare, unless they are in use.",
+            "rmqkit destroy --dry-run orders.yaml",
+            "rmqkit destroy orders.yaml",
+        ),
+        "export": (
+            "Export a virtual host as a topology file, or as RabbitMQ definitions.",
+            "rmqkit export -o live.yaml",
+            "rmqkit export --format definitions --vhost shop -o shop.json",
+        ),
+        "diff": (
+            "Compare two topologies: files, definitions or live brokers.",
+            "rmqkit diff orders.yaml amqp://localhost/shop",
+            "rmqkit diff staging.json production.json --vhost shop",
+        ),
+        "status": (
+            "Show the depth, consumers and message rates of queues.",
+            "rmqkit status",
+            "rmqkit status orders.yaml --watch",
+        ),
+        "schema": (
+            "Print the JSON Schema of topology files, for editors.",
+            "rmqkit schema > topology.schema.json",
+            "rmqkit schema scenarios > scenarios.schema.json",
+        ),
+    },
+    "Messages": {
+        "publish": (
+            "Publish messages, persistent and confirmed.",
             "rmqkit publish --count 100000",
             'rmqkit publish -q worker_queue "hello"',
             "rmqkit publish -e orders -r order.eu.paid --lines orders.jsonl",
         ),
-    ),
-    "consume": CommandEntry(
-        "rmqkit.cli.commands.consume:consume",
-        "Consume a queue: print, save, forward, run a command or call a function, then acknowledge.",
-        MESSAGES,
-        (
+        "consume": (
+            "Consume a queue: print, save, forward, run a command or call a function, then acknowledge.",
             "rmqkit consume worker_queue",
             "rmqkit consume worker_queue --workers 3 --idle-timeout 5",
             "rmqkit consume orders --exec './bill --now' --concurrency 4 --timeout 60",
             "rmqkit consume events --offset first --idle-timeout 1",
         ),
-    ),
-    "subscribe": CommandEntry(
-        "rmqkit.cli.commands.subscribe:subscribe",
-        "Print the messages that an exchange routes, through a temporary or a durable queue.",
-        MESSAGES,
-        (
+        "subscribe": (
+            "Print the messages that an exchange routes, through a temporary or a durable queue.",
             "rmqkit subscribe news",
             "rmqkit subscribe orders -r 'order.eu.#' -r 'order.*.paid'",
             "rmqkit subscribe documents -H format=pdf -H urgent:=true --match any",
             "rmqkit subscribe letters --durable mailbox_ada",
         ),
-    ),
-    "unsubscribe": CommandEntry(
-        "rmqkit.cli.commands.subscribe:unsubscribe",
-        "Delete the queue of a durable subscription.",
-        MESSAGES,
-        ("rmqkit unsubscribe mailbox_ada", "rmqkit unsubscribe mailbox_ada --force"),
-    ),
-    "move": CommandEntry(
-        "rmqkit.cli.commands.move:move",
-        "Move messages: replay a dead-letter queue, or drain one queue into another.",
-        MESSAGES,
-        (
+        "unsubscribe": (
+            "Delete the queue of a durable subscription.",
+            "rmqkit unsubscribe mailbox_ada",
+            "rmqkit unsubscribe mailbox_ada --force",
+        ),
+        "move": (
+            "Move messages: replay a dead-letter queue, or drain one queue into another.",
             "rmqkit move parked --dry-run",
             "rmqkit move parked --filter 'death.reason == \"rejected\" and death.age < 3600' --rate 100",
             "rmqkit move old_orders --to-queue orders",
         ),
-    ),
-    "call": CommandEntry(
-        "rmqkit.cli.commands.call:call",
-        "Send requests to a server, and print its replies.",
-        MESSAGES,
-        (
+        "call": (
+            "Send requests to a server, and print its replies.",
             'rmqkit call rpc_requests "21"',
             "rmqkit call rpc_requests -f picture.jpg -o smaller.jpg --timeout 60",
             "rmqkit call rpc_requests --lines numbers.txt --window 100",
         ),
-    ),
-    "serve": CommandEntry(
-        "rmqkit.cli.commands.serve:serve",
-        "Answer requests with a command or a Python function.",
-        MESSAGES,
-        (
+        "serve": (
+            "Answer requests with a command or a Python function.",
             "rmqkit serve rpc_requests --exec 'jq .number*2' --format json",
             "rmqkit serve rpc_requests --handler accounts:balance --concurrency 4",
             "rmqkit serve pictures --exec 'convert - -resize 50% -' --content-type image/jpeg --timeout 30",
         ),
-    ),
-    "broker": CommandEntry(
-        "rmqkit.cli.commands.broker:app",
-        "Start and stop a private RabbitMQ node or cluster, on loopback only.",
-        BROKER,
-        ("rmqkit broker start", 'eval "$(rmqkit broker env)"'),
-    ),
-    "demo": CommandEntry(
-        "rmqkit.cli.commands.demo:demo",
-        "Demonstrate a messaging pattern on a private broker, and count lost messages.",
-        BROKER,
-        ("rmqkit demo", "rmqkit demo topics", "rmqkit demo rpc --count 1000 --workers 5"),
-    ),
+    },
+    "A private broker": {
+        "broker": (
+            "Start and stop a private RabbitMQ node or cluster, on loopback only.",
+            "rmqkit broker start",
+            'eval "$(rmqkit broker env)"',
+        ),
+        "demo": (
+            "Demonstrate a messaging pattern on a private broker, and count lost messages.",
+            "rmqkit demo",
+            "rmqkit demo topics",
+            "rmqkit demo rpc --count 1000 --workers 5",
+        ),
+    },
+}
+_TARGETS = {"test": "test:run", "unsubscribe": "subscribe:unsubscribe", "broker": "broker:app"}
+COMMANDS = {
+    name: CommandEntry(f"rmqkit.cli.commands.{_TARGETS.get(name, f'{name}:{name}')}", summary, panel, tuple(examples))
+    for panel, commands in _TABLE.items()
+    for name, (summary, *examples) in commands.items()
 }
 TOPICS: dict[str, CommandEntry] = {
     "connection": CommandEntry(

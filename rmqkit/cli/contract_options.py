@@ -5,35 +5,30 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import typer
 
 from rmqkit.cli import output
 from rmqkit.cli.last_applied import LastApplied
-from rmqkit.cli.options import option
+from rmqkit.cli.options import option_field
 from rmqkit.errors import PayloadError, Problem, TopologyError
 from rmqkit.model import Contract, Exchange, Queue, Target, Topology
 from rmqkit.payload import contracts
 from rmqkit.payload.formats import Check
 
-_option = functools.partial(option, panel="Contract")
+_option = functools.partial(option_field, panel="Contract")
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaOptions:
     """Which schema bodies are checked against."""
 
-    schema: Annotated[
-        str | None,
-        _option(
-            "--schema",
-            metavar="FILE",
-            help="Check every body against a JSON Schema (.json) or an XML Schema (.xsd). [default: the contract in the"
-            " topology applied last, if any]",
-        ),
-    ] = None
-    no_schema: Annotated[bool, _option("--no-schema", help="Check no body against a contract.")] = False
+    schema: str | None = _option(
+        "--schema FILE",
+        "Check every body against a JSON Schema (.json) or an XML Schema (.xsd). [default: the contract in the"
+        " topology applied last, if any]",
+    )
+    no_schema: bool = _option("--no-schema", "Check no body against a contract.", default=False)
 
     def contracts(self, applied: LastApplied | None) -> EffectiveContracts:
         """Return the contracts of a run; raise a usage error, or SettingsError."""
@@ -43,15 +38,8 @@ class SchemaOptions:
             raise typer.BadParameter("--schema and --no-schema cannot be combined")
         return EffectiveContracts(contracts.of_schema(self.schema), None)
 
-    def of_queue(self, queue: str, applied: LastApplied | None) -> Contract | None:
-        """Return the contract of the messages in a queue."""
-        return self._of(Target("", queue), applied)
-
-    def of_exchange(self, exchange: str, applied: LastApplied | None) -> Contract | None:
-        """Return the contract of the messages published to an exchange."""
-        return self._of(Target(exchange), applied)
-
-    def _of(self, target: Target, applied: LastApplied | None) -> Contract | None:
+    def of(self, target: Target, applied: LastApplied | None) -> Contract | None:
+        """Return the contract of the messages that are published to a target, or wait in its queue."""
         effective = self.contracts(applied)
         if contract := effective.of(target.exchange, target.routing_key):
             effective.announce(contract, target)
@@ -91,15 +79,18 @@ class EffectiveContracts(contracts.Contracts):
 class ConsumedSchemaOptions(SchemaOptions):
     """Which schema consumed bodies are checked against, and where invalid messages go."""
 
-    invalid_to: Annotated[
-        str | None,
-        _option(
-            "--invalid-to",
-            metavar="QUEUE",
-            help="Send messages that break the contract here, with the reason in a header. [default: where the queue's"
-            " retry ends, or its dead-letter exchange, in the topology applied last; without either they are rejected]",
-        ),
-    ] = None
+    invalid_to: str | None = _option(
+        "--invalid-to QUEUE",
+        "Send messages that break the contract here, with the reason in a header. [default: where the queue's"
+        " retry ends, or its dead-letter exchange, in the topology applied last; without either they are rejected]",
+    )
+
+    def of(self, target: Target, applied: LastApplied | None) -> Contract | None:
+        """Return the contract of the messages; raise a usage error if there is none for `invalid_to`."""
+        contract = SchemaOptions.of(self, target, applied)  # `super` does not know a class with slots
+        if self.invalid_to is not None and not contract:
+            raise typer.BadParameter("--invalid-to requires a contract. Name one with --schema.")
+        return contract
 
     def target(self, queue: str, applied: LastApplied | None) -> Target | None:
         """Return where invalid messages of a queue go; None to reject them."""

@@ -42,16 +42,10 @@ def _run(command: Callable[[], object], arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return exit_codes.SIGNALLED + 2
     except Exception as error:  # noqa: BLE001 - the last line of defence
-        known = _known(error)
-        return _report(known, arguments) if known else _report_bug(error)
+        if isinstance(error, OSError) and error.errno in _OUTPUT_FULL:  # while Click printed a help text
+            error = OutputError(f"standard output: {error.strerror}")
+        return _report(error, arguments) if isinstance(error, RmqkitError) else _report_bug(error)
     return code if isinstance(code, int) else exit_codes.DONE
-
-
-def _known(error: Exception) -> RmqkitError | None:
-    """Return an error as one of rmqkit's; None if it must be a bug."""
-    if isinstance(error, OSError) and error.errno in _OUTPUT_FULL:  # while Click printed a help text
-        return OutputError(f"standard output: {error.strerror}")
-    return error if isinstance(error, RmqkitError) else None
 
 
 def _report(error: RmqkitError, arguments: Sequence[str]) -> int:

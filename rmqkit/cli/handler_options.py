@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rmqkit.cli.options import connect, option
+from rmqkit.cli.options import connect, option, option_field
 from rmqkit.errors import OutputError
 from rmqkit.handlers.command import CommandHandler, parse
 from rmqkit.handlers.file_saver import FileSaver
@@ -33,7 +33,7 @@ Prefetch = Annotated[
         help="Unacknowledged messages per consumer. [default: 1000; with --exec, 2 per command]",
     ),
 ]
-_option = partial(option, panel="Handling")
+_option = partial(option_field, panel="Handling")
 
 
 class PrintFormat(Enum):
@@ -47,42 +47,27 @@ class PrintFormat(Enum):
 class HandlerOptions:
     """The handler of deliveries: they are printed unless another handler is named."""
 
-    format: Annotated[
-        PrintFormat,
-        _option("--format", help="raw: print each body and a newline; json: an envelope a line, as `publish` reads."),
-    ] = PrintFormat.RAW
-    save_to: Annotated[
-        str | None,
-        _option("--save-to", metavar="FOLDER", help="Save each body as a file, with its properties in another."),
-    ] = None
-    exec: Annotated[
-        str | None,
-        _option(
-            "--exec",
-            metavar="COMMAND",
-            help="Run a command for each message, without a shell: the body is its standard input, RMQKIT_* variables"
-            " hold the rest. Exit code 0 acknowledges, 3 rejects, 4 requeues; any other is a failure.",
-        ),
-    ] = None
-    timeout: Annotated[
-        float | None, _option("--timeout", metavar="SECONDS", min=0.001, help="End a command that takes longer.")
-    ] = None
-    concurrency: Annotated[
-        int | None, _option("--concurrency", metavar="N", min=1, max=10_000, help="Run N commands at a time.")
-    ] = None
-    handler: Annotated[
-        str | None,
-        _option("--handler", metavar="MODULE:FUNCTION", help="Call a Python function with each delivery."),
-    ] = None
-    to_exchange: Annotated[
-        str | None, _option("--to-exchange", metavar="NAME", help="Forward to this exchange, with confirms.")
-    ] = None
-    to_queue: Annotated[str | None, _option("--to-queue", metavar="NAME", help="Forward to this queue.")] = None
-    to_routing_key: Annotated[
-        str | None,
-        _option("--to-routing-key", metavar="KEY", help="Forward with this routing key, not the message's own."),
-    ] = None
-    to_url: Annotated[str | None, _option("--to-url", metavar="URL", help="Forward to this broker.")] = None
+    format: PrintFormat = _option(
+        "--format",
+        "raw: print each body and a newline; json: an envelope a line, as `publish` reads.",
+        default=PrintFormat.RAW,
+        show_default=False,
+    )
+    save_to: str | None = _option("--save-to FOLDER", "Save each body as a file, with its properties in another.")
+    exec: str | None = _option(
+        "--exec COMMAND",
+        "Run a command for each message, without a shell: the body is its standard input, RMQKIT_* variables"
+        " hold the rest. Exit code 0 acknowledges, 3 rejects, 4 requeues; any other is a failure.",
+    )
+    timeout: float | None = _option("--timeout SECONDS", "End a command that takes longer.", min=0.001)
+    concurrency: int | None = _option("--concurrency N", "Run N commands at a time.", min=1, max=10_000)
+    handler: str | None = _option("--handler MODULE:FUNCTION", "Call a Python function with each delivery.")
+    to_exchange: str | None = _option("--to-exchange NAME", "Forward to this exchange, with confirms.")
+    to_queue: str | None = _option("--to-queue NAME", "Forward to this queue.")
+    to_routing_key: str | None = _option(
+        "--to-routing-key KEY", "Forward with this routing key, not the message's own."
+    )
+    to_url: str | None = _option("--to-url URL", "Forward to this broker.")
 
     @property
     def prints(self) -> bool:
@@ -154,11 +139,10 @@ FILTER_HELP = (
 class FilterOptions:
     """The filter of deliveries, and the verdict on those that do not match."""
 
-    filter: Annotated[str | None, _option("--filter", metavar="EXPRESSION", help=FILTER_HELP)] = None
-    unmatched: Annotated[
-        Verdict | None,
-        _option("--unmatched", help="Verdict on the other messages; requeue, the default, holds them until the end."),
-    ] = None
+    filter: str | None = _option("--filter EXPRESSION", FILTER_HELP)
+    unmatched: Verdict | None = _option(
+        "--unmatched", "Verdict on the other messages; requeue, the default, holds them until the end."
+    )
 
     def check(self) -> None:
         """Raise PayloadError for an invalid expression, a usage error for `unmatched` without one."""

@@ -35,7 +35,18 @@ _OTHER_TOOLS = {  # what the commands of rabbitmqadmin, kubectl and others would
 }
 
 
-class Command(TyperCommand):
+class _Examples:
+    epilog: str | None
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Write the examples."""
+        if self.epilog:
+            with formatter.section(output.paint("Examples", "bold", sys.stdout)):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+class Command(_Examples, TyperCommand):
     """A command whose options are grouped by their `rich_help_panel`, and whose epilog holds an example a line."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -60,10 +71,6 @@ class Command(TyperCommand):
         if is_abridged:
             formatter.write("  For the HTTP API, passwords and TLS, see `rmqkit help connection`.\n")
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """Write the examples."""
-        _write_examples(formatter, self.epilog)
-
 
 class Topic(Command):
     """A page of help that is no command, about the options that commands share."""
@@ -77,7 +84,7 @@ class Topic(Command):
         _write(formatter, {"Options": [record for record in records if record]})
 
 
-class Group(TyperGroup):
+class Group(_Examples, TyperGroup):
     """A group whose commands are listed by their `rich_help_panel`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -108,10 +115,6 @@ class Group(TyperGroup):
                 panel = getattr(command, "rich_help_panel", None) or "Commands"
                 sections.setdefault(panel, []).append((name, command.get_short_help_str(limit=100)))
         _write(formatter, sections)
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """Write the examples."""
-        _write_examples(formatter, self.epilog)
 
 
 def usage_error(error: Any) -> SettingsError:
@@ -156,10 +159,3 @@ def _write(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:
         if records:
             with formatter.section(output.paint(title, "bold", sys.stdout)):
                 formatter.write_dl(records)
-
-
-def _write_examples(formatter: Any, epilog: str | None) -> None:
-    if epilog:
-        with formatter.section(output.paint("Examples", "bold", sys.stdout)):
-            for line in epilog.splitlines():
-                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")

@@ -22,63 +22,75 @@ from rmqkit.settings import Settings, load_settings
 if TYPE_CHECKING:
     from rmqkit.connection import Connection
 
+_OPTION = "option"  # the key of an option in the metadata of its field
+
 Json = Annotated[bool, typer.Option("--json", help="Print the report, or the error, as JSON.")]
 
 
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 - Typer's word
     """Make an option whose help shows no default; `panel` is its group in the help."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+    return typer.Option(*names, help=help, rich_help_panel=panel, **{"show_default": False} | more)
 
 
-_option = functools.partial(option, panel=CONNECTION)
+def option_field(
+    names: str,
+    help: str,  # noqa: A002 - Typer's word
+    *,
+    default: Any = None,
+    default_factory: Any = MISSING,
+    **more: Any,
+) -> Any:
+    """Make a field of a dataclass that is an option; `names` are its flags and metavar, as help shows them.
+
+    Help shows a default that is not empty, unless `show_default` says otherwise.
+    """
+    words = names.split()
+    metavar = None if words[-1].startswith("-") else words.pop()
+    metadata = {_OPTION: option(*words, metavar=metavar, help=help, **{"show_default": bool(default)} | more)}
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+_option = functools.partial(option_field, panel=CONNECTION)
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
     """The broker, login and TLS options of every command that connects."""
 
-    url: Annotated[
-        list[str],
-        _option(
-            "-u",
-            "--url",
-            metavar="URL",
-            help="Broker URL; repeat it, or separate several by commas, to fail over."
-            f" [default: RMQKIT_URL, AMQP_URL, CLOUDAMQP_URL or {DEFAULT_URL}]",
-        ),
-    ] = field(default_factory=list)
-    api_url: Annotated[
-        str,
-        _option(
-            metavar="URL",
-            help="URL of RabbitMQ's HTTP API."
-            " [default: RMQKIT_API_URL, or port 15672 (15671 with amqps) of the same host]",
-        ),
-    ] = ""
-    vhost: Annotated[str | None, _option(metavar="NAME", help="Virtual host. [default: from the URL]")] = None
-    password_file: Annotated[
-        str | None,
-        _option(
-            metavar="FILE",
-            help="File containing the password, reread on every connect. [default: from the URL or RMQKIT_PASSWORD]",
-        ),
-    ] = None
-    password_prompt: Annotated[bool, _option("--password-prompt", help="Ask for the password on the terminal.")] = False
-    tls_ca_file: Annotated[
-        str, _option(metavar="FILE", help="CA certificates (PEM) to trust instead of the system's.")
-    ] = ""
-    tls_cert_file: Annotated[
-        str, _option(metavar="FILE", help="Client certificate (PEM), for a broker that requires one.")
-    ] = ""
-    tls_key_file: Annotated[
-        str, _option(metavar="FILE", help="Private key of the client certificate. [default: in the same file]")
-    ] = ""
-    tls_key_password_file: Annotated[str, _option(metavar="FILE", help="File containing the password of that key.")] = (
-        ""
+    url: list[str] = _option(
+        "-u --url URL",
+        "Broker URL; repeat it, or separate several by commas, to fail over."
+        f" [default: RMQKIT_URL, AMQP_URL, CLOUDAMQP_URL or {DEFAULT_URL}]",
+        default_factory=list,
     )
-    tls_insecure: Annotated[
-        bool, _option("--tls-insecure", help="Skip verification of the certificate and host name (insecure).")
-    ] = False
+    api_url: str = _option(
+        "--api-url URL",
+        "URL of RabbitMQ's HTTP API. [default: RMQKIT_API_URL, or port 15672 (15671 with amqps) of the same host]",
+        default="",
+    )
+    vhost: str | None = _option("--vhost NAME", "Virtual host. [default: from the URL]")
+    password_file: str | None = _option(
+        "--password-file FILE",
+        "File containing the password, reread on every connect. [default: from the URL or RMQKIT_PASSWORD]",
+    )
+    password_prompt: bool = _option("--password-prompt", "Ask for the password on the terminal.", default=False)
+    tls_ca_file: str = _option(
+        "--tls-ca-file FILE", "CA certificates (PEM) to trust instead of the system's.", default=""
+    )
+    tls_cert_file: str = _option(
+        "--tls-cert-file FILE", "Client certificate (PEM), for a broker that requires one.", default=""
+    )
+    tls_key_file: str = _option(
+        "--tls-key-file FILE", "Private key of the client certificate. [default: in the same file]", default=""
+    )
+    tls_key_password_file: str = _option(
+        "--tls-key-password-file FILE", "File containing the password of that key.", default=""
+    )
+    tls_insecure: bool = _option(
+        "--tls-insecure", "Skip verification of the certificate and host name (insecure).", default=False
+    )
 
     def settings(self, *, source: str = "--url") -> Settings:
         """Return the settings of the broker; raise SettingsError, which names `source` as the origin of a bad URL."""
@@ -184,9 +196,9 @@ def _parameters_of(group: type) -> list[inspect.Parameter]:
     parameters = []
     for each in fields(group):
         default = each.default_factory() if each.default_factory is not MISSING else each.default
-        default = inspect.Parameter.empty if default is MISSING else default
+        hint = Annotated[hints[each.name], each.metadata[_OPTION]] if each.metadata else hints[each.name]
         parameters.append(
-            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name], default=default)
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
         )
     return parameters
 

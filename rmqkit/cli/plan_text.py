@@ -10,7 +10,7 @@ import typer
 from rmqkit.cli import output
 from rmqkit.cli.output import Style
 from rmqkit.cli.topology_source import broker_name
-from rmqkit.plan import Outcome, Plan, Step
+from rmqkit.plan import Outcome, Plan
 from rmqkit.report import as_json
 from rmqkit.settings import Settings
 
@@ -50,7 +50,13 @@ def show(plan: Plan, settings: Settings, *, json: bool) -> None:
         return
     shown = [step for step in plan.steps if step.outcome is not Outcome.UNCHANGED]
     if shown:
-        rows = [_row(step, applied=plan.applied) for step in shown]
+        rows = []
+        for step in shown:
+            words = _WORDS[step.outcome]
+            done = plan.applied and step.outcome is not Outcome.CONFLICT
+            rows.append(
+                (f"{words.sign} {words.done if done else step.outcome.value}", step.kind, step.name, step.remarks)
+            )
         output.out(output.table(rows, header=_HEADER, styles=[_WORDS[step.outcome].style for step in shown]))
     for sentence in () if plan.applied else plan.unseen:
         output.note(output.safe(sentence))
@@ -62,9 +68,3 @@ def show(plan: Plan, settings: Settings, *, json: bool) -> None:
     ]
     summary = f"{broker_name(settings)}: {', '.join(counted) or 'nothing to do'}."
     output.note(f"Done on {summary}" if plan.applied else f"Plan for {summary} Nothing was changed.")
-
-
-def _row(step: Step, *, applied: bool) -> tuple[str, ...]:
-    words = _WORDS[step.outcome]
-    action = words.done if applied and step.outcome is not Outcome.CONFLICT else step.outcome.value
-    return f"{words.sign} {action}", step.kind, step.name, step.remarks

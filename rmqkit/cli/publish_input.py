@@ -6,15 +6,15 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmqkit.cli.options import option, parse_target
+from rmqkit.cli.options import option_field, parse_target
 from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Message, Properties
 from rmqkit.model import Target
@@ -29,12 +29,10 @@ from rmqkit.stop import Stop, StopRequested
 if TYPE_CHECKING:
     from rmqkit.payload.message_template import MessageTemplate
 
-_input, _templates, _target = (partial(option, panel=panel) for panel in ("Input", "Templates", "Target"))
+_input, _templates, _target, _property = (
+    partial(option_field, panel=panel) for panel in ("Input", "Templates", "Target", "Properties")
+)
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-def _property(name: str, metavar: str | None, help: str, short: str = "") -> Any:  # noqa: A002 - Typer's word
-    return option(*([short, name] if short else [name]), metavar=metavar, help=help, panel="Properties")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,78 +42,40 @@ class InputOptions:
     payloads: Annotated[
         list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="One message each.", show_default=False)
     ] = None
-    file: Annotated[
-        list[str],
-        _input(
-            "-f",
-            "--file",
-            metavar="PATH",
-            help="A file as one message, a folder as one message per file, - for standard input as one; repeatable."
-            " Files named .json or .xml are checked.",
-        ),
-    ] = field(default_factory=list)
-    lines: Annotated[
-        str | None,
-        _input(
-            "--lines",
-            metavar="FILE",
-            help="One message per line, as it arrives; - is standard input, and the default if input is piped in.",
-        ),
-    ] = None
-    envelopes: Annotated[
-        str | None,
-        _input(
-            "--envelopes",
-            metavar="PATH",
-            help="Messages as printed by `consume --format json`, or a folder of `consume --save-to`; - is standard"
-            " input. They go to where they came from unless a target is named.",
-        ),
-    ] = None
-    timing: Annotated[
-        float | None,
-        _input("--timing", metavar="N", min=0.001, help="Replay envelopes with their timing, N times as fast."),
-    ] = None
-    template: Annotated[
-        str | None,
-        _templates(
-            "--template",
-            metavar="TEXT|@FILE",
-            help="A body to be rendered (Jinja2), and so are -r and -H then: {{ n }}, {{ uuid }}, {{ now }},"
-            " {{ random_int(1, 6) }}, {{ choice(['a', 'b']) }} and the fields of --rows.",
-        ),
-    ] = None
-    rows: Annotated[
-        str | None,
-        _templates(
-            "--rows",
-            metavar="FILE",
-            help="One message per row of CSV with a header, or of JSON lines; - is standard input. Without --template"
-            " the body is the row, as JSON.",
-        ),
-    ] = None
-    seed: Annotated[
-        int | None,
-        _templates("--seed", metavar="N", min=0, help="Make random values, including uuid, the same in every run."),
-    ] = None
-    count: Annotated[
-        int | None,
-        _input(
-            "-n",
-            "--count",
-            metavar="N",
-            min=0,
-            help="Publish payloads, files or a template N times; without any, the numbers 0 to N-1.",
-        ),
-    ] = None
-    resume: Annotated[
-        str | None,
-        _input(
-            "--resume",
-            metavar="STATE",
-            help="Save progress in STATE and resume from it; with the FILE of --lines, --rows or --envelopes.",
-        ),
-    ] = None
-    format: Annotated[Format | None, _input("--format", help="Check that every body has this format.")] = None
+    file: list[str] = _input(
+        "-f --file PATH",
+        "A file as one message, a folder as one message per file, - for standard input as one; repeatable."
+        " Files named .json or .xml are checked.",
+        default_factory=list,
+    )
+    lines: str | None = _input(
+        "--lines FILE",
+        "One message per line, as it arrives; - is standard input, and the default if input is piped in.",
+    )
+    envelopes: str | None = _input(
+        "--envelopes PATH",
+        "Messages as printed by `consume --format json`, or a folder of `consume --save-to`; - is standard"
+        " input. They go to where they came from unless a target is named.",
+    )
+    timing: float | None = _input("--timing N", "Replay envelopes with their timing, N times as fast.", min=0.001)
+    template: str | None = _templates(
+        "--template TEXT|@FILE",
+        "A body to be rendered (Jinja2), and so are -r and -H then: {{ n }}, {{ uuid }}, {{ now }},"
+        " {{ random_int(1, 6) }}, {{ choice(['a', 'b']) }} and the fields of --rows.",
+    )
+    rows: str | None = _templates(
+        "--rows FILE",
+        "One message per row of CSV with a header, or of JSON lines; - is standard input. Without --template"
+        " the body is the row, as JSON.",
+    )
+    seed: int | None = _templates("--seed N", "Make random values, including uuid, the same in every run.", min=0)
+    count: int | None = _input(
+        "-n --count N", "Publish payloads, files or a template N times; without any, the numbers 0 to N-1.", min=0
+    )
+    resume: str | None = _input(
+        "--resume STATE", "Save progress in STATE and resume from it; with the FILE of --lines, --rows or --envelopes."
+    )
+    format: Format | None = _input("--format", "Check that every body has this format.")
 
     @property
     def streams(self) -> dict[str, str]:
@@ -164,14 +124,12 @@ class InputOptions:
 class TargetOptions:
     """The exchange and routing key of the messages."""
 
-    exchange: Annotated[str | None, _target("-e", "--exchange", metavar="NAME", help="The exchange.")] = None
-    routing_key: Annotated[str | None, _target("-r", "--routing-key", metavar="KEY", help="The routing key.")] = None
-    queue: Annotated[
-        str | None, _target("-q", "--queue", metavar="NAME", help="A queue, through the default exchange.")
-    ] = None
-    mandatory: Annotated[
-        bool, _target("--mandatory", help="Fail if a message reaches no queue, whatever the exchange.")
-    ] = False
+    exchange: str | None = _target("-e --exchange NAME", "The exchange.")
+    routing_key: str | None = _target("-r --routing-key KEY", "The routing key.")
+    queue: str | None = _target("-q --queue NAME", "A queue, through the default exchange.")
+    mandatory: bool = _target(
+        "--mandatory", "Fail if a message reaches no queue, whatever the exchange.", default=False
+    )
 
     def target(self) -> Target | None:
         """Return the target that was named, if any. Raises a usage error."""
@@ -182,37 +140,31 @@ class TargetOptions:
 class RequestOptions:
     """The properties of messages, except those that `call` sets itself."""
 
-    header: Annotated[
-        list[str],
-        _property("--header", "K=V", "A header: k=text, or k:=JSON for a number, true, a list; repeatable.", "-H"),
-    ] = field(default_factory=list)
-    content_type: Annotated[
-        str | None, _property("--content-type", "TYPE", "[default: by the format, the file's name, or the bytes]")
-    ] = None
-    content_encoding: Annotated[str | None, _property("--content-encoding", "NAME", "Like gzip or utf-8.")] = None
-    priority: Annotated[int | None, _property("--priority", "0-255", "For priority queues.")] = None
-    expiration: Annotated[
-        str | None, _property("--expiration", "TIME", "Time to live in a queue: milliseconds, or like 5s (ms s m h d).")
-    ] = None
-    message_id: Annotated[str | None, _property("--message-id", "ID", "The ID of the message.")] = None
-    timestamp: Annotated[str | None, _property("--timestamp", "WHEN", "Seconds since 1970, ISO 8601, or now.")] = None
-    type: Annotated[str | None, _property("--type", "NAME", "The type of the message.")] = None
-    user_id: Annotated[str | None, _property("--user-id", "USER", "Must be the login: the broker checks it.")] = None
-    app_id: Annotated[str | None, _property("--app-id", "NAME", "The program that publishes the message.")] = None
+    header: list[str] = _property(
+        "-H --header K=V", "A header: k=text, or k:=JSON for a number, true, a list; repeatable.", default_factory=list
+    )
+    content_type: str | None = _property(
+        "--content-type TYPE", "[default: by the format, the file's name, or the bytes]"
+    )
+    content_encoding: str | None = _property("--content-encoding NAME", "Like gzip or utf-8.")
+    priority: int | None = _property("--priority 0-255", "For priority queues.")
+    expiration: str | None = _property(
+        "--expiration TIME", "Time to live in a queue: milliseconds, or like 5s (ms s m h d)."
+    )
+    message_id: str | None = _property("--message-id ID", "The ID of the message.")
+    timestamp: str | None = _property("--timestamp WHEN", "Seconds since 1970, ISO 8601, or now.")
+    type: str | None = _property("--type NAME", "The type of the message.")
+    user_id: str | None = _property("--user-id USER", "Must be the login: the broker checks it.")
+    app_id: str | None = _property("--app-id NAME", "The program that publishes the message.")
 
     def properties(self, *, headers: bool = True) -> Properties:
         """Return the properties, with or without the headers. Raises PayloadError."""
+        names = ("content_type", "content_encoding", "priority", "message_id", "type", "user_id", "app_id")
         return Properties(
-            content_type=self.content_type,
-            content_encoding=self.content_encoding,
+            **{name: getattr(self, name) for name in names},
             headers=(properties.parse_headers(self.header) or None) if headers else None,
-            priority=self.priority,
             expiration=self.expiration and parse_expiration(self.expiration),
-            message_id=self.message_id,
             timestamp=None if self.timestamp is None else _parse_timestamp(self.timestamp),
-            type=self.type,
-            user_id=self.user_id,
-            app_id=self.app_id,
         )
 
 
@@ -220,9 +172,9 @@ class RequestOptions:
 class PropertyOptions(RequestOptions):
     """The properties of messages."""
 
-    correlation_id: Annotated[str | None, _property("--correlation-id", "ID", "The request this is a reply to.")] = None
-    reply_to: Annotated[str | None, _property("--reply-to", "QUEUE", "The queue for replies.")] = None
-    transient: Annotated[bool, _property("--transient", None, "Not persistent: lost when the broker restarts.")] = False
+    correlation_id: str | None = _property("--correlation-id ID", "The request this is a reply to.")
+    reply_to: str | None = _property("--reply-to QUEUE", "The queue for replies.")
+    transient: bool = _property("--transient", "Not persistent: lost when the broker restarts.", default=False)
 
     def properties(self, *, headers: bool = True) -> Properties:
         """Return the properties, with or without the headers. Raises PayloadError."""

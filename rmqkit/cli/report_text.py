@@ -12,6 +12,7 @@ from rmqkit.cli import output
 from rmqkit.errors import REFUSALS, InputError, NotConfirmed, Refused, RmqkitError, Unroutable
 from rmqkit.message import Verdict
 from rmqkit.model import Target
+from rmqkit.plural import plural
 from rmqkit.report import ConsumeReport, Failure, Fate, MoveGroup, MoveReport, PublishReport, ServeReport
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def publish_summary(report: PublishReport) -> str:
 def move_summary(report: MoveReport, source: str) -> str:
     """Summarize a move in a line."""
     if report.dry_run:
-        parts = [f"{'Stopped: would' if report.interrupted else 'Would'} move {_messages(report.moved)}"]
+        parts = [f"{'Stopped: would' if report.interrupted else 'Would'} move {plural(report.moved, 'message')}"]
     else:
         parts = [_done("moved", report.moved, report.seconds, interrupted=report.interrupted)]
         if report.redelivered:
@@ -77,7 +78,7 @@ def move_summary(report: MoveReport, source: str) -> str:
     if report.unmatched:
         parts.append(f"{report.unmatched:,} {'does' if report.unmatched == 1 else 'do'} not match")
     if report.scanned < report.ready:
-        parts.append(f"scanned {report.scanned:,} of {_messages(report.ready)} in {source!r}")
+        parts.append(f"scanned {report.scanned:,} of {plural(report.ready, 'message')} in {source!r}")
     return f"{'; '.join(parts)}."
 
 
@@ -96,7 +97,7 @@ def resuming(resume: Resume) -> str:
     """Report the place a run resumes from; empty when it starts from the beginning."""
     if not (resume.place.n or resume.doubtful):
         return ""
-    parts = [f"Resuming after line {resume.place.line:,}: {_messages(resume.skipped)} already confirmed"]
+    parts = [f"Resuming after line {resume.place.line:,}: {plural(resume.skipped, 'message')} already confirmed"]
     if resume.retried:
         parts.append(f"{resume.retried:,} failed and will be sent again first")
     if resume.doubtful:
@@ -104,18 +105,10 @@ def resuming(resume: Resume) -> str:
     return "; ".join(parts) + "."
 
 
-def resumed(resume: Resume) -> dict[str, int]:
-    """Return the progress a run resumed from, for `--json`."""
-    return {"skipped": resume.skipped, "retried": resume.retried, "doubtful": resume.doubtful}
-
-
 def _done(verb: str, count: int, seconds: float, *, interrupted: bool) -> str:
     rate = f", {count / seconds:,.0f}/s" if count and seconds else ""
-    return f"{f'Stopped: {verb}' if interrupted else verb.capitalize()} {_messages(count)} in {seconds:.2f} s{rate}"
-
-
-def _messages(count: int) -> str:
-    return f"{count:,} message{'' if count == 1 else 's'}"
+    begin = f"Stopped: {verb}" if interrupted else verb.capitalize()
+    return f"{begin} {plural(count, 'message')} in {seconds:.2f} s{rate}"
 
 
 def _failures(report: PublishReport, fate: Fate) -> Iterator[Failure]:
@@ -188,8 +181,7 @@ def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict)
         f"broke the contract ({'sent on with the reason' if invalid is Verdict.ACK else 'rejected'})": report.invalid,
         f"did not match ({_PAST[unmatched]})": report.unmatched,
     }
-    messages = "message" if done == 1 else "messages"
-    return f"Consumed {done:,} {messages} in {report.seconds:.2f} s{rate}{_listed(counts)}."
+    return f"Consumed {plural(done, 'message')} in {report.seconds:.2f} s{rate}{_listed(counts)}."
 
 
 def consumer_shares(report: ConsumeReport) -> str:
@@ -201,14 +193,13 @@ def consumer_shares(report: ConsumeReport) -> str:
 
 def serve_summary(report: ServeReport) -> str:
     """Summarize what was served in one line."""
-    requests = "request" if report.requests == 1 else "requests"
     counts = {
         "failed": report.failed,
         "had no reply_to": report.unaddressed,
         "undeliverable (the requester was gone)": report.undelivered,
         "redelivered": report.redelivered,
     }
-    return f"Served {report.requests:,} {requests} in {report.seconds:.2f} s{_listed(counts)}."
+    return f"Served {plural(report.requests, 'request')} in {report.seconds:.2f} s{_listed(counts)}."
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -96,8 +96,8 @@ class _WorkerProcess:
             self.report = ConsumeReport(consumed=event["acknowledged"], acknowledged=event["acknowledged"])
 
 
-def run(command: ConsumeCommand, stop: Stop) -> ConsumeResult:
-    """Consume, in several processes if the command says so, and show the progress."""
+def run(command: ConsumeCommand, stop: Stop, *, as_json_object: bool) -> int:
+    """Consume, in several processes if the command says so; show progress and report, and return the exit code."""
     # On a terminal the messages themselves are progress enough.
     total = command.job.options.count
     progress = nullcontext(lambda _done, _blocked: None) if os.isatty(1) else output.progress("consuming", total)
@@ -107,8 +107,11 @@ def run(command: ConsumeCommand, stop: Stop) -> ConsumeResult:
             update(acknowledged, "")
 
         if command.workers == 1:
-            return consume_job.run(command, stop, on_progress=on_progress)
-        return _run_workers(command, stop, on_progress)
+            result = consume_job.run(command, stop, on_progress=on_progress)
+        else:
+            result = _run_workers(command, stop, on_progress)
+    consume_job.print_report(command, result, as_json_object=as_json_object)
+    return result.exit_code
 
 
 def _run_workers(command: ConsumeCommand, stop: Stop, on_progress: Callable[[int], None]) -> ConsumeResult:
@@ -180,12 +183,6 @@ def _end_all(workers: list[_WorkerProcess]) -> None:
 # In the child.
 
 
-def _error_to_json(error: RmqkitError | None) -> dict[str, str] | None:
-    if error is None:
-        return None
-    return {"type": type(error).__name__, "message": error.message, "advice": error.advice}
-
-
 def _error_from_json(written: dict[str, str] | None) -> RmqkitError | None:
     """Make an error of the same class, for its exit code, with the same message and advice."""
     if written is None:
@@ -219,7 +216,12 @@ def main() -> None:
             return
         except StoppedAtOnce:
             os._exit(128 + signals.received)
-        report(report=asdict(result.report), error=_error_to_json(result.error))
+        written = (error := result.error) and {
+            "type": type(error).__name__,
+            "message": error.message,
+            "advice": error.advice,
+        }
+        report(report=asdict(result.report), error=written)
 
 
 def _end_with_parent() -> None:

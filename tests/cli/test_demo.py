@@ -19,8 +19,7 @@ import rmqkit
 from rmqkit import Binding, Topology
 from rmqkit.cli.commands.demo import demo
 from rmqkit.cli.demos import PATTERNS, runner
-from rmqkit.cli.demos.delivery_count import DeliveryCount, count_deliveries
-from rmqkit.cli.demos.runner import DemoBroker, DemoRunner, Result
+from rmqkit.cli.demos.runner import DeliveryCount, DemoBroker, DemoRunner, Result, count_deliveries
 from tests.conftest import Broker
 from tests.support.wait import wait_until
 

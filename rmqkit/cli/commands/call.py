@@ -15,7 +15,7 @@ from rmqkit import exit_codes
 from rmqkit.cli import error_output, output
 from rmqkit.cli.files import STANDARD
 from rmqkit.cli.handler_options import PrintFormat
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, parse_target
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
 from rmqkit.cli.publish_input import InputOptions, PublishInput, RequestOptions
 from rmqkit.errors import InputError, OutputError, RmqkitError
 from rmqkit.handlers.printer import Printer
@@ -66,18 +66,12 @@ class RequestTargetOptions:
     payloads: Annotated[
         list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="One request each.", show_default=False)
     ] = None
-    exchange: Annotated[
-        str, typer.Option("-e", "--exchange", metavar="NAME", help="An exchange instead of a queue.")
-    ] = ""
-    routing_key: Annotated[str, typer.Option("-r", "--routing-key", metavar="KEY", help="Their routing key.")] = ""
-    file: Annotated[
-        list[str] | None,
-        typer.Option("-f", "--file", metavar="PATH", help="A file as one request, - for standard input; repeatable."),
-    ] = None
-    lines: Annotated[
-        str | None,
-        option(metavar="FILE", help="One request per line; - is standard input, the default if input is piped in."),
-    ] = None
+    exchange: str = option_field("-e --exchange NAME", "An exchange instead of a queue.", default="")
+    routing_key: str = option_field("-r --routing-key KEY", "Their routing key.", default="")
+    file: list[str] | None = option_field("-f --file PATH", "A file as one request, - for standard input; repeatable.")
+    lines: str | None = option_field(
+        "--lines FILE", "One request per line; - is standard input, the default if input is piped in."
+    )
 
     def requests(self, properties: RequestOptions) -> PublishInput:
         """Return the requests. Raises a usage error for options that contradict each other."""
@@ -96,25 +90,20 @@ class RequestTargetOptions:
 class ReplyOptions:
     """The replies to wait for, and their destination."""
 
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="How long to wait for the replies to each request.")
-    ] = 10.0
-    replies: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="Wait for N replies to each request; 0: for all that arrive in time."),
-    ] = 1
-    window: Annotated[int, typer.Option(metavar="N", min=1, help="How many requests may be in flight at once.")] = 1
-    idempotent: Annotated[
-        bool,
-        typer.Option("--idempotent", help="Send again after a lost connection: handling a request twice does no harm."),
-    ] = False
-    format: Annotated[
-        PrintFormat, typer.Option(help="raw: print each body and a newline; json: an envelope a line.")
-    ] = PrintFormat.RAW
-    out: Annotated[
-        str | None,
-        option("-o", "--output", metavar="FILE", help="Write the body of the only reply to this file, byte for byte."),
-    ] = None
+    timeout: float = option_field(
+        "--timeout SECONDS", "How long to wait for the replies to each request.", default=10.0, min=0.001
+    )
+    replies: int = option_field(
+        "--replies N", "Wait for N replies to each request; 0: for all that arrive in time.", default=1, min=0
+    )
+    window: int = option_field("--window N", "How many requests may be in flight at once.", default=1, min=1)
+    idempotent: bool = option_field(
+        "--idempotent", "Send again after a lost connection: handling a request twice does no harm.", default=False
+    )
+    format: PrintFormat = option_field(
+        "--format", "raw: print each body and a newline; json: an envelope a line.", default=PrintFormat.RAW
+    )
+    out: str | None = option_field("-o --output FILE", "Write the body of the only reply to this file, byte for byte.")
 
     def sink(self) -> Callable[[Answer], object]:
         """Return the function that writes the replies of an answer."""

@@ -8,20 +8,18 @@ from typing import Annotated
 
 import typer
 
-from rmqkit.cli import consume_job, frame, handler_options, last_applied, output, worker_processes
+from rmqkit.cli import frame, handler_options, last_applied, output, topology_source, worker_processes
 from rmqkit.cli.consume_job import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
-from rmqkit.cli.files import readable
 from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
 from rmqkit.cli.last_applied import LastApplied
-from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
+from rmqkit.cli.options import ConnectionOptions, Json, grouped, option_field
 from rmqkit.handlers.runner import ConsumeJob, dropped_warning
 from rmqkit.message import Verdict
-from rmqkit.model import Retry
+from rmqkit.model import Retry, Target
 from rmqkit.options import ConsumeOptions, Offset
 from rmqkit.payload import amqp_json
 from rmqkit.settings import Settings
-from rmqkit.stop import Stop
 from rmqkit.topology.retry import in_words
 
 
@@ -29,28 +27,19 @@ from rmqkit.topology.retry import in_words
 class ConsumerOptions:
     """How to consume, and the source of the queue's contract and retry."""
 
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Consume with N processes.")] = 1
-    channels: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Consume with N consumers on one connection, in each process.")
-    ] = 1
-    topology: Annotated[
-        list[str] | None,
-        option(
-            "--topology",
-            metavar="FILE",
-            help="Take the queue's contract and retry from this file instead of the topology applied last.",
-        ),
-    ] = None
-    no_ack: Annotated[
-        bool, typer.Option("--no-ack", help="Do not acknowledge: faster, but a crash loses the messages in flight.")
-    ] = False
-    offset: Annotated[
-        str | None,
-        option(
-            metavar="WHERE",
-            help="Where to begin in a stream: first, last, next, an offset, an age such as 5m, or a time.",
-        ),
-    ] = None
+    workers: int = option_field("--workers N", "Consume with N processes.", default=1, min=1)
+    channels: int = option_field(
+        "--channels N", "Consume with N consumers on one connection, in each process.", default=1, min=1
+    )
+    topology: list[str] | None = option_field(
+        "--topology FILE", "Take the queue's contract and retry from this file instead of the topology applied last."
+    )
+    no_ack: bool = option_field(
+        "--no-ack", "Do not acknowledge: faster, but a crash loses the messages in flight.", default=False
+    )
+    offset: str | None = option_field(
+        "--offset WHERE", "Where to begin in a stream: first, last, next, an offset, an age such as 5m, or a time."
+    )
 
     def check(self, handler: HandlerOptions, filtering: FilterOptions, *, checked: bool) -> None:
         """Raise a usage error for options that contradict each other; `checked` says whether there is a contract."""
@@ -103,9 +92,7 @@ def consume(
     settings = broker.settings()
     applied = _applied(consumer.topology, settings)
     retry = _retry(queue, applied) if handler.may_fail and applied else None
-    schema = contract.of_queue(queue, applied)
-    if contract.invalid_to is not None and not schema:
-        raise typer.BadParameter("--invalid-to requires a contract. Name one with --schema.")
+    schema = contract.of(Target("", queue), applied)
     consumer.check(handler, filtering, checked=bool(schema))
     ahead = handler.prefetch(prefetch, filtered=filtering.filter is not None)
     # Acknowledging takes nothing out of a stream.
@@ -122,21 +109,14 @@ def consume(
     )
     command = ConsumeCommand(settings, job, handler, consumer.workers)
 
-    def body(stop: Stop) -> int:
-        result = worker_processes.run(command, stop)
-        consume_job.print_report(command, result, as_json_object=json)
-        return result.exit_code
-
-    frame.run(body)
+    frame.run(lambda stop: worker_processes.run(command, stop, as_json_object=json))
 
 
 def _applied(files: list[str] | None, settings: Settings) -> LastApplied | None:
     """Return the contracts and retries of these files, or else of the topology applied last."""
     if not files:
         return last_applied.recall(settings)
-    from rmqkit.topology.file.loader import load  # noqa: PLC0415 - start-up time: yaml
-
-    return last_applied.of(load(*map(readable, files)), files)
+    return last_applied.of(topology_source.load_topology(files), files)
 
 
 def _retry(queue: str, applied: LastApplied) -> Retry | None:

@@ -12,7 +12,7 @@ from rmqkit import exit_codes
 from rmqkit.cli import error_output, output, report_text
 from rmqkit.cli.frame import run
 from rmqkit.cli.handler_options import FILTER_HELP
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, parse_target
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
 from rmqkit.errors import BrokerError
 from rmqkit.model import Exchange, Target
 from rmqkit.options import Replay
@@ -27,18 +27,14 @@ if TYPE_CHECKING:
 class MoveTargetOptions:
     """The target of the messages."""
 
-    to_origin: Annotated[
-        Replay | None,
-        option(
-            help="Return dead letters: to the queue they died in last, which is the default; or to the exchange they"
-            " were first published to, and so to every queue bound there."
-        ),
-    ] = None
-    to_queue: Annotated[str | None, option(metavar="NAME", help="To this queue.")] = None
-    to_exchange: Annotated[str | None, option(metavar="NAME", help="To this exchange, with their own keys.")] = None
-    routing_key: Annotated[
-        str | None, option("-r", "--routing-key", metavar="KEY", help="With --to-exchange: the key.")
-    ] = None
+    to_origin: Replay | None = option_field(
+        "--to-origin",
+        "Return dead letters: to the queue they died in last, which is the default; or to the exchange they"
+        " were first published to, and so to every queue bound there.",
+    )
+    to_queue: str | None = option_field("--to-queue NAME", "To this queue.")
+    to_exchange: str | None = option_field("--to-exchange NAME", "To this exchange, with their own keys.")
+    routing_key: str | None = option_field("-r --routing-key KEY", "With --to-exchange: the key.")
 
     def target(self, source: str) -> Replay | Target | Exchange:
         """Return the target of a queue's messages. Raises a usage error."""
@@ -58,12 +54,12 @@ class MoveTargetOptions:
 class MoveFilterOptions:
     """The messages to move, and how fast."""
 
-    filter: Annotated[str | None, option(metavar="EXPRESSION", help=FILTER_HELP)] = None
-    limit: Annotated[int | None, option("-n", "--limit", metavar="N", min=1, help="Move at most N messages.")] = None
-    rate: Annotated[float | None, option(metavar="N", min=0.001, help="Move at most N messages a second.")] = None
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Group messages by how they died and where they would go; move nothing.")
-    ] = False
+    filter: str | None = option_field("--filter EXPRESSION", FILTER_HELP)
+    limit: int | None = option_field("-n --limit N", "Move at most N messages.", min=1)
+    rate: float | None = option_field("--rate N", "Move at most N messages a second.", min=0.001)
+    dry_run: bool = option_field(
+        "--dry-run", "Group messages by how they died and where they would go; move nothing.", default=False
+    )
 
     def matches(self) -> Callable[[Delivery], bool]:
         """Return a function that tells whether to move a message. Raises PayloadError for a bad expression."""

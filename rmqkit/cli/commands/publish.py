@@ -176,7 +176,8 @@ def _print_report(
     report: PublishReport, error: RmqkitError | None, messages: PublishInput, *, as_json_object: bool
 ) -> None:
     if as_json_object:
-        resumed = {"resumed": report_text.resumed(messages.resume)} if messages.resume else {}
+        names = ("skipped", "retried", "doubtful")
+        resumed = {"resumed": {name: getattr(resume, name) for name in names}} if (resume := messages.resume) else {}
         output.out_json(as_json(report) | resumed | (error_output.as_json(error) if error else {}))
         return
     if report.published or not error:

@@ -10,15 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import output
-from rmqkit.cli.files import readable
+from rmqkit.cli import output, topology_source
 from rmqkit.cli.options import Json, parse_target
 from rmqkit.errors import Unroutable
 from rmqkit.message import Properties
 from rmqkit.model import Retry
 from rmqkit.payload import properties
 from rmqkit.topology.dead_letters import DeadLetter, dead_letters
-from rmqkit.topology.file.loader import load
 from rmqkit.topology.retry import in_words
 from rmqkit.topology.routing import DeathReason, Leg, Route
 from rmqkit.topology.routing import route as find_route
@@ -33,7 +31,7 @@ _SHORT = 3  # legs that are repeated rather than abbreviated to "as above"
 
 
 def route(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Topology files, read as one; - for stdin.")],
+    files: topology_source.Files,
     *,
     exchange: Annotated[
         str | None,
@@ -57,7 +55,7 @@ def route(
     a TTL or a length limit. Retries are shown too. A message that reaches no queue is an error, with exit code 6.
     """
     headers = properties.parse_headers(header or ())
-    topology = load(*map(readable, files))
+    topology = topology_source.load_topology(files)
     target = parse_target(queue=queue, exchange=exchange, routing_key=routing_key) or topology.publish
     if not target:
         raise typer.BadParameter("Name a target: -e, -r or -q. The files have no `publish:`.")

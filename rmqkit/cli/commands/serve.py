@@ -11,12 +11,13 @@ from rmqkit import exit_codes
 from rmqkit.cli import frame, last_applied, output, report_text
 from rmqkit.cli.contract_options import SchemaOptions
 from rmqkit.cli.frame import StoppedAtOnce
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
 from rmqkit.errors import HandlerError
 from rmqkit.handlers import function, rpc_functions
 from rmqkit.handlers.command import CommandHandler, parse
 from rmqkit.message import Delivery
 from rmqkit.messaging.rpc_server import Function, checked
+from rmqkit.model import Target
 from rmqkit.payload.contracts import compile_contract
 from rmqkit.payload.formats import Format
 from rmqkit.report import as_json
@@ -27,29 +28,18 @@ from rmqkit.stop import Stop
 class ServedFunctionOptions:
     """The command or function that answers, and the format of its replies."""
 
-    exec: Annotated[
-        str | None,
-        option(
-            "--exec",
-            metavar="COMMAND",
-            help="Run a command for each request, without a shell: the body is its standard input, its standard output"
-            " the reply. Any exit code but 0 is a failure.",
-        ),
-    ] = None
-    handler: Annotated[
-        str | None,
-        option(
-            metavar="MODULE:FUNCTION",
-            help="Call a function with each request; it returns the reply: text, bytes, or a Message.",
-        ),
-    ] = None
-    format: Annotated[Format | None, option(help="Check that every reply has this format.")] = None
-    content_type: Annotated[
-        str | None, option(metavar="TYPE", help="Content type of the replies, such as image/png.")
-    ] = None
-    timeout: Annotated[float | None, option(metavar="SECONDS", min=0.001, help="End a command that takes longer.")] = (
-        None
+    exec: str | None = option_field(
+        "--exec COMMAND",
+        "Run a command for each request, without a shell: the body is its standard input, its standard output"
+        " the reply. Any exit code but 0 is a failure.",
     )
+    handler: str | None = option_field(
+        "--handler MODULE:FUNCTION",
+        "Call a function with each request; it returns the reply: text, bytes, or a Message.",
+    )
+    format: Format | None = option_field("--format", "Check that every reply has this format.")
+    content_type: str | None = option_field("--content-type TYPE", "Content type of the replies, such as image/png.")
+    timeout: float | None = option_field("--timeout SECONDS", "End a command that takes longer.", min=0.001)
 
     def check(self) -> None:
         """Raise a usage error for options that contradict each other."""
@@ -98,7 +88,7 @@ def serve(
     command = served.command(queue)
     answer = served.function(command)
     settings = broker.settings()
-    if contract := schema.of_queue(queue, last_applied.recall(settings)):
+    if contract := schema.of(Target("", queue), last_applied.recall(settings)):
         answer = checked(answer, compile_contract(contract))
     answer = rpc_functions.typed(answer, served.format, served.content_type)
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
-from rmqkit.cli import consume_job, frame, handler_options, last_applied, output, worker_processes
+from rmqkit.cli import frame, handler_options, last_applied, output, worker_processes
 from rmqkit.cli.consume_job import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field
 from rmqkit.connection import Connection
 from rmqkit.handlers.runner import ConsumeJob
 from rmqkit.message import Verdict
+from rmqkit.model import Target
 from rmqkit.options import ConsumeOptions
 from rmqkit.payload.properties import parse_headers
-from rmqkit.stop import Stop
+from rmqkit.plural import plural
 
 
 class HeaderMatch(Enum):
@@ -33,29 +34,17 @@ class HeaderMatch(Enum):
 class SubscriptionOptions:
     """The messages wanted from the exchange, and the queue that holds them."""
 
-    routing_key: Annotated[
-        list[str],
-        typer.Option("-r", "--routing-key", metavar="KEY", help="A key, or a topic's pattern; repeat it for more."),
-    ] = field(default_factory=list)
-    header: Annotated[
-        list[str],
-        typer.Option("-H", "--header", metavar="K=V", help="A header, of a headers exchange: k=text, or k:=JSON."),
-    ] = field(default_factory=list)
-    match: Annotated[HeaderMatch, typer.Option("--match", help="Whether all headers have to match, or any.")] = (
-        HeaderMatch.ALL
+    routing_key: list[str] = option_field(
+        "-r --routing-key KEY", "A key, or a topic's pattern; repeat it for more.", default_factory=list
     )
-    durable: Annotated[
-        str, option("--durable", metavar="NAME", help="Keep the queue, under this name, when the command ends.")
-    ] = ""
-    max_length: Annotated[
-        int | None,
-        option(
-            "--max-length",
-            metavar="N",
-            min=1,
-            help="Keep only the newest N messages in the queue. [default: 10,000; with --durable, all]",
-        ),
-    ] = None
+    header: list[str] = option_field(
+        "-H --header K=V", "A header, of a headers exchange: k=text, or k:=JSON.", default_factory=list
+    )
+    match: HeaderMatch = option_field("--match", "Whether all headers have to match, or any.", default=HeaderMatch.ALL)
+    durable: str = option_field("--durable NAME", "Keep the queue, under this name, when the command ends.", default="")
+    max_length: int | None = option_field(
+        "--max-length N", "Keep only the newest N messages in the queue. [default: 10,000; with --durable, all]", min=1
+    )
 
     def subscribe(
         self, connection: Connection, exchange: str, headers: Mapping[str, Any] | None, *, quiet: bool
@@ -107,9 +96,7 @@ def subscribe(
     if workers > 1 and not subscription.durable:
         raise typer.BadParameter("--workers needs --durable NAME: a temporary queue belongs to one process")
     settings = broker.settings()
-    schema = contract.of_exchange(exchange, last_applied.recall(settings))
-    if contract.invalid_to is not None and not schema:
-        raise typer.BadParameter("--invalid-to requires a contract. Name one with --schema.")
+    schema = contract.of(Target(exchange), last_applied.recall(settings))
     ahead = handler.prefetch(prefetch, filtered=filtering.filter is not None)
     # No other consumer needs the messages of a temporary queue.
     unmatched = filtering.unmatched or (Verdict.REQUEUE if subscription.durable else Verdict.ACK)
@@ -131,12 +118,7 @@ def subscribe(
     else:
         command = ConsumeCommand(settings, job, handler, open_queue=open_queue)
 
-    def body(stop: Stop) -> int:
-        result = worker_processes.run(command, stop)
-        consume_job.print_report(command, result, as_json_object=json)
-        return result.exit_code
-
-    frame.run(body)
+    frame.run(lambda stop: worker_processes.run(command, stop, as_json_object=json))
 
 
 @grouped
@@ -161,5 +143,4 @@ def unsubscribe(
     if json:
         output.out_json({"queue": state.name, "ready": state.ready, "consumers": state.consumers})
     else:
-        lost = f"{state.ready:,} {'message' if state.ready == 1 else 'messages'}"
-        output.note(output.safe(f"Removed queue {queue!r}, with {lost}."))
+        output.note(output.safe(f"Removed queue {queue!r}, with {plural(state.ready, 'message')}."))

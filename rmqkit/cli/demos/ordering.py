@@ -8,8 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.delivery_count import count_deliveries, totals
-from rmqkit.cli.demos.runner import ENVELOPES, DemoProcess, DemoRunner, Result
+from rmqkit.cli.demos.runner import ENVELOPES, DemoProcess, DemoRunner, Result, count_deliveries, totals
 
 _LOG, _JOBS, _LEDGER = "events", "jobs", "ledger"
 _BAR = 24  # characters, for the whole log

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.delivery_count import DeliveryCount, count_deliveries
-from rmqkit.cli.demos.runner import ENVELOPES, DemoProcess, DemoRunner, Result
+from rmqkit.cli.demos.runner import ENVELOPES, DeliveryCount, DemoProcess, DemoRunner, Result, count_deliveries
 from rmqkit.topology.file.loader import load
 
 _Item = tuple[str, str]  # the kind of a message, and its body

@@ -1,4 +1,7 @@
-"""Run a demo: a private broker, `rmqkit` processes that are shown as they start, and a connection to watch them."""
+"""Run a demo: a private broker, `rmqkit` processes that are shown as they start, and a connection to watch them.
+
+Its result compares the published messages with the received ones: lost, duplicated, unexpected.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -24,6 +28,7 @@ from rmqkit.errors import HandlerError
 from rmqkit.node.cluster import Cluster, ClusterStatus
 from rmqkit.node.node import Node
 from rmqkit.node.reaper import reap_when_done
+from rmqkit.plural import plural
 from rmqkit.settings import load_settings
 from rmqkit.topology.examples import find
 from rmqkit.topology.file.loader import load
@@ -49,6 +54,38 @@ class Result:
     complete: bool
     text: str
     numbers: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryCount:
+    """The number of received messages, and their differences from the expected ones."""
+
+    received: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    unexpected: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every message was received, and no other; a duplicate is no loss."""
+        return not self.lost and not self.unexpected
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Return the differences by name."""
+        return {name: number for name, number in asdict(self).items() if name != "received"}
+
+
+def totals(counts: Mapping[str, int], remarks: Mapping[str, str]) -> str:
+    """Draw a table of totals, some with a remark."""
+    return output.table([(name, f"{number:,}", remarks.get(name, "")) for name, number in counts.items()])
+
+
+def count_deliveries(received: Iterable[Hashable], expected: Collection[Hashable]) -> DeliveryCount:
+    """Compare the received messages with those expected once each."""
+    counts, wanted = Counter(received), set(expected)
+    total, different = counts.total(), counts.keys()
+    return DeliveryCount(total, len(wanted - different), total - len(different), len(different - wanted))
 
 
 @contextmanager
@@ -149,7 +186,7 @@ class DemoRunner:
         file = file or f"topologies/{self.pattern.topology}.yaml"
         topology = load(self.broker.folder / file)
         amounts = {"exchange": len(topology.exchanges), "queue": len(topology.queues)}
-        declared = (f"{amount} {kind}{'s' * (amount > 1)}" for kind, amount in amounts.items() if amount)
+        declared = (plural(amount, kind) for kind, amount in amounts.items() if amount)
         self.run("apply", file, comment=", ".join(declared))
 
     def publish(self, *arguments: str) -> dict[str, Any]:

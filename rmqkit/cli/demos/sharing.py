@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.delivery_count import count_deliveries, totals
-from rmqkit.cli.demos.runner import DemoProcess, DemoRunner, Result
+from rmqkit.cli.demos.runner import DemoRunner, Result, count_deliveries, totals
 from rmqkit.message import Delivery, Message, Properties
 from rmqkit.node.cluster import Cluster
 from rmqkit.report import PublishReport
@@ -23,21 +22,12 @@ _ELECTION_S = 30.0
 
 def work(runner: DemoRunner) -> Result:
     """Publish with confirms while workers consume, and count."""
-    runner.apply()
-    workers = runner.start_workers("worker", "consume", _TASKS)
-    runner.show("publish", "--count", str(runner.count), comment="confirmed, while they consume")
-    return _publish(runner, _TASKS, [Message(b"%d" % number, _TASKS) for number in range(runner.count)], workers)
+    return _publish(runner, _TASKS, b"%d", _TASKS)
 
 
 def cluster(runner: DemoRunner) -> Result:
     """Publish with confirms while workers consume, kill the leader of the queue half-way, and count."""
-    runner.apply()
-    workers = runner.start_workers("worker", "consume", _ORDERS)
-    options = ("-r", _ORDER_KEY, "--count", str(runner.count), "...")
-    runner.show("publish", *options, comment="confirmed, while they consume")
-    bodies = (b'{"order": %d}' % number for number in range(runner.count))
-    messages = [Message(body, _ORDER_KEY, "orders.events") for body in bodies]
-    return _publish(runner, _ORDERS, messages, workers, LeaderFailure(Cluster(runner.broker.folder / "cluster")))
+    return _publish(runner, _ORDERS, b'{"order": %d}', _ORDER_KEY, "orders.events")
 
 
 class LeaderFailure:
@@ -71,14 +61,15 @@ class LeaderFailure:
             time.sleep(0.02)
 
 
-def _publish(
-    runner: DemoRunner,
-    queue: str,
-    messages: list[Message],
-    workers: list[DemoProcess],
-    failure: LeaderFailure | None = None,
-) -> Result:
-    """Publish until the workers have received every message, and compare."""
+def _publish(runner: DemoRunner, queue: str, body: bytes, routing_key: str, exchange: str = "") -> Result:
+    """Publish until the workers have received every message, and compare; in a cluster, kill the leader half-way."""
+    runner.apply()
+    workers = runner.start_workers("worker", "consume", queue)
+    count = ("--count", str(runner.count))
+    options = ("-r", routing_key, *count, "...") if exchange else count
+    runner.show("publish", *options, comment="confirmed, while they consume")
+    failure = LeaderFailure(Cluster(runner.broker.folder / "cluster")) if runner.pattern.clustered else None
+    messages = [Message(body % number, routing_key, exchange) for number in range(runner.count)]
     bodies = {bytes(message.body) for message in messages}
 
     def published() -> Iterator[Message]:
@@ -88,7 +79,7 @@ def _publish(
             yield message
 
     started_s = time.monotonic()
-    with output.progress_bars("published", "consumed", total=len(messages)) as (show_published, show_consumed):
+    with output.progress_bars("published", "consumed", total=runner.count) as (show_published, show_consumed):
 
         def show(report: PublishReport) -> None:
             show_published(report.confirmed, runner.connection.blocked)
