@@ -156,7 +156,8 @@ def test_a_project_without_the_fixtures_does_not_import_their_modules(tmp_path: 
     (tmp_path / "test_plain.py").write_text(
         "import sys\n"
         "def test_plain():\n"
-        "    assert {each for each in sys.modules if each.startswith('rmqkit')} <= {'rmqkit', 'rmqkit.pytest_plugin', 'rmqkit.version'}\n"
+        "    ours = {'rmqkit', 'rmqkit.pytest_plugin', 'rmqkit.version'}\n"
+        "    assert {each for each in sys.modules if each.startswith('rmqkit')} == ours\n"
     )
     done = run(tmp_path, "")
     assert "1 passed" in done.stdout, done.stdout
