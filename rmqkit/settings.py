@@ -40,12 +40,8 @@ class Settings:
         """Return the current password: the file is read on each call, so that a changed secret is used."""
         return read_secret(_OPTION, self.password_file) if self.password_file else address.password or ""
 
-    def ssl_context(self, address: Address) -> ssl.SSLContext | None:
-        """Build the TLS context for an address, None without TLS; flags take precedence over parameters of the URL."""
-        return self.tls_context(address) if address.tls else None
-
     def tls_context(self, address: Address) -> ssl.SSLContext:
-        """Build the TLS context for the HTTP API of the broker at an address."""
+        """Build the TLS context for the broker at an address; flags take precedence over parameters of the URL."""
         flags, own = self.tls, address.tls_options
         return Tls(
             flags.ca_file or own.ca_file,

@@ -33,9 +33,8 @@ READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
 WRITE_BYTES = 256 * 1024  # a partial write copies the rest, so a write must not be too large
 CLOSE_TIMEOUT_S = 3.0  # under an alarm the broker reads nothing, so close-ok never arrives
 OWNER_CHECK_S = 1.0
-PURE_PIKA = (
-    "RMQKIT_PURE_PIKA"  # environment variable: decode with pika alone, to tell a fault of rmqkit from one of pika
-)
+# Environment variable: decode with pika alone, to tell a fault of rmqkit from one of pika.
+PURE_PIKA = "RMQKIT_PURE_PIKA"
 
 _sessions = count(1)
 
@@ -111,10 +110,7 @@ class Transport:
 
     @classmethod
     def open(cls, address: Address, parameters: pika.ConnectionParameters, timeout_s: float) -> Transport:
-        """Connect and log in.
-
-        Raises Unreachable, AuthenticationFailed.
-        """
+        """Connect and log in. Raises Unreachable, AuthenticationFailed."""
         transport = cls(address, parameters)
         transport._thread.start()
         try:
@@ -124,9 +120,8 @@ class Transport:
             raise
         if not opened:
             transport.abort()
-            raise Unreachable(
-                f"{address}: no answer within {timeout_s:g} s", advice="Check the address and the network."
-            )
+            message = f"{address}: no answer within {timeout_s:g} s"
+            raise Unreachable(message, advice="Check the address and the network.")
         if transport._failure is not None:
             transport._thread.join()
             raise copy(transport._failure)
@@ -142,10 +137,7 @@ class Transport:
             self._ioloop.add_callback_threadsafe(self._drain)
 
     def open_channel(self, timeout_s: float) -> Channel:
-        """Open a channel.
-
-        Raises ConnectionLost, Refused when all channel numbers are in use.
-        """
+        """Open a channel. Raises ConnectionLost, Refused when all channel numbers are in use."""
         with self._channels_lock:
             if self.lost is not None:
                 raise copy(self.lost)
@@ -243,11 +235,9 @@ class Transport:
 
     def on_not_opened(self, adapter: Any, error: BaseException) -> None:
         """Fail because the handshake failed."""
-        if isinstance(
-            adapter.broken_by, ssl.SSLError
-        ):  # with TLS 1.3 the client certificate is refused after the handshake
-            error = adapter.broken_by
-        self._fail(self._failure or error_mapping.not_opened(error, self.address))
+        # With TLS 1.3 the client certificate is refused after the handshake.
+        cause = adapter.broken_by if isinstance(adapter.broken_by, ssl.SSLError) else error
+        self._fail(self._failure or error_mapping.not_opened(cause, self.address))
 
     def on_closed(self, _adapter: Any, error: BaseException) -> None:
         """Fail because the connection was closed."""

@@ -15,7 +15,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -31,8 +31,7 @@ from rmqkit.errors import (
     SettingsError,
     Unreachable,
 )
-from rmqkit.http_api.mapping import QUEUE_TYPES, fields_of, queue_of, status_of
-from rmqkit.model import Binding, Exchange, Policy, Topology
+from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
 
@@ -42,6 +41,12 @@ MAX_BYTES = 500_000_000  # of a response; one with a hundred thousand queues has
 _PART_BYTES = 1 << 20
 PORT, TLS_PORT = 15672, 15671
 _ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
+QUEUE_TYPES = ("classic", "quorum", "stream")
+_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
+_TYPES: Mapping[str, Any] = {  # by the annotation of the field
+    "str": str, "bool": bool, "int": int, "Arguments": dict, "DestinationType": str, "AppliesTo": str,
+    "str | None": _TEXT, "int | None": _NUMBER, "float | None": _NUMBER,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,3 +299,46 @@ class HttpApiClient:
                 return NotFound(404, reason, subject)
             case _:
                 return Refused(status, reason, subject)
+
+
+def fields_of(entity: Mapping[str, Any], data_class: type[Any]) -> dict[str, Any]:
+    """Return the values of an entity that are fields of a data class, with `_` for `-` in their names.
+
+    Raises TypeError for a value of an unexpected type.
+    """
+    given = {name.replace("-", "_"): value for name, value in entity.items()}
+    found = {each.name: (given[each.name], each.type) for each in fields(data_class) if each.name in given}
+    for name, (value, annotation) in found.items():
+        if not isinstance(value, _TYPES.get(str(annotation), object)):
+            raise TypeError(name)
+    return {name: value for name, (value, _) in found.items()}
+
+
+def queue_of(queue: Mapping[str, Any], default_type: str) -> Queue:
+    """Return a queue, with its type among its arguments if it differs from the virtual host's default."""
+    found = Queue(**fields_of(queue, Queue))
+    kind = queue.get("type")
+    if kind == default_type or kind not in QUEUE_TYPES or "x-queue-type" in found.arguments:
+        return found
+    return replace(found, arguments={"x-queue-type": kind} | dict(found.arguments))
+
+
+def status_of(queue: Mapping[str, Any]) -> QueueStatus:
+    """Return the status of a queue. Raises AttributeError, KeyError or TypeError for a malformed answer."""
+    stats = queue.get("message_stats", {})
+
+    def rate(*names: str) -> float:
+        return float(sum(stats.get(f"{name}_details", {}).get("rate", 0.0) for name in names))
+
+    found = {
+        "name": queue["name"],
+        "ready": queue.get("messages_ready", 0),
+        "consumers": queue.get("consumers", 0),
+        "type": queue.get("type"),
+        "state": queue.get("state"),
+        "unacknowledged": queue.get("messages_unacknowledged", 0),
+        "published_per_s": rate("publish"),
+        "delivered_per_s": rate("deliver_get"),
+        "acknowledged_per_s": rate("ack"),
+    }
+    return QueueStatus(**fields_of(found, QueueStatus))
