@@ -186,9 +186,8 @@ class Encoder:
         """Return the content header frame around its body size; it cannot be split (AMQP 0-9-1 section 4.2.6)."""
         size = _CONTENT.size + _TAG.size + len(encoded)
         if size > self._room:
-            raise PayloadError(
-                f"headers and properties take {size} bytes, but a frame to this broker holds {self._room}"
-            )
+            message = f"headers and properties take {size} bytes, but a frame to this broker holds {self._room}"
+            raise PayloadError(message)
         head = FRAME_HEAD.pack(spec.FRAME_HEADER, self._channel, size) + _CONTENT.pack(spec.BasicProperties.INDEX, 0)
         return head, encoded + FRAME_END
 

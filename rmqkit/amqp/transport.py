@@ -147,7 +147,8 @@ class Transport:
                 raise error_mapping.refused(504, f"all {limit} channels are in use", f"{self.address}")
             channel = Channel(self, number, next(_sessions))
             self._channels[number] = channel
-        self._decoder.sessions[number] = channel.session
+        assert self._adapter is not None, "the adapter exists from the thread's first step"  # noqa: S101
+        self._adapter.decoder.sessions[number] = channel.session
         try:
             channel.call(spec.Channel.Open(), spec.Channel.OpenOk, subject="a new channel", timeout_s=timeout_s)
         except BaseException:
@@ -188,11 +189,6 @@ class Transport:
             if self.lost is None:  # aborted: other users of this connection must not wait for it
                 self._fail(error_mapping.lost(None, self.address))
             self._ioloop.close()
-
-    @property
-    def _decoder(self) -> Any:
-        assert self._adapter is not None, "the adapter exists from the thread's first step"  # noqa: S101
-        return self._adapter.decoder
 
     def _drain(self) -> None:
         outbox, adapter = self._outbox, self._adapter
