@@ -155,7 +155,7 @@ def test_a_node_that_cannot_start_leaves_nothing_of_its_cluster(tmp_path: Path) 
     cluster = Cluster(tmp_path / "cluster")
     (tmp_path / "cluster" / "rmqkit-3").mkdir(parents=True)
     (tmp_path / "cluster" / "rmqkit-3" / "data").write_text("a file where a folder must be")
-    with pytest.raises(NodeError, match="is not available"):
+    with pytest.raises(NodeError, match="is unusable"):
         cluster.start(port=0)
     assert _within(5.0, lambda: not _of(tmp_path / "cluster"))
     cluster.discard()
