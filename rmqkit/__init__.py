@@ -17,159 +17,109 @@ from typing import TYPE_CHECKING, Any
 
 from rmqkit.version import VERSION
 
-if TYPE_CHECKING:
-    from rmqkit.connection import Connection, connect
-    from rmqkit.errors import (
-        AccessRefused,
-        AuthenticationFailed,
-        BrokerError,
-        ConnectionLost,
-        ConsumerCancelled,
-        DocumentError,
-        HandlerError,
-        InputError,
-        Location,
-        NodeError,
-        NotConfirmed,
-        NotFound,
-        OutputError,
-        PayloadError,
-        Problem,
-        PropertyMismatch,
-        Refused,
-        RemoteError,
-        ReplyTimeout,
-        ResourceLocked,
-        RmqkitError,
-        SettingsError,
-        TopologyError,
-        Unreachable,
-        Unroutable,
-    )
-    from rmqkit.handlers.runner import handle
-    from rmqkit.message import Delivery, Message, Properties, Verdict
-    from rmqkit.messaging.consumer import Consumer
-    from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Suppression, Target, Topology
-    from rmqkit.options import ApplyOptions, PublishOptions, Replay
-    from rmqkit.payload.contracts import compile_contract
-    from rmqkit.payload.message_template import fill
-    from rmqkit.plan import Difference, Outcome, Plan, Step
-    from rmqkit.report import (
-        Answer,
-        ConsumeReport,
-        Failure,
-        Fate,
-        MoveGroup,
-        MoveReport,
-        PublishReport,
-        QueueState,
-        QueueStatus,
-        ServeReport,
-    )
-    from rmqkit.settings import Settings
-    from rmqkit.stop import Stop
-    from rmqkit.topology.file.loader import load
-    from rmqkit.topology.lint.linter import Finding, lint
-    from rmqkit.topology.routing import Route, route
-
+# The module that defines each exported name.
+_MODULES = {
+    "connection": "Connection connect",
+    "errors": (
+        "AccessRefused AuthenticationFailed BrokerError ConnectionLost ConsumerCancelled DocumentError HandlerError "
+        "InputError Location NodeError NotConfirmed NotFound OutputError PayloadError Problem PropertyMismatch "
+        "Refused RemoteError ReplyTimeout ResourceLocked RmqkitError SettingsError TopologyError Unreachable "
+        "Unroutable"
+    ),
+    "handlers.runner": "handle",
+    "message": "Delivery Message Properties Verdict",
+    "messaging.consumer": "Consumer",
+    "model": "Binding Contract Exchange Policy Queue Retry Suppression Target Topology",
+    "options": "ApplyOptions PublishOptions Replay",
+    "payload.contracts": "compile_contract",
+    "payload.message_template": "fill",
+    "plan": "Difference Outcome Plan Step",
+    "report": "Answer ConsumeReport Failure Fate MoveGroup MoveReport PublishReport QueueState QueueStatus ServeReport",
+    "settings": "Settings",
+    "stop": "Stop",
+    "topology.file.loader": "load",
+    "topology.lint.linter": "Finding lint",
+    "topology.routing": "Route route",
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 __version__ = VERSION
 
-__all__ = [
-    "AccessRefused",
-    "Answer",
-    "ApplyOptions",
-    "AuthenticationFailed",
-    "Binding",
-    "BrokerError",
-    "Connection",
-    "ConnectionLost",
-    "ConsumeReport",
-    "Consumer",
-    "ConsumerCancelled",
-    "Contract",
-    "Delivery",
-    "Difference",
-    "DocumentError",
-    "Exchange",
-    "Failure",
-    "Fate",
-    "Finding",
-    "HandlerError",
-    "InputError",
-    "Location",
-    "Message",
-    "MoveGroup",
-    "MoveReport",
-    "NodeError",
-    "NotConfirmed",
-    "NotFound",
-    "Outcome",
-    "OutputError",
-    "PayloadError",
-    "Plan",
-    "Policy",
-    "Problem",
-    "Properties",
-    "PropertyMismatch",
-    "PublishOptions",
-    "PublishReport",
-    "Queue",
-    "QueueState",
-    "QueueStatus",
-    "Refused",
-    "RemoteError",
-    "Replay",
-    "ReplyTimeout",
-    "ResourceLocked",
-    "Retry",
-    "RmqkitError",
-    "Route",
-    "ServeReport",
-    "Settings",
-    "SettingsError",
-    "Step",
-    "Stop",
-    "Suppression",
-    "Target",
-    "Topology",
-    "TopologyError",
-    "Unreachable",
-    "Unroutable",
-    "Verdict",
-    "__version__",
-    "compile_contract",
-    "connect",
-    "fill",
-    "handle",
-    "lint",
-    "load",
-    "route",
-]
-
-# The modules that define these names, the cheapest to import first.
-_MODULES = (
-    "errors",
-    "message",
-    "model",
-    "plan",
-    "report",
-    "stop",
-    "settings",
-    "payload.contracts",
-    "topology.file.loader",
-    "topology.routing",
-    "topology.lint.linter",
-    "payload.message_template",
-    "options",
-    "connection",
-    "handlers.runner",
-)
+if TYPE_CHECKING:
+    from rmqkit.connection import Connection as Connection
+    from rmqkit.connection import connect as connect
+    from rmqkit.errors import AccessRefused as AccessRefused
+    from rmqkit.errors import AuthenticationFailed as AuthenticationFailed
+    from rmqkit.errors import BrokerError as BrokerError
+    from rmqkit.errors import ConnectionLost as ConnectionLost
+    from rmqkit.errors import ConsumerCancelled as ConsumerCancelled
+    from rmqkit.errors import DocumentError as DocumentError
+    from rmqkit.errors import HandlerError as HandlerError
+    from rmqkit.errors import InputError as InputError
+    from rmqkit.errors import Location as Location
+    from rmqkit.errors import NodeError as NodeError
+    from rmqkit.errors import NotConfirmed as NotConfirmed
+    from rmqkit.errors import NotFound as NotFound
+    from rmqkit.errors import OutputError as OutputError
+    from rmqkit.errors import PayloadError as PayloadError
+    from rmqkit.errors import Problem as Problem
+    from rmqkit.errors import PropertyMismatch as PropertyMismatch
+    from rmqkit.errors import Refused as Refused
+    from rmqkit.errors import RemoteError as RemoteError
+    from rmqkit.errors import ReplyTimeout as ReplyTimeout
+    from rmqkit.errors import ResourceLocked as ResourceLocked
+    from rmqkit.errors import RmqkitError as RmqkitError
+    from rmqkit.errors import SettingsError as SettingsError
+    from rmqkit.errors import TopologyError as TopologyError
+    from rmqkit.errors import Unreachable as Unreachable
+    from rmqkit.errors import Unroutable as Unroutable
+    from rmqkit.handlers.runner import handle as handle
+    from rmqkit.message import Delivery as Delivery
+    from rmqkit.message import Message as Message
+    from rmqkit.message import Properties as Properties
+    from rmqkit.message import Verdict as Verdict
+    from rmqkit.messaging.consumer import Consumer as Consumer
+    from rmqkit.model import Binding as Binding
+    from rmqkit.model import Contract as Contract
+    from rmqkit.model import Exchange as Exchange
+    from rmqkit.model import Policy as Policy
+    from rmqkit.model import Queue as Queue
+    from rmqkit.model import Retry as Retry
+    from rmqkit.model import Suppression as Suppression
+    from rmqkit.model import Target as Target
+    from rmqkit.model import Topology as Topology
+    from rmqkit.options import ApplyOptions as ApplyOptions
+    from rmqkit.options import PublishOptions as PublishOptions
+    from rmqkit.options import Replay as Replay
+    from rmqkit.payload.contracts import compile_contract as compile_contract
+    from rmqkit.payload.message_template import fill as fill
+    from rmqkit.plan import Difference as Difference
+    from rmqkit.plan import Outcome as Outcome
+    from rmqkit.plan import Plan as Plan
+    from rmqkit.plan import Step as Step
+    from rmqkit.report import Answer as Answer
+    from rmqkit.report import ConsumeReport as ConsumeReport
+    from rmqkit.report import Failure as Failure
+    from rmqkit.report import Fate as Fate
+    from rmqkit.report import MoveGroup as MoveGroup
+    from rmqkit.report import MoveReport as MoveReport
+    from rmqkit.report import PublishReport as PublishReport
+    from rmqkit.report import QueueState as QueueState
+    from rmqkit.report import QueueStatus as QueueStatus
+    from rmqkit.report import ServeReport as ServeReport
+    from rmqkit.settings import Settings as Settings
+    from rmqkit.stop import Stop as Stop
+    from rmqkit.topology.file.loader import load as load
+    from rmqkit.topology.lint.linter import Finding as Finding
+    from rmqkit.topology.lint.linter import lint as lint
+    from rmqkit.topology.routing import Route as Route
+    from rmqkit.topology.routing import route as route
+else:
+    __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604 - all are strings
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'rmqkit' has no attribute {name!r}")
-    modules = (import_module(f"rmqkit.{module}") for module in _MODULES)
-    value = next(getattr(module, name) for module in modules if hasattr(module, name))
+    value = getattr(import_module(f"rmqkit.{_MODULE_OF[name]}"), name)
     globals()[name] = value  # found without this function from now on
     return value

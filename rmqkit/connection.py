@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -171,11 +172,8 @@ class Connection:
             subscription.keep(self._consuming, durable, wanted, max_length=max_length, on_warning=on_warning)
             return durable
         queue = subscription.TemporaryQueue(wanted, max_length)
-        channel = self._consuming.channel()
-        try:
+        with closing(self._consuming.channel()) as channel:
             name = queue.open(channel)
-        finally:
-            channel.close()
         self._temporary_queues[name] = queue
         return name
 
@@ -224,12 +222,7 @@ class Connection:
         if topology:
             source = self._contracts_of(topology).checked(source)
         publisher = Publisher(
-            self._publishing,
-            options,
-            stop=stop,
-            on_progress=on_progress,
-            on_settled=on_settled,
-            on_warning=on_warning,
+            self._publishing, options, stop=stop, on_progress=on_progress, on_settled=on_settled, on_warning=on_warning
         )
         report = publisher.publish(source)
         if check and (error := report.error()):
@@ -254,14 +247,8 @@ class Connection:
         """
         options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack, offset)
         temporary = self._temporary_queues.get(queue)
-        return Consumer(
-            self._consuming,
-            queue,
-            options,
-            stop=stop,
-            on_warning=on_warning,
-            open_queue=temporary.open if temporary else None,
-        )
+        open_queue = temporary.open if temporary else None
+        return Consumer(self._consuming, queue, options, stop=stop, on_warning=on_warning, open_queue=open_queue)
 
     def move(
         self,

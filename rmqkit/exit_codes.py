@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-from rmqkit.errors import (
-    AuthenticationFailed,
-    ConnectionLost,
-    ConsumerCancelled,
-    HandlerError,
-    InputError,
-    NodeError,
-    NotConfirmed,
-    OutputError,
-    Refused,
-    ReplyTimeout,
-    RmqkitError,
-    Unreachable,
-    Unroutable,
-)
+from rmqkit import errors
 from rmqkit.plan import Plan
 from rmqkit.report import MoveReport, PublishReport, ScenarioReport
 
@@ -49,20 +35,15 @@ MEANINGS: dict[int, str] = {
     SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",
 }
 
-_ERRORS: tuple[tuple[type[RmqkitError], int], ...] = (
-    (InputError, BAD_INPUT),
-    (OutputError, PARTLY_DONE),
-    (NodeError, UNREACHABLE),
-    (Unreachable, UNREACHABLE),
-    (AuthenticationFailed, UNREACHABLE),
-    (ConnectionLost, UNREACHABLE),
-    (ConsumerCancelled, CANCELLED),
-    (NotConfirmed, NOT_CONFIRMED),
-    (Unroutable, NOT_CONFIRMED),
-    (ReplyTimeout, NOT_CONFIRMED),
-    (Refused, REFUSED),
-    (HandlerError, HANDLER_FAILED),
-)
+_ERRORS: dict[int, tuple[type[errors.RmqkitError], ...]] = {
+    BAD_INPUT: (errors.InputError,),
+    PARTLY_DONE: (errors.OutputError,),
+    UNREACHABLE: (errors.NodeError, errors.Unreachable, errors.AuthenticationFailed, errors.ConnectionLost),
+    CANCELLED: (errors.ConsumerCancelled,),
+    NOT_CONFIRMED: (errors.NotConfirmed, errors.Unroutable, errors.ReplyTimeout),
+    REFUSED: (errors.Refused,),
+    HANDLER_FAILED: (errors.HandlerError,),
+}
 
 
 def exit_code(
@@ -80,27 +61,15 @@ def exit_code(
         case None:
             return DONE
         case Plan():
-            return _plan_code(outcome, changes_count=changes_count)
+            pending = PARTLY_DONE if changes_count and outcome.changes else DONE
+            return REFUSED if outcome.conflicts else pending
         case ScenarioReport():
             return TEST_FAILED if outcome.failed else DONE
         case MoveReport():
             return NOT_CONFIRMED if outcome.stayed else DONE
         case PublishReport():
-            return _publish_code(outcome, unroutable_is_error=unroutable_is_error)
+            unconfirmed = outcome.nacked + (outcome.unknown if outcome.confirms else 0)
+            failed = unconfirmed or (outcome.returned and unroutable_is_error)
+            return REFUSED if outcome.refused else NOT_CONFIRMED if failed else DONE
         case _:
-            return next((code for error, code in _ERRORS if isinstance(outcome, error)), BUG)
-
-
-def _plan_code(plan: Plan, *, changes_count: bool) -> int:
-    if plan.conflicts:
-        return REFUSED
-    return PARTLY_DONE if changes_count and plan.changes else DONE
-
-
-def _publish_code(report: PublishReport, *, unroutable_is_error: bool) -> int:
-    if report.refused:
-        return REFUSED
-    unconfirmed = report.nacked + (report.unknown if report.confirms else 0)
-    if unconfirmed or (report.returned and unroutable_is_error):
-        return NOT_CONFIRMED
-    return DONE
+            return next((code for code, classes in _ERRORS.items() if isinstance(outcome, classes)), BUG)

@@ -123,8 +123,7 @@ def find_fault(text: str) -> JsonFault | None:
         return JsonFault(0, "a byte order mark is not allowed (RFC 8259 section 8.1)")
     reader = _JsonReader(text)
     while reader.state is not _END:
-        fault = reader.step()
-        if fault:
+        if fault := reader.step():
             return fault
     token = _TOKEN.match(text, reader.position)
     if token is None or token.lastgroup != "end":
@@ -191,16 +190,12 @@ class _JsonReader:
         if mark == "," and self.state is _NEXT:
             self.state = _NAME if in_object else _VALUE
             return True
-        if mark == "]" and not in_object and self.state in (_NEXT, _FIRST_VALUE):
-            return self._close()
-        if mark == "}" and in_object and self.state in (_NEXT, _FIRST_NAME):
-            return self._close()
+        closing, empty = ("}", _FIRST_NAME) if in_object else ("]", _FIRST_VALUE)
+        if mark == closing and self.state in (_NEXT, empty):
+            self._open.pop()
+            self.state = _NEXT if self._open else _END
+            return True
         return False
-
-    def _close(self) -> bool:
-        self._open.pop()
-        self.state = _NEXT if self._open else _END
-        return True
 
 
 def _skip_space(text: str, position: int) -> int:

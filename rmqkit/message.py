@@ -54,17 +54,9 @@ class Message:
 class Origin(Protocol):
     """The values that a run of deliveries has in common; `properties` may be decoded on first use."""
 
-    @property
-    def consumer_tag(self) -> str:
-        """Name the consumer the broker delivered to."""
-
-    @property
-    def exchange(self) -> str:
-        """Name the exchange the message was published to; empty for the default exchange."""
-
-    @property
-    def routing_key(self) -> str:
-        """Return the key the message was published with."""
+    consumer_tag: str
+    exchange: str  # empty for the default exchange
+    routing_key: str
 
     @property
     def properties(self) -> Properties:

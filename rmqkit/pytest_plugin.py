@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -99,15 +99,14 @@ def _rmqkit_http_api(_rmqkit_broker: _Broker) -> HttpApiClient:
     from rmqkit.amqp.reconnect import ReconnectingConnection  # noqa: PLC0415
     from rmqkit.http_api import client as http_api  # noqa: PLC0415
 
-    with _failing_without_traceback(
-        "Each test needs its own virtual host, which AMQP cannot create. On a broker without the HTTP API use"
-        " `rmqkit.connect` with unique names; without a URL, a private node with the HTTP API is started."
+    with (
+        _failing_without_traceback(
+            "Each test needs its own virtual host, which AMQP cannot create. On a broker without the HTTP API use"
+            " `rmqkit.connect` with unique names; without a URL, a private node with the HTTP API is started."
+        ),
+        closing(ReconnectingConnection(_rmqkit_broker.settings(), "pytest")) as connection,
     ):
-        connection = ReconnectingConnection(_rmqkit_broker.settings(), "pytest")
-        try:
-            return http_api.connect(connection)
-        finally:
-            connection.close()
+        return http_api.connect(connection)
 
 
 @pytest.fixture

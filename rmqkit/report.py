@@ -63,21 +63,20 @@ class PublishReport:
     def error(self) -> NotConfirmed | Unroutable | None:
         """Return the error that makes the run a failure; a message for an exchange without bindings is none."""
         unknown = self.unknown if self.confirms else 0
-        error: NotConfirmed | Unroutable | None = None
         returned = (each.message for each in self.failures if each.fate is Fate.RETURNED)
         missing = sorted({each.routing_key for each in returned if not each.exchange})
         if failed := self.nacked + self.refused + unknown:
-            reasons = {failure.reason for failure in self.failures if failure.fate is not Fate.RETURNED}
-            error = NotConfirmed(
-                f"{failed} of {self.published} messages were not confirmed: {'; '.join(sorted(reasons))}"
-            )
+            reasons = sorted({failure.reason for failure in self.failures if failure.fate is not Fate.RETURNED})
+            message = f"{failed} of {self.published} messages were not confirmed: {'; '.join(reasons)}"
+            error: NotConfirmed | Unroutable = NotConfirmed(message)
         elif missing:
             error = Unroutable(
                 f"{self.returned} of {self.published} messages reached no queue: there is no queue {missing[0]!r}",
                 advice="Declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`.",
             )
-        if error:
-            error.report = self
+        else:
+            return None
+        error.report = self
         return error
 
 
@@ -197,15 +196,12 @@ class QueueState:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueStatus:
+class QueueStatus(QueueState):
     """A queue in RabbitMQ's HTTP API: messages by state, consumers, and rates in messages a second.
 
     Without the HTTP API only `ready` and `consumers` are known; the rest is None.
     """
 
-    name: str
-    ready: int
-    consumers: int
     type: str | None = None
     state: str | None = None  # running, idle, down, ...
     unacknowledged: int | None = None
@@ -277,12 +273,9 @@ def _group_as_json(group: MoveGroup) -> dict[str, Any]:
 
 
 def _step_as_json(step: Step) -> dict[str, Any]:
-    entry: dict[str, Any] = {"kind": step.kind, "name": step.name, "outcome": step.outcome.value}
-    if step.differences:
-        entry["differences"] = [asdict(each) for each in step.differences]
-    if step.note:
-        entry["note"] = step.note
-    return entry
+    remarks = {"differences": [asdict(each) for each in step.differences], "note": step.note}
+    entry = {"kind": step.kind, "name": step.name, "outcome": step.outcome.value}
+    return entry | {name: value for name, value in remarks.items() if value}
 
 
 def _scenario_as_json(result: ScenarioResult) -> dict[str, Any]:

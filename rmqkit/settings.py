@@ -40,12 +40,8 @@ class Settings:
         """Return the current password: the file is read on each call, so that a changed secret is used."""
         return read_secret(_OPTION, self.password_file) if self.password_file else address.password or ""
 
-    def ssl_context(self, address: Address) -> ssl.SSLContext | None:
-        """Build the TLS context for an address, None without TLS; flags take precedence over parameters of the URL."""
-        return self.tls_context(address) if address.tls else None
-
     def tls_context(self, address: Address) -> ssl.SSLContext:
-        """Build the TLS context for the HTTP API of the broker at an address."""
+        """Build the TLS context for the broker at an address; flags take precedence over parameters of the URL."""
         flags, own = self.tls, address.tls_options
         return Tls(
             flags.ca_file or own.ca_file,
@@ -59,9 +55,8 @@ class Settings:
     def security_warnings(self) -> Iterator[str]:
         """Yield a sentence for each setting that exposes credentials."""
         for address in self.addresses:
-            if (address.tls or self.api_url.startswith("https:")) and (
-                self.tls.insecure or address.tls_options.insecure
-            ):
+            encrypted = address.tls or self.api_url.startswith("https:")
+            if encrypted and (self.tls.insecure or address.tls_options.insecure):
                 yield f"{address}: certificate and host name are not verified: any server may receive the credentials"
         if _is_unencrypted(self.api_url) and any(address.tls for address in self.addresses):
             yield "the HTTP API URL is not https://: credentials are sent to it unencrypted"
@@ -95,9 +90,8 @@ def load_settings(
         addresses = tuple(replace(address, vhost=vhost) for address in addresses)
     api_url = api_url or environ.get(API_URL_VARIABLE, "")
     if tls != SYSTEM_TRUST and not any(address.tls for address in addresses) and not api_url.startswith("https:"):
-        raise SettingsError(
-            f"TLS options need an amqps:// URL, and {source} has none: the connection would not be encrypted"
-        )
+        message = f"TLS options need an amqps:// URL, and {source} has none: the connection would not be encrypted"
+        raise SettingsError(message)
     if tls.key_file and not tls.cert_file:
         raise SettingsError("--tls-key-file needs --tls-cert-file")
     password, file = environ.get(PASSWORD_VARIABLE) or None, str(password_file or "")

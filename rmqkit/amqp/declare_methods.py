@@ -82,9 +82,8 @@ def delete_call(entity: Exchange | Queue, *, if_unused: bool = False, if_empty: 
     """Return the call that deletes an entity; a missing one is no error."""
     action = f"deleting {subject(entity)}"
     if isinstance(entity, Exchange):
-        return MethodCall(
-            spec.Exchange.Delete(exchange=entity.name, if_unused=if_unused), spec.Exchange.DeleteOk, action
-        )
+        delete: Any = spec.Exchange.Delete(exchange=entity.name, if_unused=if_unused)
+        return MethodCall(delete, spec.Exchange.DeleteOk, action)
     delete = spec.Queue.Delete(queue=entity.name, if_unused=if_unused, if_empty=if_empty)
     return MethodCall(delete, spec.Queue.DeleteOk, action)
 

@@ -29,7 +29,6 @@ _RANDOM = re.compile(r"[0-9a-f]{32}$")  # the end of the names of rmqkit's tempo
 # Reply codes of AMQP 0-9-1 section 1.8.
 FORCED = 320  # an operator closes the connection, or the broker is being stopped
 REFUSED = 403
-NOT_ALLOWED = 530  # among others, a virtual host that does not exist
 INTERNAL_ERROR = 541  # among others, a queue that cannot answer
 _NO_BROKER = (
     "Start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
@@ -228,36 +227,28 @@ def _login_error(error: BaseException, address: Address) -> BrokerError | None:
         ):
             # pika guesses; but a RabbitMQ that refuses says so, and one that ends in mid-handshake cannot.
             return Unreachable(f"{address}: the connection broke during the handshake", advice=_BROKEN)
-        case exceptions.ConnectionClosedByBroker(reply_code=code) if code == NOT_ALLOWED and (
-            "limit" in error.reply_text or "is down" in error.reply_text
+        case exceptions.ConnectionClosedByBroker(reply_code=530, reply_text=text) if (
+            "limit" in text or "is down" in text
         ):
-            message = f"the broker refused the connection: {error.reply_text}"
-            return AuthenticationFailed(f"{address}: {message}", advice="Try again later, or use another virtual host.")
-        case exceptions.ConnectionClosedByBroker(reply_code=code) if code == NOT_ALLOWED:
-            message = f"virtual host {address.vhost!r} does not exist, or {user} has no access to it"
-        case exceptions.ProbableAccessDeniedError():
-            message = f"virtual host {address.vhost!r} does not exist, or {user} has no access to it"
+            message = f"the broker refused the connection: {text}"
+            advice = "Try again later, or use another virtual host."
+        case exceptions.ConnectionClosedByBroker(reply_code=530) | exceptions.ProbableAccessDeniedError():
+            message, advice = f"virtual host {address.vhost!r} does not exist, or {user} has no access to it", _VHOST
         case NotOffered():
             message = f"the broker does not offer login by {error.args[0]}, only by {', '.join(error.offered)}"
-            return AuthenticationFailed(f"{address}: {message}", advice=_MECHANISM)
+            advice = _MECHANISM
         case (
             exceptions.ProbableAuthenticationError()
             | exceptions.AuthenticationError()
             | exceptions.ConnectionClosedByBroker(reply_code=403)
         ):
-            login = "the client certificate" if address.by_certificate else user
-            return AuthenticationFailed(f"{address}: login refused for {login}", advice=_login_advice(address))
+            remote_guest = address.username == "guest" and not is_loopback(address.host)
+            message, advice = f"login refused for {user}", GUEST if remote_guest else "Check user and password."
+            if address.by_certificate:
+                message, advice = "login refused for the client certificate", _NO_USER
         case _:
             return None
-    return AuthenticationFailed(f"{address}: {message}", advice=_VHOST)
-
-
-def _login_advice(address: Address) -> str:
-    if address.by_certificate:
-        return _NO_USER
-    if address.username == "guest" and not is_loopback(address.host):
-        return GUEST
-    return "Check user and password."
+    return AuthenticationFailed(f"{address}: {message}", advice=advice)
 
 
 def _unreachable(error: BaseException, address: Address) -> Unreachable | None:
@@ -274,15 +265,11 @@ def _unreachable(error: BaseException, address: Address) -> Unreachable | None:
             reason, advice = untrusted(error)
         case TlsAnswered():
             reason, advice = f"the server at {server} speaks TLS", "Write amqps:// in the URL."
-        case (
-            TimeoutError()
-            | connection_workflow.AMQPConnectorStackTimeout()
-            | exceptions.ConnectionOpenAborted()  # by pika, when the handshakes take too long
-        ):
+        # ConnectionOpenAborted: by pika, when the handshakes take too long.
+        case TimeoutError() | connection_workflow.AMQPConnectorStackTimeout() | exceptions.ConnectionOpenAborted():
             reason, advice = f"{server} did not answer in time", _NO_BROKER
-        case (
-            exceptions.IncompatibleProtocolError() | exceptions.ProtocolSyntaxError() | ProtocolError() | ValueError()
-        ):  # a ValueError of pika's: a proposed value is beyond AMQP's limits
+        # A ValueError of pika's: a proposed value is beyond AMQP's limits.
+        case exceptions.IncompatibleProtocolError() | exceptions.ProtocolSyntaxError() | ProtocolError() | ValueError():
             reason = f"the server at {server} does not speak AMQP 0-9-1"
             advice = _NO_ANSWER_IN_TLS if address.tls else _NO_AMQP
         case OSError():

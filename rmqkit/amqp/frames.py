@@ -90,27 +90,6 @@ QosOk = spec.Basic.QosOk
 Event = list[Delivery] | Confirm | Returned | Any
 
 
-def pika_properties(given: Properties) -> spec.BasicProperties:
-    """Return properties as pika's class, value by value."""
-    moment = given.timestamp
-    return spec.BasicProperties(
-        content_type=given.content_type,
-        content_encoding=given.content_encoding,
-        headers=None if given.headers is None else dict(given.headers),
-        delivery_mode=given.delivery_mode,
-        priority=given.priority,
-        correlation_id=given.correlation_id,
-        reply_to=given.reply_to,
-        expiration=given.expiration,
-        message_id=given.message_id,
-        timestamp=None if moment is None else int(moment.timestamp()),
-        type=given.type,
-        user_id=given.user_id,
-        app_id=given.app_id,
-        cluster_id=given.cluster_id,
-    )
-
-
 def encode_method(channel: int, method: Any, arguments: Mapping[str, Any] | None = None) -> bytes:
     """Marshal one of pika's method objects for a channel.
 
@@ -207,9 +186,8 @@ class Encoder:
         """Return the content header frame around its body size; it cannot be split (AMQP 0-9-1 section 4.2.6)."""
         size = _CONTENT.size + _TAG.size + len(encoded)
         if size > self._room:
-            raise PayloadError(
-                f"headers and properties take {size} bytes, but a frame to this broker holds {self._room}"
-            )
+            message = f"headers and properties take {size} bytes, but a frame to this broker holds {self._room}"
+            raise PayloadError(message)
         head = FRAME_HEAD.pack(spec.FRAME_HEADER, self._channel, size) + _CONTENT.pack(spec.BasicProperties.INDEX, 0)
         return head, encoded + FRAME_END
 

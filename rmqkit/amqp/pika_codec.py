@@ -1,4 +1,4 @@
-"""A slow codec made of pika's own classes: the reference for the fast one."""
+"""A slow decoder made of pika's own classes: the reference for the fast one."""
 
 from __future__ import annotations
 
@@ -9,17 +9,8 @@ from pika import frame, spec
 from pika.exceptions import InvalidFrameError
 
 from rmqkit.amqp.decoder import ProtocolError
-from rmqkit.amqp.frames import FRAME_OVERHEAD, Confirm, Event, LazyOrigin, Returned, encode_method, pika_properties
-from rmqkit.message import Delivery, Message
-
-
-def encode(message: Message, channel: int, frame_max: int) -> bytes:
-    """Encode a message frame by frame, as pika's Connection does."""
-    publish = spec.Basic.Publish(exchange=message.exchange, routing_key=message.routing_key, mandatory=True)
-    header = frame.Header(channel, len(message.body), pika_properties(message.properties)).marshal()
-    room = frame_max - FRAME_OVERHEAD
-    parts = [message.body[start : start + room] for start in range(0, len(message.body), room)]
-    return b"".join([encode_method(channel, publish), header, *(frame.Body(channel, part).marshal() for part in parts)])
+from rmqkit.amqp.frames import Confirm, Event, LazyOrigin, Returned
+from rmqkit.message import Delivery
 
 
 class PikaDecoder:

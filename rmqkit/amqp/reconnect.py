@@ -47,10 +47,7 @@ class ReconnectingConnection:
         return transport.blocked if transport is not None else ""
 
     def verify(self) -> None:
-        """Connect now, to find out whether the broker is reachable.
-
-        Raises Unreachable, AuthenticationFailed.
-        """
+        """Connect now, to find out whether the broker is reachable. Raises Unreachable, AuthenticationFailed."""
         self._connected()
 
     def channel(self) -> Channel:
@@ -138,7 +135,7 @@ class ReconnectingConnection:
 
     def _parameters(self, address: Address) -> pika.ConnectionParameters:
         """Build new parameters for each connection: pika changes them, and secrets may have changed."""
-        context = self.settings.ssl_context(address)
+        context = self.settings.tls_context(address) if address.tls else None
         return pika.ConnectionParameters(
             host=address.host,
             port=address.port,

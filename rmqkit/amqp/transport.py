@@ -33,9 +33,8 @@ READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
 WRITE_BYTES = 256 * 1024  # a partial write copies the rest, so a write must not be too large
 CLOSE_TIMEOUT_S = 3.0  # under an alarm the broker reads nothing, so close-ok never arrives
 OWNER_CHECK_S = 1.0
-PURE_PIKA = (
-    "RMQKIT_PURE_PIKA"  # environment variable: decode with pika alone, to tell a fault of rmqkit from one of pika
-)
+# Environment variable: decode with pika alone, to tell a fault of rmqkit from one of pika.
+PURE_PIKA = "RMQKIT_PURE_PIKA"
 
 _sessions = count(1)
 
@@ -111,10 +110,7 @@ class Transport:
 
     @classmethod
     def open(cls, address: Address, parameters: pika.ConnectionParameters, timeout_s: float) -> Transport:
-        """Connect and log in.
-
-        Raises Unreachable, AuthenticationFailed.
-        """
+        """Connect and log in. Raises Unreachable, AuthenticationFailed."""
         transport = cls(address, parameters)
         transport._thread.start()
         try:
@@ -124,9 +120,8 @@ class Transport:
             raise
         if not opened:
             transport.abort()
-            raise Unreachable(
-                f"{address}: no answer within {timeout_s:g} s", advice="Check the address and the network."
-            )
+            message = f"{address}: no answer within {timeout_s:g} s"
+            raise Unreachable(message, advice="Check the address and the network.")
         if transport._failure is not None:
             transport._thread.join()
             raise copy(transport._failure)
@@ -142,10 +137,7 @@ class Transport:
             self._ioloop.add_callback_threadsafe(self._drain)
 
     def open_channel(self, timeout_s: float) -> Channel:
-        """Open a channel.
-
-        Raises ConnectionLost, Refused when all channel numbers are in use.
-        """
+        """Open a channel. Raises ConnectionLost, Refused when all channel numbers are in use."""
         with self._channels_lock:
             if self.lost is not None:
                 raise copy(self.lost)
@@ -155,7 +147,8 @@ class Transport:
                 raise error_mapping.refused(504, f"all {limit} channels are in use", f"{self.address}")
             channel = Channel(self, number, next(_sessions))
             self._channels[number] = channel
-        self._decoder.sessions[number] = channel.session
+        assert self._adapter is not None, "the adapter exists from the thread's first step"  # noqa: S101
+        self._adapter.decoder.sessions[number] = channel.session
         try:
             channel.call(spec.Channel.Open(), spec.Channel.OpenOk, subject="a new channel", timeout_s=timeout_s)
         except BaseException:
@@ -196,11 +189,6 @@ class Transport:
             if self.lost is None:  # aborted: other users of this connection must not wait for it
                 self._fail(error_mapping.lost(None, self.address))
             self._ioloop.close()
-
-    @property
-    def _decoder(self) -> Any:
-        assert self._adapter is not None, "the adapter exists from the thread's first step"  # noqa: S101
-        return self._adapter.decoder
 
     def _drain(self) -> None:
         outbox, adapter = self._outbox, self._adapter
@@ -243,11 +231,9 @@ class Transport:
 
     def on_not_opened(self, adapter: Any, error: BaseException) -> None:
         """Fail because the handshake failed."""
-        if isinstance(
-            adapter.broken_by, ssl.SSLError
-        ):  # with TLS 1.3 the client certificate is refused after the handshake
-            error = adapter.broken_by
-        self._fail(self._failure or error_mapping.not_opened(error, self.address))
+        # With TLS 1.3 the client certificate is refused after the handshake.
+        cause = adapter.broken_by if isinstance(adapter.broken_by, ssl.SSLError) else error
+        self._fail(self._failure or error_mapping.not_opened(cause, self.address))
 
     def on_closed(self, _adapter: Any, error: BaseException) -> None:
         """Fail because the connection was closed."""

@@ -14,9 +14,9 @@ import shlex
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from rmqkit.address import Address
@@ -31,8 +31,7 @@ from rmqkit.errors import (
     SettingsError,
     Unreachable,
 )
-from rmqkit.http_api.mapping import QUEUE_TYPES, fields_of, queue_of, status_of
-from rmqkit.model import Binding, Exchange, Policy, Topology
+from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
 
@@ -42,6 +41,14 @@ MAX_BYTES = 500_000_000  # of a response; one with a hundred thousand queues has
 _PART_BYTES = 1 << 20
 PORT, TLS_PORT = 15672, 15671
 _ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
+QUEUE_TYPES = ("classic", "quorum", "stream")
+_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
+_TYPES: Mapping[str, Any] = {  # by the annotation of the field
+    "str": str, "bool": bool, "int": int, "Arguments": dict, "DestinationType": str, "AppliesTo": str,
+    "str | None": _TEXT, "int | None": _NUMBER, "float | None": _NUMBER,
+}  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +125,16 @@ class HttpApiClient:
         Raises Unreachable, AuthenticationFailed, AccessRefused, NotFound.
         """
         with self._checking_format():
-            exchanges = self._call(
-                "GET", f"exchanges/{self._vhost}?columns=name,type,durable,auto_delete,internal,arguments"
-            )
-            queues = self._call(
-                "GET", f"queues/{self._vhost}?columns=name,type,durable,auto_delete,exclusive,arguments"
-            )
+            columns = "columns=name,type,durable,auto_delete,arguments"
+            exchanges = self._call("GET", f"exchanges/{self._vhost}?{columns},internal")
+            queues = self._call("GET", f"queues/{self._vhost}?{columns},exclusive")
             bindings = self._call("GET", f"bindings/{self._vhost}")
             policies, unseen = self._policies()
             default = self._default_queue_type()
             topology = Topology(
-                exchanges=tuple(Exchange(**fields_of(each, Exchange)) for each in exchanges if each["name"]),
+                exchanges=tuple(_read(Exchange, each) for each in exchanges if each["name"]),
                 queues=tuple(queue_of(each, default) for each in queues),
-                bindings=tuple(Binding(**fields_of(each, Binding)) for each in bindings if each["source"]),
+                bindings=tuple(_read(Binding, each) for each in bindings if each["source"]),
                 policies=policies,
             )
             return LiveTopology(topology, default, unseen, self._parameters())
@@ -143,7 +147,7 @@ class HttpApiClient:
         columns = "name,type,state,consumers,messages_ready,messages_unacknowledged,message_stats"
         with self._checking_format():
             found = self._call("GET", f"queues/{self._vhost}?columns={columns}")
-            return tuple(sorted(map(status_of, found), key=lambda each: each.name))
+            return tuple(sorted(map(_status_of, found), key=lambda each: each.name))
 
     def put_policy(self, policy: Policy) -> None:
         """Create or change a policy. Raises Refused, Unreachable."""
@@ -152,10 +156,8 @@ class HttpApiClient:
 
     def delete_policy(self, name: str) -> None:
         """Delete a policy if it exists. Raises Refused, Unreachable."""
-        try:
+        with suppress(NotFound):
             self._call("DELETE", self._policy(name))
-        except NotFound:
-            return
 
     def create_virtual_host(self, name: str) -> None:
         """Create a virtual host, with all permissions in it for the user. Raises Refused, Unreachable."""
@@ -173,7 +175,7 @@ class HttpApiClient:
             found = self._call("GET", f"policies/{self._vhost}")
         except (AccessRefused, AuthenticationFailed):
             return (), (f"Policies are not shown: user {self._username!r} lacks the tag policymaker",)
-        return tuple(Policy(**fields_of(each, Policy)) for each in found), ()
+        return tuple(_read(Policy, each) for each in found), ()
 
     def _parameters(self) -> tuple[Mapping[str, str], ...] | None:
         """Return the parameters without their values: those of federation and shovels contain passwords."""
@@ -208,7 +210,8 @@ class HttpApiClient:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
             raise self._refusal(response.status, answer, path)
-        return self._parsed(answer) if answer else None
+        with self._checking_format():
+            return json.loads(answer) if answer else None
 
     def _encrypt(self, connection: http.client.HTTPConnection) -> None:
         """Connect with TLS; with a default address the certificate must match the server name of the AMQP URL."""
@@ -232,12 +235,6 @@ class HttpApiClient:
             return self._not_the_api()
         return Unreachable(f"RabbitMQ's HTTP API at {self}: {reason}", advice=advice)
 
-    def _parsed(self, content: bytes) -> Any:
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise self._not_the_api() from error
-
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         """Read a response of bounded size in bounded time."""
         parts, size = [], 0
@@ -258,7 +255,7 @@ class HttpApiClient:
         """Report a response of unexpected format as one of another server."""
         try:
             yield
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise self._not_the_api() from error
 
     def _not_the_api(self) -> Unreachable:
@@ -276,11 +273,9 @@ class HttpApiClient:
         return f"The user lacks the tag {tag}. {command} sets it and removes all others."
 
     def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
-        try:
+        with self._checking_format():
             answer = json.loads(content)
             reason = str(answer.get("reason") or answer.get("error"))
-        except (ValueError, RecursionError, AttributeError):
-            return self._not_the_api()
         subject = f"{self}/api/{path.partition('?')[0]}"
         match status:
             # "Login failed", "User can only log in via localhost"; RabbitMQ 4 says "Not_Authorized" for the first.
@@ -294,3 +289,32 @@ class HttpApiClient:
                 return NotFound(404, reason, subject)
             case _:
                 return Refused(status, reason, subject)
+
+
+def _read(data_class: type[T], values: Mapping[str, Any]) -> T:
+    """Read the fields of a data class, with `-` for `_` in their names; raise TypeError for an unexpected type."""
+    given = {name.replace("-", "_"): value for name, value in values.items()}
+    found = [each for each in fields(data_class) if each.name in given]  # type: ignore[arg-type]
+    for each in found:
+        if not isinstance(given[each.name], _TYPES.get(str(each.type), object)):
+            raise TypeError(each.name)
+    return data_class(**{each.name: given[each.name] for each in found})
+
+
+def queue_of(queue: Mapping[str, Any], default_type: str) -> Queue:
+    """Return a queue, with its type among its arguments if it differs from the virtual host's default."""
+    found = _read(Queue, queue)
+    kind = queue.get("type")
+    if kind == default_type or kind not in QUEUE_TYPES or "x-queue-type" in found.arguments:
+        return found
+    return replace(found, arguments={"x-queue-type": kind} | dict(found.arguments))
+
+
+def _status_of(queue: Mapping[str, Any]) -> QueueStatus:
+    """Return the status of a queue. Raises AttributeError or TypeError for a malformed answer."""
+    names = {"published_per_s": "publish", "delivered_per_s": "deliver_get", "acknowledged_per_s": "ack"}
+    stats = queue.get("message_stats", {})
+    rates = {field: 0.0 + stats.get(f"{name}_details", {}).get("rate", 0.0) for field, name in names.items()}
+    ready, unacknowledged = queue.get("messages_ready", 0), queue.get("messages_unacknowledged", 0)
+    found = {"consumers": 0, **queue, "ready": ready, "unacknowledged": unacknowledged} | rates
+    return _read(QueueStatus, found)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 from rmqkit.errors import NodeError
 from rmqkit.node import installation
 from rmqkit.node.installation import Identity
-from rmqkit.node.node import Node, NodeStatus, await_epmd, default_folder, locked, save_state
+from rmqkit.node.node import Node, NodeStatus, StateFolder, await_epmd, default_folder, locked
 from rmqkit.node.ports import free
 from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_until
 
@@ -64,11 +64,11 @@ class ClusterState:
     formed: bool = False
 
 
-class Cluster:
+class Cluster(StateFolder):
     """The RabbitMQ cluster in `folder`."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = (folder or default_folder().with_name("cluster")).absolute()
+        super().__init__(folder or default_folder().with_name("cluster"), "cluster.json")
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -83,11 +83,6 @@ class Cluster:
             )
             for index, name in enumerate(names)
         )
-
-    @property
-    def started_s(self) -> float:
-        """Return the time of the last start in seconds since the epoch; 0 if never started."""
-        return self._state_file.stat().st_mtime if self._state_file.exists() else 0.0
 
     @property
     def url(self) -> str:
@@ -105,10 +100,8 @@ class Cluster:
             state = self._load_state()
             size = size or state.size or SIZE
             if state.size not in (0, size):
-                raise NodeError(
-                    f"the cluster has {state.size} nodes, which cannot be changed",
-                    advice=f"For another size, delete it with its data: `rm -r {self.folder}`.",
-                )
+                advice = f"For another size, delete it with its data: `rm -r {self.folder}`."
+                raise NodeError(f"the cluster has {state.size} nodes, which cannot be changed", advice=advice)
             were_running = {node.name for node in self.nodes if node.pid}
             try:
                 self._start(replace(state, size=size), port, timeout_s)
@@ -159,9 +152,8 @@ class Cluster:
             for node in nodes:
                 if node.name not in members:
                     node.kill()
-        raise NodeError(
-            f"only {len(members)} of {state.size} nodes see each other", advice=f"See the logs in {self.folder}."
-        )
+        message = f"only {len(members)} of {state.size} nodes see each other"
+        raise NodeError(message, advice=f"See the logs in {self.folder}.")
 
     def _bring_up(self, nodes: Sequence[Node], port: int | None, deadline: float) -> None:
         """Launch nodes together and wait until they accept logins; nodes that exit or hang are launched again.
@@ -174,7 +166,13 @@ class Cluster:
             for index, node in enumerate(nodes):
                 used.update(astuple(node.launch(port + index if port else port, avoid=used))[:-1])
             start_deadline = min(deadline, time.monotonic() + _START_S)
-            failures = [failure for node in nodes if (failure := _start_failure(node, start_deadline))]
+            failures = []
+            for node in nodes:
+                try:
+                    node.await_login(max(start_deadline - time.monotonic(), 0.1))
+                except NodeError as exc:
+                    node.kill()
+                    failures.append(exc)
             if not failures:
                 return
             if not tries_left or time.monotonic() >= deadline:
@@ -203,29 +201,12 @@ class Cluster:
         if not any(node.pid for node in self.nodes):
             self._load_state().epmd.end()
 
-    @property
-    def _state_file(self) -> Path:
-        return self.folder / "cluster.json"
-
     def _load_state(self) -> ClusterState:
         try:
             saved = json.loads(self._state_file.read_text())
             return ClusterState(**saved | {"epmd": Process(**saved["epmd"])})
         except (OSError, ValueError, KeyError, TypeError):  # never started, or not by rmqkit
             return ClusterState()
-
-    def _save_state(self, state: ClusterState) -> None:
-        save_state(self._state_file, asdict(state))
-
-
-def _start_failure(node: Node, deadline: float) -> NodeError | None:
-    """Wait until a node accepts logins; if it does not, kill it and return the error."""
-    try:
-        node.await_login(max(deadline - time.monotonic(), 0.1))
-    except NodeError as exc:
-        node.kill()
-        return exc
-    return None
 
 
 def _get(node: Node, path: str) -> Any:

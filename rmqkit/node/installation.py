@@ -77,40 +77,36 @@ def environment(folder: Path, identity: Identity, ports: Ports) -> dict[str, str
 
     See https://www.rabbitmq.com/docs/configure#supported-environment-variables.
     """
-    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return (
-        {"LANG": "C.UTF-8"}
-        | inherited
-        | {
-            "PATH": _search_path(),
-            "HOME": str(identity.home),  # where Erlang looks for the cookie
-            "RUNNING_UNDER_SYSTEMD": "true",  # the script execs the node instead of waiting for it
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(ports.epmd),
-            "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
-            "RABBITMQ_NODENAME": identity.name,
-            "RABBITMQ_USE_LONGNAME": "true",  # a name with dots is a long one
-            "RABBITMQ_DIST_PORT": str(ports.distribution),
-            "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
-            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-            "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
-            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
-            "RABBITMQ_LOG_BASE": str(folder / "log"),
-            "RABBITMQ_LOGS": str(folder / "log" / "broker.log"),
-            "RABBITMQ_PID_FILE": str(folder / "data" / "pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false {_LEAN if identity.seeds else ''}",
-            "RABBITMQ_CTL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false",
-        }
-    )
+    return {
+        "LANG": "C.UTF-8",
+        **{name: os.environ[name] for name in _INHERITED if name in os.environ},
+        "PATH": _search_path(),
+        "HOME": str(identity.home),  # where Erlang looks for the cookie
+        "RUNNING_UNDER_SYSTEMD": "true",  # the script execs the node instead of waiting for it
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": str(ports.epmd),
+        "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
+        "RABBITMQ_NODENAME": identity.name,
+        "RABBITMQ_USE_LONGNAME": "true",  # a name with dots is a long one
+        "RABBITMQ_DIST_PORT": str(ports.distribution),
+        "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_LOGS": str(folder / "log" / "broker.log"),
+        "RABBITMQ_PID_FILE": str(folder / "data" / "pid"),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false {_LEAN if identity.seeds else ''}",
+        "RABBITMQ_CTL_ERL_ARGS": f"{_LOOPBACK} -start_epmd false",
+    }
 
 
 def configuration(identity: Identity, ports: Ports) -> dict[str, str]:
     """Return the node's configuration files by name."""
-    seeds = (
-        f"cluster_formation.classic_config.nodes.{number} = {name}\n" for number, name in enumerate(identity.seeds)
-    )
+    nodes = "cluster_formation.classic_config.nodes"
+    seeds = (f"{nodes}.{number} = {name}\n" for number, name in enumerate(identity.seeds))
     return {
         "rabbitmq.conf": f"listeners.tcp.1 = 127.0.0.1:{ports.amqp}\n"
         "log.console = false\n"

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,9 +26,8 @@ import platformdirs
 from rmqkit.errors import NodeError
 from rmqkit.node import installation
 from rmqkit.node.installation import Identity
-from rmqkit.node.ports import NO_PORTS, Ports, bind_error, choose, is_listening
+from rmqkit.node.ports import NO_PORTS, Ports, accepts_logins, bind_error, choose, is_listening
 from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_until
-from rmqkit.node.readiness import accepts_logins
 
 __all__ = ["Node", "NodeStatus", "default_folder"]
 
@@ -66,11 +65,29 @@ class NodeState:
     epmd: Process = NO_PROCESS
 
 
-class Node:
+class StateFolder:
+    """A folder with the saved state of a node or a cluster, as JSON in one file."""
+
+    def __init__(self, folder: Path, state_file: str) -> None:
+        self.folder = folder.absolute()
+        self._state_file = self.folder / state_file
+
+    @property
+    def started_s(self) -> float:
+        """Return the time of the last start in seconds since the epoch; 0 if never started."""
+        return self._state_file.stat().st_mtime if self._state_file.exists() else 0.0
+
+    def _save_state(self, state: Any) -> None:
+        new = self._state_file.with_suffix(".new")
+        new.write_text(json.dumps(asdict(state), indent=2))
+        new.replace(self._state_file)
+
+
+class Node(StateFolder):
     """The RabbitMQ node in `folder`: its data, log, cookie and saved state."""
 
     def __init__(self, folder: Path | None = None, *, identity: Identity | None = None) -> None:
-        self.folder = (folder or default_folder()).absolute()
+        super().__init__(folder or default_folder(), "node.json")
         self.log = self.folder / "log" / "broker.log"
         self._identity = identity or Identity(self.folder / "home")
 
@@ -105,10 +122,8 @@ class Node:
         state = self._load_state()
         if state.broker.alive():
             if port and port != state.ports.amqp:
-                raise NodeError(
-                    f"the node is already running on port {state.ports.amqp}",
-                    advice=f"To change it, run `rmqkit broker stop`, then `rmqkit broker start --port {port}`.",
-                )
+                advice = f"To change it, run `rmqkit broker stop`, then `rmqkit broker start --port {port}`."
+                raise NodeError(f"the node is already running on port {state.ports.amqp}", advice=advice)
             return state.ports
         state.epmd.end()  # of a node that was killed
         found, identity = installation.find(), self._identity
@@ -118,9 +133,8 @@ class Node:
         state = NodeState(ports)
         if not identity.epmd:
             with uninterrupted():
-                state = replace(
-                    state, epmd=spawn(found.epmd_command(ports.epmd), env, self.folder / "log" / "epmd.log")
-                )
+                epmd = spawn(found.epmd_command(ports.epmd), env, self.folder / "log" / "epmd.log")
+                state = replace(state, epmd=epmd)
                 self._save_state(state)
             await_epmd(ports.epmd)
         with uninterrupted():
@@ -190,11 +204,6 @@ class Node:
         return (self,)
 
     @property
-    def started_s(self) -> float:
-        """Return the time of the last start in seconds since the epoch; 0 if never started."""
-        return self._state_file.stat().st_mtime if self._state_file.exists() else 0.0
-
-    @property
     def url(self) -> str:
         """Return the node's AMQP URL; empty if it was never started."""
         return self.status().url
@@ -242,10 +251,6 @@ class Node:
         with suppress(FileExistsError), open(os.open(cookie, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:  # noqa: PTH123
             file.write(secrets.token_hex(16))
 
-    @property
-    def _state_file(self) -> Path:
-        return self.folder / "node.json"
-
     def _load_state(self) -> NodeState:
         try:
             saved = json.loads(self._state_file.read_text())
@@ -254,16 +259,6 @@ class Node:
             )
         except (OSError, ValueError, KeyError, TypeError):  # never started, or not by rmqkit
             return NodeState(NO_PORTS)
-
-    def _save_state(self, state: NodeState) -> None:
-        save_state(self._state_file, asdict(state))
-
-
-def save_state(file: Path, state: Mapping[str, Any]) -> None:
-    """Replace a state file atomically."""
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(state, indent=2))
-    new.replace(file)
 
 
 @contextmanager

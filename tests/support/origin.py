@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rmqkit.message import PERSISTENT, Properties
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class FakeOrigin:
     exchange: str = ""
     routing_key: str = "q"

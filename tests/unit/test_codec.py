@@ -15,8 +15,9 @@ from pika import frame, spec
 from rmqkit.amqp import pika_codec
 from rmqkit.amqp.decoder import Decoder, ProtocolError
 from rmqkit.amqp.field_table import MAX_DEPTH, decode_properties
-from rmqkit.amqp.frames import Confirm, Encoder, Returned, encode_ack, encode_method, encode_nack, pika_properties
+from rmqkit.amqp.frames import Confirm, Encoder, Returned, encode_ack, encode_method, encode_nack
 from rmqkit.message import Delivery, Message, Properties
+from tests.support import pika_encoder
 
 FRAME_MAX = 4096
 
@@ -84,7 +85,10 @@ def answers(draw: st.DrawFn) -> bytes:
 
 def _content(channel: int, method: Any, header: Properties, body: bytes) -> bytes:
     parts = [body[start : start + FRAME_MAX - 8] for start in range(0, len(body), FRAME_MAX - 8)]
-    frames = [frame.Header(channel, len(body), pika_properties(header)), *(frame.Body(channel, part) for part in parts)]
+    frames = [
+        frame.Header(channel, len(body), pika_encoder.pika_properties(header)),
+        *(frame.Body(channel, part) for part in parts),
+    ]
     return encode_method(channel, method) + b"".join(each.marshal() for each in frames)
 
 
@@ -112,7 +116,7 @@ def _decode(decoder: Any, reads: list[bytes]) -> dict[int, list[Any]]:
 def test_messages_become_the_bytes_pika_would_send(sent: list[Message], channel: int) -> None:
     encoder = Encoder(channel, FRAME_MAX)
     for message in (*sent, *sent):  # a second time through the templates of the first
-        assert encoder.encode(message) == pika_codec.encode(message, channel, FRAME_MAX)
+        assert encoder.encode(message) == pika_encoder.encode(message, channel, FRAME_MAX)
 
 
 @given(st.lists(deliveries() | answers(), max_size=12), st.data())
@@ -129,7 +133,7 @@ def test_bytes_decode_to_the_events_of_pika_however_they_are_split(wire: list[by
 
 @given(properties)
 def test_properties_survive_encoding_by_pika(original: Properties) -> None:
-    header = frame.Header(1, 0, pika_properties(original)).marshal()[19:-1]
+    header = frame.Header(1, 0, pika_encoder.pika_properties(original)).marshal()[19:-1]
     assert decode_properties(header) == (original, "")
 
 

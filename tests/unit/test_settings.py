@@ -281,14 +281,11 @@ def test_a_password_file_that_cannot_be_used_is_named_and_not_quoted(tmp_path: P
 
 def test_tls_verifies_certificate_and_host_name_unless_told_otherwise() -> None:
     (address,) = (settings := load_settings(["amqps://h"])).addresses
-    context = settings.ssl_context(address)
-    assert context is not None
+    context = settings.tls_context(address)
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
     (address,) = (settings := load_settings(["amqps://h"], tls=Tls(insecure=True))).addresses
-    context = settings.ssl_context(address)
-    assert context is not None
+    context = settings.tls_context(address)
     assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_NONE)
-    assert Settings().ssl_context(Address()) is None
 
 
 def test_tls_options_on_a_plain_connection_are_an_error() -> None:

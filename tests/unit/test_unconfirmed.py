@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame
 
-from rmqkit.amqp.frames import Confirm, Returned, pika_properties
+from rmqkit.amqp.frames import Confirm, Returned
 from rmqkit.message import Message, Properties
 from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
+from tests.support import pika_encoder
 
 
 def _filled(*messages: Message) -> Unconfirmed[Sent]:
@@ -28,7 +29,7 @@ def _positions(settled: list[Sent]) -> list[int]:
 
 
 def _return_of(message: Message, header: Properties | None = None) -> Returned:
-    raw = frame.Header(1, 0, pika_properties(header or message.properties)).marshal()[19:-1]
+    raw = frame.Header(1, 0, pika_encoder.pika_properties(header or message.properties)).marshal()[19:-1]
     return Returned(312, "NO_ROUTE", message.exchange, message.routing_key, raw, message.body)
 
 
