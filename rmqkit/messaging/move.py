@@ -22,7 +22,8 @@ from rmqkit.message import Delivery, Origin
 from rmqkit.messaging.held_deliveries import HeldDeliveries
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
-from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer, Transferred
+from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
+from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.model import Exchange, Queue
 from rmqkit.options import MoveOptions
 from rmqkit.payload.death_headers import deaths
