@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import delete
 from rmqkit.deploy.replace import replace as replacement
-from rmqkit.deploy.replace.replace import ReplaceResult
-from rmqkit.deploy.snapshot import BrokerSnapshot
-from rmqkit.errors import Location, Problem, PropertyMismatch, Unreachable
-from rmqkit.http_api.client import HttpApiClient
+from rmqkit.deploy.replace.session import ReplaceResult
+from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
+from rmqkit.http_api import client as http_api
+from rmqkit.http_api.client import HttpApiClient, LiveTopology
 from rmqkit.model import Binding, Policy, Topology
 from rmqkit.options import ApplyOptions
 from rmqkit.plan import Outcome, Plan, Step
@@ -35,6 +35,34 @@ _INTERRUPTED = (
     "replacing it was interrupted, and some of its messages are in temporary queues: `rmqkit apply --replace` resumes"
 )
 _DECLARED = (Outcome.CREATE, Outcome.CHANGE, Outcome.DECLARE)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSnapshot:
+    """The HTTP API and everything in the virtual host, or neither and `unavailable`, the reason."""
+
+    api: HttpApiClient | None = None
+    live: LiveTopology | None = None
+    unavailable: str = ""
+
+    @property
+    def topology(self) -> Topology | None:
+        """Return everything in the virtual host, if the HTTP API is available."""
+        return self.live.topology if self.live else None
+
+
+def take_snapshot(connection: ReconnectingConnection) -> BrokerSnapshot:
+    """Read everything in the virtual host from the HTTP API if it answers, which it must if the settings name it.
+
+    Raises Unreachable, AuthenticationFailed, AccessRefused, SettingsError.
+    """
+    try:
+        api = http_api.connect(connection)
+        return BrokerSnapshot(api, api.live())
+    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
+        if connection.settings.api_url:
+            raise
+        return BrokerSnapshot(unavailable=exc.message)
 
 
 def plan(

@@ -174,9 +174,8 @@ class CommandHandler:
             group = self._start(delivery, output)
         except OSError as exc:
             if exc.errno == errno.E2BIG:  # one variable of more than 128 KiB, or 2 MiB of them
-                return HandledBatch(
-                    (delivery,), Verdict.REJECT, "the properties are too large for environment variables"
-                )
+                failure = "the properties are too large for environment variables"
+                return HandledBatch((delivery,), Verdict.REJECT, failure)
             raise HandlerError(f"cannot start the command: {exc.strerror}") from exc
         if not group:
             return HandledBatch((delivery,), Verdict.REQUEUE)
@@ -196,6 +195,20 @@ class CommandHandler:
         else:
             failure = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return HandledBatch((delivery,), Verdict.REJECT, f"the command {failure}")
+
+    def answer(self, request: Delivery) -> bytes:
+        """Run the command for a request, and return its standard output; any thread may call this.
+
+        Raises HandlerError when the command does not exit with 0, or not in time.
+        """
+        output = os.memfd_create("rmqkit-reply")
+        try:
+            handled = self.run(request, output)
+            if handled.verdict is not Verdict.ACK:
+                raise HandlerError(handled.failure or "the command refused the request")
+            return os.pread(output, os.fstat(output).st_size, 0)
+        finally:
+            os.close(output)
 
     def _start(self, delivery: Delivery, output: int) -> int:
         """Start the command and return its process group; return 0 if no more commands are to be started."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmqkit.connection import Connection
 from rmqkit.errors import Location, PayloadError, RmqkitError, SettingsError
-from rmqkit.handlers.failure_copy import FailedDelivery, FailureCopier
+from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
 from rmqkit.message import Delivery, Verdict
@@ -213,8 +213,7 @@ class _ConsumerRun:
         check: Check | None,
         matches: DeliveryFilter | None,
     ) -> None:
-        self._job, self._stop, self._failures = job, stop, failures
-        self._copier = FailureCopier(connection, stop)
+        self._connection, self._job, self._stop, self._failures = connection, job, stop, failures
         self._counts: Counter[str] = Counter()
         options = replace(job.options, count=None) if matches else job.options
         self._consumer = connection.consume(job.queue, **asdict(options), stop=stop, on_warning=failures.warn)
@@ -268,7 +267,7 @@ class _ConsumerRun:
             self._counts["invalid"] += len(left)
 
     def _leave(self, failed: Sequence[FailedDelivery]) -> Iterator[list[FailedDelivery]]:
-        for left in self._copier.copy(failed, self._consumer.frame_max):
+        for left in publish_copies(self._connection, failed, self._consumer.frame_max, self._stop):
             self._consumer.settle([each.delivery for each in left], left[0].verdict)
             yield left
 

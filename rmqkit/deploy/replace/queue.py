@@ -14,12 +14,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 from rmqkit.amqp import declare_methods
-from rmqkit.deploy.replace.session import ReplaceSession, ReplaceStopped
+from rmqkit.deploy.replace.session import ReplaceResult, ReplaceSession, ReplaceStopped
 from rmqkit.deploy.replace.temporary_entities import MARKER, TemporaryEntities
 from rmqkit.errors import AccessRefused, ConnectionLost, NotConfirmed, PropertyMismatch
 from rmqkit.messaging.drain import Drain, DrainResult
 from rmqkit.messaging.message_rewrite import DestinationFor, restored_in, stashed_in
 from rmqkit.model import Binding, Exchange, Queue
+from rmqkit.plural import plural
 
 _LATE = 100  # messages that bypassed the bindings: enough to be sure
 _TRIES = 20  # to empty a queue
@@ -68,14 +69,18 @@ class QueueReplacement:
                 self._step("restoring everything")
                 self._refill()
                 message = f"queue {self.queue.name!r}: {exc}; everything was restored"
-                raise PropertyMismatch(
-                    406, "in use", declare_methods.subject(self.queue), message=message, advice=_ADVICE
-                ) from exc
+                subject = declare_methods.subject(self.queue)
+                raise PropertyMismatch(406, "in use", subject, message=message, advice=_ADVICE) from exc
         else:
             self._step("declaring it")
             self.session.declare(self.queue)
         self.session.pause(self.session.pauses.on_disk_s)
         self._refill()
+
+    def result(self, *, finished: bool) -> ReplaceResult:
+        """Return what was done so far."""
+        notes = tuple(f"{plural(count, 'message')} {note}" for note, count in self.notes.items())
+        return ReplaceResult("queue", self.queue.name, self.moved, self.duplicates_max, notes, finished)
 
     # From the bindings to the temporary queues.
 
