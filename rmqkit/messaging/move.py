@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -59,25 +59,17 @@ class MoveGroups:
             if self._kind not in self._groups and len(self._groups) >= MAX_GROUPS:
                 self._kind = MoveGroup("other")
         group = self._groups.get(self._kind, self._kind)
-        times = tuple(_times(group.oldest, group.newest, self._time))
-        self._groups[self._kind] = replace(
-            group,
-            messages=group.messages + 1,
-            oldest=min(times, default=None),
-            newest=max(times, default=None),
-        )
-
-
-def _times(*times: datetime | None) -> Iterator[datetime]:
-    return (time for time in times if time is not None)
+        times = [each for each in (group.oldest, group.newest, self._time) if each is not None]
+        oldest, newest = min(times, default=None), max(times, default=None)
+        self._groups[self._kind] = replace(group, messages=group.messages + 1, oldest=oldest, newest=newest)
 
 
 def _kind(origin: Origin, destination: Destination | str) -> tuple[MoveGroup, datetime | None]:
     died = deaths(origin.properties.headers)
     target, reason = (None, destination) if isinstance(destination, str) else (destination.target, "")
     if not died:
-        kind = MoveGroup("", "", origin.exchange, (origin.routing_key,), target, reason)
-        return kind, origin.properties.timestamp
+        group = MoveGroup("", "", origin.exchange, (origin.routing_key,), target, reason)
+        return group, origin.properties.timestamp
     death = died[0]
     return MoveGroup(death.reason, death.queue, death.exchange, death.routing_keys, target, reason), death.time
 

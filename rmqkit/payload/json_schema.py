@@ -67,14 +67,10 @@ class _JsonSchemaCompiler:
 
     def _read(self, file: Path) -> Any:
         """Return a schema; None, and record problems, if it is not one."""
-        body = self._files.read(file)
-        if body is None:
+        found = self._files.read(file, formats.read_json)
+        if found is None:
             return None
-        try:
-            text, schema = formats.read_json(body, Location(str(file)))
-        except PayloadError as exc:
-            self._files.problems += exc.problems
-            return None
+        text, schema = found
         try:
             faults = list(islice(_dialect(schema).iter_errors(schema), MAX_PROBLEMS))
         except ValueError:

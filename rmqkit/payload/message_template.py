@@ -21,7 +21,7 @@ from rmqkit.payload import formats
 from rmqkit.payload import properties as property_checks
 from rmqkit.payload.formats import Format
 from rmqkit.payload.input_stream import BEGINNING, InputPosition, InputStream
-from rmqkit.payload.jinja_template import JinjaTemplate, TemplateSandbox
+from rmqkit.payload.jinja_sandbox import JinjaTemplate, TemplateSandbox
 from rmqkit.payload.rows import Row, RowReader
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.stop import Stop
