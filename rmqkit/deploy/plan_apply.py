@@ -154,7 +154,6 @@ def _inspect(connection: ReconnectingConnection, topology: Topology, snapshot: B
 
 
 def _declare(connection: ReconnectingConnection, planned: Plan, api: HttpApiClient | None) -> Iterator[None]:
-    """Declare what is missing, and yield after each step."""
     entities = [step.entity for step in planned.steps if step.outcome in _DECLARED]
     replaced = {(step.kind, step.name) for step in planned.steps if step.interrupted}
     for policy in entities:  # first, so that a new queue has its policy from the beginning

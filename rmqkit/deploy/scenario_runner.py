@@ -43,10 +43,7 @@ Publish = Callable[[Iterator[Message]], object]
 
 
 class ScenarioRunner:
-    """Declares copies of topologies for as long as their scenarios run; leaving the block deletes them in any case.
-
-    `follow` is an argument for `judge`.
-    """
+    """Declares copies of topologies while scenarios run; leaving the block deletes them. `follow` is for `judge`."""
 
     def __init__(self, connection: ReconnectingConnection, publish: Publish, stop: Stop) -> None:
         self.connection, self.publish, self.stop = connection, publish, stop
@@ -151,7 +148,6 @@ class _ScenarioRun:
         return queues
 
     def _apply(self, step: ScenarioStep, queue: str, tag: int) -> None:
-        """Make one copy of the message leave its queue."""
         match step.when:
             case "rejected":
                 self._nack(queue, tag, requeue=False)
@@ -192,7 +188,6 @@ class _ScenarioRun:
             raise StopRequested
 
     def _gather(self) -> None:
-        """Take everything that is in the queues now."""
         marker = f"marker {next(self._numbers)}".encode()
         self._publish(*(Message(marker, queue) for queue in self._copy.queues))
         missing = Counter(self._copy.queues.keys())

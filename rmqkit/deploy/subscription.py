@@ -146,7 +146,6 @@ def remove(connection: ReconnectingConnection, name: str, *, force: bool, tempor
 
 
 def _check_mark(name: str, snapshot: BrokerSnapshot) -> None:
-    """Raise PropertyMismatch unless the queue is marked as the queue of a subscription."""
     if snapshot.topology is None:
         message = f"it cannot be seen whether queue {name!r} is a subscription: {snapshot.unavailable}"
     elif any(each.name == name and MARK in each.arguments for each in snapshot.topology.queues):

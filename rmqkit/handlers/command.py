@@ -85,10 +85,7 @@ _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them; a co
 
 
 def parse(command: str) -> tuple[str, ...]:
-    """Split a command line as a shell would; return the path of its program, followed by the words.
-
-    Raises SettingsError if the program does not exist.
-    """
+    """Split a command line as a shell would; put its program's path first. Raises SettingsError if not found."""
     try:
         words = shlex.split(command)
     except ValueError as exc:

@@ -128,7 +128,6 @@ def copy(failed: FailedDelivery, target: Target) -> _FailureCopy:
 
 
 def _harmless(properties: Properties) -> Properties:
-    """Leave out the properties that would act on a copy; rename the deaths."""
     headers = dict(properties.headers or {})
     if X_DEATH in headers:
         headers[DIED] = headers.pop(X_DEATH)

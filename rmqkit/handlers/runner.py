@@ -188,8 +188,6 @@ def combine(reports: Mapping[str, ConsumeReport], seconds: float) -> ConsumeRepo
 
 
 class _FailureLog:
-    """Warn of each kind of failure once."""
-
     def __init__(self, on_warning: OnWarning) -> None:
         self.warn = on_warning
         self._shown: set[str] = set()

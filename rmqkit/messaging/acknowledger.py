@@ -96,10 +96,7 @@ class Acknowledger:
         return delivery.delivery_tag in self.settled or delivery.delivery_tag in self.backoff
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> int:
-        """Settle deliveries that are unsettled; return their number.
-
-        A redelivered one is requeued after a pause.
-        """
+        """Settle deliveries that are unsettled; return their number. A redelivered one is requeued after a pause."""
         session = self._channel.session if self._channel else 0
         tags = sorted({each.delivery_tag for each in deliveries if each.session == session and each not in self})
         if verdict is Verdict.REQUEUE:

@@ -105,8 +105,16 @@ class Move:
         Raises NotFound, ResourceLocked, AccessRefused, ConsumerCancelled when the queue was deleted, NotConfirmed when
         nothing is confirmed for too long, ConnectionLost. The error's `report` has the numbers; moving again resumes.
         """
+        failures = moved_before = 0
         try:
-            self._run()
+            while not (self._pass() or self.stop.requested):
+                failures = failures + 1 if self.moved == moved_before else 0
+                moved_before = self.moved
+                assert self._failure is not None  # noqa: S101 - an incomplete pass has one
+                if failures == _FAILURES:
+                    raise self._failure
+                self.on_warning(f"{self._failure}; continuing")
+                self.stop.wait(_PAUSE_S * failures)
         except BrokerError as exc:
             exc.report = self.report
             raise
@@ -132,19 +140,6 @@ class Move:
         if time.monotonic() - self._reported_s >= _PROGRESS_EVERY_S:
             self._reported_s = time.monotonic()
             self.on_progress(self.moved + self.unmatched + self.stayed.total(), self.connection.blocked)
-
-    def _run(self) -> None:
-        failures = 0
-        while True:
-            moved_before = self.moved
-            if self._pass() or self.stop.requested:
-                return
-            failures = failures + 1 if self.moved == moved_before else 0
-            if failures == _FAILURES:
-                assert self._failure is not None  # noqa: S101 - an incomplete pass has one
-                raise self._failure
-            self.on_warning(f"{self._failure}; continuing")
-            self.stop.wait(_PAUSE_S * failures)
 
     def _pass(self) -> bool:
         """Make one pass over the queue; return False if it was cut short by what may be over by the next time."""
@@ -220,7 +215,6 @@ class _MovePass(Transfer):
         return idle_s >= _LONGEST_IDLE_S or (idle_s >= _IDLE_S and not self.held.ready())
 
     def _allowed(self) -> int:
-        """Count the messages that may be inspected now."""
         rate = self._move.options.rate
         most = min(len(self._backlog), self._max_inspected - self._inspected, self._max_selected - self._selected)
         if rate is not None:
@@ -249,7 +243,6 @@ class _MovePass(Transfer):
         self.held.receive(deliveries[-1].delivery_tag)
 
     def _inspect_backlog(self) -> None:
-        """Inspect deliveries, and publish those that are to be moved."""
         move, dry_run, selected = self._move, self._move.options.dry_run, []
         for _ in range(self._allowed()):
             delivery = self._backlog.popleft()

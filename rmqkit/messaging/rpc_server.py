@@ -52,10 +52,7 @@ def checked(function: Function, check: Check) -> Function:
 
 
 def typed(function: Function, format: Format | None, content_type: str | None) -> Function:  # noqa: A002 - the flag's word
-    """Return a function that checks the format of replies and sets their content type.
-
-    It raises PayloadError for a reply that is not in the format.
-    """
+    """Return a function that sets the content type of replies, and raises PayloadError for one not in the format."""
     if format is None and content_type is None:
         return function
     defaults = MessageDefaults(properties=Properties(content_type=content_type), format=format)

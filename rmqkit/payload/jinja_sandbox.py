@@ -44,7 +44,6 @@ class ExpressionSandbox(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
 
     def _generate(self, source: nodes.Template, *names: Any, **options: Any) -> str:
-        """Refuse to compile an expression that is nested too deeply."""
         level: list[nodes.Node] = [source]
         for _ in range(MAX_DEPTH):
             level = [inner for node in level for inner in node.iter_child_nodes()]
@@ -105,10 +104,7 @@ class Expression:
             raise error_at(where, f"{name!r} is not known", f"The variables are {known}.", summary="Bad expression")
 
     def evaluate(self, variables: Mapping[str, Any]) -> Any:
-        """Return the value; None if it is undefined.
-
-        Raises PayloadError when it has none, like 1/0; the error shows nothing of the variables.
-        """
+        """Return the value, None if undefined. Raises PayloadError for none, as of 1/0; it shows no variables."""
         try:
             return self._evaluate(**variables)
         except UndefinedError:

@@ -117,7 +117,6 @@ class _JsonSchemaChecker:
 
 
 def _rule(error: ValidationError) -> str:
-    """Return the keyword with its value in the schema."""
     limit = next((value for name, value in error.kind.as_dict().items() if name in _LIMITS), None)
     if isinstance(limit, list) and len(limit) == 1:
         limit = limit[0]

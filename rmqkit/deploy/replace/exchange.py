@@ -28,10 +28,7 @@ class ExchangeReplacement:
     conflicting: bool
 
     def run(self) -> None:
-        """Replace the exchange, from wherever an earlier run ended.
-
-        Raises ReplaceStopped, ConnectionLost; then another run resumes.
-        """
+        """Replace the exchange, or resume doing so. Raises ReplaceStopped, ConnectionLost; another run resumes."""
         name, gate, session = self.exchange.name, self.gate.name, self.session
         outgoing = [each for each in self.bindings if each.source == name]
         incoming = [each for each in self.bindings if each.source != name]

@@ -213,7 +213,6 @@ class QueueReplacement:
     # Moving.
 
     def _stash(self, count: int, idle_s: float) -> DrainResult:
-        """Move messages of the old queue to `old_messages`."""
         drain = self._drain(self.queue, stashed_in(self.temporary.drain.name))
         result = deque(drain.run(count=count, idle_s=idle_s), maxlen=1).pop()
         self.stashed_bytes += result.body_bytes

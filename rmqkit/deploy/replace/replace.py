@@ -35,10 +35,7 @@ _TYPE = "x-queue-type"
 
 
 def unfinished(connection: ReconnectingConnection, topology: Topology) -> tuple[Exchange | Queue, ...]:
-    """Return the entities whose replacement was stopped or killed, exchanges first.
-
-    Raises AccessRefused, ConnectionLost.
-    """
+    """Return the entities whose replacement ended early, exchanges first. Raises AccessRefused, ConnectionLost."""
     with EntityInspector(connection) as inspector:
         if inspector.passive_declare(MARKER) is None:
             return ()
@@ -127,10 +124,7 @@ def _replacement(
 
 
 def _check(session: ReplaceSession, entities: Sequence[tuple[Exchange | Queue, Step | None]], wait_s: float) -> None:
-    """Check that everything can be replaced; wait for consumers to leave.
-
-    Raises PropertyMismatch with a problem for each entity that cannot.
-    """
+    """Wait for consumers to leave. Raises PropertyMismatch with a problem for each entity that cannot be replaced."""
     problems = [problem for entity, step in entities if step for problem in _obstacles(session, entity, step)]
     deadline = time.monotonic() + wait_s
     queues = [entity for entity, step in entities if step and isinstance(entity, Queue)]
@@ -156,7 +150,6 @@ def _check(session: ReplaceSession, entities: Sequence[tuple[Exchange | Queue, S
 
 
 def _obstacles(session: ReplaceSession, entity: Exchange | Queue, step: Step) -> Iterator[Problem]:
-    """Yield the reasons why an entity cannot be replaced."""
     trial = trial_of(entity)
     if isinstance(entity, Queue):
         actual = {each.property: each.actual.lower() for each in step.differences}

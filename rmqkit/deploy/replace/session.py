@@ -76,10 +76,7 @@ class ReplaceSession:
             raise ReplaceStopped
 
     def call(self, *calls: MethodCall) -> None:
-        """Make calls in order, up to a hundred in one write; the broker ends at the first it refuses.
-
-        Raises Refused, ConnectionLost.
-        """
+        """Make calls in order, a hundred a write, up to the first that is refused. Raises Refused, ConnectionLost."""
         with closing(self.consuming.channel()) as channel:
             for _ in channel.call_each((declare_methods.declare_call(LOCK), *calls)):
                 pass
