@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,6 +34,7 @@ T = TypeVar("T")
 ContractOf = Callable[[str, str], Check | None]
 
 
+@dataclass(eq=False)
 class MessageDefaults:
     """The target, properties and format that all messages of a run share.
 
@@ -41,22 +42,16 @@ class MessageDefaults:
     type in `properties` is kept; None means that of the body. Raises PayloadError for values AMQP cannot carry.
     """
 
-    def __init__(
-        self,
-        exchange: str = "",
-        routing_key: str = "",
-        properties: Properties = PERSISTENT,
-        format: Format | None = None,  # noqa: A002 - the flag's word
-        contract_of: ContractOf = lambda _exchange, _routing_key: None,
-    ) -> None:
-        property_checks.check_target(exchange, routing_key)
-        property_checks.check(properties)
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self.properties = properties
-        self.format = format
-        self.contract_of = contract_of
-        self._typed: dict[ContentType, Properties] = {}
+    exchange: str = ""
+    routing_key: str = ""
+    properties: Properties = PERSISTENT
+    format: Format | None = None
+    contract_of: ContractOf = lambda _exchange, _routing_key: None
+    _typed: dict[ContentType, Properties] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        property_checks.check_target(self.exchange, self.routing_key)
+        property_checks.check(self.properties)
 
     @cached_property
     def contract(self) -> Check | None:

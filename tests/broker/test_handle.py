@@ -307,7 +307,8 @@ def test_a_plan_warns_about_a_retry_where_quorum_is_the_default_queue_type(
 INTERRUPTED = """
 import sys, time, rmqkit
 def slow(delivery):
-    print("begun", flush=True)
+    sys.stdout.write("begun\\n")  # in one call: two threads write
+    sys.stdout.flush()
     time.sleep(float(sys.argv[3]))
 with rmqkit.connect(sys.argv[1]) as connection:
     try:

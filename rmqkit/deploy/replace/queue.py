@@ -189,7 +189,9 @@ class QueueReplacement:
         self._step(f"moving back the new messages, {session.ready(source)} or more")
         direct, left_before, count_at = False, math.inf, 0
         result = DrainResult()
-        with closing(self._drain(source, self._restored).run(idle_s=session.pauses.stale_s)) as progress:
+        with closing(
+            self._drain(source, restored_in(self.temporary.refill.name)).run(idle_s=session.pauses.stale_s)
+        ) as progress:
             for result in progress:
                 if direct or result.messages < count_at:
                     continue
@@ -226,16 +228,12 @@ class QueueReplacement:
             if not ready:
                 return
             self._step(step(ready))
-            drain = self._drain(source, self._restored)
+            drain = self._drain(source, restored_in(self.temporary.refill.name))
             self._add_restored(deque(drain.run(count=ready, idle_s=_IDLE_S), maxlen=1).pop())
         raise NotConfirmed(
             f"another consumer is taking messages from queue {source.name!r}",
             advice="Stop that consumer, then run the command again.",
         )
-
-    @property
-    def _restored(self) -> DestinationFor:
-        return restored_in(self.temporary.refill.name)
 
     def _drain(self, source: Queue, destination_for: DestinationFor) -> Drain:
         session = self.session
