@@ -244,7 +244,6 @@ def conflict(planned: Plan) -> PropertyMismatch:
 
 
 def _require_http_api(topology: Topology, snapshot: BrokerSnapshot, *, prune: bool = False) -> None:
-    """Raise Unreachable if the HTTP API is needed and not available."""
     subjects = [name for name, needed in (("policies", topology.policies), ("--prune", prune)) if needed]
     if subjects and snapshot.api is None:
         advice = "Set its URL with --api-url; nothing was changed."

@@ -131,10 +131,7 @@ class CommandHandler:
         self._ending = False  # a command that fails now was ended by rmqkit
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
-        """Run commands for the deliveries.
-
-        Raises HandlerError when none can be started, OutputError when the reader of their output has closed it.
-        """
+        """Run the commands. Raises HandlerError if none can be started, OutputError if their output was closed."""
         pool = _CommandPool(self, source, self._concurrency)
         try:
             for batch in source.batches(busy=pool.is_busy):

@@ -116,7 +116,6 @@ def restore_properties(header: bytes, username: str) -> tuple[bytes, str]:
 
 
 def _long_string(value: bytes) -> bytes:
-    """Return the value of a text header, preceded by its type and length."""
     return b"S" + len(value).to_bytes(_LENGTH_BYTES, "big") + value
 
 

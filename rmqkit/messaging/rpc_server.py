@@ -223,10 +223,7 @@ def _reply(message: Message, request: Delivery, verdict: Verdict) -> _Reply:
 
 
 def run(everything: Sequence[ServedFunction], context: ServeContext) -> ServeReport:
-    """Serve, on a thread for each server if there are several, and return the numbers.
-
-    The first server that fails stops the others. Raises its error.
-    """
+    """Serve, on a thread for each server if there are several. The first that fails stops the others; raises it."""
     if not everything:
         raise InputError("nothing is served: decorate a function with `connection.serve(queue)` first")
     started_s = time.monotonic()

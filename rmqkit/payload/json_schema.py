@@ -128,7 +128,6 @@ def _shortened(text: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield all texts in a schema, names included."""
     pending = [value]
     while pending:
         match pending.pop():

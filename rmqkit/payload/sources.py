@@ -59,10 +59,7 @@ class MessageDefaults:
         return self.contract_of(self.exchange, self.routing_key)
 
     def check(self, body: bytes, where: Location, name: str = "") -> None:
-        """Refuse a body that breaks the contract or, without one, its format or the format its file's name promises.
-
-        Raises PayloadError.
-        """
+        """Refuse a body that breaks the contract or, without one, its format or its file's. Raises PayloadError."""
         if self.contract is not None:
             self.contract(body, where)
         else:
@@ -194,10 +191,7 @@ def _expand(path: str, problems: list[Problem]) -> Iterator[str]:
 
 
 def lines(defaults: MessageDefaults, stream: InputStream) -> Iterator[Message | None]:
-    """Yield a message per line, empty ones included, as soon as it arrives; None before a wait for input.
-
-    Raises PayloadError at the first bad one.
-    """
+    """Yield a message per line, even an empty one, and None before a wait. Raises PayloadError at the first bad one."""
     for line in stream.lines():
         if line is None:
             yield None
@@ -221,10 +215,7 @@ class EnvelopeReplay:
     speed: float | None = None
 
     def lines(self, stream: InputStream) -> Iterator[Message | None]:
-        """Yield the message of each envelope, one a line, and None before a wait; empty lines are skipped.
-
-        Raises PayloadError at the first bad one.
-        """
+        """Yield the message of each line but empty ones, None before a wait. Raises PayloadError at a bad one."""
         return self._messages(_read_lines(stream))
 
     def folder(self, path: str) -> Iterator[Message | None]:

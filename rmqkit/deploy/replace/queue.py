@@ -189,9 +189,8 @@ class QueueReplacement:
         self._step(f"moving back the new messages, {session.ready(source)} or more")
         direct, left_before, count_at = False, math.inf, 0
         result = DrainResult()
-        with closing(
-            self._drain(source, restored_in(self.temporary.refill.name)).run(idle_s=session.pauses.stale_s)
-        ) as progress:
+        drain = self._drain(source, restored_in(self.temporary.refill.name))
+        with closing(drain.run(idle_s=session.pauses.stale_s)) as progress:
             for result in progress:
                 if direct or result.messages < count_at:
                     continue
