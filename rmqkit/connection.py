@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import plan_apply, subscription
-from rmqkit.deploy.snapshot import take_snapshot
+from rmqkit.deploy.plan_apply import take_snapshot
 from rmqkit.errors import NotFound
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.client import LiveTopology
@@ -360,7 +360,8 @@ class Connection:
         Each reply is confirmed before its request is acknowledged: at least once. `on_failure` receives each request
         whose function failed, and the exception; without it, failures are logged. Raises the errors of a consumer.
         """
-        context = rpc_server.ServeContext(self._consuming, self._publishing, stop or Stop(), on_failure, on_warning)
+        report, warn = on_failure or rpc_server.log_failure, on_warning or (lambda _: None)
+        context = rpc_server.ServeContext(self._consuming, self._publishing, stop or Stop(), report, warn)
         return rpc_server.run(self._served, context)
 
     def _contracts_of(self, topology: Topology) -> Contracts:

@@ -21,9 +21,8 @@ from rmqkit.model import Target
 from rmqkit.payload import amqp_json, formats, properties, sources
 from rmqkit.payload.formats import Format
 from rmqkit.payload.input_stream import BEGINNING, STDIN, InputPosition, InputStream
-from rmqkit.payload.replay import EnvelopeReplay
 from rmqkit.payload.resume import Resume
-from rmqkit.payload.sources import MessageDefaults
+from rmqkit.payload.sources import EnvelopeReplay, MessageDefaults
 from rmqkit.stop import Stop, StopRequested
 
 if TYPE_CHECKING:

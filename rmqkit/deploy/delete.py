@@ -35,15 +35,11 @@ def check_unused(connection: ReconnectingConnection, deleted: Topology, live: To
     if problems:
         verbs = "holds messages or has" if len(problems) == 1 else "hold messages or have"
         message = f"{plural(len(problems), 'queue')} {verbs} consumers; nothing was deleted"
-        raise _in_use("queues", message, _IN_USE, problems)
+        raise PropertyMismatch(406, "in use", "queues", message=message, advice=_IN_USE, problems=problems)
     if problems := list(_undeclared_bindings(deleted, live.bindings if live else ())):
         bindings = plural(len(problems), "binding")
         message = f"the exchanges to delete have {bindings} this topology does not declare; nothing was deleted"
-        raise _in_use("exchanges", message, _BOUND, problems)
-
-
-def _in_use(subject: str, message: str, advice: str, problems: Sequence[Problem]) -> PropertyMismatch:
-    return PropertyMismatch(406, "in use", subject, message=message, advice=advice, problems=problems)
+        raise PropertyMismatch(406, "in use", "exchanges", message=message, advice=_BOUND, problems=problems)
 
 
 def _contents(answer: Any) -> str:

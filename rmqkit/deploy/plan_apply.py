@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import delete
 from rmqkit.deploy.replace import replace as replacement
-from rmqkit.deploy.replace.replace import ReplaceResult
-from rmqkit.deploy.snapshot import BrokerSnapshot
-from rmqkit.errors import Location, Problem, PropertyMismatch, Unreachable
-from rmqkit.http_api.client import HttpApiClient
+from rmqkit.deploy.replace.session import ReplaceResult
+from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
+from rmqkit.http_api import client as http_api
+from rmqkit.http_api.client import HttpApiClient, LiveTopology
 from rmqkit.model import Binding, Policy, Topology
 from rmqkit.options import ApplyOptions
 from rmqkit.plan import Outcome, Plan, Step
@@ -35,6 +35,34 @@ _INTERRUPTED = (
     "replacing it was interrupted, and some of its messages are in temporary queues: `rmqkit apply --replace` resumes"
 )
 _DECLARED = (Outcome.CREATE, Outcome.CHANGE, Outcome.DECLARE)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSnapshot:
+    """The HTTP API and everything in the virtual host, or neither and `unavailable`, the reason."""
+
+    api: HttpApiClient | None = None
+    live: LiveTopology | None = None
+    unavailable: str = ""
+
+    @property
+    def topology(self) -> Topology | None:
+        """Return everything in the virtual host, if the HTTP API is available."""
+        return self.live.topology if self.live else None
+
+
+def take_snapshot(connection: ReconnectingConnection) -> BrokerSnapshot:
+    """Read everything in the virtual host from the HTTP API if it answers, which it must if the settings name it.
+
+    Raises Unreachable, AuthenticationFailed, AccessRefused, SettingsError.
+    """
+    try:
+        api = http_api.connect(connection)
+        return BrokerSnapshot(api, api.live())
+    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
+        if connection.settings.api_url:
+            raise
+        return BrokerSnapshot(unavailable=exc.message)
 
 
 def plan(
@@ -126,7 +154,6 @@ def _inspect(connection: ReconnectingConnection, topology: Topology, snapshot: B
 
 
 def _declare(connection: ReconnectingConnection, planned: Plan, api: HttpApiClient | None) -> Iterator[None]:
-    """Declare what is missing, and yield after each step."""
     entities = [step.entity for step in planned.steps if step.outcome in _DECLARED]
     replaced = {(step.kind, step.name) for step in planned.steps if step.interrupted}
     for policy in entities:  # first, so that a new queue has its policy from the beginning
@@ -217,7 +244,6 @@ def conflict(planned: Plan) -> PropertyMismatch:
 
 
 def _require_http_api(topology: Topology, snapshot: BrokerSnapshot, *, prune: bool = False) -> None:
-    """Raise Unreachable if the HTTP API is needed and not available."""
     subjects = [name for name, needed in (("policies", topology.policies), ("--prune", prune)) if needed]
     if subjects and snapshot.api is None:
         advice = "Set its URL with --api-url; nothing was changed."

@@ -43,15 +43,10 @@ Publish = Callable[[Iterator[Message]], object]
 
 
 class ScenarioRunner:
-    """Declares copies of topologies for as long as their scenarios run; leaving the block deletes them in any case.
-
-    `follow` is an argument for `judge`.
-    """
+    """Declares copies of topologies while scenarios run; leaving the block deletes them. `follow` is for `judge`."""
 
     def __init__(self, connection: ReconnectingConnection, publish: Publish, stop: Stop) -> None:
-        self._connection = connection
-        self._publish = publish
-        self._stop = stop
+        self.connection, self.publish, self.stop = connection, publish, stop
         self._open = ExitStack()
         self._topology: Topology | None = None
         self._runs: dict[frozenset[tuple[str, DeathReason]], _ScenarioRun] = {}
@@ -78,8 +73,7 @@ class ScenarioRunner:
             self._topology = scenario.topology
         reasons = frozenset((step.queue, step.when) for step in case.steps if step.when != "rejected")
         if reasons not in self._runs:
-            run = _ScenarioRun(self._connection, self._publish, self._stop, scenario.topology, reasons)
-            self._runs[reasons] = self._open.enter_context(run)
+            self._runs[reasons] = self._open.enter_context(_ScenarioRun(self, scenario.topology, reasons))
         return Observation(self._runs[reasons].follow(scenario, case))
 
 
@@ -99,17 +93,8 @@ class _ScenarioRun:
 
     _channel: Channel
 
-    def __init__(
-        self,
-        connection: ReconnectingConnection,
-        publish: Publish,
-        stop: Stop,
-        topology: Topology,
-        reasons: frozenset[tuple[str, DeathReason]],
-    ) -> None:
-        self._connection = connection
-        self._send = publish
-        self._stop = stop
+    def __init__(self, runner: ScenarioRunner, topology: Topology, reasons: frozenset[tuple[str, DeathReason]]) -> None:
+        self._connection, self._send, self._stop = runner.connection, runner.publish, runner.stop
         self._copy = prefixed_copy(topology, f"rmqkit-test-{uuid4().hex[:12]}.", reasons)
         self._numbers = count(1)
         self._body = b""  # of the message that is followed
@@ -163,7 +148,6 @@ class _ScenarioRun:
         return queues
 
     def _apply(self, step: ScenarioStep, queue: str, tag: int) -> None:
-        """Make one copy of the message leave its queue."""
         match step.when:
             case "rejected":
                 self._nack(queue, tag, requeue=False)
@@ -204,7 +188,6 @@ class _ScenarioRun:
             raise StopRequested
 
     def _gather(self) -> None:
-        """Take everything that is in the queues now."""
         marker = f"marker {next(self._numbers)}".encode()
         self._publish(*(Message(marker, queue) for queue in self._copy.queues))
         missing = Counter(self._copy.queues.keys())

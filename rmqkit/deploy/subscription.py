@@ -14,7 +14,7 @@ from rmqkit.amqp.channel import Channel, ChannelTransport
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import plan_apply
-from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
+from rmqkit.deploy.plan_apply import BrokerSnapshot, take_snapshot
 from rmqkit.errors import AccessRefused, InputError, PropertyMismatch
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import QueueState
@@ -146,7 +146,6 @@ def remove(connection: ReconnectingConnection, name: str, *, force: bool, tempor
 
 
 def _check_mark(name: str, snapshot: BrokerSnapshot) -> None:
-    """Raise PropertyMismatch unless the queue is marked as the queue of a subscription."""
     if snapshot.topology is None:
         message = f"it cannot be seen whether queue {name!r} is a subscription: {snapshot.unavailable}"
     elif any(each.name == name and MARK in each.arguments for each in snapshot.topology.queues):

@@ -85,10 +85,7 @@ _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them; a co
 
 
 def parse(command: str) -> tuple[str, ...]:
-    """Split a command line as a shell would; return the path of its program, followed by the words.
-
-    Raises SettingsError if the program does not exist.
-    """
+    """Split a command line as a shell would; put its program's path first. Raises SettingsError if not found."""
     try:
         words = shlex.split(command)
     except ValueError as exc:
@@ -134,10 +131,7 @@ class CommandHandler:
         self._ending = False  # a command that fails now was ended by rmqkit
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
-        """Run commands for the deliveries.
-
-        Raises HandlerError when none can be started, OutputError when the reader of their output has closed it.
-        """
+        """Run the commands. Raises HandlerError if none can be started, OutputError if their output was closed."""
         pool = _CommandPool(self, source, self._concurrency)
         try:
             for batch in source.batches(busy=pool.is_busy):
@@ -174,9 +168,8 @@ class CommandHandler:
             group = self._start(delivery, output)
         except OSError as exc:
             if exc.errno == errno.E2BIG:  # one variable of more than 128 KiB, or 2 MiB of them
-                return HandledBatch(
-                    (delivery,), Verdict.REJECT, "the properties are too large for environment variables"
-                )
+                failure = "the properties are too large for environment variables"
+                return HandledBatch((delivery,), Verdict.REJECT, failure)
             raise HandlerError(f"cannot start the command: {exc.strerror}") from exc
         if not group:
             return HandledBatch((delivery,), Verdict.REQUEUE)
@@ -196,6 +189,20 @@ class CommandHandler:
         else:
             failure = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return HandledBatch((delivery,), Verdict.REJECT, f"the command {failure}")
+
+    def answer(self, request: Delivery) -> bytes:
+        """Run the command for a request, and return its standard output; any thread may call this.
+
+        Raises HandlerError when the command does not exit with 0, or not in time.
+        """
+        output = os.memfd_create("rmqkit-reply")
+        try:
+            handled = self.run(request, output)
+            if handled.verdict is not Verdict.ACK:
+                raise HandlerError(handled.failure or "the command refused the request")
+            return os.pread(output, os.fstat(output).st_size, 0)
+        finally:
+            os.close(output)
 
     def _start(self, delivery: Delivery, output: int) -> int:
         """Start the command and return its process group; return 0 if no more commands are to be started."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from rmqkit.errors import PayloadError
-from rmqkit.message import Delivery, Origin, Properties, Verdict
+from rmqkit.message import Delivery, Origin, Verdict
 from rmqkit.messaging.consumer import Consumer
-from rmqkit.options import ConsumeOptions
 from rmqkit.payload.death_headers import deaths
 from rmqkit.payload.jinja_sandbox import Expression
 
@@ -55,17 +54,10 @@ class DeliveryFilter:
 
 
 def _describe(origin: Origin) -> dict[str, Any]:
-    properties = {
-        field.name: value
-        for field in fields(Properties)
-        if (value := getattr(origin.properties, field.name)) is not None
-    }
-    return {
-        "exchange": origin.exchange,
-        "routing_key": origin.routing_key,
-        "headers": properties.get("headers", {}),
-        "properties": properties,
-    }
+    given = origin.properties
+    properties = {each.name: value for each in fields(given) if (value := getattr(given, each.name)) is not None}
+    target = {"exchange": origin.exchange, "routing_key": origin.routing_key}
+    return {**target, "headers": properties.get("headers", {}), "properties": properties}
 
 
 def _death(origin: Origin) -> dict[str, Any]:
@@ -85,56 +77,50 @@ def _body(body: bytes) -> dict[str, Any]:
         return {}
 
 
+@dataclass
 class FilteredSource:
-    """A source of the deliveries that match, at most as many as the count; the others get the verdict `unmatched`."""
+    """A source of the deliveries that match, at most the `remaining` number; the others get the verdict `unmatched`."""
 
-    def __init__(
-        self,
-        consumer: Consumer,
-        matches: DeliveryFilter,
-        verdict: Verdict,
-        options: ConsumeOptions,
-        on_warning: Callable[[str], None],
-    ) -> None:
-        self.unmatched = 0
-        self._consumer = consumer
-        self._matches = matches
-        self._verdict = verdict
-        self._remaining = options.count
-        self._prefetch = options.prefetch
-        self._warn = on_warning
-        self._held, self._session = 0, 0  # the number of deliveries held, and their channel
+    consumer: Consumer
+    matches: DeliveryFilter
+    verdict: Verdict
+    remaining: int | None
+    prefetch: int
+    on_warning: Callable[[str], None]
+    unmatched: int = 0
+    _held: int = 0  # the number of deliveries held,
+    _session: int = 0  # and their channel
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
         """Yield the matching deliveries of each batch, possibly none."""
-        for batch in self._consumer.batches(busy=busy):
+        for batch in self.consumer.batches(busy=busy):
             matched: list[Delivery] = []
             others: list[Delivery] = []
             for delivery in batch:
-                if len(matched) == self._remaining:
+                if len(matched) == self.remaining:
                     break  # closing the consumer requeues the rest
-                (matched if self._matches(delivery) else others).append(delivery)
+                (matched if self.matches(delivery) else others).append(delivery)
             self._settle(others)
-            if self._remaining is not None:
-                self._remaining -= len(matched)
+            if self.remaining is not None:
+                self.remaining -= len(matched)
             yield matched
-            if self._remaining == 0:
+            if self.remaining == 0:
                 return
 
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon."""
-        self._consumer.wake()
+        self.consumer.wake()
 
     def _settle(self, deliveries: list[Delivery]) -> None:
         self.unmatched += len(deliveries)
-        if self._verdict is not Verdict.REQUEUE:
-            self._consumer.settle(deliveries, self._verdict)
+        if self.verdict is not Verdict.REQUEUE:
+            self.consumer.settle(deliveries, self.verdict)
         elif deliveries:
             if deliveries[0].session != self._session:
                 self._held, self._session = 0, deliveries[0].session
             before, self._held = self._held, self._held + len(deliveries)
-            if before < self._prefetch <= self._held:
-                self._warn(
+            if before < self.prefetch <= self._held:
+                self.on_warning(
                     f"{self._held:,} non-matching messages fill the prefetch, so no more will arrive."
                     " Raise --prefetch, or use --unmatched ack or reject."
                 )

@@ -52,40 +52,35 @@ class _FailureCopy(Message):
     failed: FailedDelivery
 
 
-class FailureCopier:
-    """Publishes copies of failed deliveries."""
+def publish_copies(
+    connection: Connection, failed: Sequence[FailedDelivery], frame_max: int, stop: Stop
+) -> Iterator[list[FailedDelivery]]:
+    """Publish copies; yield the deliveries that may be settled, all of one verdict, each with its actual target.
 
-    def __init__(self, connection: Connection, stop: Stop) -> None:
-        self._connection = connection
-        self._stop = stop
+    A frame to the broker has `frame_max` bytes at most, and properties have to fit in one. Raises Unroutable or
+    NotConfirmed when a copy was not confirmed, ConnectionLost; unconfirmed messages stay in their queue.
+    """
+    if rejected := [each for each in failed if not each.target]:
+        yield rejected
+    copied: list[FailedDelivery] = []
+    error: RmqkitError | None = None
+    copies = (_fitting_copy(each, frame_max) for each in failed if each.target)
 
-    def copy(self, failed: Sequence[FailedDelivery], frame_max: int) -> Iterator[list[FailedDelivery]]:
-        """Publish copies; yield the deliveries that may be settled, all of one verdict, each with its actual target.
+    def on_settled(_index: int, message: Message, fate: Fate) -> None:
+        assert isinstance(message, _FailureCopy)  # noqa: S101 - no other is published
+        if fate is Fate.CONFIRMED:
+            copied.append(message.failed)
 
-        A frame to the broker has `frame_max` bytes at most, and properties have to fit in one. Raises Unroutable or
-        NotConfirmed when a copy was not confirmed, ConnectionLost; unconfirmed messages stay in their queue.
-        """
-        if rejected := [each for each in failed if not each.target]:
-            yield rejected
-        copied: list[FailedDelivery] = []
-        error: RmqkitError | None = None
-        copies = (_fitting_copy(each, frame_max) for each in failed if each.target)
-
-        def on_settled(_index: int, message: Message, fate: Fate) -> None:
-            assert isinstance(message, _FailureCopy)  # noqa: S101 - no other is published
-            if fate is Fate.CONFIRMED:
-                copied.append(message.failed)
-
-        if len(rejected) < len(failed):
-            try:
-                report = self._connection.publish(copies, check=False, stop=self._stop, on_settled=on_settled)
-                error = copy_error(report, "a failed message cannot be copied", _ADVICE)
-            except RmqkitError as exc:
-                error = exc
-        if copied:
-            yield copied
-        if error:
-            raise error
+    if len(rejected) < len(failed):
+        try:
+            report = connection.publish(copies, check=False, stop=stop, on_settled=on_settled)
+            error = copy_error(report, "a failed message cannot be copied", _ADVICE)
+        except RmqkitError as exc:
+            error = exc
+    if copied:
+        yield copied
+    if error:
+        raise error
 
 
 def copy_error(report: PublishReport, text: str, advice: str) -> NotConfirmed | Unroutable | None:
@@ -133,7 +128,6 @@ def copy(failed: FailedDelivery, target: Target) -> _FailureCopy:
 
 
 def _harmless(properties: Properties) -> Properties:
-    """Leave out the properties that would act on a copy; rename the deaths."""
     headers = dict(properties.headers or {})
     if X_DEATH in headers:
         headers[DIED] = headers.pop(X_DEATH)

@@ -30,16 +30,16 @@ class _ForwardedMessage(Message):
     delivery: Delivery
 
 
+@dataclass(frozen=True)
 class Forwarder:
     """Publishes each delivery with its body and properties over its own connection, which it closes.
 
     Where `exchange` or `routing_key` is None, that of the delivery is used.
     """
 
-    def __init__(self, connection: Connection, exchange: str | None, routing_key: str | None) -> None:
-        self._connection = connection
-        self._exchange = exchange
-        self._routing_key = routing_key
+    connection: Connection
+    exchange: str | None
+    routing_key: str | None
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
         """Forward deliveries in order.
@@ -47,7 +47,7 @@ class Forwarder:
         Raises Unroutable when a copy reached no queue, NotConfirmed when it was not confirmed for any other reason,
         HandlerError for properties that cannot be read, ConnectionLost; unconfirmed messages stay in their queue.
         """
-        publisher = _PublisherThread(self._connection, self._copy, source.wake)
+        publisher = _PublisherThread(self.connection, self._copy, source.wake)
         try:
             for batch in source.batches(busy=publisher.is_busy):
                 publisher.put(batch)
@@ -63,14 +63,14 @@ class Forwarder:
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self.connection.close()
 
     def _copy(self, delivery: Delivery) -> _ForwardedMessage:
         origin = delivery.origin
         if origin.malformed:
             raise HandlerError(f"a message with unreadable properties cannot be forwarded: {origin.malformed}")
-        exchange = origin.exchange if self._exchange is None else self._exchange
-        key = origin.routing_key if self._routing_key is None else self._routing_key
+        exchange = origin.exchange if self.exchange is None else self.exchange
+        key = origin.routing_key if self.routing_key is None else self.routing_key
         return _ForwardedMessage(delivery.body, key, exchange, origin.properties, delivery=delivery)
 
 

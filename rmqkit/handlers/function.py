@@ -14,18 +14,15 @@ from typing import Any
 from rmqkit.errors import HandlerError, OutputError, SettingsError
 from rmqkit.handlers.handler import OUTPUT_CLOSED, HandledBatch, Handler, Source, is_output_closed
 from rmqkit.message import Delivery, Verdict
+from rmqkit.messaging.consumer import ACK_WITHIN_S
 from rmqkit.messaging.rpc_server import OnFailure
 from rmqkit.stop import Stop
 
 HandlerFunction = Callable[[Delivery], object]  # has to return None or a Verdict
-ACK_WITHIN_S = 0.02  # an acknowledgement waits at most this long to be sent together with others
 
 
 def load(target: str) -> HandlerFunction:
-    """Import `module:function`, also from the current folder.
-
-    Raises SettingsError when it does not exist or cannot be called with a delivery.
-    """
+    """Import `module:function`, also from the current folder. Raises SettingsError if it cannot take a delivery."""
     name, _, attribute = target.partition(":")
     if not name or not attribute:
         raise SettingsError(f"--handler {target}: expected MODULE:FUNCTION, such as orders:bill")

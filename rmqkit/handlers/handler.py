@@ -59,10 +59,7 @@ OUTPUT_CLOSED = "output closed by its reader (broken pipe)"
 
 
 def is_output_closed(*descriptors: int) -> bool:
-    """Return whether the reader of any of these descriptors, as of a pipe, has closed it.
-
-    A failure after that is not the message's fault.
-    """
+    """Tell whether the reader of any of these, as of a pipe, closed it: a failure after that is not the message's."""
     poll = select.poll()
     for each in descriptors:
         poll.register(each, select.POLLERR)

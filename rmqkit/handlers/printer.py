@@ -130,7 +130,6 @@ def _blocks(lines: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def _count_whole(lines: list[bytes], out: int) -> int:
-    """Count the lines that are whole within the first `out` bytes."""
     for number, line in enumerate(lines):
         out -= len(line)
         if out < 0:

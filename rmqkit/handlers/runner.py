@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmqkit.connection import Connection
 from rmqkit.errors import Location, PayloadError, RmqkitError, SettingsError
-from rmqkit.handlers.failure_copy import FailedDelivery, FailureCopier
+from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
 from rmqkit.message import Delivery, Verdict
@@ -188,8 +188,6 @@ def combine(reports: Mapping[str, ConsumeReport], seconds: float) -> ConsumeRepo
 
 
 class _FailureLog:
-    """Warn of each kind of failure once."""
-
     def __init__(self, on_warning: OnWarning) -> None:
         self.warn = on_warning
         self._shown: set[str] = set()
@@ -213,8 +211,7 @@ class _ConsumerRun:
         check: Check | None,
         matches: DeliveryFilter | None,
     ) -> None:
-        self._job, self._stop, self._failures = job, stop, failures
-        self._copier = FailureCopier(connection, stop)
+        self._connection, self._job, self._stop, self._failures = connection, job, stop, failures
         self._counts: Counter[str] = Counter()
         options = replace(job.options, count=None) if matches else job.options
         self._consumer = connection.consume(job.queue, **asdict(options), stop=stop, on_warning=failures.warn)
@@ -223,7 +220,8 @@ class _ConsumerRun:
         if matches:
             from rmqkit.handlers.delivery_filters import FilteredSource  # noqa: PLC0415 - start-up time: jinja2
 
-            self._filtered = FilteredSource(self._consumer, matches, job.unmatched, job.options, failures.warn)
+            count, prefetch = job.options.count, job.options.prefetch
+            self._filtered = FilteredSource(self._consumer, matches, job.unmatched, count, prefetch, failures.warn)
             self._source = self._filtered
         if check:
             self._source = ContractSource(self._source, check, self._take_invalid)
@@ -268,7 +266,7 @@ class _ConsumerRun:
             self._counts["invalid"] += len(left)
 
     def _leave(self, failed: Sequence[FailedDelivery]) -> Iterator[list[FailedDelivery]]:
-        for left in self._copier.copy(failed, self._consumer.frame_max):
+        for left in publish_copies(self._connection, failed, self._consumer.frame_max, self._stop):
             self._consumer.settle([each.delivery for each in left], left[0].verdict)
             yield left
 
@@ -295,32 +293,32 @@ def _attempts(delivery: Delivery, queue: str) -> int:
 InvalidDelivery = tuple[int, Delivery, PayloadError]  # its number in the source, from 1
 
 
+@dataclass
 class ContractSource:
     """A source of the deliveries that satisfy a contract; `on_invalid` gets the others of each batch."""
 
-    def __init__(self, source: Source, check: Check, on_invalid: Callable[[list[InvalidDelivery]], None]) -> None:
-        self._source = source
-        self._check = check
-        self._on_invalid = on_invalid
-        self._number = 0
+    source: Source
+    check: Check
+    on_invalid: Callable[[list[InvalidDelivery]], None]
+    _number: int = 0
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
         """Yield the valid deliveries of each batch, possibly none. Raises what `on_invalid` raises."""
-        for batch in self._source.batches(busy=busy):
+        for batch in self.source.batches(busy=busy):
             valid: list[Delivery] = []
             invalid: list[InvalidDelivery] = []
             for delivery in batch:
                 self._number += 1
                 try:
-                    self._check(delivery.body, Location("the message"))
+                    self.check(delivery.body, Location("the message"))
                 except PayloadError as exc:
                     invalid.append((self._number, delivery, exc))
                 else:
                     valid.append(delivery)
             if invalid:
-                self._on_invalid(invalid)
+                self.on_invalid(invalid)
             yield valid
 
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon."""
-        self._source.wake()
+        self.source.wake()

@@ -88,43 +88,30 @@ class Acknowledger:
 
     def __init__(self, channel: Channel | None) -> None:
         self._channel = channel
-        self._settled = SettledTags()
-        self._backoff = RequeueBackoff()
+        self.settled = SettledTags()
+        self.backoff = RequeueBackoff()
 
     def __contains__(self, delivery: Delivery) -> bool:
         """Tell whether a delivery was settled, or waits to be requeued."""
-        return delivery.delivery_tag in self._settled or delivery.delivery_tag in self._backoff
-
-    @property
-    def low(self) -> int:
-        """Return the delivery tag below which all are settled."""
-        return self._settled.low
-
-    @property
-    def due_in_s(self) -> float:
-        """Return the seconds until deliveries are to be requeued; infinite if there are none."""
-        return self._backoff.due_in_s()
+        return delivery.delivery_tag in self.settled or delivery.delivery_tag in self.backoff
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> int:
-        """Settle deliveries that are unsettled; return their number.
-
-        A redelivered one is requeued after a pause.
-        """
+        """Settle deliveries that are unsettled; return their number. A redelivered one is requeued after a pause."""
         session = self._channel.session if self._channel else 0
         tags = sorted({each.delivery_tag for each in deliveries if each.session == session and each not in self})
         if verdict is Verdict.REQUEUE:
             again = {each.delivery_tag for each in deliveries if each.redelivered}
-            self._backoff.hold([tag for tag in tags if tag in again])
+            self.backoff.hold([tag for tag in tags if tag in again])
             self._send(verdict, [tag for tag in tags if tag not in again])
         elif not self._send(verdict, tags):
             return 0
         else:
-            self._backoff.reset()
+            self.backoff.reset()
         return len(tags)
 
     def requeue_due(self) -> None:
         """Requeue the deliveries that have waited long enough."""
-        self._send(Verdict.REQUEUE, self._backoff.take_due())
+        self._send(Verdict.REQUEUE, self.backoff.take_due())
 
     def _send(self, verdict: Verdict, tags: list[int]) -> bool:
         """Send the verdict; return False if the broker is gone: it redelivers, and the next wait recovers or raises."""
@@ -133,11 +120,11 @@ class Acknowledger:
         number = self._channel.number
         try:
             if verdict is Verdict.ACK:
-                self._channel.send(self._settled.acknowledge(number, tags))
+                self._channel.send(self.settled.acknowledge(number, tags))
             else:
                 again = verdict is Verdict.REQUEUE
                 self._channel.send(b"".join(encode_nack(number, tag, requeue=again) for tag in tags))
-                self._settled.add(tags)
+                self.settled.add(tags)
         except BrokerError:
             return False
         return True

@@ -162,7 +162,7 @@ class Consumer:
                 left_s = _WAIT_S if idle_s is None else self._last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
-                for batch in self._receive(min(left_s, _WAIT_S, self._acknowledger.due_in_s)):
+                for batch in self._receive(min(left_s, _WAIT_S, self._acknowledger.backoff.due_in_s())):
                     wanted = self._cut(batch)
                     if wanted:
                         yield wanted
@@ -231,7 +231,7 @@ class Consumer:
         """Drop the deliveries beyond the count: closing the channel requeues them."""
         count, consumed = self._options.count, self._report.consumed
         wanted = batch if count is None else batch[: count - consumed]
-        self._offsets.track(wanted, self._acknowledger.low)
+        self._offsets.track(wanted, self._acknowledger.settled.low)
         redelivered = self._report.redelivered + sum(each.redelivered for each in wanted)
         self._report = replace(self._report, consumed=consumed + len(wanted), redelivered=redelivered)
         return wanted
@@ -293,7 +293,7 @@ class Consumer:
         count, queue = self._options.count, f"queue {self.queue!r}"
         prefetch = self._options.prefetch if count is None else max(1, min(self._options.prefetch, count))
         self._channel = channel
-        arguments = self._offsets.arguments(self._acknowledger.low)
+        arguments = self._offsets.arguments(self._acknowledger.settled.low)
         self._acknowledger = Acknowledger(channel)
         self._events.clear()
         self._rest.clear()

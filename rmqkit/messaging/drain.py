@@ -18,7 +18,8 @@ from rmqkit.message import Delivery
 from rmqkit.messaging.acknowledger import SettledTags
 from rmqkit.messaging.message_rewrite import DestinationFor
 from rmqkit.messaging.publish_window import PAUSE_S, TRIES, StoppedWaiting
-from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer, Transferred
+from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
+from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.stop import Stop
 
 PREFETCH = 500  # messages in flight, and in memory, at most

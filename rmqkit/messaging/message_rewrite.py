@@ -81,10 +81,10 @@ def restored_in(exchange: str) -> DestinationFor:
 
 def stash_properties(header: bytes, username: str) -> bytes:
     """Move an expiration, and a user_id that the broker would refuse, into headers."""
-    parts = _split(header)
-    if parts is None or not ("expiration" in parts or "user_id" in parts or "headers" in parts):
+    try:
+        parts, fields = _split(header)
+    except MalformedField:
         return header
-    fields = split_table(parts["headers"]) if "headers" in parts else []
     stashed = []
     for name, header_name in _HEADERS.items():
         value = parts.get(name, b"")[1:]  # behind its length
@@ -92,18 +92,16 @@ def stash_properties(header: bytes, username: str) -> bytes:
             stashed.append((header_name, _long_string(value)))
             del parts[name]
     kept = [field for field in fields if field[0] != DELIVERY_COUNT]
-    if stashed or len(kept) != len(fields):
-        return _with_headers(parts, [*stashed, *kept])
-    return header
+    return _join(parts, [*stashed, *kept]) if stashed or len(kept) != len(fields) else header
 
 
 def restore_properties(header: bytes, username: str) -> tuple[bytes, str]:
     """Undo `stash_properties`; the note says what has to stay in a header."""
-    parts = _split(header)
-    if parts is None or "headers" not in parts:
+    try:
+        parts, fields = _split(header)
+    except MalformedField:
         return header, ""
-    fields, note = split_table(parts["headers"]), ""
-    values = dict(fields)
+    values, note = dict(fields), ""
     for name, header_name in _HEADERS.items():
         value = values.get(header_name, b"")[1 + _LENGTH_BYTES :]
         if header_name not in values or name in parts:
@@ -114,28 +112,24 @@ def restore_properties(header: bytes, username: str) -> tuple[bytes, str]:
         parts[name] = bytes((len(value),)) + value
         fields = [field for field in fields if field[0] != header_name]
     kept = [field for field in fields if field[0] != DELIVERY_COUNT]
-    return (header if len(kept) == len(values) else _with_headers(parts, kept)), note
+    return (header if len(kept) == len(values) else _join(parts, kept)), note
 
 
 def _long_string(value: bytes) -> bytes:
-    """Return the value of a text header, preceded by its type and length."""
     return b"S" + len(value).to_bytes(_LENGTH_BYTES, "big") + value
 
 
-def _with_headers(parts: dict[str, bytes], fields: list[Field]) -> bytes:
-    """Join properties, with these fields in place of their headers."""
-    parts.pop("headers", None)
-    return join_properties({**parts, "headers": join_table(fields)} if fields else parts)
+def _join(parts: dict[str, bytes], headers: list[Field]) -> bytes:
+    return join_properties({**parts, "headers": join_table(headers)} if headers else parts)
 
 
-def _split(header: bytes) -> dict[str, bytes] | None:
-    """Return the properties, or None for bytes that no RabbitMQ sends: better moved unchanged than not at all."""
-    try:
-        parts = split_properties(header)
-        split_table(parts.get("headers", bytes(_LENGTH_BYTES)))
-    except MalformedField:
-        return None
-    return parts
+def _split(header: bytes) -> tuple[dict[str, bytes], list[Field]]:
+    """Return the properties without the headers, and the headers.
+
+    Raises MalformedField for bytes that no RabbitMQ sends: better moved unchanged than not at all.
+    """
+    parts = split_properties(header)
+    return parts, split_table(parts.pop("headers")) if "headers" in parts else []
 
 
 def _queue_of_death(origin: LazyOrigin, username: str) -> Destination | str:
@@ -155,10 +149,8 @@ def _first_exchange(origin: LazyOrigin, username: str) -> Destination | str:
     destination = _destination(death.exchange, key, origin, username, change)
     if not others:
         return destination
-    parts = split_properties(destination.header)
-    copies = split_table(encode_table({_CC: others}))
-    fields = split_table(parts["headers"]) if "headers" in parts else []
-    return destination._replace(header=_with_headers(parts, [*fields, *copies]))
+    parts, fields = _split(destination.header)
+    return destination._replace(header=_join(parts, [*fields, *split_table(encode_table({_CC: others}))]))
 
 
 def _without_death(field: Field) -> Field | None:
@@ -178,14 +170,13 @@ def _destination(
 ) -> Destination:
     try:
         header = _changed(origin.header, username, change, to_queue=not exchange)
-    except MalformedField:  # no RabbitMQ sends it: better moved unchanged than not at all
+    except MalformedField:
         header = origin.header
     return Destination(exchange, key, header)
 
 
 def _changed(header: bytes, username: str, change: Callable[[Field], Field | None], *, to_queue: bool) -> bytes:
-    parts = split_properties(header)
-    fields = split_table(parts["headers"]) if "headers" in parts else []
+    parts, fields = _split(header)
     dropped = {DELIVERY_COUNT, *([_CC] if to_queue else [])}
     kept = [field for each in fields if each[0] not in dropped and (field := change(each))]
     user_id = parts.get("user_id", b"")[1:]  # behind its length
@@ -194,4 +185,4 @@ def _changed(header: bytes, username: str, change: Callable[[Field], Field | Non
         kept.append((USER_ID, _long_string(user_id)))
     elif kept == fields:
         return header
-    return _with_headers(parts, kept)
+    return _join(parts, kept)

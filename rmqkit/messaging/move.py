@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -22,7 +22,8 @@ from rmqkit.message import Delivery, Origin
 from rmqkit.messaging.held_deliveries import HeldDeliveries
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
-from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer, Transferred
+from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
+from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.model import Exchange, Queue
 from rmqkit.options import MoveOptions
 from rmqkit.payload.death_headers import deaths
@@ -58,25 +59,17 @@ class MoveGroups:
             if self._kind not in self._groups and len(self._groups) >= MAX_GROUPS:
                 self._kind = MoveGroup("other")
         group = self._groups.get(self._kind, self._kind)
-        times = tuple(_times(group.oldest, group.newest, self._time))
-        self._groups[self._kind] = replace(
-            group,
-            messages=group.messages + 1,
-            oldest=min(times, default=None),
-            newest=max(times, default=None),
-        )
-
-
-def _times(*times: datetime | None) -> Iterator[datetime]:
-    return (time for time in times if time is not None)
+        times = [each for each in (group.oldest, group.newest, self._time) if each is not None]
+        oldest, newest = min(times, default=None), max(times, default=None)
+        self._groups[self._kind] = replace(group, messages=group.messages + 1, oldest=oldest, newest=newest)
 
 
 def _kind(origin: Origin, destination: Destination | str) -> tuple[MoveGroup, datetime | None]:
     died = deaths(origin.properties.headers)
     target, reason = (None, destination) if isinstance(destination, str) else (destination.target, "")
     if not died:
-        kind = MoveGroup("", "", origin.exchange, (origin.routing_key,), target, reason)
-        return kind, origin.properties.timestamp
+        group = MoveGroup("", "", origin.exchange, (origin.routing_key,), target, reason)
+        return group, origin.properties.timestamp
     death = died[0]
     return MoveGroup(death.reason, death.queue, death.exchange, death.routing_keys, target, reason), death.time
 
@@ -112,8 +105,16 @@ class Move:
         Raises NotFound, ResourceLocked, AccessRefused, ConsumerCancelled when the queue was deleted, NotConfirmed when
         nothing is confirmed for too long, ConnectionLost. The error's `report` has the numbers; moving again resumes.
         """
+        failures = moved_before = 0
         try:
-            self._run()
+            while not (self._pass() or self.stop.requested):
+                failures = failures + 1 if self.moved == moved_before else 0
+                moved_before = self.moved
+                assert self._failure is not None  # noqa: S101 - an incomplete pass has one
+                if failures == _FAILURES:
+                    raise self._failure
+                self.on_warning(f"{self._failure}; continuing")
+                self.stop.wait(_PAUSE_S * failures)
         except BrokerError as exc:
             exc.report = self.report
             raise
@@ -139,19 +140,6 @@ class Move:
         if time.monotonic() - self._reported_s >= _PROGRESS_EVERY_S:
             self._reported_s = time.monotonic()
             self.on_progress(self.moved + self.unmatched + self.stayed.total(), self.connection.blocked)
-
-    def _run(self) -> None:
-        failures = 0
-        while True:
-            moved_before = self.moved
-            if self._pass() or self.stop.requested:
-                return
-            failures = failures + 1 if self.moved == moved_before else 0
-            if failures == _FAILURES:
-                assert self._failure is not None  # noqa: S101 - an incomplete pass has one
-                raise self._failure
-            self.on_warning(f"{self._failure}; continuing")
-            self.stop.wait(_PAUSE_S * failures)
 
     def _pass(self) -> bool:
         """Make one pass over the queue; return False if it was cut short by what may be over by the next time."""
@@ -227,7 +215,6 @@ class _MovePass(Transfer):
         return idle_s >= _LONGEST_IDLE_S or (idle_s >= _IDLE_S and not self.held.ready())
 
     def _allowed(self) -> int:
-        """Count the messages that may be inspected now."""
         rate = self._move.options.rate
         most = min(len(self._backlog), self._max_inspected - self._inspected, self._max_selected - self._selected)
         if rate is not None:
@@ -256,7 +243,6 @@ class _MovePass(Transfer):
         self.held.receive(deliveries[-1].delivery_tag)
 
     def _inspect_backlog(self) -> None:
-        """Inspect deliveries, and publish those that are to be moved."""
         move, dry_run, selected = self._move, self._move.options.dry_run, []
         for _ in range(self._allowed()):
             delivery = self._backlog.popleft()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 import time
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic
 
 from rmqkit.errors import NotConfirmed
-from rmqkit.messaging.unconfirmed import Published
+from rmqkit.messaging.unconfirmed import PublishedT
 from rmqkit.options import PublishOptions
 
 STOP_GRACE_S = 10.0  # how long a stop waits for confirms
@@ -58,33 +58,17 @@ TRIES = 5
 PAUSE_S = 0.2  # doubled at each try: 0.2 + 0.4 + 0.8 + 1.6 s before a message is given up
 
 
-class Nackable(Published, Protocol):
-    """A published message that may be published again after a nack."""
-
-    @property
-    def nacks(self) -> int:
-        """Count the nacks so far."""
-        ...
-
-    def retried(self) -> Self:
-        """Return the message as it is published after a nack."""
-        ...
-
-
-NackableT = TypeVar("NackableT", bound=Nackable)
-
-
-class RetryQueue(Generic[NackableT]):
+class RetryQueue(Generic[PublishedT]):
     """Nacked messages that wait for their next try; `body_bytes` is the sum of their bodies."""
 
     def __init__(self) -> None:
         self.body_bytes = 0
-        self._heap: list[tuple[float, int, NackableT]] = []  # when it is due, position
+        self._heap: list[tuple[float, int, PublishedT]] = []  # when it is due, position
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, nacked: NackableT) -> bool:
+    def add(self, nacked: PublishedT) -> bool:
         """Add a message for another try; return False when it has had all of them."""
         if nacked.nacks + 1 >= TRIES:
             return False
@@ -97,15 +81,15 @@ class RetryQueue(Generic[NackableT]):
         """Return the seconds until the first message is due; infinite if there is none."""
         return self._heap[0][0] - time.monotonic() if self._heap else float("inf")
 
-    def take_due(self) -> list[NackableT]:
+    def take_due(self) -> list[PublishedT]:
         """Remove and return the messages that are due, the longest due first."""
         return [self._pop() for _ in range(len(self._heap)) if self.due_in_s() <= 0]
 
-    def take_all(self) -> list[NackableT]:
+    def take_all(self) -> list[PublishedT]:
         """Remove and return all messages."""
         return [self._pop() for _ in range(len(self._heap))]
 
-    def _pop(self) -> NackableT:
+    def _pop(self) -> PublishedT:
         *_, nacked = heapq.heappop(self._heap)
         self.body_bytes -= nacked.body_bytes
         return nacked

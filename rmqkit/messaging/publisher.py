@@ -256,14 +256,12 @@ class Publisher:
             self._receive(ahead_s)
 
     def _drain(self) -> None:
-        """Wait until the fate of every message is known."""
         while self._queue or len(self._retries) or len(self._unconfirmed):
             self._flush()
             if len(self._retries) or len(self._unconfirmed):
                 self._make_room()
 
     def _receive(self, timeout_s: float) -> None:
-        """Process the broker's answers, or wait for some."""
         try:
             events = self._channel.wait(timeout_s)
         except BrokerError as exc:

@@ -81,7 +81,8 @@ class RpcClient:
         try:
             while more or calls:
                 while calls and calls[0].done:
-                    yield _answer(calls.popleft())
+                    call = calls.popleft()
+                    yield Answer(call.request, tuple(call.replies), call.error)
                 room = room if calls else max(options.window, 1)
                 if more and len(calls) < room:
                     try:
@@ -194,13 +195,9 @@ class RpcClient:
             for delivery in event:
                 self._take_reply(delivery)
         elif isinstance(event, Returned):
-            self._end(
-                decode_properties(event.header)[0].correlation_id,
-                Unroutable(
-                    f"the request reached no queue: there is no {_target(event)}",
-                    advice="Declare it first: `rmqkit apply FILE`; then start a server: `rmqkit serve QUEUE`.",
-                ),
-            )
+            message = f"the request reached no queue: there is no {_target(event)}"
+            advice = "Declare it first: `rmqkit apply FILE`; then start a server: `rmqkit serve QUEUE`."
+            self._end(decode_properties(event.header)[0].correlation_id, Unroutable(message, advice=advice))
         elif isinstance(event, Confirm):
             for sent in self._unconfirmed.settle(event):
                 if not event.ack:
@@ -233,10 +230,6 @@ class RpcClient:
             f"{missing} within {self._options.timeout_s:g} s{blocked}",
             advice="It may have been handled, or may still be. Is a server running? `rmqkit serve QUEUE` starts one.",
         )
-
-
-def _answer(call: _PendingCall) -> Answer:
-    return Answer(call.request, tuple(call.replies), call.error)
 
 
 def _target(message: Message | Returned) -> str:

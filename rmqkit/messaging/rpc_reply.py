@@ -34,8 +34,7 @@ def answer(request: Delivery, result: Result, frame_max: int) -> Message:
                 raise HandlerError(f"a body has to be bytes, not {type(body).__name__}")
         case bytes() | str() | None:
             body = (result or "").encode() if not isinstance(result, bytes) else result
-            kind = formats.content_type(body, None)
-            given = Properties(content_type=kind.type, content_encoding=kind.encoding)
+            given = Properties(*formats.content_type(body, None))
         case _:
             raise HandlerError(f"a reply has to be bytes, str, a Message or None, not {type(result).__name__}")
     reply = _addressed(request, body, given)
@@ -47,14 +46,8 @@ def answer(request: Delivery, result: Result, frame_max: int) -> Message:
 def failure(request: Delivery, reason: str) -> Message:
     """Make the reply that says why the request could not be handled."""
     reason = reason[:_ERROR_CHARACTERS].encode("utf-8", "replace").decode()
-    kind = formats.TEXT
-    return _addressed(
-        request,
-        reason.encode(),
-        Properties(
-            content_type=kind.type, content_encoding=kind.encoding, type=ERROR_TYPE, headers={ERROR_HEADER: reason}
-        ),
-    )
+    given = Properties(*formats.TEXT, type=ERROR_TYPE, headers={ERROR_HEADER: reason})
+    return _addressed(request, reason.encode(), given)
 
 
 def error_in(reply: Delivery) -> RemoteError | None:

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import HandlerError, InputError, Location, PayloadError
-from rmqkit.message import Delivery, Message, Verdict
+from rmqkit.message import Delivery, Message, Properties, Verdict
 from rmqkit.messaging import rpc_reply, thread_group
 from rmqkit.messaging.consumer import ACK_WITHIN_S, Consumer
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_reply import Result
 from rmqkit.options import ConsumeOptions, PublishOptions, ServeOptions, shares
+from rmqkit.payload import formats
 from rmqkit.payload.contracts import reason
-from rmqkit.payload.formats import Check
+from rmqkit.payload.formats import Check, Format
+from rmqkit.payload.sources import MessageDefaults
 from rmqkit.report import Fate, ServeReport
 from rmqkit.stop import Stop
 
@@ -49,6 +51,23 @@ def checked(function: Function, check: Check) -> Function:
     return answer
 
 
+def typed(function: Function, format: Format | None, content_type: str | None) -> Function:  # noqa: A002 - the flag's word
+    """Return a function that sets the content type of replies, and raises PayloadError for one not in the format."""
+    if format is None and content_type is None:
+        return function
+    defaults = MessageDefaults(properties=Properties(content_type=content_type), format=format)
+
+    def answer(request: Delivery) -> Result:
+        result = function(request)
+        if not isinstance(result, bytes | str | None):
+            return result  # a Message has its own type; the caller refuses anything else
+        body = result.encode() if isinstance(result, str) else result or b""
+        formats.check(body, format, Location("the reply"))
+        return defaults.message(body)
+
+    return answer
+
+
 @dataclass(frozen=True, slots=True)
 class ServedFunction:
     """A function, and the queue of its requests."""
@@ -65,8 +84,8 @@ class ServeContext:
     consuming: ReconnectingConnection
     publishing: ReconnectingConnection
     stop: Stop
-    on_failure: OnFailure | None = None
-    on_warning: Callable[[str], None] | None = None
+    on_failure: OnFailure
+    on_warning: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +100,7 @@ class RpcServer:
     """One thread that serves a function: a consumer, the function, and a publisher. It is used once."""
 
     def __init__(self, served: ServedFunction, count: int | None, context: ServeContext) -> None:
-        self._function = served.function
-        self._options = served.options
-        self._context = context
-        self._warn = context.on_warning or (lambda _: None)
+        self._served, self._context = served, context
         options = ConsumeOptions(served.options.prefetch, count)
         self._consumer = Consumer(
             context.consuming, served.queue, options, stop=context.stop, on_warning=context.on_warning
@@ -101,12 +117,13 @@ class RpcServer:
 
     def run(self) -> None:
         """Serve until the consumer ends, by its count, a stop or an error; a running function is finished."""
+        context = self._context
         publisher = Publisher(
-            self._context.publishing,
+            context.publishing,
             PublishOptions(),
-            stop=self._context.stop,
+            stop=context.stop,
             on_settled=self._on_settled,
-            on_warning=self._warn,
+            on_warning=context.on_warning,
         )
         with self._consumer:
             self._consumer.subscribe()
@@ -122,11 +139,11 @@ class RpcServer:
             for request in batch:
                 if self._context.stop.requested:
                     return  # the rest of the batch goes back to its queue
-                made, verdict = self._handle(request)
-                if made is None:
+                reply, verdict = self._handle(request)
+                if reply is None:
                     self._done.append((request, verdict))
                 else:
-                    yield _reply(made, request, verdict)
+                    yield reply
                 idle = request is batch[-1] and self._consumer.is_idle
                 if idle or time.monotonic() - settled_s >= ACK_WITHIN_S:
                     yield from self._confirms()
@@ -139,32 +156,38 @@ class RpcServer:
         yield None
         while self._refused:
             for request in self._refused:
-                error = HandlerError("the broker refused the reply: most likely it is too large")
-                verdict = self._fail(request, error)
-                yield _reply(_failure(request, error), request, verdict)
+                yield self._fail(request, HandlerError("the broker refused the reply: most likely it is too large"))[0]
             self._refused = []
             yield None
 
-    def _handle(self, request: Delivery) -> tuple[Message | None, Verdict]:
+    def _handle(self, request: Delivery) -> tuple[_Reply | None, Verdict]:
         """Call the function; return the reply, or None if the request wants none, and the verdict on the request."""
         wanted = bool(request.properties.reply_to)
         if not wanted:
             if not self._counts["unaddressed"]:
-                self._warn(f"queue {self._consumer.queue!r}: requests without reply_to are handled but not answered")
+                self._context.on_warning(
+                    f"queue {self._consumer.queue!r}: requests without reply_to are handled but not answered"
+                )
             self._counts["unaddressed"] += 1
         try:
-            result = self._function(request)
+            result = self._served.function(request)
             made = rpc_reply.answer(request, result, self._consumer.frame_max) if wanted else None
+            return (_reply(made, request, Verdict.ACK) if made else None), Verdict.ACK
         except Exception as exc:  # noqa: BLE001 - any error of the function is sent to the requester
-            verdict = self._fail(request, exc)
-            return _failure(request, exc) if wanted else None, verdict
-        return made, Verdict.ACK
+            return self._fail(request, exc)
 
-    def _fail(self, request: Delivery, error: Exception) -> Verdict:
-        """Count and report a failure; return the verdict on the request once the requester is informed."""
+    def _fail(self, request: Delivery, error: Exception) -> tuple[_Reply | None, Verdict]:
+        """Count and report a failure; return the reply, if one is wanted, and the verdict once it is confirmed.
+
+        Of a foreign error the reply has the name alone: its text may hold a password.
+        """
         self._counts["failed"] += 1
-        (self._context.on_failure or log_failure)(request, error)
-        return Verdict.REJECT if self._options.reject_failed or not request.properties.reply_to else Verdict.ACK
+        self._context.on_failure(request, error)
+        if not request.properties.reply_to:
+            return None, Verdict.REJECT
+        verdict = Verdict.REJECT if self._served.options.reject_failed else Verdict.ACK
+        text = error.message if isinstance(error, HandlerError) else type(error).__name__
+        return _reply(rpc_reply.failure(request, text), request, verdict), verdict
 
     def _on_settled(self, _index: int, reply: Message, fate: Fate) -> None:
         """Process the fate of a reply; if it is unknown, the request stays in its queue."""
@@ -180,7 +203,9 @@ class RpcServer:
             return
         if fate is not Fate.RETURNED or not self._counts["undelivered"]:  # a client that is gone may have sent many
             reason = "the requester is gone" if fate is Fate.RETURNED else f"it was {fate.value}"
-            self._warn(f"a reply did not reach {reply.routing_key!r}: {reason}; its request is acknowledged")
+            self._context.on_warning(
+                f"a reply did not reach {reply.routing_key!r}: {reason}; its request is acknowledged"
+            )
         self._counts["undelivered"] += 1
 
     def _settle(self) -> None:
@@ -197,16 +222,8 @@ def _reply(message: Message, request: Delivery, verdict: Verdict) -> _Reply:
     )
 
 
-def _failure(request: Delivery, error: Exception) -> Message:
-    """Make the reply to a failed request; of a foreign error it has the name alone: its text may hold a password."""
-    return rpc_reply.failure(request, error.message if isinstance(error, HandlerError) else type(error).__name__)
-
-
 def run(everything: Sequence[ServedFunction], context: ServeContext) -> ServeReport:
-    """Serve, on a thread for each server if there are several, and return the numbers.
-
-    The first server that fails stops the others. Raises its error.
-    """
+    """Serve, on a thread for each server if there are several. The first that fails stops the others; raises it."""
     if not everything:
         raise InputError("nothing is served: decorate a function with `connection.serve(queue)` first")
     started_s = time.monotonic()

@@ -6,7 +6,6 @@ Confirm before acknowledge: at least once (https://www.rabbitmq.com/docs/confirm
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import Confirm, ConsumerCancel, Encoder, LazyOrigin, Returned
@@ -15,39 +14,12 @@ from rmqkit.errors import ConsumerCancelled, PayloadError, Unroutable
 from rmqkit.message import Delivery, Origin
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor
 from rmqkit.messaging.publish_window import ConfirmDeadline
-from rmqkit.messaging.unconfirmed import Unconfirmed
+from rmqkit.messaging.unconfirmed import Transferred, Unconfirmed
 from rmqkit.options import PublishOptions
 from rmqkit.stop import Stop
 
 WAIT_S = 1.0  # between two checks of the clocks
 LATE_S = 0.05  # a quorum queue may miss what is acknowledged in the moment its channel closes
-
-
-class Transferred(NamedTuple):
-    """A delivery that is published to its destination, and how often that was nacked."""
-
-    delivery: Delivery
-    destination: Destination
-    body_bytes: int
-    nacks: int = 0
-
-    @property
-    def position(self) -> int:
-        """Return the delivery tag."""
-        return self.delivery.delivery_tag
-
-    def is_like(self, returned: Returned) -> bool:
-        """Tell whether a returned message has the same exchange, routing key and body."""
-        target = returned.exchange, returned.routing_key
-        return self.destination[:2] == target and self.delivery.body == returned.body
-
-    def has_properties(self, header: bytes) -> bool:
-        """Tell whether properties, as on the wire, are those of the message."""
-        return self.destination.header == header
-
-    def retried(self) -> Transferred:
-        """Return the message as it is published after a nack."""
-        return self._replace(nacks=self.nacks + 1)
 
 
 class Transfer(ABC):

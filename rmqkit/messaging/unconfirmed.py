@@ -9,33 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from rmqkit.amqp.field_table import decode_properties
 from rmqkit.amqp.frames import Confirm, Returned
-from rmqkit.message import Message
-
-
-class Published(Protocol):
-    """A message that was published on a channel."""
-
-    @property
-    def position(self) -> int:
-        """Return the number that identifies the message among the unconfirmed ones."""
-        ...
-
-    @property
-    def body_bytes(self) -> int:
-        """Return the size of the body."""
-        ...
-
-    def is_like(self, returned: Returned) -> bool:
-        """Tell whether a returned message has the same exchange, routing key and body."""
-        ...
-
-    def has_properties(self, header: bytes) -> bool:
-        """Tell whether properties, as on the wire, are those of the message."""
-        ...
+from rmqkit.message import Delivery, Message
+from rmqkit.messaging.message_rewrite import Destination
 
 
 class Sent(NamedTuple):
@@ -49,12 +28,8 @@ class Sent(NamedTuple):
 
     def is_like(self, returned: Returned) -> bool:
         """Tell whether a returned message has the same exchange, routing key and body."""
-        message = self.message
-        return (message.body, message.routing_key, message.exchange) == (
-            returned.body,
-            returned.routing_key,
-            returned.exchange,
-        )
+        message, target = self.message, (returned.exchange, returned.routing_key)
+        return message.body == returned.body and (message.exchange, message.routing_key) == target
 
     def has_properties(self, header: bytes) -> bool:
         """Tell whether properties, as on the wire, are those of the message."""
@@ -65,7 +40,34 @@ class Sent(NamedTuple):
         return self._replace(tries=self.tries + 1, nacks=self.nacks + 1)
 
 
-PublishedT = TypeVar("PublishedT", bound=Published)
+class Transferred(NamedTuple):
+    """A delivery that is published to its destination, and how often that was nacked."""
+
+    delivery: Delivery
+    destination: Destination
+    body_bytes: int
+    nacks: int = 0
+
+    @property
+    def position(self) -> int:
+        """Return the delivery tag."""
+        return self.delivery.delivery_tag
+
+    def is_like(self, returned: Returned) -> bool:
+        """Do as `Sent.is_like`."""
+        target = returned.exchange, returned.routing_key
+        return self.destination[:2] == target and self.delivery.body == returned.body
+
+    def has_properties(self, header: bytes) -> bool:
+        """Tell whether properties, as on the wire, are those of the message."""
+        return self.destination.header == header
+
+    def retried(self) -> Transferred:
+        """Return the message as it is published after a nack."""
+        return self._replace(nacks=self.nacks + 1)
+
+
+PublishedT = TypeVar("PublishedT", Sent, Transferred)
 
 
 class Unconfirmed(Generic[PublishedT]):

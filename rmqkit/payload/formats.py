@@ -75,10 +75,7 @@ def check(body: bytes, format: Format | None, where: Location) -> None:  # noqa:
 
 
 def check_json(body: bytes, where: Location) -> str:
-    """Refuse JSON that RFC 8259 forbids or parsers disagree on; return the text.
-
-    Raises PayloadError: see `json_text.find_fault`.
-    """
+    """Refuse JSON that RFC 8259 forbids or parsers disagree on (`json_text`); return the text. Raises PayloadError."""
     text = decode(body, where, "JSON")
     if len(text) <= _SMALL:
         with suppress(ValueError, RecursionError):
@@ -103,10 +100,7 @@ def _check_json(text: str, where: Location) -> None:
 
 
 def check_xml(body: bytes, where: Location) -> None:
-    """Refuse XML that is not well-formed, and any DOCTYPE: no entity can be declared without one.
-
-    Raises PayloadError.
-    """
+    """Refuse XML that is not well-formed, and any DOCTYPE: without one there are no entities. Raises PayloadError."""
     from xml.parsers import expat  # noqa: PLC0415 - lazy; nothing is built, fetched or expanded: see no_doctype
 
     parser = expat.ParserCreate()

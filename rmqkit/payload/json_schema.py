@@ -67,14 +67,10 @@ class _JsonSchemaCompiler:
 
     def _read(self, file: Path) -> Any:
         """Return a schema; None, and record problems, if it is not one."""
-        body = self._files.read(file)
-        if body is None:
+        found = self._files.read(file, formats.read_json)
+        if found is None:
             return None
-        try:
-            text, schema = formats.read_json(body, Location(str(file)))
-        except PayloadError as exc:
-            self._files.problems += exc.problems
-            return None
+        text, schema = found
         try:
             faults = list(islice(_dialect(schema).iter_errors(schema), MAX_PROBLEMS))
         except ValueError:
@@ -121,7 +117,6 @@ class _JsonSchemaChecker:
 
 
 def _rule(error: ValidationError) -> str:
-    """Return the keyword with its value in the schema."""
     limit = next((value for name, value in error.kind.as_dict().items() if name in _LIMITS), None)
     if isinstance(limit, list) and len(limit) == 1:
         limit = limit[0]
@@ -133,7 +128,6 @@ def _shortened(text: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield all texts in a schema, names included."""
     pending = [value]
     while pending:
         match pending.pop():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from rmqkit.errors import Location, PayloadError
@@ -21,7 +21,7 @@ from rmqkit.payload import formats
 from rmqkit.payload import properties as property_checks
 from rmqkit.payload.formats import Format
 from rmqkit.payload.input_stream import BEGINNING, InputPosition, InputStream
-from rmqkit.payload.jinja_template import JinjaTemplate, TemplateSandbox
+from rmqkit.payload.jinja_sandbox import JinjaTemplate, TemplateSandbox
 from rmqkit.payload.rows import Row, RowReader
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.stop import Stop
@@ -97,17 +97,6 @@ class _Variables:
         return "".join(self._random.choices(_LETTERS, k=length))
 
 
-class _Header(NamedTuple):
-    """A header with a template for its value; the text of a typed one must be JSON."""
-
-    name: str
-    template: JinjaTemplate
-    typed: bool
-
-    def value(self, text: str) -> Any:
-        return property_checks.parse_typed(self.name, text) if self.typed else text
-
-
 class MessageTemplate:
     """The defaults of a run, with templates for body, routing key and headers.
 
@@ -138,10 +127,10 @@ class MessageTemplate:
         self._key = None if routing_key is None else compiled(routing_key, "--routing-key")
         named = [(name, text, False) for name, text in headers.items()] if isinstance(headers, Mapping) else None
         self._headers = [
-            _Header(name, compiled(text, f"header {name!r}"), typed)
+            (name, compiled(text, f"header {name!r}"), typed)
             for name, text, typed in named or property_checks.split_headers(headers)
         ]
-        self._typed = any(each.typed for each in self._headers)
+        self._typed = any(typed for _, _, typed in self._headers)
         self._uses = frozenset().union(*(each.uses for each in self._templates))
         self._format = defaults.format or (Format.JSON if body is None else formats.format_of(origin))
         self._plain = defaults.typed(formats.content_type(b"", self._format))
@@ -213,9 +202,12 @@ class MessageTemplate:
 
     def _properties(self) -> Properties:
         """Return the properties with the headers rendered; equal ones in succession are one object."""
-        texts = [each.template.render() for each in self._headers]
+        texts = [template.render() for _, template, _ in self._headers]
         if texts != self._last[0]:
-            table = {each.name: each.value(text) for each, text in zip(self._headers, texts, strict=True)}
+            table = {
+                name: property_checks.parse_typed(name, text) if typed else text  # the text of a typed one is JSON
+                for (name, _, typed), text in zip(self._headers, texts, strict=True)
+            }
             found = replace(self._plain, headers={**(self._plain.headers or {}), **table})
             if self._typed or not self._last[0]:  # text always fits; names are checked once
                 property_checks.check(found)

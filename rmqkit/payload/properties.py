@@ -28,10 +28,7 @@ _SHORT_STRINGS = (
 
 
 def check(properties: Properties) -> None:
-    """Refuse values AMQP cannot carry; call it once per distinct object, not per message.
-
-    Raises PayloadError, one line per fault; values are not shown.
-    """
+    """Refuse values AMQP cannot carry, once per object. Raises PayloadError, one line per fault, without values."""
     _raise(_property_faults(properties))
 
 

@@ -91,7 +91,6 @@ def _parse_json(line: bytes, where: Location) -> Row:
 
 
 def _split(text: str, where: Location) -> list[str]:
-    """Split a record that has quotes."""
     values = []
     position = 0
     while True:

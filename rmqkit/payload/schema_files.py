@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 from rmqkit.errors import Location, PayloadError, Problem
+
+T = TypeVar("T")
 
 
 class SchemaFiles:
@@ -25,12 +29,14 @@ class SchemaFiles:
         """Record a problem of a file as a whole."""
         self.problems.append(Problem(Location(str(about)), message, advice))
 
-    def read(self, file: Path) -> bytes | None:
-        """Return the bytes of a file; None, and record a problem, if it cannot be read."""
+    def read(self, file: Path, parse: Callable[[bytes, Location], T]) -> T | None:
+        """Return a parsed file; None, and record a problem, if it cannot be read or `parse` raises PayloadError."""
         try:
-            return file.read_bytes()
+            return parse(file.read_bytes(), Location(str(file)))
         except OSError as exc:
             self.refuse(file, f"the schema cannot be read: {exc.strerror}")
+        except PayloadError as exc:
+            self.problems += exc.problems
         return None
 
     def resolve(self, address: str, base: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Sources of messages: arguments, numbers, files and folders, lines; envelopes and rows have their own modules.
+"""Sources of messages: arguments, numbers, files and folders, lines, envelopes; rows have their own module.
 
 Creating a source checks all that already exists, so that nothing is sent if any of it is bad; iterating it yields
 messages as they arrive. A stream cannot be checked in advance: it yields the good ones, and then raises PayloadError.
@@ -7,24 +7,34 @@ messages as they arrive. A stream cannot be checked in advance: it yields the go
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import PERSISTENT, Message, Properties
 from rmqkit.payload import formats
 from rmqkit.payload import properties as property_checks
-from rmqkit.payload.formats import Check, ContentType, Format
+from rmqkit.payload.envelopes import SUFFIX, Envelope, EnvelopeReader
+from rmqkit.payload.formats import Check, ContentType, Format, error_at
 from rmqkit.payload.input_stream import STDIN, InputStream
-from rmqkit.stop import Stop
+from rmqkit.plural import plural
+from rmqkit.stop import Stop, StopRequested
 
 _HELD_BYTES = 64 * 1024 * 1024  # files up to this total are read once; the others again when it is their turn
+_CONFIRM_BEFORE_S = 0.05  # confirms are awaited before a longer wait
+_MAX_WAIT_S = 3600.0  # a wait may be longer than a system call accepts
 
+T = TypeVar("T")
 ContractOf = Callable[[str, str], Check | None]
 
 
+@dataclass(eq=False)
 class MessageDefaults:
     """The target, properties and format that all messages of a run share.
 
@@ -32,22 +42,16 @@ class MessageDefaults:
     type in `properties` is kept; None means that of the body. Raises PayloadError for values AMQP cannot carry.
     """
 
-    def __init__(
-        self,
-        exchange: str = "",
-        routing_key: str = "",
-        properties: Properties = PERSISTENT,
-        format: Format | None = None,  # noqa: A002 - the flag's word
-        contract_of: ContractOf = lambda _exchange, _routing_key: None,
-    ) -> None:
-        property_checks.check_target(exchange, routing_key)
-        property_checks.check(properties)
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self.properties = properties
-        self.format = format
-        self.contract_of = contract_of
-        self._typed: dict[ContentType, Properties] = {}
+    exchange: str = ""
+    routing_key: str = ""
+    properties: Properties = PERSISTENT
+    format: Format | None = None
+    contract_of: ContractOf = lambda _exchange, _routing_key: None
+    _typed: dict[ContentType, Properties] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        property_checks.check_target(self.exchange, self.routing_key)
+        property_checks.check(self.properties)
 
     @cached_property
     def contract(self) -> Check | None:
@@ -55,10 +59,7 @@ class MessageDefaults:
         return self.contract_of(self.exchange, self.routing_key)
 
     def check(self, body: bytes, where: Location, name: str = "") -> None:
-        """Refuse a body that breaks the contract or, without one, its format or the format its file's name promises.
-
-        Raises PayloadError.
-        """
+        """Refuse a body that breaks the contract or, without one, its format or its file's. Raises PayloadError."""
         if self.contract is not None:
             self.contract(body, where)
         else:
@@ -79,9 +80,9 @@ class MessageDefaults:
         return self._typed[content_type]
 
 
-def nothing_published(problems: Sequence[Problem], counts: Mapping[str, int]) -> PayloadError:
+def _nothing_published(problems: Sequence[Problem], counts: Mapping[str, int]) -> PayloadError:
     """Return the error of a source that is refused as a whole; `counts` has how many there are of each kind."""
-    found = ", ".join(f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items() if count)
+    found = ", ".join(plural(count, kind) for kind, count in counts.items() if count)
     return PayloadError(f"Nothing was published: {found}", problems=problems)
 
 
@@ -106,17 +107,23 @@ def _checked(defaults: MessageDefaults, messages: Iterable[Message]) -> Iterator
 def arguments(defaults: MessageDefaults, payloads: Sequence[str]) -> list[Message]:
     """Return a message per argument, its bytes as the shell passed them. Raises PayloadError with every bad one."""
     bodies = list(map(os.fsencode, payloads))
+    numbered = [(body, Location(f"payload {number}")) for number, body in enumerate(bodies, 1)]
+    _check_all(numbered, lambda each: defaults.check(*each), "invalid payload")
+    return [defaults.message(body) for body in bodies]
+
+
+def _check_all(items: Iterable[T], check: Callable[[T], object], kind: str) -> None:
+    """Raise PayloadError with the problems of all items that `check` refuses."""
     problems: list[Problem] = []
     invalid = 0
-    for number, body in enumerate(bodies, 1):
+    for item in items:
         try:
-            defaults.check(body, Location(f"payload {number}"))
+            check(item)
         except PayloadError as exc:
             problems += exc.problems
             invalid += 1
     if problems:
-        raise nothing_published(problems, {"invalid payload": invalid})
-    return [defaults.message(body) for body in bodies]
+        raise _nothing_published(problems, {kind: invalid})
 
 
 class InputFiles:
@@ -146,7 +153,7 @@ class InputFiles:
             self._files.append((name, body if held else None))
         if problems:
             unreadable = unreadable or int(not invalid)
-            raise nothing_published(problems, {"invalid file": invalid, "unreadable file": unreadable})
+            raise _nothing_published(problems, {"invalid file": invalid, "unreadable file": unreadable})
 
     def __len__(self) -> int:
         return len(self._files)
@@ -158,11 +165,8 @@ class InputFiles:
             yield self._defaults.message(body, "" if path == STDIN else path)
 
     def _read(self, path: str) -> tuple[bytes, bool]:
-        stream = InputStream(path, self._stop)
-        try:
+        with closing(InputStream(path, self._stop)) as stream:
             body = stream.read_all()
-        finally:
-            stream.close()
         self._defaults.check(body, Location(stream.name), path)
         return body, stream.rereadable
 
@@ -187,10 +191,7 @@ def _expand(path: str, problems: list[Problem]) -> Iterator[str]:
 
 
 def lines(defaults: MessageDefaults, stream: InputStream) -> Iterator[Message | None]:
-    """Yield a message per line, empty ones included, as soon as it arrives; None before a wait for input.
-
-    Raises PayloadError at the first bad one.
-    """
+    """Yield a message per line, even an empty one, and None before a wait. Raises PayloadError at the first bad one."""
     for line in stream.lines():
         if line is None:
             yield None
@@ -198,3 +199,89 @@ def lines(defaults: MessageDefaults, stream: InputStream) -> Iterator[Message | 
         if defaults.format is not None or defaults.contract is not None:
             defaults.check(line, Location(stream.name, stream.line, 1))
         yield defaults.message(line)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeReplay:
+    """Publishes a recording again: as fast as possible, or with its original timing.
+
+    A message goes to the target its envelope names, or to the default target if `override`, or if the envelope names
+    none. `speed` 1 keeps the times between messages, 10 makes them a tenth, None does not wait at all.
+    """
+
+    defaults: MessageDefaults
+    stop: Stop
+    override: bool = False
+    speed: float | None = None
+
+    def lines(self, stream: InputStream) -> Iterator[Message | None]:
+        """Yield the message of each line but empty ones, None before a wait. Raises PayloadError at a bad one."""
+        return self._messages(_read_lines(stream))
+
+    def folder(self, path: str) -> Iterator[Message | None]:
+        """Return the messages of the envelopes in a folder, sorted by name; half-written files are ignored.
+
+        All are read twice, the first time now: raises PayloadError with every bad one, and StopRequested.
+        """
+        files = sorted(each for each in Path(path).glob(f"*{SUFFIX}") if not each.name.startswith("."))
+        if not files:
+            raise error_at(Location(path), f"no *{SUFFIX} file in this folder", summary="Nothing was published")
+        read = partial(_read_file, EnvelopeReader(Path(path)))
+
+        def check(file: Path) -> None:
+            if self.stop.requested:
+                raise StopRequested
+            envelope = read(file)
+            self._due(envelope)
+            self._message(envelope)
+
+        _check_all(files, check, "invalid envelope")
+        return self._messages(map(read, files))
+
+    def _messages(self, found: Iterable[Envelope | None]) -> Iterator[Message | None]:
+        begun_s, first = time.monotonic(), None
+        for envelope in found:
+            if envelope is None:
+                yield None
+                continue
+            if (moment := self._due(envelope)) and self.speed:
+                first = first or moment
+                due_s = begun_s + (moment - first).total_seconds() / self.speed
+                if due_s - time.monotonic() > _CONFIRM_BEFORE_S:
+                    yield None
+                while not self.stop.requested and (ahead_s := due_s - time.monotonic()) > 0:
+                    self.stop.wait(min(ahead_s, _MAX_WAIT_S))
+                if self.stop.requested:
+                    return
+            yield self._message(envelope)
+
+    def _message(self, envelope: Envelope) -> Message:
+        """Return the message, with its target, if its body keeps the contract there."""
+        message, defaults = envelope.message, self.defaults
+        if self.override or not envelope.addressed:
+            message = replace(message, exchange=defaults.exchange, routing_key=defaults.routing_key)
+        if check := defaults.contract_of(message.exchange, message.routing_key):
+            check(message.body, Location(f"the body in {envelope.where}"))
+        return message
+
+    def _due(self, envelope: Envelope) -> datetime | None:
+        if self.speed and envelope.received_at is None:
+            raise error_at(envelope.where, "'received_at' is missing, and --timing needs it", summary="Bad envelope")
+        return envelope.received_at
+
+
+def _read_lines(stream: InputStream) -> Iterator[Envelope | None]:
+    reader = EnvelopeReader()
+    for line in stream.lines():
+        if line is None:
+            yield None
+        elif line.strip():
+            yield reader.read(line, Location(stream.name, stream.line, 1))
+
+
+def _read_file(reader: EnvelopeReader, file: Path) -> Envelope:
+    try:
+        line = file.read_bytes()
+    except OSError as exc:
+        raise error_at(Location(str(file)), f"cannot be read: {exc.strerror}", summary="Bad envelope") from exc
+    return reader.read(line, Location(str(file), 1, 1))

@@ -69,18 +69,14 @@ class _XmlSchemaResolver(etree.Resolver):  # type: ignore[misc] # lxml has no ty
 
     def read(self, file: Path) -> bytes | None:
         """Return well-formed XML; None, and record a problem, if it is not."""
-        body = self._files.read(file)
-        if body is None:
-            return None
+        return self._files.read(file, self._parse)
+
+    def _parse(self, body: bytes, where: Location) -> bytes:
+        formats.check_xml(body, where)
         try:
-            formats.check_xml(body, Location(str(file)))
             root = etree.fromstring(body, _parser())
-        except PayloadError as exc:
-            self._files.problems += exc.problems
-            return None
         except etree.XMLSyntaxError as exc:
-            self._files.refuse(file, f"not well-formed XML: {exc}")
-            return None
+            raise formats.error_at(where, f"not well-formed XML: {exc}") from None
         self.names.update(filter(None, (each.get("name") for each in root.iter())))
         return body
 

@@ -20,7 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 import rmqkit
 from rmqkit import Contract, Delivery, Message, Queue, Retry, Topology, Verdict
 from rmqkit.deploy import plan_apply
-from rmqkit.deploy.snapshot import BrokerSnapshot
+from rmqkit.deploy.plan_apply import BrokerSnapshot
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
 from tests.support.queues import drain, ready
@@ -307,7 +307,8 @@ def test_a_plan_warns_about_a_retry_where_quorum_is_the_default_queue_type(
 INTERRUPTED = """
 import sys, time, rmqkit
 def slow(delivery):
-    print("begun", flush=True)
+    sys.stdout.write("begun\\n")  # in one call: two threads write
+    sys.stdout.flush()
     time.sleep(float(sys.argv[3]))
 with rmqkit.connect(sys.argv[1]) as connection:
     try:

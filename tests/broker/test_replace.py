@@ -18,9 +18,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Fate
-from rmqkit.deploy.replace.replace import ReplaceResult
 from rmqkit.deploy.replace.replace import replace as replace_entities
-from rmqkit.deploy.replace.session import ReplaceSession
+from rmqkit.deploy.replace.session import ReplaceResult, ReplaceSession
 from rmqkit.errors import NotConfirmed, PropertyMismatch, Unroutable
 from rmqkit.messaging import drain
 from rmqkit.messaging.drain import Drain

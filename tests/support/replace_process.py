@@ -21,8 +21,8 @@ import pika
 
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
-from rmqkit.deploy.replace.replace import ReplaceResult, replace, unfinished
-from rmqkit.deploy.replace.session import Pauses
+from rmqkit.deploy.replace.replace import replace, unfinished
+from rmqkit.deploy.replace.session import Pauses, ReplaceResult
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plan import Outcome
 from rmqkit.settings import load_settings

@@ -16,8 +16,7 @@ from rmqkit.message import Properties
 from rmqkit.model import Topology
 from rmqkit.payload import amqp_json, envelopes, formats, properties, rows
 from rmqkit.payload.formats import Format
-from rmqkit.payload.jinja_sandbox import Expression
-from rmqkit.payload.jinja_template import JinjaTemplate, TemplateSandbox
+from rmqkit.payload.jinja_sandbox import Expression, JinjaTemplate, TemplateSandbox
 from rmqkit.topology.dead_letters import dead_letters
 from rmqkit.topology.diagram.graph import collapse, draw
 from rmqkit.topology.diagram.mermaid_dot import dot, mermaid

@@ -13,7 +13,7 @@ from rmqkit.errors import PayloadError
 from rmqkit.message import Message
 from rmqkit.payload.formats import Format
 from rmqkit.payload.input_stream import InputPosition, InputStream
-from rmqkit.payload.jinja_template import TemplateSandbox
+from rmqkit.payload.jinja_sandbox import TemplateSandbox
 from rmqkit.payload.message_template import MessageTemplate
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.stop import Stop

@@ -12,8 +12,7 @@ from rmqkit.message import Message, Properties
 from rmqkit.payload import sources
 from rmqkit.payload.formats import Format
 from rmqkit.payload.input_stream import InputStream
-from rmqkit.payload.replay import EnvelopeReplay
-from rmqkit.payload.sources import MessageDefaults
+from rmqkit.payload.sources import EnvelopeReplay, MessageDefaults
 from rmqkit.stop import Stop, StopRequested
 
 

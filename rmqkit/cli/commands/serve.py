@@ -13,10 +13,10 @@ from rmqkit.cli.contract_options import SchemaOptions
 from rmqkit.cli.frame import StoppedAtOnce
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
 from rmqkit.errors import HandlerError
-from rmqkit.handlers import function, rpc_functions
+from rmqkit.handlers import function
 from rmqkit.handlers.command import CommandHandler, parse
 from rmqkit.message import Delivery
-from rmqkit.messaging.rpc_server import Function, checked
+from rmqkit.messaging.rpc_server import Function, checked, typed
 from rmqkit.model import Target
 from rmqkit.payload.contracts import compile_contract
 from rmqkit.payload.formats import Format
@@ -55,7 +55,7 @@ class ServedFunctionOptions:
     def function(self, command: CommandHandler | None) -> Function:
         """Return the function that answers. Raises SettingsError for one that cannot be loaded."""
         if command:
-            return rpc_functions.by_command(command)
+            return command.answer
         return cast("Function", function.load(self.handler or ""))
 
 
@@ -90,7 +90,7 @@ def serve(
     settings = broker.settings()
     if contract := schema.of(Target("", queue), last_applied.recall(settings)):
         answer = checked(answer, compile_contract(contract))
-    answer = rpc_functions.typed(answer, served.format, served.content_type)
+    answer = typed(answer, served.format, served.content_type)
 
     def body(stop: Stop) -> int:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rmqkit.amqp import declare_methods
-from rmqkit.deploy.replace.session import ReplaceSession
+from rmqkit.deploy.replace.session import ReplaceResult, ReplaceSession
 from rmqkit.deploy.replace.temporary_entities import MARKER, match_key
 from rmqkit.errors import PropertyMismatch
 from rmqkit.model import Binding, Exchange
@@ -28,10 +28,7 @@ class ExchangeReplacement:
     conflicting: bool
 
     def run(self) -> None:
-        """Replace the exchange, from wherever an earlier run ended.
-
-        Raises ReplaceStopped, ConnectionLost; then another run resumes.
-        """
+        """Replace the exchange, or resume doing so. Raises ReplaceStopped, ConnectionLost; another run resumes."""
         name, gate, session = self.exchange.name, self.gate.name, self.session
         outgoing = [each for each in self.bindings if each.source == name]
         incoming = [each for each in self.bindings if each.source != name]
@@ -49,6 +46,10 @@ class ExchangeReplacement:
         session.pause(session.pauses.stale_s)
         self._step("deleting its gate")
         session.call(declare_methods.delete_call(self.gate))
+
+    def result(self, *, finished: bool) -> ReplaceResult:
+        """Return what was done so far."""
+        return ReplaceResult("exchange", self.exchange.name, finished=finished)
 
     def _gates(self, outgoing: Sequence[Binding]) -> list[Binding]:
         """Return a binding to the gate for each way a message may match; none if the gate is of another type.

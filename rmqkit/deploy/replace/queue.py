@@ -14,12 +14,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 from rmqkit.amqp import declare_methods
-from rmqkit.deploy.replace.session import ReplaceSession, ReplaceStopped
+from rmqkit.deploy.replace.session import ReplaceResult, ReplaceSession, ReplaceStopped
 from rmqkit.deploy.replace.temporary_entities import MARKER, TemporaryEntities
 from rmqkit.errors import AccessRefused, ConnectionLost, NotConfirmed, PropertyMismatch
 from rmqkit.messaging.drain import Drain, DrainResult
 from rmqkit.messaging.message_rewrite import DestinationFor, restored_in, stashed_in
 from rmqkit.model import Binding, Exchange, Queue
+from rmqkit.plural import plural
 
 _LATE = 100  # messages that bypassed the bindings: enough to be sure
 _TRIES = 20  # to empty a queue
@@ -68,14 +69,18 @@ class QueueReplacement:
                 self._step("restoring everything")
                 self._refill()
                 message = f"queue {self.queue.name!r}: {exc}; everything was restored"
-                raise PropertyMismatch(
-                    406, "in use", declare_methods.subject(self.queue), message=message, advice=_ADVICE
-                ) from exc
+                subject = declare_methods.subject(self.queue)
+                raise PropertyMismatch(406, "in use", subject, message=message, advice=_ADVICE) from exc
         else:
             self._step("declaring it")
             self.session.declare(self.queue)
         self.session.pause(self.session.pauses.on_disk_s)
         self._refill()
+
+    def result(self, *, finished: bool) -> ReplaceResult:
+        """Return what was done so far."""
+        notes = tuple(f"{plural(count, 'message')} {note}" for note, count in self.notes.items())
+        return ReplaceResult("queue", self.queue.name, self.moved, self.duplicates_max, notes, finished)
 
     # From the bindings to the temporary queues.
 
@@ -184,7 +189,8 @@ class QueueReplacement:
         self._step(f"moving back the new messages, {session.ready(source)} or more")
         direct, left_before, count_at = False, math.inf, 0
         result = DrainResult()
-        with closing(self._drain(source, self._restored).run(idle_s=session.pauses.stale_s)) as progress:
+        drain = self._drain(source, restored_in(self.temporary.refill.name))
+        with closing(drain.run(idle_s=session.pauses.stale_s)) as progress:
             for result in progress:
                 if direct or result.messages < count_at:
                     continue
@@ -208,7 +214,6 @@ class QueueReplacement:
     # Moving.
 
     def _stash(self, count: int, idle_s: float) -> DrainResult:
-        """Move messages of the old queue to `old_messages`."""
         drain = self._drain(self.queue, stashed_in(self.temporary.drain.name))
         result = deque(drain.run(count=count, idle_s=idle_s), maxlen=1).pop()
         self.stashed_bytes += result.body_bytes
@@ -222,16 +227,12 @@ class QueueReplacement:
             if not ready:
                 return
             self._step(step(ready))
-            drain = self._drain(source, self._restored)
+            drain = self._drain(source, restored_in(self.temporary.refill.name))
             self._add_restored(deque(drain.run(count=ready, idle_s=_IDLE_S), maxlen=1).pop())
         raise NotConfirmed(
             f"another consumer is taking messages from queue {source.name!r}",
             advice="Stop that consumer, then run the command again.",
         )
-
-    @property
-    def _restored(self) -> DestinationFor:
-        return restored_in(self.temporary.refill.name)
 
     def _drain(self, source: Queue, destination_for: DestinationFor) -> Drain:
         session = self.session

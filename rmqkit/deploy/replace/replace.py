@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy.replace.exchange import ExchangeReplacement
 from rmqkit.deploy.replace.queue import QueueReplacement, lack_of_room
-from rmqkit.deploy.replace.session import Pauses, ReplaceSession, ReplaceStopped
+from rmqkit.deploy.replace.session import Pauses, ReplaceResult, ReplaceSession, ReplaceStopped
 from rmqkit.deploy.replace.temporary_entities import (
     MARKER,
     TemporaryEntities,
@@ -27,43 +26,23 @@ from rmqkit.deploy.replace.temporary_entities import (
 )
 from rmqkit.errors import BrokerError, Location, Problem, PropertyMismatch, Refused, ResourceLocked
 from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.plan import Kind, Step
+from rmqkit.plan import Step
+from rmqkit.plural import plural
 from rmqkit.stop import Stop
 
 _CHECK_EVERY_S = 0.5
 _TYPE = "x-queue-type"
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceResult:
-    """How many messages were moved to replace one entity, and how many of them at most are duplicated.
-
-    Without `finished` a stop was requested: replacing again resumes. `notes` are sentences.
-    """
-
-    kind: Kind
-    name: str
-    moved: int = 0
-    duplicates_max: int = 0
-    notes: tuple[str, ...] = ()
-    finished: bool = True
-
-
 def unfinished(connection: ReconnectingConnection, topology: Topology) -> tuple[Exchange | Queue, ...]:
-    """Return the entities whose replacement was stopped or killed, exchanges first.
-
-    Raises AccessRefused, ConnectionLost.
-    """
+    """Return the entities whose replacement ended early, exchanges first. Raises AccessRefused, ConnectionLost."""
     with EntityInspector(connection) as inspector:
-
-        def exists(entity: Exchange | Queue) -> bool:
-            return inspector.passive_declare(entity) is not None
-
-        if not exists(MARKER):
+        if inspector.passive_declare(MARKER) is None:
             return ()
-        exchanges = tuple(each for each in topology.exchanges if exists(temporary_exchange(each)))
-        queues = tuple(each for each in topology.queues if exists(TemporaryEntities.of(each).ingress))
-        return (*exchanges, *queues)
+        temporary: list[tuple[Exchange | Queue, Exchange]]
+        temporary = [(each, temporary_exchange(each)) for each in topology.exchanges]
+        temporary += [(each, TemporaryEntities.of(each).ingress) for each in topology.queues]
+        return tuple(each for each, exchange in temporary if inspector.passive_declare(exchange) is not None)
 
 
 def replace(
@@ -100,12 +79,14 @@ def replace(
         _check(session, entities, wait_s)
         bindings = (*topology.bindings, *extra_bindings)
         for entity, step in entities:
-            if isinstance(entity, Exchange):
-                done.append(_replace_exchange(session, entity, step, bindings))
-            else:
-                done.append(_replace_queue(session, entity, step, bindings, resumed=entity in begun, wait_s=wait_s))
-            if not done[-1].finished:
+            resumed = entity in begun
+            replacement = _replacement(session, entity, step, bindings, resumed=resumed, wait_s=wait_s)
+            try:
+                replacement.run()
+            except ReplaceStopped:
+                done.append(replacement.result(finished=False))
                 break
+            done.append(replacement.result(finished=True))
     except ReplaceStopped:
         pass  # before anything was changed
     finally:
@@ -114,53 +95,36 @@ def replace(
     return tuple(done)
 
 
-def _replace_exchange(
-    session: ReplaceSession, exchange: Exchange, step: Step | None, bindings: Iterable[Binding]
-) -> ReplaceResult:
-    gate = temporary_exchange(exchange)
-    own = bindings_of_exchange(exchange, gate, bindings)
-    try:
-        ExchangeReplacement(session, exchange, gate, own, conflicting=step is not None).run()
-    except ReplaceStopped:
-        return ReplaceResult("exchange", exchange.name, finished=False)
-    return ReplaceResult("exchange", exchange.name)
-
-
-def _replace_queue(
+def _replacement(
     session: ReplaceSession,
-    queue: Queue,
+    entity: Exchange | Queue,
     step: Step | None,
     bindings: Iterable[Binding],
     *,
     resumed: bool,
     wait_s: float,
-) -> ReplaceResult:
-    types = (_actual_type(queue, step), str(queue.arguments.get(_TYPE, "")))
-    temporary = TemporaryEntities.of(queue, types)
-    replacement = QueueReplacement(
+) -> ExchangeReplacement | QueueReplacement:
+    conflicting = step is not None
+    if isinstance(entity, Exchange):
+        gate = temporary_exchange(entity)
+        own = bindings_of_exchange(entity, gate, bindings)
+        return ExchangeReplacement(session, entity, gate, own, conflicting=conflicting)
+    types = (_actual_type(entity, step), str(entity.arguments.get(_TYPE, "")))
+    temporary = TemporaryEntities.of(entity, types)
+    return QueueReplacement(
         session,
-        queue,
+        entity,
         temporary,
-        bindings_of_queue(queue, temporary, bindings),
-        conflicting=step is not None,
+        bindings_of_queue(entity, temporary, bindings),
+        conflicting=conflicting,
         may_duplicate=resumed,
         classic=types[0] in ("classic", ""),
         wait_s=wait_s,
     )
-    finished = True
-    try:
-        replacement.run()
-    except ReplaceStopped:
-        finished = False
-    notes = tuple(f"{_count(count, 'message')} {note}" for note, count in replacement.notes.items())
-    return ReplaceResult("queue", queue.name, replacement.moved, replacement.duplicates_max, notes, finished)
 
 
 def _check(session: ReplaceSession, entities: Sequence[tuple[Exchange | Queue, Step | None]], wait_s: float) -> None:
-    """Check that everything can be replaced; wait for consumers to leave.
-
-    Raises PropertyMismatch with a problem for each entity that cannot.
-    """
+    """Wait for consumers to leave. Raises PropertyMismatch with a problem for each entity that cannot be replaced."""
     problems = [problem for entity, step in entities if step for problem in _obstacles(session, entity, step)]
     deadline = time.monotonic() + wait_s
     queues = [entity for entity, step in entities if step and isinstance(entity, Queue)]
@@ -171,15 +135,14 @@ def _check(session: ReplaceSession, entities: Sequence[tuple[Exchange | Queue, S
         if not busy:
             return
         if time.monotonic() >= deadline:
-            problems = [_problem(queue, f"has {_count(consumers, 'consumer')}") for queue, consumers in busy]
+            problems = [_problem(queue, f"has {plural(consumers, 'consumer')}") for queue, consumers in busy]
         elif not reported:
             names = ", ".join(repr(queue.name) for queue, _ in busy)
             session.step(f"waiting for the consumers of {names} to leave")
             reported = True
         session.pause(min(_CHECK_EVERY_S, wait_s))
     if problems:
-        noun = "entity" if len(problems) == 1 else "entities"
-        message = f"{len(problems)} {noun} cannot be replaced; nothing was changed"
+        message = f"{plural(len(problems), 'entity')} cannot be replaced; nothing was changed"
         advice = "Stop the consumers, or wait for them with --wait SECONDS." if queues else ""
         raise PropertyMismatch(
             406, "cannot be replaced", "replacing", message=message, advice=advice, problems=problems
@@ -187,7 +150,6 @@ def _check(session: ReplaceSession, entities: Sequence[tuple[Exchange | Queue, S
 
 
 def _obstacles(session: ReplaceSession, entity: Exchange | Queue, step: Step) -> Iterator[Problem]:
-    """Yield the reasons why an entity cannot be replaced."""
     trial = trial_of(entity)
     if isinstance(entity, Queue):
         actual = {each.property: each.actual.lower() for each in step.differences}
@@ -218,7 +180,3 @@ def _actual_type(queue: Queue, step: Step | None) -> str:
     """Return the type of the existing queue; empty: the virtual host's default."""
     actual = [each.actual for each in step.differences if each.property == _TYPE] if step else []
     return actual[0].removeprefix("none") if actual else str(queue.arguments.get(_TYPE, ""))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

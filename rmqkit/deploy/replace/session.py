@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy.replace.temporary_entities import LOCK, MARKER
 from rmqkit.errors import NotFound, PropertyMismatch, ResourceLocked
 from rmqkit.model import Exchange, Queue
+from rmqkit.plan import Kind
 from rmqkit.stop import Stop
 
 _LOCKED_S = 5.0  # a run that was killed releases its lock as soon as the broker notices that its connection is closed
@@ -32,6 +33,21 @@ class Pauses:
     on_disk_s: float = 3.0
     stale_s: float = 1.0
     quiet_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceResult:
+    """How many messages were moved to replace one entity, and how many of them at most are duplicated.
+
+    Without `finished` a stop was requested: replacing again resumes. `notes` are sentences.
+    """
+
+    kind: Kind
+    name: str
+    moved: int = 0
+    duplicates_max: int = 0
+    notes: tuple[str, ...] = ()
+    finished: bool = True
 
 
 class ReplaceStopped(Exception):
@@ -60,16 +76,10 @@ class ReplaceSession:
             raise ReplaceStopped
 
     def call(self, *calls: MethodCall) -> None:
-        """Make calls in order, up to a hundred in one write; the broker ends at the first it refuses.
-
-        Raises Refused, ConnectionLost.
-        """
-        channel = self.consuming.channel()
-        try:
+        """Make calls in order, a hundred a write, up to the first that is refused. Raises Refused, ConnectionLost."""
+        with closing(self.consuming.channel()) as channel:
             for _ in channel.call_each((declare_methods.declare_call(LOCK), *calls)):
                 pass
-        finally:
-            channel.close()
 
     def declare(self, *entities: declare_methods.Entity) -> None:
         """Declare entities as `call` does."""
@@ -82,13 +92,9 @@ class ReplaceSession:
 
     def queue_counts(self, queue: Queue) -> Any:
         """Return the counts of a queue, as `Channel.queue_counts` does, or None if it does not exist."""
-        channel = self.consuming.channel()
-        try:
+        with closing(self.consuming.channel()) as channel, suppress(NotFound):
             return channel.queue_counts(queue.name)
-        except NotFound:
-            return None
-        finally:
-            channel.close()
+        return None
 
     def ready(self, queue: Queue) -> int:
         """Count the messages that are ready in a queue; 0 if it does not exist."""

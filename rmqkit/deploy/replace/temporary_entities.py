@@ -40,10 +40,7 @@ class TemporaryEntities:
 
     @classmethod
     def of(cls, queue: Queue, types: Sequence[str] = ()) -> TemporaryEntities:
-        """Return the temporary entities of a queue, as safe as the old and the new one, which have these types.
-
-        An empty type is the virtual host's default.
-        """
+        """Return the temporary entities of a queue, as safe as its old and new types; an empty type is the default."""
         arguments = {"x-queue-type": "quorum" if "quorum" in types else "classic"}
         if "" in types and "quorum" not in types:
             arguments = {}
