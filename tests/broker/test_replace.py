@@ -81,6 +81,7 @@ def test_a_replaced_queue_has_its_new_properties_its_messages_in_order_and_its_b
     witness.queue_declare("q", durable=True, arguments=new)
     if new.get("x-queue-type") != "stream":
         witness.basic_publish("amq.topic", "a.b", b"later")
+        wait_until(lambda: ready(vhost_url, "q") == 701)  # a quorum queue counts it a moment later
         bodies = [body for body, _, _ in drained(witness, "q")]
         assert bodies == [*(b"%d" % number for number in range(700)), b"later"]
     assert left_over(vhost_url, "q") == []
