@@ -138,7 +138,11 @@ def test_vhost_chooses_from_definitions(live: Run, files: tuple[Path, Path], tmp
         (("-", "-"), 2, "only one of the two can be standard input"),
         (("one.yaml", "no.yaml"), 2, "no.yaml: the file cannot be read"),
         (("one.yaml", "amqp://guest:c4n4ry@127.0.0.1:1/"), 4, "127.0.0.1:1"),
-        (("one.yaml", "amqp://guest:c4n4ry@127.0.0.1:x/"), 2, "error: the URL: the address is not of the form host:port"),
+        (
+            ("one.yaml", "amqp://guest:c4n4ry@127.0.0.1:x/"),
+            2,
+            "error: the URL: the address is not of the form host:port",
+        ),
     ],
 )
 def test_an_unreadable_source_is_an_error_and_no_difference(
