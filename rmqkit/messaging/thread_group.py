@@ -29,9 +29,9 @@ def run_all(functions: Sequence[Callable[[], None]], stop: Stop) -> None:
             stop.request()
 
     threads = [threading.Thread(target=run, args=(function,), daemon=True) for function in functions]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         _join(threads)
     except KeyboardInterrupt:
         stop.request()
