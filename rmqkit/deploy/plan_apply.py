@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import delete
-from rmqkit.deploy.replace import replace as replacement
-from rmqkit.deploy.replace.session import ReplaceResult
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.client import HttpApiClient, LiveTopology
@@ -27,6 +26,9 @@ from rmqkit.report import QueueState
 from rmqkit.stop import Stop
 from rmqkit.topology.comparison import compare, extras
 from rmqkit.topology.retry import expand
+
+if TYPE_CHECKING:
+    from rmqkit.deploy.replace.session import ReplaceResult
 
 _REPLACE_IT = "Run `rmqkit apply --replace` to recreate it and keep its messages, or rename it in the file."
 _REPLACE_THEM = "Run `rmqkit apply --replace` to recreate them and keep their messages, or rename them in the file."
@@ -72,6 +74,8 @@ def plan(
 
     An entity whose replacement was interrupted is a conflict. Raises AccessRefused, ConnectionLost.
     """
+    from rmqkit.deploy.replace.replace import unfinished  # noqa: PLC0415 - start-up time: publishers replace nothing
+
     topology = expand(topology)
     live = snapshot.live
     if live is None:
@@ -79,7 +83,7 @@ def plan(
     else:
         steps = compare(topology, live.topology, default_queue_type=live.default_queue_type)
         planned = Plan(steps, unseen=live.unseen)
-    interrupted = {(declare_methods.kind(each), each.name) for each in replacement.unfinished(connection, topology)}
+    interrupted = {(declare_methods.kind(each), each.name) for each in unfinished(connection, topology)}
     at_most_once: set[str] = set()
     if live is not None and live.default_queue_type == "quorum":
         at_most_once = {each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments}
@@ -127,8 +131,10 @@ def apply(
     for done, _ in enumerate(_declare(connection, planned, snapshot.api), start=1):
         on_progress(done, total)
     if options.replace and not stop.requested:
+        from rmqkit.deploy.replace.replace import replace as replace_entities  # noqa: PLC0415 - start-up time
+
         replacing = [step for step in planned.steps if step.outcome is Outcome.REPLACE]
-        results = replacement.replace(
+        results = replace_entities(
             connection,
             publishing,
             topology,

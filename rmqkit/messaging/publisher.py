@@ -196,9 +196,10 @@ class Publisher:
         """Send all queued messages; those that a reopened channel puts back are first, so the order holds."""
         queue, unconfirmed = self._queue, self._unconfirmed
         while queue:
-            if not len(unconfirmed):
+            in_flight = len(unconfirmed)
+            if not in_flight:
                 self._deadline.restart()
-            if not self._has_room(len(queue[0].message.body)):
+            if not self._has_room(in_flight, queue[0].body_bytes):
                 self._make_room()
                 unconfirmed = self._unconfirmed  # a new one, if the channel was reopened
                 continue
@@ -219,13 +220,13 @@ class Publisher:
                 self._reopen(exc)
                 unconfirmed = self._unconfirmed
 
-    def _has_room(self, size: int) -> bool:
+    def _has_room(self, in_flight: int, size: int) -> bool:
         """Tell whether a body of this size may be sent; messages that wait for another try take room too."""
-        unconfirmed, retries = self._unconfirmed, self._retries
-        if self._stale and len(unconfirmed):
+        if self._stale and in_flight:
             return False
-        pending_bytes = unconfirmed.body_bytes + retries.body_bytes
-        return self._window.has_room(len(unconfirmed) + len(retries), pending_bytes, size)
+        retries = self._retries
+        pending_bytes = self._unconfirmed.body_bytes + retries.body_bytes
+        return self._window.has_room(in_flight + len(retries), pending_bytes, size)
 
     def _make_room(self) -> None:
         if not self._options.confirms and len(self._unconfirmed):
