@@ -38,18 +38,18 @@ from rmqkit.node import installation
 from rmqkit.node.node import Node
 from rmqkit.node.reaper import reap_when_done
 
-# A machine that is busy with other tests is no finding: neither the time an example takes, nor that of making one.
+# On a busy machine, neither running nor generating an example may be judged by its time.
 hypothesis.settings.register_profile("rmqkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("rmqkit")
 FOLDER = "RMQKIT_TEST_FOLDER"  # where this session's nodes live; xdist's workers inherit it
-LACKING = "RMQKIT_TEST_LACKING"  # the marks of what is left out, likewise
+MISSING_MARKS = "RMQKIT_TEST_MISSING"  # the marks of tests that are left out, likewise
 OWN_NODE = {"own_node", "node", "tls", "cluster"}  # fixtures that start one
 _session = ExitStack()
-_left_out: set[tuple[str, str]] = set()  # tests, each with what it lacks
+_left_out: set[tuple[str, str]] = set()  # tests, each with the mark that is missing
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hold the leash in the process that started the session, not in xdist's workers."""
+    """Start the reaper of nodes in the process that started the session, not in xdist's workers."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; our children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "fault(number, ...): tests these faults of docs/reliability.md")
@@ -57,13 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "http_api: needs the HTTP API of the tests' broker")
     config.addinivalue_line("markers", "unguessed_api: needs a broker whose HTTP API rmqkit does not find by itself")
     if not hasattr(config, "workerinput"):
-        os.environ[LACKING] = " ".join(_lacking())
+        os.environ[MISSING_MARKS] = " ".join(_missing_marks())
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-")
         _session.enter_context(reap_when_done(Path(os.environ[FOLDER])))
 
 
-def _lacking() -> Iterator[str]:
-    """Yield the marks of tests for which there is nothing here."""
+def _missing_marks() -> Iterator[str]:
+    """Yield the marks of tests that cannot run here."""
     if url := os.environ.get("RMQKIT_TEST_URL"):
         try:
             installation.find()
@@ -80,8 +80,8 @@ def _lacking() -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with what it needs, and leave out those that need what is lacking."""
-    lacking = os.environ[LACKING].split()
+    """Mark each test with what it needs, and leave out those that cannot run here."""
+    missing = os.environ[MISSING_MARKS].split()
     kept: list[pytest.Item] = []
     for item in items:
         fixtures = getattr(item, "_fixtureinfo", None)
@@ -90,9 +90,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("own_node")
         if fixtures and ("vhost_url" in names or _asks_broker(fixtures)):
             item.add_marker("http_api")
-        lacks = next((mark for mark in lacking if item.get_closest_marker(mark)), "")
-        if lacks:
-            _left_out.add((item.nodeid, lacks))
+        missed = next((mark for mark in missing if item.get_closest_marker(mark)), "")
+        if missed:
+            _left_out.add((item.nodeid, missed))
         else:
             kept.append(item)
     if len(kept) < len(items):

@@ -269,7 +269,7 @@ def test_a_message_is_sent_while_the_source_waits_for_the_next(
     assert connection.publish(source()).confirmed == 1
 
 
-def test_a_rate_is_kept(connection: rmqkit.Connection, queue: str) -> None:
+def test_publishing_is_limited_to_the_rate(connection: rmqkit.Connection, queue: str) -> None:
     report = connection.publish(_numbers(queue, 50), options=PublishOptions(rate=100))
     assert report.confirmed == 50
     assert report.seconds >= 0.49
@@ -294,7 +294,7 @@ def test_a_stop_ends_the_input_and_everything_taken_is_confirmed(
 # Consuming
 
 
-def test_iterating_acknowledges_what_was_handled_and_break_leaves_the_last_one(
+def test_iterating_acknowledges_handled_messages_and_break_leaves_the_last_one(
     connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     connection.publish(_numbers(queue, 10))

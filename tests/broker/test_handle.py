@@ -271,7 +271,7 @@ def test_a_message_with_properties_larger_than_a_frame_is_parked_without_them(
     assert properties.headers["x-rmqkit-reason"].endswith("ValueError: no such customer: large")
 
 
-def test_a_reason_that_is_not_valid_utf_8_is_kept_with_replacement_characters(
+def test_a_reason_that_is_not_valid_utf_8_has_replacement_characters(
     connection: rmqkit.Connection, witness: BlockingChannel
 ) -> None:
     def handler(_: Delivery) -> None:

@@ -59,7 +59,7 @@ def test_entities_declared_by_others_are_listed(broker: Broker, vhost_url: str) 
     assert (live.default_queue_type, live.unseen) == ("classic", ())
 
 
-def test_a_queue_that_is_not_of_the_virtual_hosts_default_type_says_so() -> None:
+def test_a_queue_of_another_type_than_the_virtual_hosts_default_declares_its_type() -> None:
     # As RabbitMQ 3.13 and later write it; 3.10 cannot have another default.
     old, new = (
         {"name": "q", "type": "classic"},

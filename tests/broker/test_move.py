@@ -171,9 +171,7 @@ def test_an_exchange_gets_messages_with_their_own_keys_or_with_the_one_that_is_n
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_what_does_not_match_stays_in_its_place_however_much_it_is(
-    vhost_url: str, connection: Connection, kind: str
-) -> None:
+def test_unmatched_messages_stay_in_place_however_many(vhost_url: str, connection: Connection, kind: str) -> None:
     amount = 3 * held_deliveries.PREFETCH + 7
     declare(vhost_url, "long", x_queue_type=kind)
     connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(amount))
@@ -187,7 +185,7 @@ def test_what_does_not_match_stays_in_its_place_however_much_it_is(
     assert (stayed, moved) == (sorted(stayed, key=int), sorted(moved, key=int))
 
 
-def test_it_ends_after_one_pass_when_messages_come_back_as_fast_as_they_go(
+def test_a_move_ends_after_one_pass_when_messages_return_as_fast_as_they_leave(
     vhost_url: str, connection: Connection
 ) -> None:
     declare(vhost_url, "bouncing", x_max_length=0, **KEYS)
@@ -197,7 +195,7 @@ def test_it_ends_after_one_pass_when_messages_come_back_as_fast_as_they_go(
     wait_until(lambda: ready(vhost_url, "parked") == 500)
 
 
-def test_a_limit_is_exact_and_a_dry_run_tells_the_same_and_changes_nothing(
+def test_a_limit_is_exact_and_a_dry_run_reports_the_same_and_changes_nothing(
     vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:
     killed(witness, vhost_url, 20)
@@ -215,7 +213,7 @@ def test_a_limit_is_exact_and_a_dry_run_tells_the_same_and_changes_nothing(
     assert [int(body) for body in drain(vhost_url, "parked")] == [1, 3, 5, 7, *range(9, 20)]
 
 
-def test_what_has_no_origin_any_more_stays_and_the_rest_is_moved(
+def test_messages_whose_origin_was_deleted_stay_and_the_others_are_moved(
     vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:
     killed(witness, vhost_url, 3)
@@ -232,7 +230,7 @@ def test_what_has_no_origin_any_more_stays_and_the_rest_is_moved(
     wait_until(lambda: ready(vhost_url, "parked") == 4)
 
 
-def test_what_an_exchange_routes_nowhere_stays_and_the_rest_is_moved(
+def test_unroutable_messages_stay_and_the_others_are_moved(
     vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:
     killed(witness, vhost_url, 1000)
@@ -245,7 +243,7 @@ def test_what_an_exchange_routes_nowhere_stays_and_the_rest_is_moved(
     assert drain(vhost_url, "parked") == [b"%d" % number for number in range(0, 1000, 2)]
 
 
-def test_what_a_full_queue_refuses_is_tried_again_and_then_stays(
+def test_messages_refused_by_a_full_queue_are_retried_and_then_stay(
     vhost_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publish_window, "PAUSE_S", 0.01)
@@ -259,9 +257,7 @@ def test_what_a_full_queue_refuses_is_tried_again_and_then_stays(
     assert Counter(found) == Counter(b"%d" % number for number in range(100))
 
 
-def test_a_stop_moves_what_was_begun_and_leaves_the_rest_each_message_once(
-    vhost_url: str, connection: Connection
-) -> None:
+def test_a_stop_finishes_messages_in_progress_and_each_is_in_one_queue(vhost_url: str, connection: Connection) -> None:
     connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(2000))
     stop = Stop()
     threading.Timer(0.3, stop.request).start()
@@ -272,7 +268,7 @@ def test_a_stop_moves_what_was_begun_and_leaves_the_rest_each_message_once(
     assert drain(vhost_url, "work") + drain(vhost_url, "parked") == [b"%d" % number for number in range(2000)]
 
 
-def test_a_user_id_of_somebody_else_waits_in_a_header_for_the_broker_would_refuse_it() -> None:
+def test_a_foreign_user_id_waits_in_a_header_because_the_broker_would_refuse_it() -> None:
     origin = LazyOrigin("", "", "parked", encode_properties(rmqkit.Properties(user_id="them", headers={"a": 1})))
     find = destination_for(Target("", "work"))
     assert find(origin, "them") == Destination("", "work", origin.header)
@@ -288,7 +284,7 @@ def test_no_queue_is_an_error_and_an_empty_one_is_none(connection: Connection) -
         connection.move("nowhere")
 
 
-def test_an_exchange_that_is_deleted_meanwhile_keeps_what_is_for_it_where_it_is_and_holds_nothing_else_up(
+def test_messages_for_an_exchange_deleted_during_a_move_stay_and_others_are_moved(
     vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:
     witness.exchange_declare("short-lived", "fanout", durable=True)

@@ -106,7 +106,7 @@ def test_a_stopped_node_leaves_no_process(own_node: StartNode) -> None:
     assert _gone_within(5.0, family)
 
 
-def test_the_cookie_is_the_owners_alone_and_each_node_has_its_own(own_node: StartNode) -> None:
+def test_only_the_owner_can_read_the_cookie_and_each_node_has_its_own(own_node: StartNode) -> None:
     cookies = [node.folder / "home" / ".erlang.cookie" for node in (own_node(), own_node())]
     assert [stat.S_IMODE(cookie.stat().st_mode) for cookie in cookies] == [0o400, 0o400]
     assert cookies[0].read_text() != cookies[1].read_text()

@@ -129,7 +129,7 @@ def test_a_moved_message_keeps_its_body_its_properties_and_its_key(
     assert ready(vhost_url, "elsewhere") == 0  # the CC header did not route again
 
 
-def test_a_user_id_that_is_not_ours_is_kept_in_a_header_and_told(
+def test_a_foreign_user_id_is_kept_in_a_header_and_reported(
     broker: Broker, vhost_url: str, witness: BlockingChannel
 ) -> None:
     vhost, url = urlsplit(vhost_url).path[1:], urlsplit(vhost_url)
@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Queue, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_replaced_stays_as_it_was(vhost_url: str, witness: BlockingChannel, case: str) -> None:
+def test_entities_that_cannot_be_replaced_stay_unchanged(vhost_url: str, witness: BlockingChannel, case: str) -> None:
     old, new, why = REFUSED[case]
     witness.queue_declare("q", **{"durable": True, **old})
     bind(vhost_url, "q")
@@ -278,7 +278,7 @@ def test_a_queue_that_is_published_to_around_its_bindings_is_put_back_with_every
     assert found == confirmed + Counter([b"bound", *(b"%d" % number for number in range(300))])
 
 
-def test_a_stop_ends_between_two_steps_and_another_run_goes_on(vhost_url: str, witness: BlockingChannel) -> None:
+def test_a_stop_ends_between_two_steps_and_another_run_resumes(vhost_url: str, witness: BlockingChannel) -> None:
     fill(witness, vhost_url, "q", 500)
     wanted = bound_queue("q", TTL)
     for word in ("moving 500 messages to", "deleting it and"):

@@ -143,7 +143,7 @@ def drain(channel: BlockingChannel, queue: str, *, auto_ack: bool = True) -> Ite
         yield method.delivery_tag, (body or b"").decode()
 
 
-def test_every_message_reaches_the_queues_the_router_says(channel: BlockingChannel) -> None:
+def test_every_message_reaches_the_queues_the_router_predicts(channel: BlockingChannel) -> None:
     @agreement
     @given(topologies(), st.lists(messages, min_size=20, max_size=40))
     def agree(topology: Topology, messages: list[tuple[str, str, dict[str, Any]]]) -> None:
@@ -241,7 +241,7 @@ def wait_for(channel: BlockingChannel, held: list[Held]) -> dict[tuple[str, str]
     return found
 
 
-def test_every_dead_letter_goes_where_the_router_says(channel: BlockingChannel) -> None:
+def test_every_dead_letter_goes_where_the_router_predicts(channel: BlockingChannel) -> None:
     @agreement
     @given(mortal(), st.lists(messages, min_size=3, max_size=6))
     def agree(topology: Topology, messages: list[tuple[str, str, dict[str, Any]]]) -> None:
@@ -311,7 +311,7 @@ def leave(channel: BlockingChannel, queue: str, reason: DeathReason) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_messages_leave_a_queue_of_either_type_as_the_router_says(
+def test_messages_leave_a_queue_of_either_type_as_the_router_predicts(
     channel: BlockingChannel, kind: str, reason: DeathReason, arguments: dict[str, Any]
 ) -> None:
     own = {"x-queue-type": kind, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
@@ -365,7 +365,7 @@ def x_death(channel: BlockingChannel, queue: str, wanted: str, *, expected: bool
     return None
 
 
-def test_a_message_dead_lettered_repeatedly_is_where_the_router_says(channel: BlockingChannel) -> None:
+def test_a_message_dead_lettered_repeatedly_is_where_the_router_predicts(channel: BlockingChannel) -> None:
     exchanges = tuple(Exchange(f"from {queue.name}", "fanout") for queue in CHAIN)
     declare(channel, Topology(exchanges=exchanges, queues=CHAIN))
     newer = our_version(channel) >= (3, 13, 3)
@@ -421,7 +421,7 @@ def test_a_message_dead_lettered_repeatedly_is_where_the_router_says(channel: Bl
     ],
     ids=["classic", "at most once", "at least once"],
 )
-def test_a_stream_gets_dead_letters_where_the_router_says(channel: BlockingChannel, source: dict[str, Any]) -> None:
+def test_a_stream_gets_dead_letters_as_the_router_predicts(channel: BlockingChannel, source: dict[str, Any]) -> None:
     topology = Topology(
         exchanges=(Exchange("dlx", "fanout"),),
         queues=(
@@ -456,7 +456,7 @@ def test_a_stream_gets_dead_letters_where_the_router_says(channel: BlockingChann
         assert arrived == (our_version(channel) >= (3, 12))
 
 
-def test_policies_apply_to_exchanges_and_queues_as_the_router_says(
+def test_policies_apply_to_exchanges_and_queues_as_the_router_predicts(
     broker: Broker, vhost_url: str, channel: BlockingChannel
 ) -> None:
     policies = (

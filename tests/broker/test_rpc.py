@@ -89,7 +89,7 @@ def _echo(request: Delivery) -> bytes:
         (Message(PNG, properties=Properties(content_type="image/png")), (PNG, "image/png")),
     ],
 )
-def test_a_call_returns_what_the_function_returned_and_what_it_is(
+def test_a_call_returns_the_value_of_the_function_with_its_content_type(
     connection: rmqkit.Connection, queue: str, serve: Any, result: Any, expected: tuple[bytes, str]
 ) -> None:
     with serve(queue, lambda _: result) as serving:
@@ -131,7 +131,7 @@ def test_threads_that_share_a_connection_call_at_the_same_time(connection: rmqki
     assert wrong == []
 
 
-def test_a_large_image_comes_back_byte_for_byte(connection: rmqkit.Connection, queue: str, serve: Any) -> None:
+def test_a_large_image_arrives_byte_for_byte(connection: rmqkit.Connection, queue: str, serve: Any) -> None:
     image = PNG + bytes(range(256)) * 4096  # several frames
     with serve(queue, _echo):
         assert connection.call(Message(image, queue)).body == image
@@ -148,7 +148,7 @@ def test_a_request_that_no_queue_takes_is_an_error_at_once(connection: rmqkit.Co
     assert "rmqkit serve" in raised.value.advice
 
 
-def test_a_request_nobody_answers_is_an_error_after_its_time_and_then_expires(
+def test_an_unanswered_request_is_an_error_after_its_timeout_and_expires(
     connection: rmqkit.Connection, queue: str, channel: BlockingChannel
 ) -> None:
     with pytest.raises(rmqkit.ReplyTimeout, match=r"no reply from queue .* within 0\.2 s"):
@@ -156,7 +156,7 @@ def test_a_request_nobody_answers_is_an_error_after_its_time_and_then_expires(
     wait_until(lambda: ready(channel, queue) == 0, "the request did not expire")
 
 
-def test_a_request_keeps_an_expiration_of_its_own_and_does_not_outlive_its_broker(
+def test_a_request_keeps_its_expiration_and_does_not_survive_a_restart(
     connection: rmqkit.Connection, queue: str, channel: BlockingChannel
 ) -> None:
     with pytest.raises(rmqkit.ReplyTimeout):
@@ -174,7 +174,7 @@ def test_a_full_queue_is_an_error_at_once(
         connection.call(Message(b"?", full), timeout_s=30)
 
 
-def test_an_exchange_that_is_not_there_is_an_error_and_the_next_call_works(
+def test_a_missing_exchange_is_an_error_and_the_next_call_works(
     connection: rmqkit.Connection, served_echo: str, namespace: Any
 ) -> None:
     with pytest.raises(rmqkit.NotFound):
@@ -191,7 +191,7 @@ def test_one_call_of_many_fails_alone(connection: rmqkit.Connection, served_echo
     assert bad.request is requests[1]
 
 
-def test_what_the_iterable_raises_comes_after_the_answers_to_what_it_gave(
+def test_an_error_of_the_iterable_is_raised_after_the_answers_to_its_requests(
     connection: rmqkit.Connection, served_echo: str
 ) -> None:
     def requests() -> Iterator[Message]:
@@ -206,7 +206,7 @@ def test_what_the_iterable_raises_comes_after_the_answers_to_what_it_gave(
 
 
 @pytest.mark.parametrize("properties", [Properties(reply_to="mine"), Properties(correlation_id="mine")])
-def test_what_a_call_sets_itself_cannot_be_set(
+def test_properties_that_a_call_sets_cannot_be_given(
     connection: rmqkit.Connection, queue: str, properties: Properties, channel: BlockingChannel
 ) -> None:
     with pytest.raises(rmqkit.PayloadError, match="a call sets"):
@@ -217,7 +217,7 @@ def test_what_a_call_sets_itself_cannot_be_set(
 # Failures
 
 
-def test_a_handler_error_is_told_in_its_own_words(connection: rmqkit.Connection, queue: str, serve: Any) -> None:
+def test_the_text_of_a_handler_error_is_reported(connection: rmqkit.Connection, queue: str, serve: Any) -> None:
     def refuse(_: Delivery) -> str:
         raise rmqkit.HandlerError("there is no account 7")
 
@@ -235,7 +235,7 @@ def test_a_handler_error_is_told_in_its_own_words(connection: rmqkit.Connection,
         Message(b"", properties=Properties(headers={"large": "x" * 200_000})),
     ],
 )
-def test_of_any_other_failure_only_the_kind_is_told(
+def test_only_the_type_of_any_other_failure_is_reported(
     connection: rmqkit.Connection, queue: str, serve: Any, channel: BlockingChannel, result: Any
 ) -> None:
     def fail(_: Delivery) -> Any:
@@ -250,7 +250,7 @@ def test_of_any_other_failure_only_the_kind_is_told(
     assert ready(channel, queue) == 0
 
 
-def test_a_failed_request_can_be_dead_lettered_although_its_requester_was_told(
+def test_a_failed_request_is_answered_and_can_be_dead_lettered(
     connection: rmqkit.Connection, namespace: Any, serve: Any, channel: BlockingChannel
 ) -> None:
     dead, queue = namespace.queue("dead"), namespace.queue("requests")
@@ -263,7 +263,7 @@ def test_a_failed_request_can_be_dead_lettered_although_its_requester_was_told(
         wait_until(lambda: ready(channel, dead) == 1, "there is no dead letter")
 
 
-def test_a_request_without_reply_to_is_handled_and_said_once_and_rejected_if_that_fails(
+def test_a_request_without_reply_to_is_handled_warned_about_once_and_rejected_on_failure(
     connection: rmqkit.Connection, namespace: Any, serve: Any, channel: BlockingChannel
 ) -> None:
     dead, queue = namespace.queue("dead"), namespace.queue("requests")
@@ -277,7 +277,7 @@ def test_a_request_without_reply_to_is_handled_and_said_once_and_rejected_if_tha
     assert (serving.report.unaddressed, serving.report.failed, serving.report.replied) == (3, 1, 0)
 
 
-def test_a_reply_that_nobody_is_there_for_is_counted_and_its_request_acknowledged(
+def test_a_reply_without_a_requester_is_counted_and_its_request_acknowledged(
     connection: rmqkit.Connection, queue: str, serve: Any, channel: BlockingChannel
 ) -> None:
     with serve(queue, _echo) as serving:
@@ -325,7 +325,7 @@ def test_a_request_to_an_exchange_collects_a_reply_from_every_server(
     assert len(too_few.replies) == 2
 
 
-def test_waiting_for_whoever_answers_is_an_error_when_nobody_does(connection: rmqkit.Connection, queue: str) -> None:
+def test_a_direct_reply_without_a_responder_is_an_error(connection: rmqkit.Connection, queue: str) -> None:
     (answer,) = connection.call_many([Message(b"?", queue)], replies=None, timeout_s=0.1)
     assert isinstance(answer.error, rmqkit.ReplyTimeout)
 
@@ -333,7 +333,7 @@ def test_waiting_for_whoever_answers_is_an_error_when_nobody_does(connection: rm
 # Servers
 
 
-def test_a_stop_finishes_what_runs_and_leaves_the_rest_in_the_queue(
+def test_a_stop_finishes_running_commands_and_leaves_other_messages_queued(
     connection: rmqkit.Connection, queue: str, serve: Any, channel: BlockingChannel
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
@@ -478,7 +478,7 @@ def test_foreign_and_late_replies_are_ignored_and_counted(
     assert warnings[0].startswith(("5 replies were ignored", "6 replies were ignored"))  # the last may not be there yet
 
 
-def test_a_reply_that_comes_after_its_time_is_not_taken_for_the_next_one(
+def test_a_late_reply_is_not_mistaken_for_the_next_one(
     connection: rmqkit.Connection, broker_url: str, queue: str
 ) -> None:
     kept: list[Callable[[bytes], None]] = []

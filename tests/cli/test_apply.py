@@ -143,7 +143,7 @@ def test_a_refused_login_exits_with_4_and_hides_the_password(run: Run, topology:
     assert "no such one" in missing.stderr or "no%20such%20one" in missing.stderr
 
 
-def test_a_refused_connection_says_how_to_start_a_broker(run: Run, topology: Path) -> None:
+def test_the_error_for_a_refused_connection_explains_how_to_start_a_broker(run: Run, topology: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # not listening
         done = run("apply", topology, RMQKIT_URL=f"amqp://127.0.0.1:{nobody.getsockname()[1]}/")

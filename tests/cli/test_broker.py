@@ -47,19 +47,19 @@ def status(environment: Environment) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", ["env", "logs", "ctl"])
-def test_without_a_node_the_error_says_how_to_start_one(tmp_path: Path, command: str) -> None:
+def test_without_a_node_the_error_explains_how_to_start_one(tmp_path: Path, command: str) -> None:
     done = broker(os.environ | {"XDG_STATE_HOME": str(tmp_path)}, command, code=4)
     assert done.stdout == ""  # nothing that a shell would evaluate
     assert "rmqkit broker start" in done.stderr
 
 
-def test_without_a_node_the_status_is_an_exit_code_and_stop_is_no_error(tmp_path: Path) -> None:
+def test_without_a_node_status_has_an_exit_code_and_stop_is_not_an_error(tmp_path: Path) -> None:
     nobody = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
     assert "not running" in broker(nobody, "status", code=4).stdout
     assert "No node is running" in broker(nobody, "stop").stderr
 
 
-def test_a_second_start_says_that_it_runs(running: Environment) -> None:
+def test_a_second_start_reports_the_running_node(running: Environment) -> None:
     pid = status(running)["pid"]
     assert "is already running" in broker(running, "start").stderr
     assert status(running)["pid"] == pid

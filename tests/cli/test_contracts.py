@@ -156,7 +156,7 @@ def test_workers_check_as_one_consumer_does(
     assert drain(channel, aside) == [BAD] * 100
 
 
-def test_consume_keeps_to_the_contract_of_the_topology_applied_last(
+def test_consume_checks_the_contract_of_the_topology_applied_last(
     live: Run, start: Start, vhost_channel: BlockingChannel, vhost_url: str, topology: Path
 ) -> None:
     assert live("apply", topology).returncode == 0
@@ -282,7 +282,7 @@ def test_templates_rows_and_envelopes_keep_to_the_contract_too(
     assert RULE in done.stderr
 
 
-def test_publish_keeps_to_the_contract_of_the_topology_applied_last(
+def test_publish_checks_the_contract_of_the_topology_applied_last(
     live: Run, vhost_channel: BlockingChannel, topology: Path
 ) -> None:
     assert live("apply", topology).returncode == 0
@@ -310,7 +310,7 @@ def test_publish_keeps_to_the_contract_of_the_topology_applied_last(
     assert "contradicts the contract, which is json" in done.stderr
 
 
-def test_xml_keeps_to_an_xml_schema(live: Run, vhost_channel: BlockingChannel, tmp_path: Path) -> None:
+def test_xml_is_checked_against_an_xml_schema(live: Run, vhost_channel: BlockingChannel, tmp_path: Path) -> None:
     vhost_channel.queue_declare("q", durable=True)
     (tmp_path / "total.xsd").write_text(XSD)
     done = live("publish", "-q", "q", "--schema", tmp_path / "total.xsd", "<total>hunter2</total>")

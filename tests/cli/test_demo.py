@@ -104,7 +104,7 @@ def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(
 
 
 @pytest.mark.own_node
-def test_a_cluster_loses_nothing_although_the_leader_of_its_queue_is_killed_half_way(tmp_path: Path) -> None:
+def test_a_cluster_loses_nothing_when_the_leader_of_its_queue_is_killed(tmp_path: Path) -> None:
     done = _demo(tmp_path, "cluster", "--count", "4000", "--workers", "2", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -167,7 +167,7 @@ def _run(demo_broker: DemoBroker, name: str, count: int = COUNT, workers: int | 
 
 
 @pytest.mark.parametrize("name", ["pubsub", "routing", "topics", "headers", "offline"])
-def test_every_reader_gets_what_it_is_to_get_and_nothing_else(demo_broker: DemoBroker, name: str) -> None:
+def test_every_reader_gets_exactly_its_messages(demo_broker: DemoBroker, name: str) -> None:
     result = _run(demo_broker, name)
     assert result.complete, result.text
     ledgers = result.numbers["readers"]
@@ -182,7 +182,7 @@ def test_every_reader_gets_what_it_is_to_get_and_nothing_else(demo_broker: DemoB
     assert sum(result.numbers["returned"].values()) == COUNT * (name in ("routing", "headers"))
 
 
-def test_every_call_is_answered_although_a_server_is_killed_half_way(demo_broker: DemoBroker) -> None:
+def test_every_call_is_answered_when_a_server_is_killed(demo_broker: DemoBroker) -> None:
     result = _run(demo_broker, "rpc", 600, 2)
     assert result.complete, result.text
     report = result.numbers
@@ -191,7 +191,7 @@ def test_every_call_is_answered_although_a_server_is_killed_half_way(demo_broker
     assert min(report["shares"].values()) > 0
 
 
-def test_each_reader_of_a_stream_gets_all_from_its_own_place_on_in_order(demo_broker: DemoBroker) -> None:
+def test_each_reader_of_a_stream_gets_everything_from_its_offset_in_order(demo_broker: DemoBroker) -> None:
     result = _run(demo_broker, "streams")
     assert result.complete, result.text
     first, half, late, again = (reader["received"] for reader in result.numbers["readers"].values())
@@ -199,14 +199,14 @@ def test_each_reader_of_a_stream_gets_all_from_its_own_place_on_in_order(demo_br
     assert 0 < late <= COUNT
 
 
-def test_what_fails_comes_back_after_its_delays_and_is_parked_with_the_reason(demo_broker: DemoBroker) -> None:
+def test_a_failed_message_returns_after_its_delays_and_is_parked_with_the_reason(demo_broker: DemoBroker) -> None:
     result = _run(demo_broker, "retry", 3)
     assert result.complete, result.text
     assert [result.numbers[kind]["tries"] for kind in ("easy", "flaky", "hopeless")] == [1, 3, 4]
     assert "no luck at try 4" in result.numbers["hopeless"]["ended"]
 
 
-def test_what_is_urgent_overtakes_what_waits(demo_broker: DemoBroker) -> None:
+def test_urgent_messages_overtake_waiting_ones(demo_broker: DemoBroker) -> None:
     result = _run(demo_broker, "priority", 2)
     assert result.complete, result.text
     assert [line.split() for line in result.text.splitlines()] == [
@@ -256,7 +256,7 @@ def test_a_message_where_it_should_not_be_fails_the_demo(
     assert {name: reader["unexpected"] for name, reader in readers.items()} == {"log_errors": 10, "log_all": 0}
 
 
-def test_the_ledger_tells_lost_duplicated_and_unexpected_apart() -> None:
+def test_the_ledger_distinguishes_lost_duplicated_and_unexpected() -> None:
     ledger = count_deliveries([b"0", b"1", b"1", b"7"], [b"0", b"1", b"2", b"3"])
     assert ledger == DeliveryCount(received=4, lost=2, duplicated=1, unexpected=1)
     assert not ledger.complete

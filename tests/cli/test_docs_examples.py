@@ -86,7 +86,7 @@ def _comparable(line: str) -> str:
 
 @pytest.mark.timeout(180)  # a page has some twenty commands
 @pytest.mark.parametrize("page", PAGES)
-def test_the_consoles_of_a_page_show_what_really_happens(
+def test_the_console_examples_of_a_page_show_real_output(
     page: str, broker: Broker, vhost_url: str, place: Path
 ) -> None:
     for language, block in _BLOCK.findall((ROOT / page).read_text()):

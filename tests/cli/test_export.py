@@ -192,7 +192,7 @@ def test_an_existing_file_is_replaced_only_by_force(live: Run, tmp_path: Path) -
     assert load(file).queues
 
 
-def test_export_without_the_http_api_says_what_to_enable(live: Run) -> None:
+def test_export_without_the_http_api_names_the_plugin_to_enable(live: Run) -> None:
     done = live("export", RMQKIT_API_URL="http://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (4, "")
     assert "rabbitmq-plugins enable rabbitmq_management" in done.stderr

@@ -247,12 +247,12 @@ def test_schema_prints_the_json_schema() -> None:
 
 
 @pytest.mark.parametrize("arguments", ["schema", "--help", "--version"])
-def test_a_closed_standard_output_is_no_error(arguments: str) -> None:
+def test_a_closed_standard_output_is_not_an_error(arguments: str) -> None:
     done = subprocess.run(["sh", "-c", f'"$@" {arguments} >&-', "sh", *RMQKIT], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+def test_a_reader_that_closes_early_is_not_an_error() -> None:
     process = subprocess.Popen([*RMQKIT, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()  # before a byte is written: Python has yet to start
@@ -277,7 +277,7 @@ def interrupt(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
             return process.communicate(timeout=2)
 
 
-def test_interrupting_what_does_not_handle_it_exits_with_130(tmp_path: Path) -> None:
+def test_interrupting_a_command_that_does_not_handle_it_exits_with_130(tmp_path: Path) -> None:
     pipe = tmp_path / "topology.yaml"
     os.mkfifo(pipe)
     process = subprocess.Popen([*RMQKIT, "apply", str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -291,7 +291,7 @@ def fail(error: BaseException) -> None:
     raise error
 
 
-def test_a_bug_is_told_in_short_without_what_the_foreign_error_says(
+def test_a_bug_is_reported_briefly_without_the_text_of_the_foreign_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RMQKIT_DEBUG", raising=False)

@@ -64,7 +64,7 @@ def test_a_node_of_the_user_is_named_only_while_it_runs(tmp_path: Path, monkeypa
     assert options._advise_node() == ""
 
 
-def test_nobody_at_an_address_that_was_named_keeps_the_general_advice() -> None:
+def test_a_refused_connection_to_an_explicit_address_has_the_general_advice() -> None:
     with pytest.raises(Unreachable) as caught:
         ConnectionOptions(["amqp://127.0.0.1:1/"]).connect()
     assert "rmqkit broker start" in caught.value.advice

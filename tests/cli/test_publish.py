@@ -124,7 +124,7 @@ def test_a_line_is_confirmed_when_it_arrives_and_not_at_the_end(
     assert (process.returncode, b"2 confirmed" in stderr) == (0, True)
 
 
-def test_properties_and_typed_headers_are_what_another_client_sees(
+def test_another_client_sees_the_same_properties_and_typed_headers(
     run: Run, channel: BlockingChannel, queue: str
 ) -> None:
     done = run(
@@ -249,7 +249,7 @@ def test_with_nothing_applied_the_work_queue_is_the_target_and_is_named(run: Run
     )
 
 
-def test_envelopes_return_to_where_they_came_from_byte_for_byte(
+def test_envelopes_return_to_their_origin_byte_for_byte(
     run: Run, channel: BlockingChannel, queue: str, environment: dict[str, str]
 ) -> None:
     sent = pika.BasicProperties(headers={"a": [1, b"\xff", {"b": None}]}, priority=3, timestamp=1_700_000_000)
@@ -265,7 +265,7 @@ def test_envelopes_return_to_where_they_came_from_byte_for_byte(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_the_input_and_what_was_sent_is_confirmed(
+def test_a_signal_stops_the_input_and_sent_messages_are_confirmed(
     start: Start, channel: BlockingChannel, queue: str, number: int, code: int
 ) -> None:
     process = start("-q", queue, "--json")
@@ -291,7 +291,7 @@ def test_a_signal_in_the_middle_of_a_million_leaves_a_prefix_and_a_report_of_it(
     assert counts(stdout) == {"published": len(found), "confirmed": len(found)}
 
 
-def test_a_second_signal_stops_at_once_and_what_has_no_confirm_is_reported_unknown(
+def test_a_second_signal_stops_at_once_and_unconfirmed_messages_are_reported_unknown(
     start: Start, environment: dict[str, str], own_node: Callable[[], Node]
 ) -> None:
     node = own_node()

@@ -122,7 +122,7 @@ def test_a_count_fills_a_template_anew_and_a_seed_repeats_it(run: Run, channel: 
     assert len(set(found)) == 20
 
 
-def test_braces_are_kept_without_a_template(run: Run, channel: BlockingChannel, queue: str) -> None:
+def test_braces_are_literal_without_a_template(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("publish", "-q", queue, "-H", "a={{ n }}", "{{ n }}").returncode == 0
     [(_, properties, body)] = drain_messages(channel, queue)
     assert (properties.headers, body) == ({"a": "{{ n }}"}, b"{{ n }}")
@@ -293,7 +293,7 @@ def test_a_recording_is_replayed_with_its_timing_or_faster(
     assert drain(channel, queue) == [b"0", b"1", b"2", b"3"]
 
 
-def test_a_long_pause_of_a_recording_ends_with_ctrl_c_and_what_was_sent_is_confirmed(
+def test_ctrl_c_ends_a_long_pause_of_a_recording_and_sent_messages_are_confirmed(
     start: Start, channel: BlockingChannel, queue: str, tmp_path: Path
 ) -> None:
     _recording(tmp_path / "in", 0, 10**9)
@@ -333,7 +333,7 @@ def test_a_body_file_cannot_lead_out_of_its_folder(run: Run, queue: str, tmp_pat
         ("--envelopes", "".join(f'{{"body": "{n}"}}\n' for n in range(4)), '{"body": "4"}\n'),
     ],
 )
-def test_a_finished_run_publishes_only_what_was_appended(
+def test_resuming_a_finished_run_publishes_only_appended_lines(
     run: Run, channel: BlockingChannel, queue: str, *, tmp_path: Path, flag: str, content: str, more: str
 ) -> None:
     (tmp_path / "in").write_text(content)

@@ -99,7 +99,7 @@ def test_a_queue_with_a_consumer_is_not_replaced_unless_it_leaves_in_time(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "stopped"])
-def test_what_was_interrupted_is_told_and_a_rerun_goes_on(
+def test_an_interrupted_replacement_is_reported_and_a_rerun_resumes(
     run: Run, channel: BlockingChannel, env: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     begun = subprocess.Popen(

@@ -84,7 +84,7 @@ def test_the_counts_of_declared_queues_are_current(live: Run, topology: Path) ->
 
 
 @pytest.mark.usefixtures("filled")
-def test_drift_is_counted_by_kind_and_is_no_error(live: Run, topology: Path) -> None:
+def test_drift_is_counted_by_kind_and_is_not_an_error(live: Run, topology: Path) -> None:
     topology.write_text(
         "queues: {billing: {arguments: {x-max-length: 5}}, stock: {type: quorum}}\n"
         "policies: {new: {pattern: ^x, definition: {max-length: 1}}}\n"

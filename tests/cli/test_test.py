@@ -78,7 +78,7 @@ def test_json_and_junit_have_the_same_results(run: Run, tmp_path: Path) -> None:
     assert [case.get("name") for case in root.iter("testcase")] == [each["name"] for each in told["scenarios"]]
 
 
-def test_a_live_run_without_a_broker_says_so(run: Run) -> None:
+def test_a_live_run_without_a_broker_is_an_error(run: Run) -> None:
     done = run("--live", "topologies/rpc.test.yaml", "--url", "amqp://localhost:1")
     assert (done.returncode, done.stdout) == (4, "")
     assert "localhost:1" in done.stderr

@@ -60,5 +60,5 @@ def test_the_rules_of_lint_are_in_the_wheel(installed: Path) -> None:
     assert run(installed / "rmqkit", "validate", "--explain", "nothing-bound").startswith("nothing-bound: warning")
 
 
-def test_the_wheel_tells_type_checkers_that_it_is_typed(installed: Path) -> None:
+def test_the_wheel_is_marked_as_typed(installed: Path) -> None:
     assert run(installed / "python", "-c", "from importlib.resources import files; print(files('rmqkit') / 'py.typed')")

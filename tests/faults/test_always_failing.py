@@ -116,7 +116,7 @@ def test_a_command_that_always_fails_is_run_at_the_rate_of_the_delays_and_no_mor
 @pytest.mark.fault(23)
 @pytest.mark.parametrize("topology", [""], indirect=True, ids=["classic"])
 @pytest.mark.parametrize("outcome", [("fail", 4, "no such customer"), ("reject", 1, "rejected it")])
-def test_a_function_that_raises_is_called_again_and_what_it_rejects_is_parked_at_once(
+def test_a_function_that_raises_is_retried_and_a_message_it_rejects_is_parked_at_once(
     consume: Consume, topology: Path, vhost_url: str, channel: BlockingChannel, outcome: tuple[str, int, str]
 ) -> None:
     function, tries, reason = outcome
@@ -150,7 +150,7 @@ def test_a_consumer_killed_at_any_moment_of_its_failures_loses_nothing(
 
 
 @pytest.mark.fault(23)
-def test_with_neither_retry_nor_dead_letters_the_first_thing_said_is_that_failures_are_dropped(
+def test_without_retry_and_dead_letters_the_first_warning_is_that_failures_are_dropped(
     consume: Consume, vhost_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "plain.yaml"
@@ -178,7 +178,7 @@ def test_without_its_waiting_queues_a_consumer_does_not_begin(
 
 @pytest.mark.fault(23)
 @pytest.mark.parametrize("topology", [""], indirect=True, ids=["classic"])
-def test_what_is_moved_back_from_where_it_was_parked_has_all_its_tries_again(
+def test_a_parked_message_that_is_moved_back_is_retried_from_the_start(
     consume: Consume, topology: Path, vhost_url: str, channel: BlockingChannel
 ) -> None:
     publish(vhost_url, 1)
@@ -199,7 +199,7 @@ def test_what_is_moved_back_from_where_it_was_parked_has_all_its_tries_again(
 
 
 @pytest.mark.fault(23)
-def test_what_breaks_its_contract_is_parked_at_once_by_each_of_several_workers(
+def test_each_of_several_workers_parks_invalid_messages_at_once(
     consume: Consume, vhost_url: str, tmp_path: Path, channel: BlockingChannel
 ) -> None:
     (tmp_path / "order.json").write_text('{"type": "string"}')

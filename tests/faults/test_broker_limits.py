@@ -52,7 +52,7 @@ def setting(node: Node, **values: int) -> Iterator[None]:
 
 @pytest.mark.fault(9)
 @pytest.mark.parametrize("kind", ALARMS)
-def test_an_alarm_is_said_reading_stops_and_all_goes_on_once_it_is_lifted(
+def test_an_alarm_is_reported_stops_reading_and_everything_resumes_once_it_clears(
     node: Node, node_ledger: DeclareLedger, kind: str
 ) -> None:
     ledger, amount = node_ledger(), 30_000
@@ -89,7 +89,7 @@ def test_an_alarm_is_said_reading_stops_and_all_goes_on_once_it_is_lifted(
 
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("confirms", [True, False], ids=["confirms", "no confirms"])
-def test_a_stop_while_blocked_is_quick_and_what_is_not_known_is_said(
+def test_a_stop_while_blocked_is_quick_and_reports_unknown_messages(
     node: Node, node_ledger: DeclareLedger, confirms: bool
 ) -> None:
     ledger, stop = node_ledger(), rmqkit.Stop()
@@ -157,7 +157,7 @@ def test_a_message_larger_than_the_broker_takes_is_the_only_one_that_fails(
 
 
 @pytest.mark.fault(21)
-def test_a_handler_slower_than_the_consumer_timeout_is_warned_of_and_consuming_goes_on(
+def test_a_handler_slower_than_the_consumer_timeout_is_a_warning_and_consuming_resumes(
     node: Node, node_ledger: DeclareLedger
 ) -> None:
     ledger, warnings = node_ledger(), list[str]()
@@ -174,7 +174,7 @@ def test_a_handler_slower_than_the_consumer_timeout_is_warned_of_and_consuming_g
 
 
 @pytest.mark.fault(22)
-def test_heartbeats_go_on_while_a_handler_works(node: Node, node_ledger: DeclareLedger) -> None:
+def test_heartbeats_continue_while_a_handler_works(node: Node, node_ledger: DeclareLedger) -> None:
     ledger, warnings = node_ledger(), list[str]()
     with rmqkit.connect(f"{node.url}?heartbeat=1") as connection:
         connection.publish(ledger.messages(range(3)), on_settled=ledger.settled)
@@ -190,9 +190,7 @@ def test_heartbeats_go_on_while_a_handler_works(node: Node, node_ledger: Declare
 
 
 @pytest.mark.fault(19)
-def test_a_reply_the_broker_refuses_is_told_to_the_requester_as_a_failure(
-    node: Node, node_ledger: DeclareLedger
-) -> None:
+def test_a_reply_the_broker_refuses_reaches_the_requester_as_a_failure(node: Node, node_ledger: DeclareLedger) -> None:
     queue, stop, failures = node_ledger().queue, rmqkit.Stop(), list[str]()
     with (
         setting(node, max_message_size=10_000),

@@ -152,7 +152,7 @@ plans = st.lists(st.sampled_from(sorted(PHRASES)), max_size=6)
 @pytest.mark.fault(37)
 @examples(10)
 @given(st.integers(0, 2**32), plans)
-def test_what_a_babbling_broker_did_not_confirm_is_not_called_confirmed(seed: int, plan: list[str]) -> None:
+def test_only_confirmed_messages_are_reported_as_confirmed_with_random_frames(seed: int, plan: list[str]) -> None:
     babbler, fates, sent = Babbler(seed, plan), dict[int, Fate](), list[bytes]()
 
     def messages() -> Iterator[Message]:
@@ -180,7 +180,7 @@ def test_what_a_babbling_broker_did_not_confirm_is_not_called_confirmed(seed: in
 @pytest.mark.fault(37)
 @examples(10)
 @given(st.integers(0, 2**32), plans)
-def test_a_babbling_broker_gets_no_acknowledgement_of_what_was_not_handled(seed: int, plan: list[str]) -> None:
+def test_no_unhandled_message_is_acknowledged_to_a_broker_that_sends_random_frames(seed: int, plan: list[str]) -> None:
     babbler, handled = Babbler(seed, plan), set[int]()
     started_s = time.monotonic()
     with FakeBroker(ordinary, babbler.script) as broker, rmqkit.connect(broker.url) as connection:
@@ -205,7 +205,7 @@ GREETING = {
 @pytest.mark.fault(37)
 @examples(10)
 @given(st.sampled_from(sorted(GREETING)).flatmap(lambda name: st.tuples(st.just(name), mutated([GREETING[name]]))))
-def test_a_greeting_that_is_damaged_ends_in_a_connection_or_an_error_of_ours(damaged: tuple[str, bytes]) -> None:
+def test_a_damaged_greeting_ends_in_a_connection_or_a_rmqkit_error(damaged: tuple[str, bytes]) -> None:
     def script(peer: Peer) -> None:
         for data in (GREETING | dict([damaged])).values():
             peer.socket.recv(10_000)

@@ -99,7 +99,7 @@ def look(api: Api) -> tuple[LiveTopology, tuple[QueueStatus, ...]]:
     return there.live(), there.queues()
 
 
-def test_the_answers_of_a_rabbitmq_are_read(api: Api) -> None:
+def test_the_answers_of_a_rabbitmq_are_decoded(api: Api) -> None:
     live, (status,) = look(api)
     assert (len(live.topology.bindings), live.parameters) == (1, ({"component": "operator_policy", "name": "limit"},))
     assert (status.ready, status.published_per_s) == (5, 1.5)
@@ -107,7 +107,9 @@ def test_the_answers_of_a_rabbitmq_are_read(api: Api) -> None:
 
 @examples(100)
 @given(st.sampled_from(sorted(ANSWERS)).flatmap(lambda name: st.tuples(st.just(name), tampered(ANSWERS[name]))))
-def test_answers_of_any_structure_are_read_or_told_to_be_none_of_rabbitmqs(api: Api, answer: tuple[str, Any]) -> None:
+def test_answers_of_any_structure_are_decoded_or_reported_as_not_from_rabbitmq(
+    api: Api, answer: tuple[str, Any]
+) -> None:
     api.answers = ANSWERS | dict([answer])
     found = outcome(lambda: look(api), Unreachable)
     if isinstance(found, tuple):
@@ -125,7 +127,7 @@ def test_answers_of_any_structure_are_read_or_told_to_be_none_of_rabbitmqs(api: 
     st.sampled_from([200, 201, 204, 301, 400, 401, 403, 404, 405, 500, 503]),
     st.binary(max_size=40) | st.sampled_from([b'{"reason": 5}', b"<html>", b'"x"', b"{}"]),
 )
-def test_any_status_and_any_bytes_are_an_error_of_ours(api: Api, status: int, body: bytes) -> None:
+def test_any_status_and_any_bytes_end_in_a_rmqkit_error(api: Api, status: int, body: bytes) -> None:
     api.answers, api.status = dict.fromkeys(ANSWERS, body), status
     assert isinstance(outcome(lambda: look(api), BrokerError), BrokerError)
 
@@ -136,7 +138,7 @@ def endless(piece: bytes, pause_s: float, ended: threading.Event) -> Iterator[by
         yield piece
 
 
-def test_an_answer_without_end_is_left_before_it_fills_the_memory(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_answer_is_abandoned_before_it_fills_the_memory(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_BYTES", 3_000_000)
     api.ended.clear()
     api.answers["overview"] = endless(b" " * 100_000, 0, api.ended)
@@ -145,7 +147,7 @@ def test_an_answer_without_end_is_left_before_it_fills_the_memory(api: Api, monk
     assert api.ended.wait(90)
 
 
-def test_an_answer_that_trickles_is_not_waited_for_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_trickles_times_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RESPONSE_S", 0.5)
     api.ended.clear()
     api.answers["overview"] = endless(b" ", 0.01, api.ended)

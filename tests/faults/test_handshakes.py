@@ -109,7 +109,7 @@ HANDSHAKES = {
 
 @pytest.mark.fault(8, 37)
 @pytest.mark.parametrize("script", HANDSHAKES.values(), ids=HANDSHAKES)
-def test_what_is_no_rabbitmq_is_an_error_that_says_so(script: Script) -> None:
+def test_the_error_for_a_server_that_is_not_rabbitmq_explains_it(script: Script) -> None:
     started_s = time.monotonic()
     with FakeBroker(script) as broker, pytest.raises(rmqkit.Unreachable, match=f"127.0.0.1:{broker.port}") as raised:
         rmqkit.connect(broker.url)
@@ -120,13 +120,13 @@ def test_what_is_no_rabbitmq_is_an_error_that_says_so(script: Script) -> None:
 
 
 @pytest.mark.fault(37)
-def test_no_limit_on_frames_means_our_own() -> None:
+def test_no_limit_on_frames_means_the_default_limit() -> None:
     with FakeBroker(greeting(0)) as broker, rmqkit.connect(broker.url) as connection:
         assert connection._consuming._connected().frame_max == 131_072
 
 
 @pytest.mark.fault(8)
-def test_nobody_listens() -> None:
+def test_a_refused_connection() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         port = taken.getsockname()[1]
@@ -156,6 +156,6 @@ def test_a_host_that_accepts_and_says_nothing_is_given_up_in_bounded_time(monkey
 
 
 @pytest.mark.fault(8)
-def test_a_refused_login_is_told_from_an_unreachable_broker(broker_url: str) -> None:
+def test_a_refused_login_is_distinguished_from_an_unreachable_broker(broker_url: str) -> None:
     with pytest.raises(rmqkit.AuthenticationFailed, match="guest"):
         rmqkit.connect(broker_url.replace("guest:guest", "guest:canary-47"))

@@ -20,7 +20,7 @@ def ledger_of(found: list[int], fates: dict[int, Fate] | None = None) -> Ledger:
     return ledger
 
 
-def test_a_body_tells_its_id_and_every_damage() -> None:
+def test_a_body_has_its_id_and_shows_any_damage() -> None:
     data = body(42, 10)
     assert identity(data) == 42
     damaged = [data[:-1], data + b".", data.replace(b"42", b"43", 1), b"", b"42", data[:30], b"x" + data]
@@ -31,11 +31,11 @@ def test_a_ledger_in_order_has_no_violations() -> None:
     assert ledger_of([0, 1, 2, 3]).violations(REPORT) == []
 
 
-def test_a_confirmed_message_that_is_not_there_is_lost() -> None:
+def test_a_missing_confirmed_message_counts_as_lost() -> None:
     assert ledger_of([0, 1, 3]).violations(REPORT) == ["lost: confirmed and lost: 1 (2)"]
 
 
-def test_a_message_nobody_sent_is_unexpected() -> None:
+def test_a_message_that_was_never_sent_is_unexpected() -> None:
     assert ledger_of([0, 1, 2, 3, 9]).violations(REPORT) == ["unexpected: never sent: 1 (9)"]
 
 
@@ -82,7 +82,7 @@ def test_a_failed_message_need_not_be_there_and_an_unknown_one_may() -> None:
     assert ledger_of([0, 3], fates).violations(report) == []
 
 
-def test_what_was_confirmed_is_handled_and_a_second_sight_is_marked() -> None:
+def test_confirmed_messages_are_handled_and_repeats_are_marked_redelivered() -> None:
     ledger = ledger_of([])
     ledger.handled = [Received(body(number)) for number in (0, 1, 2)] + [Received(body(1), redelivered=True)]
     assert ledger.consumer_violations(0, 0) == ["handling: never handled: 1 (3)"]

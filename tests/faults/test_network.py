@@ -44,14 +44,14 @@ def test_cut_at_any_byte_of_a_delivery_or_an_acknowledgement(setup: FaultSetup, 
 
 @pytest.mark.fault(6)
 @pytest.mark.parametrize("ways", [("up", "down"), ("up",), ("down",)], ids="-".join)
-def test_what_a_blackhole_swallows_is_published_again_once_the_heartbeat_finds_out(
+def test_messages_lost_in_a_blackhole_are_republished_after_the_heartbeat_timeout(
     setup: FaultSetup, rng: random.Random, ways: Sequence[str]
 ) -> None:
     assert scenarios.swallowed(setup, rng, ways).violations == []
 
 
 @pytest.mark.fault(6)
-def test_by_default_a_dead_line_is_found_before_a_publisher_gives_up_on_its_confirms(broker_url: str) -> None:
+def test_by_default_a_dead_connection_is_detected_before_the_confirm_timeout(broker_url: str) -> None:
     with rmqkit.connect(broker_url) as connection:
         adapter = connection._consuming._connected()._adapter
         assert adapter is not None
@@ -62,7 +62,7 @@ def test_by_default_a_dead_line_is_found_before_a_publisher_gives_up_on_its_conf
 
 
 @pytest.mark.fault(7)
-def test_one_byte_at_a_time_is_slow_but_right(proxy: Proxy, broker_url: str, ledger: Ledger) -> None:
+def test_one_byte_at_a_time_is_slow_but_correct(proxy: Proxy, broker_url: str, ledger: Ledger) -> None:
     with rmqkit.connect(proxy.url) as connection:
         connection.apply(Topology(queues=(Queue(ledger.queue),)))
         proxy.up.slice_bytes = proxy.down.slice_bytes = 1
@@ -76,7 +76,7 @@ def test_one_byte_at_a_time_is_slow_but_right(proxy: Proxy, broker_url: str, led
 
 
 @pytest.mark.fault(7)
-def test_a_slow_line_is_not_taken_for_a_dead_one(proxy: Proxy, ledger: Ledger) -> None:
+def test_a_slow_connection_is_not_mistaken_for_a_dead_one(proxy: Proxy, ledger: Ledger) -> None:
     with rmqkit.connect(f"{proxy.url}?heartbeat=2") as connection:
         connection.publish(Message(b"first", ledger.queue))
         proxy.up.bytes_per_s, proxy.up.slice_bytes = 4000, 100

@@ -42,7 +42,7 @@ def test_killed_runs_of_publish_with_resume_publish_every_line_and_repeat_few(
 
 
 @pytest.mark.fault(29)
-def test_resuming_skips_no_line_of_a_file_that_was_cut_short_meanwhile(setup: FaultSetup) -> None:
+def test_resuming_skips_no_line_of_a_file_that_was_truncated(setup: FaultSetup) -> None:
     whole, lines = b"".join(body(n) + b"\n" for n in range(1000)), setup.folder / "lines"
     lines.write_bytes(whole[: whole.rindex(b"\n", 0, len(whole) // 2) + 30])  # in the middle of a line
     command = ("publish", "-q", setup.declare_queue(), "--lines", "lines", "--resume", "state")

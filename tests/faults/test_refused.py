@@ -45,7 +45,7 @@ def test_deleting_the_queue_ends_its_consumer_with_an_error(
 
 
 @pytest.mark.fault(12)
-def test_deleting_the_target_queue_turns_what_follows_into_returns(
+def test_messages_published_after_the_target_queue_is_deleted_are_returned(
     connection: rmqkit.Connection, ledger: Ledger, witness: Any
 ) -> None:
     def delete_on_the_way() -> Iterator[Message | None]:
@@ -127,7 +127,7 @@ def test_apply_reports_every_conflict_and_changes_nothing(
 
 
 @pytest.mark.fault(15)
-def test_an_exclusive_queue_of_another_connection_is_an_error_that_says_so(
+def test_the_error_for_an_exclusive_queue_of_another_connection_explains_it(
     connection: rmqkit.Connection, namespace: Any, witness: Any
 ) -> None:
     name = namespace.queue()
@@ -137,7 +137,7 @@ def test_an_exclusive_queue_of_another_connection_is_an_error_that_says_so(
 
 
 @pytest.mark.fault(16)
-def test_what_a_full_queue_nacks_is_tried_again_and_then_given_up(
+def test_messages_nacked_by_a_full_queue_are_retried_and_then_given_up(
     connection: rmqkit.Connection, broker_url: str, namespace: Any
 ) -> None:
     ledger = Ledger(namespace.queue())
@@ -163,7 +163,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("kind", HEADERS)
-def test_returns_of_identical_bodies_are_told_apart_by_their_properties(
+def test_returns_of_identical_bodies_are_distinguished_by_their_properties(
     connection: rmqkit.Connection, ledger: Ledger, namespace: Any, broker_url: str, kind: str
 ) -> None:
     exchange = namespace.exchange()
@@ -191,7 +191,7 @@ def test_bodies_around_the_frame_size_arrive_byte_for_byte(ledger: Ledger, broke
             assert [delivery.body for delivery in consumer] == bodies
 
 
-def test_a_message_amqp_cannot_carry_ends_publishing_after_what_came_before_it(
+def test_a_message_amqp_cannot_carry_ends_publishing_after_the_messages_before_it(
     connection: rmqkit.Connection, ledger: Ledger, broker_url: str
 ) -> None:
     def stream() -> Iterator[Message]:
@@ -215,7 +215,7 @@ def test_a_publish_that_fails_leaves_no_channel_behind(connection: rmqkit.Connec
     assert not connection._publishing._connected()._channels
 
 
-def test_iterating_again_after_a_break_goes_on_with_what_had_come_already(
+def test_iterating_again_after_a_break_resumes_with_buffered_messages(
     connection: rmqkit.Connection, ledger: Ledger, broker_url: str
 ) -> None:
     connection.publish(ledger.messages(range(10)), on_settled=ledger.settled)

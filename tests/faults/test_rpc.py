@@ -112,7 +112,7 @@ def test_a_server_killed_around_its_reply_costs_no_call_and_no_request(
 
 
 @pytest.mark.fault(33)
-def test_a_client_killed_in_mid_call_leaves_its_server_to_the_others(broker_url: str, ledger: Ledger) -> None:
+def test_a_client_killed_during_a_call_does_not_affect_other_clients(broker_url: str, ledger: Ledger) -> None:
     queue, begun, go_on = ledger.queue, threading.Event(), threading.Event()
 
     def slow(request: Delivery) -> bytes:
@@ -186,7 +186,7 @@ def test_calls_that_may_be_handled_twice_survive_connections_that_are_closed(
 
 
 @pytest.mark.fault(33)
-def test_a_frozen_broker_is_a_timeout_and_what_comes_late_is_ignored(node: Node, node_ledger: DeclareLedger) -> None:
+def test_a_frozen_broker_is_a_timeout_and_a_late_reply_is_ignored(node: Node, node_ledger: DeclareLedger) -> None:
     queue, warnings = node_ledger().queue, list[str]()
     with rmqkit.connect(node.url) as connection, served(node.url, queue):
         assert connection.call(Message(b"0", queue)).body == b"0"
@@ -202,7 +202,7 @@ def test_a_frozen_broker_is_a_timeout_and_what_comes_late_is_ignored(node: Node,
 
 
 @pytest.mark.fault(33)
-def test_no_way_to_the_broker_any_more_ends_the_calls_with_one_error(broker_url: str, ledger: Ledger) -> None:
+def test_when_the_broker_cannot_be_reached_the_calls_end_with_one_error(broker_url: str, ledger: Ledger) -> None:
     requests = (Message(b"%d" % number, ledger.queue) for number in range(10))
     answers: list[rmqkit.Answer] = []
     proxy = Proxy(broker_url)

@@ -102,7 +102,7 @@ def test_duplicate_and_unknown_confirms_settle_nothing_else(multiple: bool) -> N
 
 
 @pytest.mark.fault(18)
-def test_a_confirm_that_never_comes_is_not_waited_for_for_ever() -> None:
+def test_waiting_for_a_missing_confirm_times_out() -> None:
     def all_but_one(peer: Peer, message: Published) -> None:
         if message.tag != 42:
             peer.confirm(message.tag)
@@ -115,7 +115,7 @@ def test_a_confirm_that_never_comes_is_not_waited_for_for_ever() -> None:
 
 
 @pytest.mark.fault(18)
-def test_a_stop_does_not_wait_for_ever_for_a_confirm_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_times_out_waiting_for_a_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.messaging.publish_window.STOP_GRACE_S", 1.0)
     stop = rmqkit.Stop()
 

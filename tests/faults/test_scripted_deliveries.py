@@ -92,7 +92,7 @@ def test_a_consumer_that_is_cancelled_while_its_queue_is_there_subscribes_again(
 
 
 @pytest.mark.fault(21)
-def test_a_consumer_that_is_cancelled_again_before_anything_came_is_an_error() -> None:
+def test_a_consumer_cancelled_twice_without_a_delivery_is_an_error() -> None:
     scripts, _ = consuming(lambda peer, tag: peer.send(spec.Basic.Cancel(tag, True)))
     with (
         FakeBroker(*scripts) as broker,
@@ -162,7 +162,7 @@ HOSTILE: dict[str, Callable[[Peer, str], None]] = {
 
 @pytest.mark.fault(37)
 @pytest.mark.parametrize("blow", HOSTILE.values(), ids=HOSTILE)
-def test_a_broker_that_breaks_the_protocol_is_left_and_the_next_connection_goes_on(
+def test_after_a_protocol_violation_consuming_resumes_on_a_new_connection(
     blow: Callable[[Peer, str], None],
 ) -> None:
     def hostile(peer: Peer) -> None:
@@ -186,7 +186,7 @@ def test_a_broker_that_breaks_the_protocol_is_left_and_the_next_connection_goes_
         tracemalloc.stop()
 
 
-def test_a_consumer_closed_from_a_handler_leaves_quietly() -> None:
+def test_a_consumer_can_be_closed_from_its_handler() -> None:
     delivered = threading.Event()
 
     def deliver(peer: Peer, method: spec.Basic.Consume) -> None:

@@ -99,7 +99,7 @@ def by_file(user: User, tmp_path: Path) -> tuple[Path, Any]:
 
 
 @pytest.mark.fault(25)
-def test_a_changed_password_is_read_again_and_publishing_and_consuming_go_on(
+def test_publishing_and_consuming_resume_with_a_changed_password(
     user: User, books: Ledger, vhost_url: str, tmp_path: Path
 ) -> None:
     secret, settings = by_file(user, tmp_path)
@@ -245,7 +245,7 @@ def test_a_password_is_asked_for_on_the_terminal_and_not_echoed(user: User) -> N
     assert "mistyped" not in out + more
 
 
-def test_without_a_terminal_there_is_nobody_to_ask(user: User) -> None:
+def test_without_a_terminal_no_password_is_asked_for(user: User) -> None:
     line = [*COMMAND, "status", "--url", user.url, "--password-prompt"]
     done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False)
     assert done.returncode == 2
@@ -367,7 +367,7 @@ def test_a_permission_that_is_missing_is_named_and_the_line_that_is_shown_grants
     assert granted == lacks
 
 
-def test_the_http_api_says_which_tag_is_missing_or_that_the_login_was_refused(user: User) -> None:
+def test_http_api_errors_name_the_missing_tag_or_the_refused_login(user: User) -> None:
     def look(login: str, *, apply: bool = False) -> str:
         api_url = user.broker.api_url.rpartition("@")[2]
         settings = load_settings([user.login], api_url=f"http://{login}@{api_url}", environ={})

@@ -51,7 +51,7 @@ for each in /proc/$$/fd/*; do echo "descriptor: $(readlink $each)"; done
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_command_of_exec_gets_no_credentials_and_no_socket_of_ours(
+def test_the_command_of_exec_inherits_no_credentials_and_no_socket(
     login: str, vhost_url: str, tmp_path: Path, workers: int
 ) -> None:
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as witness:
@@ -78,7 +78,7 @@ def test_the_command_of_exec_gets_no_credentials_and_no_socket_of_ours(
     assert not [line for line in descriptors if "socket:" in line or "eventpoll" in line]
 
 
-def test_the_broker_is_told_what_we_are_and_nothing_secret(broker: Broker, login: str) -> None:
+def test_the_client_properties_identify_rmqkit_and_hold_no_secret(broker: Broker, login: str) -> None:
     def ours() -> list[str]:
         found = json.loads(broker.api("GET", "connections"))
         return [json.dumps(each) for each in found if each.get("user") == urlsplit(login).username]

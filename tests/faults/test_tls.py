@@ -41,7 +41,7 @@ def of_client(tls: TlsNode, certificate: str = "client.pem", key: str = "client.
     return Tls(tls.files["ca.pem"], tls.files[certificate], tls.files[key] if key else "", **more)  # type: ignore[arg-type]
 
 
-def test_a_certificate_that_is_right_is_accepted_over_amqp_and_https(tls: TlsNode) -> None:
+def test_a_valid_certificate_is_accepted_over_amqp_and_https(tls: TlsNode) -> None:
     trusted = Tls(tls.files["ca.pem"])
     api = f"https://localhost:{tls.ports['https']}"
     settings = load_settings([tls.url("right")], tls=trusted, api_url=api)
@@ -80,7 +80,7 @@ WRONG = {
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("protocol", ["amqps", "https"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_each_certificate_that_is_wrong_has_an_error_of_its_own(tls: TlsNode, wrong: str, protocol: str) -> None:
+def test_each_kind_of_wrong_certificate_has_a_distinct_error(tls: TlsNode, wrong: str, protocol: str) -> None:
     port, authority, certificate, host, says, advises = WRONG[wrong]
     url = tls.url(port, host=host) if protocol == "amqps" else tls.node.url
     options = ["--url", url, "--api-url", f"https://{host}:{tls.ports[port]}"]
@@ -112,7 +112,7 @@ MISTAKEN = {
 
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("mistaken", MISTAKEN)
-def test_a_port_that_speaks_something_else_is_told_what_it_is(tls: TlsNode, mistaken: str) -> None:
+def test_the_error_for_another_protocol_names_it(tls: TlsNode, mistaken: str) -> None:
     scheme, port, says, advises = MISTAKEN[mistaken]
     status = tls.node.status()
     known = {"plain": status.port, "http": int(status.management_url.strip("/").rpartition(":")[2])} | tls.ports
@@ -133,7 +133,7 @@ def test_a_port_that_speaks_something_else_is_told_what_it_is(tls: TlsNode, mist
     assert advises in caught.value.advice
 
 
-def test_a_broker_that_wants_a_certificate_gets_ours(tls: TlsNode) -> None:
+def test_the_client_certificate_is_sent_to_a_broker_that_asks_for_it(tls: TlsNode) -> None:
     logs_in(tls.url("mutual"), tls=of_client(tls))
     files = {"cacertfile": "ca.pem", "certfile": "client.pem", "keyfile": "client.key"}
     logs_in(tls.url("mutual", **{name: tls.files[file] for name, file in files.items()}))
@@ -148,9 +148,7 @@ def test_an_encrypted_key_is_opened_with_its_password(tls: TlsNode, tmp_path: Pa
     logs_in(tls.url("mutual", password=KEY_PASSWORD.replace(" ", "%20"), **given))
 
 
-def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong_before_anything_is_sent(
-    tls: TlsNode, tmp_path: Path
-) -> None:
+def test_an_unusable_file_is_named_with_the_reason_before_anything_is_sent(tls: TlsNode, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("wrong")
     (tmp_path / "empty.pem").touch()
     secret, empty, missing = str(tmp_path / "secret"), str(tmp_path / "empty.pem"), str(tmp_path / "missing.pem")
@@ -174,7 +172,7 @@ def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong_before_anything_
 
 
 @pytest.mark.parametrize("how", ["--tls-insecure", "verify_none"])
-def test_without_checks_any_certificate_will_do_and_a_warning_says_so(tls: TlsNode, how: str) -> None:
+def test_without_verification_any_certificate_is_accepted_with_a_warning(tls: TlsNode, how: str) -> None:
     options = ["--tls-insecure"] if how == "--tls-insecure" else []
     url = tls.url("self_signed", **({} if options else {"verify": how}))
     done = command("status", "--url", url, "--api-url", f"https://127.0.0.1:{tls.ports['https']}", *options)
@@ -193,7 +191,7 @@ def test_external_logs_in_as_the_user_of_the_certificate(tls: TlsNode) -> None:
     assert str(settings.addresses[0]) == f"amqps://localhost:{tls.ports['mutual']}/"
 
 
-def test_external_with_a_certificate_of_nobody_is_a_refused_login(tls: TlsNode) -> None:
+def test_external_with_a_certificate_without_a_user_is_a_refused_login(tls: TlsNode) -> None:
     url = tls.url("mutual", login="", auth_mechanism="external")
     done = command(
         "publish", "-q", "q", "x", "-u", url, "--tls-ca-file", tls.files["ca.pem"],
@@ -233,7 +231,7 @@ def test_an_oauth2_token_is_a_password_and_a_new_one_is_read_when_it_has_expired
 
 
 @pytest.mark.fault(25)
-def test_an_expired_token_that_nobody_renews_ends_the_run(tls: TlsNode, tmp_path: Path) -> None:
+def test_an_expired_token_that_is_not_renewed_ends_the_run(tls: TlsNode, tmp_path: Path) -> None:
     settings = by_token(tls, tmp_path / "token", 2)
     with rmqkit.connect(settings=settings) as connection, pytest.raises(AuthenticationFailed, match="login refused"):
         publish_until_republished(connection)

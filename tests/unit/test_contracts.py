@@ -92,7 +92,7 @@ def test_a_violation_names_its_place_and_the_rule(order: Check, body: bytes, exp
     assert problems(order, body) == [f"orders.jsonl:{expected}"]
 
 
-def test_a_body_that_keeps_the_contract_passes(order: Check, order_xml: Check) -> None:
+def test_a_body_that_satisfies_the_contract_passes(order: Check, order_xml: Check) -> None:
     order(b'{"id": "o-1", "lines": [{"a/b": 9}], "kind": "new", "n": 12345678901234567890123}', Location("x"))
     order_xml(b'<order id="1"><sku>A-1</sku><n>3</n></order>', Location("x"))
 
@@ -305,7 +305,9 @@ def test_the_path_of_a_schema_is_relative_to_the_topology_file() -> None:
     assert Contract("json", "a.json").path == "a.json"
 
 
-def test_without_lxml_an_xml_schema_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_an_xml_schema_without_lxml_explains_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "lxml", None)
     monkeypatch.delitem(sys.modules, "rmqkit.payload.xml_schema", raising=False)
     monkeypatch.delattr("rmqkit.payload.xml_schema", raising=False)

@@ -369,7 +369,7 @@ def test_a_topology_survives_the_conversion_to_definitions_and_back(topology: To
     assert from_definitions(definitions, file="d.json", vhost=vhost) == (topology, ())
 
 
-def test_what_definitions_cannot_hold_is_reported() -> None:
+def test_values_that_definitions_cannot_hold_are_reported() -> None:
     topology = Topology(
         description="x",
         exchanges=(Exchange("e"),),

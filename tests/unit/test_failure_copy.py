@@ -14,7 +14,7 @@ def delivery(**properties: object) -> Delivery:
     return Delivery(b"\0body", 1, False, FakeOrigin("orders", "order.eu", Properties(**properties)))  # type: ignore[arg-type]
 
 
-def test_a_copy_has_the_body_the_properties_and_where_it_came_from() -> None:
+def test_a_copy_has_the_body_the_properties_and_the_origin() -> None:
     given = delivery(headers={"a": 1}, message_id="7", delivery_mode=1, priority=3)
     message = copy(FailedDelivery(given, "no", marks={"x-rmqkit-attempts": 2}), Target("failures", "parked"))
     assert (message.body, message.exchange, message.routing_key) == (b"\0body", "failures", "parked")
@@ -28,11 +28,11 @@ def test_a_copy_has_the_body_the_properties_and_where_it_came_from() -> None:
     }
 
 
-def test_without_a_key_in_the_target_the_message_keeps_its_own() -> None:
+def test_without_a_key_in_the_target_the_message_keeps_its_key() -> None:
     assert copy(FailedDelivery(delivery(), "no"), Target("failures")).routing_key == "order.eu"
 
 
-def test_what_would_act_on_a_copy_waits_in_a_header_or_is_left_out() -> None:
+def test_properties_that_would_act_on_a_copy_wait_in_a_header_or_are_omitted() -> None:
     given = delivery(headers={"CC": ["elsewhere"], "BCC": ["there"]}, expiration="5", user_id="ada")
     properties = copy(FailedDelivery(given, "no"), Target("", "parked")).properties
     assert (properties.expiration, properties.user_id) == (None, None)
@@ -42,7 +42,7 @@ def test_what_would_act_on_a_copy_waits_in_a_header_or_is_left_out() -> None:
     assert properties.headers["x-rmqkit-user-id"] == "ada"
 
 
-def test_through_any_number_of_exits_the_first_place_is_kept_and_the_last_reason() -> None:
+def test_through_any_number_of_failures_the_first_origin_and_the_last_reason_are_kept() -> None:
     first = copy(FailedDelivery(delivery(expiration="5"), "first"), Target("failures", "x"))
     origin = FakeOrigin(first.exchange, first.routing_key, first.properties)
     second = copy(FailedDelivery(Delivery(first.body, 1, False, origin), "second"), Target("", "parked"))

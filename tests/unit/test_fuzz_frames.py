@@ -138,7 +138,7 @@ def test_the_reads_do_not_matter_and_nothing_but_a_protocol_error_is_raised(wire
 
 @examples(250)
 @given(wires())
-def test_what_pika_reads_as_a_conversation_is_read_alike(wire: bytes) -> None:
+def test_frames_are_decoded_as_pika_decodes_them(wire: bytes) -> None:
     frames, pikas_frames = [], []
     pika = PikaDecoder(pikas_frames.append, FRAME_MAX)
     try:
@@ -172,7 +172,7 @@ TABLES = st.lists(TAGS | st.binary(max_size=9) | st.just(b"\x01a") | st.just(TAB
 
 @examples(250)
 @given(TABLES)
-def test_a_field_table_of_any_bytes_is_read_or_malformed_and_what_is_split_can_be_joined(fields: bytes) -> None:
+def test_a_field_table_of_any_bytes_is_decoded_or_malformed_and_its_parts_join_again(fields: bytes) -> None:
     table = len(fields).to_bytes(4, "big") + fields
     found = outcome(lambda: decode_table(table), MalformedField)
     split = outcome(lambda: split_table(table), MalformedField)
@@ -226,7 +226,7 @@ HISTORY = {
 
 @examples(150)
 @given(tampered(HISTORY).filter(lambda headers: isinstance(headers, dict)))
-def test_headers_that_tell_anything_of_a_death_are_filtered_answered_and_written(headers: dict[str, Any]) -> None:
+def test_death_headers_with_any_content_are_filtered_answered_and_written(headers: dict[str, Any]) -> None:
     origin = LazyOrigin("tag", "e", "k", b"")
     origin._decoded = Properties(headers=headers), ""
     delivery = Delivery(b"{}", 1, False, origin, 1)

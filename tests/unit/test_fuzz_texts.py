@@ -201,7 +201,7 @@ JSONS = [
 
 @examples(120)
 @given(mutated(JSONS, JSON_TOKENS) | st.binary(max_size=60))
-def test_accepted_json_is_what_python_reads(body: bytes) -> None:
+def test_accepted_json_is_read_as_python_reads_it(body: bytes) -> None:
     found = outcome(lambda: formats.read_json(body, WHERE), PayloadError)
     if isinstance(found, tuple):
         assert found == (body.decode(), json.loads(body))

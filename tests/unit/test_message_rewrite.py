@@ -40,7 +40,7 @@ PROPERTIES = st.builds(
 
 
 @given(PROPERTIES)
-def test_what_was_stash_properties_and_taken_back_is_as_it_was_byte_for_byte(properties: Properties) -> None:
+def test_stashed_and_restored_properties_are_unchanged_byte_for_byte(properties: Properties) -> None:
     header = encode_properties(properties)
     stashed = stash_properties(header, "me")
     assert decode_properties(stashed)[0].expiration is None
@@ -61,7 +61,7 @@ def test_a_time_to_live_and_a_foreign_user_wait_in_headers() -> None:
     assert decode_properties(stashed)[0] == Properties(headers={EXPIRATION: "500", USER_ID: "you", "kept": 1})
 
 
-def test_a_user_that_is_not_ours_stays_in_its_header_and_is_noted() -> None:
+def test_a_foreign_user_id_stays_in_its_header_and_is_noted() -> None:
     header = encode_properties(Properties(user_id="you", expiration="500"))
     back, note = restore_properties(stash_properties(header, "me"), "me")
     assert decode_properties(back)[0] == Properties(headers={USER_ID: "you"}, expiration="500")
@@ -79,13 +79,13 @@ def test_the_count_of_a_quorum_queue_is_dropped_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     "header", [b"", b"\x20\x00\x00", b"\x20\x00\x00\x00\x00\x09x", b"\x20\x00\x00\x00\x00\x03\x01a?"]
 )
-def test_what_cannot_be_read_is_moved_as_it_is(header: bytes) -> None:
+def test_malformed_properties_are_moved_unchanged(header: bytes) -> None:
     assert stash_properties(header, "me") == header
     assert restore_properties(header, "me") == (header, "")
 
 
 @given(st.binary(max_size=60))
-def test_nothing_that_comes_as_properties_can_break_the_move(header: bytes) -> None:
+def test_no_properties_can_break_the_move(header: bytes) -> None:
     outcome: Any
     for change in (stash_properties, restore_properties, lambda header, _: split_properties(header)):
         try:

@@ -26,7 +26,7 @@ def test_refusals_leave_the_culprit_alone_in_a_few_steps(in_flight: int) -> None
     assert steps <= 7  # 8 to the 7th is two million
 
 
-def test_what_is_settled_opens_it_again_and_never_beyond_its_bound() -> None:
+def test_settled_messages_reopen_the_window_up_to_its_bound() -> None:
     window = PublishWindow(messages=100, body_bytes=10**6)
     window.shrink(80)
     assert not window.has_room(10, 0, 0)
@@ -38,7 +38,7 @@ def test_what_is_settled_opens_it_again_and_never_beyond_its_bound() -> None:
     assert not window.has_room(100, 0, 0)
 
 
-def test_on_a_new_connection_an_eighth_is_on_its_way_at_first_and_never_more_than_before() -> None:
+def test_a_new_connection_starts_with_an_eighth_of_the_window_and_never_exceeds_it() -> None:
     window = PublishWindow(messages=10_000, body_bytes=10**6)
     window.reopen(8000)
     assert window.has_room(999, 0, 0)

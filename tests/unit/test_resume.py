@@ -124,7 +124,7 @@ def test_after_a_clean_stop_nothing_is_sent_twice_and_failed_messages_are_sent_f
     assert bodies == [b"3", b"40", *(b"%d" % n for n in range(50, 100))]
 
 
-def test_a_message_of_unknown_fate_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
+def test_a_message_of_unknown_fate_holds_the_checkpoint_before_it(tmp_path: Path) -> None:
     path, state = tmp_path / "in", tmp_path / "state"
     path.write_bytes(b"0\n1\n2\n")
     kept = _open(path, state)

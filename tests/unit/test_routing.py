@@ -196,7 +196,7 @@ def test_an_unroutable_message_is_explained(target: Target, why: str) -> None:
     assert (found.unroutable, found.queues, found.why) == (True, (), why)
 
 
-def test_what_only_a_broker_knows_is_unknown_and_not_guessed() -> None:
+def test_facts_only_a_broker_knows_are_reported_as_unknown() -> None:
     topology = Topology(
         exchanges=(Exchange("in", "fanout"), Exchange("hash", "x-consistent-hash")),
         queues=queues("q"),
@@ -266,7 +266,7 @@ def test_without_a_dead_letter_exchange_a_message_is_dropped() -> None:
     assert dead_letter(topology, CAME, "q", "rejected").why == "dropped: there is no exchange 'nowhere'"
 
 
-def test_an_at_least_once_queue_keeps_a_dead_letter_that_no_queue_takes() -> None:
+def test_an_at_least_once_queue_keeps_an_unroutable_dead_letter() -> None:
     own = {"x-queue-type": "quorum", "x-dead-letter-exchange": "nowhere", "x-dead-letter-strategy": "at-least-once"}
     weak = Topology(queues=(Queue("q", arguments=own),))
     safe = Topology(queues=(Queue("q", arguments=own | {"x-overflow": "reject-publish"}),))

@@ -100,7 +100,7 @@ def test_a_url_is_read_as_the_specification_says(url: str, expected: tuple[objec
         ("", "not an amqp"),
     ],
 )
-def test_a_bad_url_is_an_error_that_says_what_to_write_and_holds_no_part_of_a_password(url: str, says: str) -> None:
+def test_the_error_for_a_bad_url_has_advice_and_no_part_of_a_password(url: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings([url], source="--url")
     text = str(caught.value)
@@ -279,7 +279,7 @@ def test_a_password_file_that_cannot_be_used_is_named_and_not_quoted(tmp_path: P
         load_settings(password_file=tmp_path / "missing")
 
 
-def test_tls_verifies_certificate_and_host_name_unless_told_otherwise() -> None:
+def test_tls_verifies_certificate_and_host_name_by_default() -> None:
     (address,) = (settings := load_settings(["amqps://h"])).addresses
     context = settings.tls_context(address)
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)

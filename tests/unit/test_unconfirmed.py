@@ -88,7 +88,7 @@ def test_a_return_whose_properties_the_broker_changed_still_finds_its_message() 
     assert list(unconfirmed.returned) == [1]
 
 
-def test_a_return_of_something_never_sent_is_noted_for_nobody() -> None:
+def test_a_return_of_an_unknown_message_is_ignored() -> None:
     unconfirmed = _numbered(2)
     assert not unconfirmed.note_return(_return_of(Message(b"stranger")))
     assert not unconfirmed.returned

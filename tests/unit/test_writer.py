@@ -122,7 +122,7 @@ def exact(topology: Topology) -> str:
 
 
 @given(topologies().map(with_internals_unpublished))
-def test_what_is_written_reads_back_as_the_same_topology(topology: Topology) -> None:
+def test_a_written_topology_reads_back_as_the_same(topology: Topology) -> None:
     read = loads(to_yaml(topology))
     assert read == topology
     assert exact(read) == exact(topology)
@@ -234,6 +234,6 @@ def test_arguments_are_written_as_deep_as_they_can_be_read() -> None:
         pytest.param({"k" * 1025: 2}, r"is longer than 1024", id="long key"),
     ],
 )
-def test_what_a_file_cannot_hold_is_an_error_with_its_place(value: object, message: str) -> None:
+def test_unrepresentable_values_are_an_error_with_their_place(value: object, message: str) -> None:
     with pytest.raises(TopologyError, match=message):
         to_yaml(Topology(queues=(Queue("q", arguments={"x": value}),)))
