@@ -122,7 +122,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         "http_api": "need the HTTP API of RMQKIT_TEST_URL, which does not answer (see RMQKIT_TEST_API_URL)",
     }
     for mark, reason in reasons.items():
-        names = sorted(name for name, lacks in _left_out if lacks == mark)
+        names = sorted(name for name, missed in _left_out if missed == mark)
         if names:
             terminalreporter.section(f"{len(names)} tests were left out: they {reason}")
             for name in names:
