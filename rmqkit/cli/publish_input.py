@@ -145,10 +145,10 @@ class RequestOptions:
     content_type: str | None = _property(
         "--content-type TYPE", "[default: by the format, the file's name, or the bytes]"
     )
-    content_encoding: str | None = _property("--content-encoding NAME", "Like gzip or utf-8.")
+    content_encoding: str | None = _property("--content-encoding NAME", "Such as gzip or utf-8.")
     priority: int | None = _property("--priority 0-255", "For priority queues.")
     expiration: str | None = _property(
-        "--expiration TIME", "Time to live in a queue: milliseconds, or like 5s (ms s m h d)."
+        "--expiration TIME", "Time to live in a queue: milliseconds, or a duration such as 5s (ms, s, m, h, d)."
     )
     message_id: str | None = _property("--message-id ID", "The ID of the message.")
     timestamp: str | None = _property("--timestamp WHEN", "Seconds since 1970, ISO 8601, or now.")

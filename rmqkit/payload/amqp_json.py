@@ -46,7 +46,7 @@ def from_json(value: Any) -> Any:
             return {name[1:]: from_json(inner)}
         if name.startswith("$"):
             if name not in _PARSERS:
-                raise ValueError(f"{name} is none of {', '.join(_PARSERS)}; write a header of that name as ${name}")
+                raise ValueError(f"{name} is not one of {', '.join(_PARSERS)}; write a header of that name as ${name}")
             return _PARSERS[name](inner)
     return {name: from_json(inner) for name, inner in value.items()}
 

@@ -88,7 +88,7 @@ def _interrupted(
 
 
 def _unexpected_exit(code: int, number: int, errors: bytes) -> list[str]:
-    """Tell of an exit code that is none of a signal's: 128 and its number, or its own while Python starts."""
+    """Describe an exit code that is not one of a signal: 128 and its number, or the signal itself while Python starts."""
     return [] if code in (0, 128 + number, -number) else [f"exit code {code}: {errors!r}"]
 
 

@@ -256,12 +256,12 @@ def test_unknown_fields_are_reported() -> None:
     ("section", "item", "message"),
     [
         ("queues", {}, "queues[1] has no name"),
-        ("queues", {"name": 5}, "queues[1].name is 5, but should be a text"),
-        ("queues", "q", "queues[1] is a text, but should be a mapping"),
-        ("queues", {"name": "q", "durable": "yes"}, "queues[1].durable is a text, but should be true or false"),
+        ("queues", {"name": 5}, "queues[1].name is 5, but should be text"),
+        ("queues", "q", "queues[1] is text, but should be a mapping"),
+        ("queues", {"name": "q", "durable": "yes"}, "queues[1].durable is text, but should be true or false"),
         ("queues", {"name": "q", "arguments": ["x"]}, "queues[1].arguments is a list, but should be a mapping"),
         ("queues", {"name": "twice"}, "queues[1].name is 'twice', as in queues[0]"),
-        ("exchanges", {"name": "e", "type": None}, "exchanges[1].type is null, but should be a text"),
+        ("exchanges", {"name": "e", "type": None}, "exchanges[1].type is null, but should be text"),
         ("bindings", {"source": "e"}, "bindings[1] has no destination"),
         (
             "bindings",

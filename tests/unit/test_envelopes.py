@@ -112,7 +112,7 @@ def test_equal_properties_become_one_object_and_unequal_types_do_not() -> None:
         (b'{"body": "", "priority": 300}', "priority must be"),
         (b'{"body": "", "routing_key": 5}', "routing key must be text"),
         (b'{"body": "", "headers": [1]}', "headers must be a mapping"),
-        (b'{"body": "", "headers": {"a": {"$what": 1}}}', "$what is none of"),
+        (b'{"body": "", "headers": {"a": {"$what": 1}}}', "$what is not one of"),
         (b'{"body": "", "timestamp": "yesterday"}', "a timestamp is"),
         (b'{"body": "", "timestamp": true}', "a timestamp is"),
         (b'{"body": "", "timestamp": []}', "a timestamp is"),

@@ -103,7 +103,7 @@ def test_headers_are_text_unless_typed_as_json() -> None:
         (":=1", "has no value"),
         ("a:=nope", "header 'a':1:1: not JSON"),
         ("a:=NaN", "NaN"),
-        ('a:={"$what": 1}', "$what is none of"),
+        ('a:={"$what": 1}', "$what is not one of"),
         ('a:={"$bytes": "?"}', "not base64"),
     ],
 )

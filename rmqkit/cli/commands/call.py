@@ -67,7 +67,7 @@ class RequestTargetOptions:
         list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="One request each.", show_default=False)
     ] = None
     exchange: str = option_field("-e --exchange NAME", "An exchange instead of a queue.", default="")
-    routing_key: str = option_field("-r --routing-key KEY", "Their routing key.", default="")
+    routing_key: str = option_field("-r --routing-key KEY", "The routing key of the requests.", default="")
     file: list[str] | None = option_field("-f --file PATH", "A file as one request, - for standard input; repeatable.")
     lines: str | None = option_field(
         "--lines FILE", "One request per line; - is standard input, the default if input is piped in."

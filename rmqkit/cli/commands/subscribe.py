@@ -129,7 +129,7 @@ def unsubscribe(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Also if the queue holds messages, which are lost, has consumers, or is no subscription."
+            "--force", help="Delete the queue even if it holds messages, which are lost, has consumers, or is not a subscription."
         ),
     ] = False,
     json: Json = False,

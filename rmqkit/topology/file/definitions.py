@@ -25,7 +25,7 @@ _TYPES: Mapping[str, tuple[type, str]] = {  # by the annotation of a field
     "bool": (bool, "true or false"),
     "int": (int, "a whole number"),
     "Arguments": (dict, "a mapping"),
-    **dict.fromkeys(("str", *_CHOICES), (str, "a text")),
+    **dict.fromkeys(("str", *_CHOICES), (str, "text")),
 }
 _REDUNDANT = {"vhost", "type", "properties_key"}  # read elsewhere, or derived from other fields
 # The origin of the definitions, which a topology does not need.
@@ -268,5 +268,5 @@ def _has_text(item: Any, key: str) -> bool:
 
 def _kind(value: Any) -> str:
     if isinstance(value, str | list | dict):
-        return {str: "a text", list: "a list", dict: "a mapping"}[type(value)]
+        return {str: "text", list: "a list", dict: "a mapping"}[type(value)]
     return json.dumps(value)

@@ -133,7 +133,7 @@ class _Builder:
         if self.root is None:
             raise fatal(Location(self.file), "the file is empty", "Write at least `queues:` and a name below it.")
         if not isinstance(self.root, dict):
-            kind = "a list" if isinstance(self.root, list) else "a text or number"
+            kind = "a list" if isinstance(self.root, list) else "text or a number"
             advice = "Write `exchanges:`, `queues:` and `bindings:` at the top."
             raise fatal(self.values[()], f"the file has {kind} at the top, not named sections", advice)
         problems = self.all_problems()
@@ -170,7 +170,7 @@ class _Builder:
             raise failed([*self.problems, Problem(where, *TOO_DEEP)])
         frame = self.stack[-1] if self.stack else None
         if frame and isinstance(frame.value, dict) and frame.key is None:
-            self.problem(where, "a list or mapping cannot be a key", "Write a text before the colon.")
+            self.problem(where, "a list or mapping cannot be a key", "Write text before the colon.")
             frame.key = f"key at {where.line}:{where.column}"
             self.stack.append(_Frame(value, (*frame.path, frame.key)))  # read, and dropped
             return

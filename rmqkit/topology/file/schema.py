@@ -14,7 +14,7 @@ from rmqkit.topology.file.names import Fault, suggest
 
 TOPOLOGY, SCENARIOS = "schema.json", "scenarios.schema.json"
 _NOUNS = {  # by the schema's type: how to name it, and an example
-    "string": ("a text", 'a text, like "orders"'),
+    "string": ("text", 'text, like "orders"'),
     "integer": ("a whole number", "a number, like 10"),
     "boolean": ("true or false", "true or false"),
     "object": ("a mapping of names to values", "{key: value}, or indented lines of `key: value`"),

@@ -14,7 +14,7 @@ _QUOTE = "Check that every quote, bracket and brace is closed."
 _INDENT = "Check the indentation: entries of one list or mapping begin in the same column."
 # Parts of the messages of libyaml and PyYAML, and what they mean to the author of a topology.
 _MEANINGS: tuple[tuple[str, str, str], ...] = (
-    ("mapping values are not allowed", "unexpected colon", 'Quote a text with ": " in it, and check the indentation.'),
+    ("mapping values are not allowed", "unexpected colon", 'Quote text with ": " in it, and check the indentation.'),
     ("did not find expected key", "expected a key here", f"{_INDENT} {_QUOTE}"),
     ("expected <block end>", "expected a key here", f"{_INDENT} {_QUOTE}"),
     ("could not find expected ':'", "a key lacks its colon", "Write `key: value`, with a space after the colon."),
