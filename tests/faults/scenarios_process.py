@@ -88,7 +88,7 @@ def _interrupted(
 
 
 def _unexpected_exit(code: int, number: int, errors: bytes) -> list[str]:
-    """Describe an exit code that is not one of a signal: 128 and its number, or the signal itself while Python starts."""
+    """Describe an exit code other than 128 and the number of a signal, or its negative while Python starts."""
     return [] if code in (0, 128 + number, -number) else [f"exit code {code}: {errors!r}"]
 
 

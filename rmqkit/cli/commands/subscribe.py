@@ -129,7 +129,8 @@ def unsubscribe(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Delete the queue even if it holds messages, which are lost, has consumers, or is not a subscription."
+            "--force",
+            help="Delete it even if it holds messages, which are lost, has consumers, or is not a subscription.",
         ),
     ] = False,
     json: Json = False,
