@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ MAX_SHORT_STRING_BYTES = 255  # AMQP 0-9-1 section 4.2.5.3
 class Settings:
     """Brokers to try, in this order, and their logins; `source` names the origin of the URLs.
 
-    `api_url` is the URL of RabbitMQ's HTTP API; empty means its default port on the host of each address.
+    `api_url` is the URL of RabbitMQ's HTTP API; if it is empty, `find_api_url` may know the URL for an address, and
+    otherwise it is the default port of the same host.
     """
 
     addresses: tuple[Address, ...] = (Address(),)
@@ -35,6 +37,7 @@ class Settings:
     password_file: str = ""
     source: str = "default"
     api_url: str = field(default="", repr=False)  # may contain a password
+    find_api_url: Callable[[Address], str] | None = field(default=None, repr=False, compare=False)
 
     def password(self, address: Address) -> str:
         """Return the current password: the file is read on each call, so that a changed secret is used."""
@@ -80,15 +83,18 @@ def load_settings(
     """Return the settings for `urls`, else for the first of URL_VARIABLES that is set, else for DEFAULT_URL.
 
     `vhost`, `password_file` and the result of `ask`, called with the first address, take precedence over the URLs;
-    PASSWORD_VARIABLE applies to a URL with a user and no password. Raises SettingsError, which never holds a password.
+    PASSWORD_VARIABLE applies to a URL with a user and no password; API_URL_VARIABLE unless `urls` name another broker
+    than the variable of the URL does. Raises SettingsError, which never holds a password.
     """
+    variable = next((name for name in URL_VARIABLES if environ.get(name)), "default")
+    inherited = environ.get(variable, "")
     if not urls:
-        source = next((name for name in URL_VARIABLES if environ.get(name)), "default")
-        urls = (environ.get(source) or DEFAULT_URL,)
+        source, urls = variable, (inherited or DEFAULT_URL,)
     addresses = tuple(address for url in urls for address in parse_urls(url, source=source))
     if vhost is not None:
         addresses = tuple(replace(address, vhost=vhost) for address in addresses)
-    api_url = api_url or environ.get(API_URL_VARIABLE, "")
+    if not api_url and not _is_another_broker(addresses, inherited):
+        api_url = environ.get(API_URL_VARIABLE, "")
     if tls != SYSTEM_TRUST and not any(address.tls for address in addresses) and not api_url.startswith("https:"):
         message = f"TLS options need an amqps:// URL, and {source} has none: the connection would not be encrypted"
         raise SettingsError(message)
@@ -106,6 +112,16 @@ def load_settings(
     for address in addresses:
         _check(address, source, tls, has_file=bool(file))
     return Settings(addresses, _with_key_password(tls), file, source, api_url)
+
+
+def _is_another_broker(addresses: Sequence[Address], inherited: str) -> bool:
+    """Tell whether none of the addresses is one that the URL of the environment names."""
+    if not inherited:
+        return False
+    with suppress(SettingsError):
+        known = {(each.host, each.port) for each in parse_urls(inherited, source="the environment")}
+        return not any((each.host, each.port) in known for each in addresses)
+    return True
 
 
 def _with_key_password(tls: Tls) -> Tls:

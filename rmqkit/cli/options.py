@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from rmqkit.address import DEFAULT_URL, Address, Tls
+from rmqkit.address import DEFAULT_URL, Address, Tls, is_loopback
 from rmqkit.cli import output
 from rmqkit.cli.help import CONNECTION
 from rmqkit.errors import SettingsError, Unreachable
@@ -114,7 +114,7 @@ class ConnectionOptions:
         )
         for caution in settings.security_warnings():
             output.warn_once(caution)
-        return settings
+        return replace(settings, find_api_url=_api_url_of_node)
 
     def connect(self) -> Connection:
         """Connect to the broker that the options name."""
@@ -144,6 +144,14 @@ def connect(settings: Settings) -> Connection:
         if settings.source == "default":
             error.advice = _advise_node() or error.advice
         raise
+
+
+def _api_url_of_node(address: Address) -> str:
+    """Return the URL of the HTTP API of the user's private node if the address is its own, else an empty text."""
+    from rmqkit.node.cluster import last_started  # noqa: PLC0415 - only where the HTTP API is needed
+
+    nodes = [node.status() for node in last_started().nodes] if is_loopback(address.host) else []
+    return next((each.management_url for each in nodes if each.running and each.port == address.port), "")
 
 
 def _advise_node() -> str:

@@ -85,7 +85,8 @@ class HttpApiClient:
         self._vhost = quote(address.vhost, safe="")
         scheme = "https" if address.tls else "http"
         host = f"[{address.host}]" if ":" in address.host else address.host
-        url = settings.api_url or f"{scheme}://{host}:{TLS_PORT if address.tls else PORT}"
+        default = f"{scheme}://{host}:{TLS_PORT if address.tls else PORT}"
+        url = settings.api_url or (settings.find_api_url and settings.find_api_url(address)) or default
         try:
             parts = urlsplit(url)
             self._tls, self._host = parts.scheme == "https", parts.hostname or ""

@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from rmqkit.http_api import client
 from rmqkit.node.cluster import Cluster
 from rmqkit.node.node import Node
 
@@ -71,6 +73,16 @@ def test_env_lets_a_shell_and_its_commands_use_the_node(running: Environment) ->
         ["sh", "-c", f'{exported}\nprintf %s "$RMQKIT_URL"'], capture_output=True, text=True, check=True
     )
     assert shown.stdout == status(running)["url"]
+
+
+def test_the_http_api_of_the_node_is_found_on_any_port(running: Environment) -> None:
+    found = status(running)
+    assert urlsplit(found["management_url"]).port != client.PORT
+    assert "rmqkit broker env" in broker(running, "start").stderr
+    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "status", "--json", "-u", found["url"]]
+    environment = {name: value for name, value in running.items() if name != "RMQKIT_API_URL"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["queues"]) == (0, []), done.stderr
 
 
 def test_ctl_passes_everything_on_and_has_rabbitmqctls_exit_code(running: Environment) -> None:

@@ -6,13 +6,16 @@ import os
 import signal
 from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
+from urllib.parse import urlsplit
 
 import typer
 
+from rmqkit.address import PORTS
 from rmqkit.cli import output
 from rmqkit.cli.app import SETTINGS
 from rmqkit.errors import NodeError
 from rmqkit.exit_codes import DONE, PARTLY_DONE, SIGNALLED, UNREACHABLE
+from rmqkit.http_api import client as http_api
 from rmqkit.node.cluster import Cluster, ClusterStatus, last_started
 from rmqkit.node.node import Node, NodeStatus
 
@@ -62,7 +65,8 @@ def start(
     if before == [node.pid for node in broker.nodes]:
         output.note(f"The {'cluster' if isinstance(broker, Cluster) else 'node'} is already running.")
     _show(broker.status())
-    if broker.nodes[0].status().port != 5672:  # noqa: PLR2004 - the default port of AMQP, and of rmqkit
+    first = broker.nodes[0].status()
+    if first.port != PORTS["amqp"] or urlsplit(first.management_url).port != http_api.PORT:
         output.note('\nTo use it in this shell:  eval "$(rmqkit broker env)"')
 
 
