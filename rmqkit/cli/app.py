@@ -81,6 +81,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "Show the depth, consumers and message rates of queues.",
             "rmqkit status",
             "rmqkit status orders.yaml --watch",
+            "rmqkit status 'orders.*' --sort name",
         ),
         "schema": (
             "Print the JSON Schema of topology files, for editors.",

@@ -10,10 +10,12 @@ import errno
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TextIO
+from unicodedata import combining, east_asian_width
 
 from rmqkit.errors import OutputError
 
@@ -23,6 +25,7 @@ _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32
 warned: set[str] = set()  # the warnings of this command so far
 
 # Characters that JSON may hold unescaped and a terminal obeys: Latin-1's controls, and changes of direction.
+_MIN_FIRST = 12  # columns of a shortened first cell
 _CONTROLS = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -93,20 +96,44 @@ def table(
 ) -> str:
     """Align rows in columns as wide as their widest cell, for standard output.
 
-    `styles` has one a row, if any; `numbers` are the columns, from 0, that are aligned to the right.
+    `styles` has one a row, if any; `numbers` are the columns, from 0, that are aligned to the right. On a terminal that
+    is too narrow, the first column is shortened.
     """
     cells = [[safe(cell).replace("\n", "\\n") for cell in row] for row in ([header] if header else []) + list(rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    aligned = [
-        (cell.rjust(width) if column in numbers else cell.ljust(width) for column, (cell, width) in enumerate(row))
-        for row in (zip(each, widths, strict=True) for each in cells)
-    ]
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    if is_terminal(sys.stdout):
+        others = sum(widths[1:]) + 2 * (len(widths) - 1)
+        widths[0] = min(widths[0], max(shutil.get_terminal_size().columns - others, _MIN_FIRST))
+        cells = [[shortened(first, widths[0]), *rest] for first, *rest in cells]
+    aligned = []
+    for row in cells:
+        padded = [(" " * (wide - width(cell)), cell) for cell, wide in zip(row, widths, strict=True)]
+        aligned.append(pad + cell if column in numbers else cell + pad for column, (pad, cell) in enumerate(padded))
     lines = ["  ".join(row).rstrip() for row in aligned]
     looks: list[Style | None] = ["bold"] if header else []
     looks += styles or [None] * len(rows)
     return "\n".join(
         paint(line, style, sys.stdout) if style else line for line, style in zip(lines, looks, strict=True)
     )
+
+
+def width(text: str) -> int:
+    """Return the number of columns a text takes on a terminal (https://www.unicode.org/reports/tr11/)."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(each) else 1 + (east_asian_width(each) in "WF") for each in text)
+
+
+def shortened(text: str, columns: int) -> str:
+    """Replace the middle of a text that is wider than so many columns by an ellipsis."""
+    if width(text) <= columns:
+        return text
+    head, tail = text[: columns // 2], text[-(columns // 2) :]
+    while width(head) > columns // 2:
+        head = head[:-1]
+    while width(head) + width(tail) >= columns:
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 def flush() -> None:

@@ -6,8 +6,12 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
 MISSING = "missing"  # the state of a queue that a file declares and the broker does not have
 _HEADER = ("queue", "type", "state", "ready", "unacked", "consumers", "in/s", "out/s", "")
 _NUMBERS = range(3, 8)
+_SUFFIXES = (".yaml", ".yml", ".json")
+_SORT = "Order of the queues. [default: as in the files; without any, the busy ones first]"
 _GROWING = 1.1  # rate in by rate out, above which a backlog grows
 _DRIFT = {
     Outcome.CREATE: "to create",
@@ -58,14 +64,47 @@ class Status:
     unseen: tuple[str, ...] = ()
 
 
+class Order(StrEnum):
+    """An order of queues."""
+
+    BUSY = "busy"
+    NAME = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The queues to show: those that match a pattern, or all; by default as in the files, or the busy ones first."""
+
+    patterns: tuple[str, ...] = ()
+    order: Order | None = None
+
+    def of(self, queues: Iterable[QueueStatus], *, by_default: Order | None) -> tuple[QueueStatus, ...]:
+        """Return the selected queues in their order."""
+        found = [
+            each for each in queues if not self.patterns or any(fnmatchcase(each.name, one) for one in self.patterns)
+        ]
+        keys = {Order.BUSY: _busy, Order.NAME: lambda queue: queue.name}
+        order = self.order or by_default
+        return tuple(sorted(found, key=keys[order]) if order else found)
+
+
+def _busy(queue: QueueStatus) -> tuple[float, ...]:
+    """Return the key that sorts the queues with most messages first, then those with the highest rates."""
+    return (-queue.ready - (queue.unacknowledged or 0), -(queue.published_per_s or 0) - (queue.delivered_per_s or 0))
+
+
 @grouped
 def status(
     broker: ConnectionOptions,
     *,
-    files: Annotated[
+    names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]", help="Topology files: show only their queues, and the drift from them."),
+        typer.Argument(
+            metavar="[FILE|PATTERN]",
+            help="Topology files: show only their queues, and the drift from them. Or names of queues, with * and ?.",
+        ),
     ] = None,
+    sort: Annotated[Order | None, typer.Option("--sort", help=_SORT)] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
     interval: Annotated[
         float, typer.Option("--interval", metavar="SECONDS", help="Time between two refreshes.", min=0.1)
@@ -74,32 +113,41 @@ def status(
 ) -> None:
     """Show the depth, consumers and message rates of queues.
 
-    With topology files only their queues are shown, and how many entities differ from the files. RabbitMQ's HTTP API
-    updates its numbers every five seconds; the ready messages and consumers of the files' queues are current. Without
-    the HTTP API only those two can be seen.
+    With topology files only their queues are shown, and how many entities differ from the files; the exit code is 5 if
+    a queue is missing. RabbitMQ's HTTP API updates its numbers every five seconds; the ready messages and consumers of
+    the files' queues are current. Without the HTTP API only those two can be seen.
     """
+    files = [each for each in names or () if each == "-" or each.endswith(_SUFFIXES) or Path(each).exists()]
+    selection = Selection(tuple(each for each in names or () if each not in files), sort)
     topology, settings = topology_source.load_topology(files) if files else None, broker.settings()
     if watch and not json and not output.is_terminal(sys.stdout):
         raise InputError("--watch needs a terminal", advice="Add --json to print one object a line.")
     with connect(settings) as connection:
         if watch:
             signal.signal(signal.SIGTERM, _exit)
-            statuses = _refresh(connection, settings, topology, interval)
+            statuses = _refresh(partial(inspect, connection, settings, topology, selection), interval)
             if json:
                 _stream(statuses)
             else:
-                _draw(statuses, files or ())
+                _draw(statuses, files)
             return
-        current = inspect(connection, settings, topology)
+        current = inspect(connection, settings, topology, selection)
         if json:
             output.out_json(_as_json(current))
         else:
             output.out(_table(current))
-            output.note("\n".join(map(output.safe, _remarks(current, files or ()))))
+            output.note("\n".join(map(output.safe, _remarks(current, files))))
+        if any(each.state == MISSING for each in current.queues):
+            raise typer.Exit(exit_codes.REFUSED)
 
 
-def inspect(connection: Connection, settings: Settings, topology: Topology | None) -> Status:
-    """Return the status of the queues of a topology, or of all in the virtual host.
+def inspect(
+    connection: Connection,
+    settings: Settings,
+    topology: Topology | None,
+    selection: Selection = Selection(),
+) -> Status:
+    """Return the status of the selected queues of a topology, or of the virtual host.
 
     Raises Unreachable, AuthenticationFailed, AccessRefused if the HTTP API is needed and does not answer;
     ConnectionLost.
@@ -116,9 +164,11 @@ def inspect(connection: Connection, settings: Settings, topology: Topology | Non
             raise
         unseen = ("Nor can types, unacknowledged messages and rates be seen",)
     if topology is None:
-        return Status(known, unseen=("Statistics may be up to 5 s old",))
+        return Status(selection.of(known, by_default=Order.BUSY), unseen=("Statistics may be up to 5 s old",))
     by_name = {each.name: each for each in known}
-    queues = tuple(_current(connection, queue.name, by_name.get(queue.name)) for queue in topology.queues)
+    queues = selection.of(
+        (_current(connection, queue.name, by_name.get(queue.name)) for queue in topology.queues), by_default=None
+    )
     planned = connection.plan(topology)
     return Status(queues, Counter(step.outcome for step in planned.steps), (*planned.unseen, *unseen))
 
@@ -135,15 +185,13 @@ def _current(connection: Connection, name: str, known: QueueStatus | None) -> Qu
     return replace(known, ready=state.ready, consumers=state.consumers, state=known.state or "running")  # it answers
 
 
-def _refresh(
-    connection: Connection, settings: Settings, topology: Topology | None, interval: float
-) -> Iterator[Status | BrokerError]:
-    """Yield the status again and again; a broker that is unreachable for a while does not end it."""
-    yield inspect(connection, settings, topology)
+def _refresh(look: Callable[[], Status], interval: float) -> Iterator[Status | BrokerError]:
+    """Yield the status repeatedly; a broker that is unreachable for a while does not end it."""
+    yield look()
     while True:
         time.sleep(interval)
         try:
-            yield inspect(connection, settings, topology)
+            yield look()
         except (Unreachable, ConnectionLost) as error:
             yield error
 
@@ -207,7 +255,11 @@ def _rate(number: float | None) -> str:
 
 
 def _remarks(status: Status, files: Sequence[str]) -> Iterator[str]:
-    """Yield what could not be seen, and a line for each kind of drift."""
+    """Yield the totals of several queues, what could not be seen, and a line for each kind of drift."""
+    if len(status.queues) > 1:
+        ready = sum(each.ready for each in status.queues)
+        unacknowledged = sum(each.unacknowledged or 0 for each in status.queues)
+        yield f"{len(status.queues):,} queues: {ready:,} ready, {unacknowledged:,} unacknowledged."
     yield from (f"{sentence}." for sentence in status.unseen)
     if status.drift is None:
         return
