@@ -30,7 +30,7 @@ _MODULES = {
     "message": "Delivery Message Properties Verdict",
     "messaging.consumer": "Consumer",
     "model": "Binding Contract Exchange Policy Queue Retry Suppression Target Topology",
-    "options": "ApplyOptions PublishOptions Replay",
+    "options": "ApplyOptions FailurePolicy PublishOptions Replay",
     "payload.contracts": "compile_contract",
     "payload.message_template": "fill",
     "plan": "Difference Outcome Plan Step",
@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from rmqkit.model import Target as Target
     from rmqkit.model import Topology as Topology
     from rmqkit.options import ApplyOptions as ApplyOptions
+    from rmqkit.options import FailurePolicy as FailurePolicy
     from rmqkit.options import PublishOptions as PublishOptions
     from rmqkit.options import Replay as Replay
     from rmqkit.payload.contracts import compile_contract as compile_contract

@@ -138,6 +138,14 @@ class Connection:
         """Return the status of all queues of the virtual host, sorted by name. Raises the errors of `live`."""
         return http_api.connect(self._consuming).queues()
 
+    def dead_letter_target(self, queue: str) -> Target | None:
+        """Return where the messages that a queue rejects go; None if they are dropped.
+
+        A routing key of "" keeps the message's own. Raises NotFound, and the errors of `live`, after five seconds
+        without an answer.
+        """
+        return http_api.connect(self._consuming, timeout_s=5.0).dead_letter_target(queue)
+
     def queue_state(self, queue: str) -> QueueState:
         """Return the numbers of ready messages and of consumers of a queue.
 

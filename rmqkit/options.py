@@ -44,6 +44,14 @@ class ConsumeOptions:
     offset: Offset | None = None
 
 
+class FailurePolicy(Enum):
+    """The fate of a message whose handler fails, in place of its retry."""
+
+    STOP = "stop"  # end the run; the message is still in its queue
+    REQUEUE = "requeue"  # it is redelivered after a pause
+    REJECT = "reject"  # it is dead-lettered, or dropped where no dead-letter exchange is set
+
+
 class Replay(Enum):
     """Where a dead-lettered message is returned to.
 

@@ -84,11 +84,12 @@ class PublishReport:
 class ConsumeReport:
     """The outcome of consuming: settled deliveries by verdict, and how many were redelivered.
 
-    `failed` counts deliveries whose handler failed, which were rejected; `unmatched` those that the filter excluded,
-    with any verdict or, at the end, none; `invalid` those that broke the contract, which were rejected, or forwarded
-    and acknowledged. `retried` counts failed deliveries that wait for another try, `parked` those moved to the queue
-    after their last one; both were acknowledged once a copy was confirmed. `shares` counts deliveries by consumer, in
-    the order the consumers were started.
+    `failed` counts deliveries whose handler failed, and which were not retried; `unmatched` those that the filter
+    excluded, with any verdict or, at the end, none; `invalid` those that broke the contract. `stayed` counts the failed
+    and invalid ones that ended the run and are still queued, `dropped` the rejected ones of a queue that has no
+    dead-letter exchange, as far as this is known. `retried` counts failed deliveries that wait for another try,
+    `parked` those moved to the queue after their last one; both were acknowledged once a copy was confirmed. `shares`
+    counts deliveries by consumer, in the order the consumers were started.
     """
 
     consumed: int = 0
@@ -101,6 +102,8 @@ class ConsumeReport:
     invalid: int = 0
     retried: int = 0
     parked: int = 0
+    stayed: int = 0
+    dropped: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
 
@@ -241,7 +244,7 @@ def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | P
             return _numbers(report, "published confirmed returned nacked refused unknown republished")
         case ConsumeReport():
             settled = _numbers(report, "consumed acknowledged rejected requeued redelivered")
-            numbers = settled | _numbers(report, "failed unmatched invalid retried parked")
+            numbers = settled | _numbers(report, "failed unmatched invalid retried parked stayed dropped")
             return numbers | {"shares": dict(report.shares)}
         case MoveReport():
             numbers = _numbers(report, "ready scanned moved redelivered unmatched")

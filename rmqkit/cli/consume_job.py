@@ -92,6 +92,6 @@ def print_report(command: ConsumeCommand, result: ConsumeResult, *, as_json_obje
         output.note(report_text.consumer_shares(report))
     if report.consumed or not error:
         invalid = Verdict.ACK if job.invalid_to else Verdict.REJECT
-        output.note(report_text.consume_summary(report, job.unmatched, invalid))
+        output.note(report_text.consume_summary(report, job.unmatched, invalid, job.failed))
     if error:
         output.note(error_output.as_text(error))

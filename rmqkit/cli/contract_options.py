@@ -82,7 +82,7 @@ class ConsumedSchemaOptions(SchemaOptions):
     invalid_to: str | None = _option(
         "--invalid-to QUEUE",
         "Send messages that break the contract here, with the reason in a header. [default: where the queue's"
-        " retry ends, or its dead-letter exchange, in the topology applied last; without either they are rejected]",
+        " retry ends, or its dead-letter exchange, in the topology applied last; else see --on-failure]",
     )
 
     def of(self, target: Target, applied: LastApplied | None) -> Contract | None:

@@ -20,6 +20,7 @@ from rmqkit.handlers.function import FunctionHandler, load
 from rmqkit.handlers.handler import Handler
 from rmqkit.handlers.printer import Printer
 from rmqkit.message import Verdict
+from rmqkit.options import FailurePolicy
 from rmqkit.settings import Settings, load_settings
 
 Count = Annotated[int | None, option("-n", "--count", metavar="N", min=1, help="Stop after N messages.")]
@@ -62,6 +63,11 @@ class HandlerOptions:
     timeout: float | None = _option("--timeout SECONDS", "End a command that takes longer.", min=0.001)
     concurrency: int | None = _option("--concurrency N", "Run N commands at a time.", min=1, max=10_000)
     handler: str | None = _option("--handler MODULE:FUNCTION", "Call a Python function with each delivery.")
+    on_failure: FailurePolicy | None = _option(
+        "--on-failure",
+        "Fate of a message that the handler fails on: it stays and the run stops, is requeued, or is rejected."
+        " [default: its retry or dead-letter exchange, else stop]",
+    )
     to_exchange: str | None = _option("--to-exchange NAME", "Forward to this exchange, with confirms.")
     to_queue: str | None = _option("--to-queue NAME", "Forward to this queue.")
     to_routing_key: str | None = _option(
@@ -92,6 +98,11 @@ class HandlerOptions:
             parse(self.exec)
         elif self.timeout is not None or self.concurrency is not None:
             raise typer.BadParameter("--timeout and --concurrency require --exec")
+
+    def check_policy(self, *, checked: bool) -> None:
+        """Raise a usage error for a policy without failures; `checked` says whether there is a contract."""
+        if self.on_failure and not (self.may_fail or checked):
+            raise typer.BadParameter("--on-failure requires --exec, --handler or a contract")
 
     def prefetch(self, given: int | None, *, filtered: bool) -> int:
         """Return the prefetch: the given one, but enough for all commands.

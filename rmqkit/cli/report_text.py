@@ -12,6 +12,7 @@ from rmqkit.cli import output
 from rmqkit.errors import REFUSALS, InputError, NotConfirmed, Refused, RmqkitError, Unroutable
 from rmqkit.message import Verdict
 from rmqkit.model import Target
+from rmqkit.options import FailurePolicy
 from rmqkit.plural import plural
 from rmqkit.report import ConsumeReport, Failure, Fate, MoveGroup, MoveReport, PublishReport, ServeReport
 
@@ -163,22 +164,27 @@ def _age(time: datetime, now: datetime) -> str:
 _PAST = {Verdict.ACK: "acknowledged", Verdict.REJECT: "rejected", Verdict.REQUEUE: "requeued"}
 
 
-def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict) -> str:
+def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict, failed: FailurePolicy | None) -> str:
     """Summarize what was consumed in one line; messages that were delivered and not settled are back in the queue."""
+    requeues = failed is FailurePolicy.REQUEUE
+    rejected = "DROPPED" if report.dropped else "rejected"
+    fate = "still queued" if report.stayed else "requeued" if requeues else rejected
+    sent_on = report.invalid * (invalid is Verdict.ACK)
+    given_up = report.failed + report.invalid - sent_on
 
     def handled(settled: int, verdict: Verdict) -> int:
-        return settled - report.unmatched * (verdict is unmatched) - report.invalid * (verdict is invalid)
+        return settled - report.unmatched * (verdict is unmatched)
 
-    done = handled(report.acknowledged, Verdict.ACK) - report.retried - report.parked
+    done = handled(report.acknowledged, Verdict.ACK) - sent_on - report.retried - report.parked
     rate = f", {done / report.seconds:,.0f}/s" if done and report.seconds else ""
     counts = {
         "redelivered": report.redelivered if done else 0,
-        "rejected": handled(report.rejected, Verdict.REJECT) - report.failed,
-        "requeued": report.requeued,
-        "failed (rejected)": report.failed,
+        rejected: handled(report.rejected, Verdict.REJECT) - given_up * (fate == rejected),
+        "requeued": report.requeued - given_up * (fate == "requeued"),
+        f"failed ({fate})": report.failed,
         "failed (to be retried)": report.retried,
         "parked (not to be retried)": report.parked,
-        f"broke the contract ({'sent on with the reason' if invalid is Verdict.ACK else 'rejected'})": report.invalid,
+        f"broke the contract ({'sent on with the reason' if invalid is Verdict.ACK else fate})": report.invalid,
         f"did not match ({_PAST[unmatched]})": report.unmatched,
     }
     return f"Consumed {plural(done, 'message')} in {report.seconds:.2f} s{rate}{_listed(counts)}."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import select
 import shlex
 import shutil
@@ -84,14 +85,34 @@ VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit co
 _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them; a command should not
 
 
+# Unquoted words by which a shell connects and redirects commands; here they would be arguments.
+_SHELL_WORD = re.compile(r"\|\|?|&&?|;|&?\d*(>[>|&]?|<)(&?\d+|[^>=].*)?")
+
+
+def _shell_word(command: str) -> str | None:
+    with suppress(ValueError):  # a quote inside a word
+        return next(filter(_SHELL_WORD.fullmatch, shlex.split(command, posix=False)), None)
+    return None
+
+
 def parse(command: str) -> tuple[str, ...]:
-    """Split a command line as a shell would; put its program's path first. Raises SettingsError if not found."""
+    """Split a command line as a shell would; put its program's path first.
+
+    Raises SettingsError if it is not found, or if the command needs a shell.
+    """
     try:
         words = shlex.split(command)
     except ValueError as exc:
         raise SettingsError(f"--exec: {exc}: {command}") from exc
     if not words:
         raise SettingsError("--exec: the command is empty")
+    if word := _shell_word(command):
+        plain = not set(command) & set("'\"\\$`")
+        script = f"--exec \"sh -c '{command}'\"" if plain else "--exec with sh -c '...' around the command"
+        raise SettingsError(
+            f"--exec: {word!r} is for a shell, and none runs the command",
+            advice=f"Write {script}; or quote {word} once more if it is an argument.",
+        )
     program = shutil.which(words[0])
     if program is None:
         raise SettingsError(

@@ -45,6 +45,8 @@ class FileSaver(Handler):
     Any number of runs may share the folder. Raises OutputError when the folder cannot be created.
     """
 
+    may_fail = False  # on a message alone
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._run = secrets.token_hex(3)

@@ -37,6 +37,8 @@ class Forwarder:
     Where `exchange` or `routing_key` is None, that of the delivery is used.
     """
 
+    may_fail = False  # on a message alone
+
     connection: Connection
     exchange: str | None
     routing_key: str | None

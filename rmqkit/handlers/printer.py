@@ -34,6 +34,8 @@ class Printer(Handler):
     do those of threads that share the printer.
     """
 
+    may_fail = False  # on a message alone
+
     def __init__(self, fd: int = 1, *, as_json: bool = False, lock_fd: int | None = None) -> None:
         self._fd = fd
         self._lock_fd = lock_fd

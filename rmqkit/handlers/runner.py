@@ -6,11 +6,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rmqkit.connection import Connection
-from rmqkit.errors import Location, PayloadError, RmqkitError, SettingsError
+from rmqkit.errors import BrokerError, HandlerError, Location, PayloadError, RmqkitError, SettingsError
 from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
@@ -18,7 +19,7 @@ from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging import thread_group
 from rmqkit.messaging.rpc_server import OnFailure, log_failure
 from rmqkit.model import Contract, Retry, Target, Topology
-from rmqkit.options import ConsumeOptions, shares
+from rmqkit.options import ConsumeOptions, FailurePolicy, shares
 from rmqkit.payload.contracts import compile_contract, reason
 from rmqkit.payload.death_headers import ATTEMPTS, QUEUE
 from rmqkit.payload.formats import Check
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 PROGRESS_EVERY_S = 0.05
 MAX_FAILURES_SHOWN = 20  # kinds of failure; any others are counted, not shown
 
+_ADVICE = (
+    "Give the queue a retry or a dead-letter exchange and apply it, or choose stop, requeue or reject with --on-failure"
+    " (in Python: failed=FailurePolicy.REJECT)."
+)
 OnWarning = Callable[[str], None]
 _log = logging.getLogger("rmqkit")
 
@@ -43,7 +48,9 @@ class ConsumeJob:
 
     Each of the `consumers` has its own channel and thread. Only messages that match the `filter` expression reach the
     handler; the others get the verdict `unmatched`. A message that breaks the `contract` goes to `invalid_to`, one the
-    handler fails on goes where `retry` says; if these are None, it is rejected.
+    handler fails on goes where `retry` says; if these are None, `failed` decides. Without it such a message is rejected
+    if it is known to be dead-lettered; otherwise the run ends, and the message stays in its queue. `drops` tells
+    whether the queue drops the messages it rejects; None: that is not known. A `temporary` queue ends with the run.
     """
 
     queue: str
@@ -54,6 +61,29 @@ class ConsumeJob:
     contract: Contract | None = None
     invalid_to: Target | None = None
     retry: Retry | None = None
+    failed: FailurePolicy | None = None
+    drops: bool | None = None
+    temporary: bool = False
+
+    def with_policy(self, connection: Connection, on_warning: OnWarning) -> ConsumeJob:
+        """Return the job with its policy for failed messages, and say what will happen to them unless they are kept.
+
+        RabbitMQ's HTTP API knows where a queue's rejected messages go; if it does not answer, `drops` counts.
+        """
+        job = replace(self, retry=None) if self.failed else self
+        if job.retry or job.temporary:
+            return replace(job, failed=self.failed or FailurePolicy.REJECT)
+        drops = self.drops
+        with suppress(BrokerError):
+            drops = connection.dead_letter_target(self.queue) is None
+        policy = self.failed or (FailurePolicy.REJECT if drops is False else FailurePolicy.STOP)
+        known = f"has {'neither a retry nor a' if drops else 'no known retry or'} dead-letter exchange"
+        if policy is FailurePolicy.REJECT and drops is not False:
+            fate = "will be dropped" if drops else "may be dropped"
+            on_warning(f"failed messages {fate}: queue {self.queue!r} {known}")
+        elif not self.failed and policy is FailurePolicy.STOP:
+            on_warning(f"consuming stops at the first message that fails: queue {self.queue!r} {known}")
+        return replace(job, failed=policy, drops=drops)
 
     def split(self, parts: int) -> list[ConsumeJob]:
         """Divide the count among jobs that together consume exactly that many; there are fewer if it is small."""
@@ -85,6 +115,7 @@ def handle(
     idle_timeout_s: float | None = None,
     concurrency: int = 1,
     stop: Stop | None = None,
+    failed: FailurePolicy | None = None,
     on_failure: OnFailure = log_failure,
     on_warning: OnWarning = _log.warning,
 ) -> ConsumeReport:
@@ -93,7 +124,8 @@ def handle(
     If the function raises, the message follows the retry that `topology` has for the queue: it waits, is delivered
     again, and in the end is parked for inspection, with the reason in its headers. A message that breaks the queue's
     contract is parked immediately, as is one the function returns Verdict.REJECT for; Verdict.REQUEUE requeues it.
-    Without a retry, a failed message is rejected: dead-lettered, or dropped if the queue has no dead-letter exchange.
+    Without a retry, a failed message is rejected if `topology` or RabbitMQ's HTTP API shows that it is dead-lettered.
+    Otherwise the run ends with HandlerError, and the message is still queued. `failed` decides in place of all this.
 
     The run ends as a consumer does: see `ConsumeOptions`. `concurrency` is the number of threads that call the
     function. `on_failure` gets the exceptions; `on_warning` is called once for each kind of failure, and for problems
@@ -101,28 +133,22 @@ def handle(
     consumer raises, NotFound if a queue of the retry is missing, Unroutable or NotConfirmed if a message could not be
     parked or retried, HandlerError if the function returns anything else; their `report` has the counts.
     """
-    job = job_for(queue, topology, on_warning) if topology else ConsumeJob(queue)
-    job = replace(job, options=ConsumeOptions(prefetch, count, idle_timeout_s), consumers=concurrency)
+    job = job_for(queue, topology) if topology else ConsumeJob(queue)
+    job = replace(job, options=ConsumeOptions(prefetch, count, idle_timeout_s), consumers=concurrency, failed=failed)
     called = handler if isinstance(handler, Handler) else FunctionHandler(handler, on_failure)
     return run_handler(connection, job, called, stop=stop or Stop(), on_warning=on_warning)
 
 
-def job_for(queue: str, topology: Topology, on_warning: OnWarning = lambda _: None) -> ConsumeJob:
-    """Return the job that a topology describes for a queue; warn if failed messages are dropped."""
+def job_for(queue: str, topology: Topology) -> ConsumeJob:
+    """Return the job that a topology describes for a queue."""
     declared = next((each for each in topology.queues if each.name == queue), None)
     if declared is None:
         return ConsumeJob(queue)
     dead_letters = dead_letter_target(topology, declared)
-    if not declared.retry and not dead_letters:
-        on_warning(dropped_warning(queue))
     end = Target("", declared.retry.then) if declared.retry else dead_letters
     contract = declared.contract
-    return ConsumeJob(queue, contract=contract, invalid_to=end if contract else None, retry=declared.retry)
-
-
-def dropped_warning(queue: str) -> str:
-    """Return the warning that the failed messages of a queue are dropped."""
-    return f"failed messages will be dropped: queue {queue!r} has neither a retry nor a dead-letter exchange"
+    invalid_to = end if contract else None
+    return ConsumeJob(queue, contract=contract, invalid_to=invalid_to, retry=declared.retry, drops=dead_letters is None)
 
 
 def run_handler(
@@ -153,8 +179,11 @@ def run_handler(
         reports = {f"channel {number}": run.report for number, run in enumerate(runs, 1)}
         return combine(reports, time.monotonic() - started_s)
 
+    ending = Stop()  # requested by `stop`, or by a failure: that of the caller is left alone
     try:
         job.check(connection)
+        if getattr(handler, "may_fail", True) or (job.contract and not job.invalid_to):
+            job = job.with_policy(connection, on_warning)
         check = compile_contract(job.contract) if job.contract else None
         matches: DeliveryFilter | None = None
         if job.filter is not None:
@@ -163,11 +192,14 @@ def run_handler(
             matches = DeliveryFilter(job.filter, on_warning)
         failures = _FailureLog(on_warning)
         runs.extend(  # one by one, so that those already subscribed are closed if another cannot be
-            _ConsumerRun(connection, part, stop, failures, check=check, matches=matches)
+            _ConsumerRun(connection, part, ending, failures, check=check, matches=matches)
             for part in job.split(job.consumers)
         )
         on_consuming()
-        thread_group.run_all([lambda run=run: run.handle(handler, show_progress) for run in runs], stop)  # type: ignore[misc]
+        with stop.waking(ending.request):
+            if stop.requested:
+                ending.request()
+            thread_group.run_all([lambda run=run: run.handle(handler, show_progress) for run in runs], ending)  # type: ignore[misc]
     except RmqkitError as exc:
         for run in runs:
             run.close()
@@ -213,6 +245,7 @@ class _ConsumerRun:
     ) -> None:
         self._connection, self._job, self._stop, self._failures = connection, job, stop, failures
         self._counts: Counter[str] = Counter()
+        self._error: HandlerError | None = None
         options = replace(job.options, count=None) if matches else job.options
         self._consumer = connection.consume(job.queue, **asdict(options), stop=stop, on_warning=failures.warn)
         self._source: Source = self._consumer
@@ -239,6 +272,8 @@ class _ConsumerRun:
             for batch in handler.handle(self._source, self._stop):
                 self._settle(batch)
                 on_progress()
+        if self._error:
+            raise self._error
 
     def close(self) -> None:
         """Stop consuming; deliveries that were not settled return to the queue."""
@@ -250,20 +285,49 @@ class _ConsumerRun:
             for left in self._leave(next_steps(batch, self._job.queue, retry)):
                 parked = sum(each.target == each.end for each in left)
                 self._counts.update(parked=parked, retried=len(left) - parked)
+            if batch.failure:
+                self._failures.add(batch.failure, fate=f"its message {in_words(retry)}")
+        elif batch.failure:
+            self._counts["failed"] += len(batch.deliveries)
+            self._give_up(batch.deliveries, batch.failure, "its message")
+        elif batch.verdict is Verdict.REJECT:
+            self._reject(batch.deliveries)
         else:
             self._consumer.settle(batch.deliveries, batch.verdict)
-            self._counts["failed"] += len(batch.deliveries) * bool(batch.failure)
-        if batch.failure:
-            fate = f"its message {in_words(retry)}" if retry else "its message was rejected"
-            self._failures.add(batch.failure, fate=fate)
 
     def _take_invalid(self, invalid: Sequence[InvalidDelivery]) -> None:
         target = self._job.invalid_to
-        fate = f"it goes to {target} with the reason" if target else "it was rejected"
-        for number, _, error in invalid:
-            self._failures.add(error.problems[0].message, subject=f"message {number}: ", fate=fate)
-        for left in self._leave([FailedDelivery(each, reason(error), target) for _, each, error in invalid]):
+        for number, delivery, error in invalid:
+            subject, text = f"message {number}: ", error.problems[0].message
+            if target:
+                self._failures.add(text, subject=subject, fate=f"it goes to {target} with the reason")
+            else:
+                self._counts["invalid"] += 1
+                self._give_up((delivery,), text, "it", subject=subject)
+        for left in self._leave([FailedDelivery(each, reason(error), target) for _, each, error in invalid if target]):
             self._counts["invalid"] += len(left)
+
+    def _give_up(self, deliveries: Sequence[Delivery], failure: str, noun: str, *, subject: str = "") -> None:
+        """Settle deliveries that have nowhere to go as the policy says; `noun` stands for their message."""
+        match self._job.failed:
+            case FailurePolicy.STOP:
+                self._counts["stayed"] += len(deliveries)
+                message = f"{subject}{failure}; {noun} is still in queue {self._job.queue!r}"
+                self._error = self._error or HandlerError(message, advice=_ADVICE)
+                self._stop.request()
+            case FailurePolicy.REQUEUE:
+                self._consumer.settle(deliveries, Verdict.REQUEUE)
+                self._failures.add(failure, subject=subject, fate=f"{noun} was requeued")
+            case _:
+                self._reject(deliveries)
+                fate = "DROPPED: the queue has no dead-letter exchange" if self._job.drops else "rejected"
+                self._failures.add(failure, subject=subject, fate=f"{noun} was {fate}")
+
+    def _reject(self, deliveries: Sequence[Delivery]) -> None:
+        before = self._consumer.report.rejected
+        self._consumer.settle(deliveries, Verdict.REJECT)
+        if self._job.drops and not self._job.temporary:
+            self._counts["dropped"] += self._consumer.report.rejected - before
 
     def _leave(self, failed: Sequence[FailedDelivery]) -> Iterator[list[FailedDelivery]]:
         for left in publish_copies(self._connection, failed, self._consumer.frame_max, self._stop):

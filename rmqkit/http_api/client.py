@@ -31,7 +31,7 @@ from rmqkit.errors import (
     SettingsError,
     Unreachable,
 )
-from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
+from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
 
@@ -65,13 +65,13 @@ class LiveTopology:
     parameters: tuple[Mapping[str, str], ...] | None = ()
 
 
-def connect(connection: ReconnectingConnection) -> HttpApiClient:
+def connect(connection: ReconnectingConnection, timeout_s: float = TIMEOUT_S) -> HttpApiClient:
     """Return a client for the HTTP API of the broker of an AMQP connection, verified to belong to it.
 
     Raises SettingsError, Unreachable, AuthenticationFailed, AccessRefused.
     """
     address, cluster_name = connection.server()
-    api = HttpApiClient(connection.settings, address)
+    api = HttpApiClient(connection.settings, address, timeout_s)
     api.verify(cluster_name)
     return api
 
@@ -79,7 +79,8 @@ def connect(connection: ReconnectingConnection) -> HttpApiClient:
 class HttpApiClient:
     """The HTTP API of the broker at an AMQP address, for one virtual host."""
 
-    def __init__(self, settings: Settings, address: Address) -> None:
+    def __init__(self, settings: Settings, address: Address, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         self._settings = settings
         self._address = address
         self._vhost = quote(address.vhost, safe="")
@@ -150,6 +151,26 @@ class HttpApiClient:
             found = self._call("GET", f"queues/{self._vhost}?columns={columns}")
             return tuple(sorted(map(_status_of, found), key=lambda each: each.name))
 
+    def dead_letter_target(self, queue: str) -> Target | None:
+        """Return the target of the messages that a queue rejects; None if they are dropped, because it leads nowhere.
+
+        A routing key of "" keeps the message's own. Raises the errors of `live`.
+        """
+        with self._checking_format():
+            found = self._call("GET", f"queues/{self._vhost}/{quote(queue, safe='')}")
+            policy = found.get("effective_policy_definition") or {}
+            settings = {f"x-{name}": value for name, value in policy.items()} | found["arguments"]
+            exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key", "")
+            if not isinstance(exchange, str) or not isinstance(key, str):
+                return None
+            place = f"exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source" if exchange else ""
+            if not exchange and key:
+                place = f"queues/{self._vhost}/{quote(key, safe='')}"
+            try:
+                return Target(exchange, key) if not place or self._call("GET", place) else None
+            except NotFound:
+                return None
+
     def put_policy(self, policy: Policy) -> None:
         """Create or change a policy. Raises Refused, Unreachable."""
         body = {"pattern": policy.pattern, "definition": dict(policy.definition), "priority": policy.priority}
@@ -198,7 +219,7 @@ class HttpApiClient:
         login = base64.b64encode(f"{self._username}:{password}".encode()).decode()
         content = None if body is None else json.dumps(body)
         headers = {"authorization": f"Basic {login}", "content-type": "application/json"}
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         try:
             if self._tls:
                 self._encrypt(connection)

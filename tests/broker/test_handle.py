@@ -18,7 +18,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
-from rmqkit import Contract, Delivery, Message, Queue, Retry, Topology, Verdict
+from rmqkit import Contract, Delivery, HandlerError, Message, Queue, Retry, Stop, Topology, Verdict
 from rmqkit.deploy import plan_apply
 from rmqkit.deploy.plan_apply import BrokerSnapshot
 from rmqkit.settings import load_settings
@@ -115,15 +115,37 @@ def test_a_message_that_breaks_the_contract_is_parked_without_calling_the_functi
     assert parked(witness)[1] == b"not JSON"
 
 
-def test_without_a_retry_a_warning_says_that_failed_messages_are_dropped_and_they_are_counted(
+@pytest.mark.parametrize("topology", [PLAIN, None])
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_without_a_retry_and_dead_letters_a_failed_message_stays_and_the_run_ends(
+    connection: rmqkit.Connection, vhost_url: str, topology: Topology | None, concurrency: int
+) -> None:
+    connection.publish([Message(b"x", "orders")] * 9)
+    warnings: list[str] = []
+    stop = Stop()
+    with pytest.raises(HandlerError, match="still in queue 'orders'") as raised:
+        rmqkit.handle(
+            connection, "orders", fail, topology=topology, concurrency=concurrency, stop=stop, on_failure=quiet,
+            on_warning=warnings.append,
+        )  # fmt: skip
+    report = raised.value.report
+    assert (report.failed, report.rejected, report.acknowledged) == (report.stayed, 0, 0)
+    assert 1 <= report.stayed <= concurrency
+    assert warnings[0].startswith("consuming stops at the first message that fails: queue 'orders' has n")
+    assert not stop.requested
+    wait_until(lambda: ready(vhost_url, "orders") == 9)
+
+
+def test_by_choice_failed_messages_are_rejected_in_place_of_a_retry(
     connection: rmqkit.Connection, vhost_url: str
 ) -> None:
     connection.publish(Message(b"x", "orders"))
     warnings: list[str] = []
     report = rmqkit.handle(
-        connection, "orders", fail, topology=PLAIN, count=1, on_failure=quiet, on_warning=warnings.append
-    )
-    assert (report.failed, report.rejected, ready(vhost_url, "orders")) == (1, 1, 0)
+        connection, "orders", fail, topology=replace(SHOP, queues=(*PLAIN.queues,)), count=1,
+        failed=rmqkit.FailurePolicy.REJECT, on_failure=quiet, on_warning=warnings.append,
+    )  # fmt: skip
+    assert (report.failed, report.rejected, report.dropped, ready(vhost_url, "orders")) == (1, 1, 1, 0)
     assert warnings[0].startswith("failed messages will be dropped: queue 'orders' has neither a retry nor")
 
 
@@ -284,7 +306,7 @@ def test_a_reason_that_is_not_valid_utf_8_has_replacement_characters(
 
 def test_failures_are_logged_by_default(connection: rmqkit.Connection, caplog: pytest.LogCaptureFixture) -> None:
     connection.publish(Message(b"secret", "orders"))
-    rmqkit.handle(connection, "orders", lambda _: 1 / 0, topology=PLAIN, count=1)
+    rmqkit.handle(connection, "orders", lambda _: 1 / 0, topology=PLAIN, count=1, failed=rmqkit.FailurePolicy.REJECT)
     assert [(each.name, each.levelno) for each in caplog.records] == [
         ("rmqkit", logging.WARNING),  # that failures are dropped
         ("rmqkit", logging.ERROR),  # the traceback

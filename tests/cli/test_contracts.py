@@ -94,7 +94,7 @@ def test_without_a_target_an_invalid_message_is_rejected_and_dead_lettered_by_th
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
     channel.queue_declare(queue, durable=True, arguments=arguments)
     sent(channel, queue, BAD, GOOD, BAD)
-    process = start(queue, "--schema", schema, "--count", 3)
+    process = start(queue, "--schema", schema, "--count", 3, "--on-failure", "reject")
     stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout.splitlines()) == (8, [GOOD])
     assert stderr.decode().count(f"{RULE}; it was rejected. Further failures like this are counted, not shown.") == 1
@@ -135,7 +135,7 @@ def test_messages_excluded_by_the_filter_are_not_checked(
 ) -> None:
     sent(channel, queue, BAD, b'{"total": 5}', b'{"total": -5}')
     how = ("--filter", "body.total != -1", "--unmatched", "ack", "--idle-timeout", 0.5, "--json")
-    process = start(queue, "--schema", schema, *how)
+    process = start(queue, "--schema", schema, *how, "--on-failure", "reject")
     stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout.splitlines()) == (8, [b'{"total": 5}']), stderr
     counts = parse_report(stderr)

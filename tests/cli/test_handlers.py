@@ -17,7 +17,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.conftest import Namespace
+from tests.conftest import Broker, Namespace
 from tests.support.cli import Start, parse_report
 from tests.support.queues import drain, fill
 from tests.support.wait import wait_for_queue, wait_until
@@ -136,7 +136,7 @@ def test_the_exit_code_of_a_command_is_the_verdict(
     queue, letters = dead
     for body in (b"exit 0", b"exit 3", b"exit 1", b"exit 1", b"kill -9 $$", b"exit 4"):
         channel.basic_publish("", queue, body)
-    process = start(queue, "-n", 6, "--exec", "sh", "--json")
+    process = start(queue, "-n", 6, "--exec", "sh", "--json", "--on-failure", "reject")
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 8
     told = parse_report(stderr)
@@ -147,6 +147,122 @@ def test_the_exit_code_of_a_command_is_the_verdict(
     wait_for_queue(channel, letters, ready=4)
     assert drain(channel, letters) == [b"exit 3", b"exit 1", b"exit 1", b"kill -9 $$"]
     assert drain(channel, queue) == [b"exit 4"]
+
+
+FAILING = shlex.join([sys.executable, "-c", "raise"])
+
+
+@pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2), ("--on-failure", "stop")])
+def test_a_message_a_command_fails_on_stays_in_a_queue_without_dead_letters(
+    start: Start, channel: BlockingChannel, queue: str, broker: Broker, how: tuple[object, ...]
+) -> None:
+    bodies = fill(channel, queue, 5)
+    process = start(queue, "--exec", FAILING, *how, RMQKIT_API_URL=broker.api_url)
+    _, stderr = process.communicate(timeout=90)
+    text = stderr.decode()
+    assert process.returncode == 8
+    if "--on-failure" not in how:
+        warning = f"consuming stops at the first message that fails: queue {queue!r} has neither a retry nor a dead-"
+        assert text.startswith(f"warning: {warning}")
+    assert f"the command ended with exit code 1; its message is still in queue {queue!r}" in text
+    assert "failed (still queued)" in text
+    wait_for_queue(channel, queue, ready=5, consumers=0)
+    assert sorted(drain(channel, queue)) == sorted(bodies)
+
+
+def test_without_the_http_api_and_a_topology_the_first_failure_stops_as_well(
+    start: Start, channel: BlockingChannel, dead: tuple[str, str]
+) -> None:
+    queue, _ = dead
+    fill(channel, queue, 3)
+    process = start(queue, "--exec", FAILING, "-n", 3, RMQKIT_API_URL="http://127.0.0.1:1")
+    _, stderr = process.communicate(timeout=90)
+    assert (process.returncode, stderr.count(b"has no known retry or dead-letter exchange")) == (8, 1), stderr
+    wait_for_queue(channel, queue, ready=3, consumers=0)
+
+
+def test_commands_that_run_when_another_fails_are_finished_and_acknowledged(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
+    for body in (b"until [ -e failed ]; do sleep 0.02; done", b"touch failed; exit 1"):
+        channel.basic_publish("", queue, body)
+    process = start(queue, "--exec", "sh", "--concurrency", 2, "--json")
+    _, stderr = process.communicate(timeout=90)
+    told = parse_report(stderr)
+    assert (told["acknowledged"], told["failed"], told["stayed"], told["rejected"]) == (1, 1, 1, 0)
+    wait_for_queue(channel, queue, ready=1, consumers=0)
+    assert drain(channel, queue) == [b"touch failed; exit 1"]
+
+
+def test_failed_messages_are_dead_lettered_where_the_http_api_shows_that_they_arrive(
+    start: Start, channel: BlockingChannel, dead: tuple[str, str], broker: Broker
+) -> None:
+    queue, letters = dead
+    fill(channel, queue, 3)
+    process = start(queue, "--exec", FAILING, "-n", 3, RMQKIT_API_URL=broker.api_url)
+    _, stderr = process.communicate(timeout=90)
+    assert (process.returncode, stderr.count(b"stops"), stderr.count(b"3 failed (rejected)")) == (8, 0, 1), stderr
+    wait_for_queue(channel, letters, ready=3)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_dead_letter_exchange_that_is_missing_or_leads_nowhere_is_none(
+    start: Start, channel: BlockingChannel, namespace: Namespace, broker: Broker, *, there: bool
+) -> None:
+    queue, exchange = namespace.queue(), namespace.exchange()
+    channel.queue_declare(queue, durable=True, arguments={"x-dead-letter-exchange": exchange})
+    if there:
+        channel.exchange_declare(exchange)
+    fill(channel, queue, 2)
+    process = start(queue, "--exec", FAILING, RMQKIT_API_URL=broker.api_url)
+    assert process.wait(90) == 8
+    wait_for_queue(channel, queue, ready=2, consumers=0)
+
+
+def test_messages_that_are_rejected_by_choice_and_dropped_are_counted_as_dropped(
+    start: Start, channel: BlockingChannel, queue: str, broker: Broker
+) -> None:
+    fill(channel, queue, 3)
+    arguments = (queue, "-n", 3, "--exec", FAILING, "--on-failure", "reject")
+    _, stderr = start(*arguments, RMQKIT_API_URL=broker.api_url).communicate(timeout=90)
+    assert stderr.startswith(b"warning: failed messages will be dropped: queue"), stderr
+    assert b"3 failed (DROPPED)" in stderr
+    wait_for_queue(channel, queue, ready=0)
+
+
+def test_failed_messages_are_requeued_by_choice(start: Start, channel: BlockingChannel, queue: str) -> None:
+    bodies = fill(channel, queue, 2)
+    process = start(queue, "-n", 2, "--exec", FAILING, "--on-failure", "requeue")
+    _, stderr = process.communicate(timeout=90)
+    assert (process.returncode, b"2 failed (requeued)" in stderr) == (8, True), stderr
+    wait_for_queue(channel, queue, ready=2, consumers=0)
+    assert sorted(drain(channel, queue)) == sorted(bodies)
+
+
+def test_an_invalid_message_stays_where_it_would_be_dropped(
+    start: Start, channel: BlockingChannel, queue: str, broker: Broker, tmp_path: Path
+) -> None:
+    (tmp_path / "order.json").write_text('{"type": "object"}')
+    bodies = [b"{}", b"[]", b"{}"]
+    for body in bodies:
+        channel.basic_publish("", queue, body)
+    process = start(queue, "--schema", "order.json", RMQKIT_API_URL=broker.api_url)
+    stdout, stderr = process.communicate(timeout=90)
+    assert (process.returncode, stderr.count(b"1 broke the contract (still queued)")) == (8, 1), stderr
+    wait_for_queue(channel, queue, ready=3 - len(stdout.splitlines()), consumers=0)
+    assert b"[]" in drain(channel, queue)
+
+
+@pytest.mark.parametrize("command", ["cat > /dev/null", "cat >/dev/null", "cat | wc -c", "true && cat", "cat 2>&1"])
+def test_the_words_of_a_shell_are_refused_without_one(
+    start: Start, channel: BlockingChannel, queue: str, command: str
+) -> None:
+    fill(channel, queue, 1)
+    process = start(queue, "--exec", command, "-n", 1)
+    _, stderr = process.communicate(timeout=90)
+    assert (process.returncode, f"Write --exec \"sh -c '{command}'\"" in stderr.decode()) == (2, True), stderr
+    process = start(queue, "--exec", f"sh -c '{command}'", "-n", 1)
+    assert process.wait(90) == 0
 
 
 def test_a_command_need_not_read_its_input(start: Start, channel: BlockingChannel, queue: str) -> None:
@@ -162,7 +278,7 @@ def test_properties_too_large_for_an_environment_fail_that_message_alone(
     queue, letters = dead
     channel.basic_publish("", queue, b"large", pika.BasicProperties(headers={"x": "é" * 50_000}))
     channel.basic_publish("", queue, b"small")
-    process = start(queue, "-n", 2, "--exec", "cat")
+    process = start(queue, "-n", 2, "--exec", "cat", "--on-failure", "reject")
     stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout) == (8, b"small")
     assert b"too large for environment variables" in stderr
@@ -175,7 +291,7 @@ def test_a_command_that_times_out_is_ended_with_all_processes_it_started(
     queue, letters = dead
     channel.basic_publish("", queue, b"x")
     script = "sleep 100 & echo $!; (trap '' TERM; echo ready; sleep 100) & wait"
-    process = start(queue, "-n", 1, "--exec", shell(script), "--timeout", 0.5)
+    process = start(queue, "-n", 1, "--exec", shell(script), "--timeout", 0.5, "--on-failure", "reject")
     grandchild = next(int(line) for line in iter(lambda: readline(process), b"") if line.strip().isdigit())
     assert process.wait(90) == 8
     assert process.stderr is not None
@@ -337,7 +453,7 @@ def test_the_return_value_of_a_function_is_the_verdict_and_an_exception_rejects_
     queue, letters = dead
     for body in (b"fine", b"reject", b"raise", b"raise", b"fine", b"requeue"):
         channel.basic_publish("", queue, body)
-    process = start(queue, "-n", 6, "--handler", "functions:judge", "--json")
+    process = start(queue, "-n", 6, "--handler", "functions:judge", "--json", "--on-failure", "reject")
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 8
     told = parse_report(stderr)
@@ -411,7 +527,7 @@ def test_heartbeats_continue_while_a_handler_is_busy(
     start: Start, channel: BlockingChannel, queue: str, broker_url: str, how: tuple[str, str]
 ) -> None:
     channel.basic_publish("", queue, b"4")
-    process = start(queue, "-n", 1, *how, "--json", "-u", f"{broker_url}?heartbeat=1")
+    process = start(queue, "-n", 1, *how, "--on-failure", "stop", "--json", "-u", f"{broker_url}?heartbeat=1")
     _, stderr = process.communicate(timeout=90)
     told = parse_report(stderr)
     assert (told["acknowledged"], told["redelivered"], stderr.count(b"warning")) == (1, 0, 0), stderr

@@ -150,7 +150,7 @@ def test_a_consumer_killed_at_any_moment_of_its_failures_loses_nothing(
 
 
 @pytest.mark.fault(23)
-def test_without_retry_and_dead_letters_the_first_warning_is_that_failures_are_dropped(
+def test_without_retry_and_dead_letters_the_first_warning_is_that_a_failure_stops_the_run(
     consume: Consume, vhost_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "plain.yaml"
@@ -160,7 +160,7 @@ def test_without_retry_and_dead_letters_the_first_warning_is_that_failures_are_d
     for queue, warned in (("orders", True), ("kept", False)):
         process = consume(queue, "--exec", "false", "--topology", path, "--idle-timeout", 0)
         _, stderr = process.communicate(timeout=90)
-        assert stderr.startswith("warning: failed messages will be dropped: queue 'orders' has neither") == warned
+        assert stderr.startswith("warning: consuming stops at the first message that fails: queue 'orders'") == warned
 
 
 @pytest.mark.fault(23)

@@ -14,7 +14,7 @@ from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
 from rmqkit.cli.last_applied import LastApplied
 from rmqkit.cli.options import ConnectionOptions, Json, grouped, option_field
-from rmqkit.handlers.runner import ConsumeJob, dropped_warning
+from rmqkit.handlers.runner import ConsumeJob
 from rmqkit.message import Verdict
 from rmqkit.model import Retry, Target
 from rmqkit.options import ConsumeOptions, Offset
@@ -85,15 +85,17 @@ def consume(
     """Print the messages of a queue as they arrive, until Ctrl-C; each is acknowledged once it is written.
 
     Or save them, run a command for each, call a function, or forward them. A message that was not handled completely
-    stays in the queue. A message the handler fails on is retried as the topology says; without a retry it is rejected:
-    dead-lettered, or dropped if the queue has no dead-letter exchange. The report goes to standard error.
+    stays in the queue. A message the handler fails on is retried as the topology says, or else dead-lettered; if no
+    retry and no dead-letter exchange of the queue is known, consuming stops and the message stays. The report goes to
+    standard error.
     """
     handler_options.check(handler, filtering)
     settings = broker.settings()
     applied = _applied(consumer.topology, settings)
-    retry = _retry(queue, applied) if handler.may_fail and applied else None
+    retry = _retry(queue, applied) if handler.may_fail and applied and not handler.on_failure else None
     schema = contract.of(Target("", queue), applied)
     consumer.check(handler, filtering, checked=bool(schema))
+    handler.check_policy(checked=bool(schema))
     ahead = handler.prefetch(prefetch, filtered=filtering.filter is not None)
     # Acknowledging takes nothing out of a stream.
     unmatched = filtering.unmatched or (Verdict.REQUEUE if consumer.offset is None else Verdict.ACK)
@@ -106,6 +108,8 @@ def consume(
         contract=schema,
         invalid_to=contract.target(queue, applied) if schema else None,
         retry=retry,
+        failed=handler.on_failure,
+        drops=applied.dead_letters[queue] is None if applied and queue in applied.dead_letters else None,
     )
     command = ConsumeCommand(settings, job, handler, consumer.workers)
 
@@ -120,10 +124,8 @@ def _applied(files: list[str] | None, settings: Settings) -> LastApplied | None:
 
 
 def _retry(queue: str, applied: LastApplied) -> Retry | None:
-    """Return the retry of a queue, and say where it is declared; warn if failed messages are dropped."""
+    """Return the retry of a queue, and say where it is declared."""
     files = ", ".join(applied.files)
     if retry := applied.retries.get(queue):
         output.note(output.safe(f"A failed message {in_words(retry)}: the retry of queue {queue!r} in {files}."))
-    elif applied.dead_letters.get(queue, ...) is None:
-        output.warn(f"{dropped_warning(queue)} in {files}")
     return retry

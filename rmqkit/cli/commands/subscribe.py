@@ -97,6 +97,7 @@ def subscribe(
         raise typer.BadParameter("--workers needs --durable NAME: a temporary queue belongs to one process")
     settings = broker.settings()
     schema = contract.of(Target(exchange), last_applied.recall(settings))
+    handler.check_policy(checked=bool(schema))
     ahead = handler.prefetch(prefetch, filtered=filtering.filter is not None)
     # No other consumer needs the messages of a temporary queue.
     unmatched = filtering.unmatched or (Verdict.REQUEUE if subscription.durable else Verdict.ACK)
@@ -107,6 +108,8 @@ def subscribe(
         unmatched=unmatched,
         contract=schema,
         invalid_to=contract.target("", None) if schema else None,
+        failed=handler.on_failure,
+        temporary=not subscription.durable,
     )
 
     def open_queue(connection: Connection) -> str:
