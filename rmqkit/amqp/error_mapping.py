@@ -12,7 +12,7 @@ from pika import exceptions, spec
 from pika.adapters.utils import connection_workflow
 
 from rmqkit.address import Address, is_loopback
-from rmqkit.amqp.decoder import ProtocolError
+from rmqkit.amqp.frame_decoder import ProtocolError
 from rmqkit.errors import REFUSALS, AuthenticationFailed, BrokerError, ConnectionLost, Refused, Unreachable
 
 PUBLISH = (60, 40)  # class and method of AMQP 0-9-1

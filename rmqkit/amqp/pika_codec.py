@@ -8,7 +8,7 @@ from typing import Any
 from pika import frame, spec
 from pika.exceptions import InvalidFrameError
 
-from rmqkit.amqp.decoder import ProtocolError
+from rmqkit.amqp.frame_decoder import ProtocolError
 from rmqkit.amqp.frames import Confirm, Event, LazyOrigin, Returned
 from rmqkit.message import Delivery
 

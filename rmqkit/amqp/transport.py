@@ -25,7 +25,7 @@ from pika.exceptions import ConnectionClosedByClient
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping, pika_codec
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.decoder import Decoder
+from rmqkit.amqp.frame_decoder import Decoder
 from rmqkit.amqp.frames import Event
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
 

@@ -12,7 +12,7 @@ from pika.adapters.utils import connection_workflow
 
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping, reconnect
-from rmqkit.amqp.decoder import ProtocolError
+from rmqkit.amqp.frame_decoder import ProtocolError
 from rmqkit.errors import (
     AccessRefused,
     AuthenticationFailed,

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from rmqkit.amqp.decoder import MAX_HEADER_BYTES, Decoder, ProtocolError
 from rmqkit.amqp.field_table import (
     MalformedField,
     decode_properties,
@@ -22,6 +21,7 @@ from rmqkit.amqp.field_table import (
     split_properties,
     split_table,
 )
+from rmqkit.amqp.frame_decoder import MAX_HEADER_BYTES, Decoder, ProtocolError
 from rmqkit.amqp.frames import Confirm, LazyOrigin, Returned, encode_method
 from rmqkit.amqp.pika_codec import PikaDecoder
 from rmqkit.errors import PayloadError
