@@ -71,7 +71,7 @@ class EffectiveContracts(contracts.Contracts):
         self._announced.add(contract)
         if self._applied:
             subject = Target(target.exchange) if target.exchange else f"queue {target.routing_key!r}"
-            files = ", ".join(self._applied.files)
+            files = self._applied.files_of(target)
             output.note(output.safe(f"Checking against {contract.schema}, the contract of {subject} in {files}."))
 
 

@@ -1,4 +1,4 @@
-"""The topology that was last applied to a broker: its publish target, contracts, dead letters and retries.
+"""What was last applied to a broker: the publish target, and the contracts, dead letters and retries of each entity.
 
 The broker does not know these, and `rmqkit publish` and `consume` need them. The user's state folder has a file for
 each broker and virtual host, readable only by its owner and without the password. It is a convenience: a file that
@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from rmqkit.model import Contract, Exchange, Queue, Retry, Target, Topology
 from rmqkit.settings import Settings
 
 _T = TypeVar("_T")
+_BY_NAME = ("exchanges", "queues", "dead_letters", "retries", "sources")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class LastApplied:
     """The publish target of a topology (None: it has none), the files it came from, and more by exchange or queue name.
 
     `exchanges` and `queues` have their contracts. `dead_letters` says where the messages go that a queue rejects: an
-    empty routing key stands for the message's own, and None for a queue that drops them.
+    empty routing key stands for the message's own, and None for a queue that drops them. `sources` has the files that
+    each exchange and queue came from, by the text of its kind and name; they may have been applied at different times.
     """
 
     target: Target | None
@@ -39,6 +41,11 @@ class LastApplied:
     queues: Mapping[str, Contract] = field(default_factory=dict)
     dead_letters: Mapping[str, Target | None] = field(default_factory=dict)
     retries: Mapping[str, Retry] = field(default_factory=dict)
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def files_of(self, target: Target) -> str:
+        """Name the files that declare an exchange or, in the default exchange, a queue."""
+        return ", ".join(self.sources.get(_key_of(target), self.files))
 
     def failure_target(self, queue: str) -> Target | None:
         """Return where the messages of a queue go that are not to be retried; None: they are rejected."""
@@ -56,21 +63,59 @@ def of(topology: Topology, files: Sequence[str]) -> LastApplied:
         queues=_contracts(topology.queues),
         dead_letters={each.name: dead_letter_target(topology, each) for each in topology.queues},
         retries={each.name: each.retry for each in topology.queues if each.retry},
+        sources=dict.fromkeys(_keys(topology), tuple(files)),
     )
 
 
 def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> None:
-    """Save a topology that was applied, in place of the one applied before."""
+    """Save a topology that was applied: its target, and its entities beside those of other files."""
+    applied, before = of(topology, files), recall(settings)
+    _save(settings, _merged(_without(before, topology), applied) if before else applied)
+
+
+def forget(settings: Settings, topology: Topology) -> None:
+    """Forget the entities of a topology that was destroyed, and its target."""
+    if before := recall(settings):
+        kept = _without(before, topology)
+        _save(settings, replace(kept, target=None, files=()) if topology.publish == kept.target else kept)
+
+
+def _merged(before: LastApplied, applied: LastApplied) -> LastApplied:
+    both: dict[str, Any] = {name: {**getattr(before, name), **getattr(applied, name)} for name in _BY_NAME}
+    return replace(applied, **both)
+
+
+def _without(applied: LastApplied, topology: Topology) -> LastApplied:
+    """Leave out the entities of a topology."""
+    exchanges, queues = {each.name for each in topology.exchanges}, {each.name for each in topology.queues}
+    gone = dict.fromkeys(_BY_NAME, queues) | {"exchanges": exchanges, "sources": set(_keys(topology))}
+    kept: dict[str, Any] = {
+        name: {key: value for key, value in getattr(applied, name).items() if key not in gone[name]}
+        for name in _BY_NAME
+    }
+    return replace(applied, **kept)
+
+
+def _keys(topology: Topology) -> Iterator[str]:
+    yield from (_key_of(Target(each.name)) for each in topology.exchanges)
+    yield from (_key_of(Target("", each.name)) for each in topology.queues)
+
+
+def _key_of(target: Target) -> str:
+    return f"exchange {target.exchange}" if target.exchange else f"queue {target.routing_key}"
+
+
+def _save(settings: Settings, applied: LastApplied) -> None:
     file = _file(settings)
-    applied = of(topology, files)
     saved = {
         "broker": _key(settings),
-        "files": list(files),
+        "files": list(applied.files),
         "publish": applied.target and asdict(applied.target),
         "exchanges": _saved_contracts(applied.exchanges),
         "queues": _saved_contracts(applied.queues),
         "dead_letters": {name: target and asdict(target) for name, target in applied.dead_letters.items()},
         "retries": {name: {"delays_ms": each.delays_ms, "then": each.then} for name, each in applied.retries.items()},
+        "sources": {name: list(each) for name, each in applied.sources.items()},
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -91,6 +136,7 @@ def recall(settings: Settings) -> LastApplied | None:
             queues=_each(_contract, saved, "queues"),
             dead_letters=_each(_target, saved, "dead_letters"),
             retries=_each(_retry, saved, "retries"),
+            sources=_each(lambda each: tuple(map(_text, each)), saved, "sources"),
         )
     except FileNotFoundError:
         return None

@@ -8,11 +8,14 @@ import stat
 from pathlib import Path
 
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.cli import last_applied
 from rmqkit.errors import Location
 from rmqkit.model import Contract, Exchange, Policy, Queue, Retry, Target, Topology
 from rmqkit.settings import Settings, load_settings
+from tests.support.cli import Run
+from tests.support.queues import drain
 
 WORK = Topology(publish=Target("orders", "order.eu"))
 
@@ -42,6 +45,34 @@ def test_all_loopback_names_are_one_broker() -> None:
     last_applied.remember(settings("amqp://127.0.0.1/"), WORK, [])
     assert last_applied.recall(settings("amqp://localhost")) == last_applied.recall(settings("amqp://[::1]"))
     assert last_applied.recall(settings("amqp://localhost")) is not None
+
+
+RETRY = Topology(queues=(Queue("q", contract=Contract("json", "/q"), retry=Retry((5,), "parked")), Queue("parked")))
+
+
+def test_the_entities_of_other_files_are_remembered_with_their_files() -> None:
+    where = settings("amqp://h")
+    last_applied.remember(where, RETRY, ["a.yaml"])
+    last_applied.remember(where, Topology(queues=(Queue("other"),)), ["b.yaml"])
+    found = last_applied.recall(where)
+    assert found is not None
+    assert (found.retries, found.queues) == ({"q": Retry((5,), "parked")}, {"q": Contract("json", "/q")})
+    assert found.dead_letters == {"q": None, "parked": None, "other": None}
+    assert [found.files_of(Target("", each)) for each in ("q", "other")] == ["a.yaml", "b.yaml"]
+
+
+def test_an_entity_that_is_applied_again_is_remembered_as_it_is_now_and_one_that_is_destroyed_is_not() -> None:
+    where = settings("amqp://h")
+    last_applied.remember(where, RETRY, ["a.yaml"])
+    last_applied.remember(where, Topology(queues=(Queue("q"),), publish=Target("", "q")), ["b.yaml"])
+    found = last_applied.recall(where)
+    assert found is not None
+    assert (found.retries, found.queues, found.target) == ({}, {}, Target("", "q"))
+    assert found.files_of(Target("", "q")) == "b.yaml"
+    last_applied.forget(where, Topology(queues=(Queue("q"),), publish=Target("", "q")))
+    assert last_applied.recall(where) == last_applied.LastApplied(
+        None, (), dead_letters={"parked": None}, sources={"queue parked": ("a.yaml",)}
+    )
 
 
 def test_a_topology_without_a_target_replaces_the_one_before() -> None:
@@ -142,3 +173,23 @@ def test_the_file_of_an_older_version_is_read() -> None:
     kept = json.loads(file.read_bytes())
     file.write_text(json.dumps({name: kept[name] for name in ("broker", "files", "publish")}))
     assert last_applied.recall(where) == last_applied.LastApplied(Target("orders", "order.eu"), ("a.yaml",))
+
+
+def test_a_queue_is_retried_after_another_file_was_applied_and_not_after_it_was_destroyed(
+    live: Run, vhost_channel: BlockingChannel, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text("queues:\n  orders: {retry: {delays: [100ms], then: parked}}\n  parked: {}\n")
+    (tmp_path / "b.yaml").write_text("queues:\n  other: {}\n")
+    for name in "ab":
+        assert live("apply", tmp_path / f"{name}.yaml").returncode == 0
+    vhost_channel.basic_publish("", "orders", b"order 1")
+    ended = live("consume", "orders", "--exec", "false", "-n", 2)
+    assert f"the retry of queue 'orders' in {tmp_path / 'a.yaml'}" in ended.stderr
+    assert (ended.returncode, drain(vhost_channel, "parked")) == (8, [b"order 1"]), ended.stderr
+
+    assert live("destroy", "--force", tmp_path / "a.yaml").returncode == 0
+    vhost_channel.queue_declare("orders", durable=True)
+    vhost_channel.basic_publish("", "orders", b"order 2")
+    ended = live("consume", "orders", "--exec", "false")
+    assert "queue 'orders' has neither a retry nor a dead-letter exchange" in ended.stderr
+    assert (ended.returncode, drain(vhost_channel, "orders")) == (8, [b"order 2"]), ended.stderr

@@ -109,6 +109,7 @@ SAMPLE = {
     "queues": {"q": {"format": "json", "schema": "/x"}},
     "dead_letters": {"q": None, "r": {"exchange": "", "routing_key": ""}},
     "retries": {"q": {"delays_ms": [5], "then": "parked"}},
+    "sources": {"queue q": ["a.yaml"], "queue r": ["a.yaml"]},
 }
 
 

@@ -125,7 +125,7 @@ def _applied(files: list[str] | None, settings: Settings) -> LastApplied | None:
 
 def _retry(queue: str, applied: LastApplied) -> Retry | None:
     """Return the retry of a queue, and say where it is declared."""
-    files = ", ".join(applied.files)
+    files = applied.files_of(Target("", queue))
     if retry := applied.retries.get(queue):
         output.note(output.safe(f"A failed message {in_words(retry)}: the retry of queue {queue!r} in {files}."))
     return retry

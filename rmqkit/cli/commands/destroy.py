@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rmqkit.cli import plan_text, topology_source
+from rmqkit.cli import last_applied, plan_text, topology_source
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped
 
 
@@ -29,4 +29,6 @@ def destroy(
     topology, settings = topology_source.load_topology(files), broker.settings()
     with connect(settings) as connection:
         done = connection.destroy(topology, force=force, dry_run=dry_run)
+    if not dry_run:
+        last_applied.forget(settings, topology)
     plan_text.show(done, settings, json=json)

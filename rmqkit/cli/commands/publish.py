@@ -118,7 +118,7 @@ def _format(asked: Format | None, contract: Contract | None) -> Format | None:
 
 def _default_target(applied: last_applied.LastApplied | None) -> Target:
     """Return the target of the topology applied last, and print it."""
-    if applied is None:
+    if applied is None or not applied.files:
         output.note(f"No target given and no topology applied yet: publishing to {WORK}.")
         return WORK
     files = output.safe(", ".join(applied.files))
