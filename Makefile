@@ -2,8 +2,11 @@
 
 PYTHON ?= python3# 3.11 or later, for the virtual environment
 WORKERS ?= 3# test processes; each may start RabbitMQ nodes of its own, and waits for them most of the time
+RABBITMQ ?=# the one to test on: newest, or its folder; the installed one if empty
+TESTS ?= tests
 ROUNDS ?= 50# of each fault
 BIN := .venv/bin
+NEWEST := $(CURDIR)/.rabbitmq/newest
 
 .PHONY: help demo test test-faults test-latest lint bench setup rabbitmq clients lock clean
 
@@ -13,8 +16,8 @@ help: ## list the targets
 demo: .venv/rmqkit rabbitmq ## see it work: 100,000 messages, three workers, nothing lost
 	@$(BIN)/rmqkit demo work
 
-test: lint rabbitmq clients ## lint, types, layers, docs and all tests
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+test: lint rabbitmq clients ## lint, types, layers, docs and all tests; RABBITMQ=newest: on the newest RabbitMQ
+	$(if $(RABBITMQ),RMQKIT_RABBITMQ=$(RABBITMQ:newest=$(NEWEST)) )$(BIN)/pytest $(TESTS) -n $(WORKERS) --dist worksteal
 
 test-faults: .venv/dev rabbitmq ## the faults at random moments, for hours: ROUNDS=50; SEED=... repeats a run
 	$(BIN)/python -m tests.faults.long_run --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write $(WRITE))
@@ -47,7 +50,10 @@ clean: ## remove the virtual environments and what tools left
 	rm -rf .venv .venv-newest .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-rabbitmq clients:
+rabbitmq:
+	@.ci/setup $(if $(filter newest,$(RABBITMQ)),newest,rabbitmq)
+
+clients:
 	@.ci/setup $@
 
 # The stamps: installed anew when pyproject.toml or the locked versions change.

@@ -62,6 +62,7 @@ class ClusterState:
     epmd_port: int = 0
     epmd: Process = NO_PROCESS
     formed: bool = False
+    rabbitmq: str = ""  # the folder of its RabbitMQ; empty for the installed one
 
 
 class Cluster(StateFolder):
@@ -89,12 +90,15 @@ class Cluster(StateFolder):
         """Return the AMQP URLs of all nodes, separated by commas."""
         return ",".join(node.url for node in self.nodes)
 
-    def start(self, size: int | None = None, port: int | None = None, timeout_s: float = 120.0) -> ClusterStatus:
+    def start(
+        self, size: int | None = None, port: int | None = None, timeout_s: float = 120.0, rabbitmq: str = ""
+    ) -> ClusterStatus:
         """Start the nodes that are not running, and return once all accept logins and see each other.
 
         `size` is the number of nodes, 3 by default, and never changes. `port` is the first node's; the others use the
-        following ones; None and 0 mean the same as for a single node. Raises NodeError, leaving only the processes
-        that ran before, when a node fails, starting takes longer than `timeout_s`, or the cluster has another size.
+        following ones; None and 0, and `rabbitmq`, mean the same as for a single node. Raises NodeError, leaving only
+        the processes that ran before, when a node fails, starting takes longer than `timeout_s`, or the cluster has
+        another size.
         """
         with locked(self.folder):
             state = self._load_state()
@@ -104,7 +108,8 @@ class Cluster(StateFolder):
                 raise NodeError(f"the cluster has {state.size} nodes, which cannot be changed", advice=advice)
             were_running = {node.name for node in self.nodes if node.pid}
             try:
-                self._start(replace(state, size=size), port, timeout_s)
+                found = installation.find(rabbitmq, state.rabbitmq)
+                self._start(replace(state, size=size, rabbitmq=found.folder), port, timeout_s)
             except BaseException:  # an interrupt too: leave no process behind
                 self._end(node for node in self.nodes if node.name not in were_running)
                 raise
@@ -142,9 +147,11 @@ class Cluster(StateFolder):
         if not state.formed:
             for node in nodes:
                 shutil.rmtree(node.folder / "data", ignore_errors=True)  # half a cluster cannot resume
-            self._bring_up(nodes[:1], port, deadline)  # nodes that look for it while it starts would delay it
+            self._bring_up(
+                nodes[:1], port, deadline, state.rabbitmq
+            )  # nodes that look for it while it starts would delay it
         for _ in range(_TRIES):
-            self._bring_up(nodes, port, deadline)
+            self._bring_up(nodes, port, deadline, state.rabbitmq)
             if wait_until(lambda: len(self._members()) == state.size, min(_JOIN_S, deadline - time.monotonic())):
                 self._save_state(replace(state, formed=True))
                 return
@@ -155,7 +162,7 @@ class Cluster(StateFolder):
         message = f"only {len(members)} of {state.size} nodes see each other"
         raise NodeError(message, advice=f"See the logs in {self.folder}.")
 
-    def _bring_up(self, nodes: Sequence[Node], port: int | None, deadline: float) -> None:
+    def _bring_up(self, nodes: Sequence[Node], port: int | None, deadline: float, rabbitmq: str) -> None:
         """Launch nodes together and wait until they accept logins; nodes that exit or hang are launched again.
 
         A node that was stopped early waits for those that were stopped late. RabbitMQ 3.10 nodes that boot at the same
@@ -164,7 +171,7 @@ class Cluster(StateFolder):
         for tries_left in reversed(range(_TRIES)):
             used: set[int] = set()
             for index, node in enumerate(nodes):
-                used.update(astuple(node.launch(port + index if port else port, avoid=used))[:-1])
+                used.update(astuple(node.launch(port + index if port else port, used, rabbitmq))[:-1])
             start_deadline = min(deadline, time.monotonic() + _START_S)
             failures = []
             for node in nodes:
@@ -180,7 +187,7 @@ class Cluster(StateFolder):
             port = None  # the nodes keep theirs
 
     def _launch_epmd(self, state: ClusterState) -> ClusterState:
-        found, port = installation.find(), free(state.epmd_port)
+        found, port = installation.find_in(state.rabbitmq), free(state.epmd_port)
         with uninterrupted():
             epmd = spawn(found.epmd_command(port), {}, self.folder / "epmd.log")
             state = replace(state, epmd_port=port, epmd=epmd)

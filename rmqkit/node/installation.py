@@ -10,6 +10,7 @@ from pathlib import Path
 from rmqkit.errors import NodeError
 from rmqkit.node.ports import Ports
 
+VARIABLE = "RMQKIT_RABBITMQ"  # the folder of the RabbitMQ to start, instead of the one on PATH
 _SINGLE = "rmqkit@127.0.0.1"  # also the name of the data, so it never changes; an address needs no /etc/hosts
 _WRAPPED = Path("/usr/lib/rabbitmq/bin")  # the scripts that the wrapper of Debian and Fedora calls
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
@@ -37,32 +38,47 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """RabbitMQ's own scripts (`rabbitmq-server`, `rabbitmqctl`) and Erlang's port mapper."""
+    """RabbitMQ's own scripts (`rabbitmq-server`, `rabbitmqctl`) and Erlang's port mapper.
+
+    `folder` is the one that was named, empty for the RabbitMQ on PATH.
+    """
 
     scripts: Path
     epmd: Path
+    folder: str = ""
 
     def epmd_command(self, port: int) -> list[str | Path]:
         """Return the command that runs a port mapper on a port."""
         return [self.epmd, "-address", "127.0.0.1", "-port", str(port)]
 
 
-def find() -> Installation:
-    """Find the installed RabbitMQ; raise NodeError with instructions if there is none.
+def find(folder: str = "", last: str = "") -> Installation:
+    """Find the RabbitMQ in a folder, else in that of VARIABLE, else in the last one, else the installed one.
+
+    The folder is one that RabbitMQ's archive or package makes, with the scripts in `sbin`. Raises NodeError with
+    instructions if there is none.
+    """
+    return find_in(folder or os.environ.get(VARIABLE, "") or last)
+
+
+def find_in(folder: str) -> Installation:
+    """Find the RabbitMQ in a folder, or the installed one if its name is empty; raise NodeError if there is none.
 
     Debian's `/usr/sbin/rabbitmq-server` is a wrapper that requires root or the user rabbitmq; the wrapped script does
     not.
     """
+    if folder:
+        return _in_folder(Path(folder).expanduser().absolute())
     on_path = shutil.which("rabbitmq-server", path=_search_path())
-    folders = [
+    candidates = [
         Path(os.environ.get("RABBITMQ_HOME", "/nonexistent"), "sbin"),
         *([Path(on_path).resolve().parent] if on_path else []),
         _WRAPPED,
     ]
     epmd = shutil.which("epmd", path=_search_path())
-    for folder in folders:
-        if epmd and (folder / "rabbitmq-server").exists() and (folder / "rabbitmq-env").exists():
-            return Installation(folder, Path(epmd))
+    for scripts in candidates:
+        if epmd and _has_scripts(scripts):
+            return Installation(scripts, Path(epmd))
     missing = "RabbitMQ" if epmd else "RabbitMQ (or Erlang, which it needs: `epmd` is not on PATH)"
     raise NodeError(
         f"{missing} is not installed on this machine",
@@ -70,6 +86,23 @@ def find() -> Installation:
         " `brew install rabbitmq`;\n"
         "or run it in a container, `docker run -d -p 127.0.0.1:5672:5672 rabbitmq`, and set RMQKIT_URL.",
     )
+
+
+def _in_folder(folder: Path) -> Installation:
+    scripts = folder / "sbin"
+    epmd = shutil.which("epmd", path=f"{scripts}{os.pathsep}{_search_path()}")
+    if not _has_scripts(scripts):
+        raise NodeError(
+            f"there is no RabbitMQ in {folder}: it has no sbin/rabbitmq-server",
+            advice="Name the folder that RabbitMQ's archive was unpacked to, such as rabbitmq_server-4.3.6.",
+        )
+    if not epmd:
+        raise NodeError("Erlang, which RabbitMQ needs, is not installed: `epmd` is not on PATH")
+    return Installation(scripts, Path(epmd), str(folder))
+
+
+def _has_scripts(folder: Path) -> bool:
+    return (folder / "rabbitmq-server").exists() and (folder / "rabbitmq-env").exists()
 
 
 def environment(folder: Path, identity: Identity, ports: Ports) -> dict[str, str]:

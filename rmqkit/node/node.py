@@ -63,6 +63,7 @@ class NodeState:
     version: str = ""
     broker: Process = NO_PROCESS
     epmd: Process = NO_PROCESS
+    rabbitmq: str = ""  # the folder of its RabbitMQ; empty for the installed one
 
 
 class StateFolder:
@@ -96,17 +97,18 @@ class Node(StateFolder):
         """Return the name of the node in Erlang and for `rabbitmqctl -n`."""
         return self._identity.name
 
-    def start(self, port: int | None = None, timeout_s: float = 60.0) -> NodeStatus:
+    def start(self, port: int | None = None, timeout_s: float = 60.0, rabbitmq: str = "") -> NodeStatus:
         """Start the node unless it is running, and return once it accepts logins.
 
         `port` is the AMQP port: by default the last one, 5672 or any free one, in this order; with 0 none of RabbitMQ's
-        well-known ports is used. Raises NodeError, leaving no process running, when RabbitMQ is not installed, the port
-        is in use, or the node exits or takes longer than `timeout_s`.
+        well-known ports is used. `rabbitmq` is the folder of a RabbitMQ: by default that of RMQKIT_RABBITMQ, the last
+        one, or the installed one. Raises NodeError, leaving no process running, when there is no RabbitMQ, the port is
+        in use, or the node exits or takes longer than `timeout_s`.
         """
         with locked(self.folder):
             was_running = self._load_state().broker.alive()
             try:
-                self.launch(port)
+                self.launch(port, rabbitmq=rabbitmq)
                 self.await_login(timeout_s)  # even if it was running: its start may have been interrupted
             except BaseException:  # an interrupt too: leave no process behind
                 if not was_running:
@@ -114,7 +116,7 @@ class Node(StateFolder):
                 raise
             return self.status()
 
-    def launch(self, port: int | None = None, avoid: Collection[int] = ()) -> Ports:
+    def launch(self, port: int | None = None, avoid: Collection[int] = (), rabbitmq: str = "") -> Ports:
         """Start the node's processes unless they are running, and return at once; `avoid` are reserved ports.
 
         A node of a cluster uses the port mapper of the cluster. Raises NodeError as `start` does.
@@ -126,11 +128,11 @@ class Node(StateFolder):
                 raise NodeError(f"the node is already running on port {state.ports.amqp}", advice=advice)
             return state.ports
         state.epmd.end()  # of a node that was killed
-        found, identity = installation.find(), self._identity
+        found, identity = installation.find(rabbitmq, state.rabbitmq), self._identity
         ports = choose(port, state.ports, index=identity.index, epmd=identity.epmd, avoid=avoid)
         self._write_files(ports)
         env = installation.environment(self.folder, identity, ports)
-        state = NodeState(ports)
+        state = NodeState(ports, rabbitmq=found.folder)
         if not identity.epmd:
             with uninterrupted():
                 epmd = spawn(found.epmd_command(ports.epmd), env, self.folder / "log" / "epmd.log")
@@ -215,9 +217,10 @@ class Node(StateFolder):
 
     def ctl(self, *arguments: str, capture: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `rabbitmqctl` for this node; without `capture` its output goes to the terminal."""
+        state = self._load_state()
         return subprocess.run(  # noqa: S603 - RabbitMQ's own script, and no shell
-            [installation.find().scripts / "rabbitmqctl", *arguments],
-            env=installation.environment(self.folder, self._identity, self._load_state().ports),
+            [installation.find_in(state.rabbitmq).scripts / "rabbitmqctl", *arguments],
+            env=installation.environment(self.folder, self._identity, state.ports),
             capture_output=capture,
             text=True,
             check=False,
@@ -254,9 +257,8 @@ class Node(StateFolder):
     def _load_state(self) -> NodeState:
         try:
             saved = json.loads(self._state_file.read_text())
-            return NodeState(
-                Ports(**saved["ports"]), saved["version"], Process(**saved["broker"]), Process(**saved["epmd"])
-            )
+            processes = {name: Process(**saved[name]) for name in ("broker", "epmd")}
+            return NodeState(**saved | {"ports": Ports(**saved["ports"])} | processes)
         except (OSError, ValueError, KeyError, TypeError):  # never started, or not by rmqkit
             return NodeState(NO_PORTS)
 

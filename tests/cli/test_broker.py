@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from rmqkit.http_api import client
+from rmqkit.node import installation
 from rmqkit.node.cluster import Cluster
 from rmqkit.node.node import Node
 
@@ -144,6 +145,27 @@ def test_three_nodes_are_one_cluster_that_outlives_the_death_of_one_and_a_stop(c
     broker(clustered, "start")  # as many as last time
     assert [node["url"] for node in status(clustered)["nodes"]] == [node["url"] for node in nodes]
     assert "kept" in broker(clustered, "ctl", "-q", "list_vhosts").stdout.split()
+
+
+def test_a_node_of_another_rabbitmq_is_started_listed_and_stopped_like_any(tmp_path: Path) -> None:
+    """The other RabbitMQ is a folder of links to the installed one: the version differs, not the way."""
+    installed = installation.find()
+    (tmp_path / "sbin").symlink_to(installed.scripts)
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "RMQKIT_RABBITMQ": str(tmp_path / "none")}
+    missing = broker(environment, "start", code=4).stderr
+    assert f"there is no RabbitMQ in {tmp_path / 'none'}" in missing
+    node = Node(tmp_path / "state" / "rmqkit" / "broker")
+    try:
+        broker(environment, "start", "--port", "0", "--rabbitmq", str(tmp_path))
+        assert node._load_state().rabbitmq == str(tmp_path)
+        assert broker(environment, "ctl", "version").returncode == 0  # of the RabbitMQ that runs
+        assert "stop it with" in broker(environment, "start", "--rabbitmq", str(tmp_path), code=4).stderr
+        broker(environment, "stop")
+        del environment["RMQKIT_RABBITMQ"]
+        broker(environment, "start")
+        assert node._load_state().rabbitmq == str(tmp_path)  # as last time
+    finally:
+        node.discard()
 
 
 def test_an_even_number_of_nodes_is_bad_usage(tmp_path: Path) -> None:

@@ -29,7 +29,10 @@ _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "h
 _START = "Start it with `rmqkit broker start`."
 
 
-@app.command(epilog="rmqkit broker start --port 5673\nrmqkit broker start --nodes 3")
+@app.command(
+    epilog="rmqkit broker start --port 5673\nrmqkit broker start --nodes 3\n"
+    "rmqkit broker start --rabbitmq ~/rabbitmq_server-4.3.6"
+)
 def start(
     port: Annotated[
         int | None,
@@ -48,6 +51,14 @@ def start(
         float | None,
         typer.Option(metavar="SECONDS", help="How long to wait for logins. [default: 60, or 120 for a cluster]", min=1),
     ] = None,
+    rabbitmq: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the RabbitMQ to start, with its scripts in sbin. [default: RMQKIT_RABBITMQ, as last time,"
+            " or the installed one]",
+        ),
+    ] = None,
 ) -> None:
     """Start the node, or the stopped nodes of a cluster, and wait until it accepts logins.
 
@@ -56,8 +67,11 @@ def start(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit)
     broker = _chosen(nodes)
+    if rabbitmq is not None and any(node.pid for node in broker.nodes):
+        advice = "To start another RabbitMQ, stop it with `rmqkit broker stop`."
+        raise NodeError("the node is already running", advice=advice)
     before = [node.pid for node in broker.nodes]
-    limits: dict[str, Any] = {} if timeout is None else {"timeout_s": timeout}
+    limits: dict[str, Any] = {"rabbitmq": rabbitmq or ""} | ({} if timeout is None else {"timeout_s": timeout})
     if isinstance(broker, Cluster):
         broker.start(nodes, port, **limits)
     else:
