@@ -28,7 +28,8 @@ MEANINGS: dict[int, str] = {
     REFUSED: "refused by the broker: missing, forbidden, locked, or declared with different properties",
     NOT_CONFIRMED: "a message was not confirmed, reached no queue, or got no reply in time",
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
-    HANDLER_FAILED: "a handler failed, locally or on the called server; or a consumed message broke its contract",
+    HANDLER_FAILED: "a handler failed, locally or on the called server; a consumed message broke its contract;"
+    " or messages were lost with --no-ack",
     TEST_FAILED: "a test failed: a message was not routed as its scenario expects",
     SIGNALLED + 1: "stopped by SIGHUP (the terminal was closed), after finishing cleanly",
     SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",

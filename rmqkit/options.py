@@ -32,9 +32,9 @@ class ConsumeOptions:
     """How to consume.
 
     `prefetch` bounds the unacknowledged deliveries (1 to 65535; with 1 each message goes to a consumer that is free).
-    Consuming ends after `count` deliveries, or after `idle_timeout_s` without one. With `no_ack` the broker forgets a
-    message when it sends it, so a crash loses those in flight; with `count` they are acknowledged nevertheless, or the
-    broker would drop deliveries beyond it. `offset` is the start in a stream, which needs acknowledgements.
+    Consuming ends after `count` deliveries, or after `idle_timeout_s` without one. With `no_ack` deliveries are
+    acknowledged before they are handed out, one by one to a loop, up to 100 at a time in batches: none is handled
+    twice, and those in hand are lost in a crash. `offset` is the start in a stream.
     """
 
     prefetch: int = 1000

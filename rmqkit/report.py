@@ -88,8 +88,9 @@ class ConsumeReport:
     excluded, with any verdict or, at the end, none; `invalid` those that broke the contract. `stayed` counts the failed
     and invalid ones that ended the run and are still queued, `dropped` the rejected ones of a queue that has no
     dead-letter exchange, as far as this is known. `retried` counts failed deliveries that wait for another try,
-    `parked` those moved to the queue after their last one; both were acknowledged once a copy was confirmed. `shares`
-    counts deliveries by consumer, in the order the consumers were started.
+    `parked` those moved to the queue after their last one; both were acknowledged once a copy was confirmed. `lost`
+    counts deliveries that `no_ack` acknowledged and that were not handled. `shares` counts deliveries by consumer, in
+    the order the consumers were started.
     """
 
     consumed: int = 0
@@ -104,6 +105,7 @@ class ConsumeReport:
     parked: int = 0
     stayed: int = 0
     dropped: int = 0
+    lost: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
 
@@ -244,7 +246,7 @@ def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | P
             return _numbers(report, "published confirmed returned nacked refused unknown republished")
         case ConsumeReport():
             settled = _numbers(report, "consumed acknowledged rejected requeued redelivered")
-            numbers = settled | _numbers(report, "failed unmatched invalid retried parked stayed dropped")
+            numbers = settled | _numbers(report, "failed unmatched invalid retried parked stayed dropped lost")
             return numbers | {"shares": dict(report.shares)}
         case MoveReport():
             numbers = _numbers(report, "ready scanned moved redelivered unmatched")

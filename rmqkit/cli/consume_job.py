@@ -43,8 +43,10 @@ class ConsumeResult:
 
     @property
     def exit_code(self) -> int:
-        """Return the exit code: that of the error, or of messages that were not handled."""
+        """Return the exit code: that of lost messages, of the error, or of messages that were not handled."""
         report = self.report
+        if report.lost:
+            return exit_codes.HANDLER_FAILED
         unhandled = report.failed or report.invalid or report.retried or report.parked
         return exit_codes.exit_code(self.error) or (exit_codes.HANDLER_FAILED if unhandled else exit_codes.DONE)
 

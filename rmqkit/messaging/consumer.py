@@ -59,6 +59,7 @@ class OffsetTracker:
 
 ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most to be sent together with others
 ACK_TOGETHER = 200
+_NO_ACK_TOGETHER = 100  # with `no_ack`, as many are handed out at a time: what is in hand can be lost
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
 
@@ -66,7 +67,10 @@ class Consumer:
     """A consumer of one queue, used from one thread.
 
     Iterating acknowledges each delivery once the next is asked for; one that ended the loop by `break` or by an
-    exception is not acknowledged, unless it was settled by hand. Ends by count, idle time, or a requested stop.
+    exception is not acknowledged, unless it was settled by hand. Outside a `with` block the consumer is closed when the
+    loop is left, however that happens. Ends by count, idle time, or a requested stop. With `no_ack` a delivery is
+    acknowledged before it is handed out: the prefetch still bounds what the broker sends, which an AMQP consumer
+    without acknowledgements cannot do (https://www.rabbitmq.com/docs/consumer-prefetch).
     `on_warning` receives a sentence about each error that is recovered from. `open_queue` declares a queue that is
     deleted with its connection, on each new connection, and returns its name.
     """
@@ -87,7 +91,8 @@ class Consumer:
         self._options = options
         self._open_queue = open_queue
         self._offsets = OffsetTracker(options.offset)
-        self._manual = not options.no_ack or options.count is not None or options.offset is not None
+        self._handed_out = 0  # with `no_ack`
+        self._entered = False  # a `with` block closes the consumer, else leaving its loop does
         self._stop = stop or Stop()
         self._channel: Channel | None = None
         self._acknowledger = Acknowledger(None)
@@ -101,6 +106,7 @@ class Consumer:
         self._warn = on_warning or (lambda _: None)
 
     def __enter__(self) -> Self:
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,7 +115,9 @@ class Consumer:
     @property
     def report(self) -> ConsumeReport:
         """Return the numbers so far."""
-        return replace(self._report, seconds=time.monotonic() - self._started_s)
+        now = self._report
+        lost = max(self._handed_out - now.acknowledged - now.rejected - now.requeued, 0)
+        return replace(now, lost=lost, seconds=time.monotonic() - self._started_s)
 
     def subscribe(self) -> None:
         """Start consuming now, not when the first delivery is requested.
@@ -123,10 +131,14 @@ class Consumer:
         done: list[Delivery] = []
         done_since_s = 0.0
         try:
-            for batch in chain((list(self._rest),), self.batches()):
+            for batch in chain((list(self._rest),), self._batches(lambda: False, 1)):
                 self._rest = rest = deque(batch)
                 while rest and not self._stop.requested:  # else the rest returns to the queue
                     delivery = rest.popleft()
+                    if self._options.no_ack:
+                        self.settle((delivery,), Verdict.ACK)
+                        yield delivery
+                        continue
                     yield delivery
                     now = time.monotonic()
                     done_since_s = done_since_s if done else now
@@ -139,6 +151,7 @@ class Consumer:
             self.close()  # else the broker would send more deliveries, which are not consumed
         finally:
             self.settle(done, Verdict.ACK)
+            self._leave()
 
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
         """Yield deliveries in the batches they arrive in, to be settled by the caller; after a `wake` an empty batch.
@@ -146,6 +159,12 @@ class Consumer:
         While the caller is `busy` with earlier deliveries, the time is not idle. Raises ConsumerCancelled when the
         broker ends the consumer, NotFound, AccessRefused, ResourceLocked, ConnectionLost when recovery fails.
         """
+        try:
+            yield from self._batches(busy, _NO_ACK_TOGETHER)
+        finally:
+            self._leave()
+
+    def _batches(self, busy: Callable[[], bool], no_ack_together: int) -> Iterator[list[Delivery]]:
         self.subscribe()
         idle_s = self._options.idle_timeout_s
         self._last_s = time.monotonic()
@@ -163,10 +182,11 @@ class Consumer:
                 if left_s <= 0:
                     return
                 for batch in self._receive(min(left_s, _WAIT_S, self._acknowledger.backoff.due_in_s())):
-                    wanted = self._cut(batch)
-                    if wanted:
-                        yield wanted
-                    self._last_s = time.monotonic()
+                    together = no_ack_together if self._options.no_ack else len(batch)
+                    for first in range(0, len(batch), together):
+                        if wanted := self._cut(batch[first : first + together]):
+                            yield wanted
+                        self._last_s = time.monotonic()
 
     @property
     def frame_max(self) -> int:
@@ -185,7 +205,7 @@ class Consumer:
         A rejected message is sent to the queue's dead-letter exchange, or dropped where there is none. A redelivered
         one is requeued after a pause, which grows up to ten seconds.
         """
-        if not self._manual:
+        if self._options.no_ack:
             self._count(verdict, len(deliveries))
         elif self._channel is not None:
             self._count(verdict, self._acknowledger.settle(deliveries, verdict))
@@ -216,6 +236,12 @@ class Consumer:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+            self._events.clear()
+            self._rest.clear()
+
+    def _leave(self) -> None:
+        if not self._entered:
+            self.close()
 
     def _count(self, verdict: Verdict, number: int) -> None:
         report = self._report
@@ -234,6 +260,8 @@ class Consumer:
         self._offsets.track(wanted, self._acknowledger.settled.low)
         redelivered = self._report.redelivered + sum(each.redelivered for each in wanted)
         self._report = replace(self._report, consumed=consumed + len(wanted), redelivered=redelivered)
+        if self._options.no_ack:
+            self._handed_out += self._acknowledger.settle(wanted, Verdict.ACK)
         return wanted
 
     def _receive(self, timeout_s: float) -> Iterator[list[Delivery]]:
@@ -300,7 +328,7 @@ class Consumer:
         self.tag = f"rmqkit-{channel.session}"
         channel.qos(prefetch, subject=queue)
         try:
-            channel.consume(self.queue, tag=self.tag, no_ack=not self._manual, arguments=arguments, subject=queue)
+            channel.consume(self.queue, tag=self.tag, arguments=arguments, subject=queue)
         except PropertyMismatch as exc:
             if arguments and not exc.advice:
                 exc.advice = "Only streams have offsets: consume any other queue without one."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -304,6 +305,45 @@ def test_iterating_acknowledges_handled_messages_and_break_leaves_the_last_one(
                 break
     wait_for_queue(channel, queue, ready=4)
     assert drain(channel, queue) == [b"6", b"7", b"8", b"9"]
+
+
+@pytest.mark.parametrize("raised", [False, True])
+@pytest.mark.parametrize("batches", [False, True])
+def test_leaving_a_loop_gives_everything_back_while_the_connection_stays_open(
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str, batches: bool, raised: bool
+) -> None:
+    connection.publish(_numbers(queue, 10))
+    consumer = connection.consume(queue)
+    with suppress(ZeroDivisionError):
+        for _ in consumer.batches() if batches else consumer:
+            if raised:
+                raise ZeroDivisionError
+            break
+    wait_for_queue(channel, queue, ready=10, consumers=0)
+    assert [each.body for each in connection.consume(queue, count=10)] == [b"%d" % number for number in range(10)]
+
+
+def test_a_second_loop_in_a_with_block_continues_the_first(connection: rmqkit.Connection, queue: str) -> None:
+    connection.publish(_numbers(queue, 3))
+    with connection.consume(queue) as deliveries:
+        for delivery in deliveries:
+            deliveries.acknowledge(delivery)
+            break
+        assert [next(iter(deliveries)).body] == [b"1"]
+
+
+def test_without_acknowledgements_the_prefetch_bounds_what_is_taken_and_a_loop_loses_nothing(
+    connection: rmqkit.Connection, channel: BlockingChannel, queue: str
+) -> None:
+    connection.publish(_numbers(queue, 5000))
+    with connection.consume(queue, no_ack=True, prefetch=10) as deliveries:
+        for number, delivery in enumerate(deliveries):
+            assert delivery.body == b"%d" % number
+            assert connection.queue_state(queue).ready >= 5000 - number - 11
+            if number == 20:
+                break
+        assert (deliveries.report.acknowledged, deliveries.report.lost) == (21, 0)
+    wait_for_queue(channel, queue, ready=5000 - 21)
 
 
 def test_count_is_exact_and_the_rest_stays_in_order(

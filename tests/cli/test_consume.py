@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,6 +120,42 @@ def test_a_closed_reader_ends_the_run_and_unwritten_messages_stay(
     written = parse_report(stderr)["acknowledged"]
     assert 0 < written < len(bodies)
     wait_for_queue(channel, queue, ready=len(bodies) - written)
+
+
+@pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
+@pytest.mark.parametrize("closed", [False, True])
+def test_no_ack_takes_little_ahead_and_counts_what_it_lost(
+    start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...], closed: bool
+) -> None:
+    """With a reader that stops reading, and with one that goes away, as `head -1` does."""
+    bodies = fill(channel, queue, 20_000, size=100)
+    process = start(queue, "--no-ack", "--json", *how)
+    assert process.stdout is not None
+    printed = process.stdout.readline().count(b"\n")
+    if closed:
+        process.stdout.close()
+        process.stdout = None
+    else:
+        process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=90)
+    report = parse_report(stderr)
+    printed += (stdout or b"").count(b"\n")
+    assert report["lost"] <= 200, "each consumer has up to 100 in hand"
+    assert process.returncode == (8 if report["lost"] else 3 if closed else 130)
+    wait_for_queue(channel, queue, ready=len(bodies) - report["acknowledged"] - report["lost"], consumers=0)
+    assert closed or report["acknowledged"] == printed
+
+
+def test_the_summary_of_no_ack_says_what_was_lost(start: Start, channel: BlockingChannel, queue: str) -> None:
+    fill(channel, queue, 2_000, size=2_000)  # a pipe holds some 30 of them
+    process = start(queue, "--no-ack")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    _, stderr = process.communicate(timeout=90)
+    assert re.search(rb"; \d+ lost \(acknowledged, not handled\)", stderr), stderr
+    assert process.returncode == 8
 
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])

@@ -61,6 +61,11 @@ def test_a_filter_reads_past_unmatched_messages_in_a_stream(stream: str, environ
     assert (done.returncode, done.stdout) == (0, "150\n"), done.stderr
 
 
-@pytest.mark.parametrize("more", [["first", "--no-ack"], ["first", "--workers", "2"], ["soon"], ["-1"]])
+def test_a_stream_is_read_with_no_ack_too(stream: str, environment: dict[str, str]) -> None:
+    done = run("consume", stream, "--offset", "0", "--no-ack", "-n", 3, env=environment, as_process=True)
+    assert (done.returncode, done.stdout) == (0, "0\n1\n2\n"), done.stderr
+
+
+@pytest.mark.parametrize("more", [["first", "--workers", "2"], ["soon"], ["-1"]])
 def test_contradictory_options_of_a_stream_are_a_usage_error(more: list[str], environment: dict[str, str]) -> None:
     assert run("consume", "events", "--offset", *more, env=environment).returncode == 2

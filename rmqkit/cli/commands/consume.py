@@ -35,7 +35,10 @@ class ConsumerOptions:
         "--topology FILE", "Take the queue's contract and retry from this file instead of the topology applied last."
     )
     no_ack: bool = option_field(
-        "--no-ack", "Do not acknowledge: faster, but a crash loses the messages in flight.", default=False
+        "--no-ack",
+        "Acknowledge messages before they are printed, up to 100 at a time: none is printed twice, but those in"
+        " hand are lost when printing ends early. The report counts them, and the exit code is 8.",
+        default=False,
     )
     offset: str | None = option_field(
         "--offset WHERE", "Where to begin in a stream: first, last, next, an offset, an age such as 5m, or a time."
@@ -49,10 +52,9 @@ class ConsumerOptions:
             )
         if self.no_ack and checked:
             raise typer.BadParameter("--no-ack cannot be combined with a contract. Leave it out, or add --no-schema.")
-        if self.offset is not None and (self.no_ack or self.workers > 1 or self.channels > 1):
+        if self.offset is not None and (self.workers > 1 or self.channels > 1):
             raise typer.BadParameter(
-                "--offset cannot be combined with --no-ack, --workers or --channels: a stream has to be acknowledged,"
-                " and every consumer receives all of it"
+                "--offset cannot be combined with --workers or --channels: every consumer receives all of a stream"
             )
 
     def start(self) -> Offset | None:
