@@ -14,9 +14,9 @@ from rmqkit.amqp.frames import fits
 from rmqkit.connection import Connection
 from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
 from rmqkit.message import Delivery, Message, Properties, Verdict
-from rmqkit.messaging.message_rewrite import DIED, EXPIRATION, USER_ID
+from rmqkit.messaging.message_rewrite import EXPIRATION, USER_ID
 from rmqkit.model import Target
-from rmqkit.payload.death_headers import EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, X_DEATH
+from rmqkit.payload.death_headers import DIED, EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, X_DEATH
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 

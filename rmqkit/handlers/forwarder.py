@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 from rmqkit.connection import Connection
@@ -16,6 +16,7 @@ from rmqkit.errors import HandlerError
 from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
 from rmqkit.message import Delivery, Message
+from rmqkit.payload.death_headers import CC, X_DEATH, set_aside
 from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
@@ -73,7 +74,10 @@ class Forwarder:
             raise HandlerError(f"a message with unreadable properties cannot be forwarded: {origin.malformed}")
         exchange = origin.exchange if self.exchange is None else self.exchange
         key = origin.routing_key if self.routing_key is None else self.routing_key
-        return _ForwardedMessage(delivery.body, key, exchange, origin.properties, delivery=delivery)
+        properties = origin.properties
+        if properties.headers and (X_DEATH in properties.headers or CC in properties.headers):
+            properties = replace(properties, headers=set_aside(properties.headers, to_queue=not exchange))
+        return _ForwardedMessage(delivery.body, key, exchange, properties, delivery=delivery)
 
 
 class _PublisherThread:

@@ -1,13 +1,17 @@
 """The destination of a moved message, and its properties there. Pure.
 
 Whatever is not named here keeps every byte. Straight to a queue, CC would route the message again. The broker refuses a
-user_id that is not the publisher's own. A message that returns to its origin starts anew: RabbitMQ before 4.0 continues
-counting where an x-death header stops, and takes its entries for a cycle; so the history moves to another header.
+user_id that is not the publisher's own. RabbitMQ before 4.0 continues counting where an x-death header stops, and takes
+its entries for a cycle, in which it drops a message that expires; so the history moves to another header.
+
+A message that returns to its queue gets the queue's name as its routing key. Where the queue's dead letters keep their
+keys, the next death would look for that name: so CC keeps the original keys, which RabbitMQ dead-letters with
+(https://www.rabbitmq.com/docs/dlx#routing), except the names of queues, which would receive the message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from rmqkit.amqp.field_table import (
@@ -21,28 +25,31 @@ from rmqkit.amqp.field_table import (
 from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.model import Exchange, Target
 from rmqkit.options import Replay
-from rmqkit.payload.death_headers import FAILURE, SUMMARIES, X_DEATH, deaths, first_death
+from rmqkit.payload.death_headers import CC, DIED, FAILURE, SUMMARIES, X_DEATH, Death, deaths, first_death
 
 EXPIRATION = "x-rmqkit-expiration"
 USER_ID = "x-rmqkit-user-id"
 DELIVERY_COUNT = "x-delivery-count"  # set by a quorum queue, for earlier tries
-DIED = "x-rmqkit-death"  # the x-death header before the message returned to its origin
 KEPT_USER_ID = f"published by another user, whose user_id is now in the header {USER_ID}"
 _HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
 _LENGTH_BYTES = 4
-_CC = "CC"
+_MAX_DEATHS_BYTES = 8192  # of a header: all properties have to fit in a frame
 _NO_DEATH = "no x-death header names its origin"
 
 Field = tuple[str, bytes]
 
 
 class Destination(NamedTuple):
-    """A target, the properties of the message there, as on the wire, and a note about them for the report."""
+    """A target, the properties of the message there, as on the wire, and a note about them for the report.
+
+    `keys` are routing keys for CC, unless there are queues with these names.
+    """
 
     exchange: str
     routing_key: str
     header: bytes
     note: str = ""
+    keys: tuple[str, ...] = ()
 
     @property
     def target(self) -> Target:
@@ -58,7 +65,7 @@ def destination_for(to: Target | Exchange | Replay) -> DestinationFor:
     """Return the function that finds the destination of each message."""
     match to:
         case Target():
-            return lambda origin, username: _destination(to.exchange, to.routing_key, origin, username)
+            return lambda origin, username: _to_target(to, origin, username)
         case Exchange():
             return lambda origin, username: _destination(to.name, origin.routing_key, origin, username)
         case Replay.QUEUE:
@@ -132,9 +139,30 @@ def _split(header: bytes) -> tuple[dict[str, bytes], list[Field]]:
     return parts, split_table(parts.pop("headers")) if "headers" in parts else []
 
 
+def with_keys(destination: Destination, keys: Iterable[str]) -> Destination:
+    """Return a destination with more routing keys in the CC header of the message."""
+    try:
+        parts, fields = _split(destination.header)
+    except MalformedField:
+        return destination
+    return destination._replace(header=_join(parts, [*fields, *split_table(encode_table({CC: list(keys)}))]))
+
+
+def _to_target(to: Target, origin: LazyOrigin, username: str) -> Destination:
+    destination = _destination(to.exchange, to.routing_key, origin, username)
+    died = () if to.exchange else deaths(origin.properties.headers)
+    return next((_keeping_keys(destination, each) for each in died if each.queue == to.routing_key), destination)
+
+
 def _queue_of_death(origin: LazyOrigin, username: str) -> Destination | str:
     died = deaths(origin.properties.headers)
-    return _destination("", died[0].queue, origin, username, _without_death) if died else _NO_DEATH
+    if not died:
+        return _NO_DEATH
+    return _keeping_keys(_destination("", died[0].queue, origin, username, _returned), died[0])
+
+
+def _keeping_keys(destination: Destination, death: Death) -> Destination:
+    return destination._replace(keys=tuple(key for key in death.routing_keys if key != death.queue))
 
 
 def _first_exchange(origin: LazyOrigin, username: str) -> Destination | str:
@@ -143,22 +171,28 @@ def _first_exchange(origin: LazyOrigin, username: str) -> Destination | str:
         return _NO_DEATH
     key, *others = death.routing_keys or ("",)
 
-    def change(field: Field) -> Field | None:
-        return None if field[0] == _CC else _without_death(field)
+    def change(fields: list[Field]) -> list[Field]:
+        return [field for field in _returned(fields) if field[0] != CC]
 
     destination = _destination(death.exchange, key, origin, username, change)
-    if not others:
-        return destination
-    parts, fields = _split(destination.header)
-    return destination._replace(header=_join(parts, [*fields, *split_table(encode_table({_CC: others}))]))
+    return with_keys(destination, others) if others else destination
 
 
-def _without_death(field: Field) -> Field | None:
-    """Rename or drop the headers of a death, and of failures, so that a retry has all of its tries again."""
-    name, value = field
-    if name == X_DEATH:
-        return DIED, value
-    return None if name in (DIED, *FAILURE) or name.startswith(SUMMARIES) else field
+def _returned(fields: list[Field]) -> list[Field]:
+    """Set the deaths aside, and drop the headers of failures, so that a retry has all of its tries again."""
+    return [field for field in _moved(fields) if field[0] not in FAILURE and not field[0].startswith(SUMMARIES)]
+
+
+def _moved(fields: list[Field]) -> list[Field]:
+    """Set the deaths aside, before earlier ones as far as there is room."""
+    values = dict(fields)
+    if X_DEATH not in values:
+        return fields
+    died, earlier = values[X_DEATH], values.get(DIED, b"")
+    if died[:1] == earlier[:1] == b"A" and len(died) + len(earlier) < _MAX_DEATHS_BYTES:
+        entries = died[1 + _LENGTH_BYTES :] + earlier[1 + _LENGTH_BYTES :]
+        died = b"A" + len(entries).to_bytes(_LENGTH_BYTES, "big") + entries
+    return [(DIED, died) if name == X_DEATH else (name, value) for name, value in fields if name != DIED]
 
 
 def _destination(
@@ -166,7 +200,7 @@ def _destination(
     key: str,
     origin: LazyOrigin,
     username: str,
-    change: Callable[[Field], Field | None] = lambda field: field,
+    change: Callable[[list[Field]], list[Field]] = _moved,
 ) -> Destination:
     try:
         header = _changed(origin.header, username, change, to_queue=not exchange)
@@ -175,10 +209,10 @@ def _destination(
     return Destination(exchange, key, header)
 
 
-def _changed(header: bytes, username: str, change: Callable[[Field], Field | None], *, to_queue: bool) -> bytes:
+def _changed(header: bytes, username: str, change: Callable[[list[Field]], list[Field]], *, to_queue: bool) -> bytes:
     parts, fields = _split(header)
-    dropped = {DELIVERY_COUNT, *([_CC] if to_queue else [])}
-    kept = [field for each in fields if each[0] not in dropped and (field := change(each))]
+    dropped = {DELIVERY_COUNT, *([CC] if to_queue else [])}
+    kept = [field for field in change(fields) if field[0] not in dropped]
     user_id = parts.get("user_id", b"")[1:]  # behind its length
     if user_id and user_id != username.encode():
         del parts["user_id"]

@@ -20,7 +20,7 @@ from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PayloadError, PropertyMismatch, Refused, Unroutable
 from rmqkit.message import Delivery, Origin
 from rmqkit.messaging.held_deliveries import HeldDeliveries
-from rmqkit.messaging.message_rewrite import Destination, DestinationFor
+from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
 from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
 from rmqkit.messaging.unconfirmed import Transferred
@@ -272,13 +272,19 @@ class _MovePass(Transfer):
         if isinstance(destination, str):
             return destination
         end = Exchange(destination.exchange) if destination.exchange else Queue(destination.routing_key)
-        name = declare_methods.subject(end)
+        if self._is_missing(end):
+            return f"there is no {declare_methods.subject(end)}"
+        keys = [key for key in destination.keys if self._is_missing(Queue(key))]
+        return with_keys(destination, keys) if keys else destination
+
+    def _is_missing(self, entity: Exchange | Queue) -> bool:
+        name = declare_methods.subject(entity)
         if name not in self._missing:
             try:
-                self._missing[name] = self._inspector.passive_declare(end) is None
+                self._missing[name] = self._inspector.passive_declare(entity) is None
             except Refused:  # it exists, but this login may not inspect it
                 self._missing[name] = False
-        return f"there is no {name}" if self._missing[name] else destination
+        return self._missing[name]
 
     def _stay(self, delivery: Delivery, reason: str) -> None:
         self._move.stayed[reason] += 1

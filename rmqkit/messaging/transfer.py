@@ -82,7 +82,7 @@ class Transfer(ABC):
         """Publish deliveries to their destinations, in one write."""
         forward, frames = self._encoder.forward, []
         for message in tuple(messages):
-            delivery, (exchange, key, header, _), _, _ = message
+            delivery, (exchange, key, header, *_), _, _ = message
             try:
                 frames.append(forward(delivery, exchange, header, key))
             except PayloadError as exc:  # its properties were the largest that a frame holds, and have grown

@@ -14,6 +14,8 @@ from typing import Any
 from rmqkit.message import Headers
 
 X_DEATH = "x-death"
+DIED = "x-rmqkit-death"  # its x-death header, set aside: RabbitMQ before 4.0 would take its entries for a cycle
+CC = "CC"  # more routing keys (https://www.rabbitmq.com/docs/sender-selected)
 _FIRST = "x-first-death-"
 SUMMARIES = (_FIRST, "x-last-death-")  # prefixes of the headers that repeat parts of x-death
 
@@ -43,19 +45,32 @@ class Death:
 
 
 def deaths(headers: Headers | None) -> tuple[Death, ...]:
-    """Return the deaths of a message, the last one first; an entry that RabbitMQ would not write is left out."""
-    entries = (headers or {}).get(X_DEATH)
-    if not isinstance(entries, list | tuple):
-        failure = _parked(headers or {})
-        return (failure,) if failure else ()
-    return tuple(death for entry in entries if isinstance(entry, Mapping) and (death := _parse(entry)))
+    """Return the deaths of a message, the last one first; an entry that RabbitMQ would not write is left out.
+
+    Those set aside count where the message was only moved on: it still has the summary of its first death.
+    """
+    headers = headers or {}
+    if isinstance(headers.get(X_DEATH), list | tuple):
+        return _entries(headers, X_DEATH)
+    if failure := _parked(headers):
+        return (failure,)
+    return _entries(headers, DIED) if f"{_FIRST}queue" in headers else ()
+
+
+def set_aside(headers: Headers, *, to_queue: bool) -> Headers:
+    """Return the headers of a message that is sent on: they make no cycle and, to a queue, route it nowhere else."""
+    names = {X_DEATH: DIED} if X_DEATH in headers else {}
+    dropped = {CC if to_queue else "", *names.values()}
+    return {names.get(name, name): value for name, value in headers.items() if name not in dropped}
 
 
 def first_death(headers: Headers | None) -> Death | None:
     """Return the first death, whose exchange and routing keys are the original ones; None if the message never died."""
     found = deaths(headers)
+    if X_DEATH in (headers or {}):
+        found = _entries(headers or {}, DIED) or found  # those set aside are older
     first = tuple((headers or {}).get(_FIRST + each) for each in ("queue", "reason"))
-    return next((each for each in found if (each.queue, each.reason) == first), found[-1] if found else None)
+    return next((each for each in reversed(found) if (each.queue, each.reason) == first), found[-1] if found else None)
 
 
 def _parked(headers: Headers) -> Death | None:
@@ -63,6 +78,12 @@ def _parked(headers: Headers) -> Death | None:
     if isinstance(queue, str) and isinstance(exchange, str) and isinstance(key, str):
         return Death(queue, "failed", exchange, (key,), attempts if isinstance(attempts, int) else 1)
     return None
+
+
+def _entries(headers: Headers, name: str) -> tuple[Death, ...]:
+    entries = headers.get(name)
+    entries = entries if isinstance(entries, list | tuple) else ()
+    return tuple(death for entry in entries if isinstance(entry, Mapping) and (death := _parse(entry)))
 
 
 def _parse(entry: Mapping[str, Any]) -> Death | None:

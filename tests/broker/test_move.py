@@ -17,11 +17,11 @@ from rmqkit import Connection, Delivery, Exchange, Replay, Stop, Target
 from rmqkit.amqp.field_table import decode_properties, encode_properties
 from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.errors import NotFound
+from rmqkit.handlers.forwarder import Forwarder
 from rmqkit.messaging import held_deliveries, publish_window
-from rmqkit.messaging.message_rewrite import DIED, USER_ID, Destination, destination_for
-from tests.conftest import Broker
+from rmqkit.messaging.message_rewrite import USER_ID, Destination, destination_for
+from rmqkit.payload.death_headers import DIED
 from tests.support.queues import declare, drain, drain_messages, ready
-from tests.support.versions import major
 from tests.support.wait import wait_until
 
 KEYS = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "parked"}
@@ -91,7 +91,7 @@ def test_dead_letters_go_back_to_the_queue_they_died_in_and_to_no_other_with_the
     for number, (_, exchange, key, properties) in enumerate(found):
         died = properties["headers"].pop(DIED)
         assert (exchange, key) == ("", "work")
-        assert properties == sent | {"headers": {"mine": [1, {"a": 25}]}}
+        assert properties == sent | {"headers": {"mine": [1, {"a": 25}], "CC": [f"order.{number % 2}"]}}
         assert died[0]["routing-keys"] == [f"order.{number % 2}", "audit"]
 
 
@@ -110,9 +110,8 @@ def test_to_the_exchange_dead_letters_are_published_as_they_were_at_first(
 
 
 def test_a_message_that_died_again_and_again_goes_back_to_where_it_died_last(
-    broker: Broker, vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:
-    """RabbitMQ 4 forgets earlier deaths when a client publishes the message again, as a move does."""
     declare(vhost_url, "graves", x_max_length=10)
     declare(vhost_url, "short", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="graves")
     killed(witness, vhost_url, 1)
@@ -121,7 +120,7 @@ def test_a_message_that_died_again_and_again_goes_back_to_where_it_died_last(
     (group,) = connection.move("graves", dry_run=True).groups
     assert (group.reason, group.queue, group.target) == ("expired", "short", Target("", "short"))
     (group,) = connection.move("graves", Replay.EXCHANGE, dry_run=True).groups
-    assert group.target == (Target("amq.topic", "order.0") if major(broker) < 4 else Target("", "short"))
+    assert group.target == Target("amq.topic", "order.0")
 
 
 def test_a_message_that_went_back_can_die_and_go_back_as_often_as_you_like(
@@ -135,6 +134,81 @@ def test_a_message_that_went_back_can_die_and_go_back_as_often_as_you_like(
         assert connection.move("parked").moved == 1
     wait_until(lambda: ready(vhost_url, "parked") == 1)
     assert [each["count"] for each in drained(witness, "parked")[0][3]["headers"]["x-death"]] == [1]
+
+
+@pytest.mark.parametrize("to", [Replay.QUEUE, Target("", "billing")], ids=["to-origin", "to-queue"])
+def test_a_message_that_went_back_is_dead_lettered_with_its_own_key_however_often(
+    vhost_url: str, witness: BlockingChannel, connection: Connection, to: Replay | Target
+) -> None:
+    witness.exchange_declare("dlx", "topic")
+    declare(vhost_url, "billing", x_dead_letter_exchange="dlx")
+    witness.queue_bind("billing", "amq.topic", "order.#")
+    witness.queue_unbind("work", "amq.topic", "order.#")
+    witness.queue_bind("parked", "dlx", "order.#")
+    killed(witness, vhost_url, 1, "billing")
+    for _ in range(3):
+        assert connection.move("parked", to).moved == 1
+        wait_until(lambda: ready(vhost_url, "billing") == 1)
+        method, _, _ = witness.basic_get("billing")
+        witness.basic_reject(method.delivery_tag, requeue=False)
+        wait_until(lambda: ready(vhost_url, "parked") == 1)
+    assert connection.move("parked", Replay.EXCHANGE).moved == 1
+    assert [found[:3] for found in drained(witness, "billing")] == [(b"0", "amq.topic", "order.0")]
+
+
+def test_a_key_that_is_the_name_of_another_queue_brings_no_copy_there(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    killed(witness, vhost_url, 1)
+    declare(vhost_url, "order.0")
+    assert connection.move("parked").moved == 1
+    assert (drain(witness, "work"), ready(vhost_url, "order.0")) == ([b"0"], 0)
+
+
+@pytest.mark.parametrize("how", ["move", "move to exchange", "forward"])
+def test_a_message_that_is_sent_on_is_not_dropped_where_it_expires_into_a_queue_it_expired_in(
+    vhost_url: str, witness: BlockingChannel, connection: Connection, how: str
+) -> None:
+    dead = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "hurry"}
+    declare(vhost_url, "delay", x_message_ttl=50, **dead)
+    declare(vhost_url, "hurry", x_message_ttl=50, **KEYS)
+    witness.queue_bind("delay", "amq.direct", "delay")
+    witness.basic_publish("", "hurry", b"again")
+    wait_until(lambda: ready(vhost_url, "parked") == 1)
+    if how == "forward":
+        forwarder = Forwarder(rmqkit.connect(vhost_url), "", "delay")
+        rmqkit.handle(connection, "parked", forwarder, count=1)
+        forwarder.close()
+    else:
+        target = Target("", "delay") if how == "move" else Target("amq.direct", "delay")
+        assert connection.move("parked", target).moved == 1
+    wait_until(lambda: ready(vhost_url, "parked") == 1, "the message was dropped")
+    (group,) = connection.move("parked", dry_run=True).groups
+    assert (group.reason, group.queue) == ("expired", "hurry")
+
+
+def test_a_message_that_was_moved_on_can_still_be_moved_to_its_origin(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    declare(vhost_url, "kept")
+    killed(witness, vhost_url, 2)
+    assert connection.move("parked", Target("", "kept")).moved == 2
+    assert connection.move("kept", Replay.EXCHANGE, limit=1).moved == 1
+    assert connection.move("kept").moved == 1
+    assert [found[1:3] for found in drained(witness, "work")] == [("amq.topic", "order.0"), ("", "work")]
+
+
+def test_a_forwarded_message_goes_to_no_queue_of_its_cc_header(
+    vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    declare(vhost_url, "other")
+    witness.basic_publish("amq.topic", "order.1", b"x", BasicProperties(headers={"CC": ["parked"], "mine": 1}))
+    wait_until(lambda: ready(vhost_url, "work") == 1)
+    forwarder = Forwarder(rmqkit.connect(vhost_url), "", "other")
+    rmqkit.handle(connection, "work", forwarder, count=1)
+    forwarder.close()
+    assert [each.properties.headers for each in drain_messages(witness, "other")] == [{"mine": 1}]
+    assert ready(vhost_url, "parked") == 0
 
 
 def test_a_queue_is_drained_into_another_byte_for_byte_with_the_marks_of_death(
@@ -151,7 +225,9 @@ def test_a_queue_is_drained_into_another_byte_for_byte_with_the_marks_of_death(
 
     def without_time(found: list[tuple[bytes, str, str, dict[str, Any]]]) -> list[Any]:
         for *_, properties in found:
-            for death in properties.get("headers", {}).get("x-death", ()):
+            headers = properties.get("headers", {})
+            headers |= {DIED: headers.pop("x-death")} if "x-death" in headers else {}
+            for death in headers.get(DIED, ()):
                 del death["time"]
         return [(body, properties) for body, _, _, properties in found]
 
