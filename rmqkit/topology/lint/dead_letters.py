@@ -73,7 +73,7 @@ def dead_letter_nowhere(index: TopologyIndex) -> Iterator[Violation]:
     """Find dead letters whose routing key matches no binding; an exchange without bindings has its own rule."""
     for queue in index.queues.values():
         targets = _targets(index, queue.name)
-        lost = [(exchange, key) for exchange, key in targets if key is not None and _is_nowhere(index, exchange, key)]
+        lost = [(exchange, key) for exchange, key in targets if key is not None and leads_nowhere(index, exchange, key)]
         if lost:
             exchange, key = lost[0]
             others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
@@ -83,7 +83,8 @@ def dead_letter_nowhere(index: TopologyIndex) -> Iterator[Violation]:
             yield queue, message, "Set x-dead-letter-routing-key to one that leads to a queue."
 
 
-def _is_nowhere(index: TopologyIndex, exchange: str, key: str) -> bool:
+def leads_nowhere(index: TopologyIndex, exchange: str, key: str) -> bool:
+    """Tell whether a message certainly reaches no queue; an exchange without bindings has its own rule."""
     if not exchange:
         return not index.is_known_queue(key)
     if exchange not in index.exchanges or exchange in index.alternates or exchange not in index.out_of:

@@ -8,7 +8,14 @@ from rmqkit.errors import Location
 from rmqkit.model import Binding, Suppression, Topology
 from rmqkit.topology.file.names import any_part, suggest
 from rmqkit.topology.index import TopologyIndex
-from rmqkit.topology.lint import bindings, dead_letters, policies, queue_types, reachability  # noqa: F401 - checks
+from rmqkit.topology.lint import (  # noqa: F401 - checks
+    bindings,
+    dead_letters,
+    policies,
+    queue_types,
+    reachability,
+    retries,
+)
 from rmqkit.topology.lint.rule import CHECKS, Entity, Severity, rules
 
 _UNUSED = "silence-unused"  # without a check: known only after all checks have run

@@ -8,6 +8,7 @@ from rmqkit.model import Exchange
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.dead_letters import dead_letter_targets
 from rmqkit.topology.lint.rule import Violation, check
+from rmqkit.topology.retry import waiting_queues
 from rmqkit.topology.routing import Route, Router
 
 
@@ -36,7 +37,8 @@ def queue_unreached(index: TopologyIndex) -> Iterator[Violation]:
     """Find queues that were probably forgotten: most others are bound."""
     target = index.topology.publish
     targeted = {target.routing_key} if target and not target.exchange else set()
-    reached = {*index.into_queue, *targeted, *dead_letter_targets(index)}
+    waiting = {each.name for queue in index.queues.values() for each in waiting_queues(queue)}
+    reached = {*index.into_queue, *targeted, *waiting, *dead_letter_targets(index)}
     unreached = [queue for queue in index.queues.values() if queue.name not in reached and not queue.exclusive]
     for queue in unreached if len(unreached) < len(index.into_queue) else ():
         message = f"no binding, publish target or dead letter leads to queue {queue.name!r}"
