@@ -118,14 +118,15 @@ class Connection:
             on_step=on_step,
         )
 
-    def destroy(self, topology: Topology, *, force: bool = False, dry_run: bool = False) -> Plan:
+    def destroy(self, topology: Topology, *, force: bool = False, dry_run: bool = False, wait_s: float = 0.0) -> Plan:
         """Delete the entities of a topology and return those that existed; a `dry_run` changes nothing.
 
-        Unless forced, raises PropertyMismatch, having changed nothing, with a problem for each queue that holds
-        messages or has consumers. Also raises the errors of `apply`.
+        Unless forced, raises PropertyMismatch, having changed nothing, with a problem for each queue that after
+        `wait_s` holds messages, unacknowledged ones included, or has consumers; or for each queue, if RabbitMQ's HTTP
+        API, which counts those, does not answer. Also raises the errors of `apply`.
         """
         snapshot = take_snapshot(self._consuming)
-        return plan_apply.destroy(self._consuming, topology, snapshot, force=force, dry_run=dry_run)
+        return plan_apply.destroy(self._consuming, topology, snapshot, force=force, dry_run=dry_run, wait_s=wait_s)
 
     def live(self) -> LiveTopology:
         """Return all entities of the virtual host, from RabbitMQ's HTTP API.

@@ -116,7 +116,8 @@ class ApplyOptions:
     """How to apply a topology.
 
     `prune` deletes extra entities; with `force` even queues that hold messages or have consumers. `replace` recreates
-    conflicting entities and moves their messages; their consumers have `wait_s` to leave.
+    conflicting entities and moves their messages; with `force` also without the HTTP API, which alone counts the
+    unacknowledged ones. Consumers and unacknowledged messages of queues to be deleted have `wait_s` to leave.
     """
 
     prune: bool = False

@@ -23,6 +23,7 @@ class Outcome(Enum):
     EXTRA = "extra"  # it exists within the scope of the files, and no file declares it
     DELETE = "delete"  # it exists, and is to be deleted
     ABSENT = "absent"  # it was to be deleted, and does not exist
+    MISSING = "missing"  # it is external and does not exist, and a binding needs it
     DECLARE = "declare"  # only declaring it can tell: a binding, over AMQP alone
 
 
@@ -70,8 +71,8 @@ class Step:
 class Plan:
     """The steps of applying a topology: exchanges, then queues, bindings and policies, in the order of the file.
 
-    Extras follow, sorted by kind and name. `applied` tells whether the plan was carried out; `unseen` lists, in
-    sentences, what could not be inspected without the HTTP API.
+    Missing external entities follow, then extras, sorted by kind and name. `applied` tells whether the plan was carried
+    out; `unseen` lists, in sentences, what could not be inspected without the HTTP API.
     """
 
     steps: tuple[Step, ...] = ()
@@ -84,7 +85,12 @@ class Plan:
         return tuple(step for step in self.steps if step.outcome is Outcome.CONFLICT)
 
     @property
+    def missing(self) -> tuple[Step, ...]:
+        """Return the steps of missing external entities, without which bindings cannot be declared."""
+        return tuple(step for step in self.steps if step.outcome is Outcome.MISSING)
+
+    @property
     def changes(self) -> tuple[Step, ...]:
         """Return the steps that change the broker, or may: a binding that cannot be inspected counts."""
-        unchanging = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT)
+        unchanging = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT, Outcome.MISSING)
         return tuple(step for step in self.steps if step.outcome not in unchanging)

@@ -37,6 +37,7 @@ _WORDS = {  # in the order of the summary
     Outcome.REPLACE: _Words("~", "yellow", "to replace", "replaced"),
     Outcome.DELETE: _Words("-", "red", "to delete", "deleted"),
     Outcome.CONFLICT: _Words("!", "red", "in conflict", "in conflict"),
+    Outcome.MISSING: _Words("!", "red", "missing", "missing"),
     Outcome.EXTRA: _Words(" ", "yellow", "extra", "extra"),
     Outcome.ABSENT: _Words(" ", "dim", "absent", "absent"),
     Outcome.UNCHANGED: _Words(" ", "dim", "unchanged", "unchanged"),

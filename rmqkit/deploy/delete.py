@@ -2,51 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.channel import MethodCall
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.deploy.queue_use import find_use
 from rmqkit.errors import ConnectionLost, Location, Problem, PropertyMismatch
 from rmqkit.http_api.client import HttpApiClient
-from rmqkit.model import Binding, Topology
+from rmqkit.model import Binding, Queue, Topology
 from rmqkit.plural import plural
 from rmqkit.topology.comparison import binding_key
 
 _IN_USE = "Consume or move the messages and stop the consumers; --force deletes the queues with their messages."
+UNSEEN = "Set --api-url to RabbitMQ's HTTP API, which counts them."
 _BOUND = "Remove those bindings; --force deletes the exchanges, and what is bound to them gets no more messages."
 
 
-def check_unused(connection: ReconnectingConnection, deleted: Topology, live: Topology | None) -> None:
-    """Raise PropertyMismatch if a queue to be deleted is in use, or an exchange feeds what stays.
+def check_unused(
+    connection: ReconnectingConnection,
+    api: HttpApiClient | None,
+    deleted: Topology,
+    live: Topology | None,
+    *,
+    unavailable: str = "",
+    wait_s: float = 0.0,
+    pause: Callable[[float], object] = time.sleep,
+) -> None:
+    """Raise PropertyMismatch if a queue to be deleted is in use after `wait_s`, or an exchange feeds what stays.
 
-    Each is a problem of the error. The bindings are those of `live`; None means that they cannot be seen. Raises
-    ResourceLocked, AccessRefused, ConnectionLost.
+    Each is a problem of the error; so is each queue without the HTTP API, for the reason `unavailable`: a message that
+    a client holds unacknowledged cannot be seen. The bindings are those of `live`; None means that they cannot be seen.
+    Raises ResourceLocked, AccessRefused, Unreachable, ConnectionLost.
     """
-    with EntityInspector(connection) as inspector:
-        problems = [
-            Problem(queue.where or Location("broker"), f"queue {queue.name!r} has {contents}")
-            for queue in deleted.queues
-            if (contents := _contents(inspector.passive_declare(queue)))
-        ]
-    if problems:
+    used = find_use(connection, api, deleted.queues, wait_s=wait_s, pause=pause)
+    if problems := [_problem(queue, f"has {contents}") for queue, contents in used]:
         verbs = "holds messages or has" if len(problems) == 1 else "hold messages or have"
         message = f"{plural(len(problems), 'queue')} {verbs} consumers; nothing was deleted"
         raise PropertyMismatch(406, "in use", "queues", message=message, advice=_IN_USE, problems=problems)
+    if api is None and (unseen := unseen_queues(connection, deleted.queues)):
+        message = f"unacknowledged messages cannot be seen; nothing was deleted: {unavailable}"
+        advice = f"{UNSEEN} --force deletes the queues with all messages that clients still hold."
+        raise PropertyMismatch(406, "cannot be seen", "queues", message=message, advice=advice, problems=unseen)
     if problems := list(_undeclared_bindings(deleted, live.bindings if live else ())):
         bindings = plural(len(problems), "binding")
         message = f"the exchanges to delete have {bindings} this topology does not declare; nothing was deleted"
         raise PropertyMismatch(406, "in use", "exchanges", message=message, advice=_BOUND, problems=problems)
 
 
-def _contents(answer: Any) -> str:
-    if answer is None:  # the queue does not exist
-        return ""
-    counts = ((answer.message_count, "message"), (answer.consumer_count, "consumer"))
-    return " and ".join(plural(count, noun) for count, noun in counts if count)
+def unseen_queues(connection: ReconnectingConnection, queues: Iterable[Queue]) -> list[Problem]:
+    """Return a problem for each existing queue whose messages a client may hold; only its owner holds an exclusive's.
+
+    AMQP does not count what a client holds that has no consumer.
+    """
+    with EntityInspector(connection) as inspector:
+        return [
+            _problem(queue, "may have unacknowledged messages")
+            for queue in queues
+            if not queue.exclusive and inspector.passive_declare(queue) is not None
+        ]
+
+
+def _problem(queue: Queue, predicate: str) -> Problem:
+    return Problem(queue.where or Location("broker"), f"queue {queue.name!r} {predicate}")
 
 
 def _undeclared_bindings(deleted: Topology, live: Sequence[Binding]) -> Iterator[Problem]:
@@ -62,37 +83,55 @@ def _undeclared_bindings(deleted: Topology, live: Sequence[Binding]) -> Iterator
             yield Problem(where, message)
 
 
-def remove(connection: ReconnectingConnection, api: HttpApiClient | None, topology: Topology, *, force: bool) -> None:
+def remove(
+    connection: ReconnectingConnection,
+    api: HttpApiClient | None,
+    topology: Topology,
+    live: Topology | None = None,
+    *,
+    force: bool,
+) -> None:
     """Delete everything a topology declares, if it exists: bindings, queues, exchanges, policies.
 
-    Unless forced, the broker itself refuses to delete a queue that came into use, or an exchange with a binding. Raises
-    PropertyMismatch then, AccessRefused, Unreachable, ConnectionLost.
+    Unless forced, the broker itself refuses to delete a queue that came into use, or an exchange with a binding. Types
+    of queues are those of `live`, if known. Raises PropertyMismatch then, AccessRefused, Unreachable, ConnectionLost.
     """
+    types = {each.name: each.arguments.get("x-queue-type") for each in (live or topology).queues}
     try:
-        _delete(connection, topology, force=force, default_queue_type="classic")
+        _delete(connection, topology, types, force=force, default_queue_type="classic")
     except ConnectionLost as exc:
         if "NOT_IMPLEMENTED" not in exc.message:
             raise
-        _delete(connection, topology, force=force, default_queue_type="quorum")  # as the virtual host has it
+        types = types if live else {}
+        _delete(connection, topology, types, force=force, default_queue_type="quorum")  # as the virtual host has it
     for policy in topology.policies:
         if api is not None:
             api.delete_policy(policy.name)
 
 
-def _delete(connection: ReconnectingConnection, topology: Topology, *, force: bool, default_queue_type: str) -> None:
+def _delete(
+    connection: ReconnectingConnection,
+    topology: Topology,
+    types: Mapping[str, str | None],
+    *,
+    force: bool,
+    default_queue_type: str,
+) -> None:
     with closing(connection.channel()) as channel:
-        for _ in channel.call_each(_calls(topology, force=force, default_queue_type=default_queue_type)):
+        for _ in channel.call_each(_calls(topology, types, force=force, default_queue_type=default_queue_type)):
             pass
 
 
-def _calls(topology: Topology, *, force: bool, default_queue_type: str) -> Iterator[MethodCall]:
+def _calls(
+    topology: Topology, types: Mapping[str, str | None], *, force: bool, default_queue_type: str
+) -> Iterator[MethodCall]:
     queues = {queue.name for queue in topology.queues}
     for binding in topology.bindings:
         if binding.destination_type == "exchange" or binding.destination not in queues:  # else its queue removes it
             yield declare_methods.unbind_call(binding)
     for queue in topology.queues:
         # Only classic queues support if-unused and if-empty; for the others the broker closes the connection.
-        careful = not force and queue.arguments.get("x-queue-type", default_queue_type) == "classic"
+        careful = not force and (types.get(queue.name) or default_queue_type) == "classic"
         yield declare_methods.delete_call(queue, if_unused=careful, if_empty=careful)
     for exchange in topology.exchanges:
         yield declare_methods.delete_call(exchange, if_unused=not force)

@@ -7,7 +7,7 @@ the plan says what it cannot show.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,23 @@ from rmqkit.amqp import declare_methods
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import delete
-from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, Problem, PropertyMismatch, Unreachable
+from rmqkit.errors import (
+    AccessRefused,
+    AuthenticationFailed,
+    BrokerError,
+    Location,
+    NotFound,
+    Problem,
+    PropertyMismatch,
+    Refused,
+    ResourceLocked,
+    Unreachable,
+)
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.client import HttpApiClient, LiveTopology
-from rmqkit.model import Binding, Policy, Topology
+from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.options import ApplyOptions
-from rmqkit.plan import Outcome, Plan, Step
+from rmqkit.plan import Kind, Outcome, Plan, Step
 from rmqkit.plural import plural
 from rmqkit.report import QueueState
 from rmqkit.stop import Stop
@@ -36,6 +47,7 @@ _AT_MOST_ONCE = "a quorum queue on this broker: write `type: quorum`, so that it
 _INTERRUPTED = (
     "replacing it was interrupted, and some of its messages are in temporary queues: `rmqkit apply --replace` resumes"
 )
+_NAMED = 10  # entities of a run that was refused midway
 _DECLARED = (Outcome.CREATE, Outcome.CHANGE, Outcome.DECLARE)
 
 
@@ -83,6 +95,9 @@ def plan(
     else:
         steps = compare(topology, live.topology, default_queue_type=live.default_queue_type)
         planned = Plan(steps, unseen=live.unseen)
+    at = next((at for at, step in enumerate(planned.steps) if step.outcome is Outcome.EXTRA), len(planned.steps))
+    missing = _missing_externals(connection, topology, snapshot.topology)
+    planned = replace(planned, steps=(*planned.steps[:at], *missing, *planned.steps[at:]))
     interrupted = {(declare_methods.kind(each), each.name) for each in unfinished(connection, topology)}
     at_most_once: set[str] = set()
     if live is not None and live.default_queue_type == "quorum":
@@ -123,30 +138,71 @@ def apply(
     planned = plan(connection, topology, snapshot, options)
     if planned.conflicts:
         raise conflict(planned)
+    if planned.missing:
+        raise _not_found(planned)
     _require_http_api(topology, snapshot, prune=options.prune)
     pruned = extras(topology, snapshot.topology) if options.prune and snapshot.topology else Topology()
-    if not options.force:
-        delete.check_unused(connection, pruned, snapshot.topology)
-    total = len(planned.changes)
-    for done, _ in enumerate(_declare(connection, planned, snapshot.api), start=1):
-        on_progress(done, total)
-    if options.replace and not stop.requested:
-        from rmqkit.deploy.replace.replace import replace as replace_entities  # noqa: PLC0415 - start-up time
+    replaced = [step for step in planned.steps if step.outcome is Outcome.REPLACE]
+    replaced = [step for step in replaced if step.differences or not step.interrupted]
 
-        replacing = [step for step in planned.steps if step.outcome is Outcome.REPLACE]
-        results = replace_entities(
-            connection,
-            publishing,
-            topology,
-            [step for step in replacing if step.differences or not step.interrupted],
-            extra_bindings=snapshot.topology.bindings if snapshot.topology else (),
-            wait_s=options.wait_s,
-            stop=stop,
-            on_step=on_step,
-        )
-        planned = _with_results(planned, results)
-    delete.remove(connection, snapshot.api, pruned, force=options.force)
+    def check_pruned() -> None:
+        if not options.force:
+            live, wait_s = snapshot.topology, options.wait_s
+            delete.check_unused(connection, snapshot.api, pruned, live, wait_s=wait_s, pause=stop.wait)
+
+    check_pruned()
+    if snapshot.api is None and not options.force:
+        _require_sight(connection, replaced, snapshot)
+    try:
+        total = len(planned.changes)
+        for done, _ in enumerate(_declare(connection, planned, snapshot.api), start=1):
+            on_progress(done, total)
+        if options.replace and not stop.requested:
+            from rmqkit.deploy.replace.replace import replace as replace_entities  # noqa: PLC0415 - start-up time
+
+            results = replace_entities(
+                connection,
+                publishing,
+                topology,
+                replaced,
+                api=snapshot.api,
+                extra_bindings=snapshot.topology.bindings if snapshot.topology else (),
+                wait_s=options.wait_s,
+                stop=stop,
+                on_step=on_step,
+            )
+            planned = _with_results(planned, results)
+            check_pruned()
+        delete.remove(connection, snapshot.api, pruned, snapshot.topology, force=options.force)
+    except Refused as exc:
+        with suppress(BrokerError):
+            _add_report(exc, planned, plan(connection, topology, take_snapshot(connection), ApplyOptions()))
+        raise
     return replace(planned, applied=True)
+
+
+def _require_sight(connection: ReconnectingConnection, replaced: Iterable[Step], snapshot: BrokerSnapshot) -> None:
+    """Raise PropertyMismatch if a queue is to be replaced: its unacknowledged messages would be lost with it."""
+    queues = [step.entity for step in replaced if isinstance(step.entity, Queue)]
+    if problems := delete.unseen_queues(connection, queues):
+        unseen = "unacknowledged messages and policies of the temporary queues cannot be seen"
+        message = f"{unseen}; nothing was changed: {snapshot.unavailable}"
+        advice = f"{delete.UNSEEN} --force replaces the queues nevertheless: stop all their clients before."
+        raise PropertyMismatch(406, "cannot be seen", "replacing", message=message, advice=advice, problems=problems)
+
+
+def _add_report(error: Refused, planned: Plan, now: Plan) -> None:
+    """Add to an error what the run had created or changed until then."""
+    unchanged = {(step.kind, step.name) for step in now.steps if step.outcome is Outcome.UNCHANGED}
+    changed = (Outcome.CREATE, Outcome.CHANGE)
+    done = [step for step in planned.steps if step.outcome in changed and (step.kind, step.name) in unchanged]
+    error.report = Plan(tuple(done), applied=True, unseen=now.unseen)
+    if done:
+        names = [f"{step.kind} {step.name!r}" for step in done]
+        more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+        entities = f"{plural(len(done), 'entity')}: {', '.join([*names[:_NAMED], *more])}"
+        note = f"Before that, this run created or changed {entities}. Apply again to complete it."
+        error.advice = "\n".join(filter(None, [error.advice, note]))
 
 
 def _inspect(connection: ReconnectingConnection, topology: Topology, snapshot: BrokerSnapshot) -> Plan:
@@ -159,11 +215,35 @@ def _inspect(connection: ReconnectingConnection, topology: Topology, snapshot: B
     return Plan(tuple(steps), unseen=(unseen,))
 
 
+def _missing_externals(connection: ReconnectingConnection, topology: Topology, live: Topology | None) -> Iterator[Step]:
+    """Yield a step for each external exchange and queue that does not exist, and that a binding needs."""
+    needed: dict[tuple[Kind, str], Binding] = {}
+    for binding in topology.bindings:
+        if binding.source in topology.external_exchanges:
+            needed.setdefault(("exchange", binding.source), binding)
+        externals = topology.external_queues if binding.destination_type == "queue" else topology.external_exchanges
+        if binding.destination in externals:
+            needed.setdefault((binding.destination_type, binding.destination), binding)
+    found = [topology, live] if live else [topology]  # in one of several files it may be declared
+    existing = {("exchange", each.name) for part in found for each in part.exchanges}
+    existing |= {("queue", each.name) for part in found for each in part.queues}
+    with EntityInspector(connection) as inspector:
+        for (kind, name), binding in needed.items():
+            with suppress(AccessRefused, ResourceLocked):  # it exists, as far as this user may see
+                entity = Exchange(name, where=binding.where) if kind == "exchange" else Queue(name, where=binding.where)
+                if (kind, name) not in existing and (live or inspector.passive_declare(entity) is None):
+                    note = f"external, needed by {binding}"
+                    yield Step(kind, name, Outcome.MISSING, note=note, entity=entity)
+
+
 def _declare(connection: ReconnectingConnection, planned: Plan, api: HttpApiClient | None) -> Iterator[None]:
     entities = [step.entity for step in planned.steps if step.outcome in _DECLARED]
     replaced = {(step.kind, step.name) for step in planned.steps if step.interrupted}
-    for policy in entities:  # first, so that a new queue has its policy from the beginning
-        if isinstance(policy, Policy) and api is not None:
+    policies = [each for each in entities if isinstance(each, Policy)]
+    # First, so that a new queue has its policy from the beginning; by priority, so that none is briefly in the place of
+    # a higher one, whose limits may be wider.
+    for policy in sorted(policies, key=lambda each: -each.priority):
+        if api is not None:
             api.put_policy(policy)
             yield
     missing = [each for each in entities if isinstance(each, declare_methods.Entity) and not _touches(each, replaced)]
@@ -203,8 +283,9 @@ def destroy(
     *,
     force: bool,
     dry_run: bool = False,
+    wait_s: float = 0.0,
 ) -> Plan:
-    """Delete what a topology declares, but no queue in use unless forced; return what existed.
+    """Delete what a topology declares, but no queue in use after `wait_s` unless forced; return what existed.
 
     Raises PropertyMismatch before anything is changed, Unreachable for policies without the HTTP API, AccessRefused,
     ConnectionLost.
@@ -216,15 +297,17 @@ def destroy(
         interrupted = tuple(step for step in planned.steps if step.interrupted)
         if interrupted:
             raise conflict(replace(planned, steps=interrupted))
-        delete.check_unused(connection, topology, snapshot.topology)
+        unavailable, live = snapshot.unavailable, snapshot.topology
+        delete.check_unused(connection, snapshot.api, topology, live, unavailable=unavailable, wait_s=wait_s)
 
     def deleted(step: Step) -> Step:
         outcome = Outcome.ABSENT if step.outcome is Outcome.CREATE else Outcome.DELETE
         return Step(step.kind, step.name, outcome, entity=step.entity)
 
-    steps = tuple(deleted(step) for step in planned.steps if step.outcome is not Outcome.EXTRA)
+    kept = (Outcome.EXTRA, Outcome.MISSING)
+    steps = tuple(deleted(step) for step in planned.steps if step.outcome not in kept)
     if not dry_run:
-        delete.remove(connection, snapshot.api, topology, force=force)
+        delete.remove(connection, snapshot.api, topology, snapshot.topology, force=force)
     return Plan(steps, applied=not dry_run, unseen=planned.unseen)
 
 
@@ -245,6 +328,20 @@ def conflict(planned: Plan) -> PropertyMismatch:
     message = f"{conflicts}: already declared with different properties; nothing was changed"
     advice = _REPLACE_IT if len(problems) == 1 else _REPLACE_THEM
     error = PropertyMismatch(406, "PRECONDITION_FAILED", conflicts, message=message, advice=advice, problems=problems)
+    error.report = planned
+    return error
+
+
+def _not_found(planned: Plan) -> NotFound:
+    """Return the error that lists every missing external entity of a plan."""
+    problems = [
+        Problem(step.where or Location(step.kind), f"{step.kind} {step.name!r} does not exist: {step.note}")
+        for step in planned.missing
+    ]
+    missing = plural(len(problems), "external entity")
+    message = f"{missing} {'is' if len(problems) == 1 else 'are'} missing; nothing was changed"
+    advice = "First apply the topology that declares them, or correct the names under external."
+    error = NotFound(404, "NOT_FOUND", missing, message=message, advice=advice, problems=problems)
     error.report = planned
     return error
 

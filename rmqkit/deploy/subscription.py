@@ -21,6 +21,7 @@ from rmqkit.report import QueueState
 from rmqkit.topology.comparison import binding_key
 
 MARK = "x-rmqkit-subscription"  # an argument of the queue that RabbitMQ keeps and ignores: the exchange
+_BIND_ANOTHER = "First bind a queue that stays, or have the exchange declared without auto_delete."
 DEFAULT_MAX_LENGTH = 10_000  # messages of a temporary queue: a slow reader of a busy exchange does not fill the broker
 
 
@@ -74,33 +75,50 @@ class TemporaryQueue:
 
 
 def check(connection: ReconnectingConnection, subscription: Subscription) -> None:
-    """Make sure that the exchange exists and supports the subscription.
+    """Make sure that the exchange exists, supports the subscription, and survives it.
 
-    Raises NotFound, InputError for routing keys or headers that the exchange would ignore, ConnectionLost.
+    Raises NotFound, InputError for routing keys or headers that the exchange would ignore, PropertyMismatch for an
+    auto-delete exchange that nothing else is bound to, AccessRefused, ConnectionLost.
     """
     name = subscription.exchange
     if not name:
         raise InputError("the default exchange takes no bindings", advice="Consume the queue itself.")
     with closing(connection.channel()) as channel:
         declare_methods.declare(channel, Exchange(name), passive=True)
-    if subscription.keys and not subscription.headers:
-        return  # any type will do; asking for it would be an error in the broker's log
-    kind = _exchange_type(connection, name)
+    kind, auto_delete = _type_and_auto_delete(connection, name)
     if subscription.headers and kind not in ("headers", ""):
         raise InputError(f"exchange {name!r} is of type {kind}, which ignores headers", advice="Name routing keys.")
     if subscription.is_everything and kind not in ("fanout", "topic", "headers", ""):
         message = f"exchange {name!r} is of type {kind}: it cannot be subscribed to without routing keys"
         raise InputError(message, advice="Name the routing keys, each with -r.")
+    if auto_delete:
+        _require_other_binding(connection, name)
 
 
-def _exchange_type(connection: ReconnectingConnection, exchange: str) -> str:
-    """Return the type of an exchange; empty if this user may not declare it."""
+def _type_and_auto_delete(connection: ReconnectingConnection, exchange: str) -> tuple[str, bool]:
+    """Return the type of an exchange, and whether it is auto-delete; nothing if this user may not declare it.
+
+    Each property that differs from the default is an error in the broker's log.
+    """
     with EntityInspector(connection) as inspector:
         try:
-            differences = inspector.compare(Exchange(exchange)).differences
+            actual = {each.property: each.actual for each in inspector.compare(Exchange(exchange)).differences}
         except AccessRefused:
-            return ""
-    return next((each.actual for each in differences if each.property == "type"), "direct")
+            return "", False
+    return actual.get("type", "direct"), actual.get("auto_delete") == "true"
+
+
+def _require_other_binding(connection: ReconnectingConnection, exchange: str) -> None:
+    """Raise PropertyMismatch if an auto-delete exchange would be deleted with the queue of a subscription."""
+    snapshot = take_snapshot(connection)
+    if snapshot.topology is None:
+        reason = f"whether anything else is bound to it cannot be seen: {snapshot.unavailable}"
+    elif any(each.source == exchange for each in snapshot.topology.bindings):
+        return
+    else:
+        reason = "nothing else is bound to it"
+    message = f"exchange {exchange!r} is auto-delete, and {reason}; it would be deleted when the subscription ends"
+    raise PropertyMismatch(406, "auto-delete", f"exchange {exchange!r}", message=message, advice=_BIND_ANOTHER)
 
 
 def keep(
@@ -141,7 +159,7 @@ def remove(connection: ReconnectingConnection, name: str, *, force: bool, tempor
     snapshot = take_snapshot(connection)
     if not (force or temporary):
         _check_mark(name, snapshot)
-    plan_apply.destroy(connection, Topology(queues=(Queue(name),)), snapshot, force=force)
+    plan_apply.destroy(connection, Topology(queues=(Queue(name, exclusive=temporary),)), snapshot, force=force)
     return state
 
 

@@ -31,6 +31,7 @@ from rmqkit.errors import (
     SettingsError,
     Unreachable,
 )
+from rmqkit.http_api.void_arguments import read_arguments
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
@@ -63,6 +64,24 @@ class LiveTopology:
     default_queue_type: str = "classic"
     unseen: tuple[str, ...] = ()
     parameters: tuple[Mapping[str, str], ...] | None = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueTotal:
+    """The messages of a queue that AMQP does not count; those `waiting` are delayed, or dead letters without a target.
+
+    Numbers that are not `current` may be five seconds old.
+    """
+
+    name: str
+    unacknowledged: int = 0
+    waiting: int = 0
+    current: bool = True
+
+    @property
+    def hidden(self) -> int:
+        """Return the number of messages that AMQP does not count."""
+        return self.unacknowledged + self.waiting
 
 
 def connect(connection: ReconnectingConnection, timeout_s: float = TIMEOUT_S) -> HttpApiClient:
@@ -136,7 +155,7 @@ class HttpApiClient:
             topology = Topology(
                 exchanges=tuple(_read(Exchange, each) for each in exchanges if each["name"]),
                 queues=tuple(queue_of(each, default) for each in queues),
-                bindings=tuple(_read(Binding, each) for each in bindings if each["source"]),
+                bindings=tuple(_binding_of(each) for each in bindings if each["source"]),
                 policies=policies,
             )
             return LiveTopology(topology, default, unseen, self._parameters())
@@ -171,6 +190,23 @@ class HttpApiClient:
             except NotFound:
                 return None
 
+    def queue_totals(self) -> tuple[QueueTotal, ...]:
+        """Return the numbers of messages of all queues, from classic queues themselves, not from the statistics.
+
+        Raises the errors of `live`.
+        """
+        with self._checking_format():
+            found = self._call("GET", f"queues/{self._vhost}?disable_stats=true&enable_queue_totals=true")
+            return tuple(map(_total_of, found))
+
+    def policies(self) -> tuple[Policy, ...]:
+        """Return the policies, or none if the user has no permission to see them. Raises Unreachable."""
+        return self._policies()[0]
+
+    def operator_policies(self) -> tuple[Policy, ...]:
+        """Return the operator policies, or none if the user has no permission to see them. Raises Unreachable."""
+        return self._policies("operator-policies")[0]
+
     def put_policy(self, policy: Policy) -> None:
         """Create or change a policy. Raises Refused, Unreachable."""
         body = {"pattern": policy.pattern, "definition": dict(policy.definition), "priority": policy.priority}
@@ -192,12 +228,13 @@ class HttpApiClient:
     def _policy(self, name: str) -> str:
         return f"policies/{self._vhost}/{quote(name, safe='')}"
 
-    def _policies(self) -> tuple[tuple[Policy, ...], tuple[str, ...]]:
+    def _policies(self, kind: str = "policies") -> tuple[tuple[Policy, ...], tuple[str, ...]]:
         try:
-            found = self._call("GET", f"policies/{self._vhost}")
+            found = self._call("GET", f"{kind}/{self._vhost}")
         except (AccessRefused, AuthenticationFailed):
             return (), (f"Policies are not shown: user {self._username!r} lacks the tag policymaker",)
-        return tuple(_read(Policy, each) for each in found), ()
+        with self._checking_format():
+            return tuple(_read(Policy, each) for each in found), ()
 
     def _parameters(self) -> tuple[Mapping[str, str], ...] | None:
         """Return the parameters without their values: those of federation and shovels contain passwords."""
@@ -323,6 +360,11 @@ def _read(data_class: type[T], values: Mapping[str, Any]) -> T:
     return data_class(**{each.name: given[each.name] for each in found})
 
 
+def _binding_of(binding: Mapping[str, Any]) -> Binding:
+    found = _read(Binding, binding)
+    return replace(found, arguments=read_arguments(found.arguments, binding.get("properties_key", "")))
+
+
 def queue_of(queue: Mapping[str, Any], default_type: str) -> Queue:
     """Return a queue, with its type among its arguments if it differs from the virtual host's default."""
     found = _read(Queue, queue)
@@ -330,6 +372,22 @@ def queue_of(queue: Mapping[str, Any], default_type: str) -> Queue:
     if kind == default_type or kind not in QUEUE_TYPES or "x-queue-type" in found.arguments:
         return found
     return replace(found, arguments={"x-queue-type": kind} | dict(found.arguments))
+
+
+def _total_of(queue: Mapping[str, Any]) -> QueueTotal:
+    """Return the numbers of a queue. Raises AttributeError or TypeError for a malformed answer."""
+    messages, ready, unacknowledged = (queue.get(f"messages{part}") or 0 for part in ("", "_ready", "_unacknowledged"))
+    hidden = max(0, messages - ready)
+    current = queue.get("type") == "classic" and "messages_details" not in queue
+    return _read(
+        QueueTotal,
+        {
+            "name": queue["name"],
+            "unacknowledged": min(unacknowledged, hidden),
+            "waiting": max(0, hidden - unacknowledged),
+            "current": current,
+        },
+    )
 
 
 def _status_of(queue: Mapping[str, Any]) -> QueueStatus:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -60,6 +62,14 @@ def policy_of(topology: Topology, entity: Exchange | Queue) -> Policy | None:
     """Return the only policy that applies to an exchange or queue: the first in the file of the highest priority."""
     found = [policy for policy in topology.policies if applies(policy, entity)]
     return max(found, key=lambda policy: policy.priority, default=None)
+
+
+def possible(policies: Iterable[Policy], entity: Exchange | Queue) -> tuple[Policy, ...]:
+    """Return the policies that may be the one that applies: of those of one priority, or that cannot be read, all."""
+    matching = [each for each in policies if applies(each, entity)]
+    highest = max((each.priority for each in matching), default=-math.inf)
+    found = (each for each in policies if each in matching or (not _pattern(each.pattern) and _fits_type(each, entity)))
+    return tuple(each for each in found if each.priority >= highest)
 
 
 def queue_type(queue: Queue) -> str:

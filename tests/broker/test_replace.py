@@ -304,6 +304,7 @@ def test_a_file_changed_back_puts_everything_back(vhost_url: str, witness: Block
     (done,) = replaced(vhost_url, bound_queue("q", {}))
     assert done.moved == 501
     witness.basic_publish("amq.topic", "a.b", b"later")
+    wait_until(lambda: ready(vhost_url, "q") == 502)
     bodies = [body for body, _, _ in drained(witness, "q")]
     assert bodies == [*(b"%d" % number for number in range(500)), b"meanwhile", b"later"]
     assert left_over(vhost_url, "q") == []

@@ -115,13 +115,16 @@ def test_force_deletes_queues_in_use(live: Run, applied: Path, vhost_channel: Bl
 
 
 @pytest.mark.unguessed_api
-def test_without_the_http_api_policies_cannot_be_destroyed(
+def test_without_the_http_api_no_policy_is_destroyed_and_a_queue_only_by_force(
     live: Run, applied: Path, vhost_channel: BlockingChannel
 ) -> None:
     refused = live("destroy", applied, RMQKIT_API_URL="")
     assert (refused.returncode, refused.stdout) == (4, "")
     assert "policies need RabbitMQ's HTTP API" in refused.stderr
     applied.write_text(ORDERS.partition("policies:")[0])
-    assert live("destroy", applied, RMQKIT_API_URL="").returncode == 0
+    unseen = live("destroy", applied, RMQKIT_API_URL="")
+    assert unseen.returncode == 5
+    assert "unacknowledged messages cannot be seen; nothing was deleted" in unseen.stderr
+    assert live("destroy", applied, "--force", RMQKIT_API_URL="").returncode == 0
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
         vhost_channel.queue_declare("billing", passive=True)

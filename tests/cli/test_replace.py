@@ -14,6 +14,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.conftest import Broker
 from tests.support.queues import drain
 
 OLD = """
@@ -27,10 +28,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def env(vhost_url: str, tmp_path: Path) -> dict[str, str]:
+def env(broker: Broker, vhost_url: str, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "old.yaml").write_text(OLD)
     (tmp_path / "new.yaml").write_text(NEW)
-    return os.environ | {"RMQKIT_URL": vhost_url, "XDG_STATE_HOME": str(tmp_path / "state"), "RMQKIT_API_URL": ""}
+    own = {"RMQKIT_URL": vhost_url, "XDG_STATE_HOME": str(tmp_path / "state"), "RMQKIT_API_URL": broker.api_url}
+    return os.environ | own
 
 
 @pytest.fixture
@@ -84,13 +86,13 @@ def test_a_queue_with_a_consumer_is_not_replaced_unless_it_leaves_in_time(
     refused = run("apply", "--replace", "new.yaml")
     assert refused.returncode == 5
     assert "new.yaml:3:10: queue 'pay' has 1 consumer" in refused.stderr
-    assert "nothing was changed" in refused.stderr
+    assert "nothing was replaced" in refused.stderr
     waiting = subprocess.Popen(
         [*COMMAND, "apply", "--replace", "--wait", "30", "new.yaml"], env=env, cwd=tmp_path, stderr=subprocess.PIPE
     )
     assert waiting.stderr
     with waiting.stderr as told:
-        assert b"waiting for the consumers of 'pay' to leave" in told.readline()
+        assert b"waiting for the clients of 'pay' to leave" in told.readline()
         channel.basic_cancel(tag)
         channel.basic_recover(requeue=True)
         told.read()

@@ -22,7 +22,10 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, as `rmqkit plan` does.")] = False,
     prune: plan_text.Prune = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also prune queues that hold messages or have consumers.")
+        bool,
+        typer.Option(
+            "--force", help="Prune queues in use, too; replace queues also if their unacknowledged messages are unseen."
+        ),
     ] = False,
     replace: plan_text.Replace = False,
     wait: Annotated[
@@ -30,7 +33,7 @@ def apply(
         typer.Option(
             metavar="SECONDS",
             min=0,
-            help="With --replace: how long consumers, and publishers that bypass bindings, may take to stop.",
+            help="How long consumers, unacknowledged messages, and publishers that bypass bindings may take to leave.",
         ),
     ] = 0.0,
     json: Json = False,

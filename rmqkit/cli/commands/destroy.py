@@ -19,16 +19,20 @@ def destroy(
     force: Annotated[
         bool, typer.Option("--force", help="Also delete queues in use, with the messages they hold.")
     ] = False,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="How long messages and consumers may take to leave.")
+    ] = 0.0,
     json: Json = False,
 ) -> None:
     """Delete the exchanges, queues, bindings and policies that topology files declare.
 
-    If a queue holds messages or has consumers, each such queue is listed, nothing is deleted, and the exit code is 5.
+    If a queue holds messages, unacknowledged ones included, or has consumers, each such queue is listed, nothing is
+    deleted, and the exit code is 5.
     An entity that does not exist is no error. Entities listed under external stay.
     """
     topology, settings = topology_source.load_topology(files), broker.settings()
     with connect(settings) as connection:
-        done = connection.destroy(topology, force=force, dry_run=dry_run)
+        done = connection.destroy(topology, force=force, dry_run=dry_run, wait_s=wait)
     if not dry_run:
         last_applied.forget(settings, topology)
     plan_text.show(done, settings, json=json)

@@ -24,9 +24,11 @@ from rmqkit.plural import plural
 
 _LATE = 100  # messages that bypassed the bindings: enough to be sure
 _TRIES = 20  # to empty a queue
+_LOOKS = 5  # for what was moved to a queue
 _FEW = 100  # messages that may be overtaken when new ones are routed directly again
 _IDLE_S = 5.0  # a broker may pause so long over messages it is known to have
 _DIRECT = "publishers still send to it directly, bypassing its bindings"
+_STOP_CONSUMER = "Stop that consumer, then run the command again."
 _ADVICE = "Stop them and apply again, or pass --wait SECONDS. Every binding of the queue has to be in the file."
 
 
@@ -39,7 +41,8 @@ class QueueReplacement:
     """One queue's replacement; `wait_s` bounds the wait for publishers and consumers that still use it.
 
     `conflicting` tells that the old queue exists, `classic` that the broker can be told to delete it only if it is
-    unused, as far as is known, `may_duplicate` that an earlier run was killed.
+    unused, as far as is known, `may_duplicate` that an earlier run was killed; `delay_s` is how long the old queue may
+    delay messages.
     """
 
     session: ReplaceSession
@@ -50,8 +53,10 @@ class QueueReplacement:
     may_duplicate: bool
     classic: bool
     wait_s: float
+    delay_s: float = 0.0
     moved: int = 0
     duplicates_max: int = 0
+    stashed: int = 0  # messages that have to be in the temporary queue
     stashed_bytes: int = 0
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -112,15 +117,21 @@ class QueueReplacement:
     def _exchange_queues(self) -> None:
         """Move the messages to `old_messages` until no more arrive, and put the new queue in place of the old one."""
         deadline = time.monotonic() + self.wait_s
+        self.stashed = self.session.ready(self.temporary.old_messages)
         try:
             if ready := self.session.ready(self.queue):
                 self._step(f"moving {ready} messages to {self.temporary.old_messages.name}")
                 self._stash(ready, _IDLE_S)
-            while obstacle := self._late_publisher() or self._lack_of_room() or self._swap():
+            if self.delay_s and not self.session.api:  # it cannot be seen whether there are any
+                self._step(f"waiting {self.delay_s:g} s for messages that it delays")
+                self._stash(None, self.delay_s + self.session.pauses.quiet_s)
+            while obstacle := self._late_publisher() or self._lack_of_room() or self._missing() or self._swap():
                 if time.monotonic() > deadline:
                     raise _NotYet(obstacle)
         except AccessRefused as exc:  # another client consumes exclusively
             raise _NotYet(exc.reply_text) from exc
+        except NotConfirmed as exc:  # a limit that cannot be seen applies to the temporary queue
+            raise _NotYet(exc.message) from exc
 
     def _late_publisher(self) -> str:
         """Say through which exchange messages still arrive, although no binding leads here."""
@@ -131,8 +142,19 @@ class QueueReplacement:
         return f"{_DIRECT}, through {through}"
 
     def _lack_of_room(self) -> str:
-        lack = lack_of_room(self.queue, self.session.ready(self.temporary.old_messages), self.stashed_bytes)
+        held = self.session.ready(self.temporary.old_messages)
+        lack = lack_of_room(self.session.effective(self.queue), held, self.stashed_bytes)
         return lack and f"it {lack}"
+
+    def _missing(self) -> str:
+        """Say how many of the moved messages the temporary queue did not keep: a policy that cannot be seen applies."""
+        name = self.temporary.old_messages.name
+        for _ in range(_LOOKS):
+            missing = self.stashed - self.session.ready(self.temporary.old_messages)
+            if missing <= 0:
+                return ""
+            self.session.pause(self.session.pauses.stale_s)
+        return f"{plural(missing, 'message')} left {name!r}, by a policy or to another consumer"
 
     def _swap(self) -> str:
         """Delete the old queue and declare the new one, in one write; return the reason if that is impossible."""
@@ -142,6 +164,8 @@ class QueueReplacement:
             return f"it has {counts.consumer_count} consumers"
         if counts and counts.message_count:
             return _DIRECT
+        for _, contents in self.session.use(self.queue):
+            return f"it has {contents}"
         try:
             self.session.call(
                 declare_methods.delete_call(self.queue, if_unused=self.classic, if_empty=self.classic),
@@ -173,9 +197,20 @@ class QueueReplacement:
         session.pause(session.pauses.stale_s)
         self._step("deleting its temporary entities")
         session.call(*(declare_methods.unbind_call(self._to_ingress(each)) for each in self.bindings))
-        for queue in (temporary.old_messages, temporary.new_messages):
+        queues = (temporary.old_messages, temporary.new_messages)
+        for queue in queues:
             self._restore(queue, lambda count: f"moving {count} more messages back")
-            session.call(declare_methods.delete_call(queue))
+        for queue, contents in session.use(*queues, wait_s=self.wait_s):
+            raise NotConfirmed(f"queue {queue.name!r} still has {contents}", advice=_STOP_CONSUMER)
+        for careful in (temporary.old_messages.arguments.get("x-queue-type") == "classic", False):
+            try:
+                session.call(
+                    *(declare_methods.delete_call(each, if_unused=careful, if_empty=careful) for each in queues)
+                )
+                break
+            except ConnectionLost as exc:
+                if not careful or "NOT_IMPLEMENTED" not in exc.message:  # an earlier run made them for a quorum queue
+                    raise
         exchanges = (temporary.drain, temporary.overflow, temporary.refill, temporary.ingress)
         session.call(*map(declare_methods.delete_call, exchanges))
 
@@ -213,9 +248,10 @@ class QueueReplacement:
 
     # Moving.
 
-    def _stash(self, count: int, idle_s: float) -> DrainResult:
+    def _stash(self, count: int | None, idle_s: float) -> DrainResult:
         drain = self._drain(self.queue, stashed_in(self.temporary.drain.name))
         result = deque(drain.run(count=count, idle_s=idle_s), maxlen=1).pop()
+        self.stashed += result.messages
         self.stashed_bytes += result.body_bytes
         self._add(result)
         return result
@@ -231,7 +267,7 @@ class QueueReplacement:
             self._add_restored(deque(drain.run(count=ready, idle_s=_IDLE_S), maxlen=1).pop())
         raise NotConfirmed(
             f"another consumer is taking messages from queue {source.name!r}",
-            advice="Stop that consumer, then run the command again.",
+            advice=_STOP_CONSUMER,
         )
 
     def _drain(self, source: Queue, destination_for: DestinationFor) -> Drain:

@@ -6,7 +6,6 @@ another.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
@@ -25,13 +24,19 @@ from rmqkit.deploy.replace.temporary_entities import (
     trial_of,
 )
 from rmqkit.errors import BrokerError, Location, Problem, PropertyMismatch, Refused, ResourceLocked
+from rmqkit.http_api.client import HttpApiClient
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plan import Step
 from rmqkit.plural import plural
 from rmqkit.stop import Stop
+from rmqkit.topology import policies
 
-_CHECK_EVERY_S = 0.5
-_TYPE = "x-queue-type"
+_TYPE, _DELAY = "x-queue-type", "x-delayed-retry-max"
+# By these a policy drops, moves or delays messages that wait in a temporary queue, or deletes it.
+_HARMFUL = {
+    "max-length", "max-length-bytes", "message-ttl", "expires", "overflow", "delivery-limit", "dead-letter-exchange",
+    "delayed-retry-type",
+}  # fmt: skip
 
 
 def unfinished(connection: ReconnectingConnection, topology: Topology) -> tuple[Exchange | Queue, ...]:
@@ -51,6 +56,7 @@ def replace(
     topology: Topology,
     conflicts: Sequence[Step],
     *,
+    api: HttpApiClient | None = None,
     extra_bindings: Sequence[Binding] = (),
     wait_s: float = 0,
     stop: Stop | None = None,
@@ -59,15 +65,17 @@ def replace(
 ) -> tuple[ReplaceResult, ...]:
     """Replace the entities that conflict with a topology, and finish what an earlier run left; exchanges first.
 
-    The ends of the topology's bindings have to exist, except those to be replaced. `extra_bindings` are those that only
-    the broker has; `wait_s` is how long consumers, and publishers that bypass the bindings, may take to leave;
+    The ends of the topology's bindings have to exist, except those to be replaced. Without the `api` nothing shows the
+    messages that clients hold unacknowledged, which are lost. `extra_bindings` are those that only the broker has;
+    `wait_s` is how long consumers, unacknowledged messages, and publishers that bypass the bindings may take to leave;
     `on_step` receives each step. After a stop the last result is not finished.
 
     Raises PropertyMismatch with a problem for each entity that cannot be replaced, before anything was changed; for a
     single one also later, and everything was restored. Raises NotConfirmed, Unroutable, AccessRefused, ConnectionLost;
     then replacing again resumes.
     """
-    session = ReplaceSession(consuming, publishing, stop or Stop(), on_step, pauses)
+    all_policies = (api.policies(), api.operator_policies()) if api else ()
+    session = ReplaceSession(consuming, publishing, stop or Stop(), on_step, pauses, api, all_policies)
     session.lock()
     done: list[ReplaceResult] = []
     try:
@@ -109,7 +117,7 @@ def _replacement(
         gate = temporary_exchange(entity)
         own = bindings_of_exchange(entity, gate, bindings)
         return ExchangeReplacement(session, entity, gate, own, conflicting=conflicting)
-    types = (_actual_type(entity, step), str(entity.arguments.get(_TYPE, "")))
+    types = _types(entity, step)
     temporary = TemporaryEntities.of(entity, types)
     return QueueReplacement(
         session,
@@ -120,38 +128,31 @@ def _replacement(
         may_duplicate=resumed,
         classic=types[0] in ("classic", ""),
         wait_s=wait_s,
+        delay_s=_delay_s(entity, step),
     )
 
 
 def _check(session: ReplaceSession, entities: Sequence[tuple[Exchange | Queue, Step | None]], wait_s: float) -> None:
     """Wait for consumers to leave. Raises PropertyMismatch with a problem for each entity that cannot be replaced."""
     problems = [problem for entity, step in entities if step for problem in _obstacles(session, entity, step)]
-    deadline = time.monotonic() + wait_s
-    queues = [entity for entity, step in entities if step and isinstance(entity, Queue)]
-    reported = False
-    while not problems:
-        states = [(queue, session.queue_counts(queue)) for queue in queues]
-        busy = [(queue, counts.consumer_count) for queue, counts in states if counts and counts.consumer_count]
-        if not busy:
-            return
-        if time.monotonic() >= deadline:
-            problems = [_problem(queue, f"has {plural(consumers, 'consumer')}") for queue, consumers in busy]
-        elif not reported:
-            names = ", ".join(repr(queue.name) for queue, _ in busy)
-            session.step(f"waiting for the consumers of {names} to leave")
-            reported = True
-        session.pause(min(_CHECK_EVERY_S, wait_s))
+    advice = ""
+    if not problems:
+        queues = [(entity, _delay_s(entity, step)) for entity, step in entities if step and isinstance(entity, Queue)]
+        wait_s = max([wait_s, *(delay_s for _, delay_s in queues if session.api)])
+        used = session.use(*(queue for queue, _ in queues), ready=False, wait_s=wait_s)
+        problems = [_problem(queue, f"has {contents}") for queue, contents in used]
+        advice = "Stop the clients that consume or hold messages, or wait for them with --wait SECONDS."
     if problems:
-        message = f"{plural(len(problems), 'entity')} cannot be replaced; nothing was changed"
-        advice = "Stop the consumers, or wait for them with --wait SECONDS." if queues else ""
+        message = f"{plural(len(problems), 'entity')} cannot be replaced; nothing was replaced"
         raise PropertyMismatch(
             406, "cannot be replaced", "replacing", message=message, advice=advice, problems=problems
         )
 
 
 def _obstacles(session: ReplaceSession, entity: Exchange | Queue, step: Step) -> Iterator[Problem]:
-    trial = trial_of(entity)
+    trials: list[Exchange | Queue] = [trial_of(entity)]
     if isinstance(entity, Queue):
+        temporary = TemporaryEntities.of(entity, _types(entity, step))
         actual = {each.property: each.actual.lower() for each in step.differences}
         if entity.exclusive or actual.get("exclusive") == "true":
             yield _problem(entity, "is exclusive: it is deleted with its connection")
@@ -160,20 +161,42 @@ def _obstacles(session: ReplaceSession, entity: Exchange | Queue, step: Step) ->
         if _actual_type(entity, step) == "stream":
             yield _problem(entity, "is a stream: its log cannot be moved; its readers would lose their offsets")
         try:
-            lack = lack_of_room(entity, session.ready(entity))
+            lack = lack_of_room(session.effective(entity), session.ready(entity))
         except ResourceLocked:
             yield _problem(entity, "is exclusive to another connection, and is deleted with it")
             return
         if lack:
             yield _problem(entity, f"{lack}: make room first, or give it a dead-letter exchange")
+        for queue in (temporary.old_messages, temporary.new_messages):
+            for policy in (policy for each in session.policies for policy in policies.possible(each, queue)):
+                if harmful := sorted(policy.definition.keys() & _HARMFUL):
+                    verb = "applies" if policies.applies(policy, queue) else "may apply"
+                    keys = ", ".join(harmful)
+                    yield _problem(entity, f"policy {policy.name!r} {verb} to temporary queue {queue.name!r} ({keys})")
+            if not session.exists(queue):
+                trials.append(queue)
     try:
-        session.call(declare_methods.declare_call(trial), declare_methods.delete_call(trial))
+        session.call(*map(declare_methods.declare_call, trials), *map(declare_methods.delete_call, trials))
     except Refused as exc:
+        with suppress(Refused):
+            session.call(*map(declare_methods.delete_call, trials))
         yield _problem(entity, f"cannot be declared anew: {exc.reply_code} {exc.reply_text}")
 
 
 def _problem(entity: Exchange | Queue, predicate: str) -> Problem:
     return Problem(entity.where or Location("broker"), f"{declare_methods.subject(entity)} {predicate}")
+
+
+def _types(queue: Queue, step: Step | None) -> tuple[str, str]:
+    """Return the types of the existing and of the new queue."""
+    return _actual_type(queue, step), str(queue.arguments.get(_TYPE, ""))
+
+
+def _delay_s(queue: Queue, step: Step | None) -> float:
+    """Return how long a quorum queue may delay a message that was returned to it."""
+    actual = [each.actual for each in step.differences if each.property == _DELAY] if step else []
+    values = [*actual, queue.arguments.get(_DELAY, 0)]
+    return max(int(value) if str(value).isdecimal() else 0 for value in values) / 1000
 
 
 def _actual_type(queue: Queue, step: Step | None) -> str:

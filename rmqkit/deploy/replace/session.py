@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -12,11 +13,14 @@ from rmqkit.amqp import declare_methods
 from rmqkit.amqp.channel import MethodCall
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.deploy.queue_use import find_use
 from rmqkit.deploy.replace.temporary_entities import LOCK, MARKER
 from rmqkit.errors import NotFound, PropertyMismatch, ResourceLocked
-from rmqkit.model import Exchange, Queue
+from rmqkit.http_api.client import HttpApiClient
+from rmqkit.model import Exchange, Policy, Queue, Topology
 from rmqkit.plan import Kind
 from rmqkit.stop import Stop
+from rmqkit.topology.policies import effective
 
 _LOCKED_S = 5.0  # a run that was killed releases its lock as soon as the broker notices that its connection is closed
 
@@ -56,13 +60,19 @@ class ReplaceStopped(Exception):
 
 @dataclass(frozen=True)
 class ReplaceSession:
-    """One run on one broker. Each call uses a channel of its own, and is made under the lock."""
+    """One run on one broker. Each call uses a channel of its own, and is made under the lock.
+
+    `policies` are those of users, then those of operators. Without the `api` neither they nor unacknowledged messages
+    are seen.
+    """
 
     consuming: ReconnectingConnection
     publishing: ReconnectingConnection
     stop: Stop
     on_step: Callable[[str], None]
     pauses: Pauses
+    api: HttpApiClient | None = None
+    policies: tuple[tuple[Policy, ...], ...] = ()
 
     def step(self, text: str) -> None:
         """Report the next step; raise ReplaceStopped instead if a stop was requested."""
@@ -100,6 +110,20 @@ class ReplaceSession:
         """Count the messages that are ready in a queue; 0 if it does not exist."""
         counts = self.queue_counts(queue)
         return counts.message_count if counts else 0
+
+    def use(self, *queues: Queue, ready: bool = True, wait_s: float = 0.0) -> list[tuple[Queue, str]]:
+        """Return the queues that are in use, as `find_use` does."""
+
+        def tell(used: list[Queue]) -> None:
+            self.step(f"waiting for the clients of {', '.join(repr(each.name) for each in used)} to leave")
+
+        return find_use(self.consuming, self.api, queues, ready=ready, wait_s=wait_s, pause=self.pause, on_wait=tell)
+
+    def effective(self, queue: Queue) -> Queue:
+        """Return a queue with the arguments that its policies result in, as far as their patterns can be read."""
+        for policies in self.policies:
+            queue = dataclasses.replace(queue, arguments=effective(Topology(policies=policies), queue))
+        return queue
 
     def lock(self) -> None:
         """Become the only run that replaces entities in this virtual host; raise PropertyMismatch if there is one."""

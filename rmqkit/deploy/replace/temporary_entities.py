@@ -40,10 +40,13 @@ class TemporaryEntities:
 
     @classmethod
     def of(cls, queue: Queue, types: Sequence[str] = ()) -> TemporaryEntities:
-        """Return the temporary entities of a queue, as safe as its old and new types; an empty type is the default."""
-        arguments = {"x-queue-type": "quorum" if "quorum" in types else "classic"}
-        if "" in types and "quorum" not in types:
-            arguments = {}
+        """Return the temporary entities of a queue, as safe as its old and new types; an empty type is the default.
+
+        Where a policy limits the temporary queues after all, they reject a message rather than drop one.
+        """
+        arguments = {"x-overflow": "reject-publish"}
+        if "quorum" in types or "" not in types:
+            arguments["x-queue-type"] = "quorum" if "quorum" in types else "classic"
         overflow = temporary_name(queue.name, "overflow")
         alternate = {"alternate-exchange": overflow}
         return cls(

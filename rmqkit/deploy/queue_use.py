@@ -1,0 +1,70 @@
+"""Find out whether a queue can be deleted without losing a message.
+
+AMQP counts the ready messages and the consumers of a queue. Unacknowledged messages, delayed ones and dead letters that
+wait for their target are counted by RabbitMQ's HTTP API alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from rmqkit.amqp.inspector import EntityInspector
+from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.http_api.client import HttpApiClient, QueueTotal
+from rmqkit.model import Queue
+from rmqkit.plural import plural
+
+STALE_S = 6.0  # a queue that is not classic counts its messages every five seconds
+CHECK_EVERY_S = 0.5
+
+
+def find_use(
+    connection: ReconnectingConnection,
+    api: HttpApiClient | None,
+    queues: Sequence[Queue],
+    *,
+    ready: bool = True,
+    wait_s: float = 0.0,
+    pause: Callable[[float], object] = time.sleep,
+    on_wait: Callable[[list[Queue]], object] = lambda _: None,
+) -> list[tuple[Queue, str]]:
+    """Return the queues that are in use, each with a text like `2 messages and 1 consumer`; wait for them to be free.
+
+    Without `ready` such messages do not count. Numbers that may be out of date are read twice, so this takes up to
+    `STALE_S` longer than `wait_s`. `on_wait` is called once, if there is a reason to wait. Without the HTTP API only
+    ready messages and consumers are seen. Raises ResourceLocked, AccessRefused, Unreachable, ConnectionLost.
+    """
+    started, free_since, told = time.monotonic(), math.inf, False
+    while queues:
+        asked = time.monotonic()
+        totals = {each.name: each for each in api.queue_totals()} if api else {}
+        with EntityInspector(connection) as inspector:  # after the HTTP API: a message may have been requeued
+            answers = [(queue, inspector.passive_declare(queue)) for queue in queues]
+        certain_found, late, consumed, found = False, False, False, []
+        for queue, answer in answers:
+            if answer is None:  # it does not exist
+                continue
+            total = totals.get(queue.name, QueueTotal(queue.name))
+            counts = [(answer.message_count if ready else 0, "message"), (answer.consumer_count, "consumer")]
+            certain_found |= any(count for count, _ in counts) or (total.current and total.hidden > 0)
+            late |= not total.current
+            consumed |= answer.consumer_count > 0
+            counts += [
+                (total.unacknowledged, "unacknowledged message"),
+                (total.waiting, "delayed or dead-lettered message"),
+            ]
+            if texts := [plural(count, noun) for count, noun in counts if count]:
+                found.append((queue, " and ".join(texts)))
+        free_since = math.inf if consumed else min(free_since, asked)
+        certain = not late or asked - free_since >= STALE_S
+        if not found and certain:
+            break
+        if asked - started >= wait_s and (certain_found or certain):
+            return found
+        if found and wait_s and not told:
+            told = True
+            on_wait([queue for queue, _ in found])
+        pause(CHECK_EVERY_S if found else STALE_S - (asked - free_since))
+    return []
