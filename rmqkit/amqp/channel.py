@@ -15,10 +15,12 @@ from pika import spec
 
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping
-from rmqkit.amqp.frames import Event, encode_method
+from rmqkit.amqp.frames import Event, encode_method, encode_nack
 from rmqkit.errors import BrokerError, ConnectionLost, Refused
 
 _PIPELINED_CALLS = 100
+_CLOSE_S = 5.0
+NACK_IS_FREE = (4, 3)  # the first version whose quorum queues do not count a nack as a failed delivery
 CALL_TIMEOUT_S = 30.0  # a broker that does not answer a method for so long counts as gone
 
 
@@ -38,6 +40,7 @@ class ChannelTransport(Protocol):
     blocked: str
     lost: BrokerError | None
     frame_max: int
+    version: tuple[int, ...]
 
     def send(self, data: bytes) -> None:
         """Send bytes; any thread may call this."""
@@ -90,7 +93,10 @@ class Channel:
         self.send(encode_method(self.number, method, arguments))
         deadline = time.monotonic() + timeout_s
         while True:
-            events = self._receive(deadline - time.monotonic(), subject)
+            try:
+                events = self._receive(deadline - time.monotonic(), subject)
+            except ConnectionLost as exc:
+                raise error_mapping.refused_by_closing(exc, subject, divmod(method.INDEX, 1 << 16)) from exc
             for position, event in enumerate(events):
                 if isinstance(event, answer):
                     self._unread += events[:position] + events[position + 1 :]
@@ -152,9 +158,11 @@ class Channel:
                 if batch:
                     self.send(b"".join(encode_method(self.number, each.method, each.arguments) for each in batch))
                 answers = self._receive(timeout_s, pending[0].subject)
-            except Refused as exc:
-                method = divmod(pending[0].method.INDEX, 1 << 16)
-                raise error_mapping.refused(exc.reply_code, exc.reply_text, pending[0].subject, method) from exc
+            except (Refused, ConnectionLost) as exc:
+                subject, method = pending[0].subject, divmod(pending[0].method.INDEX, 1 << 16)
+                if isinstance(exc, ConnectionLost):
+                    raise error_mapping.refused_by_closing(exc, subject, method) from exc
+                raise error_mapping.refused(exc.reply_code, exc.reply_text, subject, method) from exc
             if not answers:
                 self.transport.abort()
                 raise self._unanswered(pending[0].subject, timeout_s)
@@ -179,11 +187,26 @@ class Channel:
         """End a wait early; a signal handler may call this."""
         self.inbox.put(None)
 
+    def release(self, tag: str) -> None:
+        """End a consumer, requeue its unsettled deliveries in their order, and close the channel.
+
+        Whether this counts as a failed delivery of a quorum queue depends on the broker: from 4.3 on a nack does not
+        count, and closing the channel does (https://www.rabbitmq.com/docs/nack); before, both count, and only closing
+        keeps the order.
+        """
+        if self.transport.version >= NACK_IS_FREE:
+            with suppress(BrokerError):
+                self.call(spec.Basic.Cancel(tag), spec.Basic.CancelOk, subject="a consumer", timeout_s=_CLOSE_S)
+                self.send(encode_nack(self.number, 0, requeue=True, multiple=True))  # 0: all (AMQP 0-9-1, basic.ack)
+        self.close()
+
     def close(self) -> None:
         """Close the channel if it is open; its unsettled deliveries are requeued."""
         if self.transport.lost is None and self._closed is None:
             with suppress(BrokerError):  # closed in any case
-                self.call(spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=5)
+                self.call(
+                    spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=_CLOSE_S
+                )
                 self.transport.forget(self.number)  # without an answer the number stays in use
         self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
 

@@ -29,6 +29,7 @@ _RANDOM = re.compile(r"[0-9a-f]{32}$")  # the end of the names of rmqkit's tempo
 # Reply codes of AMQP 0-9-1 section 1.8.
 FORCED = 320  # an operator closes the connection, or the broker is being stopped
 REFUSED = 403
+NOT_IMPLEMENTED = 540
 INTERNAL_ERROR = 541  # among others, a queue that cannot answer
 _NO_BROKER = (
     "Start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
@@ -38,6 +39,15 @@ _VHOST = "Create it with `rabbitmqctl add_vhost`, grant its permissions, or name
 _NO_AMQP = "It may be a TLS port (amqps://), an HTTP port, or another kind of server."
 _NO_ANSWER_IN_TLS = "It may require a client certificate (--tls-cert-file), or be another kind of server."
 HUNG_UP = "the server closed the connection after the TLS handshake", _NO_ANSWER_IN_TLS
+LEAST_FRAME_MAX = 8192  # since RabbitMQ 4.1
+_SMALL_FRAMES = "RabbitMQ 4.1 and later require a frame_max of 8192 or more: change it in the URL."
+_CLOSING_REFUSALS = {  # AMQP 0-9-1 section 1.8: the reply codes of connection exceptions that a method causes
+    503: "",
+    530: "",
+    NOT_IMPLEMENTED: "This broker, or this type of queue, does not support it.",
+}
+_UNKNOWN_TYPE = "Correct the type, or enable the plugin that has it: `rabbitmq-plugins list` shows them."
+_DEPRECATED = "Remove it, or permit it in rabbitmq.conf: https://www.rabbitmq.com/docs/deprecated-features."
 _BROKEN = "Try again later. RabbitMQ may reject a token of more than 4,000 bytes: see initial_frame_max."
 _MECHANISM = "For EXTERNAL, enable rabbitmq_auth_mechanism_ssl and add it to auth_mechanisms in rabbitmq.conf."
 _NO_USER = (
@@ -165,8 +175,24 @@ def refused(reply_code: int, reply_text: str, subject: str, method: tuple[int, i
     `method` is class and method of the refused call.
     """
     error = REFUSALS.get(reply_code, Refused)
+    unknown_type = "unknown exchange type" in reply_text  # 503, and 406 from RabbitMQ 4 on
     advice = permission_advice(reply_text, method, subject) or _ADVICE.get(reply_code, "")
+    advice = _UNKNOWN_TYPE if unknown_type else advice
     return error(reply_code, reply_text, subject, advice=advice)
+
+
+def refused_by_closing(error: ConnectionLost, subject: str, method: tuple[int, int]) -> BrokerError:
+    """Return the refusal if the broker closed the connection because of a method, else the error itself.
+
+    It does so for an unknown exchange type (503), and for a feature that it does not implement (540) or permit (541).
+    """
+    code, text = error.reply_code, error.reply_text
+    deprecated = code == INTERNAL_ERROR and "is deprecated" in text
+    if not (deprecated or code in _CLOSING_REFUSALS) or "is down" in text:
+        return error
+    found = refused(code, text, subject, method)
+    found.advice = found.advice or (_DEPRECATED if deprecated else _CLOSING_REFUSALS[code])
+    return found
 
 
 def login_expired(close: spec.Channel.Close) -> bool:
@@ -226,7 +252,10 @@ def _login_error(error: BaseException, address: Address) -> BrokerError | None:
             mark in str(error) for mark in _NOT_A_REFUSAL
         ):
             # pika guesses; but a RabbitMQ that refuses says so, and one that ends in mid-handshake cannot.
-            return Unreachable(f"{address}: the connection broke during the handshake", advice=_BROKEN)
+            small = address.frame_max is not None and address.frame_max < LEAST_FRAME_MAX
+            return Unreachable(
+                f"{address}: the connection broke during the handshake", advice=_SMALL_FRAMES if small else _BROKEN
+            )
         case exceptions.ConnectionClosedByBroker(reply_code=530, reply_text=text) if (
             "limit" in text or "is down" in text
         ):

@@ -112,6 +112,11 @@ def encode_nack(channel: int, tag: int, *, requeue: bool, multiple: bool = False
     return _SETTLE.pack(spec.FRAME_METHOD, channel, SETTLE_PAYLOAD, NACK_INDEX, tag, 2 * requeue + multiple, 0xCE)
 
 
+def encode_reject(channel: int, tag: int, *, requeue: bool) -> bytes:
+    """Encode basic.reject, which quorum queues count as a failed delivery (https://www.rabbitmq.com/docs/nack)."""
+    return encode_method(channel, spec.Basic.Reject(tag, requeue))
+
+
 def encode_qos(channel: int) -> bytes:
     """Encode basic.qos without a limit, which the broker answers after everything sent before it."""
     return encode_method(channel, spec.Basic.Qos())

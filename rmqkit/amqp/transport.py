@@ -8,6 +8,7 @@ one write: the busier it is, the larger the writes, and a single message leaves 
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import threading
 import weakref
@@ -96,7 +97,8 @@ class Transport:
         self.blocked = ""  # why the broker does not read, like "low on memory"; empty if it reads
         self.lost: BrokerError | None = None
         self.frame_max = 0
-        self.cluster_name = ""  # from the properties of the broker
+        self.cluster_name = ""  # from the properties of the broker, as is its version
+        self.version: tuple[int, ...] = ()
         self._parameters = parameters
         self._channels: dict[int, Channel] = {}
         self._channels_lock = threading.Lock()
@@ -227,6 +229,7 @@ class Transport:
         self.frame_max = adapter.params.frame_max
         adapter.decoder.frame_max = self.frame_max
         self.cluster_name = str(adapter.server_properties.get("cluster_name", ""))
+        self.version = tuple(map(int, re.findall(r"\d+", str(adapter.server_properties.get("version", "")))[:3]))
         self._ready.set()
 
     def on_not_opened(self, adapter: Any, error: BaseException) -> None:

@@ -8,10 +8,11 @@ from contextlib import closing
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.channel import MethodCall
+from rmqkit.amqp.error_mapping import NOT_IMPLEMENTED
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy.queue_use import find_use
-from rmqkit.errors import ConnectionLost, Location, Problem, PropertyMismatch
+from rmqkit.errors import Location, Problem, PropertyMismatch, Refused
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.model import Binding, Queue, Topology
 from rmqkit.plural import plural
@@ -99,8 +100,8 @@ def remove(
     types = {each.name: each.arguments.get("x-queue-type") for each in (live or topology).queues}
     try:
         _delete(connection, topology, types, force=force, default_queue_type="classic")
-    except ConnectionLost as exc:
-        if "NOT_IMPLEMENTED" not in exc.message:
+    except Refused as exc:
+        if exc.reply_code != NOT_IMPLEMENTED:
             raise
         types = types if live else {}
         _delete(connection, topology, types, force=force, default_queue_type="quorum")  # as the virtual host has it

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.frames import ConsumerCancel, encode_ack, encode_nack
+from rmqkit.amqp.frames import ConsumerCancel, encode_ack, encode_nack, encode_reject
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import delete
 from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled
@@ -153,7 +153,8 @@ class _ScenarioRun:
                 self._nack(queue, tag, requeue=False)
             case "delivery_limit":
                 for _ in range(_REDELIVERIES):
-                    self._nack(queue, tag, requeue=True)
+                    self._channel.send(encode_reject(self._channel.number, tag, requeue=True))
+                    self._ready(queue)  # once the queue knows it
                     self._gather()
                     redelivered = [each for each in self._arrived if each[0] == step.queue]
                     if not redelivered:

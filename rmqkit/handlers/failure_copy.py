@@ -16,13 +16,13 @@ from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
 from rmqkit.message import Delivery, Message, Properties, Verdict
 from rmqkit.messaging.message_rewrite import EXPIRATION, USER_ID
 from rmqkit.model import Target
-from rmqkit.payload.death_headers import DIED, EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, X_DEATH
+from rmqkit.payload.death_headers import COUNTS, DIED, EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, X_DEATH
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 
 MAX_REASON = 500  # characters
-# These would route the copy to other queues too (https://www.rabbitmq.com/docs/sender-selected).
-_SELECTING = ("CC", "BCC")
+# They would route the copy to other queues too (https://www.rabbitmq.com/docs/sender-selected), or count deliveries.
+_DROPPED = {"CC", "BCC", *COUNTS}
 _ADVICE = "Declare a queue there; the message stays in its own queue."
 
 
@@ -132,7 +132,7 @@ def _harmless(properties: Properties) -> Properties:
     if X_DEATH in headers:
         headers[DIED] = headers.pop(X_DEATH)
     headers = {
-        name: value for name, value in headers.items() if name not in _SELECTING and not name.startswith(SUMMARIES)
+        name: value for name, value in headers.items() if name not in _DROPPED and not name.startswith(SUMMARIES)
     }
     return replace(properties, headers=headers, expiration=None, user_id=None)
 

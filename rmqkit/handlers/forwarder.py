@@ -16,7 +16,7 @@ from rmqkit.errors import HandlerError
 from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
 from rmqkit.message import Delivery, Message
-from rmqkit.payload.death_headers import CC, X_DEATH, set_aside
+from rmqkit.payload.death_headers import CC, COUNTS, X_DEATH, set_aside
 from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
@@ -75,8 +75,8 @@ class Forwarder:
         exchange = origin.exchange if self.exchange is None else self.exchange
         key = origin.routing_key if self.routing_key is None else self.routing_key
         properties = origin.properties
-        if properties.headers and (X_DEATH in properties.headers or CC in properties.headers):
-            properties = replace(properties, headers=set_aside(properties.headers, to_queue=not exchange))
+        if properties.headers and properties.headers.keys() & {X_DEATH, CC, *COUNTS}:
+            properties = replace(properties, headers=set_aside(properties.headers, to_queue=not exchange) or None)
         return _ForwardedMessage(delivery.body, key, exchange, properties, delivery=delivery)
 
 

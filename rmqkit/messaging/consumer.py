@@ -234,7 +234,10 @@ class Consumer:
     def close(self) -> None:
         """Stop consuming; unsettled deliveries return to their queue."""
         if self._channel is not None:
-            self._channel.close()
+            if self._options.no_ack:
+                self._channel.close()
+            else:
+                self._channel.release(self.tag)
             self._channel = None
             self._events.clear()
             self._rest.clear()

@@ -33,6 +33,7 @@ class HeldDeliveries:
         self._unacknowledged: list[int] = []  # delivery tags to be acknowledged
         self._kept = array("Q")  # delivery tags of messages that stay
         self._consumers = self._prefetch = 0
+        self._consuming = False
         self._received = self._base = 0  # the last delivery tag, and that when the last consumer started
         self._held = self._acknowledged = 0  # of the last consumer's deliveries
 
@@ -46,10 +47,11 @@ class HeldDeliveries:
         The first one measures how large the messages are: `mean_bytes` is for the others.
         """
         channel, first = self._channel, not self._consumers
-        self._cancel()
+        self.cancel()
         wanted = max(LEAST_PREFETCH, min(PREFETCH, PREFETCH_BYTES // (mean_bytes + 1)))
         self._prefetch = FIRST_PREFETCH if first else wanted
         self._consumers += 1
+        self._consuming = True
         self._base, self._held, self._acknowledged = self._received, 0, 0
         channel.qos(self._prefetch, subject=self._subject)
         channel.consume(self._queue, tag=self._tag, subject=self._subject)
@@ -77,13 +79,13 @@ class HeldDeliveries:
             self._acknowledge()
 
     def requeue(self, others: Iterable[int]) -> None:
-        """Send outstanding acknowledgements; requeue the messages that stay, and these others, in order.
+        """End the consumer, send outstanding acknowledgements, and requeue those that stay and these others, in order.
 
         A consumer would receive them again at once. RabbitMQ 3.10 mixes up what returns to a quorum queue in large
         lots, or in many at once.
         """
+        self.cancel()
         self._acknowledge()
-        self._cancel()
         channel, tags = self._channel, sorted((*self._kept, *others))
         lasts = [*range(_LOT - 1, len(tags) - 1, _LOT), len(tags) - 1] if tags else []
         deadline_s = time.monotonic() + _RETURN_S
@@ -102,6 +104,8 @@ class HeldDeliveries:
             self._acknowledged += sum(tag > self._base for tag in tags)
             self._channel.send(self._settled.acknowledge(self._channel.number, tags))
 
-    def _cancel(self) -> None:
-        if self._consumers:
+    def cancel(self) -> None:
+        """End the consumer, if there is one: an acknowledgement would bring it one more message."""
+        if self._consuming:
+            self._consuming = False
             self._channel.cancel(self._tag, subject=self._subject)

@@ -25,11 +25,10 @@ from rmqkit.amqp.field_table import (
 from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.model import Exchange, Target
 from rmqkit.options import Replay
-from rmqkit.payload.death_headers import CC, DIED, FAILURE, SUMMARIES, X_DEATH, Death, deaths, first_death
+from rmqkit.payload.death_headers import CC, COUNTS, DIED, FAILURE, SUMMARIES, X_DEATH, Death, deaths, first_death
 
 EXPIRATION = "x-rmqkit-expiration"
 USER_ID = "x-rmqkit-user-id"
-DELIVERY_COUNT = "x-delivery-count"  # set by a quorum queue, for earlier tries
 KEPT_USER_ID = f"published by another user, whose user_id is now in the header {USER_ID}"
 _HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
 _LENGTH_BYTES = 4
@@ -98,7 +97,7 @@ def stash_properties(header: bytes, username: str) -> bytes:
         if name in parts and not (name == "user_id" and value == username.encode()):
             stashed.append((header_name, _long_string(value)))
             del parts[name]
-    kept = [field for field in fields if field[0] != DELIVERY_COUNT]
+    kept = [field for field in fields if field[0] not in COUNTS]
     return _join(parts, [*stashed, *kept]) if stashed or len(kept) != len(fields) else header
 
 
@@ -118,7 +117,7 @@ def restore_properties(header: bytes, username: str) -> tuple[bytes, str]:
             continue
         parts[name] = bytes((len(value),)) + value
         fields = [field for field in fields if field[0] != header_name]
-    kept = [field for field in fields if field[0] != DELIVERY_COUNT]
+    kept = [field for field in fields if field[0] not in COUNTS]
     return (header if len(kept) == len(values) else _join(parts, kept)), note
 
 
@@ -211,7 +210,7 @@ def _destination(
 
 def _changed(header: bytes, username: str, change: Callable[[list[Field]], list[Field]], *, to_queue: bool) -> bytes:
     parts, fields = _split(header)
-    dropped = {DELIVERY_COUNT, *([CC] if to_queue else [])}
+    dropped = {*COUNTS, *([CC] if to_queue else [])}
     kept = [field for field in change(fields) if field[0] not in dropped]
     user_id = parts.get("user_id", b"")[1:]  # behind its length
     if user_id and user_id != username.encode():

@@ -195,6 +195,8 @@ class _MovePass(Transfer):
             self._receive()
             self._inspect_backlog()
         self._ending = True
+        self.held.cancel()
+        self.receive(0)
         while self.in_flight or len(self._retries):
             if self.stop.requested:
                 self._retries.take_all()  # they stay

@@ -19,6 +19,9 @@ CC = "CC"  # more routing keys (https://www.rabbitmq.com/docs/sender-selected)
 _FIRST = "x-first-death-"
 SUMMARIES = (_FIRST, "x-last-death-")  # prefixes of the headers that repeat parts of x-death
 
+# The headers in which a quorum queue counts the deliveries of a message, for that queue alone.
+COUNTS = frozenset(("x-delivery-count", "x-acquired-count"))
+
 # The headers rmqkit adds to a message that a handler failed on.
 REASON = "x-rmqkit-reason"
 ATTEMPTS = "x-rmqkit-attempts"  # how often it was tried
@@ -60,7 +63,7 @@ def deaths(headers: Headers | None) -> tuple[Death, ...]:
 def set_aside(headers: Headers, *, to_queue: bool) -> Headers:
     """Return the headers of a message that is sent on: they make no cycle and, to a queue, route it nowhere else."""
     names = {X_DEATH: DIED} if X_DEATH in headers else {}
-    dropped = {CC if to_queue else "", *names.values()}
+    dropped = {*COUNTS, *([CC] if to_queue else []), *names.values()}
     return {names.get(name, name): value for name, value in headers.items() if name not in dropped}
 
 

@@ -71,7 +71,7 @@ def filled(broker: Broker, vhosts: Callable[[], str]) -> str:
             channel.queue_declare(each, durable=True)
             channel.queue_bind(each, each, routing_key=each)
             put(broker, f"policies/{name}/{quote(each, safe='')}", POLICY)
-        channel.exchange_declare("inner", "headers", internal=True, arguments={"alternate-exchange": "nowhere"})
+        channel.exchange_declare("inner", "headers", durable=True, arguments={"alternate-exchange": "nowhere"})
         channel.exchange_bind("inner", "amq.topic", "#")
         channel.queue_declare("arguments", auto_delete=True, arguments=ARGUMENTS | {"x-dead-letter-exchange": "gone"})
         channel.queue_bind(

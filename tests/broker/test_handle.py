@@ -266,7 +266,7 @@ def test_a_message_with_unreadable_properties_is_parked_with_the_readable_ones(
 
 
 @pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("frame_max", [4096, 131_072])
+@pytest.mark.parametrize("frame_max", [8192, 131_072])
 def test_a_message_without_room_for_more_headers_is_parked_unchanged_and_not_retried(
     vhost_url: str, witness: BlockingChannel, frame_max: int
 ) -> None:
@@ -285,7 +285,7 @@ def test_a_message_with_properties_larger_than_a_frame_is_parked_without_them(
 ) -> None:
     large = pika.BasicProperties(headers={"x": "y" * 10_000}, delivery_mode=2)
     witness.basic_publish("", "orders", b"large", large)
-    with rmqkit.connect(f"{vhost_url}?frame_max=4096") as narrow:
+    with rmqkit.connect(f"{vhost_url}?frame_max=8192") as narrow:
         report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=1, on_failure=quiet)
     assert (report.consumed, report.parked) == (1, 1)
     properties, body = parked(witness)

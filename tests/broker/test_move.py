@@ -84,7 +84,8 @@ def test_dead_letters_go_back_to_the_queue_they_died_in_and_to_no_other_with_the
     killed(witness, vhost_url, 3, **sent)
     witness.queue_purge("audit")
     report = connection.move("parked")
-    assert (report.moved, report.redelivered, report.stayed) == (3, 0, {})
+    assert (report.moved, report.stayed) == (3, {})
+    assert report.redelivered in (0, 3)  # RabbitMQ 4.3 delivers every dead letter as redelivered
     found = drained(witness, "work")
     assert [body for body, *_ in found] == [b"0", b"1", b"2"]
     assert ready(vhost_url, "parked") == ready(vhost_url, "audit") == 0

@@ -193,6 +193,7 @@ def test_a_missing_rabbitmq_is_an_error_with_instructions(
 ) -> None:
     monkeypatch.setattr(installation, "_search_path", lambda: str(tmp_path))
     monkeypatch.setattr(installation, "_WRAPPED", tmp_path)
+    monkeypatch.delenv(installation.VARIABLE, raising=False)
     with pytest.raises(NodeError, match="not installed") as caught:
         Node(folder).start(port=0)
     assert "apt install rabbitmq-server" in caught.value.advice

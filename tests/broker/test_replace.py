@@ -25,6 +25,7 @@ from rmqkit.messaging import drain
 from rmqkit.messaging.drain import Drain
 from rmqkit.messaging.message_rewrite import KEPT_USER_ID, USER_ID, stashed_in
 from rmqkit.model import Binding, Exchange, Queue, Topology
+from rmqkit.payload.death_headers import COUNTS
 from rmqkit.plan import Outcome, Step
 from rmqkit.stop import Stop
 from tests.conftest import Broker
@@ -123,7 +124,8 @@ def test_a_moved_message_keeps_its_body_its_properties_and_its_key(
     if kind == "quorum":  # it adds a header of its own to what it delivers
         for _, received, _ in (*found, *expected):
             headers = received["headers"] or {}
-            received["headers"] = {name: headers[name] for name in headers if name != "x-delivery-count"}
+            received["headers"] = {name: headers[name] for name in headers if name not in COUNTS}
+        found.sort(key=lambda each: len(each[0]))  # from 4.0 on it delivers by priority
     assert found == expected
     assert len(found) == done.moved == len(SPECIMENS)
     assert ready(vhost_url, "elsewhere") == 0  # the CC header did not route again

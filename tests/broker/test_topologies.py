@@ -10,8 +10,11 @@ import rmqkit
 from rmqkit import Outcome
 from rmqkit.settings import Settings, load_settings
 from rmqkit.topology.examples import example_names
+from rmqkit.topology.file.loader import loads
 from tests.conftest import Broker
+from tests.support.versions import version
 
+LOCATOR_REFUSED = (4, 3)  # x-queue-master-locator
 CASES = Path(__file__).parents[1] / "cases" / "valid"
 
 
@@ -47,12 +50,39 @@ def test_all_shipped_topologies_coexist(settings: Settings) -> None:
 
 
 @pytest.mark.unguessed_api
-def test_arguments_of_every_kind_round_trip(vhost_url: str) -> None:
+def test_arguments_of_every_kind_round_trip(broker: Broker, vhost_url: str) -> None:
     topology = rmqkit.load(CASES / "arguments_of_every_kind.yaml")
     wanted = {"bounded", "timed", "agreed", "others"}  # the rest needs plugins, or more than one node
+    if version(broker) >= LOCATOR_REFUSED:
+        wanted.remove("agreed")
     queues = tuple(queue for queue in topology.queues if queue.name in wanted)
     assert len(queues) == len(wanted)
     with rmqkit.connect(vhost_url) as connection:
         assert connection.apply(rmqkit.Topology(queues=queues)).applied
         steps = connection.apply(rmqkit.Topology(queues=queues)).steps
         assert {step.outcome for step in steps} == {Outcome.UNCHANGED}
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "advice"),
+    [
+        ("exchanges: {first: {}, delayed: {type: x-delayed-message}}", "exchange 'delayed'", "rabbitmq-plugins"),
+        (
+            "exchanges: {first: {}}\nqueues: {located: {arguments: {x-queue-master-locator: min-masters}}}",
+            "queue 'located'",
+            "docs/deprecated-features",
+        ),
+    ],
+)
+def test_a_refusal_names_its_entity_even_if_it_closes_the_connection(
+    broker: Broker, vhost_url: str, text: str, subject: str, advice: str
+) -> None:
+    if "locator" in text and version(broker) < LOCATOR_REFUSED:
+        return  # accepted
+    with rmqkit.connect(vhost_url) as connection:
+        with pytest.raises(rmqkit.Refused) as caught:
+            connection.apply(loads(text))
+        assert caught.value.subject == subject
+        assert advice in caught.value.advice
+        report = connection.publish(rmqkit.Message(b"x", "", "first"), check=False)  # on a new connection
+        assert report.published == 1

@@ -14,6 +14,11 @@ def major(broker: Broker) -> int:
     return int(json.loads(broker.api("GET", "overview"))["rabbitmq_version"].partition(".")[0])
 
 
+def version(broker: Broker) -> tuple[int, ...]:
+    """Return the version in numbers, like (4, 3, 6)."""
+    return tuple(map(int, json.loads(broker.api("GET", "overview"))["rabbitmq_version"].split(".")[:3]))
+
+
 def untyped(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return a queue's arguments as RabbitMQ 3 reports them: RabbitMQ 4 adds the type if none was declared."""
     return {name: value for name, value in arguments.items() if (name, value) != ("x-queue-type", "classic")}

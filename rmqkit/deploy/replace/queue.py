@@ -14,9 +14,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 from rmqkit.amqp import declare_methods
+from rmqkit.amqp.error_mapping import NOT_IMPLEMENTED
 from rmqkit.deploy.replace.session import ReplaceResult, ReplaceSession, ReplaceStopped
 from rmqkit.deploy.replace.temporary_entities import MARKER, TemporaryEntities
-from rmqkit.errors import AccessRefused, ConnectionLost, NotConfirmed, PropertyMismatch
+from rmqkit.errors import AccessRefused, ConnectionLost, NotConfirmed, PropertyMismatch, Refused
 from rmqkit.messaging.drain import Drain, DrainResult
 from rmqkit.messaging.message_rewrite import DestinationFor, restored_in, stashed_in
 from rmqkit.model import Binding, Exchange, Queue
@@ -175,8 +176,8 @@ class QueueReplacement:
             if not exc.subject.startswith("deleting"):
                 raise
             return exc.reply_text
-        except ConnectionLost as exc:
-            if "NOT_IMPLEMENTED" not in exc.message:
+        except Refused as exc:
+            if exc.reply_code != NOT_IMPLEMENTED:
                 raise
             self.classic = False  # the virtual host's default is another type; nothing was done
             return self._swap()
