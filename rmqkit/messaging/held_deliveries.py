@@ -86,6 +86,7 @@ class HeldDeliveries:
         """
         self.cancel()
         self._acknowledge()
+        self.ready()  # once the queue has settled those
         channel, tags = self._channel, sorted((*self._kept, *others))
         lasts = [*range(_LOT - 1, len(tags) - 1, _LOT), len(tags) - 1] if tags else []
         deadline_s = time.monotonic() + _RETURN_S
