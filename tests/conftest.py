@@ -1,7 +1,8 @@
 """The broker the tests run against, and what they need of it.
 
-`RMQKIT_TEST_URL` if set (with `RMQKIT_TEST_API_URL` for its HTTP API), else a container if a Docker engine answers,
-else a private node, one for all workers. No broker is a failure that says what to do, never a skip.
+`RMQKIT_TEST_URL` if set (with `RMQKIT_TEST_API_URL` for its HTTP API), else a private node of
+`RMQKIT_RABBITMQ` if that names a folder, else a container if a Docker engine answers, else a private node, one for all
+workers. No broker is a failure that says what to do, never a skip.
 
 Tests that kill, freeze or configure a broker start a node of their own, and are marked `own_node`. Where the tests run
 on a broker that `RMQKIT_TEST_URL` names, what cannot be had is left out, and named at the end: those, if no RabbitMQ is
@@ -43,6 +44,7 @@ hypothesis.settings.register_profile("rmqkit", deadline=None, suppress_health_ch
 hypothesis.settings.load_profile("rmqkit")
 FOLDER = "RMQKIT_TEST_FOLDER"  # where this session's nodes live; xdist's workers inherit it
 MISSING_MARKS = "RMQKIT_TEST_MISSING"  # the marks of tests that are left out, likewise
+NEWEST = str(Path(__file__).parents[1] / ".rabbitmq/newest")  # made by `.ci/setup newest`
 OWN_NODE = {"own_node", "node", "tls", "cluster"}  # fixtures that start one
 _session = ExitStack()
 _left_out: set[tuple[str, str]] = set()  # tests, each with the mark that is missing
@@ -157,7 +159,7 @@ def broker() -> Iterator[Broker]:
     """A RabbitMQ that the tests share: they keep to names of their own, or to a virtual host of their own."""
     if url := os.environ.get("RMQKIT_TEST_URL"):
         yield _named(url)
-    elif _docker_answers():
+    elif os.environ.get(installation.VARIABLE, NEWEST) == NEWEST and _docker_answers():
         yield from _container()
     else:
         status = Node(Path(os.environ[FOLDER]) / "shared").start(port=0)  # the first worker starts it, the others wait

@@ -10,6 +10,7 @@ from pika import spec
 
 from rmqkit.amqp.channel import Channel, MethodCall
 from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.errors import Problem, Refused
 from rmqkit.model import Binding, Exchange, Queue
 from rmqkit.payload import properties
 from rmqkit.plan import Kind
@@ -53,6 +54,10 @@ def declare_all(connection: ReconnectingConnection, entities: Sequence[Entity]) 
         ]
         for answers in zip_longest(*shares, fillvalue=False):
             yield from (None for answer in answers if answer is None)
+    except Refused as exc:
+        places = [each.where for each in entities if subject(each) == exc.subject and each.where]
+        exc.problems = exc.problems or tuple(Problem(place, f"{exc.subject}: refused") for place in places[:1])
+        raise
     finally:
         for channel in channels:
             channel.close()

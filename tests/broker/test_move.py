@@ -212,6 +212,27 @@ def test_a_forwarded_message_goes_to_no_queue_of_its_cc_header(
     assert ready(vhost_url, "parked") == 0
 
 
+@pytest.mark.parametrize("way", ["move", "forward"])
+def test_a_copy_has_no_delivery_counts_of_the_quorum_queue_that_it_left(
+    way: str, vhost_url: str, witness: BlockingChannel, connection: Connection
+) -> None:
+    declare(vhost_url, "quorum", x_queue_type="quorum")
+    declare(vhost_url, "other")
+    witness.basic_publish("", "quorum", b"x", BasicProperties(headers={"mine": 1}))
+    for requeue in (witness.basic_nack, witness.basic_reject):
+        wait_until(lambda: ready(vhost_url, "quorum") == 1)
+        method, _, _ = witness.basic_get("quorum")
+        requeue(method.delivery_tag, requeue=True)
+    wait_until(lambda: ready(vhost_url, "quorum") == 1)
+    if way == "move":
+        assert connection.move("quorum", Target("", "other")).moved == 1
+    else:
+        forwarder = Forwarder(rmqkit.connect(vhost_url), "", "other")
+        rmqkit.handle(connection, "quorum", forwarder, count=1)
+        forwarder.close()
+    assert [each.properties.headers for each in drain_messages(witness, "other")] == [{"mine": 1}]
+
+
 def test_a_queue_is_drained_into_another_byte_for_byte_with_the_marks_of_death(
     vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:

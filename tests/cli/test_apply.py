@@ -14,6 +14,9 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.conftest import Broker
+from tests.support.versions import version
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ORDERS = """
 exchanges:
@@ -118,6 +121,20 @@ def test_every_conflict_is_listed_and_nothing_is_changed(
     assert "conflict" in planned.stdout
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
         vhost_channel.queue_declare("stock", passive=True)
+
+
+def test_a_refused_feature_exits_with_5_and_names_the_queue_and_its_line(
+    run: Run, tmp_path: Path, broker: Broker
+) -> None:
+    file = tmp_path / "topology.yaml"
+    file.write_text("queues:\n  good: {}\n  bad: {arguments: {x-queue-master-locator: min-masters}}\n")
+    done = run("apply", file)
+    if version(broker) < (4, 3):
+        assert done.returncode == 0
+        return
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "queue 'bad': refused by the broker: 541" in done.stderr
+    assert f"{file}:3:" in done.stderr
 
 
 def test_an_invalid_topology_fails_without_a_broker(run: Run, topology: Path) -> None:

@@ -11,7 +11,7 @@ from tests.conftest import Broker
 
 def major(broker: Broker) -> int:
     """Return 3 or 4."""
-    return int(json.loads(broker.api("GET", "overview"))["rabbitmq_version"].partition(".")[0])
+    return version(broker)[0]
 
 
 def version(broker: Broker) -> tuple[int, ...]:

@@ -102,6 +102,18 @@ def test_an_internal_error_advises_checking_the_quorum() -> None:
     assert "quorum_status" in error.advice
 
 
+def test_a_connection_closed_for_a_deprecated_feature_is_a_refusal_of_the_method() -> None:
+    text = "INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nBy default, it is not permitted."
+    lost = error_mapping.lost(exceptions.ConnectionClosedByBroker(541, text), ADDRESS)
+    assert isinstance(lost, ConnectionLost)
+    error = error_mapping.refused_by_closing(lost, "queue 'q'", (50, 10))
+    assert isinstance(error, Refused)
+    assert (error.reply_code, error.subject) == (541, "queue 'q'")
+    other = error_mapping.lost(exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR"), ADDRESS)
+    assert isinstance(other, ConnectionLost)
+    assert error_mapping.refused_by_closing(other, "queue 'q'", (50, 10)) is other
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [(403, AccessRefused), (404, NotFound), (405, ResourceLocked), (406, PropertyMismatch), (504, Refused)],

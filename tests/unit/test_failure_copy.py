@@ -33,7 +33,8 @@ def test_without_a_key_in_the_target_the_message_keeps_its_key() -> None:
 
 
 def test_properties_that_would_act_on_a_copy_wait_in_a_header_or_are_omitted() -> None:
-    given = delivery(headers={"CC": ["elsewhere"], "BCC": ["there"]}, expiration="5", user_id="ada")
+    headers = {"CC": ["elsewhere"], "BCC": ["there"], "x-delivery-count": 3, "x-acquired-count": 4}
+    given = delivery(headers=headers, expiration="5", user_id="ada")
     properties = copy(FailedDelivery(given, "no"), Target("", "parked")).properties
     assert (properties.expiration, properties.user_id) == (None, None)
     assert properties.headers is not None

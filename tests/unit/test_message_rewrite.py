@@ -69,8 +69,9 @@ def test_a_foreign_user_id_stays_in_its_header_and_is_noted() -> None:
     assert restore_properties(back, "me") == (back, KEPT_USER_ID)
 
 
-def test_the_count_of_a_quorum_queue_is_dropped_and_nothing_else() -> None:
-    header = encode_properties(Properties(headers={"x-death": [{"count": 2}], "x-delivery-count": 3}))
+def test_the_counts_of_a_quorum_queue_are_dropped_and_nothing_else() -> None:
+    headers = {"x-death": [{"count": 2}], "x-delivery-count": 3, "x-acquired-count": 4}
+    header = encode_properties(Properties(headers=headers))
     expected = Properties(headers={"x-death": [{"count": 2}]})
     assert decode_properties(stash_properties(header, "me"))[0] == expected
     assert decode_properties(restore_properties(header, "me")[0])[0] == expected
