@@ -209,8 +209,8 @@ class QueueReplacement:
                     *(declare_methods.delete_call(each, if_unused=careful, if_empty=careful) for each in queues)
                 )
                 break
-            except ConnectionLost as exc:
-                if not careful or "NOT_IMPLEMENTED" not in exc.message:  # an earlier run made them for a quorum queue
+            except Refused as exc:
+                if not careful or exc.reply_code != NOT_IMPLEMENTED:  # an earlier run made them for a quorum queue
                     raise
         exchanges = (temporary.drain, temporary.overflow, temporary.refill, temporary.ingress)
         session.call(*map(declare_methods.delete_call, exchanges))
