@@ -16,11 +16,12 @@ from pika import spec
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping
 from rmqkit.amqp.frames import Event, encode_method, encode_nack
-from rmqkit.errors import BrokerError, ConnectionLost, Refused
+from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, Refused
 
 _PIPELINED_CALLS = 100
 _CLOSE_S = 5.0
 NACK_IS_FREE = (4, 3)  # the first version whose quorum queues do not count a nack as a failed delivery
+_ANY_PERMISSION = (4, 3, 1)  # the first version that answers a passive declare with any permission; 4.3.0: configure
 CALL_TIMEOUT_S = 30.0  # a broker that does not answer a method for so long counts as gone
 
 
@@ -139,7 +140,12 @@ class Channel:
         A passive declare (AMQP 0-9-1 section 1.7.2.1): raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
         """
         passive = spec.Queue.Declare(queue=queue, passive=True)
-        return self.call(passive, spec.Queue.DeclareOk, subject=subject or f"queue {queue!r}")
+        try:
+            return self.call(passive, spec.Queue.DeclareOk, subject=subject or f"queue {queue!r}")
+        except AccessRefused as exc:
+            if self.transport.version >= _ANY_PERMISSION:
+                exc.advice = error_mapping.permission_advice(exc.reply_text, (0, 0), exc.subject, "read") or exc.advice
+            raise
 
     def call_each(self, calls: Iterable[MethodCall], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[None]:
         """Send calls in order, up to a hundred ahead of their answers; yield once for each answer.

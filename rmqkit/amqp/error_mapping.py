@@ -101,16 +101,17 @@ class TlsAnswered(ProtocolError):
     """The server answers plain AMQP with TLS."""
 
 
-def permission_advice(reply_text: str, method: tuple[int, int], subject: str) -> str:
+def permission_advice(reply_text: str, method: tuple[int, int], subject: str, sufficient: str = "") -> str:
     """Name the missing permission and the command that grants it; empty if the refusal has another cause.
 
-    `subject` is the entity of the refused method, like `queue 'orders'` or `binding a -> b`.
+    `subject` is the entity of the refused method, like `queue 'orders'` or `binding a -> b`; `sufficient` a permission
+    that suffices in place of the one that the broker names.
     """
     found = _MISSING_PERMISSION.match(reply_text)
     if found is None:
         return ""
     kind, name, topic = found["kind"], found["name"], found["topic"]
-    permission = found["permission"] or _permission(kind, name, topic, method, subject)
+    permission = sufficient or found["permission"] or _permission(kind, name, topic, method, subject)
     vhost = f"-p {shlex.quote(found['vhost'])}"
     login = f"{vhost} {shlex.quote(found['user'])}"
     if topic is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +83,7 @@ def check(connection: ReconnectingConnection, subscription: Subscription) -> Non
     name = subscription.exchange
     if not name:
         raise InputError("the default exchange takes no bindings", advice="Consume the queue itself.")
-    with closing(connection.channel()) as channel:
+    with closing(connection.channel()) as channel, suppress(AccessRefused):  # binding tells, and requires less
         declare_methods.declare(channel, Exchange(name), passive=True)
     kind, auto_delete = _type_and_auto_delete(connection, name)
     if subscription.headers and kind not in ("headers", ""):

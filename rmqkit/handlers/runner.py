@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rmqkit.connection import Connection
-from rmqkit.errors import BrokerError, HandlerError, Location, PayloadError, RmqkitError, SettingsError
+from rmqkit.errors import AccessRefused, BrokerError, HandlerError, Location, PayloadError, RmqkitError, SettingsError
 from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
@@ -101,7 +101,8 @@ class ConsumeJob:
             names += (waiting_queue(self.queue, each) for each in self.retry.delays_ms)
             names.append(self.retry.then)
         for name in dict.fromkeys(names):
-            connection.queue_state(name)
+            with suppress(AccessRefused):  # publishing requires no permission on a queue; inspecting does since 4.3
+                connection.queue_state(name)
 
 
 def handle(

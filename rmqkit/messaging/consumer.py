@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Self
@@ -17,7 +18,7 @@ from typing import Self
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.amqp.reconnect import ReconnectingConnection
-from rmqkit.errors import ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
+from rmqkit.errors import AccessRefused, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.acknowledger import Acknowledger
 from rmqkit.options import ConsumeOptions, Offset
@@ -301,7 +302,8 @@ class Consumer:
         try:
             if self._open_queue is not None or self._report.consumed == self._cancelled_at:
                 raise ConsumerCancelled(message)
-            channel.queue_counts(self.queue, subject=message)
+            with suppress(AccessRefused):  # subscribing again tells
+                channel.queue_counts(self.queue, subject=message)
         except NotFound as exc:
             advice = "Declare it again with `rmqkit apply`, then consume again."
             raise ConsumerCancelled(f"{message}; the queue was deleted", advice=advice) from exc

@@ -21,13 +21,14 @@ import pika
 import pytest
 
 import rmqkit
-from rmqkit import AccessRefused, AuthenticationFailed, Binding, Exchange, Fate, Message, Policy, Queue, Topology
+from rmqkit import AccessRefused, AuthenticationFailed, Binding, Exchange, Fate, Message, Policy, Queue, Retry, Topology
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
 from tests.faults.ledger import Ledger, identity
 from tests.support.cli import COMMAND
 from tests.support.cli import rmqkit as command
 from tests.support.queues import declare, ready
+from tests.support.versions import version
 
 
 @dataclass
@@ -311,7 +312,8 @@ LACKS: dict[str, tuple[Callable[[rmqkit.Connection], object], list[str]]] = {
         lambda connection: connection.destroy(Topology(queues=(Queue("theirs.q"),)), force=True),
         ["configure on queue"],
     ),
-    "look at a queue": (lambda connection: connection.queue_state("theirs.q"), []),
+    "look at a queue": (lambda connection: connection.queue_state("theirs.q"), ["read on queue"]),  # since 4.3
+    "look at a queue of one's own": (lambda connection: connection.queue_state("mine.q"), []),
 }
 _ADVICE = re.compile(
     r"lacks (?:topic )?(\w+) permission (on exchange|on queue|for '[^']*' in exchange) [^`]*`(rabbitmqctl [^`]*)`"
@@ -355,6 +357,8 @@ def entities(vhost_url: str, user: User) -> None:
 @pytest.mark.parametrize("deed", LACKS)
 def test_a_permission_that_is_missing_is_named_and_the_line_that_is_shown_grants_it(user: User, deed: str) -> None:
     do, lacks = LACKS[deed]
+    if deed == "look at a queue" and version(user.broker) < (4, 3):
+        lacks = []
     granted: list[str] = []
     with rmqkit.connect(user.login) as connection:
         while len(granted) <= len(lacks):
@@ -365,6 +369,22 @@ def test_a_permission_that_is_missing_is_named_and_the_line_that_is_shown_grants
             else:
                 break
     assert granted == lacks
+
+
+def test_a_retry_takes_the_rights_to_read_its_queue_and_to_publish(user: User, vhost_url: str) -> None:
+    retry = Retry((60_000,), "parked")
+    topology = Topology(queues=(Queue("job", retry=retry), Queue("parked")))
+    with rmqkit.connect(vhost_url) as administrator:
+        administrator.apply(topology)
+        administrator.publish([Message(b"x", "job")])
+    user.permissions = ["^$", "^amq.default$", "^job$"]
+    user.permit()
+
+    def fail(_: rmqkit.Delivery) -> None:
+        raise ValueError
+
+    with rmqkit.connect(user.login) as connection:
+        assert rmqkit.handle(connection, "job", fail, topology=topology, count=1).retried == 1
 
 
 def test_http_api_errors_name_the_missing_tag_or_the_refused_login(user: User) -> None:
