@@ -173,7 +173,8 @@ class Connection:
 
         A queue with the name `durable` remains until `unsubscribe`; an existing one keeps its bindings, and each added
         one is reported to `on_warning`. Raises NotFound if the exchange does not exist, InputError for arguments that
-        its type would ignore, PropertyMismatch, AccessRefused, ConnectionLost.
+        its type would ignore, PropertyMismatch for other properties, and for an auto-delete exchange that nothing else
+        is bound to: it would be deleted with the queue. Raises AccessRefused, ConnectionLost.
         """
         wanted = subscription.Subscription(exchange, tuple(keys), headers or {}, match)
         subscription.check(self._consuming, wanted)
@@ -189,8 +190,8 @@ class Connection:
     def unsubscribe(self, queue: str, *, force: bool = False) -> QueueState:
         """Delete the queue of a subscription, and return its last state.
 
-        Unless forced, raises PropertyMismatch if it holds messages or has consumers, or was not made by `subscribe`
-        according to RabbitMQ's HTTP API. Raises NotFound.
+        Unless forced, raises PropertyMismatch if it holds messages, unacknowledged ones included, has consumers, or was
+        not made by `subscribe` according to RabbitMQ's HTTP API. Raises NotFound.
         """
         try:
             state = subscription.remove(self._consuming, queue, force=force, temporary=queue in self._temporary_queues)

@@ -33,8 +33,9 @@ def find_use(
     """Return the queues that are in use, each with a text like `2 messages and 1 consumer`; wait for them to be free.
 
     Without `ready` such messages do not count. Numbers that may be out of date are read twice, so this takes up to
-    `STALE_S` longer than `wait_s`. `on_wait` is called once, if there is a reason to wait. Without the HTTP API only
-    ready messages and consumers are seen. Raises ResourceLocked, AccessRefused, Unreachable, ConnectionLost.
+    `STALE_S` longer than `wait_s`; a `pause` that returns True ends it early. `on_wait` is called once, if there is a
+    reason to wait. Without the HTTP API only ready messages and consumers are seen. Raises ResourceLocked,
+    AccessRefused, Unreachable, ConnectionLost.
     """
     started, free_since, told = time.monotonic(), math.inf, False
     while queues:
@@ -61,10 +62,11 @@ def find_use(
         certain = not late or asked - free_since >= STALE_S
         if not found and certain:
             break
-        if asked - started >= wait_s and (certain_found or certain):
+        if found and asked - started >= wait_s + (0 if certain_found else STALE_S):
             return found
         if found and wait_s and not told:
             told = True
             on_wait([queue for queue, _ in found])
-        pause(CHECK_EVERY_S if found else STALE_S - (asked - free_since))
+        if pause(CHECK_EVERY_S if found else STALE_S - (asked - free_since)):
+            return found or [(queue, "messages that are not counted yet") for queue in queues]
     return []

@@ -95,6 +95,22 @@ def test_a_queue_is_not_deleted_while_a_client_without_a_consumer_holds_its_mess
     assert sorted(drain(vhost_url, "q")) == [b"0", b"1", b"2"]
 
 
+def test_a_subscription_is_not_removed_while_its_reader_holds_messages(
+    connection: rmqkit.Connection, vhost_url: str, witness: BlockingChannel
+) -> None:
+    connection.subscribe("amq.fanout", durable="q")
+    witness.basic_publish("amq.fanout", "", b"x")
+    wait_for_queue(witness, "q", ready=1)
+    method, _, _ = witness.basic_get("q")
+    assert method is not None
+    with pytest.raises(PropertyMismatch, match="'q' has 1 unacknowledged message"):
+        connection.unsubscribe("q")
+    witness.basic_nack(method.delivery_tag)
+    wait_for_queue(witness, "q", ready=1)
+    assert drain(vhost_url, "q") == [b"x"]
+    connection.unsubscribe("q")
+
+
 @pytest.mark.parametrize("deletion", DELETIONS)
 def test_wait_lets_a_client_finish(connection: rmqkit.Connection, witness: BlockingChannel, deletion: str) -> None:
     tags, done = hold(witness, "classic"), threading.Event()
@@ -112,6 +128,16 @@ def test_wait_lets_a_client_finish(connection: rmqkit.Connection, witness: Block
     witness.connection.process_data_events()
     thread.join(60)
     assert done.is_set()
+
+
+def test_a_stop_ends_the_wait_and_nothing_is_pruned(connection: rmqkit.Connection, witness: BlockingChannel) -> None:
+    hold(witness, "quorum")
+    stop = rmqkit.Stop()
+    stop.request()
+    options = ApplyOptions(prune=True, wait_s=600)
+    with pytest.raises(PropertyMismatch, match="nothing was deleted"):
+        connection.apply(Topology(scope=("q",)), options=options, stop=stop)
+    witness.queue_declare("q", passive=True)
 
 
 def test_a_dead_letter_that_waits_for_its_target_is_not_deleted(

@@ -87,7 +87,8 @@ def subscribe(
 
     The queue belongs to this command, keeps a limited number of messages, and is deleted when the command ends, however
     it ends; other consumers are not affected. With --durable it is kept and collects messages for the next run, which
-    need not name the keys again. Remove such a queue with `rmqkit unsubscribe`.
+    need not name the keys again. Remove such a queue with `rmqkit unsubscribe`. An auto-delete exchange that
+    nothing else is bound to is refused: it would be deleted with the queue.
 
     The contract is that of the exchange; a message that breaks it is skipped, or goes to --invalid-to.
     """
@@ -140,7 +141,8 @@ def unsubscribe(
 ) -> None:
     """Remove the queue of `rmqkit subscribe --durable NAME`, unless it holds messages or has consumers.
 
-    Any other queue is refused: RabbitMQ's HTTP API shows the argument that marks the queue of a subscription.
+    Unacknowledged messages count, too. Any other queue is refused: RabbitMQ's HTTP API shows the argument that marks
+    the queue of a subscription.
     """
     with broker.connect() as connection:
         state = connection.unsubscribe(queue, force=force)
