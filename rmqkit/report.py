@@ -89,8 +89,9 @@ class ConsumeReport:
     and invalid ones that ended the run and are still queued, `dropped` the rejected ones of a queue that has no
     dead-letter exchange, as far as this is known. `retried` counts failed deliveries that wait for another try,
     `parked` those moved to the queue after their last one; both were acknowledged once a copy was confirmed. `lost`
-    counts deliveries that `no_ack` acknowledged and that were not handled. `shares` counts deliveries by consumer, in
-    the order the consumers were started.
+    counts deliveries that `no_ack` acknowledged and that were not handled, `in_doubt` those that were handled and may
+    be redelivered, because the connection was lost at the end. `shares` counts deliveries by consumer, in the order
+    the consumers were started.
     """
 
     consumed: int = 0
@@ -106,6 +107,7 @@ class ConsumeReport:
     stayed: int = 0
     dropped: int = 0
     lost: int = 0
+    in_doubt: int = 0
     seconds: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
 
@@ -246,7 +248,7 @@ def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | P
             return _numbers(report, "published confirmed returned nacked refused unknown republished")
         case ConsumeReport():
             settled = _numbers(report, "consumed acknowledged rejected requeued redelivered")
-            numbers = settled | _numbers(report, "failed unmatched invalid retried parked stayed dropped lost")
+            numbers = settled | _numbers(report, "failed unmatched invalid retried parked stayed dropped lost in_doubt")
             return numbers | {"shares": dict(report.shares)}
         case MoveReport():
             numbers = _numbers(report, "ready scanned moved redelivered unmatched")

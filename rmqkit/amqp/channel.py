@@ -193,8 +193,8 @@ class Channel:
         """End a wait early; a signal handler may call this."""
         self.inbox.put(None)
 
-    def release(self, tag: str) -> None:
-        """End a consumer, requeue its unsettled deliveries in their order, and close the channel.
+    def release(self, tag: str) -> bool:
+        """End a consumer, requeue its unsettled deliveries in their order, and close the channel; see `close`.
 
         Whether this counts as a failed delivery of a quorum queue depends on the broker: from 4.3 on a nack does not
         count, and closing the channel does (https://www.rabbitmq.com/docs/nack); before, both count, and only closing
@@ -204,17 +204,23 @@ class Channel:
             with suppress(BrokerError):
                 self.call(spec.Basic.Cancel(tag), spec.Basic.CancelOk, subject="a consumer", timeout_s=_CLOSE_S)
                 self.send(encode_nack(self.number, 0, requeue=True, multiple=True))  # 0: all (AMQP 0-9-1, basic.ack)
-        self.close()
+        return self.close()
 
-    def close(self) -> None:
-        """Close the channel if it is open; its unsettled deliveries are requeued."""
+    def close(self) -> bool:
+        """Close the channel if it is open; its unsettled deliveries are requeued.
+
+        Return whether the broker answered: then it has processed everything that was sent before.
+        """
+        answered = False
         if self.transport.lost is None and self._closed is None:
             with suppress(BrokerError):  # closed in any case
                 self.call(
                     spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=_CLOSE_S
                 )
                 self.transport.forget(self.number)  # without an answer the number stays in use
+                answered = True
         self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
+        return answered
 
     def _unanswered(self, subject: str, timeout_s: float) -> ConnectionLost:
         message = f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s"

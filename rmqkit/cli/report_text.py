@@ -187,6 +187,7 @@ def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict,
         f"broke the contract ({'sent on with the reason' if invalid is Verdict.ACK else fate})": report.invalid,
         f"did not match ({_PAST[unmatched]})": report.unmatched,
         "lost (acknowledged, not handled)": report.lost,
+        "in doubt (handled, and may be redelivered)": report.in_doubt,
     }
     return f"Consumed {plural(done, 'message')} in {report.seconds:.2f} s{rate}{_listed(counts)}."
 

@@ -11,7 +11,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rmqkit.connection import Connection
-from rmqkit.errors import AccessRefused, BrokerError, HandlerError, Location, PayloadError, RmqkitError, SettingsError
+from rmqkit.errors import (
+    AccessRefused,
+    BrokerError,
+    ConnectionLost,
+    HandlerError,
+    Location,
+    PayloadError,
+    RmqkitError,
+    SettingsError,
+)
 from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
@@ -23,6 +32,7 @@ from rmqkit.options import ConsumeOptions, FailurePolicy, shares
 from rmqkit.payload.contracts import compile_contract, reason
 from rmqkit.payload.death_headers import ATTEMPTS, QUEUE
 from rmqkit.payload.formats import Check
+from rmqkit.plural import plural
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
 from rmqkit.topology.policies import dead_letter_target
@@ -201,6 +211,12 @@ def run_handler(
             if stop.requested:
                 ending.request()
             thread_group.run_all([lambda run=run: run.handle(handler, show_progress) for run in runs], ending)  # type: ignore[misc]
+        if in_doubt := report().in_doubt:
+            message = f"the connection was lost before {plural(in_doubt, 'message')} of queue {job.queue!r}"
+            raise ConnectionLost(
+                f"{message} could be acknowledged",
+                advice="They were handled and may be redelivered. A handler that holds Python's GIL stops heartbeats.",
+            )
     except RmqkitError as exc:
         for run in runs:
             run.close()

@@ -97,6 +97,8 @@ class Consumer:
         self._stop = stop or Stop()
         self._channel: Channel | None = None
         self._acknowledger = Acknowledger(None)
+        self._arrived = self._prefetch = 0  # on this channel
+        self._untaken = 0  # on this channel: handled, and not acknowledged, because it was lost
         self._woken = False
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
         self._report = ConsumeReport()
@@ -209,7 +211,11 @@ class Consumer:
         if self._options.no_ack:
             self._count(verdict, len(deliveries))
         elif self._channel is not None:
-            self._count(verdict, self._acknowledger.settle(deliveries, verdict))
+            settled = self._acknowledger.settle(deliveries, verdict)
+            self._count(verdict, settled)
+            if not settled and verdict is not Verdict.REQUEUE and self._options.offset is None:
+                session = self._channel.session
+                self._untaken += sum(each.session == session and each not in self._acknowledger for each in deliveries)
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Acknowledge one delivery now."""
@@ -235,13 +241,24 @@ class Consumer:
     def close(self) -> None:
         """Stop consuming; unsettled deliveries return to their queue."""
         if self._channel is not None:
-            if self._options.no_ack:
-                self._channel.close()
-            else:
-                self._channel.release(self.tag)
+            channel, no_ack = self._channel, self._options.no_ack
+            if not (channel.close() if no_ack else channel.release(self.tag)):
+                self._doubt_last()
             self._channel = None
             self._events.clear()
             self._rest.clear()
+
+    def _doubt_last(self) -> None:
+        """Count the deliveries whose acknowledgement the broker may not have taken before the connection was lost.
+
+        They are as many as may be unacknowledged at a time: the broker sends another only when it has taken one.
+        """
+        doubtful, report = 0, self._report
+        if not self._options.no_ack and self._options.offset is None:
+            doubtful = max(len(self._acknowledger.settled) - max(self._arrived - self._prefetch, 0), 0)
+        self._report = replace(
+            report, acknowledged=max(report.acknowledged - doubtful, 0), in_doubt=doubtful + self._untaken
+        )
 
     def _leave(self) -> None:
         if not self._entered:
@@ -260,6 +277,7 @@ class Consumer:
     def _cut(self, batch: list[Delivery]) -> list[Delivery]:
         """Drop the deliveries beyond the count: closing the channel requeues them."""
         count, consumed = self._options.count, self._report.consumed
+        self._arrived += len(batch)
         wanted = batch if count is None else batch[: count - consumed]
         self._offsets.track(wanted, self._acknowledger.settled.low)
         redelivered = self._report.redelivered + sum(each.redelivered for each in wanted)
@@ -328,6 +346,7 @@ class Consumer:
         self._channel = channel
         arguments = self._offsets.arguments(self._acknowledger.settled.low)
         self._acknowledger = Acknowledger(channel)
+        self._arrived, self._prefetch, self._untaken = 0, prefetch, 0
         self._events.clear()
         self._rest.clear()
         self.tag = f"rmqkit-{channel.session}"

@@ -420,7 +420,7 @@ def test_an_invalid_handler_is_reported_before_anything_is_consumed(
 # Functions.
 
 FUNCTIONS = """
-import rmqkit, sys, time
+import ctypes, rmqkit, sys, time
 def judge(delivery):
     if delivery.body == b"raise":
         raise ValueError("a secret of the body")
@@ -432,6 +432,8 @@ def judge(delivery):
 def note(delivery):
     sys.stdout.buffer.write(delivery.body + b"\\n")
     sys.stdout.flush()
+def hold(delivery):
+    ctypes.PyDLL(None).system(b"touch begun; until [ -e go ]; do sleep 0.05; done")  # without releasing the GIL
 def sleep(delivery):
     time.sleep(float(delivery.body))
 def wait(delivery):
@@ -519,6 +521,23 @@ def test_two_signals_end_a_function_immediately(start: Start, channel: BlockingC
     process.send_signal(signal.SIGTERM)
     assert process.wait(90) == 130
     wait_for_queue(channel, queue, ready=2, consumers=0)
+
+
+@pytest.mark.usefixtures("functions")
+def test_a_message_whose_acknowledgement_was_not_taken_does_not_count_as_consumed(
+    start: Start, channel: BlockingChannel, queue: str, broker_url: str, tmp_path: Path
+) -> None:
+    fill(channel, queue, 1)
+    url = f"{broker_url}?heartbeat=1"
+    arguments = ("-n", 1, "--handler", "functions:hold", "--on-failure", "stop", "--json", "-u", url)
+    process = start(queue, *arguments)
+    wait_until((tmp_path / "begun").exists)
+    wait_for_queue(channel, queue, ready=1, consumers=0)  # no heartbeats: the broker has closed the connection
+    (tmp_path / "go").touch()
+    _, stderr = process.communicate(timeout=90)
+    told = parse_report(stderr)
+    assert (process.returncode, told["error"], told["acknowledged"], told["in_doubt"]) == (4, "ConnectionLost", 0, 1)
+    wait_for_queue(channel, queue, ready=1)
 
 
 @pytest.mark.usefixtures("functions")

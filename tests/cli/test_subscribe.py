@@ -193,7 +193,7 @@ def test_a_message_that_breaks_the_contract_of_the_exchange_is_skipped_or_goes_t
     assert live("apply", str(tmp_path / "news.yaml")).returncode == 0
     subscribe = ("subscribe", "news", "--durable", "ada", "--idle-timeout", "0.5")
     assert live(*subscribe).returncode == 0
-    for more, parked in (((), 0), (("--invalid-to", "odd", "--workers", "2"), 1)):
+    for more, parked in ((("--on-failure", "reject"), 0), (("--invalid-to", "odd", "--workers", "2"), 1)):
         with rmqkit.connect(vhost_url) as connection:
             connection.publish(Message(body, exchange="news") for body in (b'"good"', b"7"))
         done = live(*subscribe, *more, stdin="\n")

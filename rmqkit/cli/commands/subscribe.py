@@ -90,7 +90,8 @@ def subscribe(
     need not name the keys again. Remove such a queue with `rmqkit unsubscribe`. An auto-delete exchange that
     nothing else is bound to is refused: it would be deleted with the queue.
 
-    The contract is that of the exchange; a message that breaks it is skipped, or goes to --invalid-to.
+    The contract is that of the exchange; a message that breaks it goes to --invalid-to. Without that it is skipped,
+    unless the queue is kept: then the command stops, and the message stays, as --on-failure says.
     """
     handler_options.check(handler, filtering)
     headers = parse_headers(subscription.header)
