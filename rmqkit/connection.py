@@ -277,13 +277,14 @@ class Connection:
 
         Each message is acknowledged once its copy is confirmed. Messages that do not match or cannot be moved stay; the
         queue is scanned once, up to its length at the start. `limit` bounds the moved messages, `rate` their number a
-        second; `on_progress` receives the number scanned, and why the broker blocks publishers. Raises NotFound,
+        second; `on_progress` receives the number scanned, and why the broker blocks publishers. A dry run inspects the
+        first 1,000 messages, or up to 10,000 if `limit` says so, as many as half a second allows. Raises NotFound,
         AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost, whose `report` has the numbers.
         """
         from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415 - start-up time: few commands move
         from rmqkit.messaging.move import Move  # noqa: PLC0415
 
-        options = MoveOptions(limit, rate, dry_run)
+        options = MoveOptions(limit, None if dry_run else rate, dry_run)
         return Move(
             self._publishing, source, destination_for(to), matches, options, stop or Stop(), on_progress, on_warning
         ).run()

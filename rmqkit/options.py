@@ -63,9 +63,12 @@ class Replay(Enum):
     EXCHANGE = "exchange"
 
 
+DRY_RUN = 1000  # messages that a dry run of a move inspects, unless its limit asks for more
+
+
 @dataclass(frozen=True, slots=True)
 class MoveOptions:
-    """How to move: at most `limit` messages, `rate` messages a second; a `dry_run` inspects and requeues them."""
+    """How to move: at most `limit` messages, `rate` messages a second; a `dry_run` inspects and requeues the first."""
 
     limit: int | None = None
     rate: float | None = None

@@ -19,13 +19,13 @@ from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PayloadError, PropertyMismatch, Refused, Unroutable
 from rmqkit.message import Delivery, Origin
-from rmqkit.messaging.held_deliveries import HeldDeliveries
+from rmqkit.messaging.held_deliveries import PREFETCH, RETURN_S, HeldDeliveries
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
 from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
 from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.model import Exchange, Queue
-from rmqkit.options import MoveOptions
+from rmqkit.options import DRY_RUN, MoveOptions
 from rmqkit.payload.death_headers import deaths
 from rmqkit.report import MoveGroup, MoveReport
 from rmqkit.stop import Stop
@@ -35,6 +35,8 @@ _IDLE_S, _LONGEST_IDLE_S = 1.0, 10.0  # without a message: if the queue is empty
 _FAILURES = 5  # in a row, with nothing moved in between
 _PAUSE_S = 0.2  # after the second failure, and longer after the next
 _PROGRESS_EVERY_S = 0.05
+_DRY_RUN_MOST = 10_000  # messages that a dry run inspects, if its limit asks for more than DRY_RUN
+_HOLD_S, _GIVE_BACK_S = 0.5, 0.3  # a dry run holds messages no longer, and returns them within so long
 
 
 class MoveGroups:
@@ -166,6 +168,11 @@ class Move:
         return True
 
 
+def _dry_run_bound(limit: int | None) -> int:
+    """Return the number of messages that a dry run inspects at most: they are held meanwhile, away from consumers."""
+    return min(max(limit or 0, DRY_RUN), _DRY_RUN_MOST)
+
+
 class _MovePass(Transfer):
     """One pass over the queue, on one channel; it ends early when its channel does."""
 
@@ -181,17 +188,21 @@ class _MovePass(Transfer):
         self._inspected = self._selected = 0
         self._inspected_bytes = 0
         self._ending = False  # the backlog stays
+        self._hold_until_s = float("inf")  # in a dry run, from the first delivery on
         self._started_s = self._last_event_s = time.monotonic()
 
     def run(self, inspector: EntityInspector, max_inspected: int) -> None:
         """Move messages until there is a reason to end, and then wait for those in flight."""
         move, self._inspector, self._max_inspected = self._move, inspector, max_inspected
+        most = PREFETCH
+        if move.options.dry_run:
+            most = self._max_inspected = min(max_inspected, _dry_run_bound(move.options.limit))
         self._max_selected = max_inspected if move.options.limit is None else move.options.limit - move.moved
         if not self._has_ended():
-            self.held.subscribe(0)
+            self.held.subscribe(0, most)
         while not self._has_ended():
             if self.held.is_spent():
-                self.held.subscribe(self._inspected_bytes // max(self._inspected, 1))
+                self.held.subscribe(self._inspected_bytes // max(self._inspected, 1), max(most - self._inspected, 1))
             self._receive()
             self._inspect_backlog()
         self._ending = True
@@ -205,11 +216,15 @@ class _MovePass(Transfer):
             except StoppedWaiting:
                 break  # closing the channel requeues everything
         else:
-            self.held.requeue(delivery.delivery_tag for delivery in self._backlog)
+            within_s = _GIVE_BACK_S if move.options.dry_run else RETURN_S
+            whole = self._inspected + len(self._backlog) >= move.ready
+            self.held.requeue((each.delivery_tag for each in self._backlog), within_s, whole=whole)
         self.channel.wait(LATE_S)
 
     def _has_ended(self) -> bool:
         if self.stop.requested or self._inspected >= self._max_inspected or self._selected >= self._max_selected:
+            return True
+        if time.monotonic() >= self._hold_until_s:
             return True
         if self._backlog or self.in_flight or len(self._retries):
             return False
@@ -225,7 +240,7 @@ class _MovePass(Transfer):
 
     def _timeout_s(self) -> float:
         """Return how long there is nothing to do, unless an event arrives."""
-        timeout_s = min(WAIT_S, self._retries.due_in_s())
+        timeout_s = min(WAIT_S, self._retries.due_in_s(), self._hold_until_s - time.monotonic())
         if self._backlog and not self._ending:
             rate = self._move.options.rate
             due_s = 0 if rate is None else self._started_s + self._selected / rate - time.monotonic()
@@ -241,12 +256,16 @@ class _MovePass(Transfer):
 
     def take(self, deliveries: list[Delivery]) -> None:
         """Add deliveries to the backlog."""
+        if self._move.options.dry_run and not self._inspected and not self._backlog:
+            self._hold_until_s = time.monotonic() + _HOLD_S
         self._backlog.extend(deliveries)
         self.held.receive(deliveries[-1].delivery_tag)
 
     def _inspect_backlog(self) -> None:
         move, dry_run, selected = self._move, self._move.options.dry_run, []
         for _ in range(self._allowed()):
+            if time.monotonic() >= self._hold_until_s:
+                break
             delivery = self._backlog.popleft()
             self._inspected += 1
             self._inspected_bytes += len(delivery.body)

@@ -311,6 +311,52 @@ def test_a_limit_is_exact_and_a_dry_run_reports_the_same_and_changes_nothing(
     assert [int(body) for body in drain(vhost_url, "parked")] == [1, 3, 5, 7, *range(9, 20)]
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize(("limit", "held"), [(None, 1000), (10, 20), (3000, 3000)])
+def test_a_dry_run_of_a_long_queue_takes_only_its_first_messages_and_keeps_their_order(
+    vhost_url: str, connection: Connection, kind: str, limit: int | None, held: int
+) -> None:
+    declare(vhost_url, "long", x_queue_type=kind)
+    connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(5000))
+    seen: list[int] = []
+
+    def look(delivery: Delivery) -> bool:
+        if delivery.body.endswith(b"0"):
+            seen.append(connection.queue_state("long").ready)
+        return True
+
+    report = connection.move("long", Target("", "work"), matches=look, limit=limit, rate=1, dry_run=True)
+    assert report.ready == 5000
+    assert report.moved <= (limit or 1000)
+    assert min(seen) >= 5000 - held
+    wait_until(lambda: ready(vhost_url, "long") == 5000)
+    assert drain(vhost_url, "long") == [b"%d" % number for number in range(5000)]
+
+
+def test_a_dry_run_returns_the_messages_it_has_no_time_to_inspect(vhost_url: str, connection: Connection) -> None:
+    connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(1000))
+
+    def look(_: Delivery) -> bool:
+        return not threading.Event().wait(0.02)  # a slow filter: 20 s for all of them
+
+    report = connection.move("parked", Target("", "work"), matches=look, dry_run=True)
+    assert 0 < report.scanned < 1000
+    wait_until(lambda: ready(vhost_url, "parked") == 1000)
+    assert drain(vhost_url, "parked") == [b"%d" % number for number in range(1000)]
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_unmatched_messages_of_a_partial_move_stay_in_front_of_the_rest(
+    vhost_url: str, connection: Connection, kind: str
+) -> None:
+    declare(vhost_url, "long", x_queue_type=kind)
+    connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(3000))
+    report = connection.move("long", Target("", "work"), matches=is_even, limit=50)
+    assert report.moved == 50
+    wait_until(lambda: ready(vhost_url, "long") == 2950)
+    assert [int(body) for body in drain(vhost_url, "long")] == [*range(1, 99, 2), *range(99, 3000)]
+
+
 def test_messages_whose_origin_was_deleted_stay_and_the_others_are_moved(
     vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:

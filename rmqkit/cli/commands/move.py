@@ -15,7 +15,7 @@ from rmqkit.cli.handler_options import FILTER_HELP
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
 from rmqkit.errors import BrokerError
 from rmqkit.model import Exchange, Target
-from rmqkit.options import Replay
+from rmqkit.options import DRY_RUN, Replay
 from rmqkit.report import MoveReport, as_json
 from rmqkit.stop import Stop
 
@@ -58,7 +58,10 @@ class MoveFilterOptions:
     limit: int | None = option_field("-n --limit N", "Move at most N messages.", min=1)
     rate: float | None = option_field("--rate N", "Move at most N messages a second.", min=0.001)
     dry_run: bool = option_field(
-        "--dry-run", "Group messages by how they died and where they would go; move nothing.", default=False
+        "--dry-run",
+        "Group messages by how they died and where they would go; move nothing. Scans the first 1,000, or with"
+        " --limit up to 10,000, for half a second at most: consumers do not receive them meanwhile.",
+        default=False,
     )
 
     def matches(self) -> Callable[[Delivery], bool]:
@@ -92,7 +95,8 @@ def move(
         error = None
         with connect(broker.settings()) as connection:
             ready = connection.queue_state(source).ready
-            total = ready if selection.limit is None else min(ready, selection.limit)
+            limit = selection.limit or (DRY_RUN if selection.dry_run else ready)
+            total = min(ready, limit)
             try:
                 with output.progress("scanning" if selection.dry_run else "moving", total) as show:
                     report = connection.move(
