@@ -127,11 +127,18 @@ class TargetOptions:
     routing_key: str | None = _target("-r --routing-key KEY", "The routing key.")
     queue: str | None = _target("-q --queue NAME", "A queue, through the default exchange.")
     mandatory: bool = _target(
-        "--mandatory", "Fail if a message reaches no queue, whatever the exchange.", default=False
+        "--mandatory", "Fail if a message reaches no queue, even of a fanout exchange.", default=False
+    )
+    allow_unroutable: bool = _target(
+        "--allow-unroutable",
+        "Do not fail if an exchange has no queue for a message: its readers are elsewhere.",
+        default=False,
     )
 
     def target(self) -> Target | None:
         """Return the target that was named, if any. Raises a usage error."""
+        if self.mandatory and self.allow_unroutable:
+            raise typer.BadParameter("--mandatory cannot be combined with --allow-unroutable")
         return parse_target(queue=self.queue, exchange=self.exchange, routing_key=self.routing_key)
 
 

@@ -24,11 +24,11 @@ _GROUPS_SHOWN = 40
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-def error_of(report: PublishReport, *, mandatory: bool) -> RmqkitError | None:
+def error_of(report: PublishReport, *, mandatory: bool | None) -> RmqkitError | None:
     """Return the error of a run in which a message was refused, not confirmed, or unroutable.
 
-    Unroutable is an error through the default exchange, and with `mandatory` through any: publish/subscribe producers
-    do not know their consumers.
+    Unroutable is an error through the default exchange, and with `mandatory` through any. If that is None, it is an
+    error for messages with a routing key or headers; those of a fanout exchange need neither, and may have no reader.
     """
     unknown = report.unknown if report.confirms else 0
     if refused := next(_failures(report, Fate.REFUSED), None):
@@ -43,8 +43,9 @@ def error_of(report: PublishReport, *, mandatory: bool) -> RmqkitError | None:
             missing = f"there is no queue {each.message.routing_key!r}"
             advice = "Declare it with `rmqkit apply FILE`, or name another with --queue."
             return Unroutable(f"{_unrouted(report)}: {missing}", advice=advice)
-    if mandatory and report.returned:
-        return Unroutable(_unbound(report), advice="Bind a queue in a topology file, and `rmqkit apply` it.")
+    if mandatory or (mandatory is None and any(map(_is_addressed, _failures(report, Fate.RETURNED)))):
+        advice = "Bind a queue in a topology file, and `rmqkit apply` it; or add --allow-unroutable."
+        return Unroutable(_unbound(report), advice=advice) if report.returned else None
     return None
 
 
@@ -114,6 +115,11 @@ def _done(verb: str, count: int, seconds: float, *, interrupted: bool) -> str:
 
 def _failures(report: PublishReport, fate: Fate) -> Iterator[Failure]:
     return (each for each in report.failures if each.fate is fate)
+
+
+def _is_addressed(failure: Failure) -> bool:
+    """Tell whether a message is for some queues of its exchange; a fanout exchange needs no key and no headers."""
+    return bool(failure.message.routing_key or failure.message.properties.headers)
 
 
 def _refusal(report: PublishReport, failure: Failure) -> Refused:

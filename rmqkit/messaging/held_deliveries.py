@@ -41,15 +41,16 @@ class HeldDeliveries:
         """Count the messages that are ready in the queue."""
         return int(self._channel.queue_counts(self._queue).message_count)
 
-    def subscribe(self, mean_bytes: int, most: int = PREFETCH) -> None:
+    def subscribe(self, mean_bytes: int, exactly: int | None = None) -> None:
         """Replace the consumer; the deliveries that the one before holds do not count for it.
 
-        The first one measures how large the messages are: `mean_bytes` is for the others. It holds at most `most`.
+        The first one measures how large the messages are: `mean_bytes` is for the others. `exactly` is its
+        prefetch if no other consumer is to follow.
         """
         channel, first = self._channel, not self._consumers
         self.cancel()
         wanted = max(LEAST_PREFETCH, min(PREFETCH, PREFETCH_BYTES // (mean_bytes + 1)))
-        self._prefetch = min(FIRST_PREFETCH if first else wanted, most)
+        self._prefetch = exactly or (FIRST_PREFETCH if first else wanted)
         self._consumers += 1
         self._consuming = True
         self._base, self._held, self._acknowledged = self._received, 0, 0

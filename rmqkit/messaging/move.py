@@ -19,7 +19,7 @@ from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PayloadError, PropertyMismatch, Refused, Unroutable
 from rmqkit.message import Delivery, Origin
-from rmqkit.messaging.held_deliveries import PREFETCH, RETURN_S, HeldDeliveries
+from rmqkit.messaging.held_deliveries import RETURN_S, HeldDeliveries
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
 from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
@@ -194,15 +194,15 @@ class _MovePass(Transfer):
     def run(self, inspector: EntityInspector, max_inspected: int) -> None:
         """Move messages until there is a reason to end, and then wait for those in flight."""
         move, self._inspector, self._max_inspected = self._move, inspector, max_inspected
-        most = PREFETCH
+        only = None  # the one consumer of a dry run: of several, a quorum queue may mix up what returns
         if move.options.dry_run:
-            most = self._max_inspected = min(max_inspected, _dry_run_bound(move.options.limit))
+            only = self._max_inspected = min(max_inspected, _dry_run_bound(move.options.limit))
         self._max_selected = max_inspected if move.options.limit is None else move.options.limit - move.moved
         if not self._has_ended():
-            self.held.subscribe(0, most)
+            self.held.subscribe(0, only)
         while not self._has_ended():
-            if self.held.is_spent():
-                self.held.subscribe(self._inspected_bytes // max(self._inspected, 1), max(most - self._inspected, 1))
+            if not only and self.held.is_spent():
+                self.held.subscribe(self._inspected_bytes // max(self._inspected, 1))
             self._receive()
             self._inspect_backlog()
         self._ending = True

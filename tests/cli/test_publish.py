@@ -210,14 +210,28 @@ def test_a_missing_queue_is_an_error_with_advice(run: Run) -> None:
     assert "rmqkit apply" in report["advice"]
 
 
-def test_an_exchange_without_readers_is_a_warning_and_an_error_when_mandatory(run: Run) -> None:
+def test_an_unroutable_message_with_a_routing_key_or_headers_is_an_error_unless_allowed(run: Run) -> None:
     arguments = ("-e", "amq.topic", "-r", "rmqkit.nobody", "-n", 3)
     done = run(*arguments)
+    assert done.returncode == 6
+    assert b"error: 3 of 3 messages reached no queue: exchange 'amq.topic' has no binding" in done.stderr
+    assert b"--allow-unroutable" in done.stderr
+    done = run(*arguments, "--allow-unroutable")
     assert done.returncode == 0
     assert b"warning: 3 of 3 messages reached no queue: exchange 'amq.topic' has no binding" in done.stderr
-    done = run(*arguments, "--mandatory")
-    assert done.returncode == 6
-    assert b"error: 3 of 3 messages reached no queue" in done.stderr
+    assert run("-e", "amq.headers", "-H", "rmqkit=nobody", "x").returncode == 6
+    assert run(*arguments, "--allow-unroutable", "--mandatory").returncode == 2
+
+
+def test_a_fanout_without_readers_is_a_warning_and_an_error_when_mandatory(
+    run: Run, channel: BlockingChannel, queue_name: str
+) -> None:
+    channel.exchange_declare(queue_name, "fanout", auto_delete=False)
+    done = run("-e", queue_name, "x")
+    assert done.returncode == 0
+    assert b"warning: 1 of 1 messages reached no queue" in done.stderr
+    assert run("-e", queue_name, "x", "--mandatory").returncode == 6
+    channel.exchange_delete(queue_name)
 
 
 def test_no_such_exchange_is_refused(run: Run) -> None:

@@ -32,12 +32,15 @@ def _failed(fate: Fate, reason: str = "why", exchange: str = "") -> Failure:
         (PublishReport(3, 2, returned=1, failures=(_failed(Fate.RETURNED),)), False, Unroutable, 6),
         (PublishReport(3, 2, returned=1, failures=(_failed(Fate.RETURNED, exchange="x"),)), False, None, 0),
         (PublishReport(3, 2, returned=1, failures=(_failed(Fate.RETURNED, exchange="x"),)), True, Unroutable, 6),
+        (PublishReport(3, 2, returned=1, failures=(_failed(Fate.RETURNED, exchange="x"),)), None, Unroutable, 6),
+        (PublishReport(3, 3), None, None, 0),
+        (PublishReport(3, 3), True, None, 0),
         (PublishReport(3, 2, refused=1, failures=(_failed(Fate.REFUSED, "404 NOT_FOUND"),)), False, NotFound, 5),
         (PublishReport(3, 2, refused=1, failures=(_failed(Fate.REFUSED, "403 ACCESS"),)), False, AccessRefused, 5),
     ],
 )
 def test_a_run_with_unconfirmed_messages_is_an_error_of_its_kind(
-    report: PublishReport, mandatory: bool, error: type[Exception] | None, code: int
+    report: PublishReport, mandatory: bool | None, error: type[Exception] | None, code: int
 ) -> None:
     found = report_text.error_of(report, mandatory=mandatory)
     assert (type(found) if found else None) is error

@@ -50,13 +50,14 @@ def publish(
         raise typer.BadParameter("--resume cannot be combined with --no-confirms: it saves what was confirmed")
     settings = broker.settings()
     options = PublishOptions(confirms=not no_confirms, rate=rate)
+    mandatory = True if target.mandatory else False if target.allow_unroutable else None
 
     def body(stop: Stop) -> int:
         messages = _open_input(inputs, schema, target, properties, settings=settings, stop=stop)
         with connect(settings) as connection:
             report, error, stopped_at_once = _send(connection, messages, options, stop)
             unsaved = _save_progress(messages)
-            error = error or report_text.error_of(report, mandatory=target.mandatory) or messages.failure or unsaved
+            error = error or report_text.error_of(report, mandatory=mandatory) or messages.failure or unsaved
             code = report_text.exit_code(report, error)
             _print_report(report, error, messages, as_json_object=json)
             if stopped_at_once and code:
