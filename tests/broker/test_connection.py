@@ -16,9 +16,12 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Outcome, Properties, PublishOptions, Queue, Topology
+from rmqkit.amqp.channel import NACK_IS_FREE
 from rmqkit.amqp.transport import PURE_PIKA
+from tests.conftest import Broker
 from tests.support.queues import drain
-from tests.support.wait import wait_for_queue
+from tests.support.versions import version
+from tests.support.wait import wait_for_queue, wait_until
 
 DURABLE = Properties()
 
@@ -501,3 +504,20 @@ def test_a_loop_that_ends_leaves_the_next_message_to_other_consumers(
         state = connection.queue_state(queue_name)
         assert (state.ready, state.consumers) == (1, 0)
         assert [delivery.body for delivery in connection.consume(queue_name, count=1)] == [b"next"]
+
+
+def test_a_consumer_that_stops_costs_a_quorum_queue_no_delivery_from_4_3_on(
+    broker: Broker, connection: rmqkit.Connection, queue_name: str
+) -> None:
+    limit, dead = {"x-queue-type": "quorum", "x-delivery-limit": 1}, f"{queue_name}-dead"
+    dead_letters = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+    connection.apply(Topology(queues=(Queue(dead), Queue(queue_name, arguments=limit | dead_letters))))
+    bodies = [b"%d" % number for number in range(5)]
+    connection.publish(Message(body, routing_key=queue_name) for body in bodies)
+    kept = version(broker) >= NACK_IS_FREE
+    for _ in range(4 if kept else 2):
+        with connection.consume(queue_name) as consumer:
+            next(consumer.batches())
+    wait_until(lambda: connection.queue_state(queue_name if kept else dead).ready == len(bodies))
+    left = [each.body for each in connection.consume(queue_name, idle_timeout_s=1)] if kept else []
+    assert left == bodies * kept
