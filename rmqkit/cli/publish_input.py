@@ -43,7 +43,7 @@ class InputOptions:
     ] = None
     file: list[str] = _input(
         "-f --file PATH",
-        "A file as one message, a folder as one message per file, - for standard input as one; repeatable."
+        "A file as one message, a folder as one message per file, - for standard input as one; several, as *.json."
         " Files named .json or .xml are checked.",
         default_factory=list,
     )
@@ -83,6 +83,16 @@ class InputOptions:
         return {flag: path for flag, path in named.items() if path is not None}
 
     @property
+    def _paths(self) -> list[str]:
+        """Return the payloads that are existing files or folders."""
+        return [each for each in self.payloads or () if each and os.path.exists(each)]  # noqa: PTH110
+
+    def sources(self) -> tuple[list[str], list[str]]:
+        """Return payloads and files; of `-f *.json`, the shell makes a file and payloads, which are files too."""
+        paths = self._paths if self.file else []
+        return [each for each in self.payloads or () if each not in paths], [*self.file, *paths]
+
+    @property
     def templated(self) -> bool:
         """Tell whether body, routing key and headers are templates."""
         return self.template is not None or self.rows is not None
@@ -108,6 +118,10 @@ class InputOptions:
                 "--resume needs a file that is read message by message: --lines, --rows or --envelopes FILE",
             ),
             (self.file.count(STDIN) > 1, "standard input can be read only once"),
+            (
+                not self.file and self._paths,
+                f"{', '.join(self._paths)}: a payload is a file's name. Use -f to send the file, or pipe the name in.",
+            ),
             (self.format and self.envelopes is not None, "--format cannot be combined with --envelopes"),
             (
                 none and os.isatty(0),
@@ -251,8 +265,9 @@ class PublishInput:
             return template.numbered(count)
         if not (inputs.payloads or inputs.file):
             return sources.numbers(self._defaults, count)
-        payloads = sources.arguments(self._defaults, inputs.payloads or ())
-        files = sources.InputFiles(self._defaults, inputs.file, self._stop)
+        texts, paths = inputs.sources()
+        payloads = sources.arguments(self._defaults, texts)
+        files = sources.InputFiles(self._defaults, paths, self._stop)
         self.total *= len(payloads) + len(files)
         return (message for _ in range(count) for source in (payloads, files) for message in source)
 

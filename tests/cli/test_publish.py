@@ -17,6 +17,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.node.node import Node
+from tests.support.cli import rmqkit
 from tests.support.queues import drain, drain_messages, ready
 from tests.support.wait import wait_for_queue, wait_until
 
@@ -254,13 +255,32 @@ def test_a_rate_is_not_exceeded(run: Run, queue: str) -> None:
     assert 0.4 < report["seconds"] < 5
 
 
-def test_with_nothing_applied_the_work_queue_is_the_target_and_is_named(run: Run) -> None:
+def test_off_a_terminal_with_nothing_applied_a_target_is_required(run: Run) -> None:
     done = run("x", RMQKIT_URL="amqp://127.0.0.1:1/")
-    assert done.returncode == 4
-    assert (
-        b"No target given and no topology applied yet: publishing to queue 'worker_queue' (default exchange)."
-        in done.stderr
-    )
+    assert done.returncode == 2
+    assert b"no target given" in done.stderr
+
+
+def test_several_files_follow_one_flag(run: Run, channel: BlockingChannel, queue: str, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.json").write_text(f'{{"n": {number}}}')
+    done = run("-q", queue, "-f", *sorted(tmp_path.glob("*.json")))
+    assert done.returncode == 0, done.stderr
+    assert drain(channel, queue) == [b'{"n": 0}', b'{"n": 1}', b'{"n": 2}']
+
+
+def test_a_payload_that_names_a_file_or_a_queue_is_refused(
+    run: Run, channel: BlockingChannel, queue: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "data.json").write_text("{}")
+    done = run("-q", queue, tmp_path / "data.json")
+    assert (done.returncode, b"Use -f" in done.stderr) == (2, True)
+    (tmp_path / "topology.yaml").write_text(f"queues:\n  {queue}: {{}}\npublish: {{routing_key: {queue}}}\n")
+    assert rmqkit("apply", tmp_path / "topology.yaml", env=environment).returncode == 0
+    done = run(queue, "hello")
+    assert (done.returncode, f"--queue {queue}".encode() in done.stderr.replace(b"\n", b"")) == (2, True), done.stderr
+    assert run("hello").returncode == 0
+    assert drain(channel, queue) == [b"hello"]
 
 
 def test_envelopes_return_to_their_origin_byte_for_byte(

@@ -55,6 +55,8 @@ def publish(
     def body(stop: Stop) -> int:
         messages = _open_input(inputs, schema, target, properties, settings=settings, stop=stop)
         with connect(settings) as connection:
+            if target.target() is None and inputs.payloads:
+                _refuse_queue_name(connection, inputs.payloads[0])
             report, error, stopped_at_once = _send(connection, messages, options, stop)
             unsaved = _save_progress(messages)
             error = error or report_text.error_of(report, mandatory=mandatory) or messages.failure or unsaved
@@ -106,6 +108,15 @@ def _open_input(
     return messages
 
 
+def _refuse_queue_name(connection: Connection, payload: str) -> None:
+    """Raise a usage error if the first payload, where no target is named, is that of an existing queue."""
+    try:
+        connection.queue_state(payload)
+    except RmqkitError:
+        return
+    raise typer.BadParameter(f"{payload!r} is a queue. Use --queue {payload} to publish to it.")
+
+
 def _format(asked: Format | None, contract: Contract | None) -> Format | None:
     """Return the format of all bodies. Raises a usage error if it differs from the contract's."""
     if contract is None or asked is Format(contract.format):
@@ -120,6 +131,8 @@ def _format(asked: Format | None, contract: Contract | None) -> Format | None:
 def _default_target(applied: last_applied.LastApplied | None) -> Target:
     """Return the target of the topology applied last, and print it."""
     if applied is None or not applied.files:
+        if not os.isatty(2):
+            raise typer.BadParameter("no target given, and no topology applied yet. Use --queue or --exchange.")
         output.note(f"No target given and no topology applied yet: publishing to {WORK}.")
         return WORK
     files = output.safe(", ".join(applied.files))
