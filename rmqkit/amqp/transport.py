@@ -27,7 +27,7 @@ from rmqkit.address import Address
 from rmqkit.amqp import error_mapping, pika_codec
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frame_decoder import Decoder
-from rmqkit.amqp.frames import Event
+from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
 
 READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
@@ -276,4 +276,6 @@ class Transport:
             channel = self._channels.get(number)
             if channel is None:
                 continue  # closed here; events that the broker sent before it knew are void
+            if isinstance(batch[-1], ConsumerCancel | spec.Channel.Close):
+                channel.ended = True
             channel.inbox.put(batch)

@@ -338,7 +338,10 @@ class _CommandPool:
     def _work(self) -> None:
         while (delivery := self._waiting.get()) is not None:
             try:
-                self._done.put(self._handler.run(delivery, on_slow=self._wake_source))
+                if self._source.is_lost(delivery):
+                    self._done.put(HandledBatch((delivery,), Verdict.REQUEUE))
+                else:
+                    self._done.put(self._handler.run(delivery, on_slow=self._wake_source))
             except BaseException as exc:  # noqa: BLE001 - raised again by `results`
                 self._done.put(exc)
             if self._waiting.qsize() < LOW_BACKLOG or time.monotonic() - self._woken_s >= ACK_WITHIN_S:

@@ -107,6 +107,10 @@ class FilteredSource:
             if self.remaining == 0:
                 return
 
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Tell whether the broker requeued a delivery."""
+        return self.consumer.is_lost(delivery)
+
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon."""
         self.consumer.wake()

@@ -58,13 +58,13 @@ class FunctionHandler(Handler):
         Raises HandlerError for a function that cannot be called again, OutputError when its output cannot be written.
         """
         for batch in source.batches():
-            yield from self._call_each(batch, stop)
+            yield from self._call_each(batch, lambda each: stop.requested or source.is_lost(each))
 
-    def _call_each(self, batch: Sequence[Delivery], stop: Stop) -> Iterator[HandledBatch]:
+    def _call_each(self, batch: Sequence[Delivery], ended: Callable[[Delivery], bool]) -> Iterator[HandledBatch]:
         done: list[Delivery] = []
         since_s = time.monotonic()
         for delivery in batch:
-            if stop.requested:
+            if ended(delivery):
                 break
             verdict, failure, detail = self._call(delivery)
             if verdict is Verdict.ACK:

@@ -34,6 +34,10 @@ class Source(Protocol):
         """Yield deliveries as they arrive; see `Consumer.batches`."""
         ...
 
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Tell whether the broker requeued a delivery, so that handling it is in vain; any thread may call this."""
+        ...
+
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon; any thread may call this."""
         ...

@@ -400,6 +400,10 @@ class ContractSource:
                 self.on_invalid(invalid)
             yield valid
 
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Tell whether the broker requeued a delivery."""
+        return self.source.is_lost(delivery)
+
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon."""
         self.source.wake()

@@ -97,7 +97,9 @@ class Acknowledger:
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> int:
         """Settle deliveries that are unsettled; return their number. A redelivered one is requeued after a pause."""
-        session = self._channel.session if self._channel else 0
+        if self._channel is None or self._channel.ended:  # the broker ignores it
+            return 0
+        session = self._channel.session
         tags = sorted({each.delivery_tag for each in deliveries if each.session == session and each not in self})
         if verdict is Verdict.REQUEUE:
             again = {each.delivery_tag for each in deliveries if each.redelivered}
@@ -115,7 +117,7 @@ class Acknowledger:
 
     def _send(self, verdict: Verdict, tags: list[int]) -> bool:
         """Send the verdict; return False if the broker is gone: it redelivers, and the next wait recovers or raises."""
-        if not tags or self._channel is None:
+        if not tags or self._channel is None or self._channel.ended:
             return False
         number = self._channel.number
         try:

@@ -20,7 +20,7 @@ from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.errors import AccessRefused, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
-from rmqkit.messaging.acknowledger import Acknowledger
+from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger
 from rmqkit.options import ConsumeOptions, Offset
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
@@ -61,6 +61,10 @@ class OffsetTracker:
 ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most to be sent together with others
 ACK_TOGETHER = 200
 _NO_ACK_TOGETHER = 100  # with `no_ack`, as many are handed out at a time: what is in hand can be lost
+_SLOW = (
+    "A message was held for longer than the consumer timeout; those that waited behind it are delivered again."
+    " Lower the prefetch (--prefetch 1), limit the handler (--timeout), or set x-consumer-timeout on the quorum queue"
+)
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
 
@@ -101,6 +105,9 @@ class Consumer:
         self._untaken = 0  # on this channel: handled, and not acknowledged, because it was lost
         self._woken = False
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
+        self._arrived = self._timeouts = 0  # deliveries; consumer timeouts since the last acknowledgement
+        self._slow_warned = False
+        self._consumed_before = 0  # this subscription
         self._report = ConsumeReport()
         self._started_s = time.monotonic()
         self._last_s = self._started_s  # when the last delivery arrived, or the last subscription was made
@@ -136,7 +143,8 @@ class Consumer:
         try:
             for batch in chain((list(self._rest),), self._batches(lambda: False, 1)):
                 self._rest = rest = deque(batch)
-                while rest and not self._stop.requested:  # else the rest returns to the queue
+                # Else the rest returns to the queue.
+                while rest and not self._stop.requested and not self.is_lost(rest[0]):
                     delivery = rest.popleft()
                     if self._options.no_ack:
                         self.settle((delivery,), Verdict.ACK)
@@ -172,7 +180,7 @@ class Consumer:
         idle_s = self._options.idle_timeout_s
         self._last_s = time.monotonic()
         with self._stop.waking(self._end_wait):
-            while not self._stop.requested and self._report.consumed != self._options.count:
+            while not self._stop.requested and (self._report.consumed != self._options.count or self._has_lost()):
                 self._acknowledger.requeue_due()
                 if self._woken:
                     self._woken = False
@@ -232,6 +240,17 @@ class Consumer:
     def is_settled(self, delivery: Delivery) -> bool:
         """Tell whether a delivery of the current channel was settled, or waits to be requeued."""
         return delivery in self._acknowledger
+
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Tell whether the broker requeued a delivery, as after the consumer timeout; any thread may call this."""
+        channel = self._channel
+        return self._open_queue is None and (channel is None or channel.ended or delivery.session != channel.session)
+
+    def _has_lost(self) -> bool:
+        """Tell whether the broker requeued deliveries that were yielded."""
+        channel, yielded = self._channel, self._report.consumed - self._consumed_before
+        ended = self._open_queue is None and channel is not None and channel.ended
+        return ended and len(self._acknowledger.settled) < yielded
 
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon; any thread may call this."""
@@ -301,12 +320,14 @@ class Consumer:
                 raise
             # The broker closes the channel of a consumer that holds a delivery for longer than consumer_timeout
             # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
-            self._resubscribe(exc.reply_text)
+            self._resubscribe_after_timeout(exc.reply_text)
             return
         while self._events and self._channel is channel:  # else a handler closed the consumer meanwhile
             event = self._events.popleft()
             if isinstance(event, list):
-                yield event
+                self._arrived += len(event)
+                if not self.is_lost(event[0]):
+                    yield event
             elif isinstance(event, ConsumerCancel):
                 self._recover_from_cancel(channel)
                 return
@@ -318,20 +339,32 @@ class Consumer:
         """
         message = f"queue {self.queue!r}: the broker cancelled the consumer"
         try:
-            if self._open_queue is not None or self._report.consumed == self._cancelled_at:
+            if self._open_queue is not None or self._arrived == self._cancelled_at:
                 raise ConsumerCancelled(message)
             with suppress(AccessRefused):  # subscribing again tells
                 channel.queue_counts(self.queue, subject=message)
         except NotFound as exc:
             advice = "Declare it again with `rmqkit apply`, then consume again."
             raise ConsumerCancelled(f"{message}; the queue was deleted", advice=advice) from exc
-        self._cancelled_at = self._report.consumed
+        self._cancelled_at = self._arrived
         channel.close()
-        self._resubscribe(f"{message}, but the queue still exists")
+        self._resubscribe_after_timeout(f"{message}, but the queue still exists")
+
+    def _resubscribe_after_timeout(self, reason: str) -> None:
+        """Subscribe again, after a pause that grows while nothing is acknowledged; say once what to change."""
+        settled = len(self._acknowledger.settled)
+        self._report = replace(self._report, consumed=self._consumed_before + settled)
+        self._timeouts = 1 if settled else self._timeouts + 1
+        if self._timeouts > 1:
+            self._stop.wait(min(FIRST_PAUSE_S * 2 ** (self._timeouts - 2), LONGEST_PAUSE_S))
+        self._resubscribe("" if self._slow_warned else f"{reason}. {_SLOW}")
+        self._slow_warned = True
 
     def _resubscribe(self, reason: str) -> None:
+        """Subscribe again; without a reason, no warning is given."""
         lost = "; messages that were waiting, or are published until then, are lost" if self._open_queue else ""
-        self._warn(f"{reason}; subscribing again{lost}")
+        if reason:
+            self._warn(f"{reason}; subscribing again{lost}")
         try:
             self._connection.recover(self._stop, self._subscribe)
         except ConnectionLost:
@@ -346,6 +379,7 @@ class Consumer:
         self._channel = channel
         arguments = self._offsets.arguments(self._acknowledger.settled.low)
         self._acknowledger = Acknowledger(channel)
+        self._consumed_before = self._report.consumed
         self._arrived, self._prefetch, self._untaken = 0, prefetch, 0
         self._events.clear()
         self._rest.clear()

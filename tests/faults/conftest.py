@@ -8,6 +8,7 @@ import random
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
@@ -31,13 +32,13 @@ def node() -> Iterator[Node]:
 
 
 @pytest.fixture
-def node_ledger(node: Node) -> Iterator[Callable[[], Ledger]]:
+def node_ledger(node: Node) -> Iterator[Callable[..., Ledger]]:
     """Declare durable queues on the module's node, and return their ledgers; delete the queues after the test."""
     names: list[str] = []
 
-    def declare_ledger() -> Ledger:
+    def declare_ledger(**arguments: Any) -> Ledger:
         names.append(f"faults-{uuid.uuid4().hex[:12]}")
-        declare(node.url, names[-1])
+        declare(node.url, names[-1], **arguments)
         wait_until_on_disk(node)
         return Ledger(names[-1])
 

@@ -35,7 +35,7 @@ from tests.support.queues import consumers, declare, ready
 from tests.support.wait import wait_until
 
 Program = subprocess.Popen[bytes]
-DeclareLedger = Callable[[], Ledger]
+DeclareLedger = Callable[..., Ledger]  # with the arguments of its queue
 IDLE_TIMEOUT_S = 40.0  # longer than any outage, also on a busy machine
 
 

@@ -31,7 +31,7 @@ from rmqkit.report import Fate, PublishReport
 from tests.support.queues import drain_messages
 
 PROPERTIES = Properties(content_type="text/plain", headers={"ledger": "kept"}, message_id="of the ledger")
-QUORUM = "x-delivery-count"  # a quorum queue's own header, on what it gives out again
+QUORUM = ("x-delivery-count", "x-acquired-count")  # a quorum queue's own headers, on what it gives out again
 _SHOWN = 5  # ids in a violation
 
 
@@ -87,7 +87,8 @@ class Ledger:
     def handle(self, delivery: Delivery) -> None:
         """Record a delivery; call this before it is acknowledged."""
         headers = dict(delivery.properties.headers or {})
-        headers.pop(QUORUM, None)
+        for name in QUORUM:
+            headers.pop(name, None)
         intact = replace(delivery.properties, headers=headers) == PROPERTIES
         self.handled.append(Received(delivery.body, delivery.redelivered, intact))
 
@@ -202,7 +203,8 @@ def _intact(properties: pika.BasicProperties) -> bool:
         "message_id": PROPERTIES.message_id,
         "delivery_mode": 2,
     }
-    (properties.headers or {}).pop(QUORUM, None)
+    for name in QUORUM:
+        (properties.headers or {}).pop(name, None)
     return {name: value for name, value in vars(properties).items() if value is not None} == expected
 
 

@@ -38,6 +38,9 @@ class _Source:
             self._woken.clear()
             yield []
 
+    def is_lost(self, _delivery: Delivery) -> bool:
+        return False
+
     def wake(self) -> None:
         self._woken.set()
 
