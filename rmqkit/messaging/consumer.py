@@ -105,7 +105,7 @@ class Consumer:
         self._untaken = 0  # on this channel: handled, and not acknowledged, because it was lost
         self._woken = False
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
-        self._arrived = self._timeouts = 0  # deliveries; consumer timeouts since the last acknowledgement
+        self._received = self._timeouts = 0  # deliveries; consumer timeouts without an acknowledgement
         self._slow_warned = False
         self._consumed_before = 0  # this subscription
         self._report = ConsumeReport()
@@ -325,7 +325,7 @@ class Consumer:
         while self._events and self._channel is channel:  # else a handler closed the consumer meanwhile
             event = self._events.popleft()
             if isinstance(event, list):
-                self._arrived += len(event)
+                self._received += len(event)
                 if not self.is_lost(event[0]):
                     yield event
             elif isinstance(event, ConsumerCancel):
@@ -339,14 +339,14 @@ class Consumer:
         """
         message = f"queue {self.queue!r}: the broker cancelled the consumer"
         try:
-            if self._open_queue is not None or self._arrived == self._cancelled_at:
+            if self._open_queue is not None or self._received == self._cancelled_at:
                 raise ConsumerCancelled(message)
             with suppress(AccessRefused):  # subscribing again tells
                 channel.queue_counts(self.queue, subject=message)
         except NotFound as exc:
             advice = "Declare it again with `rmqkit apply`, then consume again."
             raise ConsumerCancelled(f"{message}; the queue was deleted", advice=advice) from exc
-        self._cancelled_at = self._arrived
+        self._cancelled_at = self._received
         channel.close()
         self._resubscribe_after_timeout(f"{message}, but the queue still exists")
 
