@@ -12,7 +12,7 @@ from rmqkit.errors import TopologyError
 from rmqkit.model import Exchange, Policy, Queue, Target, Topology
 
 _STREAM = {"max-age", "stream-max-segment-size-bytes", "initial-cluster-size"}
-_QUORUM = {"delivery-limit", "dead-letter-strategy"}
+_QUORUM = {"delivery-limit", "dead-letter-strategy", "target-group-size"}
 _CLASSIC = {
     "max-priority", "queue-mode", "queue-master-locator", "ha-mode", "ha-params", "ha-sync-mode",
     "ha-promote-on-shutdown", "ha-promote-on-failure",
@@ -44,7 +44,7 @@ def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
         if key in wins:
             arguments[prefix + key] = value
         elif key in _LIMITS and isinstance(own, int) and isinstance(value, int):
-            arguments[prefix + key] = min(own, value)
+            arguments[prefix + key] = min(own, value, key=lambda limit: (limit < 0, limit))  # -1 is no limit
     return arguments
 
 

@@ -57,6 +57,19 @@ def test_the_lower_of_two_limits_applies(key: str) -> None:
     assert effective(topology, Queue("q", arguments={f"x-{key}": 5})) == {f"x-{key}": 5}
 
 
+@pytest.mark.parametrize(("argument", "policy"), [(-1, 2), (2, -1)])
+def test_no_delivery_limit_is_not_lower_than_one(argument: int, policy: int) -> None:
+    queue = Queue("orders", arguments={"x-queue-type": "quorum", "x-delivery-limit": argument})
+    assert effective(policies(Policy("p", ".*", {"delivery-limit": policy})), queue)["x-delivery-limit"] == 2
+
+
+@pytest.mark.parametrize(("kind", "applies"), [("classic", False), ("quorum", True), ("stream", False)])
+def test_a_policy_with_a_target_group_size_applies_to_quorum_queues_alone(kind: str, applies: bool) -> None:
+    topology = policies(Policy("p", ".*", {"target-group-size": 3, "max-length-bytes": 5}))
+    queue = Queue("orders", arguments={"x-queue-type": kind})
+    assert ("x-max-length-bytes" in effective(topology, queue)) is applies
+
+
 def test_a_policy_with_a_key_of_another_queue_type_does_not_apply_at_all() -> None:
     topology = policies(Policy("quorum", ".*", {"delivery-limit": 3, "message-ttl": 5}))
     assert effective(topology, queue(queue_type="classic")) == {"x-queue-type": "classic"}

@@ -22,7 +22,7 @@ SUPPORTED_BY: dict[str, tuple[str, ...]] = {
 
 _MAX_HASHES = 2  # in a topic pattern, since RabbitMQ 4.3.5
 _OUTDATED = {
-    "queue-mode": "has no effect since RabbitMQ 3.12, and 4.3 refuses it",
+    "queue-mode": "has no effect since RabbitMQ 3.12",
     "queue-version": "1 is a format that RabbitMQ 4.0 removed, and 4.3 refuses it",
     "queue-master-locator": "was renamed queue-leader-locator, and RabbitMQ 4.3 refuses it",
     "max-in-memory-length": "has no effect in RabbitMQ 4",
