@@ -187,7 +187,7 @@ def test_no_name_no_body_and_no_words_of_the_broker_play_with_a_terminal(
     broker: Broker, hostile: dict[str, str]
 ) -> None:
     env = {"RMQKIT_URL": hostile["url"], "RMQKIT_API_URL": broker.api_url, "TERM": "xterm"}
-    env |= {"XDG_STATE_HOME": hostile["state"]}
+    env |= {"XDG_STATE_HOME": hostile["state"], "COLUMNS": "500"}  # tables have room for whole names
     obeyed, silent = {}, []
     for line in SHOWN:
         shown = on_a_terminal(shlex.split(line.format(**hostile)), env)
