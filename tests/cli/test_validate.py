@@ -63,7 +63,7 @@ warned.yaml:1:20: warning: nothing is bound to exchange 'b', and it has no alter
 
 hinted.yaml:1:10: hint: queue 'a' drops poison messages, and has no dead-letter exchange [delivery-limit-drops]
   Give it an x-dead-letter-exchange, or set x-delivery-limit: -1 for no limit.
-  Since RabbitMQ 4.0, a quorum queue drops a message that was redelivered more than 20 times.
+  Since RabbitMQ 4.0, a quorum queue drops a message at the end of the 21st delivery that counts as failed.
   https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 """
     )
