@@ -46,7 +46,7 @@ _CLOSING_REFUSALS = {  # AMQP 0-9-1 section 1.8: the reply codes of connection e
     530: "",
     NOT_IMPLEMENTED: "This broker, or this type of queue, does not support it.",
 }
-_UNKNOWN_TYPE = "Correct the type, or enable the plugin that has it: `rabbitmq-plugins list` shows them."
+_UNKNOWN_TYPE = "Correct the type, or enable the plugin that provides it: `rabbitmq-plugins list` shows them."
 _DEPRECATED = "Remove it, or permit it in rabbitmq.conf: https://www.rabbitmq.com/docs/deprecated-features."
 _BROKEN = "Try again later. RabbitMQ may reject a token of more than 4,000 bytes: see initial_frame_max."
 _MECHANISM = "For EXTERNAL, enable rabbitmq_auth_mechanism_ssl and add it to auth_mechanisms in rabbitmq.conf."

@@ -201,7 +201,7 @@ def _add_report(error: Refused, planned: Plan, now: Plan) -> None:
         names = [f"{step.kind} {step.name!r}" for step in done]
         more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
         entities = f"{plural(len(done), 'entity')}: {', '.join([*names[:_NAMED], *more])}"
-        note = f"Before that, this run created or changed {entities}. Apply again to complete it."
+        note = f"This run first created or changed {entities}. Apply again to complete it."
         error.advice = "\n".join(filter(None, [error.advice, note]))
 
 

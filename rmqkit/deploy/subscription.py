@@ -21,7 +21,7 @@ from rmqkit.report import QueueState
 from rmqkit.topology.comparison import binding_key
 
 MARK = "x-rmqkit-subscription"  # an argument of the queue that RabbitMQ keeps and ignores: the exchange
-_BIND_ANOTHER = "First bind a queue that stays, or have the exchange declared without auto_delete."
+_BIND_ANOTHER = "First bind a permanent queue, or declare the exchange without auto_delete."
 DEFAULT_MAX_LENGTH = 10_000  # messages of a temporary queue: a slow reader of a busy exchange does not fill the broker
 
 

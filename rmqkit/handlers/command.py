@@ -110,8 +110,8 @@ def parse(command: str) -> tuple[str, ...]:
         plain = not set(command) & set("'\"\\$`")
         script = f"--exec \"sh -c '{command}'\"" if plain else "--exec with sh -c '...' around the command"
         raise SettingsError(
-            f"--exec: {word!r} is for a shell, and none runs the command",
-            advice=f"Write {script}; or quote {word} once more if it is an argument.",
+            f"--exec: {word!r} requires a shell, and --exec runs none",
+            advice=f"Write {script}, or quote {word} again to pass it as an argument.",
         )
     program = shutil.which(words[0])
     if program is None:

@@ -35,7 +35,7 @@ class Source(Protocol):
         ...
 
     def is_lost(self, delivery: Delivery) -> bool:
-        """Tell whether the broker requeued a delivery, so that handling it is in vain; any thread may call this."""
+        """Tell whether the broker requeued a delivery; any thread may call this."""
         ...
 
     def wake(self) -> None:

@@ -1,4 +1,4 @@
-"""Tell the void arguments of a binding from texts: the HTTP API writes both as "undefined".
+"""Distinguish the void arguments of a binding from text: the HTTP API writes both as "undefined".
 
 A binding's `properties_key` ends with a hash of its arguments: four bytes of Erlang's `phash2` of the sorted field
 table, in base64 (https://www.erlang.org/doc/apps/erts/erlang.html#phash2/1; `make_hash2` in its utils.c). A void header

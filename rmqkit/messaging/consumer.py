@@ -62,7 +62,7 @@ ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most to 
 ACK_TOGETHER = 200
 _NO_ACK_TOGETHER = 100  # with `no_ack`, as many are handed out at a time: what is in hand can be lost
 _SLOW = (
-    "A message was held for longer than the consumer timeout; those that waited behind it are delivered again."
+    "A message was held for longer than the consumer timeout; the messages behind it are redelivered."
     " Lower the prefetch (--prefetch 1), limit the handler (--timeout), or set x-consumer-timeout on the quorum queue"
 )
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it

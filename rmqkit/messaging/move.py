@@ -169,7 +169,7 @@ class Move:
 
 
 def _dry_run_bound(limit: int | None) -> int:
-    """Return the number of messages that a dry run inspects at most: they are held meanwhile, away from consumers."""
+    """Return the most messages that a dry run may inspect: consumers do not receive them meanwhile."""
     return min(max(limit or 0, DRY_RUN), _DRY_RUN_MOST)
 
 

@@ -313,7 +313,7 @@ def test_iterating_acknowledges_handled_messages_and_break_leaves_the_last_one(
 
 @pytest.mark.parametrize("raised", [False, True])
 @pytest.mark.parametrize("batches", [False, True])
-def test_leaving_a_loop_gives_everything_back_while_the_connection_stays_open(
+def test_leaving_a_loop_requeues_everything_while_the_connection_stays_open(
     connection: rmqkit.Connection, channel: BlockingChannel, queue: str, batches: bool, raised: bool
 ) -> None:
     connection.publish(_numbers(queue, 10))

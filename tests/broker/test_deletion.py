@@ -312,7 +312,7 @@ def test_a_missing_external_entity_is_found_before_anything_is_declared(
 
 
 @pytest.mark.parametrize("with_api", [True, False])
-def test_a_run_that_is_refused_midway_says_what_it_made(
+def test_an_apply_that_fails_midway_reports_what_it_created(
     request: pytest.FixtureRequest, witness: BlockingChannel, *, with_api: bool
 ) -> None:
     opened: rmqkit.Connection = request.getfixturevalue("connection" if with_api else "blind")
@@ -332,7 +332,7 @@ def test_without_the_http_api_delayed_messages_are_waited_for(vhost_url: str, wi
     new = {"x-queue-type": "quorum", "x-delivery-limit": 9, "x-delayed-retry-max": 1000}
 
     def deliver_delayed(step: str) -> None:
-        if "for messages that it delays" in step:
+        if "for delayed messages" in step:
             witness.basic_publish("", "q", b"delayed")
 
     (done,) = replaced(vhost_url, Topology(queues=(Queue("q", arguments=new),)), on_step=deliver_delayed)

@@ -175,7 +175,7 @@ def test_a_handler_slower_than_the_consumer_timeout_is_a_warning_and_consuming_r
 
 
 @pytest.mark.fault(21)
-def test_what_waits_behind_a_slow_message_is_neither_handled_nor_counted_until_it_is_delivered_again(
+def test_messages_behind_a_slow_one_are_neither_handled_nor_counted_until_redelivered(
     node: Node, node_ledger: DeclareLedger
 ) -> None:
     queue, warnings, handled = node_ledger(x_queue_type="quorum").queue, list[str](), list[bytes]()

@@ -55,8 +55,8 @@ def start(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of the RabbitMQ to start, with its scripts in sbin. [default: RMQKIT_RABBITMQ, as last time,"
-            " or the installed one]",
+            help="Folder of the RabbitMQ to start, with its scripts in sbin. [default: RMQKIT_RABBITMQ,"
+            " the last one started, or the installed one]",
         ),
     ] = None,
 ) -> None:

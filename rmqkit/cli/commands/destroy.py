@@ -20,7 +20,7 @@ def destroy(
         bool, typer.Option("--force", help="Also delete queues in use, with the messages they hold.")
     ] = False,
     wait: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="How long messages and consumers may take to leave.")
+        float, typer.Option(metavar="SECONDS", min=0, help="Time to wait for messages and consumers to leave.")
     ] = 0.0,
     json: Json = False,
 ) -> None:

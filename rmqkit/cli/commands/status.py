@@ -42,7 +42,7 @@ MISSING = "missing"  # the state of a queue that a file declares and the broker 
 _HEADER = ("queue", "type", "state", "ready", "unacked", "consumers", "in/s", "out/s", "")
 _NUMBERS = range(3, 8)
 _SUFFIXES = (".yaml", ".yml", ".json")
-_SORT = "Order of the queues. [default: as in the files; without any, the busy ones first]"
+_SORT = "Order of the queues. [default: as in the files, else the busiest first]"
 _GROWING = 1.1  # rate in by rate out, above which a backlog grows
 _DRIFT = {
     Outcome.CREATE: "to create",

@@ -124,7 +124,7 @@ class QueueReplacement:
                 self._step(f"moving {ready} messages to {self.temporary.old_messages.name}")
                 self._stash(ready, _IDLE_S)
             if self.delay_s and not self.session.api:  # it cannot be seen whether there are any
-                self._step(f"waiting {self.delay_s:g} s for messages that it delays")
+                self._step(f"waiting {self.delay_s:g} s for delayed messages")
                 self._stash(None, self.delay_s + self.session.pauses.quiet_s)
             while obstacle := self._late_publisher() or self._lack_of_room() or self._missing() or self._swap():
                 if time.monotonic() > deadline:

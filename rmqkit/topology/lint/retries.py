@@ -28,8 +28,8 @@ def retry_loses(index: TopologyIndex) -> Iterator[Violation]:
         settings = index.settings(queue.name)
         if queue.auto_delete or "x-expires" in settings:
             reason = "auto_delete" if queue.auto_delete else "x-expires"
-            message = f"{reason} deletes queue {queue.name!r}, and messages that wait for their retry are lost then"
-            yield queue, message, "Keep the queue, or leave the retry out."
+            message = f"{reason} deletes queue {queue.name!r}, and messages waiting for a retry are lost"
+            yield queue, message, "Keep the queue, or remove the retry."
         for each in waiting:
             if "x-expires" in index.settings(each.name):
                 message = f"queue {each.name!r}, in which messages wait for a retry, expires by {_policy(index, each)}"
@@ -38,7 +38,7 @@ def retry_loses(index: TopologyIndex) -> Iterator[Violation]:
         refuses = overflow == "reject-publish" or (overflow == "reject-publish-dlx" and EXCHANGE not in settings)
         if refuses and queue_type(queue) == "classic" and any(limit in settings for limit in _LIMITS):
             message = f"queue {queue.name!r} refuses messages while it is full, and those that return to it are lost"
-            yield queue, message, "Choose type: quorum, whose waiting queues keep them, or leave x-overflow out."
+            yield queue, message, "Choose type: quorum, whose waiting queues keep them, or remove x-overflow."
 
 
 @check("retry-delay-changed")
