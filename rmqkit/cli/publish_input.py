@@ -120,7 +120,7 @@ class InputOptions:
             (self.file.count(STDIN) > 1, "standard input can be read only once"),
             (
                 not self.file and self._paths,
-                f"{', '.join(self._paths)}: the payload names a file. Use -f to send the file, or pipe the name in.",
+                f"{', '.join(self._paths)}: a payload names a file. Use -f to send the file, or pipe the name in.",
             ),
             (self.format and self.envelopes is not None, "--format cannot be combined with --envelopes"),
             (

@@ -55,7 +55,7 @@ def check_unused(
 
 
 def unseen_queues(connection: ReconnectingConnection, queues: Iterable[Queue]) -> list[Problem]:
-    """Return a problem for each existing queue whose messages a client may hold; only its owner holds an exclusive's.
+    """Return a problem for each existing queue whose messages another client may hold: not for exclusive queues.
 
     AMQP does not count what a client holds that has no consumer.
     """

@@ -187,12 +187,12 @@ def _require_sight(connection: ReconnectingConnection, replaced: Iterable[Step],
     if problems := delete.unseen_queues(connection, queues):
         unseen = "unacknowledged messages and policies of the temporary queues cannot be seen"
         message = f"{unseen}; nothing was changed: {snapshot.unavailable}"
-        advice = f"{delete.UNSEEN} --force replaces the queues nevertheless: stop all their clients before."
+        advice = f"{delete.UNSEEN} --force replaces the queues anyway: stop all their clients first."
         raise PropertyMismatch(406, "cannot be seen", "replacing", message=message, advice=advice, problems=problems)
 
 
 def _add_report(error: Refused, planned: Plan, now: Plan) -> None:
-    """Add to an error what the run had created or changed until then."""
+    """Add to an error what the run created or changed first."""
     unchanged = {(step.kind, step.name) for step in now.steps if step.outcome is Outcome.UNCHANGED}
     changed = (Outcome.CREATE, Outcome.CHANGE)
     done = [step for step in planned.steps if step.outcome in changed and (step.kind, step.name) in unchanged]

@@ -323,7 +323,7 @@ def test_an_apply_that_fails_midway_reports_what_it_created(
     )
     with pytest.raises(PropertyMismatch, match="x-max-length") as refused:
         opened.apply(wanted)
-    assert "this run created or changed 2 entities: exchange 'x', queue 'new'" in refused.value.advice
+    assert "This run first created or changed 2 entities: exchange 'x', queue 'new'" in refused.value.advice
     assert [step.name for step in refused.value.report.steps] == ["x", "new"]
 
 

@@ -33,7 +33,7 @@ def apply(
         typer.Option(
             metavar="SECONDS",
             min=0,
-            help="How long consumers, unacknowledged messages, and publishers that bypass bindings may take to leave.",
+            help="Time to wait for consumers, unacknowledged messages, and publishers that bypass bindings to leave.",
         ),
     ] = 0.0,
     json: Json = False,

@@ -65,7 +65,7 @@ class Status:
 
 
 class Order(StrEnum):
-    """An order of queues."""
+    """How to sort the queues."""
 
     BUSY = "busy"
     NAME = "name"
@@ -89,7 +89,7 @@ class Selection:
 
 
 def _busy(queue: QueueStatus) -> tuple[float, ...]:
-    """Return the key that sorts the queues with most messages first, then those with the highest rates."""
+    """Return a sort key: the queues with the most messages first, then those with the highest rates."""
     return (-queue.ready - (queue.unacknowledged or 0), -(queue.published_per_s or 0) - (queue.delivered_per_s or 0))
 
 
