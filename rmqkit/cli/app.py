@@ -1,7 +1,5 @@
 """The `rmqkit` command: a table of commands, each imported only when it is called."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple

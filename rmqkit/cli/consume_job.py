@@ -1,7 +1,5 @@
 """A consume job as the command line describes it: run in this process, and reported."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace

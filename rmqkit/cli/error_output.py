@@ -1,7 +1,5 @@
 """Report the error that ends a command, once, and turn it into an exit code."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

@@ -1,7 +1,5 @@
 """Files that commands read and write, `-` among them."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Run a command under signals: the first one requests a stop, a second one ends the command at once."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

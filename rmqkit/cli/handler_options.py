@@ -1,7 +1,5 @@
 """The options of `rmqkit consume` and `subscribe` that choose deliveries and their handler."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from enum import Enum

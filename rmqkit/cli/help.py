@@ -3,8 +3,6 @@
 Typer's boxed help would import rich and Markdown, and take three times as long as the rest of `rmqkit --help`.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """Test results as JUnit XML, which build servers read."""
 
-from __future__ import annotations
-
 from itertools import groupby
 from xml.etree import ElementTree as ET
 

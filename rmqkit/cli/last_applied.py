@@ -5,8 +5,6 @@ each broker and virtual host, readable only by its owner and without the passwor
 cannot be written or read is a warning, never an error.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

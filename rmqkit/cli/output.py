@@ -4,8 +4,6 @@ Text from a message or a broker may hold control characters; `safe` makes them h
 leaves early (`rmqkit schema | head -1`) is no error here: nothing printed by this module is a message.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

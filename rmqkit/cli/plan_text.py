@@ -1,7 +1,5 @@
 """The text of a plan, and the options of the commands that make one."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Annotated, NamedTuple
 

@@ -1,7 +1,5 @@
 """Topologies as commands take and write them: topology files, RabbitMQ's definitions, live brokers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ standard input, where no other process can see it; when that input ends, its par
 in lines of JSON. It has its own process group, so that Ctrl-C reaches only the parent, which passes it on.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

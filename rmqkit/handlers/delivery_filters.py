@@ -4,8 +4,6 @@ Deliveries to be requeued are held until the consumer closes: requeued immediate
 (https://www.rabbitmq.com/docs/nack). So a consumer sees no further into the queue than its prefetch.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields

@@ -4,8 +4,6 @@ A broker adds no headers of a client to the messages it dead-letters, hence the 
 copy was confirmed and whose acknowledgement was lost is copied again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple

@@ -5,8 +5,6 @@ A name is the time in UTC, a random number for the run, and a counter: it contai
     20261123T150102.123456Z-5d1f0a-000001.properties.json    an envelope, with `body_file` instead of the body
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import threading

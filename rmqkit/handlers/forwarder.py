@@ -3,8 +3,6 @@
 At least once: a delivery whose copy was confirmed, and whose acknowledgement was lost, is forwarded again.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress

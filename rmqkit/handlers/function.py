@@ -1,7 +1,5 @@
 """Call a Python function with each delivery; its result is the verdict."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import sys

@@ -5,8 +5,6 @@
 A handler settles nothing itself: deliveries it does not yield, because it was stopped or raised, return to the queue.
 """
 
-from __future__ import annotations
-
 import select
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable

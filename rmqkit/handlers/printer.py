@@ -1,7 +1,5 @@
 """Print deliveries to a file descriptor, as bodies or envelopes, one a line."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

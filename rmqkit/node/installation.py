@@ -1,7 +1,5 @@
 """The installed RabbitMQ, and the environment and files that isolate a private node of it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """TCP ports of this machine's loopback address: free ones, and those where a RabbitMQ accepts logins."""
 
-from __future__ import annotations
-
 import random
 import socket
 import struct

@@ -1,7 +1,5 @@
 """Detached processes: started, identified later, and ended, never mistaking another process for one of them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

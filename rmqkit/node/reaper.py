@@ -4,8 +4,6 @@ Each user of the folder holds a shared lock on a file in it, which the system re
 a separate process, waits for the exclusive lock and then discards the nodes in the folder.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

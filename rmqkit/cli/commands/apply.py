@@ -1,7 +1,5 @@
 """`rmqkit apply`."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`rmqkit broker`: a private RabbitMQ for this user, a single node or a cluster."""
 
-from __future__ import annotations
-
 import os
 import signal
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """`rmqkit call`: send requests to a server, and print its replies."""
 
-from __future__ import annotations
-
 import json as codec
 import time
 from collections.abc import Callable

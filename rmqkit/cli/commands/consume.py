@@ -1,7 +1,5 @@
 """`rmqkit consume`: handle the messages of a queue, by printing them unless another handler is named."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Annotated

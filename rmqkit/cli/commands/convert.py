@@ -1,7 +1,5 @@
 """`rmqkit convert`."""
 
-from __future__ import annotations
-
 from pathlib import PurePath
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`rmqkit demo`: a messaging pattern at work on a private broker, with a count of lost messages."""
 
-from __future__ import annotations
-
 import difflib
 import signal
 import sys

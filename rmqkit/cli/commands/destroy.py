@@ -1,7 +1,5 @@
 """`rmqkit destroy`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

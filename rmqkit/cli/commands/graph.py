@@ -1,7 +1,5 @@
 """`rmqkit graph`."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`rmqkit publish`: confirmed messages from any input to an exchange."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`rmqkit route`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping
 from json import dumps

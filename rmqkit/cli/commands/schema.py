@@ -1,7 +1,5 @@
 """`rmqkit schema`."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

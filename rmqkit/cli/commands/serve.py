@@ -1,7 +1,5 @@
 """`rmqkit serve`: answer the requests of a queue with a command or a Python function."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, cast
 

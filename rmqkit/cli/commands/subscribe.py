@@ -1,7 +1,5 @@
 """`rmqkit subscribe` and `rmqkit unsubscribe`: consume from an exchange, without a queue in a topology."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum

@@ -1,7 +1,5 @@
 """`rmqkit validate`."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence

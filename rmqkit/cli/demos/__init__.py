@@ -4,8 +4,6 @@ A demo is a function from a DemoRunner to a Result. It shows commands as it runs
 its promises.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

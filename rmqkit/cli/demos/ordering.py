@@ -1,7 +1,5 @@
 """Demos of the order of deliveries: a log with several readers, priorities, a single active consumer."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from itertools import groupby

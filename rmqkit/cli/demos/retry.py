@@ -1,7 +1,5 @@
 """The demo of delayed retries: tasks that succeed at once, at the third try, or never."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import defaultdict

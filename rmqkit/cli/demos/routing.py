@@ -4,8 +4,6 @@ One table compares them all: a row for each kind of message, identified by its h
 for each reader.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping

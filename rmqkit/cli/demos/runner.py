@@ -3,8 +3,6 @@
 Its result compares the published messages with the received ones: lost, duplicated, unexpected.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """Demos of processes that share work, with one of them or their broker killed half-way: work, cluster, rpc."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time
