@@ -21,15 +21,17 @@ from rmqkit.message import Verdict
 from rmqkit.options import FailurePolicy
 from rmqkit.settings import Settings, load_settings
 
-Count = Annotated[int | None, option("-n", "--count", metavar="N", min=1, help="Stop after N messages.")]
-IdleTimeout = Annotated[float | None, option(metavar="SECONDS", min=0, help="Stop after this long without a message.")]
+Count = Annotated[int | None, option("-n --count N", "Stop after N messages.", min=1)]
+IdleTimeout = Annotated[
+    float | None, option("--idle-timeout SECONDS", "Stop after this long without a message.", min=0)
+]
 Prefetch = Annotated[
     int | None,
     option(
-        metavar="N",
+        "--prefetch N",
+        "Unacknowledged messages per consumer. [default: 1000; with --exec, 2 per command]",
         min=1,
         max=65535,
-        help="Unacknowledged messages per consumer. [default: 1000; with --exec, 2 per command]",
     ),
 ]
 _option = partial(option_field, panel="Handling")

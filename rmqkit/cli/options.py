@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
 _OPTION = "option"  # the key of an option in the metadata of its field
 
-Json = Annotated[bool, typer.Option("--json", help="Print the report, or the error, as JSON.")]
+
+def option(names: str, help: str, *, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 - Typer's word
+    """Make an option; `names` are its flags and metavar, as help shows them, and `panel` is its group in the help."""
+    flags = names.split()
+    metavar = None if flags[-1].startswith("-") else flags.pop()
+    return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
-def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 - Typer's word
-    """Make an option whose help shows no default; `panel` is its group in the help."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, **{"show_default": False} | more)
+Json = Annotated[bool, option("--json", "Print the report, or the error, as JSON.")]
 
 
 def option_field(
@@ -40,13 +43,8 @@ def option_field(
     default_factory: Any = MISSING,
     **more: Any,
 ) -> Any:
-    """Make a field of a dataclass that is an option; `names` are its flags and metavar, as help shows them.
-
-    Help shows a default that is not empty, unless `show_default` says otherwise.
-    """
-    words = names.split()
-    metavar = None if words[-1].startswith("-") else words.pop()
-    metadata = {_OPTION: option(*words, metavar=metavar, help=help, **{"show_default": bool(default)} | more)}
+    """Make an option a field of a dataclass; help shows a default that is not empty, unless `show_default` is given."""
+    metadata = {_OPTION: option(names, help, **{"show_default": bool(default)} | more)}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -3,19 +3,16 @@
 from collections import Counter
 from typing import Annotated, NamedTuple
 
-import typer
-
 from rmqkit.cli import output
+from rmqkit.cli.options import option
 from rmqkit.cli.output import Style
 from rmqkit.cli.topology_source import broker_name
 from rmqkit.plan import Outcome, Plan
 from rmqkit.report import as_json
 from rmqkit.settings import Settings
 
-Prune = Annotated[bool, typer.Option("--prune", help="Delete in-scope entities that no file declares.")]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="Recreate conflicting queues and exchanges, keeping their messages.")
-]
+Prune = Annotated[bool, option("--prune", "Delete in-scope entities that no file declares.")]
+Replace = Annotated[bool, option("--replace", "Recreate conflicting queues and exchanges, keeping their messages.")]
 _HEADER = ("  action", "kind", "name", "remarks")
 
 

@@ -7,7 +7,7 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import frame, last_applied, output, plan_text, topology_source
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.options import ApplyOptions
 from rmqkit.stop import Stop
 
@@ -17,21 +17,19 @@ def apply(
     files: topology_source.Files,
     broker: ConnectionOptions,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, as `rmqkit plan` does.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Show the plan, as `rmqkit plan` does.")] = False,
     prune: plan_text.Prune = False,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Prune queues in use, too; replace queues also if their unacknowledged messages are unseen."
-        ),
+        option("--force", "Prune queues in use, too; replace queues also if their unacknowledged messages are unseen."),
     ] = False,
     replace: plan_text.Replace = False,
     wait: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
+        option(
+            "--wait SECONDS",
+            "Time to wait for consumers, unacknowledged messages, and publishers that bypass bindings to leave.",
             min=0,
-            help="Time to wait for consumers, unacknowledged messages, and publishers that bypass bindings to leave.",
         ),
     ] = 0.0,
     json: Json = False,

@@ -11,6 +11,7 @@ import typer
 from rmqkit.address import PORTS
 from rmqkit.cli import output
 from rmqkit.cli.app import SETTINGS
+from rmqkit.cli.options import option
 from rmqkit.errors import NodeError
 from rmqkit.exit_codes import DONE, PARTLY_DONE, SIGNALLED, UNREACHABLE
 from rmqkit.http_api import client as http_api
@@ -34,26 +35,25 @@ _START = "Start it with `rmqkit broker start`."
 def start(
     port: Annotated[
         int | None,
-        typer.Option(
-            metavar="PORT",
-            help="AMQP port; 0 for any free one. [default: the last one, 5672, or a free one]",
+        option(
+            "--port PORT",
+            "AMQP port; 0 for any free one. [default: the last one, 5672, or a free one]",
             min=0,
             max=65535,
         ),
     ] = None,
     nodes: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="1, or 3, 5 or 7 for a cluster. [default: as last time, or 1]", min=1, max=7),
+        int | None, option("--nodes N", "1, or 3, 5 or 7 for a cluster. [default: as last time, or 1]", min=1, max=7)
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="How long to wait for logins. [default: 60, or 120 for a cluster]", min=1),
+        option("--timeout SECONDS", "How long to wait for logins. [default: 60, or 120 for a cluster]", min=1),
     ] = None,
     rabbitmq: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of the RabbitMQ to start, with its scripts in sbin. [default: RMQKIT_RABBITMQ,"
+        option(
+            "--rabbitmq DIR",
+            "Folder of the RabbitMQ to start, with its scripts in sbin. [default: RMQKIT_RABBITMQ,"
             " the last one started, or the installed one]",
         ),
     ] = None,
@@ -110,7 +110,7 @@ def stop() -> None:
 @app.command(epilog="rmqkit broker status --json")
 def status(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+    as_json: Annotated[bool, option("--json", "Print the status as JSON.")] = False,
 ) -> None:
     """Show whether the node, or each node of a cluster, is running, and where.
 
@@ -128,9 +128,9 @@ def status(
 
 @app.command(epilog="rmqkit broker logs -n 100 --follow")
 def logs(
-    lines: Annotated[int, typer.Option("-n", "--lines", metavar="N", help="Number of lines.", min=0)] = 50,
+    lines: Annotated[int, option("-n --lines N", "Number of lines.", min=0)] = 50,
     *,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines as they are logged.")] = False,
+    follow: Annotated[bool, option("-f --follow", "Print new lines as they are logged.")] = False,
 ) -> None:
     """Print the last lines of the log of the node, or of each node of a cluster."""
     found = [str(node.log) for node in last_started().nodes if node.log.exists()]

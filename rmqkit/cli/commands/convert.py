@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rmqkit.cli import files, output, topology_source
+from rmqkit.cli.options import option
 from rmqkit.cli.topology_source import TopologyFormat
 from rmqkit.errors import InputError
 from rmqkit.topology.file.definitions import not_in_definitions
@@ -19,19 +20,17 @@ def convert(
     target: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; - for stdout.")] = files.STANDARD,
     *,
     to: Annotated[
-        TopologyFormat | None,
-        typer.Option("--to", help="The format to write. [default: from the names: .json, .yaml, .yml]"),
+        TopologyFormat | None, option("--to", "The format to write. [default: from the names: .json, .yaml, .yml]")
     ] = None,
     vhost: Annotated[
         str | None,
-        typer.Option(
-            "--vhost",
-            metavar="NAME",
-            help="The virtual host to read from definitions of several; or to write into definitions, so that they can"
+        option(
+            "--vhost NAME",
+            "The virtual host to read from definitions of several; or to write into definitions, so that they can"
             " be imported as a cluster's.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    force: Annotated[bool, option("--force", "Replace OUT if it exists.")] = False,
 ) -> None:
     """Turn RabbitMQ's definitions into a topology file, or a topology file into definitions.
 

@@ -25,16 +25,15 @@ def demo(
         str, typer.Argument(metavar="[PATTERN]", help="One of the patterns above.", autocompletion=_complete)
     ] = "work",
     count: Annotated[
-        int | None,
-        option("-n", "--count", metavar="N", min=1, help="Number of messages, or calls, published at a time."),
+        int | None, option("-n --count N", "Number of messages, or calls, published at a time.", min=1)
     ] = None,
     workers: Annotated[
         int | None,
         option(
-            metavar="N",
+            "--workers N",
+            f"Number of processes that share the work, for {', '.join(_SHARED)}. [default: 3]",
             min=1,
             max=64,
-            help=f"Number of processes that share the work, for {', '.join(_SHARED)}. [default: 3]",
         ),
     ] = None,
     *,

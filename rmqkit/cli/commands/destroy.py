@@ -2,10 +2,8 @@
 
 from typing import Annotated
 
-import typer
-
 from rmqkit.cli import last_applied, plan_text, topology_source
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 
 
 @grouped
@@ -13,13 +11,9 @@ def destroy(
     files: topology_source.Files,
     broker: ConnectionOptions,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and change nothing.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Also delete queues in use, with the messages they hold.")
-    ] = False,
-    wait: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Time to wait for messages and consumers to leave.")
-    ] = 0.0,
+    dry_run: Annotated[bool, option("--dry-run", "Show what would be deleted, and change nothing.")] = False,
+    force: Annotated[bool, option("--force", "Also delete queues in use, with the messages they hold.")] = False,
+    wait: Annotated[float, option("--wait SECONDS", "Time to wait for messages and consumers to leave.", min=0)] = 0.0,
     json: Json = False,
 ) -> None:
     """Delete the exchanges, queues, bindings and policies that topology files declare.

@@ -2,10 +2,8 @@
 
 from typing import Annotated
 
-import typer
-
 from rmqkit.cli import files, output, topology_source
-from rmqkit.cli.options import ConnectionOptions, grouped
+from rmqkit.cli.options import ConnectionOptions, grouped, option
 from rmqkit.cli.topology_source import TopologyFormat
 
 
@@ -13,14 +11,11 @@ from rmqkit.cli.topology_source import TopologyFormat
 def export(
     broker: ConnectionOptions,
     *,
-    target: Annotated[
-        str, typer.Option("-o", "--output", metavar="FILE", help="The file to write; else standard output.")
-    ] = files.STANDARD,
+    target: Annotated[str, option("-o --output FILE", "The file to write; else standard output.")] = files.STANDARD,
     form: Annotated[
-        TopologyFormat,
-        typer.Option("--format", help="A topology file, or definitions that RabbitMQ imports."),
+        TopologyFormat, option("--format", "A topology file, or definitions that RabbitMQ imports.")
     ] = TopologyFormat.yaml,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    force: Annotated[bool, option("--force", "Replace FILE if it exists.")] = False,
 ) -> None:
     """Write the exchanges, queues, bindings and policies of a virtual host as a topology file.
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rmqkit.cli import files, output
+from rmqkit.cli.options import option
 from rmqkit.cli.output import Style
 from rmqkit.errors import InputError
 from rmqkit.topology.diagram.graph import Diagram, collapse, draw
@@ -50,15 +51,13 @@ def graph(
     sources: Annotated[list[str], typer.Argument(metavar="FILE", help="Topology files, drawn as one; - for stdin.")],
     *,
     format: Annotated[  # noqa: A002 - the flag's word
-        DiagramFormat | None, typer.Option("--format", help="How to draw. [default: by the suffix of OUT, or tree]")
+        DiagramFormat | None, option("--format", "How to draw. [default: by the suffix of OUT, or tree]")
     ] = None,
-    target: Annotated[
-        str, typer.Option("-o", "--output", metavar="OUT", help="The file to write; - for stdout.")
-    ] = files.STANDARD,
+    target: Annotated[str, option("-o --output OUT", "The file to write; - for stdout.")] = files.STANDARD,
     everything: Annotated[
-        bool, typer.Option("--all", help="Draw every entity instead of abbreviating groups of similar ones.")
+        bool, option("--all", "Draw every entity instead of abbreviating groups of similar ones.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    force: Annotated[bool, option("--force", "Replace OUT if it exists.")] = False,
 ) -> None:
     """Draw a topology: exchanges, queues, bindings and the routes of dead letters.
 

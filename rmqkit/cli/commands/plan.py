@@ -6,7 +6,7 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import plan_text, topology_source
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.options import ApplyOptions
 
 
@@ -18,7 +18,7 @@ def plan(
     prune: plan_text.Prune = False,
     replace: plan_text.Replace = False,
     detailed_exit_code: Annotated[
-        bool, typer.Option("--detailed-exit-code", help="Exit with 3 if there is something to change, 0 if not.")
+        bool, option("--detailed-exit-code", "Exit with 3 if there is something to change, 0 if not.")
     ] = False,
     json: Json = False,
 ) -> None:

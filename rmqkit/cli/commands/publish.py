@@ -33,9 +33,9 @@ def publish(
     properties: PropertyOptions,
     broker: ConnectionOptions,
     *,
-    rate: Annotated[float | None, option(metavar="N", min=0.001, help="Publish at most N messages a second.")] = None,
+    rate: Annotated[float | None, option("--rate N", "Publish at most N messages a second.", min=0.001)] = None,
     no_confirms: Annotated[
-        bool, typer.Option("--no-confirms", help="Do not wait for confirms: the outcome is unknown then.")
+        bool, option("--no-confirms", "Do not wait for confirms: the outcome is unknown then.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import output, topology_source
-from rmqkit.cli.options import Json, parse_target
+from rmqkit.cli.options import Json, option, parse_target
 from rmqkit.errors import Unroutable
 from rmqkit.message import Properties
 from rmqkit.model import Retry
@@ -32,18 +32,12 @@ def route(
     files: topology_source.Files,
     *,
     exchange: Annotated[
-        str | None,
-        typer.Option("-e", "--exchange", metavar="NAME", help="The exchange. [default: the files' `publish:`]"),
+        str | None, option("-e --exchange NAME", "The exchange. [default: the files' `publish:`]")
     ] = None,
-    routing_key: Annotated[
-        str | None, typer.Option("-r", "--routing-key", metavar="KEY", help="The routing key.")
-    ] = None,
-    queue: Annotated[
-        str | None, typer.Option("-q", "--queue", metavar="NAME", help="One queue, through the default exchange.")
-    ] = None,
+    routing_key: Annotated[str | None, option("-r --routing-key KEY", "The routing key.")] = None,
+    queue: Annotated[str | None, option("-q --queue NAME", "One queue, through the default exchange.")] = None,
     header: Annotated[
-        list[str] | None,
-        typer.Option("-H", "--header", metavar="K=V", help="A header: k=text, or k:=JSON; repeatable, CC and BCC too."),
+        list[str] | None, option("-H --header K=V", "A header: k=text, or k:=JSON; repeatable, CC and BCC too.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -64,16 +64,13 @@ def serve(
     broker: ConnectionOptions,
     *,
     served: ServedFunctionOptions,
-    concurrency: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many commands or calls may run at once.")
-    ] = 1,
+    concurrency: Annotated[int, option("--concurrency N", "How many commands or calls may run at once.", min=1)] = 1,
     prefetch: Annotated[
-        int, typer.Option(metavar="N", min=1, max=65535, help="How many requests may wait for each of them.")
+        int, option("--prefetch N", "How many requests may wait for each of them.", min=1, max=65535)
     ] = 1,
-    count: Annotated[int | None, option("-n", "--count", metavar="N", min=1, help="Stop after N requests.")] = None,
+    count: Annotated[int | None, option("-n --count N", "Stop after N requests.", min=1)] = None,
     reject_failed: Annotated[
-        bool,
-        typer.Option("--reject-failed", help="Dead-letter a request that failed, besides sending the error."),
+        bool, option("--reject-failed", "Dead-letter a request that failed, besides sending the error.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -18,7 +18,7 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import error_output, output, topology_source
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.output import Style
 from rmqkit.errors import (
     AccessRefused,
@@ -104,11 +104,9 @@ def status(
             help="Topology files: show only their queues, and the drift from them. Or names of queues, with * and ?.",
         ),
     ] = None,
-    sort: Annotated[Order | None, typer.Option("--sort", help=_SORT)] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
-    interval: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", help="Time between two refreshes.", min=0.1)
-    ] = 2.0,
+    sort: Annotated[Order | None, option("--sort", _SORT)] = None,
+    watch: Annotated[bool, option("-w --watch", "Refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, option("--interval SECONDS", "Time between two refreshes.", min=0.1)] = 2.0,
     json: Json = False,
 ) -> None:
     """Show the depth, consumers and message rates of queues.

@@ -11,7 +11,7 @@ from rmqkit.cli import frame, handler_options, last_applied, output, worker_proc
 from rmqkit.cli.consume_job import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
 from rmqkit.connection import Connection
 from rmqkit.handlers.runner import ConsumeJob
 from rmqkit.message import Verdict
@@ -75,10 +75,7 @@ def subscribe(
     count: Count = None,
     idle_timeout: IdleTimeout = None,
     prefetch: Prefetch = None,
-    workers: Annotated[
-        int,
-        typer.Option("--workers", metavar="N", min=1, help="Consume with N processes, from a --durable queue."),
-    ] = 1,
+    workers: Annotated[int, option("--workers N", "Consume with N processes, from a --durable queue.", min=1)] = 1,
     json: Json = False,
 ) -> None:
     """Print the messages an exchange routes from now on, until Ctrl-C: all, or those that match the keys or headers.
@@ -131,9 +128,8 @@ def unsubscribe(
     *,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force",
-            help="Delete it even if it holds messages, which are lost, has consumers, or is not a subscription.",
+        option(
+            "--force", "Delete it even if it holds messages, which are lost, has consumers, or is not a subscription."
         ),
     ] = False,
     json: Json = False,

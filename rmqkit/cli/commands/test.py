@@ -12,7 +12,7 @@ import typer
 from rmqkit import exit_codes, report
 from rmqkit.cli import frame, output
 from rmqkit.cli.files import write
-from rmqkit.cli.options import ConnectionOptions, Json, grouped
+from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
 from rmqkit.report import ScenarioReport, ScenarioResult
 from rmqkit.stop import Stop, StopRequested
 from rmqkit.topology.file.scenarios import Scenario, load
@@ -25,11 +25,9 @@ def run(
     broker: ConnectionOptions,
     *,
     live: Annotated[
-        bool, typer.Option("--live", help="Run them on a broker, in a copy of the topology that is deleted afterwards.")
+        bool, option("--live", "Run them on a broker, in a copy of the topology that is deleted afterwards.")
     ] = False,
-    junit: Annotated[
-        str, typer.Option("--junit", metavar="FILE", help="Also write the results as JUnit XML; - for stdout.")
-    ] = "",
+    junit: Annotated[str, option("--junit FILE", "Also write the results as JUnit XML; - for stdout.")] = "",
     json: Json = False,
 ) -> None:
     """Check that messages reach the queues that scenario files expect, and no others.

@@ -11,7 +11,7 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import contract_options, output
 from rmqkit.cli.files import readable
-from rmqkit.cli.options import Json
+from rmqkit.cli.options import Json, option
 from rmqkit.cli.output import Style
 from rmqkit.errors import SettingsError
 from rmqkit.topology.file import loader, scenarios
@@ -27,10 +27,8 @@ def validate(
         list[str] | None, typer.Argument(metavar="FILE", help="Topology files, read as one; - for stdin.")
     ] = None,
     *,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 for warnings too.")] = False,
-    explain: Annotated[
-        str, typer.Option("--explain", metavar="CODE", help="Explain a finding, with a bad and a good example.")
-    ] = "",
+    strict: Annotated[bool, option("--strict", "Exit with 2 for warnings too.")] = False,
+    explain: Annotated[str, option("--explain CODE", "Explain a finding, with a bad and a good example.")] = "",
     json: Json = False,
 ) -> None:
     """Check topology files for errors and for anything suspicious, without a broker.
