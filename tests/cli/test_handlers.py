@@ -102,6 +102,7 @@ def test_a_command_gets_the_body_and_all_properties_and_no_credentials(
     told = json.loads(stdout)
     assert base64.b64decode(told["body"]) == everything
     environment = {name: value for name, value in told["environment"].items() if "TEST" not in name}
+    environment.pop("RMQKIT_RABBITMQ", None)  # of these tests
     assert json.loads(environment.pop("RMQKIT_HEADERS")) == {"n": 1, "who": "é"}
     assert environment == {
         "RMQKIT_QUEUE": queue, "RMQKIT_EXCHANGE": "", "RMQKIT_ROUTING_KEY": queue, "RMQKIT_REDELIVERED": "false",

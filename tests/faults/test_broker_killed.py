@@ -42,7 +42,7 @@ def test_nothing_is_lost_when_an_operator_closes_all_connections_again_and_again
 ) -> None:
     result = scenarios.connections_closed(node_setup, rng)
     assert result.violations == []
-    assert result.report.republished > 0
+    assert result.report.republished + result.duplicated > 0  # a connection was closed while messages were in flight
 
 
 @pytest.mark.fault(3)
