@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import plan_apply, subscription
-from rmqkit.deploy.plan_apply import take_snapshot
+from rmqkit.deploy.snapshot import take_snapshot
 from rmqkit.errors import NotFound
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.client import LiveTopology

@@ -24,7 +24,7 @@ from pika.adapters.select_connection import IOLoop
 from pika.exceptions import ConnectionClosedByClient
 
 from rmqkit.address import Address
-from rmqkit.amqp import error_mapping, pika_codec
+from rmqkit.amqp import error_mapping, pika_decoder
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frame_decoder import Decoder
 from rmqkit.amqp.frames import ConsumerCancel, Event
@@ -46,7 +46,7 @@ class _Adapter(pika.SelectConnection):
     def __init__(self, parameters: pika.ConnectionParameters, owner: Transport, ioloop: IOLoop) -> None:
         self._owner = owner
         self.broken_by: BaseException | None = None  # pika keeps only the text of the error that broke the stream
-        decoder = pika_codec.PikaDecoder if os.environ.get(PURE_PIKA) else Decoder
+        decoder = pika_decoder.PikaDecoder if os.environ.get(PURE_PIKA) else Decoder
         self.decoder = decoder(self._process_frame, parameters.frame_max)
         super().__init__(
             parameters,

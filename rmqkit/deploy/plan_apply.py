@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rmqkit.amqp import declare_methods
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import delete
+from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import (
     AccessRefused,
-    AuthenticationFailed,
     BrokerError,
     Location,
     NotFound,
@@ -27,8 +27,7 @@ from rmqkit.errors import (
     ResourceLocked,
     Unreachable,
 )
-from rmqkit.http_api import client as http_api
-from rmqkit.http_api.client import HttpApiClient, LiveTopology
+from rmqkit.http_api.client import HttpApiClient
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.options import ApplyOptions
 from rmqkit.plan import Kind, Outcome, Plan, Step
@@ -49,34 +48,6 @@ _INTERRUPTED = (
 )
 _NAMED = 10  # entities of a run that was refused midway
 _DECLARED = (Outcome.CREATE, Outcome.CHANGE, Outcome.DECLARE)
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerSnapshot:
-    """The HTTP API and everything in the virtual host, or neither and `unavailable`, the reason."""
-
-    api: HttpApiClient | None = None
-    live: LiveTopology | None = None
-    unavailable: str = ""
-
-    @property
-    def topology(self) -> Topology | None:
-        """Return everything in the virtual host, if the HTTP API is available."""
-        return self.live.topology if self.live else None
-
-
-def take_snapshot(connection: ReconnectingConnection) -> BrokerSnapshot:
-    """Read everything in the virtual host from the HTTP API if it answers, which it must if the settings name it.
-
-    Raises Unreachable, AuthenticationFailed, AccessRefused, SettingsError.
-    """
-    try:
-        api = http_api.connect(connection)
-        return BrokerSnapshot(api, api.live())
-    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
-        if connection.settings.api_url:
-            raise
-        return BrokerSnapshot(unavailable=exc.message)
 
 
 def plan(
@@ -136,14 +107,10 @@ def apply(
     """
     topology = expand(topology)
     planned = plan(connection, topology, snapshot, options)
-    if planned.conflicts:
-        raise conflict(planned)
-    if planned.missing:
-        raise _not_found(planned)
-    _require_http_api(topology, snapshot, prune=options.prune)
+    _require_applicable(planned, topology, snapshot, prune=options.prune)
     pruned = extras(topology, snapshot.topology) if options.prune and snapshot.topology else Topology()
-    replaced = [step for step in planned.steps if step.outcome is Outcome.REPLACE]
-    replaced = [step for step in replaced if step.differences or not step.interrupted]
+    to_replace = (step for step in planned.steps if step.outcome is Outcome.REPLACE)
+    replaced = [step for step in to_replace if step.differences or not step.interrupted]
 
     def check_pruned() -> None:
         if not options.force:
@@ -344,6 +311,15 @@ def _not_found(planned: Plan) -> NotFound:
     error = NotFound(404, "NOT_FOUND", missing, message=message, advice=advice, problems=problems)
     error.report = planned
     return error
+
+
+def _require_applicable(planned: Plan, topology: Topology, snapshot: BrokerSnapshot, *, prune: bool) -> None:
+    """Raise the error that keeps a plan from being applied, before anything is changed."""
+    if planned.conflicts:
+        raise conflict(planned)
+    if planned.missing:
+        raise _not_found(planned)
+    _require_http_api(topology, snapshot, prune=prune)
 
 
 def _require_http_api(topology: Topology, snapshot: BrokerSnapshot, *, prune: bool = False) -> None:

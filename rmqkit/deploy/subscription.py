@@ -14,7 +14,7 @@ from rmqkit.amqp.channel import Channel, ChannelTransport
 from rmqkit.amqp.inspector import EntityInspector
 from rmqkit.amqp.reconnect import ReconnectingConnection
 from rmqkit.deploy import plan_apply
-from rmqkit.deploy.plan_apply import BrokerSnapshot, take_snapshot
+from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import AccessRefused, InputError, PropertyMismatch
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import QueueState

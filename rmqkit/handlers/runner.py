@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rmqkit.connection import Connection
@@ -16,11 +17,10 @@ from rmqkit.errors import (
     BrokerError,
     ConnectionLost,
     HandlerError,
-    Location,
-    PayloadError,
     RmqkitError,
     SettingsError,
 )
+from rmqkit.handlers.contract_source import ContractSource, InvalidDelivery
 from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
@@ -210,7 +210,7 @@ def run_handler(
         with stop.waking(ending.request):
             if stop.requested:
                 ending.request()
-            thread_group.run_all([lambda run=run: run.handle(handler, show_progress) for run in runs], ending)  # type: ignore[misc]
+            thread_group.run_all([partial(run.handle, handler, show_progress) for run in runs], ending)
         if in_doubt := report().in_doubt:
             message = f"the connection was lost before {plural(in_doubt, 'message')} of queue {job.queue!r}"
             raise ConnectionLost(
@@ -369,41 +369,3 @@ def _attempts(delivery: Delivery, queue: str) -> int:
     headers = delivery.properties.headers or {}
     before = headers.get(ATTEMPTS) if headers.get(QUEUE) == queue else 0
     return 1 + (before if type(before) is int and before > 0 else 0)
-
-
-InvalidDelivery = tuple[int, Delivery, PayloadError]  # its number in the source, from 1
-
-
-@dataclass
-class ContractSource:
-    """A source of the deliveries that satisfy a contract; `on_invalid` gets the others of each batch."""
-
-    source: Source
-    check: Check
-    on_invalid: Callable[[list[InvalidDelivery]], None]
-    _number: int = 0
-
-    def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
-        """Yield the valid deliveries of each batch, possibly none. Raises what `on_invalid` raises."""
-        for batch in self.source.batches(busy=busy):
-            valid: list[Delivery] = []
-            invalid: list[InvalidDelivery] = []
-            for delivery in batch:
-                self._number += 1
-                try:
-                    self.check(delivery.body, Location("the message"))
-                except PayloadError as exc:
-                    invalid.append((self._number, delivery, exc))
-                else:
-                    valid.append(delivery)
-            if invalid:
-                self.on_invalid(invalid)
-            yield valid
-
-    def is_lost(self, delivery: Delivery) -> bool:
-        """Tell whether the broker requeued a delivery."""
-        return self.source.is_lost(delivery)
-
-    def wake(self) -> None:
-        """Have `batches` yield an empty batch soon."""
-        self.source.wake()

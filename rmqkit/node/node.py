@@ -26,8 +26,9 @@ import platformdirs
 from rmqkit.errors import NodeError
 from rmqkit.node import installation
 from rmqkit.node.installation import Identity
-from rmqkit.node.ports import NO_PORTS, Ports, accepts_logins, bind_error, choose, is_listening
+from rmqkit.node.ports import NO_PORTS, Ports, bind_error, choose, is_listening
 from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_until
+from rmqkit.node.readiness import accepts_logins
 
 __all__ = ["Node", "NodeStatus", "default_folder"]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from rmqkit.amqp import pika_codec
+from rmqkit.amqp import pika_decoder
 from rmqkit.amqp.field_table import MAX_DEPTH, decode_properties
 from rmqkit.amqp.frame_decoder import Decoder, ProtocolError
 from rmqkit.amqp.frames import Confirm, Encoder, Returned, encode_ack, encode_method, encode_nack
@@ -126,7 +126,7 @@ def test_bytes_decode_to_the_events_of_pika_however_they_are_split(wire: list[by
     reads = [stream[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     beats: list[Any] = []
     expected_beats: list[Any] = []
-    expected = _decode(pika_codec.PikaDecoder(expected_beats.append, FRAME_MAX), [stream])
+    expected = _decode(pika_decoder.PikaDecoder(expected_beats.append, FRAME_MAX), [stream])
     assert _decode(Decoder(beats.append, FRAME_MAX), reads) == expected
     assert len(beats) == len(expected_beats)
 

@@ -23,7 +23,7 @@ from rmqkit.amqp.field_table import (
 )
 from rmqkit.amqp.frame_decoder import MAX_HEADER_BYTES, Decoder, ProtocolError
 from rmqkit.amqp.frames import Confirm, LazyOrigin, Returned, encode_method
-from rmqkit.amqp.pika_codec import PikaDecoder
+from rmqkit.amqp.pika_decoder import PikaDecoder
 from rmqkit.errors import PayloadError
 from rmqkit.handlers.delivery_filters import DeliveryFilter
 from rmqkit.message import Delivery, Properties

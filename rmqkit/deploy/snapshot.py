@@ -1,0 +1,39 @@
+"""Everything in a virtual host, as far as RabbitMQ's HTTP API shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.errors import AccessRefused, AuthenticationFailed, Unreachable
+from rmqkit.http_api import client as http_api
+from rmqkit.http_api.client import HttpApiClient, LiveTopology
+from rmqkit.model import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSnapshot:
+    """The HTTP API and everything in the virtual host, or neither and `unavailable`, the reason."""
+
+    api: HttpApiClient | None = None
+    live: LiveTopology | None = None
+    unavailable: str = ""
+
+    @property
+    def topology(self) -> Topology | None:
+        """Return everything in the virtual host, if the HTTP API is available."""
+        return self.live.topology if self.live else None
+
+
+def take_snapshot(connection: ReconnectingConnection) -> BrokerSnapshot:
+    """Read everything in the virtual host from the HTTP API if it answers, which it must if the settings name it.
+
+    Raises Unreachable, AuthenticationFailed, AccessRefused, SettingsError.
+    """
+    try:
+        api = http_api.connect(connection)
+        return BrokerSnapshot(api, api.live())
+    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
+        if connection.settings.api_url:
+            raise
+        return BrokerSnapshot(unavailable=exc.message)
