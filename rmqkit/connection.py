@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import plan_apply, subscription
 from rmqkit.deploy.snapshot import take_snapshot
 from rmqkit.errors import NotFound

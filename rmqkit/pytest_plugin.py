@@ -96,7 +96,7 @@ def _rmqkit_broker(request: pytest.FixtureRequest) -> _Broker:
 @pytest.fixture(scope="session")
 def _rmqkit_http_api(_rmqkit_broker: _Broker) -> HttpApiClient:
     """Return the HTTP API of that broker, verified to belong to it."""
-    from rmqkit.amqp.reconnect import ReconnectingConnection  # noqa: PLC0415
+    from rmqkit.amqp.reconnecting_connection import ReconnectingConnection  # noqa: PLC0415
     from rmqkit.http_api import client as http_api  # noqa: PLC0415
 
     with (

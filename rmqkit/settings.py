@@ -119,9 +119,13 @@ def _is_another_broker(addresses: Sequence[Address], inherited: str) -> bool:
     if not inherited:
         return False
     with suppress(SettingsError):
-        known = {(each.host, each.port) for each in parse_urls(inherited, source="the environment")}
-        return not any((each.host, each.port) in known for each in addresses)
+        known = {_host_and_port(each) for each in parse_urls(inherited, source="the environment")}
+        return known.isdisjoint(map(_host_and_port, addresses))
     return True
+
+
+def _host_and_port(address: Address) -> tuple[str, int]:
+    return "localhost" if is_loopback(address.host) else address.host, address.port
 
 
 def _with_key_password(tls: Tls) -> Tls:

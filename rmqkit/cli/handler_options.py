@@ -161,7 +161,7 @@ class FilterOptions:
             if self.unmatched is not None:
                 raise typer.BadParameter("--unmatched requires --filter")
             return
-        from rmqkit.handlers.delivery_filters import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
+        from rmqkit.handlers.delivery_filter import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
 
         DeliveryFilter(self.filter)
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 
-from rmqkit.amqp import declare_methods
+from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import MethodCall
+from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.error_mapping import NOT_IMPLEMENTED
-from rmqkit.amqp.inspector import EntityInspector
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy.queue_use import find_use
 from rmqkit.errors import Location, Problem, PropertyMismatch, Refused
 from rmqkit.http_api.client import HttpApiClient
@@ -129,10 +129,10 @@ def _calls(
     queues = {queue.name for queue in topology.queues}
     for binding in topology.bindings:
         if binding.destination_type == "exchange" or binding.destination not in queues:  # else its queue removes it
-            yield declare_methods.unbind_call(binding)
+            yield entity_methods.unbind_call(binding)
     for queue in topology.queues:
         # Only classic queues support if-unused and if-empty; for the others the broker closes the connection.
         careful = not force and (types.get(queue.name) or default_queue_type) == "classic"
-        yield declare_methods.delete_call(queue, if_unused=careful, if_empty=careful)
+        yield entity_methods.delete_call(queue, if_unused=careful, if_empty=careful)
     for exchange in topology.exchanges:
-        yield declare_methods.delete_call(exchange, if_unused=not force)
+        yield entity_methods.delete_call(exchange, if_unused=not force)

@@ -11,9 +11,9 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rmqkit.amqp import declare_methods
-from rmqkit.amqp.inspector import EntityInspector
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp import entity_methods
+from rmqkit.amqp.entity_inspector import EntityInspector
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import delete
 from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import (
@@ -69,7 +69,7 @@ def plan(
     at = next((at for at, step in enumerate(planned.steps) if step.outcome is Outcome.EXTRA), len(planned.steps))
     missing = _missing_externals(connection, topology, snapshot.topology)
     planned = replace(planned, steps=(*planned.steps[:at], *missing, *planned.steps[at:]))
-    interrupted = {(declare_methods.kind(each), each.name) for each in unfinished(connection, topology)}
+    interrupted = {(entity_methods.kind(each), each.name) for each in unfinished(connection, topology)}
     at_most_once: set[str] = set()
     if live is not None and live.default_queue_type == "quorum":
         at_most_once = {each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments}
@@ -213,13 +213,13 @@ def _declare(connection: ReconnectingConnection, planned: Plan, api: HttpApiClie
         if api is not None:
             api.put_policy(policy)
             yield
-    missing = [each for each in entities if isinstance(each, declare_methods.Entity) and not _touches(each, replaced)]
+    missing = [each for each in entities if isinstance(each, entity_methods.Entity) and not _touches(each, replaced)]
     for kind in ("exchange", "queue", "binding"):
-        same_kind = [each for each in missing if declare_methods.kind(each) == kind]
-        yield from declare_methods.declare_all(connection, same_kind)
+        same_kind = [each for each in missing if entity_methods.kind(each) == kind]
+        yield from entity_methods.declare_all(connection, same_kind)
 
 
-def _touches(entity: declare_methods.Entity, replaced: Collection[tuple[str, str]]) -> bool:
+def _touches(entity: entity_methods.Entity, replaced: Collection[tuple[str, str]]) -> bool:
     """Tell whether a binding has an end that is being replaced, and is restored with it."""
     if not isinstance(entity, Binding):
         return False

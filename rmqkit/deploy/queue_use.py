@@ -10,8 +10,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from rmqkit.amqp.inspector import EntityInspector
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.entity_inspector import EntityInspector
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.http_api.client import HttpApiClient, QueueTotal
 from rmqkit.model import Queue
 from rmqkit.plural import plural

@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from rmqkit.amqp import declare_methods
+from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import ConsumerCancel, encode_ack, encode_nack, encode_reject
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import delete
 from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled
 from rmqkit.message import Message, Properties
@@ -104,7 +104,7 @@ class _ScenarioRun:
         topology = self._copy.topology
         try:
             for entities in (topology.exchanges, topology.queues, topology.bindings):
-                for _ in declare_methods.declare_all(self._connection, entities):
+                for _ in entity_methods.declare_all(self._connection, entities):
                     self._check_stop()
             self._channel = self._connection.channel()
             self._channel.qos(_PREFETCH, subject="a channel")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Unreachable
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.client import HttpApiClient, LiveTopology

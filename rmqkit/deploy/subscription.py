@@ -9,10 +9,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmqkit.amqp import declare_methods
+from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel, ChannelTransport
-from rmqkit.amqp.inspector import EntityInspector
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.entity_inspector import EntityInspector
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import plan_apply
 from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import AccessRefused, InputError, PropertyMismatch
@@ -68,9 +68,9 @@ class TemporaryQueue:
             self._name = f"rmqkit.subscription.{uuid.uuid4().hex}"
             self._declared_on = weakref.ref(channel.transport)
         queue = Queue(self._name, durable=False, auto_delete=True, exclusive=True, arguments=self._arguments)
-        declare_methods.declare(channel, queue)
+        entity_methods.declare(channel, queue)
         for binding in self._subscription.bindings(self._name):
-            declare_methods.declare(channel, binding)
+            entity_methods.declare(channel, binding)
         return self._name
 
 
@@ -84,7 +84,7 @@ def check(connection: ReconnectingConnection, subscription: Subscription) -> Non
     if not name:
         raise InputError("the default exchange takes no bindings", advice="Consume the queue itself.")
     with closing(connection.channel()) as channel, suppress(AccessRefused):  # binding tells, and requires less
-        declare_methods.declare(channel, Exchange(name), passive=True)
+        entity_methods.declare(channel, Exchange(name), passive=True)
     kind, auto_delete = _type_and_auto_delete(connection, name)
     if subscription.headers and kind not in ("headers", ""):
         raise InputError(f"exchange {name!r} is of type {kind}, which ignores headers", advice="Name routing keys.")
@@ -144,9 +144,9 @@ def keep(
         bindings = _missing(connection, name, subscription, on_warning)
     with closing(connection.channel()) as channel:
         if is_new or max_length:
-            declare_methods.declare(channel, Queue(name, arguments=arguments))
+            entity_methods.declare(channel, Queue(name, arguments=arguments))
         for binding in bindings:
-            declare_methods.declare(channel, binding)
+            entity_methods.declare(channel, binding)
 
 
 def remove(connection: ReconnectingConnection, name: str, *, force: bool, temporary: bool) -> QueueState:

@@ -39,7 +39,7 @@ from rmqkit.topology.policies import dead_letter_target
 from rmqkit.topology.retry import in_words, waiting_queue
 
 if TYPE_CHECKING:
-    from rmqkit.handlers.delivery_filters import DeliveryFilter, FilteredSource
+    from rmqkit.handlers.delivery_filter import DeliveryFilter, FilteredSource
 
 PROGRESS_EVERY_S = 0.05
 MAX_FAILURES_SHOWN = 20  # kinds of failure; any others are counted, not shown
@@ -198,7 +198,7 @@ def run_handler(
         check = compile_contract(job.contract) if job.contract else None
         matches: DeliveryFilter | None = None
         if job.filter is not None:
-            from rmqkit.handlers.delivery_filters import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
+            from rmqkit.handlers.delivery_filter import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
 
             matches = DeliveryFilter(job.filter, on_warning)
         failures = _FailureLog(on_warning)
@@ -268,7 +268,7 @@ class _ConsumerRun:
         self._source: Source = self._consumer
         self._filtered: FilteredSource | None = None
         if matches:
-            from rmqkit.handlers.delivery_filters import FilteredSource  # noqa: PLC0415 - start-up time: jinja2
+            from rmqkit.handlers.delivery_filter import FilteredSource  # noqa: PLC0415 - start-up time: jinja2
 
             count, prefetch = job.options.count, job.options.prefetch
             self._filtered = FilteredSource(self._consumer, matches, job.unmatched, count, prefetch, failures.warn)

@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import (
     AccessRefused,
     AuthenticationFailed,

@@ -17,7 +17,7 @@ from typing import Self
 
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import ConsumerCancel, Event
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AccessRefused, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger

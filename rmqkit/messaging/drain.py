@@ -12,7 +12,7 @@ from functools import partial
 
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import encode_nack
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AccessRefused, ConnectionLost, NotConfirmed, PayloadError, Unroutable
 from rmqkit.message import Delivery
 from rmqkit.messaging.acknowledger import SettledTags

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
-from rmqkit.amqp import declare_methods
+from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.frames import LazyOrigin
-from rmqkit.amqp.inspector import EntityInspector
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PayloadError, PropertyMismatch, Refused, Unroutable
 from rmqkit.message import Delivery, Origin
 from rmqkit.messaging.held_deliveries import RETURN_S, HeldDeliveries
@@ -294,12 +294,12 @@ class _MovePass(Transfer):
             return destination
         end = Exchange(destination.exchange) if destination.exchange else Queue(destination.routing_key)
         if self._is_missing(end):
-            return f"there is no {declare_methods.subject(end)}"
+            return f"there is no {entity_methods.subject(end)}"
         keys = [key for key in destination.keys if self._is_missing(Queue(key))]
         return with_keys(destination, keys) if keys else destination
 
     def _is_missing(self, entity: Exchange | Queue) -> bool:
-        name = declare_methods.subject(entity)
+        name = entity_methods.subject(entity)
         if name not in self._missing:
             try:
                 self._missing[name] = self._inspector.passive_declare(entity) is None

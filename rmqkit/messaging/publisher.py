@@ -14,7 +14,7 @@ from functools import cache
 
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import Confirm, Encoder, Event, QosOk, Returned, encode_qos
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, NotFound, PayloadError, Refused
 from rmqkit.message import Message
 from rmqkit.messaging.publish_window import TRIES, ConfirmDeadline, PublishWindow, RetryQueue, StoppedWaiting

@@ -17,7 +17,7 @@ from uuid import uuid4
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.field_table import decode_properties
 from rmqkit.amqp.frames import DIRECT_REPLY, Confirm, Encoder, Event, Returned
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, PayloadError, ReplyTimeout, RmqkitError, Unroutable
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_reply

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import HandlerError, InputError, Location, PayloadError
 from rmqkit.message import Delivery, Message, Properties, Verdict
 from rmqkit.messaging import rpc_reply, thread_group

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import Confirm, ConsumerCancel, Encoder, LazyOrigin, Returned
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import ConsumerCancelled, PayloadError, Unroutable
 from rmqkit.message import Delivery, Origin
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor

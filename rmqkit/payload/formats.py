@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple, NoReturn
 
-from rmqkit import json_text
+from rmqkit import strict_json
 from rmqkit.errors import Location, PayloadError, Problem
 
 Check = Callable[[bytes, Location], None]
@@ -75,11 +75,11 @@ def check(body: bytes, format: Format | None, where: Location) -> None:  # noqa:
 
 
 def check_json(body: bytes, where: Location) -> str:
-    """Refuse JSON that RFC 8259 forbids or parsers disagree on (`json_text`); return the text. Raises PayloadError."""
+    """Refuse JSON that RFC 8259 forbids or parsers read differently; return the text. Raises PayloadError."""
     text = decode(body, where, "JSON")
     if len(text) <= _SMALL:
         with suppress(ValueError, RecursionError):
-            json_text.read(text)
+            strict_json.read(text)
             return text
     _check_json(text, where)
     return text
@@ -89,13 +89,13 @@ def read_json(body: bytes, where: Location) -> tuple[str, Any]:
     """Refuse JSON as `check_json` does; return the text and its value."""
     text = decode(body, where, "JSON")
     with suppress(ValueError, RecursionError):
-        return text, json_text.read(text)
+        return text, strict_json.read(text)
     _check_json(text, where)
     return text, json.loads(text)
 
 
 def _check_json(text: str, where: Location) -> None:
-    if fault := json_text.find_fault(text):
+    if fault := strict_json.find_fault(text):
         raise error_at(place(text[: fault.position], where), f"not JSON: {fault.message}")
 
 

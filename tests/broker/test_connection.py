@@ -16,7 +16,6 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Outcome, Properties, PublishOptions, Queue, Topology
-from rmqkit.amqp.channel import NACK_IS_FREE
 from rmqkit.amqp.transport import PURE_PIKA
 from tests.conftest import Broker
 from tests.support.queues import drain
@@ -515,7 +514,7 @@ def test_a_consumer_that_stops_costs_a_quorum_queue_no_delivery_from_4_3_on(
     connection.apply(Topology(queues=(Queue(dead), Queue(queue_name, arguments=limit | dead_letters))))
     bodies = [b"%d" % number for number in range(5)]
     connection.publish(Message(body, routing_key=queue_name) for body in bodies)
-    kept = version(broker) >= NACK_IS_FREE
+    kept = version(broker) >= (4, 3)
     for _ in range(4 if kept else 2):
         with connection.consume(queue_name) as consumer:
             next(consumer.batches())

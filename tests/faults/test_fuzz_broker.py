@@ -15,7 +15,7 @@ from pika import frame, spec
 import rmqkit
 from rmqkit import Fate, Message, PublishOptions
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AuthenticationFailed, BrokerError, Unreachable
 from tests.faults.fake_broker import CAPABLE, FakeBroker, Gone, Peer, Published, ordinary
 from tests.support.fuzzing import bounded, examples, mutated
@@ -28,10 +28,10 @@ BOUND_S = 20.0
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every wait for a broker that says nothing be short."""
-    monkeypatch.setattr("rmqkit.amqp.reconnect.OPEN_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("rmqkit.amqp.reconnect.CALL_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("rmqkit.amqp.reconnect.LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr("rmqkit.amqp.reconnect.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.OPEN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.CALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.FIRST_PAUSE_S", 0.01)
     monkeypatch.setitem(Channel.call.__kwdefaults__ or {}, "timeout_s", 1.0)
     monkeypatch.setitem(ReconnectingConnection.recover.__kwdefaults__ or {}, "timeout_s", 3.0)
 

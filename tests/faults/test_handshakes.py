@@ -148,7 +148,7 @@ def test_tls_against_a_plain_port(broker_url: str) -> None:
 
 @pytest.mark.fault(8)
 def test_a_host_that_accepts_and_says_nothing_is_given_up_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmqkit.amqp.reconnect.OPEN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.OPEN_TIMEOUT_S", 1.0)
     started_s = time.monotonic()
     with FakeBroker(Peer.hold) as broker, pytest.raises(rmqkit.Unreachable, match="answer"):
         rmqkit.connect(broker.url)

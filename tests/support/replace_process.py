@@ -19,8 +19,8 @@ from typing import Any
 
 import pika
 
-from rmqkit.amqp.inspector import EntityInspector
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.entity_inspector import EntityInspector
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy.replace.replace import replace, unfinished
 from rmqkit.deploy.replace.session import Pauses, ReplaceResult
 from rmqkit.model import Binding, Exchange, Queue, Topology

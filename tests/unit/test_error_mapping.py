@@ -11,7 +11,7 @@ from pika import exceptions, spec
 from pika.adapters.utils import connection_workflow
 
 from rmqkit.address import Address
-from rmqkit.amqp import error_mapping, reconnect
+from rmqkit.amqp import error_mapping, reconnecting_connection
 from rmqkit.amqp.frame_decoder import ProtocolError
 from rmqkit.errors import (
     AccessRefused,
@@ -136,7 +136,9 @@ def test_a_refused_guest_is_advised_about_loopback_users(host: str, explained: b
 def test_offered_login_mechanisms_are_tried_in_order() -> None:
     def answer(offered: str, *wanted: str) -> object:
         address = Address(username="u", auth_mechanisms=wanted)
-        return reconnect._Credentials(address, "p").response_for(spec.Connection.Start(mechanisms=offered))
+        return reconnecting_connection._Credentials(address, "p").response_for(
+            spec.Connection.Start(mechanisms=offered)
+        )
 
     assert answer("PLAIN AMQPLAIN") == ("PLAIN", b"\0u\0p")
     assert answer("PLAIN EXTERNAL", "EXTERNAL", "PLAIN") == ("EXTERNAL", b"")

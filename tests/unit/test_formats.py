@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmqkit import json_text
+from rmqkit import strict_json
 from rmqkit.errors import Location, PayloadError
 from rmqkit.payload import formats
 from rmqkit.payload.formats import ContentType, Format
@@ -17,7 +17,7 @@ _VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries
 
 @given(_VALUES, st.booleans(), st.sampled_from([None, 2]))
 def test_json_that_python_writes_is_accepted(value: object, ascii_only: bool, indent: int | None) -> None:
-    assert json_text.find_fault(json.dumps(value, ensure_ascii=ascii_only, indent=indent)) is None
+    assert strict_json.find_fault(json.dumps(value, ensure_ascii=ascii_only, indent=indent)) is None
 
 
 @given(st.text(alphabet='[]{}:,"\\ntfu01.-eE \n', max_size=12))
@@ -25,14 +25,14 @@ def test_text_that_python_refuses_as_json_is_refused(text: str) -> None:
     try:
         json.loads(text)
     except ValueError:
-        assert json_text.find_fault(text)
+        assert strict_json.find_fault(text)
 
 
 @given(_VALUES, st.data())
 def test_json_that_ends_too_early_is_refused_as_python_does(value: object, data: st.DataObject) -> None:
     text = json.dumps([value])
     cut = text[: data.draw(st.integers(0, len(text) - 1))]
-    assert json_text.find_fault(cut)
+    assert strict_json.find_fault(cut)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,10 @@ def test_the_content_type_follows_the_format_then_the_name_then_the_bytes(
 @given(st.text(alphabet='[]{}:,"\\ntfuNad801.-eE \n', max_size=14) | _VALUES.map(json.dumps))
 def test_text_that_the_fast_reader_accepts_has_no_fault(text: str) -> None:
     try:
-        value = json_text.read(text)
+        value = strict_json.read(text)
     except ValueError:
         return
-    assert json_text.find_fault(text) is None
+    assert strict_json.find_fault(text) is None
     assert value == json.loads(text)
 
 
@@ -166,7 +166,7 @@ def test_text_that_the_fast_reader_accepts_has_no_fault(text: str) -> None:
 )
 def test_text_with_a_possible_fault_is_left_to_the_slow_reader(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        json_text.read(text)
+        strict_json.read(text)
 
 
 @given(_VALUES, st.sampled_from([None, 2]), st.data())
@@ -177,5 +177,5 @@ def test_every_value_is_found_in_its_text(value: object, indent: int | None, dat
     while isinstance(inner, list | dict) and inner and data.draw(st.booleans()):
         path.append(data.draw(st.sampled_from(list(inner) if isinstance(inner, dict) else range(len(inner)))))
         inner = inner[path[-1]]  # type: ignore[index]
-    found, _ = json.JSONDecoder().raw_decode(text, json_text.position_of(text, path))
+    found, _ = json.JSONDecoder().raw_decode(text, strict_json.position_of(text, path))
     assert found == inner

@@ -25,7 +25,7 @@ from rmqkit.amqp.frame_decoder import MAX_HEADER_BYTES, Decoder, ProtocolError
 from rmqkit.amqp.frames import Confirm, LazyOrigin, Returned, encode_method
 from rmqkit.amqp.pika_decoder import PikaDecoder
 from rmqkit.errors import PayloadError
-from rmqkit.handlers.delivery_filters import DeliveryFilter
+from rmqkit.handlers.delivery_filter import DeliveryFilter
 from rmqkit.message import Delivery, Properties
 from rmqkit.messaging.rpc_reply import error_in
 from rmqkit.payload import properties

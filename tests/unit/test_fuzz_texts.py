@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rmqkit import json_text
+from rmqkit import strict_json
 from rmqkit.address import parse_urls
 from rmqkit.errors import DocumentError, InputError, Location, PayloadError, RmqkitError, SettingsError, TopologyError
 from rmqkit.message import Properties
@@ -205,7 +205,7 @@ def test_accepted_json_is_read_as_python_reads_it(body: bytes) -> None:
     found = outcome(lambda: formats.read_json(body, WHERE), PayloadError)
     if isinstance(found, tuple):
         assert found == (body.decode(), json.loads(body))
-        assert outcome(lambda: json_text.find_fault(body.decode())) is None
+        assert outcome(lambda: strict_json.find_fault(body.decode())) is None
     else:
         assert placed(found)
 

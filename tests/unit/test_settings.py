@@ -173,13 +173,14 @@ def test_flags_take_precedence_over_variables_and_variables_over_the_default() -
     ("url", "api_url"),
     [
         ("amqp://ada:secret@one/shop", "http://one:1"),  # the broker of RMQKIT_URL, as another user
+        ("amqp://127.0.0.1:5674", "http://one:1"),  # the same broker by another name
         ("amqp://three,two:5673", "http://one:1"),
         ("amqp://one:5673", ""),
         ("amqp://three", ""),
     ],
 )
 def test_the_variable_of_the_http_api_belongs_to_the_broker_of_the_other_variable(url: str, api_url: str) -> None:
-    environ = {"RMQKIT_URL": "amqp://one,two:5673", "RMQKIT_API_URL": "http://one:1"}
+    environ = {"RMQKIT_URL": "amqp://one,two:5673,localhost:5674", "RMQKIT_API_URL": "http://one:1"}
     assert load_settings([url], environ=environ).api_url == api_url
     assert load_settings([url], environ={"RMQKIT_API_URL": "http://one:1"}).api_url == "http://one:1"
     assert load_settings([url], environ=environ, api_url="http://three:2").api_url == "http://three:2"

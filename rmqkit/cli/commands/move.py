@@ -68,7 +68,7 @@ class MoveFilterOptions:
         """Return a function that tells whether to move a message. Raises PayloadError for a bad expression."""
         if self.filter is None:
             return lambda _: True
-        from rmqkit.handlers.delivery_filters import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
+        from rmqkit.handlers.delivery_filter import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
 
         return DeliveryFilter(self.filter, output.warn)
 

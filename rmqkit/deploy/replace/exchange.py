@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rmqkit.amqp import declare_methods
+from rmqkit.amqp import entity_methods
 from rmqkit.deploy.replace.session import ReplaceResult, ReplaceSession
 from rmqkit.deploy.replace.temporary_entities import MARKER, match_key
 from rmqkit.errors import PropertyMismatch
@@ -38,14 +38,14 @@ class ExchangeReplacement:
             session.declare(MARKER, self.gate, Binding(MARKER.name, gate, "exchange"), *bound)
             session.pause(session.pauses.on_disk_s)
         self._step("deleting it and declaring the new one")
-        old = [declare_methods.delete_call(self.exchange)] if self.conflicting else []
+        old = [entity_methods.delete_call(self.exchange)] if self.conflicting else []
         new = [*self._gates(outgoing), *incoming]
-        session.call(*old, declare_methods.declare_call(self.exchange), *map(declare_methods.declare_call, new))
+        session.call(*old, entity_methods.declare_call(self.exchange), *map(entity_methods.declare_call, new))
         self._step("restoring its bindings")
         session.declare(*outgoing)
         session.pause(session.pauses.stale_s)
         self._step("deleting its gate")
-        session.call(declare_methods.delete_call(self.gate))
+        session.call(entity_methods.delete_call(self.gate))
 
     def result(self, *, finished: bool) -> ReplaceResult:
         """Return what was done so far."""

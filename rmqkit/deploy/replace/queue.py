@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
-from rmqkit.amqp import declare_methods
+from rmqkit.amqp import entity_methods
 from rmqkit.amqp.error_mapping import NOT_IMPLEMENTED
 from rmqkit.deploy.replace.session import ReplaceResult, ReplaceSession, ReplaceStopped
 from rmqkit.deploy.replace.temporary_entities import MARKER, TemporaryEntities
@@ -75,7 +75,7 @@ class QueueReplacement:
                 self._step("restoring everything")
                 self._refill()
                 message = f"queue {self.queue.name!r}: {exc}; everything was restored"
-                subject = declare_methods.subject(self.queue)
+                subject = entity_methods.subject(self.queue)
                 raise PropertyMismatch(406, "in use", subject, message=message, advice=_ADVICE) from exc
         else:
             self._step("declaring it")
@@ -108,11 +108,11 @@ class QueueReplacement:
             session.declare(_binding(temporary.ingress, self.queue), *map(self._to_ingress, self.bindings))
             session.pause(session.pauses.on_disk_s)
             self._step("removing its bindings")
-            session.call(*map(declare_methods.unbind_call, self.bindings))
+            session.call(*map(entity_methods.unbind_call, self.bindings))
         self._step("preparing to drain it")
         session.declare(temporary.drain, _binding(temporary.drain, temporary.old_messages))
         self._step(f"redirecting new messages to {temporary.new_messages.name}")
-        session.call(declare_methods.unbind_call(_binding(temporary.ingress, self.queue)))
+        session.call(entity_methods.unbind_call(_binding(temporary.ingress, self.queue)))
         session.pause(session.pauses.stale_s)
 
     def _exchange_queues(self) -> None:
@@ -169,8 +169,8 @@ class QueueReplacement:
             return f"it has {contents}"
         try:
             self.session.call(
-                declare_methods.delete_call(self.queue, if_unused=self.classic, if_empty=self.classic),
-                declare_methods.declare_call(self.queue),
+                entity_methods.delete_call(self.queue, if_unused=self.classic, if_empty=self.classic),
+                entity_methods.declare_call(self.queue),
             )
         except PropertyMismatch as exc:
             if not exc.subject.startswith("deleting"):
@@ -197,7 +197,7 @@ class QueueReplacement:
         session.declare(*self.bindings)
         session.pause(session.pauses.stale_s)
         self._step("deleting its temporary entities")
-        session.call(*(declare_methods.unbind_call(self._to_ingress(each)) for each in self.bindings))
+        session.call(*(entity_methods.unbind_call(self._to_ingress(each)) for each in self.bindings))
         queues = (temporary.old_messages, temporary.new_messages)
         for queue in queues:
             self._restore(queue, lambda count: f"moving {count} more messages back")
@@ -206,14 +206,14 @@ class QueueReplacement:
         for careful in (temporary.old_messages.arguments.get("x-queue-type") == "classic", False):
             try:
                 session.call(
-                    *(declare_methods.delete_call(each, if_unused=careful, if_empty=careful) for each in queues)
+                    *(entity_methods.delete_call(each, if_unused=careful, if_empty=careful) for each in queues)
                 )
                 break
             except Refused as exc:
                 if not careful or exc.reply_code != NOT_IMPLEMENTED:  # an earlier run made them for a quorum queue
                     raise
         exchanges = (temporary.drain, temporary.overflow, temporary.refill, temporary.ingress)
-        session.call(*map(declare_methods.delete_call, exchanges))
+        session.call(*map(entity_methods.delete_call, exchanges))
 
     def _catch_up(self) -> None:
         """Move new messages back; route newer ones directly to the queue when few are left, which they overtake.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
-from rmqkit.amqp import declare_methods
-from rmqkit.amqp.inspector import EntityInspector
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp import entity_methods
+from rmqkit.amqp.entity_inspector import EntityInspector
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy.replace.exchange import ExchangeReplacement
 from rmqkit.deploy.replace.queue import QueueReplacement, lack_of_room
 from rmqkit.deploy.replace.session import Pauses, ReplaceResult, ReplaceSession, ReplaceStopped
@@ -42,7 +42,7 @@ _HARMFUL = {
 def unfinished(connection: ReconnectingConnection, topology: Topology) -> tuple[Exchange | Queue, ...]:
     """Return the entities whose replacement ended early, exchanges first. Raises AccessRefused, ConnectionLost.
 
-    A login that may not inspect the marker, since RabbitMQ 4.3, cannot replace anything, and is told of none.
+    A login that may not inspect the marker, since RabbitMQ 4.3, cannot replace anything: for it there are none.
     """
     with EntityInspector(connection) as inspector:
         try:
@@ -88,7 +88,7 @@ def replace(
         begun = unfinished(consuming, topology)
         steps = {(step.kind, step.name): step for step in conflicts}
         every: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
-        found = [(each, steps.get((declare_methods.kind(each), each.name))) for each in every]
+        found = [(each, steps.get((entity_methods.kind(each), each.name))) for each in every]
         entities = [(each, step) for each, step in found if step or each in begun]
         _check(session, entities, wait_s)
         bindings = (*topology.bindings, *extra_bindings)
@@ -182,15 +182,15 @@ def _obstacles(session: ReplaceSession, entity: Exchange | Queue, step: Step) ->
             if not session.exists(queue):
                 trials.append(queue)
     try:
-        session.call(*map(declare_methods.declare_call, trials), *map(declare_methods.delete_call, trials))
+        session.call(*map(entity_methods.declare_call, trials), *map(entity_methods.delete_call, trials))
     except Refused as exc:
         with suppress(Refused):
-            session.call(*map(declare_methods.delete_call, trials))
+            session.call(*map(entity_methods.delete_call, trials))
         yield _problem(entity, f"cannot be declared anew: {exc.reply_code} {exc.reply_text}")
 
 
 def _problem(entity: Exchange | Queue, predicate: str) -> Problem:
-    return Problem(entity.where or Location("broker"), f"{declare_methods.subject(entity)} {predicate}")
+    return Problem(entity.where or Location("broker"), f"{entity_methods.subject(entity)} {predicate}")
 
 
 def _types(queue: Queue, step: Step | None) -> tuple[str, str]:

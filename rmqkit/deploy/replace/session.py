@@ -9,10 +9,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rmqkit.amqp import declare_methods
+from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import MethodCall
-from rmqkit.amqp.inspector import EntityInspector
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.entity_inspector import EntityInspector
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy.queue_use import find_use
 from rmqkit.deploy.replace.temporary_entities import LOCK, MARKER
 from rmqkit.errors import NotFound, PropertyMismatch, ResourceLocked
@@ -88,12 +88,12 @@ class ReplaceSession:
     def call(self, *calls: MethodCall) -> None:
         """Make calls in order, a hundred a write, up to the first that is refused. Raises Refused, ConnectionLost."""
         with closing(self.consuming.channel()) as channel:
-            for _ in channel.call_each((declare_methods.declare_call(LOCK), *calls)):
+            for _ in channel.call_each((entity_methods.declare_call(LOCK), *calls)):
                 pass
 
-    def declare(self, *entities: declare_methods.Entity) -> None:
+    def declare(self, *entities: entity_methods.Entity) -> None:
         """Declare entities as `call` does."""
-        self.call(*map(declare_methods.declare_call, entities))
+        self.call(*map(entity_methods.declare_call, entities))
 
     def exists(self, entity: Exchange | Queue) -> bool:
         """Tell whether an entity of this name exists."""
@@ -140,5 +140,5 @@ class ReplaceSession:
     def unlock(self) -> None:
         """Release the lock; delete the marker too, unless a replacement is unfinished."""
         with suppress(PropertyMismatch):  # it is bound to temporary entities
-            self.call(declare_methods.delete_call(MARKER, if_unused=True))
-        self.call(declare_methods.delete_call(LOCK))
+            self.call(entity_methods.delete_call(MARKER, if_unused=True))
+        self.call(entity_methods.delete_call(LOCK))

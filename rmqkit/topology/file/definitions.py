@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar, get_args
 
-from rmqkit import json_text
+from rmqkit import strict_json
 from rmqkit.errors import InputError, Location, Problem, TopologyError
 from rmqkit.model import AppliesTo, Binding, DestinationType, Exchange, Policy, Queue, Topology
 from rmqkit.topology.comparison import is_internal
@@ -45,7 +45,7 @@ def from_definitions(
     out, as when RabbitMQ imports definitions. Raises DocumentError if `source` is not JSON, TopologyError if it does
     not hold definitions, and InputError if `vhost` does not exist, or is None and there are several.
     """
-    reader = _DefinitionsReader(json_text.parse(source, file) if isinstance(source, str) else source, file)
+    reader = _DefinitionsReader(strict_json.parse(source, file) if isinstance(source, str) else source, file)
     reader.check()
     reader.choose(vhost)
     topology = reader.build()

@@ -9,7 +9,7 @@ from typing import Any
 from pika import spec
 
 from rmqkit.amqp.channel import Channel, MethodCall
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import Problem, Refused
 from rmqkit.model import Binding, Exchange, Queue
 from rmqkit.payload import properties

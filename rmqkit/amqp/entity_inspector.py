@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
-from rmqkit.amqp import declare_methods
+from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.reconnect import ReconnectingConnection
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import NotFound, PropertyMismatch, Refused, ResourceLocked
 from rmqkit.model import Exchange, Queue
 from rmqkit.plan import Difference, Outcome, Step
@@ -52,7 +52,7 @@ class EntityInspector:
         Raises ResourceLocked, AccessRefused, ConnectionLost.
         """
         try:
-            return declare_methods.declare(self._open(), entity, passive=True)
+            return entity_methods.declare(self._open(), entity, passive=True)
         except Refused as exc:
             self._channel = None
             if isinstance(exc, NotFound):
@@ -61,7 +61,7 @@ class EntityInspector:
 
     def compare(self, entity: Exchange | Queue) -> Step:
         """Compare an entity with the one on the broker."""
-        step = Step(declare_methods.kind(entity), entity.name, Outcome.UNCHANGED, entity=entity)
+        step = Step(entity_methods.kind(entity), entity.name, Outcome.UNCHANGED, entity=entity)
         if isinstance(self._declare(entity, passive=True), NotFound):
             return replace(step, outcome=Outcome.CREATE)
         differences, note = self._differences(entity)
@@ -76,7 +76,7 @@ class EntityInspector:
 
     def _declare(self, entity: Exchange | Queue, *, passive: bool) -> Refused | None:
         try:
-            declare_methods.declare(self._open(), entity, passive=passive)
+            entity_methods.declare(self._open(), entity, passive=passive)
         except (NotFound, PropertyMismatch, ResourceLocked) as exc:
             self._channel = None
             return exc
