@@ -31,7 +31,7 @@ from rmqkit.options import (
 )
 from rmqkit.payload.contracts import Contracts
 from rmqkit.plan import Plan
-from rmqkit.report import Answer, Fate, MoveReport, PublishReport, QueueState, QueueStatus, ServeReport
+from rmqkit.report import Answer, Failure, Fate, MoveReport, PublishReport, QueueState, QueueStatus, ServeReport
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
 
@@ -211,28 +211,35 @@ class Connection:
         stop: Stop | None = None,
         on_progress: Callable[[PublishReport], None] | None = None,
         on_settled: Callable[[int, Message, Fate], None] | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
     ) -> PublishReport:
         """Publish messages: persistent, mandatory and confirmed, unless they or `options` say otherwise.
 
         A None among the messages waits until all earlier ones are settled. `on_progress` receives the report so far
         about ten times a second and at the end, also after an error; `on_settled` the index, the message and the fate
-        of each message, once; `on_warning` each fault that publishing recovered from.
+        of each message, once; `on_failure` each message that was not confirmed, with the reason: the report of an
+        endless input would hold too many; `on_warning` each fault that publishing recovered from.
 
         A message that breaks the contract of its exchange in `topology`, or of the queue it is published to directly,
         is not sent: once all earlier ones are settled, raises PayloadError with its number, from 1, the place and the
         rule.
 
-        With `check`, as with `subprocess.run`, an unconfirmed message raises an error: Unroutable if it reached no
-        queue through the default exchange; NotConfirmed for any other, except one that reached no queue through its
-        exchange. Raises PayloadError for messages that AMQP cannot carry, ConnectionLost when recovery fails. The
-        `report` of a BrokerError has the numbers.
+        With `check`, as with `subprocess.run`, an unconfirmed message raises an error: NotConfirmed, or Unroutable if
+        all that failed reached no queue. Raises PayloadError for messages that AMQP cannot carry, ConnectionLost when
+        recovery fails. The `report` of a BrokerError has the numbers.
         """
         source = (messages,) if isinstance(messages, Message) else messages
         if topology:
             source = self._contracts_of(topology).checked(source)
         publisher = Publisher(
-            self._publishing, options, stop=stop, on_progress=on_progress, on_settled=on_settled, on_warning=on_warning
+            self._publishing,
+            options,
+            stop=stop,
+            on_progress=on_progress,
+            on_settled=on_settled,
+            on_failure=on_failure,
+            on_warning=on_warning,
         )
         report = publisher.publish(source)
         if check and (error := report.error()):
@@ -294,7 +301,8 @@ class Connection:
         from rmqkit.deploy.scenario_runner import ScenarioRunner  # noqa: PLC0415 - start-up time: few connections test
 
         stop = stop or Stop()
-        return ScenarioRunner(self._consuming, partial(self.publish, stop=stop), stop)
+        publish = partial(self.publish, options=PublishOptions(mandatory=False), stop=stop)
+        return ScenarioRunner(self._consuming, publish, stop)
 
     def call(self, request: Message, *, timeout_s: float = 10.0) -> Delivery:
         """Send a request and return its reply.

@@ -39,8 +39,9 @@ class PublishReport:
     """The outcome of publishing: published = confirmed + returned + nacked + refused + unknown.
 
     `republished` counts copies sent again, after a lost connection, a nack or a closed channel; `failures` holds the
-    first hundred messages that were not confirmed, in the order their fate was known; `interrupted` tells that a
-    stop was requested before the input ended. Without confirms, `confirmed` stays 0 and `unknown` counts all messages.
+    messages that were not confirmed, in the order their fate was known, or the first hundred of each fate if each was
+    passed to `on_failure`; `interrupted` tells that a stop was requested before the input ended. Without confirms,
+    `confirmed` stays 0 and `unknown` counts all messages.
     """
 
     published: int = 0
@@ -61,18 +62,21 @@ class PublishReport:
         return self.published == (self.confirmed if self.confirms else self.unknown)
 
     def error(self) -> NotConfirmed | Unroutable | None:
-        """Return the error that makes the run a failure; a message for an exchange without bindings is none."""
+        """Return the error that makes the run a failure: NotConfirmed, Unroutable, or None."""
         unknown = self.unknown if self.confirms else 0
-        returned = (each.message for each in self.failures if each.fate is Fate.RETURNED)
-        missing = sorted({each.routing_key for each in returned if not each.exchange})
         if failed := self.nacked + self.refused + unknown:
             reasons = sorted({failure.reason for failure in self.failures if failure.fate is not Fate.RETURNED})
             message = f"{failed} of {self.published} messages were not confirmed: {'; '.join(reasons)}"
             error: NotConfirmed | Unroutable = NotConfirmed(message)
-        elif missing:
+        elif self.returned:
+            first = next(each.message for each in self.failures if each.fate is Fate.RETURNED)
+            where = f"there is no queue {first.routing_key!r}"
+            if first.exchange:
+                where = f"exchange {first.exchange!r} has no binding for routing key {first.routing_key!r}"
             error = Unroutable(
-                f"{self.returned} of {self.published} messages reached no queue: there is no queue {missing[0]!r}",
-                advice="Declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`.",
+                f"{self.returned} of {self.published} messages reached no queue: {where}",
+                advice="Declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`; or publish with"
+                " `PublishOptions(mandatory=False)`.",
             )
         else:
             return None

@@ -123,14 +123,15 @@ def encode_qos(channel: int) -> bytes:
 
 
 class Encoder:
-    """Encodes messages for one channel, as mandatory except for direct replies.
+    """Encodes messages for one channel; direct replies are never mandatory.
 
     A mandatory direct reply would be delivered and also returned as unroutable
     (https://www.rabbitmq.com/docs/direct-reply-to).
     """
 
-    def __init__(self, channel: int, frame_max: int) -> None:
+    def __init__(self, channel: int, frame_max: int, *, mandatory: bool = True) -> None:
         self._channel = channel
+        self._mandatory = mandatory
         self._room = frame_max - FRAME_OVERHEAD  # body bytes in a frame
         self._exchange: str | None = None
         self._routing_key = ""
@@ -175,7 +176,8 @@ class Encoder:
     def _prepare(self, message: Message) -> None:
         if message.exchange != self._exchange or message.routing_key != self._routing_key:
             properties.check_target(message.exchange, message.routing_key)
-            mandatory = bool(message.exchange) or not message.routing_key.startswith(DIRECT_REPLY)
+            direct_reply = not message.exchange and message.routing_key.startswith(DIRECT_REPLY)
+            mandatory = self._mandatory and not direct_reply
             publish = spec.Basic.Publish(
                 exchange=message.exchange, routing_key=message.routing_key, mandatory=mandatory, immediate=False
             )

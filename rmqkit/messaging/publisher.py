@@ -23,20 +23,27 @@ from rmqkit.options import PublishOptions
 from rmqkit.report import Failure, Fate, PublishReport
 from rmqkit.stop import Stop
 
-MAX_FAILURES = 100  # in a report
+MAX_FAILURES = 100  # of each fate in a report, if every one was passed on
 
 OnSettled = Callable[[int, Message, Fate], None]
 
 
 class PublishCounts:
-    """The numbers of one run of publishing; `on_settled` receives each message once."""
+    """The numbers of one run of publishing; the callbacks are explained at `Connection.publish`."""
 
-    def __init__(self, *, confirms: bool, on_settled: OnSettled | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        confirms: bool,
+        on_settled: OnSettled | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
+    ) -> None:
         self.published = 0
         self.republished = 0
         self.interrupted = False
         self._confirms = confirms
         self._on_settled = on_settled
+        self._on_failure = on_failure
         self._fates = dict.fromkeys(Fate, 0)
         self._failures: list[Failure] = []
         self._started_s = time.monotonic()
@@ -68,8 +75,11 @@ class PublishCounts:
 
     def fail(self, sent: Sent, fate: Fate, reason: str) -> None:
         """Count a message that did not arrive, and keep the reason."""
-        if len(self._failures) < MAX_FAILURES:
-            self._failures.append(Failure(sent.position, sent.message, fate, reason))
+        failure = Failure(sent.position, sent.message, fate, reason)
+        if self._on_failure is not None:
+            self._on_failure(failure)
+        if self._on_failure is None or self._fates[fate] < MAX_FAILURES:
+            self._failures.append(failure)
         self._note(sent, fate)
 
     def balance(self) -> None:
@@ -111,6 +121,7 @@ class Publisher:
         stop: Stop | None = None,
         on_progress: Callable[[PublishReport], None] | None = None,
         on_settled: OnSettled | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
     ) -> None:
         self._connection = connection
@@ -119,7 +130,7 @@ class Publisher:
         self._on_progress = on_progress or (lambda _: None)
         self._warn = on_warning or (lambda _: None)
         self._warn_once = cache(self._warn)
-        self._counts = PublishCounts(confirms=options.confirms, on_settled=on_settled)
+        self._counts = PublishCounts(confirms=options.confirms, on_settled=on_settled, on_failure=on_failure)
         self._deadline = ConfirmDeadline(options)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
         self._retries: RetryQueue[Sent] = RetryQueue()  # nacked, to be sent again after a pause
@@ -309,7 +320,7 @@ class Publisher:
             channel.confirm_select()
         self._channel, self._opened_s, self._stale = channel, time.monotonic(), False
         self._unconfirmed = Unconfirmed()
-        self._encoder = Encoder(channel.number, channel.transport.frame_max)
+        self._encoder = Encoder(channel.number, channel.transport.frame_max, mandatory=self._options.mandatory)
 
     def _reopen(self, error: BrokerError) -> None:
         """Open a new channel, and queue the unconfirmed messages of the old one ahead of all others, in order."""

@@ -123,6 +123,7 @@ class RpcServer:
             PublishOptions(),
             stop=context.stop,
             on_settled=self._on_settled,
+            on_failure=lambda _: None,  # the report of a server's whole life would hold too many
             on_warning=context.on_warning,
         )
         with self._consumer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -197,13 +198,30 @@ def test_a_message_to_a_missing_queue_through_the_default_exchange_raises(
     assert [(failure.index, failure.fate) for failure in report.failures] == [(1, Fate.RETURNED)]
 
 
-def test_an_unroutable_message_to_an_exchange_is_counted_without_an_error(
+def test_an_unroutable_message_is_an_error_unless_it_is_not_mandatory(
     connection: rmqkit.Connection, namespace: Any
 ) -> None:
     exchange = namespace.exchange()
     connection.apply(Topology(exchanges=(Exchange(exchange, type="fanout"),)))
-    report = connection.publish(Message(b"x", exchange=exchange))
-    assert (report.published, report.confirmed, report.returned) == (1, 0, 1)
+    with pytest.raises(rmqkit.Unroutable, match=rf"1 of 1 messages reached no queue: exchange '{exchange}'"):
+        connection.publish(Message(b"x", exchange=exchange))
+    report = connection.publish(Message(b"x", exchange=exchange), options=PublishOptions(mandatory=False))
+    assert (report.published, report.confirmed, report.returned) == (1, 1, 0)
+
+
+def test_every_failure_reaches_the_caller_and_returns_hide_no_other(
+    connection: rmqkit.Connection, queue: str, namespace: Any
+) -> None:
+    missing, nowhere = namespace.exchange(), namespace.queue("missing")
+    messages = [Message(b"%d" % n, nowhere) for n in range(250)] + [Message(b"x", queue, exchange=missing)]
+    with pytest.raises(rmqkit.NotConfirmed, match=f"1 of 251.*{missing}") as caught:
+        connection.publish(messages)
+    failures = caught.value.report.failures
+    assert [failure.index for failure in failures] == list(range(251))
+    passed_on: list[rmqkit.Failure] = []
+    report = connection.publish(messages, check=False, on_failure=passed_on.append)
+    assert [failure.index for failure in passed_on] == list(range(251))
+    assert Counter(failure.fate for failure in report.failures) == {Fate.RETURNED: 100, Fate.REFUSED: 1}
 
 
 def test_without_confirms_everything_arrives_and_nothing_is_called_confirmed(

@@ -164,6 +164,7 @@ def _send(
                 stop=stop,
                 on_progress=on_progress,
                 on_settled=messages.resume.settled if messages.resume else None,
+                on_failure=lambda _: None,  # the first of each fate are enough to print
                 on_warning=output.warn,
             )
         except RmqkitError as exc:
