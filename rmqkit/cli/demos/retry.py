@@ -1,4 +1,4 @@
-"""The demo of delayed retries: tasks that succeed at once, at the third try, or never."""
+"""The demo of delayed retries: the handler, whose tasks succeed at once, at the third try, or never, and the result."""
 
 import json
 import time
@@ -9,10 +9,8 @@ from rmqkit.cli import output
 from rmqkit.cli.demos.runner import ENVELOPES, DemoRunner, Result
 from rmqkit.errors import HandlerError
 from rmqkit.message import Delivery
-from rmqkit.topology.examples import find
 
-_QUEUE, _PARKED = "tasks", "tasks_parked"
-_EXAMPLE, _SHORTER = "5s, 30s, 2m", "500ms, 1s, 2s"  # a demo should not take minutes
+_PARKED = "tasks_parked"
 _DELAYS_S = (0.5, 1, 2)
 _TRIES = {"easy": 1, "flaky": 3, "hopeless": 4}  # by kind of task
 
@@ -26,31 +24,20 @@ def handle(task: Delivery) -> None:
         raise HandlerError(f"no luck at try {attempt}")
 
 
-def run(runner: DemoRunner) -> Result:
-    """Publish tasks of each kind, and check when they were tried, and which were parked."""
-    shorter = find("retry").read_text("utf-8").replace(_EXAMPLE, _SHORTER)
-    (runner.broker.folder / "retry.yaml").write_text(shorter, "utf-8")
-    runner.note(f"$ sed 's/{_EXAMPLE}/{_SHORTER}/' topologies/retry.yaml >retry.yaml")
-    runner.apply("retry.yaml")
-    for kind in _TRIES:
-        runner.publish("--template", f"{kind} {{{{ n }}}}")
-    handler = f"{__name__}:{handle.__name__}"
-    worker = runner.start("worker", "consume", _QUEUE, "--handler", handler, comment="fails often")
-    runner.wait_for_lines({worker: runner.count * sum(_TRIES.values())})
-    runner.wait(lambda: runner.connection.queue_state(_PARKED).ready == runner.count, worker)
+def delays(runner: DemoRunner) -> Result:
+    """Wait for the last tries, and check when tasks were tried, and which were parked."""
+    count, worker = runner.count, runner.processes["worker"]
+    runner.wait({worker.name: str(count * sum(_TRIES.values()))})
+    runner.wait_until(lambda: runner.connection.queue_state(_PARKED).ready == count)
     runner.end()
-    output_lines = runner.run("consume", _PARKED, "--idle-timeout", "0.5", hidden=ENVELOPES, comment="the parked tasks")
-    parked = [json.loads(line) for line in output_lines.splitlines()]
+    printed = runner.run(f"consume {_PARKED} --idle-timeout 0.5", "the parked tasks", hidden=ENVELOPES).splitlines()
+    parked = [json.loads(line) for line in printed]
     reasons = {envelope["body"]: envelope["headers"]["x-rmqkit-reason"] for envelope in parked}
     times: dict[str, list[float]] = defaultdict(list)
-    for line in worker.lines():
-        body, at_s = json.loads(line)
+    for body, at_s in worker.printed():
         times[body].append(at_s)
-    return _result(runner.count, times, reasons, complete=len(parked) == len(reasons) == runner.count)
-
-
-def _result(count: int, times: dict[str, list[float]], reasons: dict[str, str], *, complete: bool) -> Result:
     rows, numbers = [], {}
+    complete = len(parked) == len(reasons) == count
     for kind, tries in _TRIES.items():
         bodies = [f"{kind} {number}" for number in range(count)]
         waits_s = [[after - before for before, after in pairwise(times[body])] for body in bodies]

@@ -16,7 +16,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+from string import Template
 from typing import Any, NamedTuple, Self
 
 from rmqkit.cli import output
@@ -31,9 +33,11 @@ from rmqkit.settings import load_settings
 from rmqkit.topology.examples import find
 from rmqkit.topology.file.loader import load
 
+Item = tuple[str, str]  # the kind of a message, by its headers or routing key, and its body
 ENVELOPES = ("--format", "json")  # shows a demo the properties of messages
 _TERMINATE_S = 10.0
 _COMMENT_COLUMN = 50
+_PUBLISH_S = 2  # at $rate: so long that readers and consumers can start, or be killed, meanwhile
 _STALLED_S = 30.0  # without a new line of output; a step usually takes a second or two
 
 
@@ -108,6 +112,7 @@ class DemoProcess:
         self._stdout, self._stderr = folder / f"{name}.out", folder / f"{name}.err"
         self._lines: list[bytes] = []
         self._bytes_read = 0
+        self._is_wanted = True
         with self._stdout.open("ab") as out, self._stderr.open("ab") as err:
             self._process = subprocess.Popen(  # noqa: S603 - rmqkit itself
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
@@ -128,33 +133,42 @@ class DemoProcess:
         self._lines += whole.split(b"\n") if newline else []
         return self._lines
 
+    def printed(self) -> list[Any]:
+        """Return the lines printed so far, decoded from JSON."""
+        return [json.loads(line) for line in self.lines()]
+
     def check(self) -> None:
-        """Raise HandlerError if the process has ended."""
-        if self._process.poll() is not None:
+        """Raise HandlerError if the process has failed."""
+        if self._is_wanted and self._process.poll():
             raise HandlerError(f"{self.name} ended with exit code {self._process.returncode}: {self.stderr.strip()}")
 
-    def kill(self) -> None:
-        """Kill the process, as a power failure would."""
-        self._process.kill()
-        self._process.wait()
-
-    def end(self) -> None:
-        """Terminate the process, as a service manager would."""
-        self._process.terminate()
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Terminate the process, as a service manager would; with SIGKILL, as a power failure would."""
+        self._is_wanted = False
+        self._process.send_signal(number)
         try:
             self._process.wait(_TERMINATE_S)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._process.kill()
+            self._process.wait()
 
 
 class DemoRunner:
-    """Run one demo: a broker, a connection to it, and the processes that run until the block ends."""
+    """Run one demo: a broker, a connection to it, and the processes that run until the block ends.
+
+    The methods from `run` to `kill` are the steps of `patterns.yaml`. `processes` has those that were started, by name.
+    """
 
     def __init__(self, pattern: Pattern, broker: DemoBroker, count: int | None, workers: int | None) -> None:
         self.pattern, self.broker = pattern, broker
         self.count, self.workers = count or pattern.count, workers or pattern.workers or 1
         self.connection = connect(settings=load_settings([broker.url], api_url=broker.api_url))
-        self._processes: list[DemoProcess] = []
+        self.processes: dict[str, DemoProcess] = {}
+        self.reports: dict[str, dict[str, int]] = {}  # of `publish`, by kind of message
+        self.expected: dict[str, set[Item]] = {}  # by reader
+        count, half = self.count, self.count // 2
+        rate = max(count // _PUBLISH_S, 1)
+        self._amounts = {"count": count, "half": half, "rest": count - half, "third": count // 3, "rate": rate}
         self._environment = {
             **os.environ,
             "RMQKIT_URL": broker.url,  # not in the arguments, which every user of the machine can see
@@ -174,116 +188,147 @@ class DemoRunner:
             self.connection.close()
 
     def run_demo(self) -> Result:
-        """Run the pattern's demo."""
-        module, _, function = self.pattern.demo.partition(":")
-        demo: Callable[[DemoRunner], Result] = getattr(import_module(f"rmqkit.cli.demos.{module}"), function)
-        return demo(self)
+        """Apply the pattern's topology, take the steps of its demo, and return the result."""
+        self._apply()
+        for step in self.pattern.steps:
+            (verb, subject), *details = step.items()
+            getattr(self, verb)(subject, **dict(details))
+        module, _, function = self.pattern.result.partition(":")
+        result: Callable[[DemoRunner], Result] = getattr(import_module(f"rmqkit.cli.demos.{module}"), function)
+        return result(self)
 
-    def apply(self, file: str = "") -> None:
-        """Apply a topology file, that of the pattern by default, and show how much it declares."""
-        file = file or f"topologies/{self.pattern.topology}.yaml"
-        topology = load(self.broker.folder / file)
-        amounts = {"exchange": len(topology.exchanges), "queue": len(topology.queues)}
-        declared = (plural(amount, kind) for kind, amount in amounts.items() if amount)
-        self.run("apply", file, comment=", ".join(declared))
+    def _apply(self) -> None:
+        """Apply the topology, with shorter delays if the pattern asks for them, and show how much it declares."""
+        file = f"topologies/{self.pattern.topology}.yaml"
+        if self.pattern.shorten:
+            long, short = self.pattern.shorten
+            source, file = file, f"{self.pattern.topology}.yaml"
+            text = (self.broker.folder / source).read_text("utf-8")
+            (self.broker.folder / file).write_text(text.replace(long, short), "utf-8")
+            self.note(f"$ sed 's/{long}/{short}/' {source} >{file}")
+        self.topology = load(self.broker.folder / file)
+        amounts = {"exchange": len(self.topology.exchanges), "queue": len(self.topology.queues)}
+        self.run(f"apply {file}", ", ".join(plural(amount, kind) for kind, amount in amounts.items() if amount))
 
-    def publish(self, *arguments: str) -> dict[str, Any]:
-        """Publish `count` messages, show their outcome, and return the report."""
-        arguments = (*arguments, "-n", str(self.count))
-        report: dict[str, Any] = json.loads(self._run("publish", *arguments, "--json"))
-        outcomes = (f"{report[name]:,} {name}" for name in ("confirmed", "returned") if report[name])
-        self.show("publish", *arguments, comment=", ".join(outcomes))
-        return report
+    def run(self, command: str, comment: str, *, hidden: Sequence[str] = ()) -> bytes:
+        """Show and run an `rmqkit`, and return its output; raise HandlerError if it fails. `hidden` is not shown."""
+        self.show(command, comment)
+        return self._run(command, *hidden)
 
-    def run(self, *arguments: str, hidden: Sequence[str] = (), comment: str = "") -> bytes:
-        """Show and run an `rmqkit`, and return its output; raise HandlerError if it fails."""
-        self.show(*arguments, comment=comment)
-        return self._run(*arguments, *hidden)
+    def publish(self, options: str, to: Sequence[str] = ()) -> None:
+        """Publish `count` messages that these readers are to get, and no other reader; show their outcome."""
+        command = self._filled(f"publish {options} -n $count".replace("  ", " "))
+        report = json.loads(self._run(command, "--json"))
+        self.show(command, ", ".join(f"{report[name]:,} {name}" for name in ("confirmed", "returned") if report[name]))
+        words = shlex.split(options)
+        kind = " ".join(value for flag, value in pairwise(words) if flag in ("-H", "-r", "--priority"))
+        kind = kind or str(self.topology.publish and self.topology.publish.exchange)
+        self.reports[kind] = report
+        for name in to:
+            self.expected.setdefault(name, set()).update((kind, str(number)) for number in range(self.count))
 
-    def start(
-        self, name: str, *arguments: str, hidden: Sequence[str] = (), comment: str = "", **variables: str
-    ) -> DemoProcess:
-        """Start an `rmqkit` that runs until it is ended; it is shown if it has a comment.
+    def start(self, command: str, name: str, comment: str = "", *, hidden: Sequence[str] = ()) -> DemoProcess:
+        """Start an `rmqkit` that runs until it is ended; show it if it has a comment.
 
-        It appends to the output of an earlier one with its name. `hidden` arguments are not shown; `variables` are
-        added to its environment.
+        It appends to the output of an earlier one with its name.
         """
-        environment, command = self._environment | variables, _command(*arguments, *hidden)
+        command = self._filled(command)
         with _signals_deferred():
-            self._processes.append(DemoProcess(name, command, self.broker.folder, environment))
+            process = DemoProcess(name, _command(command, *hidden), self.broker.folder, self._environment)
+            self.processes[name] = process
         if comment:
-            self.show(*arguments, comment=comment)
-        return self._processes[-1]
+            self.show(command, comment)
+        return process
 
-    def start_workers(self, name: str, command: str, queue: str, *options: str) -> list[DemoProcess]:
-        """Start the processes that share the work of a queue, numbered from 1, and wait until all of them consume."""
-        workers = [
-            self.start(f"{name} {number}", command, queue, *options, RMQKIT_DEMO_WORKER=str(number))
-            for number in range(1, self.workers + 1)
-        ]
-        self.wait_for_consumers(queue, *workers)
-        self.show(command, queue, *(["..."] if options else []), comment=f"{len(workers)} {name} processes, ready")
-        return workers
+    def read(self, command: str, comment: str = "", name: str = "") -> None:
+        """Start a reader, for the first time or again, which prints envelopes; it is named after its queue."""
+        process = self.start(command, name or command.rpartition(" ")[2], comment or name, hidden=ENVELOPES)
+        if command.startswith("subscribe"):
+            self.wait_until(lambda: "Subscribed" in process.stderr)
 
-    def end(self, *processes: DemoProcess) -> None:
-        """End processes; all of them if none is named."""
-        for process in processes or self._processes:
+    def share(self, command: str, name: str, shown: str = "", comments: Sequence[str] = ()) -> None:
+        """Start the processes that share the work of a queue, numbered from 1, and wait until all of them consume.
+
+        With comments they start one after another, and each is shown; the last comment is that of all further ones.
+        """
+        queue = command.split()[1]
+        for number in range(1, self.workers + 1):
+            self.start(command, f"{name} {number}", comments[min(number, len(comments)) - 1] if comments else "")
+            if comments:
+                self._wait_for_consumers(queue)
+        self._wait_for_consumers(queue)
+        if not comments:
+            self.show(shown or command, f"{self.workers} {name} processes, ready")
+
+    def wait(self, lines: Mapping[str, str]) -> None:
+        """Wait until each of these processes has printed its number of lines."""
+        expected = {self.processes[name]: int(self._filled(number)) for name, number in lines.items()}
+        self.wait_until(lambda: all(len(process.lines()) >= number for process, number in expected.items()))
+
+    def interrupt(self, name: str, comment: str) -> None:
+        """End a process, as Ctrl-C does."""
+        self.processes[name].end()
+        self.note("^C", comment)
+
+    def kill(self, name: str, comment: str) -> None:
+        """Kill a process, and show it, unless no other shares its work."""
+        if self.workers > 1:
+            process = self.processes[name]
+            process.end(signal.SIGKILL)
+            self.note(f"$ kill -9 {process.pid}", comment)
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in self.processes.values():
             process.end()
 
-    def kill(self, process: DemoProcess, comment: str) -> None:
-        """Kill a process, and show it."""
-        process.kill()
-        self.note(f"$ kill -9 {process.pid}", comment)
-
-    def show(self, *arguments: str, comment: str = "") -> None:
+    def show(self, command: str, comment: str = "") -> None:
         """Show a command as the user would type it, and its outcome in a comment."""
-        self.note(f"$ rmqkit {shlex.join(arguments)}", comment)
+        self.note(f"$ rmqkit {command}", comment)
 
     def note(self, command: str, comment: str = "") -> None:
         """Show a command, or a key that was pressed."""
         remark = output.paint(output.safe(f" # {comment}"), "dim", sys.stderr) if comment else ""
         output.note(f"{output.safe(command):<{_COMMENT_COLUMN}}{remark}".rstrip())
 
-    def wait(self, condition: Callable[[], bool], *processes: DemoProcess) -> bool:
+    def wait_until(self, condition: Callable[[], bool]) -> bool:
         """Wait until a condition holds, and return whether it does; give up when the processes print nothing new.
 
-        Raises HandlerError if one of them ends.
+        Raises HandlerError if one of them fails.
         """
         printed, since_s = 0, time.monotonic()
         while not condition():
-            for process in processes:
+            for process in self.processes.values():
                 process.check()
-            if (now := sum(len(process.lines()) for process in processes)) != printed:
+            if (now := sum(len(process.lines()) for process in self.processes.values())) != printed:
                 printed, since_s = now, time.monotonic()
             elif time.monotonic() - since_s > _STALLED_S:
                 return False  # the result shows what is missing
             time.sleep(0.02)
         return True
 
-    def wait_for_consumers(self, queue: str, *processes: DemoProcess) -> None:
-        """Wait until a queue has as many consumers as there are processes."""
-        self.wait(lambda: self.connection.queue_state(queue).consumers >= len(processes), *processes)
+    def wait_until_empty(self, *queues: str) -> None:
+        """Wait until the last messages of queues are delivered."""
+        self.wait_until(lambda: all(self.connection.queue_state(queue).ready == 0 for queue in queues))
 
-    def wait_for_lines(self, expected: Mapping[DemoProcess, int]) -> None:
-        """Wait until each process has printed its number of lines."""
-        self.wait(lambda: all(len(each.lines()) >= number for each, number in expected.items()), *expected)
+    def _wait_for_consumers(self, queue: str) -> None:
+        self.wait_until(lambda: self.connection.queue_state(queue).consumers >= len(self.processes))
 
-    def _run(self, *arguments: str) -> bytes:
+    def _filled(self, text: str) -> str:
+        return Template(text).substitute(self._amounts)
+
+    def _run(self, command: str, *hidden: str) -> bytes:
+        arguments, nothing = _command(command, *hidden), subprocess.DEVNULL
         done = subprocess.run(  # noqa: S603 - rmqkit itself
-            _command(*arguments),
-            cwd=self.broker.folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
+            arguments, cwd=self.broker.folder, env=self._environment, stdin=nothing, capture_output=True, check=False
         )
         if done.returncode:
-            raise HandlerError(f"rmqkit {shlex.join(arguments)}: exit code {done.returncode}: {done.stderr.decode()}")
+            raise HandlerError(f"rmqkit {command}: exit code {done.returncode}: {done.stderr.decode()}")
         return done.stdout
 
 
-def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "rmqkit", *arguments]
+def _command(command: str, *hidden: str) -> list[str]:
+    return [sys.executable, "-m", "rmqkit", *shlex.split(command), *hidden]
 
 
 @contextmanager

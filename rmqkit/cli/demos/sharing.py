@@ -1,10 +1,10 @@
 """Demos of processes that share work, with one of them or their broker killed half-way: work, cluster, rpc."""
 
 import os
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Thread
 
 from rmqkit.cli import output
 from rmqkit.cli.demos.runner import DemoRunner, Result, count_deliveries, totals
@@ -18,62 +18,54 @@ _WINDOW = 100
 _ELECTION_S = 30.0
 
 
-def work(runner: DemoRunner) -> Result:
+def tasks(runner: DemoRunner) -> Result:
     """Publish with confirms while workers consume, and count."""
-    return _publish(runner, _TASKS, b"%d", _TASKS)
+    runner.show(f"publish --count {runner.count}", "confirmed, while they consume")
+    return _publish(runner, _TASKS, [Message(b"%d" % number, _TASKS) for number in range(runner.count)])
 
 
-def cluster(runner: DemoRunner) -> Result:
+def orders(runner: DemoRunner) -> Result:
     """Publish with confirms while workers consume, kill the leader of the queue half-way, and count."""
-    return _publish(runner, _ORDERS, b'{"order": %d}', _ORDER_KEY, "orders.events")
+    runner.show(f"publish -r {_ORDER_KEY} --count {runner.count} ...", "confirmed, while they consume")
+    messages = [Message(b'{"order": %d}' % number, _ORDER_KEY, "orders.events") for number in range(runner.count)]
+    cluster = Cluster(runner.broker.folder / "cluster")
+    elections: list[tuple[str, str, float]] = []
+    failure = Thread(target=lambda: elections.append(_kill_leader(cluster)), daemon=True)
+    result = _publish(runner, _ORDERS, messages, halfway=failure.start)
+    failure.join()
+    before, after, seconds = elections[0]
+    text = f"{result.text}\nleaderless for {seconds:.2f} s: {before}, then {after or 'none'}"
+    numbers = {**result.numbers, "leaders": [before, after], "without_leader_s": round(seconds, 3)}
+    return Result(result.complete and bool(after), text, numbers)
 
 
-class LeaderFailure:
-    """Kill the leader of the orders, as a power failure would, and time the election of another one."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self.before, self.after = cluster.leader(_ORDERS), ""
-        self.seconds = 0.0
-        self._watcher = threading.Thread(target=self._await_election, daemon=True)
-
-    def begin(self) -> None:
-        """Kill the leader, and start to watch."""
-        node = next(node for node in self._cluster.nodes if node.name == self.before)
-        output.note(f"$ kill -9 {node.pid}   # {self.before}, the leader of {_ORDERS}")
-        node.kill()
-        self._watcher.start()
-
-    def end(self) -> None:
-        """Wait until another node leads."""
-        self._watcher.join()
-
-    def _await_election(self) -> None:
-        killed_s = time.monotonic()
-        while not self.after and self.seconds < _ELECTION_S:
-            leader = self._cluster.leader(_ORDERS)
-            self.seconds = time.monotonic() - killed_s
-            if leader not in ("", self.before):
-                self.after = leader
-                output.note(f"{leader} is the leader of {_ORDERS} now.")
-            time.sleep(0.02)
+def _kill_leader(cluster: Cluster) -> tuple[str, str, float]:
+    """Kill the leader of the orders, as a power failure would; return it, the next one, and the seconds between."""
+    before = cluster.leader(_ORDERS)
+    node = next(node for node in cluster.nodes if node.name == before)
+    output.note(f"$ kill -9 {node.pid}   # {before}, the leader of {_ORDERS}")
+    node.kill()
+    killed_s, seconds = time.monotonic(), 0.0
+    while seconds < _ELECTION_S:
+        leader = cluster.leader(_ORDERS)
+        seconds = time.monotonic() - killed_s
+        if leader not in ("", before):
+            output.note(f"{leader} is the leader of {_ORDERS} now.")
+            return before, leader, seconds
+        time.sleep(0.02)
+    return before, "", seconds
 
 
-def _publish(runner: DemoRunner, queue: str, body: bytes, routing_key: str, exchange: str = "") -> Result:
-    """Publish until the workers have received every message, and compare; in a cluster, kill the leader half-way."""
-    runner.apply()
-    workers = runner.start_workers("worker", "consume", queue)
-    count = ("--count", str(runner.count))
-    options = ("-r", routing_key, *count, "...") if exchange else count
-    runner.show("publish", *options, comment="confirmed, while they consume")
-    failure = LeaderFailure(Cluster(runner.broker.folder / "cluster")) if runner.pattern.clustered else None
-    messages = [Message(body % number, routing_key, exchange) for number in range(runner.count)]
-    bodies = {bytes(message.body) for message in messages}
+def _publish(
+    runner: DemoRunner, queue: str, messages: Sequence[Message], halfway: Callable[[], object] = lambda: None
+) -> Result:
+    """Publish until the workers have received every message, and compare."""
+    workers, bodies = runner.processes.values(), {bytes(message.body) for message in messages}
 
     def published() -> Iterator[Message]:
         for number, message in enumerate(messages):
-            if failure and number == len(messages) // 2:
-                failure.begin()
+            if number == len(messages) // 2:
+                halfway()
             yield message
 
     started_s = time.monotonic()
@@ -88,66 +80,39 @@ def _publish(runner: DemoRunner, queue: str, body: bytes, routing_key: str, exch
             return received >= len(bodies) and bodies.issubset(line for worker in workers for line in worker.lines())
 
         report = runner.connection.publish(published(), check=False, on_progress=show)
-        runner.wait(is_consumed, *workers)
+        runner.wait_until(is_consumed)
     seconds = time.monotonic() - started_s
-    if failure:
-        failure.end()
-    runner.wait(lambda: runner.connection.queue_state(queue).ready == 0, *workers)
+    runner.wait_until_empty(queue)
     runner.end()
-    return _result(report, bodies, {worker.name: worker.lines() for worker in workers}, seconds, failure)
-
-
-def _result(
-    report: PublishReport,
-    bodies: set[bytes],
-    received: Mapping[str, list[bytes]],
-    seconds: float,
-    failure: LeaderFailure | None,
-) -> Result:
-    delivered = count_deliveries((line for lines in received.values() for line in lines), bodies)
-    publish_rate, consume_rate = report.confirmed / report.seconds, delivered.received / seconds
-    counts = {
-        "published": report.published,
-        "confirmed": report.confirmed,
-        "republished": report.republished,
-        "consumed": delivered.received,
-        **delivered.faults,
-    }
-    shares = {name: len(lines) for name, lines in received.items()}
+    delivered = count_deliveries((line for worker in workers for line in worker.lines()), bodies)
+    names = ("published", "confirmed", "republished")
+    counts = {name: getattr(report, name) for name in names} | {"consumed": delivered.received, **delivered.faults}
+    rates = {"publish_rate": report.confirmed / report.seconds, "consume_rate": delivered.received / seconds}
     remarks = {
-        "confirmed": f"{publish_rate:,.0f} a second",
-        "consumed": f"{consume_rate:,.0f} a second, first publish to last delivery",
+        "confirmed": f"{rates['publish_rate']:,.0f} a second",
+        "consumed": f"{rates['consume_rate']:,.0f} a second, first publish to last delivery",
         "duplicated": "delivery is at least once" if delivered.duplicated else "",
     }
+    shares = {worker.name: len(worker.lines()) for worker in workers}
     text = f"{_shares(shares, 'consumer', 'messages')}\n\n{totals(counts, remarks)}"
-    rates = {"publish_rate": round(publish_rate), "consume_rate": round(consume_rate), "seconds": round(seconds, 3)}
-    numbers = {**counts, "shares": shares, **rates}
-    complete = delivered.complete and report.complete
-    if failure:
-        complete &= bool(failure.after)
-        text += f"\nleaderless for {failure.seconds:.2f} s: {failure.before}, then {failure.after or 'none'}"
-        numbers |= {"leaders": [failure.before, failure.after], "without_leader_s": round(failure.seconds, 3)}
-    return Result(complete, text, numbers)
+    rounded = {name: round(rate) for name, rate in rates.items()} | {"seconds": round(seconds, 3)}
+    return Result(delivered.complete and report.complete, text, {**counts, "shares": shares, **rounded})
 
 
 def double(request: Delivery) -> Message:
-    """Reply to a number with its double, and with this server's number in a header; the demo's servers run it."""
-    headers = {"server": int(os.environ["RMQKIT_DEMO_WORKER"])}
-    return Message(b"%d" % (2 * int(request.body)), properties=Properties(headers=headers))
+    """Reply to a number with its double, and with this server's process in a header; the demo's servers run it."""
+    return Message(b"%d" % (2 * int(request.body)), properties=Properties(headers={"server": os.getpid()}))
 
 
-def rpc(runner: DemoRunner) -> Result:
+def calls(runner: DemoRunner) -> Result:
     """Call servers, kill one of several half-way, and count."""
-    runner.apply()
-    handler = f"{__name__}:{double.__name__}"
-    servers = runner.start_workers("server", "serve", _REQUESTS, "--handler", handler, "--prefetch", "20")
-    calls = runner.count
-    runner.show("call", _REQUESTS, "--lines", "...", comment=f"{calls:,} calls, {_WINDOW} at a time")
+    number_of_calls, servers = runner.count, list(runner.processes.values())
+    runner.show(f"call {_REQUESTS} --lines ...", f"{number_of_calls:,} calls, {_WINDOW} at a time")
     by_server: Counter[int] = Counter()
     wrong = unanswered = 0
     started_s = time.monotonic()
-    requests = (Message(b"%d" % number, _REQUESTS) for number in range(calls))
-    with output.progress("answered", calls) as show:
+    requests = (Message(b"%d" % number, _REQUESTS) for number in range(number_of_calls))
+    with output.progress("answered", number_of_calls) as show:
         for number, answer in enumerate(runner.connection.call_many(requests, window=_WINDOW)):
             if answer.error is not None:
                 unanswered += 1
@@ -155,15 +120,16 @@ def rpc(runner: DemoRunner) -> Result:
             by_server[int((answer.reply.properties.headers or {}).get("server", 0))] += 1
             wrong += answer.reply.body != b"%d" % (2 * number)
             show(number + 1, "")
-            if number == calls // 2 and len(servers) > 1:
-                runner.kill(servers[-1], f"{servers[-1].name}; the others answer")
+            if number == number_of_calls // 2:
+                runner.kill(servers[-1].name, f"{servers[-1].name}; the others answer")
     seconds = max(time.monotonic() - started_s, 1e-6)
-    answered, shares = by_server.total(), {each.name: by_server[number] for number, each in enumerate(servers, 1)}
-    counts = {"calls": calls, "answered": answered, "wrong": wrong, "unanswered": unanswered}
-    remarks = {"calls": f"{calls / seconds:,.0f} a second, {_WINDOW} at a time"}
-    numbers = {**counts, "shares": shares, "call_rate": round(calls / seconds), "seconds": round(seconds, 3)}
+    answered, shares = by_server.total(), {each.name: by_server[each.pid] for each in servers}
+    counts = {"calls": number_of_calls, "answered": answered, "wrong": wrong, "unanswered": unanswered}
+    remarks = {"calls": f"{number_of_calls / seconds:,.0f} a second, {_WINDOW} at a time"}
+    rates = {"call_rate": round(number_of_calls / seconds), "seconds": round(seconds, 3)}
     text = f"{_shares(shares, 'server', 'replies')}\n\n{totals(counts, remarks)}"
-    return Result(not wrong and not unanswered and answered == calls, text, numbers)
+    complete = not wrong and not unanswered and answered == number_of_calls
+    return Result(complete, text, {**counts, "shares": shares, **rates})
 
 
 def _shares(shares: Mapping[str, int], *header: str) -> str:
