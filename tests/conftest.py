@@ -28,7 +28,6 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPBasicAuthHandler, HTTPPasswordMgrWithDefaultRealm, Request, build_opener
 
 import hypothesis
-import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -38,6 +37,7 @@ from rmqkit.http_api import client
 from rmqkit.node import installation
 from rmqkit.node.node import Node
 from rmqkit.node.reaper import reap_when_done
+from tests.support.queues import open_channel
 
 # On a busy machine, neither running nor generating an example may be judged by its time.
 hypothesis.settings.register_profile("rmqkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -191,9 +191,8 @@ def connection(broker_url: str) -> Iterator[rmqkit.Connection]:
 @pytest.fixture
 def channel(broker_url: str) -> Iterator[BlockingChannel]:
     """A channel of pika's own: an independent client, which sees what is really there."""
-    opened = pika.BlockingConnection(pika.URLParameters(broker_url))
-    yield opened.channel()
-    opened.close()
+    with open_channel(broker_url) as opened:
+        yield opened
 
 
 @dataclass
@@ -220,13 +219,11 @@ def namespace(broker_url: str) -> Iterator[Namespace]:
     """Unique names for queues and exchanges."""
     names = Namespace(f"test-{uuid.uuid4().hex[:12]}")
     yield names
-    connection = pika.BlockingConnection(pika.URLParameters(broker_url))
-    channel = connection.channel()
-    for queue in names.queues:
-        channel.queue_delete(queue)
-    for exchange in names.exchanges:
-        channel.exchange_delete(exchange)
-    connection.close()
+    with open_channel(broker_url) as channel:
+        for queue in names.queues:
+            channel.queue_delete(queue)
+        for exchange in names.exchanges:
+            channel.exchange_delete(exchange)
 
 
 @pytest.fixture

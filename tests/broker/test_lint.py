@@ -33,9 +33,8 @@ _VALUES: dict[str, Any] = {
 @pytest.fixture
 def connection(vhost_url: str) -> Iterator[pika.BlockingConnection]:
     """An independent client, in a virtual host of its own."""
-    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
-    yield connection
-    connection.close()
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        yield connection
 
 
 @pytest.fixture

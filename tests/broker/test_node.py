@@ -23,6 +23,8 @@ from rmqkit.errors import NodeError
 from rmqkit.node import installation
 from rmqkit.node.cluster import Cluster
 from rmqkit.node.node import Node
+from tests.support.nodes import wait_until_on_disk
+from tests.support.queues import declare, open_channel
 
 pytestmark = pytest.mark.own_node
 StartNode = Callable[[], Node]
@@ -73,7 +75,7 @@ def test_messages_and_ports_survive_a_restart(own_node: StartNode) -> None:
 def test_confirmed_messages_survive_kill_9(own_node: StartNode) -> None:
     node = own_node()
     _publish(node.url, "kept", b"still here")
-    assert node.ctl("eval", "mnesia:sync_log().").returncode == 0  # the queue itself is written a little later
+    wait_until_on_disk(node)
     url, pid = node.url, node.pid
     node.kill()
     assert not _exists(pid)
@@ -225,19 +227,16 @@ def _command(folder: Path) -> list[str]:
 
 
 def _publish(url: str, queue: str, body: bytes) -> None:
-    connection = pika.BlockingConnection(pika.URLParameters(url))
-    channel = connection.channel()
-    channel.queue_declare(queue, durable=True)
-    channel.confirm_delivery()
-    channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
-    connection.close()
+    with open_channel(url) as channel:
+        declare(channel, queue)
+        channel.confirm_delivery()
+        channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
 
 
 def _get(url: str, queue: str) -> bytes | None:
-    connection = pika.BlockingConnection(pika.URLParameters(url))
-    body: bytes | None = connection.channel().basic_get(queue)[2]
-    connection.close()
-    return body
+    with open_channel(url) as channel:
+        body: bytes | None = channel.basic_get(queue)[2]
+        return body
 
 
 def _family(node: Node) -> set[int]:

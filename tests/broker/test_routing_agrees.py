@@ -27,6 +27,7 @@ from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
 from rmqkit.topology.dead_letters import dead_letter, x_death_cycle, x_death_orders
 from rmqkit.topology.routing import DeathReason, Deaths, Route, route
 from tests.conftest import Broker
+from tests.support.queues import open_channel
 
 EXAMPLES = int(os.environ.get("RMQKIT_TEST_EXAMPLES", "20"))
 agreement = settings(
@@ -44,9 +45,8 @@ BUILT_IN = ["amq.direct", "amq.fanout", "amq.topic", "amq.headers", "amq.match"]
 
 @pytest.fixture
 def channel(vhost_url: str) -> Iterator[BlockingChannel]:
-    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
-    yield connection.channel()
-    connection.close()
+    with open_channel(vhost_url) as channel:
+        yield channel
 
 
 # Topologies and messages: few names and words, so that much of it matches.

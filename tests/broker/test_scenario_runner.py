@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pika
 import pytest
 
 import rmqkit
@@ -15,6 +14,7 @@ from rmqkit.stop import StopRequested
 from rmqkit.topology.file.scenarios import Scenario, load
 from rmqkit.topology.scenario_check import judge, offline
 from tests.conftest import Broker
+from tests.support.queues import declare, open_channel, ready
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*ROOT.glob("topologies/*.test.yaml"), *ROOT.glob("tests/cases/scenarios/*.test.yaml")])
@@ -78,20 +78,16 @@ def test_unexpected_and_missing_copies_are_reported(vhost_url: str, tmp_path: Pa
 
 def test_queues_of_the_same_names_receive_no_messages(vhost_url: str) -> None:
     names = ["work", "task.one", "quorum", "rest", "no such queue"]
-    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
-    channel = connection.channel()
-    for name in names:
-        channel.queue_declare(name, durable=True)
-    channel.exchange_declare("in", "fanout", durable=True)
-    channel.queue_bind("rest", "in")
-    channel.queue_bind("rest", "amq.topic", "#")
-    with rmqkit.connect(vhost_url) as ours, ours.scenario_runner() as rehearsal:
-        for scenario in load(ROOT / "tests/cases/scenarios/everything.test.yaml"):
-            rehearsal.follow(scenario, scenario.cases[-1])
-    assert {name: channel.queue_declare(name, passive=True).method.message_count for name in names} == dict.fromkeys(
-        names, 0
-    )
-    connection.close()
+    with open_channel(vhost_url) as channel:
+        for name in names:
+            declare(channel, name)
+        channel.exchange_declare("in", "fanout", durable=True)
+        channel.queue_bind("rest", "in")
+        channel.queue_bind("rest", "amq.topic", "#")
+        with rmqkit.connect(vhost_url) as ours, ours.scenario_runner() as rehearsal:
+            for scenario in load(ROOT / "tests/cases/scenarios/everything.test.yaml"):
+                rehearsal.follow(scenario, scenario.cases[-1])
+        assert {name: ready(channel, name) for name in names} == dict.fromkeys(names, 0)
 
 
 def test_a_refused_topology_is_an_error_and_is_cleaned_up(vhost_url: str, tmp_path: Path, left: Left) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conftest import Broker
 from tests.support.cli import Run, Start, rmqkit
+from tests.support.queues import open_channel
 
 
 @pytest.fixture
@@ -51,9 +51,8 @@ def live(broker: Broker, vhost_url: str, tmp_path: Path) -> Run:
 @pytest.fixture
 def vhost_channel(vhost_url: str) -> Iterator[BlockingChannel]:
     """An independent client on that virtual host."""
-    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
-    yield connection.channel()
-    connection.close()
+    with open_channel(vhost_url) as channel:
+        yield channel
 
 
 @pytest.fixture

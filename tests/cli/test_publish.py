@@ -18,7 +18,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.node.node import Node
 from tests.support.cli import rmqkit
-from tests.support.queues import drain, drain_messages, ready
+from tests.support.queues import declare, drain, drain_messages, ready
 from tests.support.wait import wait_for_queue, wait_until
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -330,11 +330,9 @@ def test_a_second_signal_stops_at_once_and_unconfirmed_messages_are_reported_unk
 ) -> None:
     node = own_node()
     environment["RMQKIT_URL"] = node.url
-    connection = pika.BlockingConnection(pika.URLParameters(node.url))
-    connection.channel().queue_declare("q", durable=True)
+    declare(node.url, "q")
     process = start("-q", "q", "-n", 1_000_000, "--json")
-    wait_until(lambda: ready(connection.channel(), "q") >= 5_000)
-    connection.close()
+    wait_until(lambda: ready(node.url, "q") >= 5_000)
     os.kill(node.pid, signal.SIGSTOP)
     try:
         process.send_signal(signal.SIGINT)

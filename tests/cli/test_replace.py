@@ -10,12 +10,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conftest import Broker
-from tests.support.queues import drain
+from tests.support.queues import drain, open_channel
 
 OLD = """
 exchanges: {shop: {type: topic}}
@@ -49,13 +48,11 @@ def run(env: dict[str, str], tmp_path: Path) -> Run:
 def channel(vhost_url: str, run: Run) -> Iterator[BlockingChannel]:
     """An independent client, and the old topology with three messages."""
     assert run("apply", "old.yaml").returncode == 0
-    connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
-    channel = connection.channel()
-    channel.confirm_delivery()
-    for body in (b"1", b"2", b"3"):
-        channel.basic_publish("shop", "paid", body)
-    yield channel
-    connection.close()
+    with open_channel(vhost_url) as channel:
+        channel.confirm_delivery()
+        for body in (b"1", b"2", b"3"):
+            channel.basic_publish("shop", "paid", body)
+        yield channel
 
 
 def steps(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:

@@ -23,12 +23,19 @@ from tests.support.wait import wait_until
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """Start a private node that the tests of one module kill or freeze one after the other; each leaves it running."""
+def module_node() -> Iterator[Node]:
+    """Return a private node of one module."""
     private = Node(Path(os.environ[FOLDER]) / f"faults-{uuid.uuid4().hex[:12]}")
     private.start(port=0)
     yield private
     private.discard()
+
+
+@pytest.fixture
+def node(module_node: Node) -> Node:
+    """Start the module's node, which the tests kill or freeze one after the other, unless it is running."""
+    module_node.start()
+    return module_node
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import rmqkit
 from rmqkit.deploy.replace.session import Pauses
@@ -148,31 +149,30 @@ class ExchangeLedger(Ledger):
             yield replace(message, exchange=EXCHANGE, routing_key=KEY)
 
 
+@dataclass
 class Publishing:
-    """A publisher on a thread, which runs until the block ends."""
+    """A publisher on a thread: its report, once it ended, and its progress."""
 
-    def __init__(self, url: str, ledger: Ledger, rate: float) -> None:
-        self._stop = Stop()
-        self._url, self._ledger, self._rate = url, ledger, rate
-        self.report = rmqkit.PublishReport()
-        self.progress = Progress()
-        self._thread = threading.Thread(target=self._run)
+    report: rmqkit.PublishReport = field(default_factory=rmqkit.PublishReport)
+    progress: Progress = field(default_factory=Progress)
 
-    def _run(self) -> None:
-        options = rmqkit.PublishOptions(rate=self._rate)
-        with rmqkit.connect(self._url) as connection:
-            messages = self._ledger.messages(range(1_000_000))
-            self.report = publish(connection, self._ledger, messages, self.progress, options=options, stop=self._stop)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.progress.wait_for(50)
-        return self
+@contextmanager
+def publishing_to(url: str, ledger: Ledger, rate: float) -> Iterator[Publishing]:
+    """Publish on a thread while the block runs."""
+    publisher, stop = Publishing(), Stop()
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.request()
-        self._thread.join(90)
-        assert not self._thread.is_alive()
+    def run() -> None:
+        options, messages = rmqkit.PublishOptions(rate=rate), ledger.messages(range(1_000_000))
+        with rmqkit.connect(url) as connection:
+            publisher.report = publish(connection, ledger, messages, publisher.progress, options=options, stop=stop)
+
+    with in_background(run):
+        try:
+            publisher.progress.wait_for(50)
+            yield publisher
+        finally:
+            stop.request()
 
 
 CLASSIC, QUORUM = {"x-queue-type": "classic"}, {"x-queue-type": "quorum"}
@@ -194,7 +194,7 @@ def killed_replacing(
     ledger = ExchangeLedger(setup.declare_queue(**{name.replace("-", "_"): value for name, value in kinds[0].items()}))
     bind(setup.url, ledger.queue)
     twice = rounds = 0
-    with Publishing(setup.url, ledger, 500) as publishing:
+    with publishing_to(setup.url, ledger, 500) as publishing:
         for step in steps or [rng.randrange(1, MOST_STEPS)]:
             rounds += 1
             wanted = kinds[rounds % 2]
@@ -242,7 +242,7 @@ def broker_killed_replacing(setup: FaultSetup, rng: random.Random, step_begins: 
             delay_s = rng.uniform(0.0, 0.2)
             threading.Timer(delay_s, lambda: killed.append(kill_and_restart(setup.node))).start()  # type: ignore[arg-type]
 
-    with Publishing(setup.url, ledger, 500) as publishing:
+    with publishing_to(setup.url, ledger, 500) as publishing:
         twice = _replace_until_done(setup, wanted, inject, killed)
     wait_until(lambda: len(killed) == 2)
     result = _replaced(setup, ledger, publishing, twice)

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 import rmqkit
 from rmqkit import Delivery, Message, ServeReport, Stop
 from rmqkit.node.node import Node
-from tests.faults.fault_run import DeclareLedger
+from tests.faults.fault_run import DeclareLedger, in_background
 from tests.faults.ledger import Ledger
 from tests.support.proxy import Proxy
 from tests.support.queues import consumers, ready
@@ -68,14 +68,11 @@ def served(url: str, queue: str, prefix: bytes = b"") -> Iterator[Server]:
         def work() -> None:
             server.report = connection.run(stop=server.stop, on_warning=server.warnings.append)
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.stop.request()
-            thread.join(90)
-            assert not thread.is_alive()
+        with in_background(work):
+            try:
+                yield server
+            finally:
+                server.stop.request()
 
 
 @pytest.mark.fault(33)
@@ -87,7 +84,7 @@ def test_a_server_killed_around_its_reply_costs_no_call_and_no_request(
 ) -> None:
     queue, answered, warnings = ledger.queue, threading.Event(), list[str]()
     replies: list[bytes] = []
-    with rmqkit.connect(broker_url) as connection:
+    with rmqkit.connect(broker_url) as connection, ExitStack() as running:
 
         def call() -> None:
             replies.append(connection.call(Message(b"1", queue), timeout_s=30).body)
@@ -96,12 +93,10 @@ def test_a_server_killed_around_its_reply_costs_no_call_and_no_request(
         command = [sys.executable, "-c", DYING_SERVER, broker_url, queue, moment]
         with subprocess.Popen(command) as process:
             wait_until(lambda: consumers(broker_url, queue) == 1)
-            thread = threading.Thread(target=call)
-            thread.start()
+            running.enter_context(in_background(call))
             assert process.wait(90) == -signal.SIGKILL
         with served(broker_url, queue, b"second: ") as second:
             assert answered.wait(90)
-            thread.join()
             answers = connection.call_many([Message(b"2", queue)], on_warning=warnings.append)
             assert [answer.reply.body for answer in answers] == [b"second: 2"]
     assert replies == [expected]
@@ -123,15 +118,15 @@ def test_a_client_killed_during_a_call_does_not_affect_other_clients(broker_url:
     stop = Stop()
     with rmqkit.connect(broker_url) as server, rmqkit.connect(broker_url) as other:
         server.serve(queue)(slow)
-        thread = threading.Thread(target=server.run, kwargs={"stop": stop})
-        thread.start()
-        with subprocess.Popen([sys.executable, "-m", "rmqkit", "call", "-u", broker_url, queue, "1"]) as client:
-            assert begun.wait(90)
-            client.kill()
-        go_on.set()
-        assert other.call(Message(b"2", queue)).body == b"2"
-        stop.request()
-        thread.join()
+        with in_background(lambda: server.run(stop=stop)):
+            try:
+                with subprocess.Popen([sys.executable, "-m", "rmqkit", "call", "-u", broker_url, queue, "1"]) as client:
+                    assert begun.wait(90)
+                    client.kill()
+                go_on.set()
+                assert other.call(Message(b"2", queue)).body == b"2"
+            finally:
+                stop.request()
     assert ready(broker_url, queue) == 0
 
 
@@ -154,10 +149,8 @@ def test_a_broker_killed_under_a_hundred_calls_ends_each_once_and_the_next_ones_
             assert killed.wait(90)
             node.start()
 
-        thread = threading.Thread(target=restart)
-        thread.start()
-        answers = list(connection.call_many(requests(), timeout_s=30, window=100))
-        thread.join()
+        with in_background(restart):
+            answers = list(connection.call_many(requests(), timeout_s=30, window=100))
         good = [answer for answer in answers if answer.error is None]
         bad = [answer for answer in answers if answer.error is not None]
         assert [answer.request.body for answer in answers] == [b"%d" % number for number in range(3000)]
