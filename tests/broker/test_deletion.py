@@ -344,7 +344,8 @@ def test_without_the_http_api_delayed_messages_are_waited_for(vhost_url: str, wi
 def test_a_message_that_a_quorum_queue_delays_is_not_deleted(
     connection: rmqkit.Connection, witness: BlockingChannel, deletion: str
 ) -> None:
-    delayed = {"x-delayed-retry-type": "all", "x-delayed-retry-min": 15_000, "x-delayed-retry-max": 15_000}
+    delay_ms = 3000 if deletion == "replace" else 30_000  # the others refuse before it is over
+    delayed = {"x-delayed-retry-type": "all", "x-delayed-retry-min": delay_ms, "x-delayed-retry-max": delay_ms}
     witness.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum", **delayed})
     witness.basic_publish("", "q", b"x")
     wait_for_queue(witness, "q", ready=1)

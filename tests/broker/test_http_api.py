@@ -17,7 +17,7 @@ import pytest
 import rmqkit
 from rmqkit.errors import AccessRefused, AuthenticationFailed, NotFound, RmqkitError, SettingsError, Unreachable
 from rmqkit.http_api import client
-from rmqkit.http_api.client import LiveTopology, queue_of
+from rmqkit.http_api.client import HttpApiClient, LiveTopology, queue_of
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
@@ -215,10 +215,12 @@ def test_a_truncated_response_is_an_error(broker: Broker, serve: Callable[..., s
         look(broker.url, serve(200, b'{"cluster_name":', 100))
 
 
-def test_a_silent_server_times_out(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "TIMEOUT_S", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unreachable, match="timed out"):
-        look(broker.url, f"http://127.0.0.1:{silent.getsockname()[1]}")
+def test_a_silent_server_times_out(broker: Broker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = load_settings([broker.url], api_url=f"http://127.0.0.1:{silent.getsockname()[1]}", environ={})
+        api = HttpApiClient(settings, settings.addresses[0], timeout_s=0.3)
+        with pytest.raises(Unreachable, match="timed out"):
+            api.verify("any")
 
 
 def test_the_http_api_of_a_different_broker_is_refused(broker: Broker, serve: Serve) -> None:

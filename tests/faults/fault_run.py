@@ -36,7 +36,7 @@ from tests.support.wait import wait_until
 
 Program = subprocess.Popen[bytes]
 DeclareLedger = Callable[..., Ledger]  # with the arguments of its queue
-IDLE_TIMEOUT_S = 40.0  # longer than any outage, also on a busy machine
+IDLE_TIMEOUT_S = 90.0  # longer than any outage, also on a busy machine
 
 
 @dataclass

@@ -150,7 +150,7 @@ def test_a_broker_killed_under_a_hundred_calls_ends_each_once_and_the_next_ones_
             node.start()
 
         with in_background(restart):
-            answers = list(connection.call_many(requests(), timeout_s=30, window=100))
+            answers = list(connection.call_many(requests(), timeout_s=90, window=100))
         good = [answer for answer in answers if answer.error is None]
         bad = [answer for answer in answers if answer.error is not None]
         assert [answer.request.body for answer in answers] == [b"%d" % number for number in range(3000)]
@@ -174,7 +174,7 @@ def test_calls_that_may_be_handled_twice_survive_connections_that_are_closed(
                     assert node.ctl("close_all_connections", "a test").returncode == 0
                 yield Message(b"%d" % number, queue)
 
-        answers = connection.call_many(requests(), timeout_s=30, window=100, idempotent=True)
+        answers = connection.call_many(requests(), timeout_s=90, window=100, idempotent=True)
         assert [answer.reply.body for answer in answers] == [b"%d" % number for number in range(2000)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pika.adapters.blocking_connection import BlockingChannel
 
-TIMEOUT_S = 30.0  # generous: a busy machine is no failure
+TIMEOUT_S = 60.0  # generous: a busy machine is no failure
 
 
 def wait_until(
