@@ -45,6 +45,10 @@ class Location:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
+    def after(self, text: str) -> Location:
+        """Return the place after a text that begins on this line, or at the beginning of the file."""
+        return Location(self.file, (self.line or 1) + text.count("\n"), len(text) - text.rfind("\n"))
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -90,8 +90,7 @@ def parse(text: str, file: str) -> Any:
     with suppress(ValueError, RecursionError):
         return read(text)
     if fault := find_fault(text):
-        before = text[: fault.position]
-        where = Location(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        where = Location(file).after(text[: fault.position])
         raise DocumentError(f"{file}: 1 problem", problems=[Problem(where, f"not JSON: {fault.message}")])
     return json.loads(text)
 

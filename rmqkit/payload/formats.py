@@ -96,7 +96,7 @@ def read_json(body: bytes, where: Location) -> tuple[str, Any]:
 
 def _check_json(text: str, where: Location) -> None:
     if fault := strict_json.find_fault(text):
-        raise error_at(place(text[: fault.position], where), f"not JSON: {fault.message}")
+        raise error_at(where.after(text[: fault.position]), f"not JSON: {fault.message}")
 
 
 def check_xml(body: bytes, where: Location) -> None:
@@ -126,20 +126,14 @@ def decode(body: bytes, where: Location, kind: str) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError as exc:
-        fault = place(body[: exc.start].decode(), where)
-        raise error_at(fault, f"not UTF-8, which {kind} must be ({exc.reason})") from None
+        raise error_at(
+            where.after(body[: exc.start].decode()), f"not UTF-8, which {kind} must be ({exc.reason})"
+        ) from None
 
 
 def error_at(where: Location, message: str, advice: str = "", *, summary: str = "Bad payload") -> PayloadError:
     """Return an error with one problem."""
     return PayloadError(summary, problems=[Problem(where, message, advice)])
-
-
-def place(before: str, where: Location) -> Location:
-    """Return the place after `before`, the beginning of a body whose first byte is at `where`."""
-    line = (where.line or 1) + before.count("\n")
-    column = len(before) - (before.rfind("\n") + 1) + 1
-    return Location(where.file, line, column)
 
 
 def _is_utf8(body: bytes) -> bool:

@@ -20,7 +20,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rmqkit.errors import Location, PayloadError
-from rmqkit.payload.formats import error_at, place
+from rmqkit.payload.formats import error_at
 
 _AT = re.compile(r" at (\d+)$", re.ASCII)  # where Jinja2's lexer stopped
 MAX_LENGTH = 1_000_000  # of a text or list that an operator makes
@@ -252,7 +252,7 @@ class JinjaTemplate:
             self._context.vars.clear()  # assignments of one message are not seen by the next
 
     def _refuse(self, position: int, message: str, advice: str = "") -> NoReturn:
-        where = place(self.text[:position], Location(self.origin, 1, 1))
+        where = Location(self.origin).after(self.text[:position])
         raise error_at(where, message, advice, summary="Bad template")
 
 

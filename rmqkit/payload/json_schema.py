@@ -77,7 +77,7 @@ class _JsonSchemaCompiler:
             self._files.refuse(file, "its $schema is not known", f"Write {_NEWEST}, or omit it for that draft.")
             return None
         for fault in faults:
-            place = formats.place(text[: strict_json.position_of(text, fault.instance_path)], Location(str(file)))
+            place = Location(str(file)).after(text[: strict_json.position_of(text, fault.instance_path)])
             self._files.problems.append(Problem(place, f"not a JSON Schema: {_shortened(fault.message)}"))
         self._texts.update(_texts(schema))
         return schema
@@ -107,7 +107,7 @@ class _JsonSchemaChecker:
         kind, path = error.kind, error.instance_path
         if kind.name in _UNWANTED:
             path = path + kind.as_dict()["unexpected"][:1]
-        place = formats.place(text[: strict_json.position_of(text, path)], where)
+        place = where.after(text[: strict_json.position_of(text, path)])
         return Problem(place, f"{self._pointer(path)} breaks the rule {_rule(error)}")
 
     def _pointer(self, path: list[str | int]) -> str:

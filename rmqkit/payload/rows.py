@@ -104,8 +104,7 @@ def _split(text: str, where: Location) -> list[str]:
         if position == len(text):
             return values
         if text[position] != ",":
-            fault = formats.place(text[:position], where)
-            raise _error(fault, "a comma must follow a field; inside quotes, a quote is doubled")
+            raise _error(where.after(text[:position]), "a comma must follow a field; inside quotes, a quote is doubled")
         position += 1
 
 

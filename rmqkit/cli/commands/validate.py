@@ -14,8 +14,8 @@ from rmqkit.cli.files import readable
 from rmqkit.cli.options import Json, option
 from rmqkit.cli.output import Style
 from rmqkit.errors import SettingsError
+from rmqkit.plural import plural
 from rmqkit.topology.file import loader, scenarios
-from rmqkit.topology.file.text import counted
 from rmqkit.topology.lint.linter import Finding, examine, unknown_code
 from rmqkit.topology.lint.rule import Severity, rules
 
@@ -79,9 +79,9 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
 
 def _summary(findings: Sequence[Finding], files: int, suppressed: int) -> str:
     counts = Counter(finding.severity for finding in findings)
-    found = ", ".join(counted(counts[severity], severity) for severity in _STYLES if counts[severity])
+    found = ", ".join(plural(counts[severity], severity) for severity in _STYLES if counts[severity])
     rest = f"; {suppressed} suppressed" if suppressed else ""
-    return f"{found or 'No findings'} in {counted(files, 'file')}{rest}."
+    return f"{found or 'No findings'} in {plural(files, 'file')}{rest}."
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:

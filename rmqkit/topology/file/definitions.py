@@ -15,9 +15,10 @@ from typing import Any, TypeVar, get_args
 from rmqkit import strict_json
 from rmqkit.errors import InputError, Location, Problem, TopologyError
 from rmqkit.model import AppliesTo, Binding, DestinationType, Exchange, Policy, Queue, Topology
+from rmqkit.plural import plural
 from rmqkit.topology.comparison import is_internal
 from rmqkit.topology.file.names import BUILT_IN, suggest
-from rmqkit.topology.file.text import counted, headline
+from rmqkit.topology.file.text import headline
 
 _CLASSES: Mapping[str, type[Any]] = {"exchanges": Exchange, "queues": Queue, "bindings": Binding, "policies": Policy}
 _CHOICES = {"DestinationType": get_args(DestinationType), "AppliesTo": get_args(AppliesTo)}
@@ -51,7 +52,7 @@ def from_definitions(
     topology = reader.build()
     if reader.problems:
         raise TopologyError(headline(reader.problems), problems=reader.problems)
-    return topology, (*reader.others(), *(counted(number, noun) for noun, number in reader.omitted.items()))
+    return topology, (*reader.others(), *(plural(number, noun) for noun, number in reader.omitted.items()))
 
 
 def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str, Any]:
@@ -81,8 +82,8 @@ def not_in_definitions(topology: Topology) -> tuple[str, ...]:
     entities: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     contracts = sum(each.contract is not None for each in entities)
     parts = {
-        f"{counted(lost, 'exclusive queue')}, with bindings": lost,
-        counted(contracts, "contract"): contracts,
+        f"{plural(lost, 'exclusive queue')}, with bindings": lost,
+        plural(contracts, "contract"): contracts,
         "the retries": any(each.retry for each in topology.queues),
         "the description": topology.description,
         "the publish target": topology.publish,
@@ -149,7 +150,7 @@ class _DefinitionsReader:
                 yield f"the {section.replace('_', ' ')} of the virtual host"
             elif items := [item for item in value if self._is_chosen(item, "name" if section == "vhosts" else "vhost")]:
                 components = sorted({item["component"] for item in items if _has_text(item, "component")})
-                yield counted(len(items), noun) + (f" ({', '.join(components)})" if components else "")
+                yield plural(len(items), noun) + (f" ({', '.join(components)})" if components else "")
 
     def _problem(self, place: str, message: str) -> None:
         self.problems.append(Problem(Location(self.file), f"{place} {message}"))

@@ -8,7 +8,7 @@ problems, because their meaning is ambiguous.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 
 from rmqkit.errors import Location, Problem
 from rmqkit.topology.file.scalars import NOT_TEXT, read_scalar
-from rmqkit.topology.file.text import check_characters, failed, fatal, place, read_text
+from rmqkit.topology.file.text import check_characters, failed, fatal, read_text
 from rmqkit.topology.file.yaml_errors import MAX_DEPTH, TOO_DEEP, Trap, explain, find_trap
 
 MAX_PROBLEMS = 100  # a file with more is not a topology
@@ -30,7 +30,7 @@ KeyPath = tuple[str | int, ...]
 """The keys and list positions that lead to a value from the top."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Document:
     """A file as plain data: a dict at the top, and the place of everything in it.
 
@@ -40,12 +40,12 @@ class Document:
     """
 
     file: str
-    data: dict[str, Any]
-    values: Mapping[KeyPath, Location]
-    keys: Mapping[KeyPath, Location]
-    sources: Mapping[KeyPath, str]
-    problems: Sequence[Problem]
-    doubtful: set[KeyPath]
+    data: dict[str, Any] = field(default_factory=dict)
+    values: dict[KeyPath, Location] = field(default_factory=dict)
+    keys: dict[KeyPath, Location] = field(default_factory=dict)
+    sources: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    doubtful: set[KeyPath] = field(default_factory=set)
 
     def where(self, path: KeyPath) -> Location:
         """Return the place of a value, or of the innermost value around it."""
@@ -72,9 +72,9 @@ def parse(text: str, file: str = "<text>") -> Document:
     check_characters(text, file)
     traps: dict[int, Trap] = {}
     while True:
-        builder = _Builder(file, text, traps)
+        reader = _Reader(text, traps, Document(file))
         try:
-            document = builder.build()
+            reader.read()
         except yaml.YAMLError as error:
             index = _index(error)
             trap = find_trap(text, index) if len(traps) < MAX_REPAIRS else None
@@ -84,11 +84,12 @@ def parse(text: str, file: str = "<text>") -> Document:
                 continue
             message, advice = explain(getattr(error, "problem", None) or str(error), text, index)
             index = _index(error, opening="is not closed" in message or "lacks" in message)
-            builder.problem(place(text, index, file), message, advice)
-            raise failed(builder.all_problems()) from error
-        if len(builder.problems) >= MAX_PROBLEMS:
-            raise failed(builder.all_problems())
-        return document
+            reader.problem(Location(file).after(text[:index]), message, advice)
+            raise failed(reader.all_problems()) from error
+        reader.document.problems = reader.all_problems()
+        if len(reader.problems) >= MAX_PROBLEMS:
+            raise failed(reader.document.problems)
+        return reader.document
 
 
 def _index(error: yaml.YAMLError, *, opening: bool = False) -> int:
@@ -98,48 +99,30 @@ def _index(error: yaml.YAMLError, *, opening: bool = False) -> int:
 
 
 @dataclass(slots=True)
-class _Frame:
-    """An unfinished list or mapping; `key` is that of the next value, None if a key is expected."""
+class _Reader:
+    """The events of a text, read into a document; those of a list or mapping are read up to its end."""
 
-    value: dict[str, Any] | list[Any]
-    path: KeyPath
-    key: str | None = None
-
-
-@dataclass(slots=True)
-class _Builder:
-    file: str
     text: str
     traps: dict[int, Trap]
-    root: Any = None
+    document: Document
     problems: list[Problem] = field(default_factory=list)
-    values: dict[KeyPath, Location] = field(default_factory=dict)
-    keys: dict[KeyPath, Location] = field(default_factory=dict)
-    sources: dict[KeyPath, str] = field(default_factory=dict)
-    doubtful: set[KeyPath] = field(default_factory=set)
-    stack: list[_Frame] = field(default_factory=list)
+    events: Iterator[Any] = field(init=False)
 
-    def build(self) -> Document:
-        for event in self._events():
-            match event:
-                case yaml.ScalarEvent() | yaml.AliasEvent():
-                    self._scalar(event)
-                case yaml.MappingStartEvent():
-                    self._open({}, event)
-                case yaml.SequenceStartEvent():
-                    self._open([], event)
-                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                    self.stack.pop()
-        if self.root is None:
-            raise fatal(Location(self.file), "the file is empty", "Write at least `queues:` and a name below it.")
-        if not isinstance(self.root, dict):
-            kind = "a list" if isinstance(self.root, list) else "text or a number"
+    def read(self) -> None:
+        file, root = self.document.file, None
+        self.events = self._first_document()
+        for event in self.events:
+            if isinstance(event, yaml.NodeEvent):
+                root = self._node(event, ())
+        if root is None:
+            raise fatal(Location(file), "the file is empty", "Write at least `queues:` and a name below it.")
+        if not isinstance(root, dict):
+            kind = "a list" if isinstance(root, list) else "text or a number"
             advice = "Write `exchanges:`, `queues:` and `bindings:` at the top."
-            raise fatal(self.values[()], f"the file has {kind} at the top, not named sections", advice)
-        problems = self.all_problems()
-        return Document(self.file, self.root, self.values, self.keys, self.sources, problems, self.doubtful)
+            raise fatal(self.document.values[()], f"the file has {kind} at the top, not named sections", advice)
+        self.document.data = root
 
-    def _events(self) -> Iterator[Any]:
+    def _first_document(self) -> Iterator[Any]:
         """Yield the events of the first document, until there are too many problems."""
         documents = 0
         for event in yaml.parse(self.text, Loader=_Loader):
@@ -154,63 +137,61 @@ class _Builder:
             yield event
 
     def all_problems(self) -> list[Problem]:
-        found = [Problem(place(self.text, index, self.file), *trap.fault) for index, trap in self.traps.items()]
+        start = Location(self.document.file)
+        found = [Problem(start.after(self.text[:index]), *trap.fault) for index, trap in self.traps.items()]
         return sorted(found + self.problems, key=lambda each: (each.where.line, each.where.column))
 
     def problem(self, where: Location, message: str, advice: str) -> None:
         self.problems.append(Problem(where, message, advice))
 
     def _at(self, event: Any) -> Location:
-        return Location(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+        return Location(self.document.file, event.start_mark.line + 1, event.start_mark.column + 1)
 
-    def _open(self, value: dict[str, Any] | list[Any], event: Any) -> None:
-        where = self._at(event)
+    def _node(self, event: Any, path: KeyPath) -> Any:
+        """Return the value that begins with an event."""
+        self.document.values[path] = where = self._at(event)
+        if isinstance(event, yaml.ScalarEvent | yaml.AliasEvent):
+            return self._value(event, path, where)
         self._check_plain(event, where)
-        if len(self.stack) >= MAX_DEPTH:
+        if len(path) >= MAX_DEPTH:
             raise failed([*self.problems, Problem(where, *TOO_DEEP)])
-        frame = self.stack[-1] if self.stack else None
-        if frame and isinstance(frame.value, dict) and frame.key is None:
-            self.problem(where, "a list or mapping cannot be a key", "Write text before the colon.")
-            frame.key = f"key at {where.line}:{where.column}"
-            self.stack.append(_Frame(value, (*frame.path, frame.key)))  # read, and dropped
-            return
-        self.stack.append(_Frame(value, self._attach(value, where)))
+        return self._mapping(path) if isinstance(event, yaml.MappingStartEvent) else self._list(path)
 
-    def _attach(self, value: Any, where: Location) -> KeyPath:
-        path: KeyPath = ()
-        frame = self.stack[-1] if self.stack else None
-        if not frame:
-            self.root = value
-        elif isinstance(frame.value, list):
-            path = (*frame.path, len(frame.value))
-            frame.value.append(value)
-        else:
-            path = (*frame.path, frame.key or "")
-            frame.value[frame.key or ""] = value
-            frame.key = None
-        self.values[path] = where
-        return path
+    def _list(self, path: KeyPath) -> list[Any]:
+        items: list[Any] = []
+        for event in self.events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            items.append(self._node(event, (*path, len(items))))
+        return items
 
-    def _scalar(self, event: Any) -> None:
-        where = self._at(event)
+    def _mapping(self, path: KeyPath) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        for event in self.events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key = self._key(event, path, entries)
+            entries.setdefault(key)
+            if value := next(self.events, None):
+                entries[key] = self._node(value, (*path, key))
+        return entries
+
+    def _value(self, event: Any, path: KeyPath, where: Location) -> Any:
+        """Return a scalar that is not a key, and record its source."""
         count = len(self.problems)
-        value, source = self._read(event, where)
-        frame = self.stack[-1] if self.stack else None
-        if frame and isinstance(frame.value, dict) and frame.key is None:
-            self._key(frame, value, source, where, event.start_mark.index)
-            return
+        value, source = self._scalar(event, where)
         trap = self.traps.get(event.start_mark.index)
         if trap:
             value = trap.word[0] + str(value)[1:]
-        path = self._attach(value, where)
         if value is None and (comment := re.match(r"[ \t]*(#\S*)", self.text[event.end_mark.index :][:200])):
             source = comment[1]
         if not isinstance(value, str):
-            self.sources[path] = source
+            self.document.sources[path] = source
         if trap or len(self.problems) > count:
-            self.doubtful.add(path)
+            self.document.doubtful.add(path)
+        return value
 
-    def _read(self, event: Any, where: Location) -> tuple[Any, str]:
+    def _scalar(self, event: Any, where: Location) -> tuple[Any, str]:
         """Return the value and source of a scalar; an ambiguous one is text."""
         if isinstance(event, yaml.AliasEvent):
             source = f"*{event.anchor}"
@@ -230,22 +211,28 @@ class _Builder:
             self.problem(where, message, advice)
         return value, source
 
-    def _key(self, frame: _Frame, value: Any, source: str, where: Location, index: int) -> None:
-        if value == "<<" and self.text.startswith("<<", index):
+    def _key(self, event: Any, path: KeyPath, entries: Mapping[str, Any]) -> str:
+        """Return the key that begins with an event; a list or mapping is read, and dropped."""
+        where = self._at(event)
+        if isinstance(event, yaml.CollectionStartEvent):
+            key = f"key at {where.line}:{where.column}"
+            self.problem(where, "a list or mapping cannot be a key", "Write text before the colon.")
+            self._node(event, (*path, key))
+            return key
+        value, key = self._scalar(event, where)
+        if value == "<<" and self.text.startswith("<<", event.start_mark.index):
             self.problem(where, "<< is a YAML merge key, and merge keys are not supported", "Write the entries out.")
         elif not isinstance(value, str):
             kind = NOT_TEXT[type(value)]
-            advice = f'Quote it: "{source}".' if source else "Write a name before the colon."
-            self.problem(where, f"{source or 'this key'} is {kind}, but a key must be text", advice)
-        key = source or ""
-        path = (*frame.path, key)
-        if key in frame.value:
-            first = self.keys[path]
+            advice = f'Quote it: "{key}".' if key else "Write a name before the colon."
+            self.problem(where, f"{key or 'this key'} is {kind}, but a key must be text", advice)
+        if key in entries:
+            first = self.document.keys[*path, key]
             message = f"duplicate key {key!r}: in line {first.line} and in line {where.line}"
             self.problem(where, message, "Remove or rename one.")
         else:
-            self.keys[path] = where
-        frame.key = key
+            self.document.keys[*path, key] = where
+        return key
 
     def _check_plain(self, event: Any, where: Location) -> None:
         if event.anchor:

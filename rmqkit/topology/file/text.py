@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from rmqkit.errors import DocumentError, Location, Problem
+from rmqkit.plural import plural
 
 MAX_BYTES = 5_000_000  # some 70,000 bindings
 
@@ -42,15 +43,9 @@ def _decode(content: bytes, file: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        where = place(content[: error.start].decode("utf-8"), error.start, file)
+        where = Location(file).after(content[: error.start].decode("utf-8"))
         message = f"the byte 0x{content[error.start]:02x} is not UTF-8"
         raise fatal(where, message, "Save the file as UTF-8; it may be Latin-1.") from error
-
-
-def place(text: str, index: int, file: str) -> Location:
-    """Return the line and column of a character of the text."""
-    before = text[:index]
-    return Location(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
 def check_characters(text: str, file: str) -> None:
@@ -58,7 +53,7 @@ def check_characters(text: str, file: str) -> None:
     if forbidden := _FORBIDDEN.search(text):
         message = f"the character U+{ord(forbidden[0]):04X} is not allowed in YAML"
         advice = 'Check that this is a text file; in double quotes the character can be escaped, like "\\x07".'
-        raise fatal(place(text, forbidden.start(), file), message, advice)
+        raise fatal(Location(file).after(text[: forbidden.start()]), message, advice)
 
 
 def fatal(where: Location, message: str, advice: str = "") -> DocumentError:
@@ -74,10 +69,5 @@ def failed(problems: list[Problem]) -> DocumentError:
 def headline(problems: list[Problem]) -> str:
     """Count the problems, and name their file or count the files."""
     files = {problem.where.file for problem in problems}
-    count = counted(len(problems), "problem")
+    count = plural(len(problems), "problem")
     return f"{files.pop()}: {count}" if len(files) == 1 else f"{count} in {len(files)} files"
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number with its noun: `1 problem`, `2 problems`."""
-    return f"{number:,} {noun}" + ("s" if number != 1 else "")
