@@ -121,7 +121,7 @@ def handle(
     handler: HandlerFunction | Handler,
     *,
     topology: Topology | None = None,
-    prefetch: int = 100,
+    prefetch: int | None = None,
     count: int | None = None,
     idle_timeout_s: float | None = None,
     concurrency: int = 1,
@@ -139,13 +139,15 @@ def handle(
     Otherwise the run ends with HandlerError, and the message is still queued. `failed` decides in place of all this.
 
     The run ends as a consumer does: see `ConsumeOptions`. `concurrency` is the number of threads that call the
-    function. `on_failure` gets the exceptions; `on_warning` is called once for each kind of failure, and for problems
-    that were recovered from; both are logged by default. Any Handler may take the place of the function. Raises what a
-    consumer raises, NotFound if a queue of the retry is missing, Unroutable or NotConfirmed if a message could not be
-    parked or retried, HandlerError if the function returns anything else; their `report` has the counts.
+    function; each has a consumer, and `prefetch` is 100, or 2 with several threads, so that each gets a share of a
+    short queue. `on_failure` gets the exceptions; `on_warning` is called once for each kind of failure, and for
+    problems that were recovered from; both are logged by default. Any Handler may take the place of the function.
+    Raises what a consumer raises, NotFound if a queue of the retry is missing, Unroutable or NotConfirmed if a message
+    could not be parked or retried, HandlerError if the function returns anything else; their `report` has the counts.
     """
     job = job_for(queue, topology) if topology else ConsumeJob(queue)
-    job = replace(job, options=ConsumeOptions(prefetch, count, idle_timeout_s), consumers=concurrency, failed=failed)
+    options = ConsumeOptions(prefetch or (100 if concurrency == 1 else 2), count, idle_timeout_s)
+    job = replace(job, options=options, consumers=concurrency, failed=failed)
     called = handler if isinstance(handler, Handler) else FunctionHandler(handler, on_failure)
     return run_handler(connection, job, called, stop=stop or Stop(), on_warning=on_warning)
 

@@ -58,7 +58,7 @@ class OffsetTracker:
             self._next = self._unsettled.popleft()[1] + 1
 
 
-ACK_WITHIN_S = 0.02  # iterating, an acknowledgement waits this long at most to be sent together with others
+ACK_WITHIN_S = 0.02  # iterating, deliveries handled within this time are acknowledged together
 ACK_TOGETHER = 200
 _NO_ACK_TOGETHER = 100  # with `no_ack`, as many are handed out at a time: what is in hand can be lost
 _SLOW = (
@@ -139,10 +139,10 @@ class Consumer:
 
     def __iter__(self) -> Iterator[Delivery]:
         done: list[Delivery] = []
-        done_since_s = 0.0
         try:
             for batch in chain((list(self._rest),), self._batches(lambda: False, 1)):
                 self._rest = rest = deque(batch)
+                since_s = time.monotonic()
                 # Else the rest returns to the queue.
                 while rest and not self._stop.requested and not self.is_lost(rest[0]):
                     delivery = rest.popleft()
@@ -151,12 +151,11 @@ class Consumer:
                         yield delivery
                         continue
                     yield delivery
-                    now = time.monotonic()
-                    done_since_s = done_since_s if done else now
                     done.append(delivery)
-                    if now - done_since_s >= ACK_WITHIN_S or len(done) >= ACK_TOGETHER:
+                    now = time.monotonic()
+                    if now - since_s >= ACK_WITHIN_S or len(done) >= ACK_TOGETHER:
                         self.settle(done, Verdict.ACK)
-                        done = []
+                        done, since_s = [], now
                 self.settle(done, Verdict.ACK)
                 done = []
             self.close()  # else the broker would send more deliveries, which are not consumed

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,19 @@ def test_concurrency_is_the_number_of_threads_and_a_stop_ends_them_all(
     report = rmqkit.handle(connection, "orders", handler, topology=SHOP, concurrency=3, prefetch=1, stop=stop)
     assert (report.acknowledged, report.retried) == (3, 0)
     wait_until(lambda: ready(vhost_url, "orders") == 6)
+
+
+def test_every_thread_gets_a_share_of_a_short_queue(connection: rmqkit.Connection) -> None:
+    threads: Counter[str] = Counter()
+
+    def slow(_: Delivery) -> None:
+        threads[threading.current_thread().name] += 1
+        time.sleep(0.2)
+
+    connection.publish(Message(b"%d" % number, "orders") for number in range(12))
+    report = rmqkit.handle(connection, "orders", slow, topology=SHOP, concurrency=4, idle_timeout_s=1)
+    assert (report.acknowledged, len(threads)) == (12, 4)
+    assert max(threads.values()) <= 4
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
