@@ -19,6 +19,7 @@ from rmqkit.version import VERSION
 
 # The module that defines each exported name.
 _MODULES = {
+    "address": "Tls",
     "connection": "Connection connect",
     "errors": (
         "AccessRefused AuthenticationFailed BrokerError ConnectionLost ConsumerCancelled DocumentError HandlerError "
@@ -30,12 +31,12 @@ _MODULES = {
     "message": "Delivery Message Properties Verdict",
     "messaging.consumer": "Consumer",
     "model": "Binding Contract Exchange Policy Queue Retry Suppression Target Topology",
-    "options": "ApplyOptions FailurePolicy PublishOptions Replay",
+    "options": "ApplyOptions FailurePolicy Offset PublishOptions Replay",
     "payload.contracts": "compile_contract",
     "payload.message_template": "fill",
     "plan": "Difference Outcome Plan Step",
     "report": "Answer ConsumeReport Failure Fate MoveGroup MoveReport PublishReport QueueState QueueStatus ServeReport",
-    "settings": "Settings",
+    "settings": "Settings load_settings",
     "stop": "Stop",
     "topology.file.loader": "load",
     "topology.lint.linter": "Finding lint",
@@ -45,6 +46,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __version__ = VERSION
 
 if TYPE_CHECKING:
+    from rmqkit.address import Tls as Tls
     from rmqkit.connection import Connection as Connection
     from rmqkit.connection import connect as connect
     from rmqkit.errors import AccessRefused as AccessRefused
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from rmqkit.model import Topology as Topology
     from rmqkit.options import ApplyOptions as ApplyOptions
     from rmqkit.options import FailurePolicy as FailurePolicy
+    from rmqkit.options import Offset as Offset
     from rmqkit.options import PublishOptions as PublishOptions
     from rmqkit.options import Replay as Replay
     from rmqkit.payload.contracts import compile_contract as compile_contract
@@ -108,6 +111,7 @@ if TYPE_CHECKING:
     from rmqkit.report import QueueStatus as QueueStatus
     from rmqkit.report import ServeReport as ServeReport
     from rmqkit.settings import Settings as Settings
+    from rmqkit.settings import load_settings as load_settings
     from rmqkit.stop import Stop as Stop
     from rmqkit.topology.file.loader import load as load
     from rmqkit.topology.lint.linter import Finding as Finding
@@ -117,10 +121,12 @@ if TYPE_CHECKING:
 else:
     __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604 - all are strings
 
+    def __getattr__(name: str) -> Any:  # hidden from type checkers: they would accept every name
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'rmqkit' has no attribute {name!r}")
+        value = getattr(import_module(f"rmqkit.{_MODULE_OF[name]}"), name)
+        globals()[name] = value  # found without this function from now on
+        return value
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'rmqkit' has no attribute {name!r}")
-    value = getattr(import_module(f"rmqkit.{_MODULE_OF[name]}"), name)
-    globals()[name] = value  # found without this function from now on
-    return value
+    def __dir__() -> list[str]:
+        return sorted(globals().keys() | _MODULE_OF.keys())

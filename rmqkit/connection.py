@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
@@ -39,27 +40,30 @@ if TYPE_CHECKING:
     from rmqkit.deploy.scenario_runner import ScenarioRunner
 
 F = TypeVar("F", bound=rpc_server.Function)
+OnWarning = Callable[[str], None]
+_log = logging.getLogger("rmqkit")
 
 
-def connect(*urls: str, settings: Settings | None = None) -> Connection:
-    """Connect to the first broker that answers.
+def connect(*urls: str, settings: Settings | None = None, name: str = "rmqkit") -> Connection:
+    """Connect to the first broker that answers; RabbitMQ lists the connection under `name`.
 
     Without a URL, use RMQKIT_URL, AMQP_URL or CLOUDAMQP_URL, else `amqp://guest:guest@localhost:5672/`. Raises
     SettingsError, Unreachable, AuthenticationFailed.
     """
-    return Connection(settings or load_settings(urls))
+    return Connection(settings or load_settings(urls), name)
 
 
 class Connection:
     """A connection to one broker, or to one of several equivalent brokers.
 
     Publishing has a separate TCP connection, because a broker under an alarm stops reading from publishers only
-    (https://www.rabbitmq.com/docs/connection-blocked). Threads may share a connection, but not a consumer.
+    (https://www.rabbitmq.com/docs/connection-blocked). Threads may share a connection, but not a consumer. Each method
+    passes the faults it recovers from to its `on_warning`: by default the logger `rmqkit` logs them as warnings.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._consuming = ReconnectingConnection(settings, "consumer")
-        self._publishing = ReconnectingConnection(settings, "publisher")
+    def __init__(self, settings: Settings, name: str = "rmqkit") -> None:
+        self._consuming = ReconnectingConnection(settings, f"{name} consumer")
+        self._publishing = ReconnectingConnection(settings, f"{name} publisher")
         self._temporary_queues: dict[str, subscription.TemporaryQueue] = {}  # by the names that `subscribe` returned
         self._idle_clients: list[RpcClient] = []
         self._served: list[rpc_server.ServedFunction] = []
@@ -163,7 +167,7 @@ class Connection:
         match: Literal["all", "any"] = "all",
         durable: str = "",
         max_length: int | None = None,
-        on_warning: Callable[[str], None] = lambda _: None,
+        on_warning: OnWarning = _log.warning,
     ) -> str:
         """Bind a queue to an exchange and return its name; without keys and headers it receives every message.
 
@@ -212,7 +216,7 @@ class Connection:
         on_progress: Callable[[PublishReport], None] | None = None,
         on_settled: Callable[[int, Message, Fate], None] | None = None,
         on_failure: Callable[[Failure], None] | None = None,
-        on_warning: Callable[[str], None] | None = None,
+        on_warning: OnWarning = _log.warning,
     ) -> PublishReport:
         """Publish messages: persistent, mandatory and confirmed, unless they or `options` say otherwise.
 
@@ -256,7 +260,7 @@ class Connection:
         no_ack: bool = False,
         offset: Offset | None = None,
         stop: Stop | None = None,
-        on_warning: Callable[[str], None] | None = None,
+        on_warning: OnWarning = _log.warning,
     ) -> Consumer:
         """Return a consumer of a queue: iterate over it, or over its `batches`.
 
@@ -278,7 +282,7 @@ class Connection:
         dry_run: bool = False,
         stop: Stop | None = None,
         on_progress: Callable[[int, str], None] = lambda _scanned, _blocked: None,
-        on_warning: Callable[[str], None] = lambda _: None,
+        on_warning: OnWarning = _log.warning,
     ) -> MoveReport:
         """Move the messages of a queue back to their origin, or to a target; to an Exchange with their own routing key.
 
@@ -323,7 +327,7 @@ class Connection:
         replies: int | None = 1,
         window: int = 100,
         idempotent: bool = False,
-        on_warning: Callable[[str], None] | None = None,
+        on_warning: OnWarning = _log.warning,
     ) -> Iterator[Answer]:
         """Send requests concurrently, and yield an answer for each, in their order.
 
@@ -372,15 +376,15 @@ class Connection:
         *,
         stop: Stop | None = None,
         on_failure: rpc_server.OnFailure | None = None,
-        on_warning: Callable[[str], None] | None = None,
+        on_warning: OnWarning = _log.warning,
     ) -> ServeReport:
         """Run all registered functions until a stop is requested; then finish the requests in progress.
 
         Each reply is confirmed before its request is acknowledged: at least once. `on_failure` receives each request
         whose function failed, and the exception; without it, failures are logged. Raises the errors of a consumer.
         """
-        report, warn = on_failure or rpc_server.log_failure, on_warning or (lambda _: None)
-        context = rpc_server.ServeContext(self._consuming, self._publishing, stop or Stop(), report, warn)
+        report = on_failure or rpc_server.log_failure
+        context = rpc_server.ServeContext(self._consuming, self._publishing, stop or Stop(), report, on_warning)
         return rpc_server.run(self._served, context)
 
     def _contracts_of(self, topology: Topology) -> Contracts:

@@ -104,7 +104,7 @@ def _rmqkit_http_api(_rmqkit_broker: _Broker) -> HttpApiClient:
             "Each test needs its own virtual host, which AMQP cannot create. On a broker without the HTTP API use"
             " `rmqkit.connect` with unique names; without a URL, a private node with the HTTP API is started."
         ),
-        closing(ReconnectingConnection(_rmqkit_broker.settings(), "pytest")) as connection,
+        closing(ReconnectingConnection(_rmqkit_broker.settings(), "rmqkit pytest")) as connection,
     ):
         return http_api.connect(connection)
 

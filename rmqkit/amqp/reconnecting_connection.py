@@ -32,9 +32,9 @@ T = TypeVar("T")
 class ReconnectingConnection:
     """A connection to the first address that answers, shared by any number of channels and threads."""
 
-    def __init__(self, settings: Settings, purpose: str) -> None:
+    def __init__(self, settings: Settings, name: str) -> None:
         self.settings = settings
-        self._purpose = purpose
+        self._name = name
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._next_address = 0
@@ -150,7 +150,7 @@ class ReconnectingConnection:
             client_properties={
                 "product": "rmqkit",
                 "version": VERSION,
-                "connection_name": f"rmqkit {self._purpose}",
+                "connection_name": self._name,
                 "information": "https://pypi.org/project/rmqkit",
             },
         )

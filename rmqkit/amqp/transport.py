@@ -7,6 +7,7 @@ one write: the busier it is, the larger the writes, and a single message leaves 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import ssl
@@ -38,6 +39,10 @@ OWNER_CHECK_S = 1.0
 PURE_PIKA = "RMQKIT_PURE_PIKA"
 
 _sessions = count(1)
+
+_pika_log = logging.getLogger("pika")
+if _pika_log.level == logging.NOTSET:  # each failure reaches the caller once, as an error or a warning of rmqkit
+    _pika_log.setLevel(logging.CRITICAL)
 
 
 class _Adapter(pika.SelectConnection):

@@ -542,3 +542,15 @@ def test_a_consumer_that_stops_costs_a_quorum_queue_no_delivery_from_4_3_on(
     wait_until(lambda: connection.queue_state(queue_name if kept else dead).ready == len(bodies))
     left = [each.body for each in connection.consume(queue_name, idle_timeout_s=1)] if kept else []
     assert left == bodies * kept
+
+
+def test_a_lost_connection_is_one_warning_in_the_log(
+    broker_url: str, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with rmqkit.connect(broker_url) as connection:
+        connection.publish(Message(b"x", queue))
+        for delivery in connection.consume(queue, count=2):
+            if not delivery.redelivered:
+                connection._consuming.reset()
+    records = [(record.name, record.levelname) for record in caplog.records]
+    assert records == [("rmqkit", "WARNING")]

@@ -19,7 +19,7 @@ AMOUNT, OPTIONS = 100, PublishOptions()
 def publish(
     on_published: Callable[[Peer, Published], None],
     options: PublishOptions = OPTIONS,
-    on_warning: Callable[[str], None] | None = None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> tuple[rmqkit.PublishReport, dict[int, Fate]]:
     """Publish a hundred messages to a broker that answers so on the first connection, and well on later ones."""
     fates: dict[int, Fate] = {}

@@ -78,15 +78,16 @@ def test_the_command_of_exec_inherits_no_credentials_and_no_socket(
     assert not [line for line in descriptors if "socket:" in line or "eventpoll" in line]
 
 
-def test_the_client_properties_identify_rmqkit_and_hold_no_secret(broker: Broker, login: str) -> None:
+def test_the_client_properties_identify_the_program_and_hold_no_secret(broker: Broker, login: str) -> None:
     def ours() -> list[str]:
         found = json.loads(broker.api("GET", "connections"))
         return [json.dumps(each) for each in found if each.get("user") == urlsplit(login).username]
 
-    with rmqkit.connect(login):
+    with rmqkit.connect(login, name="shop"):
         wait_until(lambda: bool(ours()))
         (connection,) = ours()
     assert '"product": "rmqkit"' in connection
+    assert '"connection_name": "shop consumer"' in connection
     assert CANARY not in connection
 
 

@@ -79,7 +79,7 @@ def _publish(
             show_consumed(received := sum(len(worker.lines()) for worker in workers), "")
             return received >= len(bodies) and bodies.issubset(line for worker in workers for line in worker.lines())
 
-        report = runner.connection.publish(published(), check=False, on_progress=show)
+        report = runner.connection.publish(published(), check=False, on_progress=show, on_warning=lambda _: None)
         runner.wait_until(is_consumed)
     seconds = time.monotonic() - started_s
     runner.wait_until_empty(queue)
