@@ -95,7 +95,7 @@ class ConsumeReport:
     `parked` those moved to the queue after their last one; both were acknowledged once a copy was confirmed. `lost`
     counts deliveries that `no_ack` acknowledged and that were not handled, `in_doubt` those that were handled and may
     be redelivered, because the connection was lost at the end. `shares` counts deliveries by consumer, in the order
-    the consumers were started.
+    the consumers were started. `idle_s` is the part of `seconds` in which no message arrived or was handled.
     """
 
     consumed: int = 0
@@ -113,6 +113,7 @@ class ConsumeReport:
     lost: int = 0
     in_doubt: int = 0
     seconds: float = 0.0
+    idle_s: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
 
 

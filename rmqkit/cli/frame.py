@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, Self
@@ -9,9 +10,10 @@ from typing import NoReturn, Self
 import typer
 
 from rmqkit import exit_codes
+from rmqkit.cli import output
 from rmqkit.stop import Stop, StopRequested
 
-_NOTICE = b"\nStopping: finishing messages in progress. Press Ctrl-C again to stop now.\n"
+_STOPPING = b"\nStopping: finishing messages in progress. Press Ctrl-C again to stop now.\n"
 
 
 class StoppedAtOnce(BaseException):
@@ -21,11 +23,13 @@ class StoppedAtOnce(BaseException):
 class Signals:
     """Handle SIGINT, SIGTERM and SIGHUP while the block runs: the first requests a stop, a second raises StoppedAtOnce.
 
-    `received` is the number of the first signal, 0 for none. An ignored SIGHUP, as under nohup, stays ignored.
+    `received` is the number of the first signal, 0 for none. An ignored SIGHUP, as under nohup, stays ignored. On a
+    terminal a notice tells how to stop at once, unless it is `silent`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         self.stop = Stop()
+        self._silent = silent
         self.received = 0
 
     def __enter__(self) -> Self:
@@ -42,14 +46,20 @@ class Signals:
         if self.received:
             raise StoppedAtOnce
         self.received = number
-        if os.isatty(2):
-            os.write(2, _NOTICE)
+        if os.isatty(2) and not self._silent:
+            os.write(2, _STOPPING)
         self.stop.request()
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
     """Exit at once: only reporting is left to do by now."""
     os._exit(exit_codes.SIGNALLED + number)
+
+
+def note_waiting(messages: str) -> None:
+    """Tell a person at a terminal that the command waits for messages, which may never arrive."""
+    if output.is_terminal(sys.stderr):
+        output.note(output.safe(f"Waiting for {messages}. Press Ctrl-C to stop."))
 
 
 def run(body: Callable[[Stop], int]) -> NoReturn:

@@ -202,8 +202,8 @@ def progress_bars(*labels: str, total: int | None = None) -> Iterator[list[Updat
             task = bars.add_task(label, total=total, done="", rate="", blocked="")
 
             def update(done: int, blocked: str) -> None:
-                elapsed = bars.tasks[task].elapsed or 0.0
-                rate = f"{done / elapsed:,.0f}/s" if elapsed else ""
+                speed = bars.tasks[task].speed  # of the last seconds in which anything was done
+                rate = f"{speed:,.0f}/s" if speed else ""
                 shown = f"{done:,}/{total:,}" if total else f"{done:,}"
                 blocked = f"blocked: {safe(blocked)}" if blocked else ""
                 bars.update(task, completed=done, done=shown, rate=rate, blocked=blocked)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _COUNTS = ("confirmed", "returned", "nacked", "refused", "unknown", "republished")
 _GROUPS_SHOWN = 40
+_LEAST_RATED = 20  # messages; of fewer, the rate says nothing
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -108,9 +109,15 @@ def resuming(resume: Resume) -> str:
 
 
 def _done(verb: str, count: int, seconds: float, *, interrupted: bool) -> str:
-    rate = f", {count / seconds:,.0f}/s" if count and seconds else ""
     begin = f"Stopped: {verb}" if interrupted else verb.capitalize()
-    return f"{begin} {plural(count, 'message')} in {seconds:.2f} s{rate}"
+    return f"{begin} {plural(count, 'message')} in {time_and_rate(count, seconds)}"
+
+
+def time_and_rate(count: int, seconds: float, idle_s: float = 0.0) -> str:
+    """Return the time that messages took and, unless they were only a handful, their rate without idle time."""
+    busy_s = seconds - idle_s
+    rate = f", {count / busy_s:,.0f}/s" if count >= _LEAST_RATED and busy_s > 0 else ""
+    return f"{seconds:.2f} s{f' ({idle_s:.2f} s idle)' if idle_s and rate else ''}{rate}"
 
 
 def _failures(report: PublishReport, fate: Fate) -> Iterator[Failure]:
@@ -182,7 +189,6 @@ def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict,
         return settled - report.unmatched * (verdict is unmatched)
 
     done = handled(report.acknowledged, Verdict.ACK) - sent_on - report.retried - report.parked
-    rate = f", {done / report.seconds:,.0f}/s" if done and report.seconds else ""
     counts = {
         "redelivered": report.redelivered if done else 0,
         rejected: handled(report.rejected, Verdict.REJECT) - given_up * (fate == rejected),
@@ -195,7 +201,8 @@ def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict,
         "lost (acknowledged, not handled)": report.lost,
         "in doubt (handled, and may be redelivered)": report.in_doubt,
     }
-    return f"Consumed {plural(done, 'message')} in {report.seconds:.2f} s{rate}{_listed(counts)}."
+    time = time_and_rate(done, report.seconds, report.idle_s)
+    return f"Consumed {plural(done, 'message')} in {time}{_listed(counts)}."
 
 
 def consumer_shares(report: ConsumeReport) -> str:

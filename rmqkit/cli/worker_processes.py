@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from typing import IO, Any
 
 from rmqkit import errors
-from rmqkit.cli import consume_job, output
+from rmqkit.cli import consume_job, frame, output
 from rmqkit.cli.consume_job import ConsumeCommand, ConsumeResult
 from rmqkit.cli.frame import Signals, StoppedAtOnce
 from rmqkit.errors import OutputError, RmqkitError
@@ -101,18 +101,25 @@ def run(command: ConsumeCommand, stop: Stop, *, as_json_object: bool) -> int:
     progress = nullcontext(lambda _done, _blocked: None) if os.isatty(1) else output.progress("consuming", total)
     with progress as update:
 
+        def on_consuming() -> None:
+            if not as_json_object:
+                queue = command.job.queue  # none if the queue is temporary
+                frame.note_waiting(f"messages{queue and f' in {queue}'}")
+
         def on_progress(acknowledged: int) -> None:
             update(acknowledged, "")
 
         if command.workers == 1:
-            result = consume_job.run(command, stop, on_progress=on_progress)
+            result = consume_job.run(command, stop, on_consuming=on_consuming, on_progress=on_progress)
         else:
-            result = _run_workers(command, stop, on_progress)
+            result = _run_workers(command, stop, on_consuming, on_progress)
     consume_job.print_report(command, result, as_json_object=as_json_object)
     return result.exit_code
 
 
-def _run_workers(command: ConsumeCommand, stop: Stop, on_progress: Callable[[int], None]) -> ConsumeResult:
+def _run_workers(
+    command: ConsumeCommand, stop: Stop, on_consuming: Callable[[], None], on_progress: Callable[[int], None]
+) -> ConsumeResult:
     """Consume with worker processes; if one dies, the others keep working.
 
     They subscribe one after another, so that RabbitMQ serves them in the order of their numbers. Each gets its part of
@@ -125,7 +132,7 @@ def _run_workers(command: ConsumeCommand, stop: Stop, on_progress: Callable[[int
         try:
             with stop.waking(lambda: _signal(workers)):
                 workers += [_WorkerProcess(number, lock.fileno()) for number in range(1, len(commands) + 1)]
-                _supervise(workers, commands, stop, on_progress)
+                _supervise(workers, commands, stop, on_consuming, on_progress)
         finally:
             _end_all(workers)
     error = next((worker.error for worker in workers if worker.error), None)
@@ -134,7 +141,11 @@ def _run_workers(command: ConsumeCommand, stop: Stop, on_progress: Callable[[int
 
 
 def _supervise(
-    workers: list[_WorkerProcess], commands: list[ConsumeCommand], stop: Stop, on_progress: Callable[[int], None]
+    workers: list[_WorkerProcess],
+    commands: list[ConsumeCommand],
+    stop: Stop,
+    on_consuming: Callable[[], None],
+    on_progress: Callable[[int], None],
 ) -> None:
     """Start each worker once the previous one is subscribed, and read the reports until all workers have ended."""
     waiting = list(zip(workers, commands, strict=True))
@@ -148,6 +159,8 @@ def _supervise(
             elif waiting and all(worker.consuming for worker in workers if worker.started):
                 worker, command = waiting.pop(0)
                 worker.start(command)
+                if not waiting:
+                    on_consuming()
             for key, _ in selector.select(_WAIT_S):
                 worker = key.data
                 if not worker.read():
@@ -199,7 +212,7 @@ def main() -> None:
         with suppress(BrokenPipeError):
             os.write(reports_fd, json.dumps(event).encode() + b"\n")
 
-    with Signals() as signals:
+    with Signals(silent=True) as signals:  # the parent says it
         try:
             command = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
             threading.Thread(target=_end_with_parent, daemon=True).start()

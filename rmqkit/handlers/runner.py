@@ -233,9 +233,9 @@ def combine(reports: Mapping[str, ConsumeReport], seconds: float) -> ConsumeRepo
     for report in reports.values():
         numbers: dict[str, Any] = asdict(report)
         totals.update({name: number for name, number in numbers.items() if isinstance(number, int)})
-    return ConsumeReport(
-        **totals, seconds=seconds, shares={name: report.acknowledged for name, report in reports.items()}
-    )
+    shares = {name: report.acknowledged for name, report in reports.items()}
+    idle_s = min((report.idle_s for report in reports.values()), default=0.0)  # of all at once, at most
+    return ConsumeReport(**totals, seconds=seconds, idle_s=idle_s, shares=shares)
 
 
 class _FailureLog:

@@ -65,6 +65,7 @@ _SLOW = (
     "A message was held for longer than the consumer timeout; the messages behind it are redelivered."
     " Lower the prefetch (--prefetch 1), limit the handler (--timeout), or set x-consumer-timeout on the quorum queue"
 )
+_IDLE_S = 1.0  # a longer time without a delivery counts as idle
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
 
@@ -110,7 +111,7 @@ class Consumer:
         self._consumed_before = 0  # this subscription
         self._report = ConsumeReport()
         self._started_s = time.monotonic()
-        self._last_s = self._started_s  # when the last delivery arrived, or the last subscription was made
+        self._last_s = self._started_s  # when a delivery last arrived or was settled, or the last subscription was made
         self._events: deque[Event] = deque()  # that arrived together; the rest is for the next call
         self._rest: deque[Delivery] = deque()  # of a batch, likewise
         self._warn = on_warning or (lambda _: None)
@@ -127,7 +128,9 @@ class Consumer:
         """Return the numbers so far."""
         now = self._report
         lost = max(self._handed_out - now.acknowledged - now.rejected - now.requeued, 0)
-        return replace(now, lost=lost, seconds=time.monotonic() - self._started_s)
+        now_s = time.monotonic()
+        idle_s = now.idle_s + self._gap_s(now_s)
+        return replace(now, lost=lost, seconds=now_s - self._started_s, idle_s=idle_s)
 
     def subscribe(self) -> None:
         """Start consuming now, not when the first delivery is requested.
@@ -192,6 +195,7 @@ class Consumer:
                 if left_s <= 0:
                     return
                 for batch in self._receive(min(left_s, _WAIT_S, self._acknowledger.backoff.due_in_s())):
+                    self._report = replace(self._report, idle_s=self._report.idle_s + self._gap_s(time.monotonic()))
                     together = no_ack_together if self._options.no_ack else len(batch)
                     for first in range(0, len(batch), together):
                         if wanted := self._cut(batch[first : first + together]):
@@ -215,6 +219,7 @@ class Consumer:
         A rejected message is sent to the queue's dead-letter exchange, or dropped where there is none. A redelivered
         one is requeued after a pause, which grows up to ten seconds.
         """
+        self._last_s = time.monotonic()
         if self._options.no_ack:
             self._count(verdict, len(deliveries))
         elif self._channel is not None:
@@ -278,6 +283,11 @@ class Consumer:
             report, acknowledged=max(report.acknowledged - doubtful, 0), in_doubt=doubtful + self._untaken
         )
 
+    def _gap_s(self, now_s: float) -> float:
+        """Return how long no delivery has arrived or been handled; 0 for a moment."""
+        gap_s = now_s - self._last_s
+        return gap_s if gap_s > _IDLE_S else 0.0
+
     def _leave(self) -> None:
         if not self._entered:
             self.close()
@@ -313,6 +323,8 @@ class Consumer:
                 self._events.extend(channel.wait(timeout_s, subject=f"consuming from queue {self.queue!r}"))
         except ConnectionLost as exc:
             self._resubscribe(str(exc))
+            if not self._stop.requested:
+                self._warn(f"reconnected: consuming from queue {self.queue!r} again")
             return
         except PropertyMismatch as exc:
             if "timeout" not in exc.reply_text and "timed out" not in exc.reply_text:

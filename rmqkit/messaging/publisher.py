@@ -327,13 +327,17 @@ class Publisher:
         returned, in_flight = self._unconfirmed.returned, self._unconfirmed.take_all()
         self._counts.settle([sent for sent in in_flight if sent.position in returned], Fate.RETURNED, returned.copy())
         unsettled = [sent for sent in in_flight if sent.position not in returned]
+        done = ""
         if isinstance(error, Refused) or (isinstance(error, ConnectionLost) and unsettled and error.reply_code >= HARD):
             self._isolate(unsettled, error)
         else:
             self._window.reopen(len(unsettled))
             self._warn(f"{error}; reconnecting to resend {len(unsettled)} unconfirmed messages")
+            done = "reconnected: publishing again"
         self._queue.extendleft(sent._replace(tries=sent.tries + 1) for sent in reversed(unsettled))
         self._recover()
+        if done:
+            self._warn(done)
 
     def _renew(self) -> None:
         """Open a new channel, with nothing unconfirmed on the old one.

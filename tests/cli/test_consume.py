@@ -14,8 +14,10 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.support.cli import Start, parse_report
-from tests.support.queues import drain, fill
-from tests.support.wait import wait_for_queue
+from tests.support.proxy import Proxy
+from tests.support.queues import consumers, drain, fill
+from tests.support.terminal import terminal
+from tests.support.wait import wait_for_queue, wait_until
 
 RMQKIT = (sys.executable, "-m", "rmqkit")
 
@@ -272,3 +274,41 @@ def test_the_arguments_of_a_worker_contain_no_password(start: Start, channel: Bl
 
 def _children(pid: int) -> list[int]:
     return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+@pytest.mark.parametrize("how", [(), ("--workers", 2), ("--json",)])
+def test_a_terminal_is_told_that_consuming_waits_and_rates_leave_out_the_wait(
+    how: tuple[object, ...], environment: dict[str, str], channel: BlockingChannel, queue: str
+) -> None:
+    waits = f"Waiting for messages in {queue}. Press Ctrl-C to stop."
+    with terminal("consume", queue, "-n", 30, *how, env=environment, stdout=subprocess.DEVNULL) as screen:
+        wait_until(lambda: consumers(channel, queue), "it does not consume")
+        time.sleep(1.2)  # idle
+        for _ in range(30):
+            channel.basic_publish("", queue, b"x")
+        code, shown = screen.end()
+    flat = shown.replace("\r\n", "")  # queue names are long
+    assert code == 0, shown
+    assert (waits in flat) == ("--json" not in how), shown
+    if not how:
+        assert re.search(r"Consumed 30 messages in [\d.]+ s \([\d.]+ s idle\), [\d,]+/s\.", flat), shown
+
+
+def test_off_a_terminal_nothing_tells_that_consuming_waits(start: Start, queue: str) -> None:
+    _, stderr = start(queue, "--idle-timeout", 0.1).communicate(timeout=90)
+    assert stderr.startswith(b"Consumed 0 messages in "), stderr
+
+
+def test_a_consumer_says_that_it_reconnected(
+    environment: dict[str, str], broker_url: str, channel: BlockingChannel, queue: str
+) -> None:
+    with (
+        Proxy(broker_url) as proxy,
+        terminal("consume", queue, "-n", 1, env=environment | {"RMQKIT_URL": proxy.url}) as screen,
+    ):
+        screen.read(lambda shown: "Waiting for messages" in shown)
+        proxy.reset()
+        screen.read(lambda shown: "reconnected: consuming from queue" in shown)
+        channel.basic_publish("", queue, b"after")
+        code, shown = screen.end()
+    assert (code, "after" in shown) == (0, True), shown

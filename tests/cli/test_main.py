@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from rmqkit.cli.options import ConnectionOptions
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
 from rmqkit.stop import Stop
+from tests.support.terminal import terminal
 
 RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
 CANARY = "c4n4ry"
@@ -40,19 +40,8 @@ def rmqkit(
 
 def on_a_terminal(arguments: Sequence[str], **env: str) -> str:
     """Run with both output streams on a terminal; return all that it showed."""
-    ours, theirs = pty.openpty()
-    variables = {"TERM": "xterm", **{name: value for name, value in os.environ.items() if name != "NO_COLOR"}} | env
-    process = subprocess.Popen([*RMQKIT, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=variables)
-    os.close(theirs)
-    shown = b""
-    try:
-        while part := os.read(ours, 65536):
-            shown += part
-    except OSError:  # Linux' end of a terminal
-        pass
-    os.close(ours)
-    process.wait()
-    return shown.decode()
+    with terminal(*arguments, env=env) as screen:
+        return screen.end()[1]
 
 
 def commands_that_are_there() -> list[str]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from rmqkit.report import QueueStatus
 from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.proxy import Proxy
+from tests.support.terminal import terminal
 from tests.support.wait import wait_until
 
 ORDERS = """
@@ -65,6 +63,10 @@ def watch(broker: Broker, vhost_url: str) -> Iterator[Watch]:
     for each in started:
         each.kill()
         each.communicate()
+
+
+def on(broker: Broker, url: str) -> dict[str, str]:
+    return {"RMQKIT_URL": url, "RMQKIT_API_URL": broker.api_url}
 
 
 def line(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -167,14 +169,9 @@ def test_the_table_fits_the_terminal_whatever_the_names(
 ) -> None:
     for number in range(3):
         vhost_channel.queue_declare(f"{number}-{letter * 75}-{number}", durable=True)
-    env = os.environ | {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url, "TERM": "xterm", "COLUMNS": "80"}
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "status", "--sort", "name"]
-    with subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL) as process:
-        os.close(theirs)
-        shown = _read(ours, until=lambda _: False)
-        assert process.wait(90) == 0
-    os.close(ours)
+    with terminal("status", "--sort", "name", env=on(broker, vhost_url), stderr=subprocess.DEVNULL) as screen:
+        code, shown = screen.end()
+    assert code == 0
     _, *rows = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
     assert [(row[0], row.split()[0][-1]) for row in rows] == [("0", "0"), ("1", "1"), ("2", "2")]
     assert all(output.width(row) <= 80 for row in rows), shown
@@ -244,39 +241,12 @@ def test_watching_without_a_terminal_or_json_is_refused(live: Run) -> None:
 def test_watching_on_a_terminal_redraws_the_table_until_it_is_stopped(
     number: signal.Signals, code: int, broker: Broker, vhost_url: str, topology: Path
 ) -> None:
-    env = os.environ | {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url, "TERM": "xterm"}
-    command = [
-        sys.executable,
-        "-c",
-        "from rmqkit.cli import main; main()",
-        "status",
-        "-w",
-        "--interval",
-        "0.2",
-        topology,
-    ]
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        list(map(str, command)), env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
-    os.close(theirs)
-    shown = _read(ours, until=lambda text: text.count("billing") >= 3)
-    process.send_signal(number)
-    shown += _read(ours, until=lambda _: False)
-    os.close(ours)
-    assert process.wait(90) == code
+    with terminal("status", "-w", "--interval", "0.2", topology, env=on(broker, vhost_url)) as screen:
+        screen.read(until=lambda text: text.count("billing") >= 3)
+        screen.process.send_signal(number)
+        ended, shown = screen.end()
+    assert ended == code
     assert "to create" in shown
     assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
     assert "\x1b[2K" in shown  # in the place of the one before
     assert "Traceback" not in shown
-
-
-def _read(terminal: int, *, until: Callable[[str], bool]) -> str:
-    """Read a terminal until something is shown or its program ended."""
-    shown, deadline = "", time.monotonic() + 20
-    with suppress(OSError):  # how Linux tells that the program has ended
-        while not until(shown):
-            assert time.monotonic() < deadline, shown
-            if select.select([terminal], [], [], 0.5)[0]:
-                shown += os.read(terminal, 65536).decode(errors="replace")
-    return shown

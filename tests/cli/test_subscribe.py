@@ -258,6 +258,7 @@ def test_after_a_lost_connection_the_queue_is_declared_and_bound_again(
             heard.set()
             publisher.join()
     assert b"after" in bodies
-    assert len(warnings) == 1
+    assert len(warnings) == 2
+    assert warnings[1] == f"reconnected: consuming from queue {consumer.queue!r} again"
     assert warnings[0].endswith("subscribing again; messages that were waiting, or are published until then, are lost")
     assert consumer.queue != queue

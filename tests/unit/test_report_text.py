@@ -12,8 +12,8 @@ from rmqkit.cli.commands.publish import WORK
 from rmqkit.cli.frame import run
 from rmqkit.cli.publish_input import parse_expiration
 from rmqkit.errors import AccessRefused, NotConfirmed, NotFound, PayloadError, Unroutable
-from rmqkit.message import Message
-from rmqkit.report import Failure, Fate, MoveReport, PublishReport
+from rmqkit.message import Message, Verdict
+from rmqkit.report import ConsumeReport, Failure, Fate, MoveReport, PublishReport
 from rmqkit.stop import Stop
 from rmqkit.topology.file.loader import load
 
@@ -66,6 +66,21 @@ def test_a_signal_determines_the_exit_code_only_if_everything_sent_was_confirmed
     with pytest.raises(typer.Exit) as caught:
         run(body)
     assert caught.value.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "idle_s", "text"),
+    [
+        (1_000, 2.0, 0.0, "2.00 s, 500/s"),
+        (1_000, 3_602.0, 3_600.0, "3602.00 s (3600.00 s idle), 500/s"),  # the rate is that of the two busy seconds
+        (19, 0.03, 0.0, "0.03 s"),  # a handful has no rate
+        (0, 5.0, 5.0, "5.00 s"),
+    ],
+)
+def test_rates_leave_out_idle_time(count: int, seconds: float, idle_s: float, text: str) -> None:
+    report = ConsumeReport(count, count, seconds=seconds, idle_s=idle_s)
+    summary = report_text.consume_summary(report, Verdict.REQUEUE, Verdict.REJECT, None)
+    assert summary == f"Consumed {count:,} messages in {text}."
 
 
 def test_the_summary_adds_up_and_omits_zeros() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import error_output, output
+from rmqkit.cli import error_output, output, report_text
 from rmqkit.cli.files import STANDARD
 from rmqkit.cli.handler_options import PrintFormat
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
@@ -50,7 +50,7 @@ class _CallCounts:
         """Summarize the counts in one line."""
         seconds = max(time.monotonic() - self._started_s, 1e-6)
         answered = f"{self._answered:,} of {self.requests:,} requests were answered"
-        return f"{answered} in {seconds:.2f} s, {self.requests / seconds:,.0f}/s."
+        return f"{answered} in {report_text.time_and_rate(self.requests, seconds)}."
 
 
 @dataclass(frozen=True, slots=True)

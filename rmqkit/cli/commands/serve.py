@@ -93,6 +93,8 @@ def serve(
                 connection.serve(
                     queue, prefetch=prefetch, count=count, concurrency=concurrency, reject_failed=reject_failed
                 )(answer)
+                if not json:
+                    frame.note_waiting(f"requests in {queue}")
                 report = connection.run(stop=stop, on_failure=_warn_of_failure, on_warning=output.warn)
         except StoppedAtOnce:
             if command:
