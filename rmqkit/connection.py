@@ -139,9 +139,12 @@ class Connection:
         """
         return http_api.connect(self._consuming).live()
 
-    def queue_statuses(self) -> tuple[QueueStatus, ...]:
-        """Return the status of all queues of the virtual host, sorted by name. Raises the errors of `live`."""
-        return http_api.connect(self._consuming).queues()
+    def queue_statuses(self, *, all_vhosts: bool = False) -> tuple[QueueStatus, ...]:
+        """Return the status of all queues of the virtual host, or of all, sorted by name.
+
+        Raises the errors of `live`.
+        """
+        return http_api.connect(self._consuming).queues(all_vhosts=all_vhosts)
 
     def dead_letter_target(self, queue: str) -> Target | None:
         """Return where the messages that a queue rejects go; None if they are dropped.

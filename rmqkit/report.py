@@ -211,15 +211,18 @@ class QueueState:
 class QueueStatus(QueueState):
     """A queue in RabbitMQ's HTTP API: messages by state, consumers, and rates in messages a second.
 
-    Without the HTTP API only `ready` and `consumers` are known; the rest is None.
+    `waiting` counts delayed messages, and dead letters that their target has not confirmed yet. Without the HTTP API
+    only `ready` and `consumers` are known; the rest is None.
     """
 
     type: str | None = None
     state: str | None = None  # running, idle, down, ...
     unacknowledged: int | None = None
+    waiting: int | None = None
     published_per_s: float | None = None
     delivered_per_s: float | None = None
     acknowledged_per_s: float | None = None
+    vhost: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

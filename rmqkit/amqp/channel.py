@@ -148,8 +148,8 @@ class Channel:
                 exc.advice = error_mapping.permission_advice(exc.reply_text, (0, 0), exc.subject, "read") or exc.advice
             raise
 
-    def call_each(self, calls: Iterable[MethodCall], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[None]:
-        """Send calls in order, up to a hundred ahead of their answers; yield once for each answer.
+    def call_each(self, calls: Iterable[MethodCall], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Any]:
+        """Send calls in order, up to a hundred ahead of their answers; yield each answer.
 
         The broker executes them in order and stops at the first that it refuses. Raises Refused for that one, and
         ConnectionLost, also when no answer arrives for `timeout_s`.
@@ -176,7 +176,7 @@ class Channel:
             for answer in answers:
                 if isinstance(answer, pending[0].answer):
                     pending.popleft()
-                    yield
+                    yield answer
                 else:
                     self._unread.append(answer)
 

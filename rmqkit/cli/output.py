@@ -23,7 +23,7 @@ _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32
 warned: set[str] = set()  # the warnings of this command so far
 
 # Characters that JSON may hold unescaped and a terminal obeys: Latin-1's controls, and changes of direction.
-_MIN_FIRST = 12  # columns of a shortened first cell
+_MIN_WIDTH = 8  # columns of a shortened cell
 _CONTROLS = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -85,24 +85,32 @@ def warn_once(text: str) -> None:
         warn(text)
 
 
+def confirm(question: str) -> bool:
+    """Ask a question on the terminal, and return whether the answer is yes."""
+    _write(sys.stderr, f"{safe(question)} [y/N] ")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def table(
     rows: Sequence[Sequence[str]],
     *,
     header: Sequence[str] = (),
     styles: Sequence[Style | None] = (),
     numbers: Collection[int] = (),
+    shortened: Collection[int] = (0,),
 ) -> str:
     """Align rows in columns as wide as their widest cell, for standard output.
 
     `styles` has one a row, if any; `numbers` are the columns, from 0, that are aligned to the right. On a terminal that
-    is too narrow, the first column is shortened.
+    is too narrow, those that may be `shortened` are.
     """
     cells = [[safe(cell).replace("\n", "\\n") for cell in row] for row in ([header] if header else []) + list(rows)]
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     if is_terminal(sys.stdout):
-        others = sum(widths[1:]) + 2 * (len(widths) - 1)
-        widths[0] = min(widths[0], max(shutil.get_terminal_size().columns - others, _MIN_FIRST))
-        cells = [[shortened(first, widths[0]), *rest] for first, *rest in cells]
+        columns = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
+        while sum(widths) > columns and (widest := max(widths[each] for each in shortened)) > _MIN_WIDTH:
+            widths[next(each for each in shortened if widths[each] == widest)] -= 1
+        cells = [[shorten(cell, wide) for cell, wide in zip(row, widths, strict=True)] for row in cells]
     aligned = []
     for row in cells:
         padded = [(" " * (wide - width(cell)), cell) for cell, wide in zip(row, widths, strict=True)]
@@ -122,7 +130,7 @@ def width(text: str) -> int:
     return sum(0 if combining(each) else 1 + (east_asian_width(each) in "WF") for each in text)
 
 
-def shortened(text: str, columns: int) -> str:
+def shorten(text: str, columns: int) -> str:
     """Replace the middle of a text that is wider than so many columns by an ellipsis."""
     if width(text) <= columns:
         return text

@@ -91,23 +91,31 @@ def remove(
     live: Topology | None = None,
     *,
     force: bool,
-) -> None:
+) -> dict[str, str]:
     """Delete everything a topology declares, if it exists: bindings, queues, exchanges, policies.
 
-    Unless forced, the broker itself refuses to delete a queue that came into use, or an exchange with a binding. Types
-    of queues are those of `live`, if known. Raises PropertyMismatch then, AccessRefused, Unreachable, ConnectionLost.
+    Return, by queue, the messages that were deleted with it, in words. Unless forced, the broker itself refuses to
+    delete a queue that came into use, or an exchange with a binding. Types of queues are those of `live`, if known.
+    Raises PropertyMismatch then, AccessRefused, Unreachable, ConnectionLost.
     """
     types = {each.name: each.arguments.get("x-queue-type") for each in (live or topology).queues}
+    hidden = {each.name: each.hidden for each in api.queue_totals()} if api and force and topology.queues else {}
     try:
-        _delete(connection, topology, types, force=force, default_queue_type="classic")
+        ready = _delete(connection, topology, types, force=force, default_queue_type="classic")
     except Refused as exc:
         if exc.reply_code != NOT_IMPLEMENTED:
             raise
         types = types if live else {}
-        _delete(connection, topology, types, force=force, default_queue_type="quorum")  # as the virtual host has it
+        ready = _delete(connection, topology, types, force=force, default_queue_type="quorum")  # of the virtual host
     for policy in topology.policies:
         if api is not None:
             api.delete_policy(policy.name)
+    lost = {}
+    for queue, count in zip(topology.queues, ready, strict=True):
+        counts = [(count, "message"), (hidden.get(queue.name, 0), "unacknowledged or delayed message")]
+        if texts := [plural(number, noun) for number, noun in counts if number]:
+            lost[queue.name] = " and ".join(texts)
+    return lost
 
 
 def _delete(
@@ -117,10 +125,11 @@ def _delete(
     *,
     force: bool,
     default_queue_type: str,
-) -> None:
+) -> list[int]:
+    """Return the number of messages that were ready in each queue."""
     with closing(connection.channel()) as channel:
-        for _ in channel.call_each(_calls(topology, types, force=force, default_queue_type=default_queue_type)):
-            pass
+        calls = _calls(topology, types, force=force, default_queue_type=default_queue_type)
+        return [each.message_count for each in channel.call_each(calls) if hasattr(each, "message_count")]
 
 
 def _calls(

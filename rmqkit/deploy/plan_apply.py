@@ -6,7 +6,7 @@ the plan says what it cannot show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from rmqkit.amqp import entity_methods
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import delete
+from rmqkit.deploy.queue_use import find_use
 from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import (
     AccessRefused,
@@ -140,7 +141,8 @@ def apply(
             )
             planned = _with_results(planned, results)
             check_pruned()
-        delete.remove(connection, snapshot.api, pruned, snapshot.topology, force=options.force)
+        lost = delete.remove(connection, snapshot.api, pruned, snapshot.topology, force=options.force)
+        planned = replace(planned, steps=_with_losses(planned.steps, lost))
     except Refused as exc:
         with suppress(BrokerError):
             _add_report(exc, planned, plan(connection, topology, take_snapshot(connection), ApplyOptions()))
@@ -274,8 +276,21 @@ def destroy(
     kept = (Outcome.EXTRA, Outcome.MISSING)
     steps = tuple(deleted(step) for step in planned.steps if step.outcome not in kept)
     if not dry_run:
-        delete.remove(connection, snapshot.api, topology, snapshot.topology, force=force)
-    return Plan(steps, applied=not dry_run, unseen=planned.unseen)
+        lost = delete.remove(connection, snapshot.api, topology, snapshot.topology, force=force)
+    else:
+        used = find_use(connection, snapshot.api, topology.queues) if force else []
+        lost = {queue.name: contents for queue, contents in used}
+    return Plan(_with_losses(steps, lost), applied=not dry_run, unseen=planned.unseen)
+
+
+def _with_losses(steps: Iterable[Step], lost: Mapping[str, str]) -> tuple[Step, ...]:
+    """Note the messages that are deleted with their queues."""
+    return tuple(
+        replace(step, note=f"with {lost[step.name]}")
+        if step.kind == "queue" and step.outcome is Outcome.DELETE and step.name in lost
+        else step
+        for step in steps
+    )
 
 
 def queue_state(connection: ReconnectingConnection, name: str) -> QueueState:

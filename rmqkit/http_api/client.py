@@ -160,15 +160,15 @@ class HttpApiClient:
             )
             return LiveTopology(topology, default, unseen, self._parameters())
 
-    def queues(self) -> tuple[QueueStatus, ...]:
+    def queues(self, *, all_vhosts: bool = False) -> tuple[QueueStatus, ...]:
         """Return the status of all queues, sorted by name; RabbitMQ updates the numbers every five seconds.
 
-        Raises the errors of `live`.
+        With `all_vhosts` those of all virtual hosts that the user may see. Raises the errors of `live`.
         """
-        columns = "name,type,state,consumers,messages_ready,messages_unacknowledged,message_stats"
+        columns = "name,vhost,type,state,consumers,messages,messages_ready,messages_unacknowledged,message_stats"
         with self._checking_format():
-            found = self._call("GET", f"queues/{self._vhost}?columns={columns}")
-            return tuple(sorted(map(_status_of, found), key=lambda each: each.name))
+            found = self._call("GET", f"queues{'' if all_vhosts else f'/{self._vhost}'}?columns={columns}")
+            return tuple(sorted(map(_status_of, found), key=lambda each: (each.name, each.vhost or "")))
 
     def dead_letter_target(self, queue: str) -> Target | None:
         """Return the target of the messages that a queue rejects; None if they are dropped, because it leads nowhere.
@@ -396,5 +396,5 @@ def _status_of(queue: Mapping[str, Any]) -> QueueStatus:
     stats = queue.get("message_stats", {})
     rates = {field: 0.0 + stats.get(f"{name}_details", {}).get("rate", 0.0) for field, name in names.items()}
     ready, unacknowledged = queue.get("messages_ready", 0), queue.get("messages_unacknowledged", 0)
-    found = {"consumers": 0, **queue, "ready": ready, "unacknowledged": unacknowledged} | rates
-    return _read(QueueStatus, found)
+    counts = {"ready": ready, "unacknowledged": unacknowledged, "waiting": _total_of(queue).waiting}
+    return _read(QueueStatus, {"consumers": 0, **queue} | counts | rates)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.conftest import Broker
 from tests.support.cli import Run
+from tests.support.terminal import terminal
 
 ORDERS = """
 exchanges:
@@ -30,6 +33,17 @@ def applied(live: Run, topology: Path) -> Path:
     done = live("apply", topology)
     assert done.returncode == 0, done.stderr
     return topology
+
+
+@pytest.fixture
+def in_use(applied: Path, vhost_channel: BlockingChannel) -> Path:
+    """Leave two messages and one more, unacknowledged, in `billing`; `stock` has a consumer."""
+    vhost_channel.confirm_delivery()
+    for _ in range(3):
+        vhost_channel.basic_publish("", "billing", b"x")
+    assert vhost_channel.basic_get("billing")[0]
+    vhost_channel.basic_consume("stock", lambda *_: None)
+    return applied
 
 
 def outcomes(live: Run, file: Path) -> set[str]:
@@ -106,12 +120,34 @@ def test_an_undeclared_binding_prevents_deletion(
     assert outcomes(live, applied) == {"create"}
 
 
-def test_force_deletes_queues_in_use(live: Run, applied: Path, vhost_channel: BlockingChannel) -> None:
-    vhost_channel.confirm_delivery()
-    vhost_channel.basic_publish("", "billing", b"x")
-    vhost_channel.basic_consume("stock", lambda *_: None)
-    assert live("destroy", "--force", applied).returncode == 0
-    assert outcomes(live, applied) == {"create"}
+def test_force_deletes_queues_in_use_and_says_how_many_messages_went(live: Run, in_use: Path) -> None:
+    would = live("destroy", "--force", "--dry-run", in_use).stdout
+    assert re.search("queue +billing +with 2 messages and 1 unacknowledged message", would), would
+    assert re.search("queue +stock +with 1 consumer", would), would
+    done = live("destroy", "--force", in_use)
+    assert done.returncode == 0
+    assert re.search("deleted +queue +billing +with 2 messages and 1 unacknowledged or delayed message", done.stdout)
+    assert outcomes(live, in_use) == {"create"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "words", "code"), [("y", [], 0), ("yes", [], 0), ("n", [], 2), ("", [], 2), (None, ["--yes"], 0)]
+)
+def test_force_asks_on_a_terminal_before_a_message_is_deleted(
+    typed: str | None, words: list[str], code: int, *, live: Run, in_use: Path, broker: Broker, vhost_url: str
+) -> None:
+    env = {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url}
+    with terminal("destroy", "--force", *words, in_use, env=env) as screen:
+        if typed is not None:
+            asked = screen.read(lambda shown: "[y/N] " in shown)
+            assert "'billing' with 2 messages and 1 unacknowledged message" in asked.replace("\r\n", "")
+            assert outcomes(live, in_use) == {"unchanged"}
+            screen.type(f"{typed}\n")
+        ended, shown = screen.end()
+    assert ended == code, shown
+    assert ("[y/N]" in shown) == (typed is not None)
+    assert ("not confirmed; nothing was deleted" in shown) == bool(code)
+    assert outcomes(live, in_use) == ({"unchanged"} if code else {"create"})
 
 
 @pytest.mark.unguessed_api

@@ -22,7 +22,9 @@ from rmqkit.report import QueueStatus
 from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.proxy import Proxy
+from tests.support.queues import open_channel
 from tests.support.terminal import terminal
+from tests.support.versions import version
 from tests.support.wait import wait_until
 
 ORDERS = """
@@ -79,11 +81,11 @@ def test_the_counts_of_declared_queues_are_current(live: Run, topology: Path) ->
     done = live("status", topology)
     assert done.returncode == 5  # a queue is missing
     header, *rows = [row.split() for row in done.stdout.splitlines()]
-    assert header[:6] == ["queue", "type", "state", "ready", "unacked", "consumers"]
+    assert header == ["queue", "type", "ready", "unacked", "consumers", "in/s", "out/s"]
     assert [row[0] for row in rows] == ["billing", "stock", "gone"]
-    assert (rows[0][1], rows[0][3], rows[0][5]) == ("classic", "2", "0")
+    assert (rows[0][1], rows[0][2], rows[0][4]) == ("classic", "2", "0")
     assert rows[0][-2:] == ["no", "consumers"]
-    assert (rows[1][1], rows[1][3], rows[1][5]) == ("quorum", "0", "1")
+    assert (rows[1][1], rows[1][2], rows[1][4]) == ("quorum", "0", "1")
     assert rows[2] == ["gone", "-", "missing"]
     assert done.stderr.startswith("3 queues: 2 ready, ")
     assert "1 to create: see `rmqkit plan" in done.stderr
@@ -129,8 +131,8 @@ def test_without_the_http_api_only_ready_and_consumers_are_shown(live: Run, topo
     done = live("status", topology, RMQKIT_API_URL="")
     assert done.returncode == 5
     assert [row.split() for row in done.stdout.splitlines()][1:] == [
-        ["billing", "-", "running", "2", "-", "0", "-", "-", "no", "consumers"],
-        ["stock", "-", "running", "0", "-", "1", "-", "-"],
+        ["billing", "-", "2", "-", "0", "-", "-", "no", "consumers"],
+        ["stock", "-", "0", "-", "1", "-", "-"],
         ["gone", "-", "missing"],
     ]
     assert "unacknowledged messages and rates" in done.stderr
@@ -167,14 +169,62 @@ def test_queues_are_selected_by_patterns_and_sorted(live: Run, topology: Path, v
 def test_the_table_fits_the_terminal_whatever_the_names(
     letter: str, broker: Broker, vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
-    for number in range(3):
-        vhost_channel.queue_declare(f"{number}-{letter * 75}-{number}", durable=True)
+    for number in range(60):
+        vhost_channel.queue_declare(f"{number:02}-{letter * 70}-{number:02}", durable=True)
     with terminal("status", "--sort", "name", env=on(broker, vhost_url), stderr=subprocess.DEVNULL) as screen:
         code, shown = screen.end()
     assert code == 0
     _, *rows = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
-    assert [(row[0], row.split()[0][-1]) for row in rows] == [("0", "0"), ("1", "1"), ("2", "2")]
+    assert [(row[:2], row.split()[0][-2:]) for row in rows] == [(f"{each:02}", f"{each:02}") for each in range(60)]
     assert all(output.width(row) <= 80 for row in rows), shown
+
+
+def test_a_queue_that_is_named_and_missing_is_not_exit_0(live: Run, vhost_channel: BlockingChannel) -> None:
+    vhost_channel.queue_declare("orders", durable=True)
+    done = live("status", "orders", "nope")
+    assert done.returncode == 5
+    assert [row.split()[0] for row in done.stdout.splitlines()[1:]] == ["orders", "nope"]
+    assert done.stdout.splitlines()[2].endswith("missing")
+    assert live("status", "ord*").returncode == live("status", "none*").returncode == 0
+
+
+def test_all_virtual_hosts_are_shown_each_with_its_queues(
+    live: Run, broker_url: str, vhost_url: str, vhost_channel: BlockingChannel
+) -> None:
+    with open_channel(broker_url) as other:
+        name = vhost_url.rpartition("/")[2]
+        for channel in (vhost_channel, other):
+            channel.queue_declare(name, durable=True)
+        try:
+            (header, *rows) = live("status", name, "--all-vhosts").stdout.splitlines()
+        finally:
+            other.queue_delete(name)
+    assert header.split()[:3] == ["queue", "vhost", "type"]
+    assert [row.split()[:2] for row in rows] == [[name, "/"], [name, name]]
+    refused = live("status", "orders.yaml", "--all-vhosts")
+    assert (refused.returncode, "declare one virtual host" in refused.stderr) == (2, True)
+
+
+def test_messages_that_amqp_does_not_count_are_shown(live: Run, broker: Broker, vhost_channel: BlockingChannel) -> None:
+    vhost_channel.confirm_delivery()
+    late = {"x-overflow": "reject-publish", "x-dead-letter-strategy": "at-least-once", "x-dead-letter-exchange": ""}
+    queues: dict[str, dict[str, Any]] = {"dead": late | {"x-dead-letter-routing-key": "missing"}}
+    if version(broker) >= (4, 3):
+        queues["delayed"] = {
+            "x-delayed-retry-type": "all",
+            "x-delayed-retry-min": 60_000,
+            "x-delayed-retry-max": 60_000,
+        }
+    for queue, arguments in queues.items():
+        vhost_channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"} | arguments)
+        for _ in range(3):
+            vhost_channel.basic_publish("", queue, b"x")
+        for _ in range(3):
+            method, _properties, _body = vhost_channel.basic_get(queue)
+            vhost_channel.basic_reject(method.delivery_tag, requeue=queue == "delayed")
+    wait_until(lambda: live("status").stdout.count("3 waiting") == len(queues))
+    for each in json.loads(live("status", "--json").stdout)["queues"]:
+        assert (each["ready"], each["unacknowledged"], each["waiting"]) == (0, 0, 3)
 
 
 def test_remarks_are_in_the_last_column() -> None:
@@ -184,17 +234,19 @@ def test_remarks_are_in_the_last_column() -> None:
 
     assert remark() == remark(ready=5) == ""
     assert remark(ready=5, consumers=0) == "no consumers"
+    assert remark(ready=5, waiting=1_234) == "1,234 waiting"
+    assert remark(state="down") == "down"
     assert remark(ready=5, published_per_s=90.0, delivered_per_s=50.0) == "growing"
     assert remark(ready=5, published_per_s=90.0, delivered_per_s=89.0) == ""
     assert remark(ready=0, published_per_s=90.0) == ""
 
 
 def test_numbers_are_right_aligned_and_unknown_values_are_dashes() -> None:
-    queues = (QueueStatus("q", 1234567, 2), QueueStatus("long", 1, 30, "classic", "running", 7, 1234.5, 0.25, 0.0))
+    queues = (QueueStatus("q", 1234567, 2), QueueStatus("long", 1, 30, "classic", "running", 7, 0, 1234.5, 0.25, 0.0))
     assert status._table(status.Status(queues)).splitlines() == [
-        "queue  type     state        ready  unacked  consumers   in/s  out/s",
-        "q      -        -        1,234,567        -          2      -      -",
-        "long   classic  running          1        7         30  1,234    0.2  growing",
+        "queue  type         ready  unacked  consumers   in/s  out/s",
+        "q      -        1,234,567        -          2      -      -",
+        "long   classic          1        7         30  1,234    0.2  growing",
     ]
 
 

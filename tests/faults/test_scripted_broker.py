@@ -96,7 +96,8 @@ def test_duplicate_and_unknown_confirms_settle_nothing_else(multiple: bool) -> N
     report, fates = publish(confused, on_warning=warnings.append)
     assert fates == dict.fromkeys(range(AMOUNT), Fate.CONFIRMED)
     assert [warning for warning in warnings if "CONNECTION_FORCED" not in warning] == [
-        "the broker confirmed a message that was already confirmed or never sent"
+        "the broker confirmed a message that was already confirmed or never sent",
+        "reconnected: publishing again",
     ]
     assert report.republished == AMOUNT - 61  # exactly those that had no confirm of their own
 

@@ -1,9 +1,12 @@
 """`rmqkit destroy`."""
 
+import sys
 from typing import Annotated
 
-from rmqkit.cli import last_applied, plan_text, topology_source
+from rmqkit.cli import last_applied, output, plan_text, topology_source
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
+from rmqkit.errors import InputError
+from rmqkit.plural import plural
 
 
 @grouped
@@ -12,7 +15,11 @@ def destroy(
     broker: ConnectionOptions,
     *,
     dry_run: Annotated[bool, option("--dry-run", "Show what would be deleted, and change nothing.")] = False,
-    force: Annotated[bool, option("--force", "Also delete queues in use, with the messages they hold.")] = False,
+    force: Annotated[
+        bool,
+        option("--force", "Also delete queues in use, with the messages they hold; asks first, on a terminal."),
+    ] = False,
+    yes: Annotated[bool, option("-y --yes", "With --force, do not ask.")] = False,
     wait: Annotated[float, option("--wait SECONDS", "Time to wait for messages and consumers to leave.", min=0)] = 0.0,
     json: Json = False,
 ) -> None:
@@ -24,6 +31,11 @@ def destroy(
     """
     topology, settings = topology_source.load_topology(files), broker.settings()
     with connect(settings) as connection:
+        if force and not (dry_run or yes) and output.is_terminal(sys.stdin) and output.is_terminal(sys.stderr):
+            planned = connection.destroy(topology, force=True, dry_run=True)
+            used = [f"{step.name!r} {step.note}" for step in planned.steps if step.note]
+            if used and not output.confirm(f"Delete {plural(len(used), 'queue')} in use: {', '.join(used)}?"):
+                raise InputError("not confirmed; nothing was deleted")
         done = connection.destroy(topology, force=force, dry_run=dry_run, wait_s=wait)
     if not dry_run:
         last_applied.forget(settings, topology)

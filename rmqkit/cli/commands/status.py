@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -39,10 +40,12 @@ if TYPE_CHECKING:
     from rmqkit.connection import Connection
 
 MISSING = "missing"  # the state of a queue that a file declares and the broker does not have
-_HEADER = ("queue", "type", "state", "ready", "unacked", "consumers", "in/s", "out/s", "")
-_NUMBERS = range(3, 8)
+_HEADER = ("queue", "type", "ready", "unacked", "consumers", "in/s", "out/s", "")
+_BROKEN = (MISSING, "down", "crashed", "stopped", "minority")
+_HEALTHY = ("running", "idle", None)
 _SUFFIXES = (".yaml", ".yml", ".json")
 _SORT = "Order of the queues. [default: as in the files, else the busiest first]"
+_WILDCARD = re.compile(r"[*?\[]")
 _GROWING = 1.1  # rate in by rate out, above which a backlog grows
 _DRIFT = {
     Outcome.CREATE: "to create",
@@ -77,12 +80,15 @@ class Selection:
 
     patterns: tuple[str, ...] = ()
     order: Order | None = None
+    all_vhosts: bool = False
 
     def of(self, queues: Iterable[QueueStatus], *, by_default: Order | None) -> tuple[QueueStatus, ...]:
         """Return the selected queues in their order."""
         found = [
             each for each in queues if not self.patterns or any(fnmatchcase(each.name, one) for one in self.patterns)
         ]
+        exact = {each for each in self.patterns if not _WILDCARD.search(each)} - {each.name for each in found}
+        found += [QueueStatus(each, 0, 0, state=MISSING) for each in sorted(exact)]
         keys = {Order.BUSY: _busy, Order.NAME: lambda queue: queue.name}
         order = self.order or by_default
         return tuple(sorted(found, key=keys[order]) if order else found)
@@ -90,7 +96,8 @@ class Selection:
 
 def _busy(queue: QueueStatus) -> tuple[float, ...]:
     """Return a sort key: the queues with the most messages first, then those with the highest rates."""
-    return (-queue.ready - (queue.unacknowledged or 0), -(queue.published_per_s or 0) - (queue.delivered_per_s or 0))
+    messages = queue.ready + (queue.unacknowledged or 0) + (queue.waiting or 0)
+    return (-messages, -(queue.published_per_s or 0) - (queue.delivered_per_s or 0))
 
 
 @grouped
@@ -105,6 +112,7 @@ def status(
         ),
     ] = None,
     sort: Annotated[Order | None, option("--sort", _SORT)] = None,
+    all_vhosts: Annotated[bool, option("--all-vhosts", "Show the queues of all virtual hosts.")] = False,
     watch: Annotated[bool, option("-w --watch", "Refresh until Ctrl-C.")] = False,
     interval: Annotated[float, option("--interval SECONDS", "Time between two refreshes.", min=0.1)] = 2.0,
     json: Json = False,
@@ -112,11 +120,14 @@ def status(
     """Show the depth, consumers and message rates of queues.
 
     With topology files only their queues are shown, and how many entities differ from the files; the exit code is 5 if
-    a queue is missing. RabbitMQ's HTTP API updates its numbers every five seconds; the ready messages and consumers of
-    the files' queues are current. Without the HTTP API only those two can be seen.
+    one of these queues, or a queue that is named, is missing. Delayed messages, and dead letters that their target has
+    not confirmed yet, are waiting. RabbitMQ's HTTP API updates its numbers every five seconds; the ready messages and
+    consumers of the files' queues are current. Without the HTTP API only those two can be seen.
     """
     files = [each for each in names or () if each == "-" or each.endswith(_SUFFIXES) or Path(each).exists()]
-    selection = Selection(tuple(each for each in names or () if each not in files), sort)
+    selection = Selection(tuple(each for each in names or () if each not in files), sort, all_vhosts)
+    if files and all_vhosts:
+        raise InputError("--all-vhosts cannot be combined with topology files, which declare one virtual host")
     topology, settings = topology_source.load_topology(files) if files else None, broker.settings()
     if watch and not json and not output.is_terminal(sys.stdout):
         raise InputError("--watch needs a terminal", advice="Add --json to print one object a line.")
@@ -153,7 +164,7 @@ def inspect(
     known: tuple[QueueStatus, ...] = ()
     unseen: tuple[str, ...] = ()
     try:
-        known = connection.queue_statuses()
+        known = connection.queue_statuses(all_vhosts=selection.all_vhosts)
     except (Unreachable, AuthenticationFailed, AccessRefused) as error:
         if topology is None:
             advice = "Or pass a topology file: AMQP alone can show its queues' ready messages and consumers."
@@ -216,29 +227,34 @@ def _draw(statuses: Iterator[Status | BrokerError], files: Sequence[str]) -> Non
             if isinstance(current, BrokerError):
                 text = error_output.as_text(current)
             else:
-                text = "\n".join([_table(current), "", *map(output.safe, _remarks(current, files))])
+                text = "\n".join([*map(output.safe, _remarks(current, files)), "", _table(current)])
             screen.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
 def _table(status: Status) -> str:
-    rows = []
+    rows: list[list[str]] = []
     styles: list[Style | None] = []
+    vhosts = len({queue.vhost for queue in status.queues} - {None}) > 1
     for queue in status.queues:
         remark, style = _remark(queue)
         counts = (queue.ready, queue.unacknowledged, queue.consumers)
         rates = (queue.published_per_s, queue.delivered_per_s)
         numbers = [""] * 5 if queue.state == MISSING else [*map(_count, counts), *map(_rate, rates)]
-        rows.append((queue.name, queue.type or "-", queue.state or "-", *numbers, remark))
+        rows.append([queue.name, *[queue.vhost or "-"] * vhosts, queue.type or "-", *numbers, remark])
         styles.append(style)
-    return output.table(rows, header=_HEADER, styles=styles, numbers=_NUMBERS)
+    header = [_HEADER[0], *["vhost"] * vhosts, *_HEADER[1:]]
+    numeric = range(2 + vhosts, 7 + vhosts)
+    return output.table(rows, header=header, styles=styles, numbers=numeric, shortened=range(1 + vhosts))
 
 
 def _remark(queue: QueueStatus) -> tuple[str, Style | None]:
     """Return the remark about a queue that needs attention, and the style of its row."""
-    if queue.state in (MISSING, "down", "crashed", "stopped", "minority"):
-        return "", "red"
+    if queue.state not in _HEALTHY:
+        return queue.state, "red" if queue.state in _BROKEN else "yellow"
     published, delivered = queue.published_per_s or 0, queue.delivered_per_s or 0
     growing = queue.ready and published > _GROWING * delivered
+    if queue.waiting:
+        return f"{queue.waiting:,} waiting", "red" if growing else "yellow"
     if queue.ready and not queue.consumers:
         return "no consumers", "red" if growing else "yellow"
     return ("growing", "red") if growing else ("", None)
@@ -257,7 +273,9 @@ def _remarks(status: Status, files: Sequence[str]) -> Iterator[str]:
     if len(status.queues) > 1:
         ready = sum(each.ready for each in status.queues)
         unacknowledged = sum(each.unacknowledged or 0 for each in status.queues)
-        yield f"{len(status.queues):,} queues: {ready:,} ready, {unacknowledged:,} unacknowledged."
+        waiting = sum(each.waiting or 0 for each in status.queues)
+        total = f"{len(status.queues):,} queues: {ready:,} ready, {unacknowledged:,} unacknowledged"
+        yield f"{total}, {waiting:,} waiting." if waiting else f"{total}."
     yield from (f"{sentence}." for sentence in status.unseen)
     if status.drift is None:
         return
