@@ -18,6 +18,7 @@ from rmqkit.topology.file.document import Document, KeyPath, parse, read
 from rmqkit.topology.file.names import Fault, check_arguments, check_length, check_name
 from rmqkit.topology.file.schema import check
 from rmqkit.topology.file.text import headline
+from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.retry import expand, parse_delay
 
 _MAX_PROBLEMS = 1000
@@ -55,14 +56,13 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
         except DocumentError as error:
             unreadable += error.problems
     problems = list(unreadable)
-    known = references.DeclaredNames()
     for file in files:
         file.build()
-        file.add_names(known)
     topology = _merge(files)
+    index = TopologyIndex(topology)
     for file in files:
         if not unreadable:  # unreadable files may declare names that the others use
-            file.check_references(known)
+            file.check_references(index)
         problems += sorted(file.problems, key=lambda each: (each.where.line, each.where.column))
     if problems:
         failed = unreadable or any(file.document.problems for file in files)
@@ -201,24 +201,17 @@ class _TopologyFile(FileReader):
                 where = self.document.where(("lint", index))
                 yield Suppression(entry["ignore"], entry.get("name", "*"), entry["reason"], where)
 
-    def add_names(self, known: references.DeclaredNames) -> None:
-        """Add the names that other entities may refer to, those of malformed entities too."""
-        exchanges = [*self.section("exchanges", {}), *self.external("exchanges")]
-        known.exchanges |= {name: self.exchanges.get(name) for name in exchanges}
-        known.queues |= {*self.section("queues", {}), *self.external("queues")}
-        known.retries |= {name: queue.retry.then for name, queue in self.queues.items() if queue.retry}
-
     def publish(self) -> Target | None:
-        target = self.section("publish", {})
-        return Target(**target) if target and not self.is_faulty("publish") else None
+        target = self.document.data.get("publish")
+        return Target(**target) if isinstance(target, dict) and not self.is_faulty("publish") else None
 
-    def check_references(self, known: references.DeclaredNames) -> None:
+    def check_references(self, index: TopologyIndex) -> None:
         """Check the references from the entities of this file to others, here or in other files."""
-        faults = [references.check_exchange(exchange, known) for exchange in self.exchanges.values()]
-        faults += [references.check_queue(queue, known) for queue in self.queues.values()]
-        faults += [references.check_binding(index, binding, known) for index, binding in self.bindings.items()]
-        if isinstance(self.document.data.get("publish"), dict) and not self.is_faulty("publish"):
-            faults.append(references.check_publish(Target(**self.section("publish", {})), known))
+        faults = [references.check_exchange(exchange, index) for exchange in self.exchanges.values()]
+        faults += [references.check_queue(queue, index) for queue in self.queues.values()]
+        faults += [references.check_binding(number, each, index) for number, each in self.bindings.items()]
+        if target := self.publish():
+            faults.append(references.check_publish(target, index))
         for path, fault in chain.from_iterable(faults):
             self.report(path, fault)
 

@@ -14,6 +14,7 @@ from rmqkit.topology.file.document import KeyPath, read
 from rmqkit.topology.file.names import check_arguments, check_length, suggest
 from rmqkit.topology.file.schema import SCENARIOS, check
 from rmqkit.topology.file.text import headline
+from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.routing import DeathReason
 
 SUFFIX = ".test.yaml"  # of a scenario file; any other is a topology
@@ -103,15 +104,12 @@ class _ScenarioFile(loader.FileReader):
         except InputError as error:
             self.problems += map(self._unreadable, error.problems)
             return
-        known = references.DeclaredNames()
-        known.exchanges |= {exchange.name: exchange for exchange in topology.exchanges}
-        known.exchanges |= dict.fromkeys(topology.external_exchanges)
-        known.queues |= {*(queue.name for queue in topology.queues), *topology.external_queues}
+        index = TopologyIndex(topology)
         for name, given in self.document.data["scenarios"].items():
             path: KeyPath = ("scenarios", name)
             if not self.is_faulty(*path):
-                target, headers = self._publish(path, given, topology, known)
-                cases = tuple(self._cases(path, given, known, ()))
+                target, headers = self._publish(path, given, index)
+                cases = tuple(self._cases(path, given, index, ()))
                 yield Scenario(name, topology, files, target, headers, cases, self.document.where_key(path))
 
     def _unreadable(self, problem: Problem) -> Problem:
@@ -121,30 +119,28 @@ class _ScenarioFile(loader.FileReader):
         where = self.document.where(("topology",))
         return Problem(where, f"topology {problem.where.file}: {problem.message}", problem.advice)
 
-    def _publish(
-        self, path: KeyPath, given: Mapping[str, Any], topology: Topology, known: references.DeclaredNames
-    ) -> tuple[Target, dict[str, Any]]:
+    def _publish(self, path: KeyPath, given: Mapping[str, Any], index: TopologyIndex) -> tuple[Target, dict[str, Any]]:
         publish = dict(given.get("publish", {}))
         headers = publish.pop("headers", {})
         for inner, argument_fault in check_arguments(headers):
             self.report((*path, "publish", "headers", *inner), argument_fault)
         if not publish:
-            if not topology.publish:
+            if not index.topology.publish:
                 self.report(path, ("the topology has no publish target", "Write publish: {exchange: NAME}."))
-            return topology.publish or Target(), headers
+            return index.topology.publish or Target(), headers
         target = Target(**publish)
         if target.exchange:
-            self.report((*path, "publish", "exchange"), known.publish_fault(target.exchange))
+            self.report((*path, "publish", "exchange"), references.publish_fault(index, target.exchange))
         self.report((*path, "publish", "routing_key"), check_length("the routing key", target.routing_key))
         return target, headers
 
     def _cases(
-        self, path: KeyPath, given: Mapping[str, Any], known: references.DeclaredNames, steps: tuple[ScenarioStep, ...]
+        self, path: KeyPath, given: Mapping[str, Any], known: TopologyIndex, steps: tuple[ScenarioStep, ...]
     ) -> Iterator[Case]:
         """Yield the case of these steps, then the cases that follow it."""
         expected = tuple(given["expect"])
         for index, queue in enumerate(expected):
-            self.report((*path, "expect", index), known.queue_fault(queue, "the queue"))
+            self.report((*path, "expect", index), references.queue_fault(known, queue, "the queue"))
         yield Case(steps, expected, self.document.where((*path, "expect")))
         for index, entry in enumerate(given.get("then", ())):
             inner: KeyPath = (*path, "then", index)
