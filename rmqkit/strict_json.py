@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
@@ -32,11 +32,18 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURELY_FINITE = 300  # digits: no double has more before its decimal point
 _STRING_START = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 
-# The states of the lexer, each as the token it expects, in words.
-_VALUE, _FIRST_VALUE, _NAME, _FIRST_NAME, _COLON, _NEXT, _END = (
-    "a value", "a value or ]", "a name in double quotes", "a name in double quotes or }", ":", ", or a closing bracket",
-    "the end",
-)  # fmt: skip
+# What is expected, in words, and what is expected after each token that may stand there; the empty text: after a value.
+_VALUE, _NAME, _COLON, _NEXT, _END = "a value", "a name in double quotes", ":", ", or a closing bracket", "the end"
+_FIRST_VALUE, _FIRST_NAME = f"{_VALUE} or ]", f"{_NAME} or }}"
+_VALUES = {"string": "", "number": "", "word": "", "[": _FIRST_VALUE, "{": _FIRST_NAME}
+_GRAMMAR: Mapping[str, Mapping[str, str]] = {
+    _VALUE: _VALUES,
+    _FIRST_VALUE: _VALUES | {"]": ""},
+    _NAME: {"string": _COLON},
+    _FIRST_NAME: {"string": _COLON, "}": ""},
+    _COLON: {":": _VALUE},
+}
+_NEXT_IN_ARRAY, _NEXT_IN_OBJECT = {",": _VALUE, "]": ""}, {",": _NAME, "}": ""}
 
 
 class JsonFault(NamedTuple):
@@ -120,81 +127,45 @@ def find_fault(text: str) -> JsonFault | None:
     """Return the first fault of a text that should be one JSON value; None if there is none."""
     if text.startswith("\ufeff"):
         return JsonFault(0, "a byte order mark is not allowed (RFC 8259 section 8.1)")
-    reader = _JsonReader(text)
-    while reader.state is not _END:
-        if fault := reader.step():
-            return fault
-    token = _TOKEN.match(text, reader.position)
-    if token is None or token.lastgroup != "end":
-        return JsonFault(_skip_space(text, reader.position), "text after the value")
-    return None
-
-
-class _JsonReader:
-    """A position in the text, the expected token, and the open arrays (None) and objects (names and places)."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.position = 0
-        self.state = _VALUE
-        self._open: list[dict[str, int] | None] = []
-
-    def step(self) -> JsonFault | None:
-        """Read one token; return its fault, if any."""
-        token = _TOKEN.match(self.text, self.position)
-        if token is None:
-            return _explain(self.text, _skip_space(self.text, self.position), self.state)
+    expected, position = _VALUE, 0
+    names: list[dict[str, int] | None] = []  # of the open objects, with their places; None for an array
+    while token := _TOKEN.match(text, position):
         kind = token.lastgroup or ""
-        lexeme = token[kind]
-        start, self.position = token.start(kind), token.end()
-        if kind == "string" and self.state in (_NAME, _FIRST_NAME):
-            return self._name(lexeme, start)
-        if self.state in (_VALUE, _FIRST_VALUE) and (kind in ("string", "number", "word") or lexeme in ("[", "{")):
-            return self._value(kind, lexeme, start)
-        if kind == "mark" and self._punctuate(lexeme):
-            return None
-        return JsonFault(start, "the text ends too early" if kind == "end" else f"expected {self.state}")
+        lexeme, start, position = token[kind], token.start(kind), token.end()
+        if expected is _END:
+            return None if kind == "end" else JsonFault(start, "text after the value")
+        symbol = lexeme if kind == "mark" else kind
+        allowed = _GRAMMAR.get(expected) or (_NEXT_IN_ARRAY if names[-1] is None else _NEXT_IN_OBJECT)
+        if symbol not in allowed:
+            return JsonFault(start, "the text ends too early" if kind == "end" else f"expected {expected}")
+        if symbol in ("[", "{"):
+            names.append({} if symbol == "{" else None)
+        elif symbol in ("]", "}"):
+            names.pop()
+        message = _token_fault(text, token, names[-1] if allowed[symbol] is _COLON else None)
+        if len(names) > MAX_DEPTH:
+            message = f"nested more than {MAX_DEPTH} levels deep"
+        if message:
+            return JsonFault(start, message)
+        expected = allowed[symbol] or (_NEXT if names else _END)
+    start = _skip_space(text, position)
+    return JsonFault(start, "text after the value") if expected is _END else _explain(text, start, expected)
 
-    def _value(self, kind: str, lexeme: str, start: int) -> JsonFault | None:
-        if lexeme in ("[", "{"):
-            self._open.append({} if lexeme == "{" else None)
-            self.state = _FIRST_NAME if lexeme == "{" else _FIRST_VALUE
-            too_deep = len(self._open) > MAX_DEPTH
-            return JsonFault(start, f"nested more than {MAX_DEPTH} levels deep") if too_deep else None
-        if kind == "number" and len(lexeme) > MAX_NUMBER_LENGTH:
-            return JsonFault(start, f"a number of {len(lexeme)} characters; {MAX_NUMBER_LENGTH} are allowed")
-        if kind == "number" and math.isinf(float(lexeme)):
-            return JsonFault(start, "a number beyond the range of a double")
-        self.state = _NEXT if self._open else _END
-        return None
 
-    def _name(self, lexeme: str, start: int) -> JsonFault | None:
-        names = self._open[-1]
-        name = json.loads(lexeme) if "\\" in lexeme else lexeme[1:-1]
-        if names is not None:
-            if name in names:
-                line = self.text.count("\n", 0, names[name]) + 1
-                column = names[name] - self.text.rfind("\n", 0, names[name])
-                return JsonFault(start, f"duplicate name in an object (first at {line}:{column} of the text)")
-            names[name] = start
-        self.state = _COLON
-        return None
-
-    def _punctuate(self, mark: str) -> bool:
-        """Accept a comma, a colon or a closing bracket; return whether it is allowed here."""
-        if mark == ":" and self.state is _COLON:
-            self.state = _VALUE
-            return True
-        in_object = bool(self._open) and self._open[-1] is not None
-        if mark == "," and self.state is _NEXT:
-            self.state = _NAME if in_object else _VALUE
-            return True
-        closing, empty = ("}", _FIRST_NAME) if in_object else ("]", _FIRST_VALUE)
-        if mark == closing and self.state in (_NEXT, empty):
-            self._open.pop()
-            self.state = _NEXT if self._open else _END
-            return True
-        return False
+def _token_fault(text: str, token: re.Match[str], names: dict[str, int] | None) -> str:
+    """Explain why a number, or a name that is added to the `names` of its object, is refused; empty if it is not."""
+    if number := token["number"]:
+        if len(number) > MAX_NUMBER_LENGTH:
+            return f"a number of {len(number)} characters; {MAX_NUMBER_LENGTH} are allowed"
+        return "a number beyond the range of a double" if math.isinf(float(number)) else ""
+    if names is None:
+        return ""
+    lexeme, start = token["string"], token.start("string")
+    first = names.setdefault(json.loads(lexeme) if "\\" in lexeme else lexeme[1:-1], start)
+    if first == start:
+        return ""
+    where = Location("").after(text[:first])
+    return f"duplicate name in an object (first at {where.line}:{where.column} of the text)"
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -26,20 +26,21 @@ _AT = re.compile(r" at (\d+)$", re.ASCII)  # where Jinja2's lexer stopped
 MAX_LENGTH = 1_000_000  # of a text or list that an operator makes
 MAX_BITS = 100_000  # of a number that an operator makes
 MAX_DEPTH = 100  # of nested operators; compile time grows with its cube, and Python itself fails at 200
-_PADDING_FILTERS = ("batch", "center", "format", "indent", "slice")  # any of these can exhaust memory
-_PADDING_METHODS = frozenset(("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"))
 
 
 class ExpressionSandbox(ImmutableSandboxedEnvironment):
     """Jinja2's sandbox, with limits on operations whose result can grow: `*`, `**`, `%`, padding."""
 
     intercepted_binops = frozenset(("*", "**", "%"))
+    # Any of these can exhaust memory: the filters, and the methods of a text.
+    refused_filters = frozenset(("batch", "center", "format", "indent", "slice"))
+    refused_methods = frozenset(("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"))
 
     def __init__(self) -> None:
         super().__init__(undefined=ChainableUndefined, autoescape=False)
         self.globals.clear()
-        for name in _PADDING_FILTERS:
-            del self.filters[name]
+        for name in self.refused_filters:
+            self.filters.pop(name, None)
         # Jinja2's own filter of this name escapes for HTML.
         self.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
 
@@ -61,9 +62,9 @@ class ExpressionSandbox(ImmutableSandboxedEnvironment):
         """Leave `str.format` to `is_safe_attribute`."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Refuse methods that pad a text to any length."""
-        padding = isinstance(obj, str | bytes) and attr in _PADDING_METHODS
-        return not padding and super().is_safe_attribute(obj, attr, value)
+        """Refuse methods that make a text of any length."""
+        refused = isinstance(obj, str | bytes) and attr in self.refused_methods
+        return not refused and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Calculate, unless the result would be too large."""
@@ -153,14 +154,16 @@ def find_fault(
 MAX_OUTPUT = 16 * 1024 * 1024  # characters; newer brokers accept no larger message (their max_message_size)
 MAX_ITERATIONS = 100_000  # of all loops together, for one message
 _STATEMENTS = (nodes.Output, nodes.If, nodes.For, nodes.Assign)
-_GROWING_FILTERS = ("forceescape", "pprint", "random", "replace", "urlize", "wordwrap", "xmlattr")
-_GROWING_METHODS = frozenset(("join", "replace", "translate"))
 
 
 class TemplateSandbox(ExpressionSandbox):
     """The sandbox of templates: stricter than that of expressions, and a missing name is an error."""
 
     intercepted_binops = ExpressionSandbox.intercepted_binops | {"+"}
+    refused_filters = ExpressionSandbox.refused_filters | {
+        "forceescape", "pprint", "random", "replace", "urlize", "wordwrap", "xmlattr",
+    }  # fmt: skip
+    refused_methods = ExpressionSandbox.refused_methods | {"join", "replace", "translate"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,14 +171,7 @@ class TemplateSandbox(ExpressionSandbox):
         self.keep_trailing_newline = True
         self.iterations_left = 0
         self.finalize = _measured
-        for name in _GROWING_FILTERS:
-            self.filters.pop(name, None)
         self.filters |= {"_measured": _measured, "_counted": self._counted}
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Refuse also methods that join or multiply texts."""
-        growing = isinstance(obj, str | bytes) and attr in _GROWING_METHODS
-        return not growing and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Calculate, and measure the result of `+`."""

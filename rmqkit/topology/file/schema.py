@@ -72,7 +72,8 @@ def check(document: Document, file: str = TOPOLOGY) -> _Faults:
 
 
 def _unknown_keys(document: Document, path: KeyPath, violation: Any) -> _Faults:
-    known, inside = list(violation.schema["properties"]), _inside(path, violation.schema)
+    known = list(violation.schema["properties"])
+    inside = f"in {_name(path[:2])}" if path else f"at the top of a {violation.schema['title'].lower()}"
     for key in violation.instance:
         if key not in known:
             advice = f"Did you mean {guess}?" if (guess := suggest(key, known)) else f"Valid keys: {', '.join(known)}."
@@ -141,18 +142,6 @@ def _wrong_value(document: Document, path: KeyPath, violation: Any) -> Fault:
 
 _KINDS = {"exchanges": "exchange", "queues": "queue", "policies": "policy", "scenarios": "scenario"}
 _ITEMS = {"bindings": "a binding", "lint": "an entry of lint", "scope": "a name pattern in scope"}
-
-
-def _inside(path: KeyPath, fields: Mapping[str, Any]) -> str:
-    match path:
-        case ():
-            return f"at the top of a {fields['title'].lower()}"
-        case (str(section), str(name), *_) if section in _KINDS:
-            return f"in {_KINDS[section]} {name!r}"
-        case ("bindings" | "lint" as section, int(), *_):
-            return f"in {_ITEMS[section]}"
-        case _:
-            return f"in {path[0]}"
 
 
 def _name(path: KeyPath) -> str:
