@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import platformdirs
 
@@ -19,9 +19,6 @@ from rmqkit.atomic_file import replace_file
 from rmqkit.cli import output
 from rmqkit.model import Contract, Exchange, Queue, Retry, Target, Topology
 from rmqkit.settings import Settings
-
-_T = TypeVar("_T")
-_BY_NAME = ("exchanges", "queues", "dead_letters", "retries", "sources")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +102,8 @@ def _key_of(target: Target) -> str:
 
 def _save(settings: Settings, applied: LastApplied) -> None:
     file = _file(settings)
-    saved = {
-        "broker": _key(settings),
-        "files": list(applied.files),
-        "publish": applied.target and asdict(applied.target),
-        "exchanges": _saved_contracts(applied.exchanges),
-        "queues": _saved_contracts(applied.queues),
-        "dead_letters": {name: target and asdict(target) for name, target in applied.dead_letters.items()},
-        "retries": {name: {"delays_ms": each.delays_ms, "then": each.then} for name, each in applied.retries.items()},
-        "sources": {name: list(each) for name, each in applied.sources.items()},
-    }
+    saved = asdict(applied, dict_factory=lambda fields: {name: value for name, value in fields if name != "where"})
+    saved = {"broker": _key(settings), "publish": saved.pop("target"), **saved}
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(file, json.dumps(saved, indent=2), private=True)
@@ -127,15 +116,10 @@ def recall(settings: Settings) -> LastApplied | None:
     file = _file(settings)
     try:
         saved = json.loads(file.read_bytes())
-        return LastApplied(
-            _target(saved["publish"]),
-            tuple(map(_text, saved["files"])),
-            exchanges=_each(_contract, saved, "exchanges"),
-            queues=_each(_contract, saved, "queues"),
-            dead_letters=_each(_target, saved, "dead_letters"),
-            retries=_each(_retry, saved, "retries"),
-            sources=_each(lambda each: tuple(map(_text, each)), saved, "sources"),
-        )
+        by_name: dict[str, Any] = {
+            key: {name: read(value) for name, value in saved.get(key, {}).items()} for key, read in _BY_NAME.items()
+        }
+        return LastApplied(_target(saved["publish"]), _texts(saved["files"]), **by_name)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -153,12 +137,7 @@ def _contracts(entities: Iterable[Exchange | Queue]) -> dict[str, Contract]:
     }
 
 
-def _saved_contracts(contracts: Mapping[str, Contract]) -> dict[str, dict[str, str]]:
-    return {name: {"format": each.format, "schema": each.schema} for name, each in contracts.items()}
-
-
-def _each(read: Callable[[Any], _T], saved: Mapping[str, Any], key: str) -> dict[str, _T]:
-    return {name: read(value) for name, value in saved.get(key, {}).items()}
+# What a value of the file holds. Each raises ValueError, KeyError or TypeError for any other.
 
 
 def _target(saved: Mapping[str, object] | None) -> Target | None:
@@ -176,10 +155,23 @@ def _retry(saved: Mapping[str, Any]) -> Retry:
     return Retry(delays_ms, _text(saved["then"]))
 
 
+def _texts(saved: Iterable[object]) -> tuple[str, ...]:
+    return tuple(map(_text, saved))
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
+
+
+_BY_NAME: dict[str, Callable[[Any], object]] = {
+    "exchanges": _contract,
+    "queues": _contract,
+    "dead_letters": _target,
+    "retries": _retry,
+    "sources": _texts,
+}
 
 
 def _key(settings: Settings) -> str:
