@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from rmqkit.cli.options import connect, option, option_field
+from rmqkit.cli.options import connect, option_field
 from rmqkit.errors import OutputError
 from rmqkit.handlers.command import CommandHandler, parse
 from rmqkit.handlers.file_saver import FileSaver
@@ -18,22 +17,14 @@ from rmqkit.handlers.function import FunctionHandler, load
 from rmqkit.handlers.handler import Handler
 from rmqkit.handlers.printer import Printer
 from rmqkit.message import Verdict
-from rmqkit.options import FailurePolicy
+from rmqkit.options import ConsumeOptions, FailurePolicy, Offset
 from rmqkit.settings import Settings, load_settings
 
-Count = Annotated[int | None, option("-n --count N", "Stop after N messages.", min=1)]
-IdleTimeout = Annotated[
-    float | None, option("--idle-timeout SECONDS", "Stop after this long without a message.", min=0)
-]
-Prefetch = Annotated[
-    int | None,
-    option(
-        "--prefetch N",
-        "Unacknowledged messages per consumer. [default: 1000; with --exec, 2 per command]",
-        min=1,
-        max=65535,
-    ),
-]
+FILTER_HELP = (
+    "Only messages for which this Jinja2 expression is true; it may use body (if JSON), headers, properties,"
+    " routing_key, exchange, redelivered, and death.reason, .queue, .exchange, .routing_keys, .count, .time,"
+    " .age (in seconds)."
+)
 _option = partial(option_field, panel="Handling")
 
 
@@ -46,7 +37,7 @@ class PrintFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HandlerOptions:
-    """The handler of deliveries: they are printed unless another handler is named."""
+    """Which deliveries are handled, how many at most, and how: they are printed unless another handler is named."""
 
     format: PrintFormat = _option(
         "--format",
@@ -74,6 +65,20 @@ class HandlerOptions:
         "--to-routing-key KEY", "Forward with this routing key, not the message's own."
     )
     to_url: str | None = _option("--to-url URL", "Forward to this broker.")
+    filter: str | None = _option("--filter EXPRESSION", FILTER_HELP)
+    unmatched: Verdict | None = _option(
+        "--unmatched", "Verdict on the other messages; requeue, the default, holds them until the end."
+    )
+    count: int | None = option_field("-n --count N", "Stop after N messages.", min=1)
+    idle_timeout: float | None = option_field(
+        "--idle-timeout SECONDS", "Stop after this long without a message.", min=0
+    )
+    prefetch: int | None = option_field(
+        "--prefetch N",
+        "Unacknowledged messages per consumer. [default: 1000; with --exec, 2 per command]",
+        min=1,
+        max=65535,
+    )
 
     @property
     def prints(self) -> bool:
@@ -86,7 +91,9 @@ class HandlerOptions:
         return self.exec is not None or self.handler is not None
 
     def check(self) -> None:
-        """Raise a usage error for options that contradict each other, SettingsError for a command that cannot run."""
+        """Raise a usage error or RmqkitError for invalid options, and OutputError if standard output is closed."""
+        if sys.stdout is None:  # closed, as by `>&-`: its number may be reused for any other file
+            raise OutputError("standard output is closed")
         named = self._named()
         if len(named) > 1:
             raise typer.BadParameter(f"{' and '.join(named)} cannot be combined")
@@ -98,20 +105,27 @@ class HandlerOptions:
             parse(self.exec)
         elif self.timeout is not None or self.concurrency is not None:
             raise typer.BadParameter("--timeout and --concurrency require --exec")
+        if self.filter is not None:
+            from rmqkit.handlers.delivery_filter import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
+
+            DeliveryFilter(self.filter)
+        elif self.unmatched is not None:
+            raise typer.BadParameter("--unmatched requires --filter")
 
     def check_policy(self, *, checked: bool) -> None:
         """Raise a usage error for a policy without failures; `checked` says whether there is a contract."""
         if self.on_failure and not (self.may_fail or checked):
             raise typer.BadParameter("--on-failure requires --exec, --handler or a contract")
 
-    def prefetch(self, given: int | None, *, filtered: bool) -> int:
-        """Return the prefetch: the given one, but enough for all commands.
+    def consume_options(self, *, no_ack: bool = False, offset: Offset | None = None) -> ConsumeOptions:
+        """Return the options of the consumer; its prefetch is enough for all commands.
 
         A command may take long, so by default only those to be run next wait here: other consumers may be free.
         """
         concurrency = self.concurrency or 1
-        default = 1000 if self.exec is None or filtered else 2 * concurrency
-        return max(given or default, concurrency)
+        default = 1000 if self.exec is None or self.filter is not None else 2 * concurrency
+        prefetch = max(self.prefetch or default, concurrency)
+        return ConsumeOptions(prefetch, self.count, self.idle_timeout, no_ack, offset)
 
     def make(self, queue: str, settings: Settings, lock_fd: int | None) -> Handler:
         """Make the handler; `settings` are those of the consuming connection, Printer explains `lock_fd`.
@@ -137,38 +151,3 @@ class HandlerOptions:
     def _named(self) -> list[str]:
         options = {"--save-to": self.save_to, "--exec": self.exec, "--handler": self.handler}
         return [name for name, value in options.items() if value is not None] + ["--to-..."] * self._forwards
-
-
-FILTER_HELP = (
-    "Only messages for which this Jinja2 expression is true; it may use body (if JSON), headers, properties,"
-    " routing_key, exchange, redelivered, and death.reason, .queue, .exchange, .routing_keys, .count, .time,"
-    " .age (in seconds)."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class FilterOptions:
-    """The filter of deliveries, and the verdict on those that do not match."""
-
-    filter: str | None = _option("--filter EXPRESSION", FILTER_HELP)
-    unmatched: Verdict | None = _option(
-        "--unmatched", "Verdict on the other messages; requeue, the default, holds them until the end."
-    )
-
-    def check(self) -> None:
-        """Raise PayloadError for an invalid expression, a usage error for `unmatched` without one."""
-        if self.filter is None:
-            if self.unmatched is not None:
-                raise typer.BadParameter("--unmatched requires --filter")
-            return
-        from rmqkit.handlers.delivery_filter import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
-
-        DeliveryFilter(self.filter)
-
-
-def check(handler: HandlerOptions, filtering: FilterOptions) -> None:
-    """Raise a usage error or RmqkitError for invalid options, and OutputError if standard output is closed."""
-    if sys.stdout is None:  # closed, as by `>&-`: its number may be reused for any other file
-        raise OutputError("standard output is closed")
-    handler.check()
-    filtering.check()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from rmqkit.cli.handler_options import FilterOptions, HandlerOptions, PrintFormat
+from rmqkit.cli.handler_options import HandlerOptions, PrintFormat
 from rmqkit.errors import RmqkitError, SettingsError
 from rmqkit.handlers import command, function
 from rmqkit.handlers.command import CommandHandler
@@ -177,27 +177,25 @@ def test_a_function_that_cannot_be_called_is_refused(target: str, said: str) -> 
         HandlerOptions(to_queue="q", to_routing_key="k"),
         HandlerOptions(timeout=1),
         HandlerOptions(handler="a:b", concurrency=2),
-        FilterOptions(unmatched=Verdict.ACK),
-        FilterOptions(filter="body =="),
+        HandlerOptions(unmatched=Verdict.ACK),
+        HandlerOptions(filter="body =="),
     ],
 )
-def test_contradictory_options_are_refused(options: HandlerOptions | FilterOptions) -> None:
+def test_contradictory_options_are_refused(options: HandlerOptions) -> None:
     with pytest.raises((typer.BadParameter, RmqkitError)):
         options.check()
 
 
 @pytest.mark.parametrize(
-    ("options", "given", "filtered", "prefetch"),
+    ("options", "prefetch"),
     [
-        (HandlerOptions(), None, False, 1000),
-        (HandlerOptions(exec="true"), None, False, 2),
-        (HandlerOptions(exec="true", concurrency=8), None, False, 16),
-        (HandlerOptions(exec="true", concurrency=8), 4, False, 8),
-        (HandlerOptions(exec="true"), None, True, 1000),
-        (HandlerOptions(), 7, False, 7),
+        (HandlerOptions(), 1000),
+        (HandlerOptions(exec="true"), 2),
+        (HandlerOptions(exec="true", concurrency=8), 16),
+        (HandlerOptions(exec="true", concurrency=8, prefetch=4), 8),
+        (HandlerOptions(exec="true", filter="true"), 1000),
+        (HandlerOptions(prefetch=7), 7),
     ],
 )
-def test_the_prefetch_covers_all_commands(
-    options: HandlerOptions, given: int | None, filtered: bool, prefetch: int
-) -> None:
-    assert options.prefetch(given, filtered=filtered) == prefetch
+def test_the_prefetch_covers_all_commands(options: HandlerOptions, prefetch: int) -> None:
+    assert options.consume_options().prefetch == prefetch

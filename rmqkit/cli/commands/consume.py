@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from rmqkit.cli import frame, handler_options, last_applied, output, topology_source, worker_processes
+from rmqkit.cli import frame, last_applied, output, topology_source, worker_processes
 from rmqkit.cli.consume_job import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
-from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
+from rmqkit.cli.handler_options import HandlerOptions
 from rmqkit.cli.last_applied import LastApplied
 from rmqkit.cli.options import ConnectionOptions, Json, grouped, option_field
 from rmqkit.handlers.runner import ConsumeJob
 from rmqkit.message import Verdict
 from rmqkit.model import Retry, Target
-from rmqkit.options import ConsumeOptions, Offset
+from rmqkit.options import Offset
 from rmqkit.payload import amqp_json
 from rmqkit.settings import Settings
 from rmqkit.topology.retry import in_words
@@ -42,9 +42,9 @@ class ConsumerOptions:
         "--offset WHERE", "Where to begin in a stream: first, last, next, an offset, an age such as 5m, or a time."
     )
 
-    def check(self, handler: HandlerOptions, filtering: FilterOptions, *, checked: bool) -> None:
+    def check(self, handler: HandlerOptions, *, checked: bool) -> None:
         """Raise a usage error for options that contradict each other; `checked` says whether there is a contract."""
-        if self.no_ack and (filtering.filter is not None or not handler.prints):
+        if self.no_ack and (handler.filter is not None or not handler.prints):
             raise typer.BadParameter(
                 "--no-ack cannot be combined with a filter or a handler, which need acknowledgements"
             )
@@ -72,13 +72,9 @@ class ConsumerOptions:
 def consume(
     queue: Annotated[str, typer.Argument(help="The queue.")],
     handler: HandlerOptions,
-    filtering: FilterOptions,
     contract: ConsumedSchemaOptions,
     broker: ConnectionOptions,
     *,
-    count: Count = None,
-    idle_timeout: IdleTimeout = None,
-    prefetch: Prefetch = None,
     consumer: ConsumerOptions,
     json: Json = False,
 ) -> None:
@@ -89,21 +85,20 @@ def consume(
     retry and no dead-letter exchange of the queue is known, consuming stops and the message stays. The report goes to
     standard error.
     """
-    handler_options.check(handler, filtering)
+    handler.check()
     settings = broker.settings()
     applied = _applied(consumer.topology, settings)
     retry = _retry(queue, applied) if handler.may_fail and applied and not handler.on_failure else None
     schema = contract.of(Target("", queue), applied)
-    consumer.check(handler, filtering, checked=bool(schema))
+    consumer.check(handler, checked=bool(schema))
     handler.check_policy(checked=bool(schema))
-    ahead = handler.prefetch(prefetch, filtered=filtering.filter is not None)
     # Acknowledging takes nothing out of a stream.
-    unmatched = filtering.unmatched or (Verdict.REQUEUE if consumer.offset is None else Verdict.ACK)
+    unmatched = handler.unmatched or (Verdict.REQUEUE if consumer.offset is None else Verdict.ACK)
     job = ConsumeJob(
         queue,
-        ConsumeOptions(ahead, count, idle_timeout, consumer.no_ack, consumer.start()),
+        handler.consume_options(no_ack=consumer.no_ack, offset=consumer.start()),
         consumer.channels,
-        filter=filtering.filter,
+        filter=handler.filter,
         unmatched=unmatched,
         contract=schema,
         invalid_to=contract.target(queue, applied) if schema else None,

@@ -7,16 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from rmqkit.cli import frame, handler_options, last_applied, output, worker_processes
+from rmqkit.cli import frame, last_applied, output, worker_processes
 from rmqkit.cli.consume_job import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
-from rmqkit.cli.handler_options import Count, FilterOptions, HandlerOptions, IdleTimeout, Prefetch
+from rmqkit.cli.handler_options import HandlerOptions
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
 from rmqkit.connection import Connection
 from rmqkit.handlers.runner import ConsumeJob
 from rmqkit.message import Verdict
 from rmqkit.model import Target
-from rmqkit.options import ConsumeOptions
 from rmqkit.payload.properties import parse_headers
 from rmqkit.plural import plural
 
@@ -68,13 +67,9 @@ def subscribe(
     exchange: Annotated[str, typer.Argument(help="The exchange.")],
     subscription: SubscriptionOptions,
     handler: HandlerOptions,
-    filtering: FilterOptions,
     broker: ConnectionOptions,
     *,
     contract: ConsumedSchemaOptions,
-    count: Count = None,
-    idle_timeout: IdleTimeout = None,
-    prefetch: Prefetch = None,
     workers: Annotated[int, option("--workers N", "Consume with N processes, from a --durable queue.", min=1)] = 1,
     json: Json = False,
 ) -> None:
@@ -88,20 +83,19 @@ def subscribe(
     The contract is that of the exchange; a message that breaks it goes to --invalid-to. Without that it is skipped,
     unless the queue is kept: then the command stops, and the message stays, as --on-failure says.
     """
-    handler_options.check(handler, filtering)
+    handler.check()
     headers = parse_headers(subscription.header)
     if workers > 1 and not subscription.durable:
         raise typer.BadParameter("--workers needs --durable NAME: a temporary queue belongs to one process")
     settings = broker.settings()
     schema = contract.of(Target(exchange), last_applied.recall(settings))
     handler.check_policy(checked=bool(schema))
-    ahead = handler.prefetch(prefetch, filtered=filtering.filter is not None)
     # No other consumer needs the messages of a temporary queue.
-    unmatched = filtering.unmatched or (Verdict.REQUEUE if subscription.durable else Verdict.ACK)
+    unmatched = handler.unmatched or (Verdict.REQUEUE if subscription.durable else Verdict.ACK)
     job = ConsumeJob(
         "",  # known once the queue is declared
-        ConsumeOptions(ahead, count, idle_timeout),
-        filter=filtering.filter,
+        handler.consume_options(),
+        filter=handler.filter,
         unmatched=unmatched,
         contract=schema,
         invalid_to=contract.target("", None) if schema else None,
