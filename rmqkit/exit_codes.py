@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rmqkit import errors
 from rmqkit.plan import Plan
-from rmqkit.report import MoveReport, PublishReport, ScenarioReport
+from rmqkit.report import MoveReport, ScenarioReport
 
 DONE = 0
 BUG = 1
@@ -48,15 +48,11 @@ _ERRORS: dict[int, tuple[type[errors.RmqkitError], ...]] = {
 
 
 def exit_code(
-    outcome: BaseException | PublishReport | MoveReport | Plan | ScenarioReport | None,
-    *,
-    unroutable_is_error: bool = True,
-    changes_count: bool = False,
+    outcome: BaseException | MoveReport | Plan | ScenarioReport | None, *, changes_count: bool = False
 ) -> int:
     """Return the exit code of the process for an outcome; None means done.
 
-    An unroutable message counts as a failure only if `unroutable_is_error`: publish/subscribe producers do not know
-    their readers. With `changes_count` a plan with pending changes is PARTLY_DONE.
+    With `changes_count` a plan with pending changes is PARTLY_DONE.
     """
     match outcome:
         case None:
@@ -68,9 +64,5 @@ def exit_code(
             return TEST_FAILED if outcome.failed else DONE
         case MoveReport():
             return NOT_CONFIRMED if outcome.stayed else DONE
-        case PublishReport():
-            unconfirmed = outcome.nacked + (outcome.unknown if outcome.confirms else 0)
-            failed = unconfirmed or (outcome.returned and unroutable_is_error)
-            return REFUSED if outcome.refused else NOT_CONFIRMED if failed else DONE
         case _:
             return next((code for code, classes in _ERRORS.items() if isinstance(outcome, classes)), BUG)

@@ -62,26 +62,35 @@ class PublishReport:
         return self.published == (self.confirmed if self.confirms else self.unknown)
 
     def error(self) -> NotConfirmed | Unroutable | None:
-        """Return the error that makes the run a failure: NotConfirmed, Unroutable, or None."""
-        unknown = self.unknown if self.confirms else 0
-        if failed := self.nacked + self.refused + unknown:
-            reasons = sorted({failure.reason for failure in self.failures if failure.fate is not Fate.RETURNED})
-            message = f"{failed} of {self.published} messages were not confirmed: {'; '.join(reasons)}"
-            error: NotConfirmed | Unroutable = NotConfirmed(message)
-        elif self.returned:
-            first = next(each.message for each in self.failures if each.fate is Fate.RETURNED)
-            where = f"there is no queue {first.routing_key!r}"
-            if first.exchange:
-                where = f"exchange {first.exchange!r} has no binding for routing key {first.routing_key!r}"
-            error = Unroutable(
-                f"{self.returned} of {self.published} messages reached no queue: {where}",
-                advice="Declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`; or publish with"
-                " `PublishOptions(mandatory=False)`.",
-            )
-        else:
-            return None
-        error.report = self
+        """Return the error that makes the run a failure: NotConfirmed, else Unroutable, else None."""
+        if error := self.unconfirmed() or self.unroutable():
+            error.report = self
         return error
+
+    def unconfirmed(self) -> NotConfirmed | None:
+        """Return the error of messages that were refused, nacked, or not confirmed."""
+        unknown = self.unknown if self.confirms else 0
+        if not (failed := self.nacked + self.refused + unknown):
+            return None
+        reasons = sorted({failure.reason for failure in self.failures if failure.fate is not Fate.RETURNED})
+        message = f"{failed:,} of {self.published:,} messages were not confirmed"
+        advice = "They may or may not be in their queues: only a confirm tells." if unknown else ""
+        return NotConfirmed(": ".join(filter(None, [message, "; ".join(reasons)])), advice=advice)
+
+    def unroutable(self) -> Unroutable | None:
+        """Return the error of messages that reached no queue; it names a queue that does not exist, if there is one."""
+        returned = [failure.message for failure in self.failures if failure.fate is Fate.RETURNED]
+        if not returned:
+            return None
+        first = min(returned, key=lambda message: bool(message.exchange))
+        where = f"there is no queue {first.routing_key!r}"
+        if first.exchange:
+            where = f"exchange {first.exchange!r} has no binding for routing key {first.routing_key!r}"
+        advice = "Declare it first: `connection.apply(topology)`, or `rmqkit apply FILE`; or publish with"
+        return Unroutable(
+            f"{self.returned:,} of {self.published:,} messages reached no queue: {where}",
+            advice=f"{advice} `PublishOptions(mandatory=False)`.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

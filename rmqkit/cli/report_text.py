@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rmqkit import exit_codes
 from rmqkit.amqp import error_mapping
 from rmqkit.cli import output
-from rmqkit.errors import REFUSALS, InputError, NotConfirmed, Refused, RmqkitError, Unroutable
+from rmqkit.errors import REFUSALS, InputError, Refused, RmqkitError, Unroutable
 from rmqkit.message import Verdict
 from rmqkit.model import Target
 from rmqkit.options import FailurePolicy
@@ -31,28 +31,27 @@ def error_of(report: PublishReport, *, mandatory: bool | None) -> RmqkitError | 
     Unroutable is an error through the default exchange, and with `mandatory` through any. If that is None, it is an
     error for messages with a routing key or headers; those of a fanout exchange need neither, and may have no reader.
     """
-    unknown = report.unknown if report.confirms else 0
-    if refused := next(_failures(report, Fate.REFUSED), None):
+    if refused := next((each for each in report.failures if each.fate is Fate.REFUSED), None):
         return _refusal(report, refused)
-    if report.nacked or report.refused or unknown:
-        reasons = sorted({each.reason for each in report.failures if each.fate is not Fate.RETURNED})
-        failed = f"{report.nacked + report.refused + unknown:,} of {report.published:,} messages were not confirmed"
-        advice = "They may or may not be in their queues: only a confirm tells." if unknown else ""
-        return NotConfirmed(": ".join([failed, *(["; ".join(reasons)] if reasons else [])]), advice=advice)
-    for each in _failures(report, Fate.RETURNED):
-        if not each.message.exchange:
-            missing = f"there is no queue {each.message.routing_key!r}"
-            advice = "Declare it with `rmqkit apply FILE`, or name another with --queue."
-            return Unroutable(f"{_unrouted(report)}: {missing}", advice=advice)
-    if mandatory or (mandatory is None and any(map(_is_addressed, _failures(report, Fate.RETURNED)))):
-        advice = "Bind a queue in a topology file, and `rmqkit apply` it; or add --allow-unroutable."
-        return Unroutable(_unbound(report), advice=advice) if report.returned else None
-    return None
+    if error := report.unconfirmed():
+        return error
+    returned = [each.message for each in report.failures if each.fate is Fate.RETURNED]
+    if unroutable := report.unroutable():
+        # A fanout exchange needs no key and no headers.
+        addressed = any(each.routing_key or each.properties.headers for each in returned)
+        if not all(each.exchange for each in returned):
+            unroutable.advice = "Declare it with `rmqkit apply FILE`, or name another with --queue."
+        elif mandatory or (mandatory is None and addressed):
+            unroutable.advice = "Bind a queue in a topology file, and `rmqkit apply` it; or add --allow-unroutable."
+        else:
+            return None
+    return unroutable
 
 
 def warning(report: PublishReport, error: RmqkitError | None) -> str:
     """Report messages that reached no queue, where that is not an error; empty when all did."""
-    return _unbound(report) if report.returned and not isinstance(error, Unroutable) else ""
+    unroutable = report.unroutable()
+    return unroutable.message if unroutable and not isinstance(error, Unroutable) else ""
 
 
 def exit_code(report: PublishReport, error: RmqkitError | None) -> int:
@@ -120,15 +119,6 @@ def time_and_rate(count: int, seconds: float, idle_s: float = 0.0) -> str:
     return f"{seconds:.2f} s{f' ({idle_s:.2f} s idle)' if idle_s and rate else ''}{rate}"
 
 
-def _failures(report: PublishReport, fate: Fate) -> Iterator[Failure]:
-    return (each for each in report.failures if each.fate is fate)
-
-
-def _is_addressed(failure: Failure) -> bool:
-    """Tell whether a message is for some queues of its exchange; a fanout exchange needs no key and no headers."""
-    return bool(failure.message.routing_key or failure.message.properties.headers)
-
-
 def _refusal(report: PublishReport, failure: Failure) -> Refused:
     code, _, text = failure.reason.partition(" ")
     number = int(code) if code.isdecimal() else 0
@@ -138,19 +128,6 @@ def _refusal(report: PublishReport, failure: Failure) -> Refused:
     if number == 404:  # noqa: PLR2004 - not found
         advice = "Run `rmqkit apply FILE` to declare it."
     return REFUSALS.get(number, Refused)(number, text, subject, advice=advice)
-
-
-def _unrouted(report: PublishReport) -> str:
-    return f"{report.returned:,} of {report.published:,} messages reached no queue"
-
-
-def _unbound(report: PublishReport) -> str:
-    first = next(_failures(report, Fate.RETURNED), None)
-    if first is None:
-        return _unrouted(report)
-    exchange, key = first.message.exchange, first.message.routing_key
-    where = f"exchange {exchange!r} has no binding" if exchange else "there is no queue"
-    return f"{_unrouted(report)}: {where} for routing key {key!r}"
 
 
 def _row(group: MoveGroup, now: datetime) -> tuple[str, ...]:
