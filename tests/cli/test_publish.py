@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from traceback import walk_stack
 from typing import IO
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from rmqkit.amqp import transport
 from rmqkit.node.node import Node
 from tests.support.cli import rmqkit
 from tests.support.queues import declare, drain, drain_messages, ready
@@ -24,6 +26,7 @@ from tests.support.wait import wait_for_queue, wait_until
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 RMQKIT = (sys.executable, "-m", "rmqkit")
+BASIC_PUBLISH = b"\x00\x3c\x00\x28"  # its class and method (AMQP 0-9-1 section 1.8.3.7)
 
 
 @pytest.fixture
@@ -344,3 +347,31 @@ def test_a_second_signal_stops_at_once_and_unconfirmed_messages_are_reported_unk
     assert process.returncode == 6, stderr
     assert numbers["unknown"] > 0
     assert numbers["published"] == numbers["confirmed"] + numbers["unknown"]
+
+
+# The way of a publish, as a reader of the code follows it
+
+
+def test_a_publish_is_at_most_thirty_calls_from_its_bytes(
+    environment: dict[str, str], queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, list[str]] = {}  # by the function that takes the bytes; the I/O thread has a stack of its own
+    package = str(Path(transport.__file__).parent.parent)
+
+    def record(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+
+        def recorded(self: object, data: bytes) -> None:
+            if BASIC_PUBLISH in data:
+                codes = [frame.f_code for frame, _ in walk_stack(None)]
+                own = [code.co_qualname for code in codes if code.co_filename.startswith(package)]
+                calls.setdefault(name, [*reversed(own), name])
+            original(self, data)
+
+        monkeypatch.setattr(owner, name, recorded)
+
+    record(transport.Transport, "send")
+    record(transport._Adapter, "emit")
+    assert rmqkit("publish", "-q", queue, "hello", env=environment).returncode == 0
+    assert list(calls) == ["send", "emit"]
+    assert sum(map(len, calls.values())) <= 30, calls
