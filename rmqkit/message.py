@@ -11,12 +11,19 @@ from typing import Any, Protocol
 Headers = Mapping[str, Any]
 
 
+class _Encoded:
+    __slots__ = ("encoded",)
+
+
 @dataclass(frozen=True, slots=True)
-class Properties:
+class Properties(_Encoded):
     """The fourteen properties of AMQP 0-9-1's basic class, under their own names; None means not set.
 
     `delivery_mode` is 2 (persistent: survives a broker restart in a durable queue) or 1 (transient), `priority` 0 to
     255, `expiration` a time to live in milliseconds as text, `timestamp` a time with a resolution of one second.
+
+    Those of a delivery also have the bytes that came, in `encoded`: published again, they are sent as these bytes.
+    What `dataclasses.replace` returns has none, and is encoded from its values.
     """
 
     content_type: str | None = None

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from pika import frame, spec
 
-from rmqkit.amqp.field_table import decode_properties, encode_properties, encode_table
 from rmqkit.errors import PayloadError
 from rmqkit.message import Delivery, Message, Origin, Properties
 from rmqkit.payload import properties
+from rmqkit.payload.field_table import decode_properties, encode_properties, encode_table, received_bytes
 
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8  # type, channel, size, and the end octet
@@ -149,8 +149,7 @@ class Encoder:
         """
         if delivery.origin is not self._origin:
             key = delivery.routing_key if routing_key is None else routing_key
-            publish = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=True)
-            self._method = encode_method(self._channel, publish)
+            self._method = self._publish(exchange, key, mandatory=True)
             self._header = self._frame_header(header)
             self._origin, self._properties, self._heads = delivery.origin, None, {}
         head = self._heads.get(len(delivery.body))
@@ -178,16 +177,20 @@ class Encoder:
             properties.check_target(message.exchange, message.routing_key)
             direct_reply = not message.exchange and message.routing_key.startswith(DIRECT_REPLY)
             mandatory = self._mandatory and not direct_reply
-            publish = spec.Basic.Publish(
-                exchange=message.exchange, routing_key=message.routing_key, mandatory=mandatory, immediate=False
-            )
-            self._method = encode_method(self._channel, publish)
+            self._method = self._publish(message.exchange, message.routing_key, mandatory=mandatory)
             self._exchange, self._routing_key = message.exchange, message.routing_key
         if message.properties is not self._properties:
-            properties.check(message.properties)
-            self._header = self._frame_header(encode_properties(message.properties))
+            encoded = received_bytes(message.properties)
+            if not encoded:
+                properties.check(message.properties)
+                encoded = encode_properties(message.properties)
+            self._header = self._frame_header(encoded)
             self._properties = message.properties
         self._heads = {}
+
+    def _publish(self, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+        key = routing_key.encode("utf-8", "surrogateescape")  # the only name that RabbitMQ takes in any bytes
+        return encode_method(self._channel, spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory))
 
     def _frame_header(self, encoded: bytes) -> tuple[bytes, bytes]:
         """Return the content header frame around its body size; it cannot be split (AMQP 0-9-1 section 4.2.6)."""

@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from rmqkit.amqp.field_table import (
+from rmqkit.amqp.frames import LazyOrigin
+from rmqkit.model import Exchange, Target
+from rmqkit.options import Replay
+from rmqkit.payload.death_headers import CC, COUNTS, DIED, FAILURE, SUMMARIES, X_DEATH, Death, deaths, first_death
+from rmqkit.payload.field_table import (
     MalformedField,
     encode_table,
     join_properties,
@@ -22,10 +26,6 @@ from rmqkit.amqp.field_table import (
     split_properties,
     split_table,
 )
-from rmqkit.amqp.frames import LazyOrigin
-from rmqkit.model import Exchange, Target
-from rmqkit.options import Replay
-from rmqkit.payload.death_headers import CC, COUNTS, DIED, FAILURE, SUMMARIES, X_DEATH, Death, deaths, first_death
 
 EXPIRATION = "x-rmqkit-expiration"
 USER_ID = "x-rmqkit-user-id"

@@ -15,7 +15,6 @@ from itertools import count
 from uuid import uuid4
 
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.field_table import decode_properties
 from rmqkit.amqp.frames import DIRECT_REPLY, Confirm, Encoder, Event, Returned
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, PayloadError, ReplyTimeout, RmqkitError, Unroutable
@@ -23,6 +22,7 @@ from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_reply
 from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
 from rmqkit.options import CallOptions
+from rmqkit.payload.field_table import decode_properties
 from rmqkit.payload.properties import MAX_EXPIRATION_MS
 from rmqkit.report import Answer
 from rmqkit.stop import Stop

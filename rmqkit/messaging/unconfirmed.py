@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from rmqkit.amqp.field_table import decode_properties
 from rmqkit.amqp.frames import Confirm, Returned
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging.message_rewrite import Destination
+from rmqkit.payload.field_table import encode_properties
 
 
 class Sent(NamedTuple):
@@ -33,7 +33,7 @@ class Sent(NamedTuple):
 
     def has_properties(self, header: bytes) -> bool:
         """Tell whether properties, as on the wire, are those of the message."""
-        return decode_properties(header)[0] == self.message.properties
+        return encode_properties(self.message.properties) == header
 
     def retried(self) -> Sent:
         """Return the message as it is sent after a nack."""

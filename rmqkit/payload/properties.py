@@ -115,16 +115,16 @@ def _short_string_faults(name: str, value: object) -> Iterator[str]:
     if not isinstance(value, str):
         yield f"{name} must be text, not {type(value).__name__}"
         return
-    size = _utf8_length(value)
+    size = _encoded_length(value, "surrogateescape")
     if size is None:
         yield f"{name} {_HALF_A_PAIR}"
     elif size > MAX_SHORT_STRING_BYTES:
         yield f"{name} has {size} bytes; {MAX_SHORT_STRING_BYTES} fit"
 
 
-def _utf8_length(text: str) -> int | None:
+def _encoded_length(text: str, errors: str = "strict") -> int | None:
     try:
-        return len(text.encode())
+        return len(text.encode("utf-8", errors))
     except UnicodeEncodeError:
         return None
 
@@ -167,7 +167,7 @@ def _scalar_fault(value: object) -> str:
         case None | bool() | bytes():
             return ""
         case str():
-            return _HALF_A_PAIR if _utf8_length(value) is None else ""
+            return _HALF_A_PAIR if _encoded_length(value) is None else ""
         case int():
             return "" if _is_integer(value, _MIN_INTEGER, _MAX_INTEGER) else "does not fit 64 bits"
         case float():

@@ -14,13 +14,13 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Connection, Delivery, Exchange, Replay, Stop, Target
-from rmqkit.amqp.field_table import decode_properties, encode_properties
 from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.errors import NotFound
 from rmqkit.handlers.forwarder import Forwarder
 from rmqkit.messaging import held_deliveries, publish_window
 from rmqkit.messaging.message_rewrite import USER_ID, Destination, destination_for
 from rmqkit.payload.death_headers import DIED
+from rmqkit.payload.field_table import decode_properties, encode_properties
 from tests.support.queues import declare, drain, drain_messages, ready
 from tests.support.wait import wait_until
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pika import frame, spec
 
 from rmqkit.amqp import pika_decoder
-from rmqkit.amqp.field_table import MAX_DEPTH, decode_properties
 from rmqkit.amqp.frame_decoder import Decoder, ProtocolError
 from rmqkit.amqp.frames import Confirm, Encoder, Returned, encode_ack, encode_method, encode_nack
 from rmqkit.message import Delivery, Message, Properties
+from rmqkit.payload.field_table import MAX_DEPTH, decode_properties
 from tests.support import pika_encoder
 
 FRAME_MAX = 4096

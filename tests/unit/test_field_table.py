@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmqkit.amqp.field_table import decode_properties, encode_properties
 from rmqkit.amqp.frames import Encoder
 from rmqkit.errors import PayloadError
 from rmqkit.message import Message, Properties
+from rmqkit.payload.field_table import decode_properties, encode_properties
 
 _SCALARS = st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.binary(max_size=9) | st.integers(-9, 9)
 _VALUES = st.recursive(_SCALARS, lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=9), each))

@@ -11,16 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from rmqkit.amqp.field_table import (
-    MalformedField,
-    decode_properties,
-    decode_table,
-    encode_properties,
-    join_properties,
-    join_table,
-    split_properties,
-    split_table,
-)
 from rmqkit.amqp.frame_decoder import MAX_HEADER_BYTES, Decoder, ProtocolError
 from rmqkit.amqp.frames import Confirm, LazyOrigin, Returned, encode_method
 from rmqkit.amqp.pika_decoder import PikaDecoder
@@ -31,6 +21,16 @@ from rmqkit.messaging.rpc_reply import error_in
 from rmqkit.payload import properties
 from rmqkit.payload.death_headers import deaths, first_death
 from rmqkit.payload.envelopes import EnvelopeWriter
+from rmqkit.payload.field_table import (
+    MalformedField,
+    decode_properties,
+    decode_table,
+    encode_properties,
+    join_properties,
+    join_table,
+    split_properties,
+    split_table,
+)
 from tests.support.fuzzing import bounded, examples, outcome, tampered
 
 FRAME_MAX = 4096

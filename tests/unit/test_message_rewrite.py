@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmqkit.amqp.field_table import (
+from rmqkit.message import Properties
+from rmqkit.messaging.message_rewrite import EXPIRATION, KEPT_USER_ID, USER_ID, restore_properties, stash_properties
+from rmqkit.payload.field_table import (
     MalformedField,
     decode_properties,
     encode_properties,
@@ -17,8 +19,6 @@ from rmqkit.amqp.field_table import (
     split_properties,
     split_table,
 )
-from rmqkit.message import Properties
-from rmqkit.messaging.message_rewrite import EXPIRATION, KEPT_USER_ID, USER_ID, restore_properties, stash_properties
 
 NAMES = st.text(max_size=20)
 VALUES = st.recursive(

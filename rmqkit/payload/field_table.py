@@ -1,9 +1,13 @@
-"""Encoding and decoding of AMQP field tables and message properties; malformed ones are decoded as far as possible."""
+"""Encoding and decoding of AMQP field tables and message properties; malformed ones are decoded as far as possible.
+
+Short strings that are not UTF-8 are decoded and encoded with `surrogateescape` (PEP 383), so they keep their bytes.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -56,7 +60,7 @@ def _short_string(data: bytes, position: int) -> tuple[str, int]:
     end = position + 1 + (data[position] if position < len(data) else 0)
     if end > len(data):
         raise MalformedField("a truncated name")
-    return data[position + 1 : end].decode("utf-8", "replace"), end
+    return data[position + 1 : end].decode("utf-8", "surrogateescape"), end
 
 
 def _moment(seconds: int) -> datetime | int:
@@ -132,7 +136,10 @@ _PROPERTIES: tuple[tuple[str, int], ...] = (
 
 
 def decode_properties(data: bytes) -> tuple[Properties, str]:
-    """Decode properties as far as possible; return them and the fault, empty if there is none. Never raises."""
+    """Decode properties as far as possible; return them and the fault, empty if there is none. Never raises.
+
+    They keep these bytes: see `encode_properties`.
+    """
     found: dict[str, Any] = {"delivery_mode": None}
     fault = ""
     try:
@@ -156,16 +163,24 @@ def decode_properties(data: bytes) -> tuple[Properties, str]:
                 found[name], position = _short_string(data, position)
     except (MalformedField, struct.error, IndexError) as exc:
         fault = str(exc)
-    return Properties(**found), fault
+    properties = Properties(**found)
+    object.__setattr__(properties, "encoded", data)
+    return properties, fault
 
 
 def _headers(data: bytes, position: int) -> tuple[dict[str, Any], int, str]:
-    """Decode the headers, or skip a malformed table: its length tells where the next property begins."""
+    """Decode the headers that are not malformed; the table's length tells where the next property begins."""
     _, end = _extent(data, position, 0)
     try:
         return decode_table(data, position)[0], end, ""
     except MalformedField as exc:
-        return {}, end, f"headers: {exc}"
+        fault = f"headers: {exc}"
+    readable = {}
+    with suppress(MalformedField):
+        for name, value in split_table(data[position:end]):
+            with suppress(MalformedField):
+                readable[name] = _decode_value(value, 0, 0)[0]
+    return readable, end, fault
 
 
 def split_properties(data: bytes) -> dict[str, bytes]:
@@ -228,8 +243,29 @@ def join_table(fields: Iterable[tuple[str, bytes]]) -> bytes:
     return _sized(b"".join(_encode_short_string(name) + value for name, value in fields))
 
 
+def received_bytes(properties: Properties) -> bytes:
+    """Return the bytes that properties were decoded from; empty if there are none, or if the headers were changed."""
+    encoded: bytes = getattr(properties, "encoded", b"")
+    return encoded if encoded and decode_properties(encoded)[0] == properties else b""
+
+
 def encode_properties(properties: Properties) -> bytes:
-    """Encode properties that passed `payload.properties.check`, as they follow the body size in a header."""
+    """Encode properties that passed `payload.properties.check`, as they follow the body size in a header.
+
+    Those of a delivery are the bytes that came, so that nothing of them is lost.
+    """
+    return received_bytes(properties) or _encode_each(properties)
+
+
+def keep_all(properties: Properties) -> bool:
+    """Tell whether the values of properties stand for every byte that they were decoded from."""
+    try:
+        return _encode_each(properties) == getattr(properties, "encoded", b"")
+    except (ArithmeticError, ValueError, struct.error):  # what AMQP can carry, but its encoder here cannot
+        return False
+
+
+def _encode_each(properties: Properties) -> bytes:
     flags, pieces = 0, []
     for number, (name, kind) in enumerate(_PROPERTIES):
         value = getattr(properties, name)
@@ -240,7 +276,7 @@ def encode_properties(properties: Properties) -> bytes:
 
 
 def _encode_short_string(text: str) -> bytes:
-    data = text.encode()
+    data = text.encode("utf-8", "surrogateescape")
     return bytes((len(data),)) + data
 
 
@@ -269,7 +305,7 @@ def _encode_value(value: Any) -> bytes:  # noqa: PLR0911 - a line per field type
         case float():
             return b"d" + _FIXED[ord("d")].pack(value)
         case str():
-            return b"S" + _sized(value.encode())
+            return b"S" + _sized(value.encode("utf-8", "surrogateescape"))
         case bytes():
             return b"x" + _sized(value)
         case datetime():
