@@ -86,6 +86,11 @@ class Connection:
         """Return why the broker currently blocks publishers; empty if it does not."""
         return self._publishing.blocked
 
+    @property
+    def username(self) -> str:
+        """Return the user name of the login."""
+        return self._publishing.settings.addresses[0].username
+
     def plan(self, topology: Topology, *, options: ApplyOptions = ApplyOptions()) -> Plan:  # noqa: B008 - frozen
         """Return the plan of applying a topology, and change nothing.
 

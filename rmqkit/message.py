@@ -66,6 +66,10 @@ class Origin(Protocol):
     routing_key: str
 
     @property
+    def header(self) -> bytes:
+        """Return the properties as they came."""
+
+    @property
     def properties(self) -> Properties:
         """Return the properties, as far as they can be decoded."""
 

@@ -4,23 +4,30 @@ A broker adds no headers of a client to the messages it dead-letters, hence the 
 copy was confirmed and whose acknowledgement was lost is copied again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rmqkit.amqp.frames import fits
 from rmqkit.connection import Connection
 from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
-from rmqkit.message import Delivery, Message, Properties, Verdict
-from rmqkit.messaging.message_rewrite import EXPIRATION, USER_ID
+from rmqkit.message import Delivery, Message, Verdict
+from rmqkit.messaging.message_rewrite import rename_properties
 from rmqkit.model import Target
-from rmqkit.payload.death_headers import COUNTS, DIED, EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, X_DEATH
+from rmqkit.payload.death_headers import EXCHANGE, REASON, ROUTING_KEY, SUMMARIES, set_aside
+from rmqkit.payload.field_table import (
+    Field,
+    MalformedField,
+    decode_properties,
+    encode_table,
+    join_header,
+    split_header,
+    split_table,
+)
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 
 MAX_REASON = 500  # characters
-# They would route the copy to other queues too (https://www.rabbitmq.com/docs/sender-selected), or count deliveries.
-_DROPPED = {"CC", "BCC", *COUNTS}
 _ADVICE = "Declare a queue there; the message stays in its own queue."
 
 
@@ -105,49 +112,47 @@ def _fitting_copy(failed: FailedDelivery, frame_max: int) -> _FailureCopy:
     if fits(message, frame_max):
         return message
     end = failed.end or failed.target
-    message = _copy(failed, end, _harmless(failed.delivery.properties))
-    return message if fits(message, frame_max) else _copy(failed, end, Properties(headers=_headers(failed)))
+    parts, headers, _ = _harmless(failed.delivery)
+    message = _copy(failed, end, parts, headers)
+    return message if fits(message, frame_max) else _copy(failed, end, {}, _added(failed, ()))
 
 
 def copy(failed: FailedDelivery, target: Target) -> _FailureCopy:
-    """Return the copy of a failed delivery: its body and properties, and headers with the reason.
+    """Return the copy of a failed delivery: its body and properties, byte for byte, and headers with the reason.
 
     A property that would expire the copy, or have it refused or routed elsewhere, is renamed to a header or left out.
     So are its deaths: RabbitMQ before 4.0 could take them for a cycle when the copy dies there, and drop it. The
-    exchange it was first published to is kept through any number of copies. Of properties that cannot be read whole,
-    the readable ones are kept.
+    exchange it was first published to is kept through any number of copies.
     """
-    properties = failed.delivery.properties
-    kept = _harmless(properties)
-    renamed = {EXPIRATION: properties.expiration, USER_ID: properties.user_id}
-    headers = _headers(failed) | dict(kept.headers or {}) | _reason_headers(failed)
-    headers |= {name: value for name, value in renamed.items() if value is not None}
-    return _copy(failed, target, replace(kept, headers=headers))
+    parts, headers, renamed = _harmless(failed.delivery)
+    added = _added(failed, dict(headers)) + renamed
+    names = dict(added)
+    return _copy(failed, target, parts, [field for field in headers if field[0] not in names] + added)
 
 
-def _harmless(properties: Properties) -> Properties:
-    headers = dict(properties.headers or {})
-    if X_DEATH in headers:
-        headers[DIED] = headers.pop(X_DEATH)
-    headers = {
-        name: value for name, value in headers.items() if name not in _DROPPED and not name.startswith(SUMMARIES)
-    }
-    return replace(properties, headers=headers, expiration=None, user_id=None)
+def _harmless(delivery: Delivery) -> tuple[dict[str, bytes], list[Field], list[Field]]:
+    """Return the properties and headers that a copy may have, and more headers with renamed properties.
+
+    CC and BCC would route it to other queues too (https://www.rabbitmq.com/docs/sender-selected).
+    """
+    try:
+        parts, headers = split_header(delivery.origin.header)
+    except MalformedField:  # no RabbitMQ sends such bytes
+        return {}, [], []
+    kept = set_aside(headers, to_queue=True)
+    kept = [field for field in kept if field[0] != "BCC" and not field[0].startswith(SUMMARIES)]
+    return parts, kept, rename_properties(parts, None)
 
 
-def _headers(failed: FailedDelivery) -> dict[str, Any]:
+def _added(failed: FailedDelivery, present: Container[str]) -> list[Field]:
+    """Return the headers with the reason, and with the origin unless they are present."""
     origin = {EXCHANGE: failed.delivery.exchange, ROUTING_KEY: failed.delivery.routing_key}
-    return origin | _reason_headers(failed)
-
-
-def _reason_headers(failed: FailedDelivery) -> dict[str, Any]:
     reason = failed.reason.encode("utf-8", "replace").decode()[:MAX_REASON]
-    if malformed := failed.delivery.origin.malformed:
-        reason += f"; not all of its properties can be read: {malformed}"
-    return {REASON: reason, **failed.marks}
+    added = {name: value for name, value in origin.items() if name not in present}
+    return split_table(encode_table(added | {REASON: reason, **failed.marks}))
 
 
-def _copy(failed: FailedDelivery, target: Target, properties: Properties) -> _FailureCopy:
+def _copy(failed: FailedDelivery, target: Target, parts: Mapping[str, bytes], headers: Iterable[Field]) -> _FailureCopy:
     key = target.routing_key or failed.delivery.routing_key
-    failed = failed._replace(target=target)
-    return _FailureCopy(failed.delivery.body, key, target.exchange, properties, failed=failed)
+    properties, _ = decode_properties(join_header(parts, headers))
+    return _FailureCopy(failed.delivery.body, key, target.exchange, properties, failed=failed._replace(target=target))

@@ -6,15 +6,15 @@ At least once: a delivery whose copy was confirmed, and whose acknowledgement wa
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from rmqkit.connection import Connection
-from rmqkit.errors import HandlerError
 from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
-from rmqkit.message import Delivery, Message
-from rmqkit.payload.death_headers import CC, COUNTS, X_DEATH, set_aside
+from rmqkit.message import PERSISTENT, Delivery, Message, Origin, Properties
+from rmqkit.messaging.message_rewrite import sent_on
+from rmqkit.payload.field_table import decode_properties
 from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
@@ -31,7 +31,7 @@ class _ForwardedMessage(Message):
 
 @dataclass(frozen=True)
 class Forwarder:
-    """Publishes each delivery with its body and properties over its own connection, which it closes.
+    """Publishes each delivery with its body and properties, byte for byte, over its own connection, which it closes.
 
     Where `exchange` or `routing_key` is None, that of the delivery is used.
     """
@@ -46,9 +46,9 @@ class Forwarder:
         """Forward deliveries in order.
 
         Raises Unroutable when a copy reached no queue, NotConfirmed when it was not confirmed for any other reason,
-        HandlerError for properties that cannot be read, ConnectionLost; unconfirmed messages stay in their queue.
+        ConnectionLost; unconfirmed messages stay in their queue.
         """
-        publisher = _PublisherThread(self.connection, self._copy, source.wake)
+        publisher = _PublisherThread(self.connection, self._target, source.wake)
         try:
             for batch in source.batches(busy=publisher.is_busy):
                 publisher.put(batch)
@@ -66,16 +66,12 @@ class Forwarder:
         """Close the connection."""
         self.connection.close()
 
-    def _copy(self, delivery: Delivery) -> _ForwardedMessage:
-        origin = delivery.origin
-        if origin.malformed:
-            raise HandlerError(f"a message with unreadable properties cannot be forwarded: {origin.malformed}")
+    def _target(self, origin: Origin) -> tuple[str, str, Properties]:
+        """Return the routing key, the exchange and the properties of the copies of an origin's deliveries."""
         exchange = origin.exchange if self.exchange is None else self.exchange
         key = origin.routing_key if self.routing_key is None else self.routing_key
-        properties = origin.properties
-        if properties.headers and properties.headers.keys() & {X_DEATH, CC, *COUNTS}:
-            properties = replace(properties, headers=set_aside(properties.headers, to_queue=not exchange) or None)
-        return _ForwardedMessage(delivery.body, key, exchange, properties, delivery=delivery)
+        header = sent_on(origin.header, self.connection.username, to_queue=not exchange)
+        return key, exchange, decode_properties(header)[0]
 
 
 class _PublisherThread:
@@ -86,11 +82,11 @@ class _PublisherThread:
     """
 
     def __init__(
-        self, connection: Connection, copy: Callable[[Delivery], _ForwardedMessage], wake: Callable[[], None]
+        self, connection: Connection, target: Callable[[Origin], tuple[str, str, Properties]], wake: Callable[[], None]
     ) -> None:
         self.ended = False  # nothing more will be published
         self.error: BaseException | None = None
-        self._copy = copy
+        self._target = target
         self._wake = wake
         self._stop = Stop()
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
@@ -141,6 +137,7 @@ class _PublisherThread:
         self._wake()
 
     def _copies(self) -> Iterator[Message | None]:
+        origin, target = None, ("", "", PERSISTENT)
         while True:
             try:
                 delivery = self._deliveries.get_nowait()
@@ -149,7 +146,9 @@ class _PublisherThread:
                 delivery = self._deliveries.get()
             if delivery is None:
                 return
-            yield self._copy(delivery)
+            if delivery.origin is not origin:
+                origin, target = delivery.origin, self._target(delivery.origin)
+            yield _ForwardedMessage(delivery.body, *target, delivery=delivery)
 
     def _on_settled(self, _index: int, message: Message, fate: Fate) -> None:
         if fate is not Fate.CONFIRMED:

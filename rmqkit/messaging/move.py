@@ -15,7 +15,6 @@ from functools import partial
 from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.entity_inspector import EntityInspector
-from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PayloadError, PropertyMismatch, Refused, Unroutable
 from rmqkit.message import Delivery, Origin
@@ -287,7 +286,7 @@ class _MovePass(Transfer):
                 selected.append(Transferred(delivery, destination, len(delivery.body)))
         self.publish(selected)
 
-    def _existing_destination(self, origin: LazyOrigin, username: str) -> Destination | str:
+    def _existing_destination(self, origin: Origin, username: str) -> Destination | str:
         """Find a destination, and check that it exists: publishing to a missing exchange would close the channel."""
         destination = self._move.destination_for(origin, username)
         if isinstance(destination, str):
@@ -302,7 +301,10 @@ class _MovePass(Transfer):
         name = entity_methods.subject(entity)
         if name not in self._missing:
             try:
+                entity.name.encode()
                 self._missing[name] = self._inspector.passive_declare(entity) is None
+            except UnicodeEncodeError:  # a routing key may be any bytes, but RabbitMQ takes no such name
+                self._missing[name] = True
             except Refused:  # it exists, but this login may not inspect it
                 self._missing[name] = False
         return self._missing[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.frames import Confirm, ConsumerCancel, Encoder, LazyOrigin, Returned
+from rmqkit.amqp.frames import Confirm, ConsumerCancel, Encoder, Returned
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import ConsumerCancelled, PayloadError, Unroutable
 from rmqkit.message import Delivery, Origin
@@ -74,7 +74,6 @@ class Transfer(ABC):
         """Return the destination of a delivery, or the reason that it has none."""
         origin = delivery.origin
         if origin is not self._origin:
-            assert isinstance(origin, LazyOrigin)  # noqa: S101 - the decoder makes no others
             self._origin, self._destination = origin, self._destination_for(origin, self._username)
         return self._destination
 

@@ -12,12 +12,16 @@ from datetime import datetime
 from typing import Any
 
 from rmqkit.message import Headers
+from rmqkit.payload.field_table import Field
 
 X_DEATH = "x-death"
 DIED = "x-rmqkit-death"  # its x-death header, set aside: RabbitMQ before 4.0 would take its entries for a cycle
 CC = "CC"  # more routing keys (https://www.rabbitmq.com/docs/sender-selected)
 _FIRST = "x-first-death-"
 SUMMARIES = (_FIRST, "x-last-death-")  # prefixes of the headers that repeat parts of x-death
+
+_MAX_DEATHS_BYTES = 8192  # of a header: all properties have to fit in a frame
+_ENTRIES = 5  # where they begin in an array: after its type and its length
 
 # The headers in which a quorum queue counts the deliveries of a message, for that queue alone.
 COUNTS = frozenset(("x-delivery-count", "x-acquired-count"))
@@ -60,11 +64,21 @@ def deaths(headers: Headers | None) -> tuple[Death, ...]:
     return _entries(headers, DIED) if f"{_FIRST}queue" in headers else ()
 
 
-def set_aside(headers: Headers, *, to_queue: bool) -> Headers:
-    """Return the headers of a message that is sent on: they make no cycle and, to a queue, route it nowhere else."""
-    names = {X_DEATH: DIED} if X_DEATH in headers else {}
-    dropped = {*COUNTS, *([CC] if to_queue else []), *names.values()}
-    return {names.get(name, name): value for name, value in headers.items() if name not in dropped}
+def set_aside(headers: list[Field], *, to_queue: bool) -> list[Field]:
+    """Return the headers of a message that is sent on: they make no cycle and, to a queue, route it nowhere else.
+
+    Its deaths are put before those set aside earlier, as far as there is room.
+    """
+    dropped = {*COUNTS, *([CC] if to_queue else [])}
+    kept = [field for field in headers if field[0] not in dropped]
+    values = dict(kept)
+    if X_DEATH not in values:
+        return kept
+    died, earlier = values[X_DEATH], values.get(DIED, b"")
+    if died[:1] == earlier[:1] == b"A" and len(died) + len(earlier) < _MAX_DEATHS_BYTES:
+        entries = died[_ENTRIES:] + earlier[_ENTRIES:]
+        died = b"A" + len(entries).to_bytes(_ENTRIES - 1, "big") + entries
+    return [(DIED, died) if name == X_DEATH else (name, value) for name, value in kept if name != DIED]
 
 
 def first_death(headers: Headers | None) -> Death | None:
@@ -77,10 +91,16 @@ def first_death(headers: Headers | None) -> Death | None:
 
 
 def _parked(headers: Headers) -> Death | None:
-    queue, exchange, key, attempts = (headers.get(name) for name in (QUEUE, EXCHANGE, ROUTING_KEY, ATTEMPTS))
+    queue, exchange, attempts = (headers.get(name) for name in (QUEUE, EXCHANGE, ATTEMPTS))
+    key = _text(headers.get(ROUTING_KEY))
     if isinstance(queue, str) and isinstance(exchange, str) and isinstance(key, str):
         return Death(queue, "failed", exchange, (key,), attempts if isinstance(attempts, int) else 1)
     return None
+
+
+def _text(value: object) -> object:
+    """Return a routing key that is not UTF-8, which a header holds as bytes, as it is in a delivery."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def _entries(headers: Headers, name: str) -> tuple[Death, ...]:
@@ -94,6 +114,7 @@ def _parse(entry: Mapping[str, Any]) -> Death | None:
     keys, count, time = (entry.get(name) for name in ("routing-keys", "count", "time"))
     if not (queue and all(isinstance(each, str) for each in (queue, reason, exchange))):
         return None
-    routing_keys = tuple(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else ()
+    keys = map(_text, keys) if isinstance(keys, list) else ()
+    routing_keys = tuple(key for key in keys if isinstance(key, str))
     count, time = count if isinstance(count, int) else 1, time if isinstance(time, datetime) else None
     return Death(queue, reason, exchange, routing_keys, count, time)

@@ -30,6 +30,10 @@ _SIZES = {tag: kind.size for tag, kind in _FIXED.items()}
 _SIZES |= {ord("t"): 1, ord("T"): _MOMENT.size, ord("D"): _DECIMAL.size, ord("V"): 0}
 
 
+Field = tuple[str, bytes]
+"""The name of a header, and the bytes of its type and value."""
+
+
 class MalformedField(ValueError):
     """A field that is truncated or of an unknown type."""
 
@@ -216,7 +220,7 @@ def join_properties(parts: Mapping[str, bytes]) -> bytes:
     return _FLAGS.pack(flags) + b"".join(parts[name] for name in names if name in parts)
 
 
-def split_table(data: bytes) -> list[tuple[str, bytes]]:
+def split_table(data: bytes) -> list[Field]:
     """Return the names of a table's fields with the bytes of their types and values. Raises MalformedField."""
     position, end = _extent(data, 0, 0)
     fields = []
@@ -238,7 +242,7 @@ def _value_end(data: bytes, start: int) -> int:
     return position + _SIZES[tag]
 
 
-def join_table(fields: Iterable[tuple[str, bytes]]) -> bytes:
+def join_table(fields: Iterable[Field]) -> bytes:
     """Join fields that `split_table` split."""
     return _sized(b"".join(_encode_short_string(name) + value for name, value in fields))
 
@@ -282,6 +286,18 @@ def _encode_short_string(text: str) -> bytes:
 
 def _encode_moment(moment: datetime) -> bytes:
     return _MOMENT.pack(int(moment.timestamp()))
+
+
+def split_header(header: bytes) -> tuple[dict[str, bytes], list[Field]]:
+    """Return the properties without the headers, and the headers, as bytes of the wire. Raises MalformedField."""
+    parts = split_properties(header)
+    return parts, split_table(parts.pop("headers")) if "headers" in parts else []
+
+
+def join_header(parts: Mapping[str, bytes], headers: Iterable[Field]) -> bytes:
+    """Join what `split_header` split."""
+    fields = list(headers)
+    return join_properties({**parts, "headers": join_table(fields)} if fields else parts)
 
 
 def encode_table(table: Mapping[str, Any]) -> bytes:

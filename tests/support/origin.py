@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rmqkit.message import PERSISTENT, Properties
+from rmqkit.payload.field_table import encode_properties
 
 
 @dataclass(unsafe_hash=True)
@@ -14,3 +15,8 @@ class FakeOrigin:
     properties: Properties = PERSISTENT
     consumer_tag: str = "ctag1"
     malformed: str = ""
+
+    @property
+    def header(self) -> bytes:
+        """Return the encoded properties."""
+        return encode_properties(self.properties)
