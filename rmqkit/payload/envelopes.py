@@ -6,6 +6,9 @@
 The names are AMQP's. `body_base64` holds a body that is not UTF-8, and `body_file` names a file in the same folder;
 `amqp_json` explains header values that JSON lacks. A property that is not set is left out, except `delivery_mode`,
 whose absence means persistent here. `received_at` is when the line was written.
+
+Of properties that would not be the same bytes again, `properties_base64` holds the bytes, which are published as they
+are; `routing_key_base64` does so for a routing key that is not UTF-8. What stands beside them is for reading.
 """
 
 from __future__ import annotations
@@ -20,12 +23,16 @@ from typing import Any, NamedTuple
 from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Delivery, Message, Origin, Properties
 from rmqkit.payload import amqp_json, formats, properties
+from rmqkit.payload.field_table import decode_properties, join_properties, keep_all, split_header, split_properties
 
 _PROPERTIES = tuple(field.name for field in fields(Properties))
 _OF_A_DELIVERY = ("consumer_tag", "redelivered", "malformed")  # written by `consume`; nothing to publish
 SUFFIX = ".properties.json"  # of a file with one envelope, next to the file with its body
 _BODIES = ("body", "body_base64", "body_file")
-_NAMES = frozenset((*_PROPERTIES, *_OF_A_DELIVERY, "exchange", "routing_key", "received_at", *_BODIES))
+_KEY, _RAW_KEY, _RAW_PROPERTIES = "routing_key", "routing_key_base64", "properties_base64"
+_NAMES = frozenset(
+    (*_PROPERTIES, *_OF_A_DELIVERY, "exchange", _KEY, "received_at", *_BODIES, _RAW_KEY, _RAW_PROPERTIES)
+)
 
 
 class Envelope(NamedTuple):
@@ -56,15 +63,35 @@ class EnvelopeWriter:
 
 
 def _head(origin: Origin) -> bytes:
-    shared: dict[str, Any] = {"exchange": origin.exchange, "routing_key": origin.routing_key}
-    for name in _PROPERTIES:
-        value = getattr(origin.properties, name)
-        if value is not None or name == "delivery_mode":
-            shared[name] = amqp_json.format_timestamp(value) if name == "timestamp" else amqp_json.to_json(value)
+    key, given = origin.routing_key.encode("utf-8", "surrogateescape"), origin.properties
+    shown, is_text = _shown(given)
+    shared: dict[str, Any] = {"exchange": origin.exchange, _KEY: key.decode("utf-8", "replace"), **shown}
     shared["consumer_tag"] = origin.consumer_tag
     if origin.malformed:
         shared["malformed"] = origin.malformed
+    if shared[_KEY] != origin.routing_key:
+        shared[_RAW_KEY] = base64.b64encode(key).decode()
+    if not is_text or not keep_all(given):
+        shared[_RAW_PROPERTIES] = base64.b64encode(origin.header).decode()
     return json.dumps(shared, ensure_ascii=False).encode("utf-8", "backslashreplace")[:-1]
+
+
+def _shown(given: Properties) -> tuple[dict[str, Any], bool]:
+    """Return the properties that an envelope shows, and whether they show every byte of their texts.
+
+    A byte that is not UTF-8 is shown as a replacement character; of names that look the same then, one is shown.
+    """
+    shown: dict[str, Any] = {}
+    for name in _PROPERTIES:
+        value = getattr(given, name)
+        if value is not None or name == "delivery_mode":
+            shown[name] = amqp_json.format_timestamp(value) if name == "timestamp" else amqp_json.to_json(value)
+    text = json.dumps(shown, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return json.loads(text.decode("utf-8", "replace")), False
+    return shown, True
 
 
 def _body(body: bytes) -> bytes:
@@ -93,19 +120,19 @@ class EnvelopeReader:
         unknown = sorted(envelope.keys() - _NAMES)
         if unknown:
             raise _error(where, f"unknown name {unknown[0]!r}{_did_you_mean(unknown[0])}")
-        if "malformed" in envelope:
+        if "malformed" in envelope and _RAW_PROPERTIES not in envelope:
             raise _error(
                 where, "its properties could not be read completely; remove 'malformed' to publish those it has"
             )
         try:
-            exchange, routing_key = envelope.get("exchange", ""), envelope.get("routing_key", "")
+            exchange, routing_key = envelope.get("exchange", ""), _routing_key(envelope)
             properties.check_target(exchange, routing_key)
             message = Message(self._body(envelope), routing_key, exchange, self._properties(envelope))
             moment = envelope.get("received_at")
             received_at = None if moment is None else amqp_json.parse_timestamp(moment)
         except (ValueError, PayloadError) as exc:
             raise _error(where, str(exc)) from exc
-        return Envelope(message, not envelope.keys().isdisjoint(("exchange", "routing_key")), received_at, where)
+        return Envelope(message, not envelope.keys().isdisjoint(("exchange", _KEY, _RAW_KEY)), received_at, where)
 
     def _body(self, envelope: dict[str, Any]) -> bytes:
         given = [name for name in _BODIES if name in envelope]
@@ -130,8 +157,11 @@ class EnvelopeReader:
 
     def _properties(self, envelope: dict[str, Any]) -> Properties:
         values = {name: envelope[name] for name in _PROPERTIES if name in envelope}
-        written = repr(values)  # as text: 1, 1.0 and true are equal in Python, but three types on the wire
-        if written != self._last_written:
+        raw = envelope.get(_RAW_PROPERTIES)
+        written = repr((values, raw))  # as text: 1, 1.0 and true are equal in Python, but three types on the wire
+        if written != self._last_written and raw is not None:
+            self._last, self._last_written = _raw_properties(raw, values), written
+        elif written != self._last_written:
             if values.get("headers") is not None:
                 values["headers"] = amqp_json.from_json(values["headers"])
             if values.get("timestamp") is not None:
@@ -140,6 +170,27 @@ class EnvelopeReader:
             properties.check(found)
             self._last, self._last_written = found, written
         return self._last
+
+
+def _routing_key(envelope: dict[str, Any]) -> Any:
+    shown, raw = envelope.get(_KEY, ""), envelope.get(_RAW_KEY)
+    if raw is None:
+        return shown
+    key = amqp_json.parse_base64(raw)
+    if shown != key.decode("utf-8", "replace"):
+        raise ValueError(f"{_RAW_KEY!r} holds another routing key than {_KEY!r} shows; remove one of them")
+    return key.decode("utf-8", "surrogateescape")
+
+
+def _raw_properties(raw: str, values: dict[str, Any]) -> Properties:
+    header = amqp_json.parse_base64(raw)
+    if join_properties(split_properties(header)) != header:
+        raise ValueError(f"{_RAW_PROPERTIES!r} is not encoded properties")
+    split_header(header)
+    found, _ = decode_properties(header)
+    if _shown(found)[0] != values:
+        raise ValueError(f"{_RAW_PROPERTIES!r} holds other properties than are shown; remove it to publish those shown")
+    return found
 
 
 def _did_you_mean(name: str) -> str:

@@ -202,6 +202,8 @@ def split_properties(data: bytes) -> dict[str, bytes]:
                 found[name], position = data[position:end], end
     except (struct.error, IndexError) as exc:
         raise MalformedField("a truncated property") from exc
+    if position > len(data):
+        raise MalformedField("a truncated property")
     return found
 
 
@@ -263,8 +265,9 @@ def encode_properties(properties: Properties) -> bytes:
 
 def keep_all(properties: Properties) -> bool:
     """Tell whether the values of properties stand for every byte that they were decoded from."""
+    encoded: bytes = getattr(properties, "encoded", b"")
     try:
-        return _encode_each(properties) == getattr(properties, "encoded", b"")
+        return not encoded or _encode_each(properties) == encoded
     except (ArithmeticError, ValueError, struct.error):  # what AMQP can carry, but its encoder here cannot
         return False
 

@@ -20,7 +20,9 @@ from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import PERSISTENT, Message, Properties
 from rmqkit.payload import formats
 from rmqkit.payload import properties as property_checks
+from rmqkit.payload.death_headers import CC, COUNTS, X_DEATH, set_aside
 from rmqkit.payload.envelopes import SUFFIX, Envelope, EnvelopeReader
+from rmqkit.payload.field_table import decode_properties, encode_properties, join_header, split_header
 from rmqkit.payload.formats import Check, ContentType, Format, error_at
 from rmqkit.payload.input_stream import STDIN, InputStream
 from rmqkit.plural import plural
@@ -260,6 +262,10 @@ class EnvelopeReplay:
         message, defaults = envelope.message, self.defaults
         if self.override or not envelope.addressed:
             message = replace(message, exchange=defaults.exchange, routing_key=defaults.routing_key)
+        to_queue = self.override and not message.exchange
+        properties = _sent_again(message.properties, to_queue=to_queue)
+        if properties is not message.properties:
+            message = replace(message, properties=properties)
         if check := defaults.contract_of(message.exchange, message.routing_key):
             check(message.body, Location(f"the body in {envelope.where}"))
         return message
@@ -268,6 +274,15 @@ class EnvelopeReplay:
         if self.speed and envelope.received_at is None:
             raise error_at(envelope.where, "'received_at' is missing, and --timing needs it", summary="Bad envelope")
         return envelope.received_at
+
+
+def _sent_again(given: Properties, *, to_queue: bool) -> Properties:
+    """Return the properties of a recorded message: its deaths and counts belong to its earlier life."""
+    if not (given.headers or {}).keys() & {X_DEATH, CC, *COUNTS}:
+        return given
+    parts, headers = split_header(encode_properties(given))
+    kept = set_aside(headers, to_queue=to_queue)
+    return given if kept == headers else decode_properties(join_header(parts, kept))[0]
 
 
 def _read_lines(stream: InputStream) -> Iterator[Envelope | None]:

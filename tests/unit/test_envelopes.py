@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Delivery, Properties
 from rmqkit.payload.envelopes import EnvelopeReader, EnvelopeWriter
+from rmqkit.payload.field_table import decode_properties, encode_properties
 from tests.support.origin import FakeOrigin
 
 _HERE = Location("in.ndjson", 3, 1)
@@ -84,6 +85,36 @@ def test_values_that_json_lacks_are_still_written() -> None:
     )
     assert envelope["headers"] == {"n": {"$double": "nan"}, "i": {"$double": "inf"}, "ms": 1_700_000_000_000_000}
     assert envelope["malformed"] == "why"
+
+
+ODD = decode_properties(b"\x20\x00\x00\x00\x00\x08\x02n\xfff\x3d\xcc\xcc\xcd")[0]
+
+
+def test_what_json_cannot_hold_stands_beside_it_byte_for_byte() -> None:
+    line = EnvelopeWriter().write(_delivery(b"", routing_key="k\udcff", properties=ODD))
+    envelope = json.loads(line)
+    assert (envelope["routing_key"], envelope["headers"]) == ("k\ufffd", {"n\ufffd": 0.10000000149011612})
+    message = EnvelopeReader().read(line, _HERE).message
+    assert (message.routing_key, encode_properties(message.properties)) == ("k\udcff", encode_properties(ODD))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("headers", {"n": 2}, "'properties_base64' holds other properties"),
+        ("routing_key", "k", "'routing_key_base64' holds another routing key"),
+        ("properties_base64", "/////w==", "a truncated property"),
+        ("properties_base64", "AAA/", "not encoded properties"),
+    ],
+)
+def test_an_envelope_that_was_edited_is_refused_if_its_bytes_say_otherwise(name: str, value: Any, words: str) -> None:
+    envelope = json.loads(EnvelopeWriter().write(_delivery(b"", routing_key="k\udcff", properties=ODD)))
+    with pytest.raises(PayloadError, match=words):
+        EnvelopeReader().read(json.dumps(envelope | {name: value}).encode(), _HERE)
+    if name == "headers":
+        del envelope["properties_base64"]
+        message = EnvelopeReader().read(json.dumps(envelope | {name: value}).encode(), _HERE).message
+        assert message.properties.headers == value
 
 
 def test_an_envelope_written_by_hand_is_persistent_and_goes_to_the_default_target() -> None:
