@@ -62,9 +62,15 @@ class TopologyIndex:
         return by_key
 
     def type_of(self, exchange: str) -> str:
-        """Return the type of an exchange; an empty string if it is external."""
-        declared = self.exchanges.get(exchange)
-        return declared.type if declared else BUILT_IN.get(exchange, "")
+        """Return the type by which an exchange routes; an empty string if it is external.
+
+        An exchange of the plugin for delayed messages routes by another type once the delay is over
+        (https://github.com/rabbitmq/rabbitmq-delayed-message-exchange).
+        """
+        if not (declared := self.exchanges.get(exchange)):
+            return BUILT_IN.get(exchange, "")
+        delayed = declared.arguments.get("x-delayed-type") if declared.type == "x-delayed-message" else None
+        return delayed if isinstance(delayed, str) else declared.type
 
     def is_known_exchange(self, name: str) -> bool:
         """Tell whether an exchange is declared, external, built in or the default one."""

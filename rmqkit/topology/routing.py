@@ -165,19 +165,18 @@ class Router:
             if name in self.external:
                 unknown.append(f"exchange {name!r} is external: its bindings are unknown")
             return
-        bindings = self.index.out_of.get(name, ())
-        results = [(each, matches(exchange.type, each, message.keys, message.headers)) for each in bindings]
+        kind, bindings = self.index.type_of(name), self.index.out_of.get(name, ())
+        results = [(each, matches(kind, each, message.keys, message.headers)) for each in bindings]
         for binding, result in results:
             if result:
                 yield Leg(name, binding.destination, binding.destination_type == "exchange", binding)
         if doubtful := [binding.destination for binding, result in results if result is None]:
-            unknown.append(_doubt(exchange, doubtful))
+            unknown.append(_doubt(name, kind, doubtful))
         if any(result is not False for _, result in results):
             return
         alternate = effective(self.topology, exchange).get("alternate-exchange")
         by_policy = any("alternate-exchange" in policy.definition for policy in self.topology.policies)
-        by_policy = by_policy and "alternate-exchange" not in exchange.arguments
-        if by_policy and (why := doubt(self.topology, exchange)):
+        if by_policy and "alternate-exchange" not in exchange.arguments and (why := doubt(self.topology, exchange)):
             unknown.append(why)
         elif alternate is not None:
             yield Leg(name, alternate, to_exchange=True)
@@ -189,7 +188,7 @@ class Router:
             return f"there is no queue {keys}{_nearest(message.keys[0], self.index.queues)}"
         if name not in self.exchanges:
             return f"there is no exchange {name!r}"
-        kind, bindings = self.exchanges[name].type, self.index.out_of.get(name, [])
+        kind, bindings = self.index.type_of(name), self.index.out_of.get(name, [])
         if not bindings:
             return f"nothing is bound to exchange {name!r}"
         if kind == "headers":
@@ -198,11 +197,11 @@ class Router:
         return f"no binding of exchange {name!r} ({kind}) matches routing key {keys}{nearest}"
 
 
-def _doubt(exchange: Exchange, destinations: list[str]) -> str:
+def _doubt(exchange: str, kind: str, destinations: list[str]) -> str:
     names = ", ".join(map(repr, dict.fromkeys(destinations)))
-    if exchange.type in KINDS:
-        return f"whether the headers match in exchange {exchange.name!r} for {names} depends on RabbitMQ's version"
-    return f"exchange {exchange.name!r} is of type {exchange.type}: only the broker knows whether it routes to {names}"
+    if kind in KINDS:
+        return f"whether the headers match in exchange {exchange!r} for {names} depends on RabbitMQ's version"
+    return f"exchange {exchange!r} is of type {kind}: only the broker knows whether it routes to {names}"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

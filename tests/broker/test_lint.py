@@ -19,8 +19,8 @@ from pika.exceptions import ChannelClosedByBroker
 import rmqkit
 from rmqkit.topology.file.loader import loads
 from rmqkit.topology.lint.linter import lint
-from rmqkit.topology.lint.queue_types import SUPPORTED_BY
 from rmqkit.topology.lint.rule import rules
+from rmqkit.topology.policies import SUPPORTED_BY
 from tests.conftest import Broker
 
 _VALUES: dict[str, Any] = {
@@ -51,7 +51,7 @@ def apply(url: str, text: str) -> None:
 def test_the_broker_refuses_every_argument_that_lint_says_it_refuses(
     connection: pika.BlockingConnection, kind: str
 ) -> None:
-    refused = [name for name, types in SUPPORTED_BY.items() if kind not in types]
+    refused = [f"x-{name}" for name, types in SUPPORTED_BY.items() if kind not in types]
     for name in refused:
         arguments = {"x-queue-type": kind, name: _VALUES.get(name, 1)}
         with pytest.raises(ChannelClosedByBroker, match=f"PRECONDITION_FAILED - invalid arg '{name}'"):

@@ -1,4 +1,4 @@
-"""Check for dead letters that are lost, or return to where they were."""
+"""Check for dead letters and retries that are lost, or return to where they were."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from rmqkit.model import Arguments, Queue
 from rmqkit.topology.cycles import find_cycles
 from rmqkit.topology.dead_letters import dead_letters_at_least_once
 from rmqkit.topology.index import TopologyIndex
-from rmqkit.topology.lint.rule import Violation, check
-from rmqkit.topology.policies import queue_type
+from rmqkit.topology.lint.rule import Violations, check, listed
+from rmqkit.topology.policies import policy_of, queue_type
+from rmqkit.topology.retry import waiting_queues
 
-EXCHANGE, KEY = "x-dead-letter-exchange", "x-dead-letter-routing-key"
+EXCHANGE, KEY, STRATEGY = "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-dead-letter-strategy"
+_LIMITS = ("x-max-length", "x-max-length-bytes")
 
 
 def dead_letter_targets(index: TopologyIndex) -> set[str]:
@@ -32,55 +34,47 @@ def _targets(index: TopologyIndex, queue: str) -> list[tuple[str, str | None]]:
     return [(exchange, key) for key in ([own] if own is not None else index.keys_into(queue))]
 
 
-def _limits(index: TopologyIndex, queue: str) -> list[str]:
-    """Return the settings by which a queue drops messages."""
-    settings = index.settings(queue)
-    full = ("x-max-length", "x-max-length-bytes") if settings.get("x-overflow", "drop-head") == "drop-head" else ()
-    limits = [name for name in ("x-message-ttl", *full) if name in settings]
-    limit = settings.get("x-delivery-limit")
-    return [*limits, "x-delivery-limit"] if isinstance(limit, int) and limit >= 0 else limits
-
-
-def _without_dead_letters(index: TopologyIndex) -> Iterator[Queue]:
+def _without_dead_letters(index: TopologyIndex) -> Iterator[tuple[Queue, Arguments]]:
     """Yield the lasting queues that have no dead-letter exchange and do not hold the dead letters of others."""
     targets = dead_letter_targets(index)
     for queue in index.queues.values():
         temporary = queue.exclusive or queue.auto_delete or queue_type(queue) == "stream"
-        if not temporary and queue.name not in targets and EXCHANGE not in index.settings(queue.name):
-            yield queue
+        if not temporary and queue.name not in targets and EXCHANGE not in (settings := index.settings(queue.name)):
+            yield queue, settings
 
 
-@check("drops-silently")
-def drops_silently(index: TopologyIndex) -> Iterator[Violation]:
-    """Find queues that drop messages by a limit."""
-    for queue in _without_dead_letters(index):
-        if limits := _limits(index, queue.name):
-            message = f"queue {queue.name!r} drops messages by {' and '.join(limits)}, and has no dead-letter exchange"
-            yield queue, message, "Give it an x-dead-letter-exchange, or suppress this if dropping is intended."
+@check
+def drops_silently(index: TopologyIndex) -> Violations:
+    for queue, settings in _without_dead_letters(index):
+        full = _LIMITS if settings.get("x-overflow", "drop-head") == "drop-head" else ()
+        limits = [name for name in ("x-message-ttl", *full) if name in settings]
+        limit = settings.get("x-delivery-limit")
+        limits += ["x-delivery-limit"] if isinstance(limit, int) and limit >= 0 else []
+        if limits:
+            yield queue, {"limits": limits}
 
 
-@check("delivery-limit-drops")
-def delivery_limit_drops(index: TopologyIndex) -> Iterator[Violation]:
-    """Find quorum queues that drop poison messages by default."""
-    for queue in _without_dead_letters(index):
-        if queue_type(queue) == "quorum" and "x-delivery-limit" not in index.settings(queue.name):
-            message = f"queue {queue.name!r} drops poison messages, and has no dead-letter exchange"
-            yield queue, message, "Give it an x-dead-letter-exchange, or set x-delivery-limit: -1 for no limit."
+@check
+def delivery_limit_drops(index: TopologyIndex) -> Violations:
+    for queue, settings in _without_dead_letters(index):
+        if queue_type(queue) == "quorum" and "x-delivery-limit" not in settings:
+            yield queue, {}
 
 
-@check("dead-letter-nowhere")
-def dead_letter_nowhere(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def dead_letter_nowhere(index: TopologyIndex) -> Violations:
     """Find dead letters whose routing key matches no binding; an exchange without bindings has its own rule."""
     for queue in index.queues.values():
         targets = _targets(index, queue.name)
         lost = [(exchange, key) for exchange, key in targets if key is not None and leads_nowhere(index, exchange, key)]
         if lost:
             exchange, key = lost[0]
+            own = KEY in index.settings(queue.name)
+            verb = "have the routing key" if own else "keep their routing key"
             others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            verb = "have the routing key" if KEY in index.settings(queue.name) else "keep their routing key"
             fault = f"no binding of exchange {exchange!r} matches" if exchange else "names no queue"
-            message = f"dead letters of queue {queue.name!r} {verb} {key!r}{others}, which {fault}"
-            yield queue, message, "Set x-dead-letter-routing-key to one that leads to a queue."
+            unless = "" if own else ", unless a CC header adds one that does"
+            yield queue, {"keys": f"{verb} {key!r}{others}", "fault": fault, "unless": unless}
 
 
 def leads_nowhere(index: TopologyIndex, exchange: str, key: str) -> bool:
@@ -92,46 +86,35 @@ def leads_nowhere(index: TopologyIndex, exchange: str, key: str) -> bool:
     return all(index.accepts(binding, key) is False for binding in index.out_of[exchange])
 
 
-@check("dead-letter-key-alone")
-def dead_letter_key_alone(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def dead_letter_key_alone(index: TopologyIndex) -> Violations:
     """Find queues whose policy sets the key alone; as arguments the file itself would be refused."""
     for queue in index.queues.values():
-        if KEY in index.settings(queue.name) and EXCHANGE not in index.settings(queue.name):
-            message = f"queue {queue.name!r} has a dead-letter routing key, and no dead-letter exchange"
-            yield queue, message, 'Add dead-letter-exchange, "" for the default exchange.'
+        if KEY in (settings := index.settings(queue.name)) and EXCHANGE not in settings:
+            yield queue, {}
 
 
-@check("at-least-once-ignored")
-def at_least_once_ignored(index: TopologyIndex) -> Iterator[Violation]:
-    """Find quorum queues that request at-least-once dead-lettering without its precondition."""
+@check
+def at_least_once_ignored(index: TopologyIndex) -> Violations:
     for queue, settings in _quorum_with_dead_letters(index):
-        if settings.get("x-dead-letter-strategy") == "at-least-once" and settings.get("x-overflow") != "reject-publish":
-            message = f"queue {queue.name!r} dead-letters at most once, although at-least-once is requested"
-            yield queue, message, "Add x-overflow: reject-publish."
+        if settings.get(STRATEGY) == "at-least-once" and settings.get("x-overflow") != "reject-publish":
+            yield queue, {}
 
 
-@check("dead-letter-at-most-once")
-def dead_letter_at_most_once(index: TopologyIndex) -> Iterator[Violation]:
-    """Find quorum queues that could dead-letter at least once, and choose no strategy."""
-    for queue, settings in _quorum_with_dead_letters(index):
-        if "x-dead-letter-strategy" not in settings:
-            message = f"dead letters of the quorum queue {queue.name!r} may be lost on their way"
-            advice = "Add x-dead-letter-strategy: at-least-once and x-overflow: reject-publish, or write at-most-once."
-            yield queue, message, advice
+@check
+def dead_letter_at_most_once(index: TopologyIndex) -> Violations:
+    return ((queue, {}) for queue, settings in _quorum_with_dead_letters(index) if STRATEGY not in settings)
 
 
-@check("dead-letter-to-stream")
-def dead_letter_to_stream(index: TopologyIndex) -> Iterator[Violation]:
-    """Find streams that get dead letters from some versions of RabbitMQ only."""
+@check
+def dead_letter_to_stream(index: TopologyIndex) -> Violations:
     streams = {name for name, queue in index.queues.items() if queue_type(queue) == "stream"}
     for queue in index.queues.values() if streams else ():
         if queue.name in streams or dead_letters_at_least_once(queue, index.settings(queue.name)):
             continue
         reached = {name for each in _targets(index, queue.name) for name in index.reached(*each, certainly=False)}
-        if lost := sorted(reached & streams):
-            message = f"dead letters of queue {queue.name!r} may not arrive in stream {', '.join(map(repr, lost))}"
-            advice = "Send them to a queue, or write type: quorum with x-dead-letter-strategy: at-least-once."
-            yield queue, message, advice
+        if reached & streams:
+            yield queue, {"streams": listed(sorted(reached & streams))}
 
 
 def _quorum_with_dead_letters(index: TopologyIndex) -> Iterator[tuple[Queue, Arguments]]:
@@ -140,23 +123,20 @@ def _quorum_with_dead_letters(index: TopologyIndex) -> Iterator[tuple[Queue, Arg
             yield queue, settings
 
 
-@check("dead-letter-expiry-cycle")
-def dead_letter_expiry_cycle(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def dead_letter_expiry_cycle(index: TopologyIndex) -> Violations:
     """Find cycles of queues that all have a TTL; in a retry one has none, and its messages wait for a consumer."""
     for cycle in _cycles(index):
         if all("x-message-ttl" in index.settings(queue.name) for queue in cycle):
-            path = " -> ".join(queue.name for queue in [*cycle, cycle[0]])
-            message = f"messages that expire go round in a cycle, and are dropped: {path}"
-            yield cycle[0], message, "Remove x-message-ttl from one of the queues, or send the last one's elsewhere."
+            yield cycle[0], {"path": " -> ".join(queue.name for queue in [*cycle, cycle[0]])}
 
 
-@check("dead-letter-hot-loop")
-def dead_letter_hot_loop(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def dead_letter_hot_loop(index: TopologyIndex) -> Violations:
     """Find queues whose dead letters return directly; in a larger cycle another consumer has to reject them too."""
     for cycle in _cycles(index):
         if len(cycle) == 1 and "x-message-ttl" not in index.settings(cycle[0].name):
-            message = f"messages rejected from queue {cycle[0].name!r} return to it at once"
-            yield cycle[0], message, "Send them through a queue with x-message-ttl, or to one in which they stay."
+            yield cycle[0], {}
 
 
 def _cycles(index: TopologyIndex) -> Iterator[list[Queue]]:
@@ -180,3 +160,55 @@ def _cycles(index: TopologyIndex) -> Iterator[list[Queue]]:
             found.add(frozenset(names))
             first = names.index(min(names, key=order.__getitem__))
             yield [index.queues[name] for name in names[first:] + names[:first]]
+
+
+def _retried(index: TopologyIndex) -> Iterator[tuple[Queue, Arguments, list[Queue]]]:
+    """Yield the queues that have a retry, each with its settings and the queues in which its messages wait."""
+    for queue in index.queues.values():
+        if queue.retry:
+            waiting = [index.queues[each.name] for each in waiting_queues(queue) if each.name in index.queues]
+            yield queue, index.settings(queue.name), waiting
+
+
+@check
+def retry_loses(index: TopologyIndex) -> Violations:
+    """Find queues that may be deleted or full when a message has waited, and waiting queues that are deleted."""
+    for queue, settings, waiting in _retried(index):
+        if queue.auto_delete or "x-expires" in settings:
+            reason = "auto_delete" if queue.auto_delete else "x-expires"
+            fault = f"{reason} deletes queue {queue.name!r}, and messages waiting for a retry are lost"
+            yield queue, {"fault": fault, "advice": "Keep the queue, or remove the retry."}
+        for each in waiting:
+            if "x-expires" in index.settings(each.name):
+                fault = f"queue {each.name!r}, in which messages wait for a retry, expires by {_policy(index, each)}"
+                advice = "Narrow the policy's pattern: a waiting queue has no consumer, so it is unused."
+                yield queue, {"fault": fault, "advice": advice}
+        overflow = settings.get("x-overflow")
+        refuses = overflow == "reject-publish" or (overflow == "reject-publish-dlx" and EXCHANGE not in settings)
+        if refuses and queue_type(queue) == "classic" and any(limit in settings for limit in _LIMITS):
+            fault = f"queue {queue.name!r} refuses messages while it is full, and those that return to it are lost"
+            advice = "Choose type: quorum, whose waiting queues keep them, or remove x-overflow."
+            yield queue, {"fault": fault, "advice": advice}
+
+
+@check
+def retry_delay_changed(index: TopologyIndex) -> Violations:
+    for queue, _, waiting in _retried(index):
+        for each in waiting:
+            settings, own = index.settings(each.name), each.arguments
+            names = [name for name in ("x-message-ttl", *_LIMITS) if settings.get(name) != own.get(name)]
+            if names:
+                yield queue, {"by": _policy(index, each), "settings": names, "waiting": each.name}
+
+
+@check
+def retry_changes_key(index: TopologyIndex) -> Violations:
+    for queue, settings, _ in _retried(index):
+        exchange = settings.get(EXCHANGE, "")
+        if exchange and KEY not in settings and leads_nowhere(index, exchange, queue.name):
+            yield queue, {"exchange": exchange}
+
+
+def _policy(index: TopologyIndex, queue: Queue) -> str:
+    policy = policy_of(index.topology, queue)
+    return f"policy {policy.name!r}" if policy else "its arguments"

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rmqkit.errors import Location
 from rmqkit.model import Binding, Suppression, Topology
 from rmqkit.topology.file.names import any_part, suggest
 from rmqkit.topology.index import TopologyIndex
-from rmqkit.topology.lint import (  # noqa: F401 - checks
-    bindings,
-    dead_letters,
-    policies,
-    queue_types,
-    reachability,
-    retries,
-)
-from rmqkit.topology.lint.rule import CHECKS, Entity, Severity, rules
+from rmqkit.topology.lint import bindings, dead_letters, policies, queue_types  # noqa: F401 - checks
+from rmqkit.topology.lint.rule import CHECKS, Entity, Severity, rules, series
 
 _UNUSED = "silence-unused"  # without a check: known only after all checks have run
 _NOWHERE = Location("<topology>")  # of entities that were not read from a file
@@ -63,9 +57,11 @@ def _order(finding: Finding) -> tuple[str, int, int, str, str, str]:
     return where.file, where.line, where.column, finding.code, finding.name, finding.message
 
 
-def _finding(code: str, entity: Entity, message: str, advice: str) -> Finding:
-    name = str(entity) if isinstance(entity, Binding) else entity.name
-    return Finding(code, rules()[code].severity, name, entity.where or _NOWHERE, message, advice)
+def _finding(code: str, entity: Entity, values: Mapping[str, object]) -> Finding:
+    rule, name = rules()[code], str(entity) if isinstance(entity, Binding) else entity.name
+    values = {key: series(value) if isinstance(value, list) else value for key, value in values.items()}
+    texts = (text.format(entity=entity, name=name, **values) for text in (rule.message, rule.advice))
+    return Finding(code, rule.severity, name, entity.where or _NOWHERE, *texts)
 
 
 def unknown_code(code: str) -> tuple[str, str]:
@@ -75,10 +71,10 @@ def unknown_code(code: str) -> tuple[str, str]:
 
 
 def _unused(suppression: Suppression) -> Finding:
-    if suppression.code in rules():
-        name = "" if suppression.name == "*" else f" of {suppression.name!r}"
-        message, advice = f"there is no finding {suppression.code!r}{name} to suppress", "Leave the entry out."
-    else:
-        message, advice = unknown_code(suppression.code)
+    rule, name = rules()[_UNUSED], "" if suppression.name == "*" else f" of {suppression.name!r}"
+    fault, advice = f"there is no finding {suppression.code!r}{name} to suppress", rule.advice
+    if suppression.code not in rules():
+        fault, advice = unknown_code(suppression.code)
         advice = advice or "Write the code that `rmqkit validate` prints behind a finding."
-    return Finding(_UNUSED, rules()[_UNUSED].severity, suppression.name, suppression.where or _NOWHERE, message, advice)
+    message = rule.message.format(fault=fault)
+    return Finding(_UNUSED, rule.severity, suppression.name, suppression.where or _NOWHERE, message, advice)

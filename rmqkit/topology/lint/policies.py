@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 from rmqkit.model import Exchange, Policy, Queue
 from rmqkit.topology.file.names import BUILT_IN, suggest
-from rmqkit.topology.file.schema import schema
 from rmqkit.topology.index import TopologyIndex
-from rmqkit.topology.lint.rule import Violation, check
-from rmqkit.topology.policies import applies, effective, policy_of, queue_type
+from rmqkit.topology.lint.queue_types import known_arguments
+from rmqkit.topology.lint.rule import Violations, check, listed
+from rmqkit.topology.policies import QUEUE_TYPES, applies, effective, matches_name, policy_of, queue_type
 
-_SETTINGS = (  # of RabbitMQ 3.10 to 4.3 and the plugins that come with it
-    "alternate-exchange", "consumer-disconnected-timeout", "consumer-timeout", "dead-letter-exchange",
-    "dead-letter-routing-key", "dead-letter-strategy", "delayed-retry-max", "delayed-retry-min", "delayed-retry-type",
-    "delivery-limit", "expires", "federation-upstream", "federation-upstream-pattern", "federation-upstream-set",
-    "ha-mode", "ha-params", "ha-promote-on-failure", "ha-promote-on-shutdown", "ha-sync-batch-size", "ha-sync-mode",
-    "initial-cluster-size", "max-age", "max-in-memory-bytes", "max-in-memory-length", "max-length", "max-length-bytes",
-    "member-placement-tag", "message-ttl", "overflow", "queue-leader-locator", "queue-master-locator", "queue-mode",
-    "queue-version", "routing-key", "selector-field-max-bytes", "selector-fields", "shards-per-node",
-    "stream-filter-size-bytes", "stream-max-segment-size-bytes", "target-group-size",
-)  # fmt: skip
 _ARGUMENTS_ONLY = ("max-priority", "queue-type", "quorum-initial-group-size", "single-active-consumer")
-_UNDECLARED = "Declare it under {}:, or list it under external: if it is declared elsewhere."
+_POLICIES_ONLY = (  # of RabbitMQ 3.10 to 4.3 and the plugins that come with it
+    "alternate-exchange", "federation-upstream", "federation-upstream-pattern", "federation-upstream-set", "ha-mode",
+    "ha-params", "ha-promote-on-failure", "ha-promote-on-shutdown", "ha-sync-batch-size", "ha-sync-mode",
+    "member-placement-tag", "routing-key", "selector-field-max-bytes", "selector-fields", "shards-per-node",
+    "target-group-size",
+)  # fmt: skip
 _MANY = 3  # queues with the same settings: from here on a policy is better
+
+
+@cache
+def _settings() -> tuple[str, ...]:
+    return (*(name.removeprefix("x-") for name in known_arguments()), *_POLICIES_ONLY)
 
 
 def _entities(index: TopologyIndex) -> list[Exchange | Queue]:
@@ -43,119 +45,147 @@ def _could_apply(policy: Policy, entity: Exchange | Queue) -> bool:
     return applies(policy, entity)
 
 
-@check("policy-unread")
-def policy_unread(index: TopologyIndex) -> Iterator[Violation]:
-    """Find patterns that Python, and maybe RabbitMQ, cannot read."""
-    for policy in index.unread:
-        message = f"the pattern {policy.pattern!r} of policy {policy.name!r} cannot be read"
-        yield policy, message, r"Write a regular expression that Erlang and Python both support, like ^orders\."
+@check
+def policy_unread(index: TopologyIndex) -> Violations:
+    """Find patterns that Python, and maybe RabbitMQ, cannot read, or that its releases read otherwise."""
+    yield from ((policy, {"fault": "cannot be read, or not by every release"}) for policy in index.unread)
+    for policy in index.policies:
+        names = [each.name for each in _entities(index) if matches_name(policy, each.name) is None]
+        if names:
+            yield policy, {"fault": f"matches {listed(names)} or not, depending on the release"}
 
 
-@check("policy-refused")
-def policy_refused(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def policy_refused(index: TopologyIndex) -> Violations:
     """Find settings that no policy can have; unknown ones pass, as a plugin may define them."""
     for policy in index.policies:
         for key, value in policy.definition.items():
             if key in _ARGUMENTS_ONLY:
-                message = f"policy {policy.name!r} cannot set {key}: only an argument of the queue can"
-                yield policy, message, f"Write x-{key} under the queue's arguments."
-            elif key not in _SETTINGS and (guess := suggest(key, _SETTINGS)):
-                yield policy, f"policy {policy.name!r} sets {key!r}, which is unknown", f"Did you mean {guess}?"
+                fault = f"cannot set {key}: only an argument of the queue can"
+                yield policy, {"fault": fault, "advice": f"Write x-{key} under the queue's arguments."}
+            elif key not in _settings() and (guess := suggest(key, {*_settings()} - {*_ARGUMENTS_ONLY})):
+                yield policy, {"fault": f"sets {key!r}, which is unknown", "advice": f"Did you mean {guess}?"}
             elif not _is_valid(key, value):
-                message = f"{key} of policy {policy.name!r} cannot be {json.dumps(value, default=str)}"
-                yield policy, message, f"See x-{key} in the topology file reference for valid values."
+                fault = f"cannot set {key} to {json.dumps(value, default=str)}"
+                yield policy, {"fault": fault, "advice": f"See x-{key} in the topology file reference."}
 
 
 def _is_valid(key: str, value: Any) -> bool:
     from jsonschema import Draft202012Validator  # noqa: PLC0415 - only where there are policies
 
-    rules = schema()["$defs"]["queue"]["properties"]["arguments"]["properties"]
-    return bool(Draft202012Validator(rules.get(f"x-{key}", {})).is_valid(value))
+    return bool(Draft202012Validator(known_arguments().get(f"x-{key}", {})).is_valid(value))
 
 
-@check("policy-target-undeclared")
-def policy_target_undeclared(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def policy_target_undeclared(index: TopologyIndex) -> Violations:
     """Find exchanges and queues that only a policy names; as arguments the file itself would be refused."""
     for policy in index.policies:
-        if not any(applies(policy, entity) for entity in _entities(index)):
-            continue
-        for key in ("dead-letter-exchange", "alternate-exchange"):
-            exchange = policy.definition.get(key, "")
-            if isinstance(exchange, str) and not index.is_known_exchange(exchange):
-                message = f"the {key} {exchange!r} of policy {policy.name!r} is not declared"
-                yield policy, message, _UNDECLARED.format("exchanges")
-        queue = policy.definition.get("dead-letter-routing-key", "")
-        to_queue = policy.definition.get("dead-letter-exchange") == "" and isinstance(queue, str)
-        if to_queue and queue and not index.is_known_queue(queue):
-            message = f"the dead-letter queue {queue!r} of policy {policy.name!r} is not declared"
-            yield policy, message, _UNDECLARED.format("queues")
+        if any(applies(policy, entity) for entity in _entities(index)):
+            for key in ("dead-letter-exchange", "alternate-exchange"):
+                exchange = policy.definition.get(key, "")
+                if isinstance(exchange, str) and not index.is_known_exchange(exchange):
+                    yield policy, {"target": f"{key} {exchange!r}", "section": "exchanges"}
+            queue = policy.definition.get("dead-letter-routing-key", "")
+            to_queue = policy.definition.get("dead-letter-exchange") == "" and isinstance(queue, str)
+            if to_queue and queue and not index.is_known_queue(queue):
+                yield policy, {"target": f"dead-letter queue {queue!r}", "section": "queues"}
 
 
-@check("policy-matches-nothing")
-def policy_matches_nothing(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def policy_matches_nothing(index: TopologyIndex) -> Violations:
     """Find policies that match nothing the file declares or lists as external."""
     others: list[Exchange | Queue] = [Exchange(name) for name in (*index.topology.external_exchanges, *BUILT_IN)]
     others += [Queue(name) for name in index.topology.external_queues]
     for policy in index.policies:
         if not any(_could_apply(policy, entity) for entity in (*_entities(index), *others)):
             kind = "exchange or queue" if policy.apply_to == "all" else policy.apply_to.replace("_", " ").rstrip("s")
-            message = f"the pattern {policy.pattern!r} of policy {policy.name!r} matches no {kind} here"
-            yield policy, message, "Check the spelling, or list the name it should match under external:."
+            yield policy, {"kind": kind}
 
 
-@check("policy-tie")
-def policy_tie(index: TopologyIndex) -> Iterator[Violation]:
-    """Find pairs of policies of which either may apply."""
-    reported: set[tuple[str, str]] = set()
+def _rivals(index: TopologyIndex) -> Iterator[tuple[Exchange | Queue, list[Policy], list[Policy]]]:
+    """Yield each entity with the policies of the highest priority that apply to it, and the others that would."""
     for entity in _entities(index):
         found = [policy for policy in index.policies if applies(policy, entity)]
         highest = max((policy.priority for policy in found), default=0)
-        rivals = [policy for policy in found if policy.priority == highest]
+        first = [policy for policy in found if policy.priority == highest]
+        yield entity, first, [policy for policy in found if policy.priority < highest]
+
+
+@check
+def policy_tie(index: TopologyIndex) -> Violations:
+    """Find pairs of policies of which either may apply."""
+    reported: set[tuple[str, str]] = set()
+    for entity, rivals, _ in _rivals(index):
         for first, other in pairwise(rivals):
             if first.definition != other.definition and (first.name, other.name) not in reported:
                 reported.add((first.name, other.name))
-                message = f"policies {first.name!r} and {other.name!r} both match {entity.name!r} with equal priority"
-                yield other, message, "Give a higher priority to the one that should apply."
+                yield other, {"first": first.name, "target": entity.name}
 
 
-@check("policy-overruled")
-def policy_overruled(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def policy_outranked(index: TopologyIndex) -> Violations:
+    """Find policies that match entities, none of which they apply to, nor to others that applications may declare."""
+    winners: dict[str, dict[str, None]] = defaultdict(dict)
+    applied: set[str] = set()
+    for _, first, others in _rivals(index):
+        applied |= {policy.name for policy in first}
+        for policy in others:
+            winners[policy.name] |= dict.fromkeys(each.name for each in first)
+    for policy in index.policies:
+        if policy.name in winners and policy.name not in applied:
+            higher = [each for each in index.policies if each.priority > policy.priority]
+            if all(any(applies(each, entity) for each in higher) for entity in _made_up(policy)):
+                yield policy, {"winners": listed(winners[policy.name])}
+
+
+def _made_up(policy: Policy) -> Iterator[Exchange | Queue]:
+    """Yield entities of each kind to which a policy would apply, with names that resemble its pattern."""
+    word = re.sub(r"\\(.)|[][\\^$*+?(){}|]", r"\1", policy.pattern)
+    for name in (word, f"{word}-z", f"z-{word}", f"z-{word}-z"):
+        queues = [Queue(name, arguments={"x-queue-type": kind}) for kind in QUEUE_TYPES]
+        entities: list[Exchange | Queue] = [Exchange(name), *queues]
+        yield from (entity for entity in entities if applies(policy, entity))
+
+
+@check
+def policy_overruled(index: TopologyIndex) -> Violations:
     """Find settings of policies that an argument overrides; of two limits the lower one applies."""
     for entity in _entities(index):
-        if not (policy := policy_of(index.topology, entity)):
-            continue
-        settings = effective(index.topology, entity)
-        for key, value in policy.definition.items():
-            name = f"x-{key}" if isinstance(entity, Queue) else key
-            if name in entity.arguments and settings[name] != value:
-                message = f"{name} of {entity.name!r} overrides {key} of policy {policy.name!r}"
-                yield entity, message, "Leave one of the two out."
+        if policy := policy_of(index.topology, entity):
+            settings, prefix = effective(index.topology, entity), "x-" if isinstance(entity, Queue) else ""
+            overruled = [
+                prefix + key
+                for key, value in policy.definition.items()
+                if prefix + key in entity.arguments and settings[prefix + key] != value
+            ]
+            if overruled:
+                yield entity, {"arguments": overruled, "policy": policy.name}
 
 
-@check("policy-passed-over")
-def policy_passed_over(index: TopologyIndex) -> Iterator[Violation]:
-    """Find queues that a policy matches by name but not by type."""
+@check
+def policy_passed_over(index: TopologyIndex) -> Violations:
+    """Find policies that match queues by name but not by type."""
     for policy in index.policies:
+        passed: dict[str, list[str]] = defaultdict(list)
         for queue in index.queues.values():
-            typed = "x-queue-type" in queue.arguments
-            if typed and _could_apply(policy, queue) and not applies(policy, queue):
-                message = f"policy {policy.name!r} does not apply to the {queue_type(queue)} queue {queue.name!r}"
-                yield policy, message, "Write a policy for each type of queue, with apply-to."
-                break
+            if "x-queue-type" in queue.arguments and _could_apply(policy, queue) and not applies(policy, queue):
+                passed[queue_type(queue)].append(queue.name)
+        if passed:
+            plural = {kind: "queue" if len(names) == 1 else "queues" for kind, names in passed.items()}
+            queues = [f"the {kind} {plural[kind]} {listed(names)}" for kind, names in passed.items()]
+            yield policy, {"queues": queues}
 
 
-@check("better-as-policy")
-def better_as_policy(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def better_as_policy(index: TopologyIndex) -> Violations:
     """Find the settings that most queues of a file share as a whole, since only one policy applies; one per file."""
     alike: dict[str, dict[str, list[Queue]]] = defaultdict(lambda: defaultdict(list))
+    possible = {f"x-{key}" for key in _settings() if key not in _ARGUMENTS_ONLY}
     for queue in index.queues.values():
-        settings = {name: value for name, value in queue.arguments.items() if name.removeprefix("x-") in _SETTINGS}
-        if settings:
+        if settings := {name: value for name, value in queue.arguments.items() if name in possible}:
             file = queue.where.file if queue.where else ""
             alike[file][json.dumps(settings, sort_keys=True, default=repr)].append(queue)
     for groups in alike.values():
         common, queues = max(groups.items(), key=lambda group: len(group[1]))
         if len(queues) >= _MANY:
-            names = " and ".join(json.loads(common))
-            message = f"{len(queues)} queues have the same {names}, which a policy could set"
-            yield queues[0], message, "Move it to policies:, if RabbitMQ's HTTP API is available."
+            yield queues[0], {"number": len(queues), "settings": [*json.loads(common)]}

@@ -1,26 +1,17 @@
-"""Check for arguments that a type of queue, or a newer release of RabbitMQ, does not support."""
+"""Check for arguments and policies that a type of queue, or a release of RabbitMQ, does not support."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from rmqkit.model import Exchange, Policy, Queue
+from rmqkit.topology.file.names import suggest
+from rmqkit.topology.file.schema import schema
 from rmqkit.topology.index import TopologyIndex
-from rmqkit.topology.lint.rule import Violation, check
-from rmqkit.topology.policies import queue_type
+from rmqkit.topology.lint.rule import Violations, check, series
+from rmqkit.topology.policies import QUEUE_TYPES, SUPPORTED_BY, queue_type
 
-_KNOWN_TYPES = ("classic", "quorum", "stream")
-SUPPORTED_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("x-max-priority", "x-queue-mode", "x-queue-version", "x-queue-master-locator"), ("classic",)),
-    **dict.fromkeys(("x-delivery-limit", "x-dead-letter-strategy", "x-quorum-initial-group-size"), ("quorum",)),
-    **dict.fromkeys(("x-max-in-memory-length", "x-max-in-memory-bytes"), ("quorum",)),
-    **dict.fromkeys(("x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size"), ("stream",)),
-    **dict.fromkeys(("x-expires", "x-message-ttl", "x-max-length", "x-overflow"), ("classic", "quorum")),
-    **dict.fromkeys(("x-dead-letter-exchange", "x-dead-letter-routing-key"), ("classic", "quorum")),
-    "x-single-active-consumer": ("classic", "quorum"),
-}
-"""The types of queue that support an argument, for those that not all types support."""
-
-_MAX_HASHES = 2  # in a topic pattern, since RabbitMQ 4.3.5
 _OUTDATED = {
     "queue-mode": "has no effect since RabbitMQ 3.12",
     "queue-version": "1 is a format that RabbitMQ 4.0 removed, and 4.3 refuses it",
@@ -28,71 +19,134 @@ _OUTDATED = {
     "max-in-memory-length": "has no effect in RabbitMQ 4",
     "max-in-memory-bytes": "has no effect in RabbitMQ 4",
 }
-_MIRRORING = "is classic mirroring, which RabbitMQ 4.0 removed: it refuses such a policy"
+_NEWER: dict[
+    str, str
+] = {  # with the type of queue that supports it; RabbitMQ 3.10 ignores such arguments, and refuses such policies
+    **dict.fromkeys(("consumer-timeout", "consumer-disconnected-timeout", "target-group-size"), "quorum"),
+    **dict.fromkeys(("delayed-retry-type", "delayed-retry-min", "delayed-retry-max"), "quorum"),
+    "stream-filter-size-bytes": "stream",
+}
+_OF_EXCHANGES = ("alternate-exchange", "x-delayed-type")
 
 
-@check("argument-refused")
-def argument_refused(index: TopologyIndex) -> Iterator[Violation]:
-    """Find arguments of another type of queue."""
+def known_arguments() -> dict[str, Any]:
+    """Return the schema of each known argument of a queue, with its `x-`."""
+    arguments: dict[str, Any] = schema()["$defs"]["queue"]["properties"]["arguments"]["properties"]
+    return arguments
+
+
+def _keys(entity: Exchange | Queue | Policy) -> Iterator[tuple[str, str, object]]:
+    """Yield the name, the key without `x-`, and the value of each setting that an entity itself has."""
+    settings = entity.definition if isinstance(entity, Policy) else entity.arguments
+    yield from ((name, name.removeprefix("x-"), value) for name, value in settings.items())
+
+
+@check
+def argument_unknown(index: TopologyIndex) -> Violations:
+    """Find arguments that are probably misspelled, and those of another kind of entity; a plugin may know the rest."""
+    known = known_arguments()
+    for queue in index.queues.values():
+        for name in queue.arguments.keys() - known.keys():
+            guess = suggest(name, known)
+            if f"x-{name}" in known or guess or name in _OF_EXCHANGES:
+                advice = f"Did you mean {guess or f'x-{name}'}?" if name not in _OF_EXCHANGES else "Leave it out."
+                yield queue, {"kind": "queue", "argument": name, "advice": advice}
+    for exchange in index.exchanges.values():
+        for name in exchange.arguments.keys() - {*_OF_EXCHANGES}:
+            guess = suggest(name, _OF_EXCHANGES)
+            if name in known or guess:
+                advice = f"Did you mean {guess}?" if guess else "Write it under the arguments of a queue."
+                yield exchange, {"kind": "exchange", "argument": name, "advice": advice}
+
+
+@check
+def argument_refused(index: TopologyIndex) -> Violations:
     for queue in index.queues.values():
         kind = queue.arguments.get("x-queue-type")
-        for name in queue.arguments if kind in _KNOWN_TYPES else ():
-            if kind not in (types := SUPPORTED_BY.get(name, _KNOWN_TYPES)):
-                message = f"queue {queue.name!r} is of type {kind}, which does not support {name}"
-                yield queue, message, f"Leave it out, or choose type: {' or '.join(types)}."
+        names = {name: types for name, types in _supported(queue) if kind in QUEUE_TYPES and kind not in types}
+        if names:
+            others = [each for each in QUEUE_TYPES if all(each in types for types in names.values())]
+            choice = f", or choose type: {' or '.join(others)}" if others else ""
+            what = "it" if len(names) == 1 else "them"
+            yield queue, {"type": kind, "arguments": [*names], "advice": f"Leave {what} out{choice}."}
 
 
-@check("type-missing")
-def type_missing(index: TopologyIndex) -> Iterator[Violation]:
-    """Find queues whose arguments need a type that is not set."""
+@check
+def type_missing(index: TopologyIndex) -> Violations:
     for queue in index.queues.values():
-        for name in queue.arguments if "x-queue-type" not in queue.arguments else ():
-            types = SUPPORTED_BY.get(name, _KNOWN_TYPES)
-            if "classic" not in types:
-                message = f"{name} is for {types[0]} queues, and queue {queue.name!r} has no type"
-                yield queue, message, f"Write type: {types[0]}."
+        if "x-queue-type" not in queue.arguments:
+            needed = {name: types[0] for name, types in _supported(queue) if "classic" not in types}
+            for kind in dict.fromkeys(needed.values()):
+                names = [name for name, each in needed.items() if each == kind]
+                yield queue, {"arguments": names, "type": kind}
 
 
-@check("overflow-ignored")
-def overflow_ignored(index: TopologyIndex) -> Iterator[Violation]:
-    """Find quorum queues with the overflow behavior of classic ones."""
+def _supported(queue: Queue) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the arguments of a queue that not all types of queue support, each with those that do."""
+    yield from ((name, SUPPORTED_BY[key]) for name, key, _ in _keys(queue) if key in SUPPORTED_BY)
+
+
+@check
+def overflow_ignored(index: TopologyIndex) -> Violations:
     for queue in index.queues.values():
         if queue_type(queue) == "quorum" and index.settings(queue.name).get("x-overflow") == "reject-publish-dlx":
-            message = f"the quorum queue {queue.name!r} ignores x-overflow: reject-publish-dlx"
-            yield queue, message, "Write reject-publish, or choose type: classic."
+            yield queue, {}
 
 
-@check("transient-queue")
-def transient_queue(index: TopologyIndex) -> Iterator[Violation]:
-    """Find queues that a restart of the broker deletes, and the end of a connection does not."""
+@check
+def delayed_retry_ignored(index: TopologyIndex) -> Violations:
+    """Find delayed retries without their type, or their delay; a policy like that would be refused."""
+    kind, delay = "x-delayed-retry-type", "x-delayed-retry-min"
     for queue in index.queues.values():
-        if not queue.durable and not queue.exclusive:
-            message = f"queue {queue.name!r} is transient and not exclusive"
-            yield queue, message, "Make it durable, and set x-expires to delete it when unused."
+        settings = index.settings(queue.name)
+        given = [name for name in (kind, delay, "x-delayed-retry-max") if name in settings]
+        missing = [name for name in (kind, delay) if name not in settings]
+        if given and missing and settings.get(kind) != "disabled":
+            yield queue, {"given": given, "missing": missing}
 
 
-@check("outdated-setting")
-def outdated_setting(index: TopologyIndex) -> Iterator[Violation]:
+@check
+def transient_queue(index: TopologyIndex) -> Violations:
+    return ((queue, {}) for queue in index.queues.values() if not queue.durable and not queue.exclusive)
+
+
+@check
+def outdated_setting(index: TopologyIndex) -> Violations:
     """Find arguments and policies of older releases."""
     for queue in index.queues.values():
-        for name, value in queue.arguments.items():
-            if fault := _outdated(name.removeprefix("x-"), value):
-                yield queue, f"{name} of queue {queue.name!r} {fault}", "Leave it out."
+        yield from _release(queue, {name: _outdated(queue, key, value) for name, key, value in _keys(queue)})
     for policy in index.policies:
-        for key, value in policy.definition.items():
-            if fault := _MIRRORING if key.startswith("ha-") else _outdated(key, value):
-                yield policy, f"{key} of policy {policy.name!r} {fault}", "Leave it out; quorum queues are replicated."
+        yield from _release(policy, {name: _outdated(policy, key, value) for name, key, value in _keys(policy)})
 
 
-def _outdated(key: str, value: object) -> str:
+def _outdated(entity: Queue | Policy, key: str, value: object) -> str:
+    if isinstance(entity, Policy) and key.startswith("ha-"):
+        return "is classic mirroring, which RabbitMQ 4.0 removed: it refuses such a policy"
+    kind = queue_type(entity) if isinstance(entity, Queue) else ""
+    if kind in QUEUE_TYPES and key != "target-group-size" and _NEWER.get(key, kind) != kind:
+        return f"is for {_NEWER[key]} queues, and RabbitMQ 4.3 refuses it"
     return "" if key == "queue-version" and value != 1 else _OUTDATED.get(key, "")
 
 
-@check("many-hashes")
-def many_hashes(index: TopologyIndex) -> Iterator[Violation]:
-    """Find topic patterns that newer releases refuse."""
-    for binding in index.topology.bindings:
-        number = binding.routing_key.split(".").count("#")
-        if number > _MAX_HASHES and index.type_of(binding.source) == "topic":
-            message = f"the pattern {binding.routing_key!r} to {binding.destination!r} has {number} # words"
-            yield binding, message, "Write * for exactly one word; # is rarely needed more than once, at the end."
+@check
+def newer_setting(index: TopologyIndex) -> Violations:
+    """Find arguments and policies that older releases refuse."""
+    for queue in index.queues.values():
+        if queue_type(queue) == "classic" and "x-queue-leader-locator" in queue.arguments:
+            yield from _release(queue, {"x-queue-leader-locator": "is refused by RabbitMQ 3.10 for classic queues"})
+    for policy in index.policies:
+        faults = {key: "is refused by RabbitMQ 3.10" for key in policy.definition if key in _NEWER}
+        if policy.apply_to not in ("all", "exchanges", "queues"):
+            faults[f"apply-to: {policy.apply_to}"] = "is refused before RabbitMQ 3.12"
+        yield from _release(policy, faults)
+
+
+def _release(entity: Queue | Policy, faults: dict[str, str]) -> Violations:
+    """Yield one violation for the settings of an entity, given the fault of each."""
+    groups: dict[str, list[str]] = {}
+    for name, fault in faults.items():
+        if fault:
+            groups.setdefault(fault, []).append(name)
+    if groups:
+        told = "; ".join(f"{series(names)} {fault}" for fault, names in groups.items())
+        yield entity, {"kind": "policy" if isinstance(entity, Policy) else "queue", "faults": told}
