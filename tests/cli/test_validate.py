@@ -155,3 +155,12 @@ def test_scenario_files_given_with_topologies_are_checked_as_such() -> None:
     done = validate(root, "topologies/work.yaml", "tests/cases/scenarios/invalid/names.test.yaml")
     assert done.returncode == 2
     assert "the exchange 'ordrs' is not declared" in done.stderr
+
+
+def test_many_findings_of_a_rule_are_folded_and_all_in_the_json(folder: Path) -> None:
+    text = f"exchanges: {{{', '.join(f'e{number}: {{}}' for number in range(200))}}}"
+    done = validate(folder, "-", stdin=text)
+    assert done.stdout.count("nothing is bound to") == 10
+    assert "190 more of these [nothing-bound]. Show all with --json.\n" in done.stdout
+    assert "200 warnings in 1 file" in done.stderr
+    assert len(json.loads(validate(folder, "-", "--json", stdin=text).stdout)["findings"]) == 200

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -59,7 +61,7 @@ def test_the_tree_shows_bindings_and_dead_letters() -> None:
         "└─ otherwise → unrouted\n"
         "docs  headers, transient\n"
         "├─ format=pdf or pages=1 (x- too) → both  stream, at most 0 bytes, single active consumer\n"
-        "├─ format=pdf and urgent=true → stock  TTL 1.5 s, at most 10,000 messages, reject-publish\n"
+        "├─ format=pdf and urgent=true → stock  TTL 1.5 seconds, at most 10,000 messages, reject-publish\n"
         "│  └─ dead letters → parked  auto-delete\n"
         "└─ → lost\n"
         "unrouted  fanout, internal\n"
@@ -150,6 +152,7 @@ def test_ten_similar_queues_are_all_drawn() -> None:
         Queue("q_11", arguments={"x-max-length": 5}),
         Queue("q_11", arguments={"x-queue-type": "quorum"}),
         Queue("q_11", arguments={"x-dead-letter-exchange": "e"}),
+        Queue("r_11"),
     ],
     ids=str,
 )
@@ -157,7 +160,7 @@ def test_a_queue_that_differs_is_never_collapsed(odd: Queue) -> None:
     queues = (*(Queue(f"q_{each}") for each in range(11)), odd)
     topology = Topology(exchanges=(Exchange("e"),), queues=queues, bindings=(*(Binding("e", q.name) for q in queues),))
     titles = [node.title for node in collapse(draw(topology)).nodes]
-    assert titles == ["e", "q_0", "q_1", "q_2", "and 8 more like q_2", "q_11"]
+    assert titles == ["e", "q_0", "q_1", "q_2", "and 8 more like q_2", odd.name]
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30) | st.sampled_from(
@@ -265,3 +268,29 @@ def test_graphviz_draws_every_name_unchanged() -> None:
     done = subprocess.run(["dot", "-Tsvg"], input=dot(draw(topology)), capture_output=True, text=True, check=True)
     drawn = [element.text for element in ET.fromstring(done.stdout).iter("{http://www.w3.org/2000/svg}text")]
     assert drawn == printable(nasty)
+
+
+def test_queues_with_different_names_are_all_drawn_however_alike_they_are() -> None:
+    words = [*map("".join, itertools.permutations("abcd"))]
+    topology = Topology(exchanges=(Exchange("e", "fanout"),), queues=tuple(map(Queue, words)))
+    topology = replace(topology, bindings=tuple(Binding("e", word) for word in words))
+    assert collapse(draw(topology)) == draw(topology)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "note"),
+    [
+        ("x-message-ttl", 86_400_000, "TTL 1 day"),
+        ("x-message-ttl", 172_800_000, "TTL 2 days"),
+        ("x-message-ttl", 5_400_000, "TTL 90 minutes"),
+        ("x-message-ttl", 250, "TTL 0.25 seconds"),
+        ("x-message-ttl", 0, "TTL 0 seconds"),
+        ("x-expires", 1_800_000, "deleted after 30 minutes unused"),
+        ("x-max-age", "7D", "for 7 days"),
+        ("x-max-age", "1h", "for 1 hour"),
+        ("x-max-length", 10_000, "at most 10,000 messages"),
+    ],
+)
+def test_settings_are_written_as_a_person_would(name: str, value: object, note: str) -> None:
+    (node,) = draw(Topology(queues=(Queue("q", arguments={name: value}),))).nodes
+    assert node.notes == (note,)

@@ -247,3 +247,34 @@ def cpu_seconds_to_lint(size: int) -> float:
 def test_the_time_to_lint_a_topology_grows_linearly_with_its_size() -> None:
     cpu_seconds_to_lint(10)  # reads the rules
     assert cpu_seconds_to_lint(800) < 32 * cpu_seconds_to_lint(100)  # 8 times the size: quadratic would be 64
+
+
+def messages(text: str, code: str) -> list[str]:
+    """Return the messages and advice of a rule's findings in a topology."""
+    return [f"{finding.message}. {finding.advice}" for finding in lint(loads(text)) if finding.code == code]
+
+
+def test_an_exchange_without_bindings_names_the_queues_whose_dead_letters_are_lost() -> None:
+    queues = ", ".join(f"q{number}: {{arguments: {{x-dead-letter-exchange: dead}}}}" for number in range(5))
+    (message,) = messages(f"exchanges: {{dead: {{type: fanout}}}}\nqueues: {{{queues}}}", "nothing-bound")
+    assert "so the dead letters of 'q0', 'q1', 'q2' and 2 more are lost. Bind" in message
+    alternate = "exchanges: {rest: {}, in: {arguments: {alternate-exchange: rest}}}"
+    assert "so messages that 'in' cannot route are lost. Bind" in messages(alternate, "nothing-bound")[0]
+
+
+def test_dead_letters_that_keep_their_key_may_also_go_by_a_cc_header() -> None:
+    text = """
+        exchanges: {dead: {}}
+        queues: {kept: {arguments: {x-dead-letter-exchange: dead}}, own: {arguments: {x-dead-letter-exchange: dead,
+          x-dead-letter-routing-key: own}}, failed: {}}
+        bindings: [{source: dead, destination: failed, routing_key: failed}]
+    """
+    kept, own = messages(text, "dead-letter-nowhere")
+    assert kept.endswith("Set x-dead-letter-routing-key to one that leads to a queue, unless a CC header adds one.")
+    assert own.endswith("Set x-dead-letter-routing-key to one that leads to a queue.")
+
+
+def test_a_pattern_that_releases_read_differently_for_a_name_is_reported_with_the_name() -> None:
+    text = r"{queues: {é: {}, e: {}}, policies: {p: {pattern: '^\w+$', definition: {max-length: 1}}}}"
+    (message,) = messages(text, "policy-unread")
+    assert message.startswith(r"the pattern '^\\w+$' of policy 'p' matches 'é' or not, depending on the release.")

@@ -82,10 +82,33 @@ def test_a_policy_may_apply_to_one_queue_type() -> None:
     assert effective(topology, queue(queue_type="quorum"))["x-message-ttl"] == 5
 
 
-@pytest.mark.parametrize("pattern", ["(", "[[:alpha:]]"])
+@pytest.mark.parametrize("pattern", ["(", "[[:alpha:]]", "q{,3}", "q{1, 3}", r"\v", "(?a)q"])
 def test_a_policy_with_an_unreadable_pattern_is_left_out_and_named_where_it_may_apply(pattern: str) -> None:
     topology = policies(Policy("plain", ".", {"message-ttl": 5}, "queues"), Policy("odd", pattern, {}, "queues", 1))
     assert effective(topology, queue()) == {"x-message-ttl": 5}
     assert [policy.name for policy in unread(topology)] == ["odd"]
     assert "policy 'odd' applies to 'orders' is unknown" in doubt(topology, queue())
     assert doubt(topology, Exchange("orders")) == ""
+
+
+@pytest.mark.parametrize("pattern", [r"^\w+$", r"^\W", r"\bé", "(?i)É"])
+def test_whether_a_pattern_of_letters_matches_a_name_beyond_ascii_is_unknown(pattern: str) -> None:
+    topology = policies(Policy("letters", pattern, {"message-ttl": 5}))
+    assert effective(topology, queue("é")) == {}
+    assert doubt(topology, queue("é")) == "whether policy 'letters' applies to 'é' depends on RabbitMQ's version"
+    assert doubt(topology, queue("e")) == ""
+    assert unread(topology) == ()
+
+
+@pytest.mark.parametrize("key", ["max-in-memory-length", "queue-leader-locator"])
+def test_whether_a_policy_that_releases_skip_for_classic_queues_applies_is_unknown(key: str) -> None:
+    topology = policies(Policy("p", ".*", {key: 1, "message-ttl": 5}))
+    assert "depends on RabbitMQ's version" in doubt(topology, queue(queue_type="classic"))
+    assert effective(topology, queue(queue_type="quorum"))["x-message-ttl"] == 5
+    assert doubt(topology, queue(queue_type="stream")) == ""
+
+
+def test_a_policy_in_doubt_is_none_below_one_that_certainly_applies() -> None:
+    topology = policies(Policy("odd", "q{,3}", {}, "queues"), Policy("plain", "^orders$", {}, "queues", 1))
+    assert doubt(topology, queue()) == ""
+    assert doubt(topology, queue("other")) != ""

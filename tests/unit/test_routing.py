@@ -432,3 +432,15 @@ def test_headers_that_only_some_versions_add_to_dead_letters_make_the_route_unkn
     onward = dead_letter(topology, route(topology, Target("", "q"), {"CC": ["copy"]}), "q", "rejected")
     assert (onward.queues, onward.unroutable) == ((), False)
     assert "depends on RabbitMQ's version" in onward.unknown[0]
+
+
+@pytest.mark.parametrize(("arguments", "reached"), [({"x-delayed-type": "topic"}, ("q",)), ({}, ())])
+def test_an_exchange_for_delayed_messages_routes_by_its_delayed_type(
+    arguments: dict[str, Any], reached: tuple[str, ...]
+) -> None:
+    exchange = Exchange("later", "x-delayed-message", arguments=arguments)
+    bindings = (Binding("later", "q", routing_key="order.*"), Binding("later", "r", routing_key="bill.*"))
+    topology = Topology(exchanges=(exchange,), queues=queues("q", "r"), bindings=bindings)
+    found = route(topology, Target("later", "order.paid"), {"x-delay": 5000})
+    assert found.queues == reached
+    assert bool(found.unknown) is not bool(arguments)

@@ -237,3 +237,33 @@ def test_arguments_are_written_as_deep_as_they_can_be_read() -> None:
 def test_unrepresentable_values_are_an_error_with_their_place(value: object, message: str) -> None:
     with pytest.raises(TopologyError, match=message):
         to_yaml(Topology(queues=(Queue("q", arguments={"x": value}),)))
+
+
+def test_a_line_that_is_too_long_is_broken_into_its_parts() -> None:
+    arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-dead-letter-exchange": ""}
+    arguments |= {
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+        "x-list": [{"a": "b" * 99}],
+    }
+    headers = {f"name-{number}": "value" for number in range(9)}
+    queues = (Queue("orders", arguments=arguments), Queue("short"))
+    topology = Topology(queues=queues, bindings=(Binding("amq.headers", "orders", arguments=headers),))
+    written = to_yaml(topology)
+    assert written == (
+        "queues:\n"
+        "  orders:\n"
+        "    type: quorum\n"
+        "    arguments:\n"
+        '      x-dead-letter-exchange: ""\n'
+        "      x-dead-letter-routing-key: short\n"
+        "      x-dead-letter-strategy: at-least-once\n"
+        "      x-overflow: reject-publish\n"
+        f"      x-list: [{{a: {'b' * 99}}}]\n"
+        "  short: {}\n\n"
+        "bindings:\n"
+        "  - source: amq.headers\n"
+        "    destination: orders\n"
+        "    arguments:\n" + "".join(f"      {name}: value\n" for name in headers)
+    )
+    assert loads(written) == topology

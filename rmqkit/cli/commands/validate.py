@@ -20,6 +20,7 @@ from rmqkit.topology.lint.linter import Finding, examine, unknown_code
 from rmqkit.topology.lint.rule import Severity, rules
 
 _STYLES: dict[Severity, Style] = {"error": "red", "warning": "yellow", "hint": "bold"}  # the most severe first
+_SHOWN = 10  # findings of a rule that are printed; --json has all
 
 
 def validate(
@@ -66,13 +67,15 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
     for number, (code, group) in enumerate(groups.items()):
         if number:
             yield ""
-        for finding in group:
+        for finding in group[:_SHOWN]:
             where = output.paint(output.safe(str(finding.where)), "bold", sys.stdout)
             message = output.safe(finding.message).replace("\n", "\\n")
             severity = output.paint(finding.severity, _STYLES[finding.severity], sys.stdout)
             yield f"{where}: {severity}: {message} [{code}]"
+        if len(group) > _SHOWN:
+            yield f"{len(group) - _SHOWN:,} more of these [{code}]. Show all with --json."
         rule = rules()[code]
-        for line in (*dict.fromkeys(finding.advice for finding in group), rule.why, rule.url):
+        for line in (*dict.fromkeys(finding.advice for finding in group[:_SHOWN]), rule.why, rule.url):
             if line:
                 yield output.paint(f"  {output.safe(line)}", "dim", sys.stdout)
 

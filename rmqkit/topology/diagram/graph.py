@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.topology.file.names import BUILT_IN
+from rmqkit.topology.file.text import counted
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.retry import waiting_queue
 
@@ -137,14 +138,14 @@ def _flags(entity: Exchange | Queue) -> tuple[str, ...]:
 
 
 def _queue_node(queue: Queue, settings: Mapping[str, Any]) -> DiagramNode:
-    shown = {name: settings[name] for name in _NOTES if name in settings and settings[name] is not False}
-    notes = *_flags(queue), *(_note(_NOTES[name], value) for name, value in shown.items())
+    shown = (name for name in _NOTES if settings.get(name, False) is not False)
+    notes = *_flags(queue), *(_note(name, settings[name]) for name in shown)
     return DiagramNode("queue", queue.name, str(settings.get("x-queue-type", "")), notes)
 
 
 _NOTES = {  # the notable settings of a queue
-    "x-message-ttl": "TTL {} s",
-    "x-expires": "deleted after {} s unused",
+    "x-message-ttl": "TTL {}",
+    "x-expires": "deleted after {} unused",
     "x-max-length": "at most {} messages",
     "x-max-length-bytes": "at most {} bytes",
     "x-max-age": "for {}",
@@ -152,13 +153,30 @@ _NOTES = {  # the notable settings of a queue
     "x-delivery-limit": "delivery limit {}",
     "x-max-priority": "priorities to {}",
     "x-single-active-consumer": "single active consumer",
+    "x-delayed-retry-min": "redelivered after {}",
 }
+_DURATIONS = ("x-message-ttl", "x-expires", "x-delayed-retry-min")
+_UNITS_MS = {"day": 86_400_000, "hour": 3_600_000, "minute": 60_000, "second": 1000}
+_AGES = {"Y": "year", "M": "month", "D": "day", "h": "hour", "m": "minute", "s": "second"}
 
 
-def _note(words: str, value: Any) -> str:
-    if not isinstance(value, int):
-        return words.format(value)
-    return words.format(f"{value / 1000:,.12g}" if words.endswith(("{} s", "unused")) else f"{value:,}")
+def _note(name: str, value: Any) -> str:
+    match value:
+        case int() if name in _DURATIONS and value >= 0:
+            value = _duration(value)
+        case int():
+            value = f"{value:,}"
+        case str() if name == "x-max-age" and value[-1:] in _AGES and value[:-1].isdecimal():
+            value = counted(int(value[:-1]), _AGES[value[-1]])
+    return _NOTES[name].format(value)
+
+
+def _duration(milliseconds: int) -> str:
+    """Write a duration in the longest unit of which it is a whole number, or in seconds."""
+    for unit, length_ms in _UNITS_MS.items():
+        if milliseconds >= length_ms and milliseconds % length_ms == 0:
+            return counted(milliseconds // length_ms, unit)
+    return f"{milliseconds / 1000:,.12g} seconds"
 
 
 def _label(binding: Binding, exchange_type: str) -> str:
@@ -188,8 +206,8 @@ def _failures(queue: Queue) -> list[str]:
 def collapse(graph: Diagram) -> Diagram:
     """Return a graph in which one node stands for the rest of a group of similar nodes.
 
-    Nodes are similar if they have the same kind, type and settings, and their edges lead from and to the same nodes
-    with the same labels; numbers, and a node's own name in its labels, are not compared.
+    Nodes are similar if they have the same kind, type and settings, and names that differ in their numbers alone; their
+    edges lead from and to nodes that are similar, with labels that differ in their numbers alone.
     """
     groups: dict[Hashable, list[int]] = {}
     for place, appearance in enumerate(_appearances(graph)):
@@ -208,18 +226,13 @@ def collapse(graph: Diagram) -> Diagram:
 
 
 def _appearances(graph: Diagram) -> list[Hashable]:
+    shapes = [(node.kind, _DIGITS.sub("0", node.name), node.type, node.notes) for node in graph.nodes]
     around: list[set[Hashable]] = [set() for _ in graph.nodes]
-    shapes = [(node.kind, _DIGITS.sub("0", node.name)) for node in graph.nodes]
     for edge in graph.edges:
-        for node, other, direction in ((edge.source, edge.target, "to"), (edge.target, edge.source, "from")):
-            labels = frozenset(_shape(label, graph.nodes[node].name) for label in edge.labels)
-            around[node].add((direction, shapes[other], edge.relation, labels))
-    pairs = zip(graph.nodes, around, strict=True)
-    return [(node.kind, node.type, node.notes, frozenset(edges)) for node, edges in pairs]
-
-
-def _shape(label: str, name: str) -> str:
-    return _DIGITS.sub("0", label.replace(name, "\0") if name else label)
+        labels = frozenset(_DIGITS.sub("0", label) for label in edge.labels)
+        around[edge.source].add(("to", shapes[edge.target], edge.relation, labels))
+        around[edge.target].add(("from", shapes[edge.source], edge.relation, labels))
+    return [(shape, frozenset(edges)) for shape, edges in zip(shapes, around, strict=True)]
 
 
 def _edges(graph: Diagram, places: dict[int, int]) -> tuple[DiagramEdge, ...]:

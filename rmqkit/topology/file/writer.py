@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from rmqkit.topology.retry import collapse, delay_text
 QUEUE_TYPES = ("classic", "quorum", "stream")
 """The queue types that a file writes as `type:`; any other is the argument `x-queue-type`."""
 
+_WIDTH = 120  # characters of a line, if what it holds can be broken
 _LONGEST_KEY = 1024  # characters; YAML 1.1 and 1.2 allow no longer key
 _TOO_LARGE = 10 ** (LONGEST_NUMBER - 1)  # with a sign, too many digits for the reader
 _PLAIN = re.compile(r"(?:[^\W\d]|/)[\w./*+@;-]*(?: [\w./*+@;-]+)*|[1-9][0-9]*(?:ms|[smhDMY])")
@@ -25,7 +26,7 @@ _ESCAPES = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\"
 
 
 def to_yaml(topology: Topology) -> str:
-    """Write a topology as a file, one line per entity, without defaults; reading it gives an equal topology.
+    """Write a topology as a file, without defaults, an entity a line if it fits; reading it gives an equal topology.
 
     Raises TopologyError for values that a file cannot hold: half a surrogate pair, infinity, nesting of more than 64
     levels, anything but text, numbers, booleans, lists, mappings and null.
@@ -84,13 +85,29 @@ def _default(field: Field[Any]) -> Any:
 def _section(name: str, value: Any) -> str:
     if name == "description" and _is_plain(value.replace(", ", " ")):  # a comma ends a text only inside braces
         return f"{name}: {value}"
-    if name in ("exchanges", "queues", "policies") and value:
-        lines = [f"  {_key(key, (name,))}: {_flow(entity, (name, key))}" for key, entity in value.items()]
-    elif name in ("bindings", "lint"):
-        lines = [f"  - {_flow(entity, (name, index))}" for index, entity in enumerate(value)]
-    else:
-        return f"{name}: {_flow(value, (name,))}"
-    return "\n".join([f"{name}:", *lines])
+    if name in ("exchanges", "queues", "bindings", "policies", "lint") and value:
+        return "\n".join([f"{name}:", *_block(value, "  ", (name,))])
+    return "\n".join(_entry(f"{name}:", value, (name,)))
+
+
+def _block(value: Any, indent: str, path: KeyPath) -> Iterator[str]:
+    """Yield the lines of a mapping or list, an entry each if it is short."""
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, item in entries:
+        head = f"{indent}{_key(key, path)}:" if isinstance(value, Mapping) else f"{indent}-"
+        yield from _entry(head, item, (*path, key))
+
+
+def _entry(head: str, value: Any, path: KeyPath) -> Iterator[str]:
+    """Yield a value behind its key or dash, on lines of its own if it is too long for one."""
+    line = f"{head} {_flow(value, path)}"
+    if len(line) <= _WIDTH or not value or not isinstance(value, list | Mapping):
+        yield line
+        return
+    indent = " " * (len(head) - len(head.lstrip()) + 2)
+    first, *rest = _block(value, indent, path)
+    yield from [f"{head} {first.lstrip()}"] if head.endswith("-") else [head, first]
+    yield from rest
 
 
 def _flow(value: Any, path: KeyPath) -> str:

@@ -29,7 +29,11 @@ def nothing_bound(index: TopologyIndex) -> Violations:
     for exchange in index.exchanges.values():
         if exchange.name not in index.out_of and exchange.name not in index.alternates:
             lost = f", so the dead letters of {listed(found)} are lost" if (found := queues[exchange.name]) else ""
-            lost += f", so what {listed(found)} cannot route is lost" if (found := exchanges[exchange.name]) else ""
+            lost += (
+                f", so messages that {listed(found)} cannot route are lost"
+                if (found := exchanges[exchange.name])
+                else ""
+            )
             yield exchange, {"lost": lost}
 
 

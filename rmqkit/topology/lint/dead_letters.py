@@ -73,7 +73,7 @@ def dead_letter_nowhere(index: TopologyIndex) -> Violations:
             verb = "have the routing key" if own else "keep their routing key"
             others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             fault = f"no binding of exchange {exchange!r} matches" if exchange else "names no queue"
-            unless = "" if own else ", unless a CC header adds one that does"
+            unless = "" if own else ", unless a CC header adds one"
             yield queue, {"keys": f"{verb} {key!r}{others}", "fault": fault, "unless": unless}
 
 
