@@ -95,7 +95,7 @@ def test_definitions_contain_the_waiting_queues_and_report_the_lost_retry() -> N
 def test_a_diagram_shows_the_queue_of_each_try() -> None:
     picture = graph.draw(loads(FILE))
     lines = ["".join(text for text, _ in line) for line in tree(picture)]
-    assert "│  ├─ try 1, try 3 failed → orders.retry.5s  quorum, TTL 5 s, reject-publish" in lines
+    assert "│  ├─ try 1, try 3 failed → orders.retry.5s  quorum, TTL 5 seconds, reject-publish" in lines
     assert "│  └─ try 4 failed → parked" in lines
     assert '-.->|"failed<br/>try 2"| n2' in mermaid_dot.mermaid(picture)
     assert '[label="failed\\ntry 2", style=dashed]' in mermaid_dot.dot(picture)

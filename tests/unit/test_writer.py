@@ -240,12 +240,8 @@ def test_unrepresentable_values_are_an_error_with_their_place(value: object, mes
 
 
 def test_a_line_that_is_too_long_is_broken_into_its_parts() -> None:
-    arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-dead-letter-exchange": ""}
-    arguments |= {
-        "x-dead-letter-strategy": "at-least-once",
-        "x-overflow": "reject-publish",
-        "x-list": [{"a": "b" * 99}],
-    }
+    arguments = {"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "short"}
+    arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish", "x-tag": "a" * 99}
     headers = {f"name-{number}": "value" for number in range(9)}
     queues = (Queue("orders", arguments=arguments), Queue("short"))
     topology = Topology(queues=queues, bindings=(Binding("amq.headers", "orders", arguments=headers),))
@@ -259,7 +255,7 @@ def test_a_line_that_is_too_long_is_broken_into_its_parts() -> None:
         "      x-dead-letter-routing-key: short\n"
         "      x-dead-letter-strategy: at-least-once\n"
         "      x-overflow: reject-publish\n"
-        f"      x-list: [{{a: {'b' * 99}}}]\n"
+        f"      x-tag: {'a' * 99}\n"
         "  short: {}\n\n"
         "bindings:\n"
         "  - source: amq.headers\n"

@@ -14,7 +14,7 @@ from rmqkit.topology.policies import QUEUE_TYPES, SUPPORTED_BY, queue_type
 
 _OUTDATED = {
     "queue-mode": "has no effect since RabbitMQ 3.12",
-    "queue-version": "1 is a format that RabbitMQ 4.0 removed, and 4.3 refuses it",
+    "queue-version": "1 is a format that RabbitMQ 4.0 removed",
     "queue-master-locator": "was renamed queue-leader-locator, and RabbitMQ 4.3 refuses it",
     "max-in-memory-length": "has no effect in RabbitMQ 4",
     "max-in-memory-bytes": "has no effect in RabbitMQ 4",
@@ -125,6 +125,8 @@ def _outdated(entity: Queue | Policy, key: str, value: object) -> str:
     kind = queue_type(entity) if isinstance(entity, Queue) else ""
     if kind in QUEUE_TYPES and key != "target-group-size" and _NEWER.get(key, kind) != kind:
         return f"is for {_NEWER[key]} queues, and RabbitMQ 4.3 refuses it"
+    if key == "queue-version" and value == 1 and kind:
+        return f"{_OUTDATED[key]}, and 4.3 refuses it"
     return "" if key == "queue-version" and value != 1 else _OUTDATED.get(key, "")
 
 
