@@ -37,6 +37,11 @@ class TopologyIndex:
             into.setdefault(binding.destination, []).append(binding)
         self._settings: dict[str, Arguments] = {}
 
+    @property
+    def entities(self) -> tuple[Exchange | Queue, ...]:
+        """The exchanges, then the queues."""
+        return *self.exchanges.values(), *self.queues.values()
+
     def settings(self, queue: str) -> Arguments:
         """Return the arguments of a declared queue, with its policy applied."""
         if queue not in self._settings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from itertools import zip_longest
 from typing import Any
 
 from rmqkit.model import Binding
@@ -25,9 +24,9 @@ def includes(wide: str, narrow: str) -> bool:
     if wide in (narrow, "#"):
         return True
     outer, inner = words(wide), words(narrow)
-    if not ({"*", "#"} & {*outer}) or not _may_include(outer, inner):
-        return False
     named = {*outer} - {"*", "#"}
+    if named == {*outer}:
+        return False
     todo = [(0, _closed(outer, {0}))]
     seen = {*todo}
     while todo:
@@ -60,17 +59,6 @@ def _closed(pattern: tuple[str, ...], states: set[int]) -> States:
     return frozenset(states)
 
 
-def _may_include(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
-    """Tell whether `inner` begins and ends with the same plain words as `outer`, which is quick to check."""
-    for one, other in ((outer, inner), (outer[::-1], inner[::-1])):
-        for word, same in zip_longest(one, other):
-            if word in ("*", "#"):
-                break
-            if word != same:
-                return False
-    return True
-
-
 KINDS = ("direct", "fanout", "topic", "headers")
 _NARROW = 2**31  # smaller integers are sent as 32 bits, others as 64: in a list or table the two are not equal
 _NUMBERS = {"int", "long", "float", "time"}
@@ -100,16 +88,11 @@ def matches(kind: str, binding: Binding, keys: Collection[str], headers: Mapping
 
 def matches_topic(pattern: str, key: str) -> bool:
     """Match words between dots: `*` matches one, `#` any number; the empty key has no word, `.` has two."""
-    words = key.split(".") if key else []
-    ends = {0}  # the numbers of words that the pattern may have matched so far
-    for word in pattern.split(".") if pattern else []:
-        if word == "#":
-            ends = set(range(min(ends), len(words) + 1))
-        else:
-            ends = {end + 1 for end in ends if end < len(words) and word in ("*", words[end])}
-        if not ends:
-            return False
-    return len(words) in ends
+    expected = words(pattern)
+    states = _closed(expected, {0})
+    for word in words(key):
+        states = _step(expected, states, word)
+    return len(expected) in states
 
 
 def _matches_headers(arguments: Mapping[str, Any], headers: Mapping[str, Any]) -> bool | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
+from rmqkit.plural import plural
 from rmqkit.topology.file.names import BUILT_IN
-from rmqkit.topology.file.text import counted
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.retry import waiting_queue
 
@@ -167,7 +167,7 @@ def _note(name: str, value: Any) -> str:
         case int():
             value = f"{value:,}"
         case str() if name == "x-max-age" and value[-1:] in _AGES and value[:-1].isdecimal():
-            value = counted(int(value[:-1]), _AGES[value[-1]])
+            value = plural(int(value[:-1]), _AGES[value[-1]])
     return _NOTES[name].format(value)
 
 
@@ -175,7 +175,7 @@ def _duration(milliseconds: int) -> str:
     """Write a duration in the longest unit of which it is a whole number, or in seconds."""
     for unit, length_ms in _UNITS_MS.items():
         if milliseconds >= length_ms and milliseconds % length_ms == 0:
-            return counted(milliseconds // length_ms, unit)
+            return plural(milliseconds // length_ms, unit)
     return f"{milliseconds / 1000:,.12g} seconds"
 
 

@@ -13,10 +13,8 @@ from rmqkit.model import Contract, Queue, Retry, Suppression, Topology
 from rmqkit.topology.file.document import KeyPath
 from rmqkit.topology.file.scalars import LONGEST_NUMBER, read_scalar
 from rmqkit.topology.file.yaml_errors import MAX_DEPTH
+from rmqkit.topology.policies import QUEUE_TYPES
 from rmqkit.topology.retry import collapse, delay_text
-
-QUEUE_TYPES = ("classic", "quorum", "stream")
-"""The queue types that a file writes as `type:`; any other is the argument `x-queue-type`."""
 
 _WIDTH = 120  # characters of a line, if what it holds can be broken
 _LONGEST_KEY = 1024  # characters; YAML 1.1 and 1.2 allow no longer key

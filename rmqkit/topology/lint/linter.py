@@ -60,7 +60,8 @@ def _order(finding: Finding) -> tuple[str, int, int, str, str, str]:
 def _finding(code: str, entity: Entity, values: Mapping[str, object]) -> Finding:
     rule, name = rules()[code], str(entity) if isinstance(entity, Binding) else entity.name
     values = {key: series(value) if isinstance(value, list) else value for key, value in values.items()}
-    texts = (text.format(entity=entity, name=name, **values) for text in (rule.message, rule.advice))
+    fields = {"entity": entity, "name": name, "kind": type(entity).__name__.lower(), **values}
+    texts = (text.format(**fields) for text in (rule.message, rule.advice))
     return Finding(code, rule.severity, name, entity.where or _NOWHERE, *texts)
 
 

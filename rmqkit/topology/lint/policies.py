@@ -33,10 +33,6 @@ def _settings() -> tuple[str, ...]:
     return (*(name.removeprefix("x-") for name in known_arguments()), *_POLICIES_ONLY)
 
 
-def _entities(index: TopologyIndex) -> list[Exchange | Queue]:
-    return [*index.exchanges.values(), *index.queues.values()]
-
-
 def _could_apply(policy: Policy, entity: Exchange | Queue) -> bool:
     """Tell whether a policy would apply to an entity if its settings did; a queue without a type may have any."""
     policy = replace(policy, definition={})
@@ -50,7 +46,7 @@ def policy_unread(index: TopologyIndex) -> Violations:
     """Find patterns that Python, and maybe RabbitMQ, cannot read, or that its releases read otherwise."""
     yield from ((policy, {"fault": "cannot be read, or not by every release"}) for policy in index.unread)
     for policy in index.policies:
-        names = [each.name for each in _entities(index) if matches_name(policy, each.name) is None]
+        names = [each.name for each in index.entities if matches_name(policy, each.name) is None]
         if names:
             yield policy, {"fault": f"matches {listed(names)} or not, depending on the release"}
 
@@ -80,7 +76,7 @@ def _is_valid(key: str, value: Any) -> bool:
 def policy_target_undeclared(index: TopologyIndex) -> Violations:
     """Find exchanges and queues that only a policy names; as arguments the file itself would be refused."""
     for policy in index.policies:
-        if any(applies(policy, entity) for entity in _entities(index)):
+        if any(applies(policy, entity) for entity in index.entities):
             for key in ("dead-letter-exchange", "alternate-exchange"):
                 exchange = policy.definition.get(key, "")
                 if isinstance(exchange, str) and not index.is_known_exchange(exchange):
@@ -97,14 +93,14 @@ def policy_matches_nothing(index: TopologyIndex) -> Violations:
     others: list[Exchange | Queue] = [Exchange(name) for name in (*index.topology.external_exchanges, *BUILT_IN)]
     others += [Queue(name) for name in index.topology.external_queues]
     for policy in index.policies:
-        if not any(_could_apply(policy, entity) for entity in (*_entities(index), *others)):
+        if not any(_could_apply(policy, entity) for entity in (*index.entities, *others)):
             kind = "exchange or queue" if policy.apply_to == "all" else policy.apply_to.replace("_", " ").rstrip("s")
             yield policy, {"kind": kind}
 
 
 def _rivals(index: TopologyIndex) -> Iterator[tuple[Exchange | Queue, list[Policy], list[Policy]]]:
     """Yield each entity with the policies of the highest priority that apply to it, and the others that would."""
-    for entity in _entities(index):
+    for entity in index.entities:
         found = [policy for policy in index.policies if applies(policy, entity)]
         highest = max((policy.priority for policy in found), default=0)
         first = [policy for policy in found if policy.priority == highest]
@@ -150,7 +146,7 @@ def _made_up(policy: Policy) -> Iterator[Exchange | Queue]:
 @check
 def policy_overruled(index: TopologyIndex) -> Violations:
     """Find settings of policies that an argument overrides; of two limits the lower one applies."""
-    for entity in _entities(index):
+    for entity in index.entities:
         if policy := policy_of(index.topology, entity):
             settings, prefix = effective(index.topology, entity), "x-" if isinstance(entity, Queue) else ""
             overruled = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rmqkit.model import Exchange, Policy, Queue
+from rmqkit.model import Policy, Queue
 from rmqkit.topology.file.names import suggest
 from rmqkit.topology.file.schema import schema
 from rmqkit.topology.index import TopologyIndex
@@ -26,7 +26,6 @@ _NEWER: dict[
     **dict.fromkeys(("delayed-retry-type", "delayed-retry-min", "delayed-retry-max"), "quorum"),
     "stream-filter-size-bytes": "stream",
 }
-_OF_EXCHANGES = ("alternate-exchange", "x-delayed-type")
 
 
 def known_arguments() -> dict[str, Any]:
@@ -35,28 +34,16 @@ def known_arguments() -> dict[str, Any]:
     return arguments
 
 
-def _keys(entity: Exchange | Queue | Policy) -> Iterator[tuple[str, str, object]]:
-    """Yield the name, the key without `x-`, and the value of each setting that an entity itself has."""
-    settings = entity.definition if isinstance(entity, Policy) else entity.arguments
-    yield from ((name, name.removeprefix("x-"), value) for name, value in settings.items())
-
-
 @check
 def argument_unknown(index: TopologyIndex) -> Violations:
     """Find arguments that are probably misspelled, and those of another kind of entity; a plugin may know the rest."""
-    known = known_arguments()
-    for queue in index.queues.values():
-        for name in queue.arguments.keys() - known.keys():
-            guess = suggest(name, known)
-            if f"x-{name}" in known or guess or name in _OF_EXCHANGES:
-                advice = f"Did you mean {guess or f'x-{name}'}?" if name not in _OF_EXCHANGES else "Leave it out."
-                yield queue, {"kind": "queue", "argument": name, "advice": advice}
-    for exchange in index.exchanges.values():
-        for name in exchange.arguments.keys() - {*_OF_EXCHANGES}:
-            guess = suggest(name, _OF_EXCHANGES)
-            if name in known or guess:
-                advice = f"Did you mean {guess}?" if guess else "Write it under the arguments of a queue."
-                yield exchange, {"kind": "exchange", "argument": name, "advice": advice}
+    of_queues, of_exchanges = {*known_arguments()}, {"alternate-exchange", "x-delayed-type"}
+    for entity in index.entities:
+        known, others = (of_queues, of_exchanges) if isinstance(entity, Queue) else (of_exchanges, of_queues)
+        for name in entity.arguments.keys() - known:
+            guess = suggest(name, sorted(known))
+            if guess or name in others:
+                yield entity, {"argument": name, "advice": f"Did you mean {guess}?" if guess else "Leave it out."}
 
 
 @check
@@ -67,8 +54,7 @@ def argument_refused(index: TopologyIndex) -> Violations:
         if names:
             others = [each for each in QUEUE_TYPES if all(each in types for types in names.values())]
             choice = f", or choose type: {' or '.join(others)}" if others else ""
-            what = "it" if len(names) == 1 else "them"
-            yield queue, {"type": kind, "arguments": [*names], "advice": f"Leave {what} out{choice}."}
+            yield queue, {"type": kind, "arguments": [*names], "choice": choice}
 
 
 @check
@@ -83,7 +69,7 @@ def type_missing(index: TopologyIndex) -> Violations:
 
 def _supported(queue: Queue) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the arguments of a queue that not all types of queue support, each with those that do."""
-    yield from ((name, SUPPORTED_BY[key]) for name, key, _ in _keys(queue) if key in SUPPORTED_BY)
+    yield from ((f"x-{key}", types) for key, types in SUPPORTED_BY.items() if f"x-{key}" in queue.arguments)
 
 
 @check
@@ -114,9 +100,12 @@ def transient_queue(index: TopologyIndex) -> Violations:
 def outdated_setting(index: TopologyIndex) -> Violations:
     """Find arguments and policies of older releases."""
     for queue in index.queues.values():
-        yield from _release(queue, {name: _outdated(queue, key, value) for name, key, value in _keys(queue)})
+        arguments = queue.arguments.items()
+        yield from _release(
+            queue, {name: _outdated(queue, name.removeprefix("x-"), value) for name, value in arguments}
+        )
     for policy in index.policies:
-        yield from _release(policy, {name: _outdated(policy, key, value) for name, key, value in _keys(policy)})
+        yield from _release(policy, {key: _outdated(policy, key, value) for key, value in policy.definition.items()})
 
 
 def _outdated(entity: Queue | Policy, key: str, value: object) -> str:
@@ -150,5 +139,4 @@ def _release(entity: Queue | Policy, faults: dict[str, str]) -> Violations:
         if fault:
             groups.setdefault(fault, []).append(name)
     if groups:
-        told = "; ".join(f"{series(names)} {fault}" for fault, names in groups.items())
-        yield entity, {"kind": "policy" if isinstance(entity, Policy) else "queue", "faults": told}
+        yield entity, {"faults": "; ".join(f"{series(names)} {fault}" for fault, names in groups.items())}

@@ -28,7 +28,8 @@ _LISTED = 3  # names in a message; others are counted
 class Rule:
     """One kind of finding: `why` it matters, in a sentence, and the `page` of RabbitMQ's site about it.
 
-    `message` and `advice` are format strings: their fields are the `entity`, its `name`, and the values of a violation.
+    `message` and `advice` are format strings, whose fields are the `entity`, its `name` and `kind`, and the values of a
+    violation.
     `bad` is a topology file that has the finding, `good` one that does not: the docs show them, and they are tests.
     """
 
