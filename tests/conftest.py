@@ -232,9 +232,25 @@ def queue_name(namespace: Namespace) -> str:
     return namespace.queue()
 
 
+@pytest.fixture(scope="session")
+def session_node() -> Iterator[Node]:
+    """Start a private node of this worker."""
+    private = Node(Path(os.environ[FOLDER]) / f"node-{uuid.uuid4().hex[:12]}")
+    private.start(port=0)
+    yield private
+    private.discard()
+
+
+@pytest.fixture
+def node(session_node: Node) -> Node:
+    """Start the session's node, which tests may kill, freeze and restart one after the other, unless it is running."""
+    session_node.start()
+    return session_node
+
+
 @pytest.fixture
 def own_node() -> Iterator[Callable[[], Node]]:
-    """Start a private node that the test may kill, freeze and restart: call it once for each node."""
+    """Start a further private node, which the test may discard: call it once for each node."""
     started: list[Node] = []
 
     def start() -> Node:

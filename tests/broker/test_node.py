@@ -23,7 +23,7 @@ from rmqkit.errors import NodeError
 from rmqkit.node import installation
 from rmqkit.node.cluster import Cluster
 from rmqkit.node.node import Node
-from tests.support.nodes import wait_until_on_disk
+from tests.support.nodes import evaluate, wait_until_on_disk
 from tests.support.queues import declare, open_channel
 
 pytestmark = pytest.mark.own_node
@@ -45,36 +45,43 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process.communicate()
 
 
-def test_a_started_node_accepts_logins_and_a_second_start_leaves_it_alone(own_node: StartNode) -> None:
-    node = own_node()
+def test_a_started_node_accepts_logins_and_a_second_start_leaves_it_alone(node: Node) -> None:
     pika.BlockingConnection(pika.URLParameters(node.url)).close()
     before = node.pid
     assert node.start().pid == before != 0
 
 
-def test_two_nodes_run_side_by_side(own_node: StartNode) -> None:
-    one, other = own_node(), own_node()
-    assert one.url != other.url
-    for node in (one, other):
-        pika.BlockingConnection(pika.URLParameters(node.url)).close()
-        assert node.ctl("-q", "eval", "os:getpid().").stdout.strip() == f'"{node.pid}"'
+def test_two_nodes_run_side_by_side_each_with_a_cookie_that_only_its_owner_can_read(
+    node: Node, own_node: StartNode
+) -> None:
+    other = own_node()
+    assert node.url != other.url
+    for each in (node, other):
+        assert evaluate(each, "os:getpid()") == f'"{each.pid}"'
+    cookies = [each.folder / "home" / ".erlang.cookie" for each in (node, other)]
+    assert [stat.S_IMODE(cookie.stat().st_mode) for cookie in cookies] == [0o400, 0o400]
+    assert cookies[0].read_text() != cookies[1].read_text()
+    family = _family(other)
+    assert len(family) >= 3
+    other.discard()
+    assert _gone_within(5.0, family)
+    assert not other.folder.exists()
 
 
-def test_messages_and_ports_survive_a_restart(own_node: StartNode) -> None:
-    node = own_node()
-    url = node.url
-    _publish(url, "kept", b"still here")
+def test_messages_and_ports_survive_a_stop_that_leaves_no_process(node: Node) -> None:
+    url, family = node.url, _family(node)
+    _publish(url, "stopped", b"still here")
     assert node.stop() is True
+    assert _gone_within(5.0, family)
     assert node.stop() is False
     assert (node.status().running, node.pid) == (False, 0)
     node.start()
     assert node.url == url
-    assert _get(url, "kept") == b"still here"
+    assert _get(url, "stopped") == b"still here"
 
 
-def test_confirmed_messages_survive_kill_9(own_node: StartNode) -> None:
-    node = own_node()
-    _publish(node.url, "kept", b"still here")
+def test_confirmed_messages_survive_kill_9(node: Node) -> None:
+    _publish(node.url, "killed", b"still here")
     wait_until_on_disk(node)
     url, pid = node.url, node.pid
     node.kill()
@@ -82,36 +89,13 @@ def test_confirmed_messages_survive_kill_9(own_node: StartNode) -> None:
     assert not node.status().running
     node.start()
     assert node.url == url
-    assert _get(url, "kept") == b"still here"
+    assert _get(url, "killed") == b"still here"
 
 
-def test_every_listener_is_on_loopback(own_node: StartNode) -> None:
-    node = own_node()
+def test_every_listener_is_on_loopback(node: Node) -> None:
     listeners = _listeners(_family(node))
     assert len({port for _, port in listeners}) == 4  # AMQP, management, distribution, epmd
     assert {address for address, _ in listeners} <= {"127.0.0.1", "::1"}
-
-
-def test_a_discarded_node_leaves_no_process_and_no_file(own_node: StartNode) -> None:
-    node = own_node()
-    family = _family(node)
-    assert len(family) >= 3
-    node.discard()
-    assert _gone_within(5.0, family)
-    assert not node.folder.exists()
-
-
-def test_a_stopped_node_leaves_no_process(own_node: StartNode) -> None:
-    node = own_node()
-    family = _family(node)
-    node.stop()
-    assert _gone_within(5.0, family)
-
-
-def test_only_the_owner_can_read_the_cookie_and_each_node_has_its_own(own_node: StartNode) -> None:
-    cookies = [node.folder / "home" / ".erlang.cookie" for node in (own_node(), own_node())]
-    assert [stat.S_IMODE(cookie.stat().st_mode) for cookie in cookies] == [0o400, 0o400]
-    assert cookies[0].read_text() != cookies[1].read_text()
 
 
 def test_a_process_that_has_the_id_of_a_dead_node_is_never_signalled(
@@ -136,8 +120,7 @@ def test_a_port_in_use_is_named_in_the_error(folder: Path) -> None:
     assert Node(folder).pid == 0
 
 
-def test_another_port_for_a_running_node_is_an_error_with_advice(own_node: StartNode) -> None:
-    node = own_node()
+def test_another_port_for_a_running_node_is_an_error_with_advice(node: Node) -> None:
     with pytest.raises(NodeError, match="already running") as caught:
         node.start(port=5999)
     assert "rmqkit broker stop" in caught.value.advice

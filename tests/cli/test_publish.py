@@ -329,9 +329,8 @@ def test_a_signal_in_the_middle_of_a_million_leaves_a_prefix_and_a_report_of_it(
 
 
 def test_a_second_signal_stops_at_once_and_unconfirmed_messages_are_reported_unknown(
-    start: Start, environment: dict[str, str], own_node: Callable[[], Node]
+    start: Start, environment: dict[str, str], node: Node
 ) -> None:
-    node = own_node()
     environment["RMQKIT_URL"] = node.url
     declare(node.url, "q")
     process = start("-q", "q", "-n", 1_000_000, "--json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import pika
 import pytest
 
 from rmqkit.node.node import Node
-from tests.conftest import FOLDER, Broker
+from tests.conftest import Broker
 from tests.faults.fault_run import FaultSetup, io_threads, open_files
 from tests.faults.ledger import Ledger
 from tests.support.nodes import wait_until_on_disk
@@ -22,25 +21,9 @@ from tests.support.queues import declare
 from tests.support.wait import wait_until
 
 
-@pytest.fixture(scope="module")
-def module_node() -> Iterator[Node]:
-    """Return a private node of one module."""
-    private = Node(Path(os.environ[FOLDER]) / f"faults-{uuid.uuid4().hex[:12]}")
-    private.start(port=0)
-    yield private
-    private.discard()
-
-
-@pytest.fixture
-def node(module_node: Node) -> Node:
-    """Start the module's node, which the tests kill or freeze one after the other, unless it is running."""
-    module_node.start()
-    return module_node
-
-
 @pytest.fixture
 def node_ledger(node: Node) -> Iterator[Callable[..., Ledger]]:
-    """Declare durable queues on the module's node, and return their ledgers; delete the queues after the test."""
+    """Declare durable queues on the session's node, and return their ledgers; delete the queues after the test."""
     names: list[str] = []
 
     def declare_ledger(**arguments: Any) -> Ledger:
@@ -65,7 +48,7 @@ def setup(broker: Broker, tmp_path: Path) -> Iterator[FaultSetup]:
 
 @pytest.fixture
 def node_setup(node: Node, tmp_path: Path) -> Iterator[FaultSetup]:
-    """Set up a fault that may kill the module's node."""
+    """Set up a fault that may kill the session's node."""
     setup = FaultSetup.of_node(node, tmp_path / "run")
     yield setup
     setup.clean_up()
