@@ -244,7 +244,11 @@ def session_node() -> Iterator[Node]:
 @pytest.fixture
 def node(session_node: Node) -> Node:
     """Start the session's node, which tests may kill, freeze and restart one after the other, unless it is running."""
-    session_node.start()
+    try:
+        session_node.start()
+    except NodeError:  # a failing test left it so
+        session_node.discard()
+        session_node.start(port=0)
     return session_node
 
 

@@ -16,7 +16,6 @@ from rmqkit.node.node import Node
 from tests.conftest import Broker
 from tests.faults.fault_run import FaultSetup, io_threads, open_files
 from tests.faults.ledger import Ledger
-from tests.support.nodes import wait_until_on_disk
 from tests.support.queues import declare
 from tests.support.wait import wait_until
 
@@ -29,10 +28,10 @@ def node_ledger(node: Node) -> Iterator[Callable[..., Ledger]]:
     def declare_ledger(**arguments: Any) -> Ledger:
         names.append(f"faults-{uuid.uuid4().hex[:12]}")
         declare(node.url, names[-1], **arguments)
-        wait_until_on_disk(node)
         return Ledger(names[-1])
 
     yield declare_ledger
+    node.start()  # a failure may have left it dead
     with pika.BlockingConnection(pika.URLParameters(node.url)) as connection:
         for name in names:
             connection.channel().queue_delete(name)

@@ -105,6 +105,8 @@ class FaultSetup:
     def clean_up(self) -> None:
         """Delete the queues, exchanges and files of the run."""
         self.kill_programs()
+        if self.own_node is not None:
+            self.own_node.start()  # a failure may have left it dead
         with pika.BlockingConnection(pika.URLParameters(self.url)) as connection:
             channel = connection.channel()
             for queue in self.queues:

@@ -55,6 +55,7 @@ def test_nothing_is_lost_when_the_brokers_application_is_stopped_and_started(
 @pytest.mark.fault(3)
 def test_an_outage_does_not_count_towards_the_idle_timeout(node: Node, node_ledger: DeclareLedger) -> None:
     ledger, killed = node_ledger(), threading.Event()
+    wait_until_on_disk(node)
 
     def restart() -> None:
         assert killed.wait(90)

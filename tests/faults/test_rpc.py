@@ -17,6 +17,7 @@ from rmqkit import Delivery, Message, ServeReport, Stop
 from rmqkit.node.node import Node
 from tests.faults.fault_run import DeclareLedger, in_background
 from tests.faults.ledger import Ledger
+from tests.support.nodes import wait_until_on_disk
 from tests.support.proxy import Proxy
 from tests.support.queues import consumers, ready
 from tests.support.wait import wait_until
@@ -135,6 +136,7 @@ def test_a_broker_killed_under_a_hundred_calls_ends_each_once_and_the_next_ones_
     node: Node, node_ledger: DeclareLedger
 ) -> None:
     queue = node_ledger().queue
+    wait_until_on_disk(node)
     with rmqkit.connect(node.url) as connection, served(node.url, queue) as server:
         killed = threading.Event()
 
