@@ -169,10 +169,10 @@ def _doubled(first: str, step: str) -> str:
     ],
 )
 def test_a_hostile_or_careless_template_soon_ends_with_an_error(text: str) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(PayloadError):
         _bodies(text)
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 @pytest.mark.parametrize("name", sorted(set(TemplateSandbox().filters) - {"_counted", "_measured"}))
