@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rmqkit.errors import Location, PayloadError
 from rmqkit.handlers.handler import Source
 from rmqkit.message import Delivery
+from rmqkit.payload.compression import contents
 from rmqkit.payload.formats import Check
 
 InvalidDelivery = tuple[int, Delivery, PayloadError]  # its number in the source, from 1
@@ -28,7 +29,8 @@ class ContractSource:
             for delivery in batch:
                 self._number += 1
                 try:
-                    self.check(delivery.body, Location("the message"))
+                    where = Location("the message")
+                    self.check(contents(delivery.body, delivery.properties.content_encoding, where), where)
                 except PayloadError as exc:
                     invalid.append((self._number, delivery, exc))
                 else:

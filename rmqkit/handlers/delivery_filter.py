@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from rmqkit.errors import PayloadError
+from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Delivery, Origin, Verdict
 from rmqkit.messaging.consumer import Consumer
+from rmqkit.payload.compression import contents
 from rmqkit.payload.death_headers import deaths
 from rmqkit.payload.jinja_sandbox import Expression
 
@@ -39,7 +40,7 @@ class DeliveryFilter:
             self._last = last = (delivery.origin, _describe(delivery.origin))
         variables = last[1] | {"redelivered": delivery.redelivered}
         if "body" in self._expression.uses:
-            variables |= _body(delivery.body)
+            variables |= _body(delivery)
         if "death" in self._expression.uses:
             variables |= _death(delivery.origin)
         try:
@@ -67,11 +68,12 @@ def _death(origin: Origin) -> dict[str, Any]:
     return {"death": asdict(died[0]) | age}
 
 
-def _body(body: bytes) -> dict[str, Any]:
-    """Return the decoded body; if it is not JSON, `body` is left undefined."""
+def _body(delivery: Delivery) -> dict[str, Any]:
+    """Return the decoded body, also of a compressed one; if it is not JSON, `body` is left undefined."""
     try:
+        body = contents(delivery.body, delivery.properties.content_encoding, Location("the message"))
         return {"body": json.loads(body)}
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, PayloadError):
         return {}
 
 

@@ -21,6 +21,7 @@ from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_reply import Result
 from rmqkit.options import ConsumeOptions, PublishOptions, ServeOptions, shares
 from rmqkit.payload import formats
+from rmqkit.payload.compression import contents
 from rmqkit.payload.contracts import reason
 from rmqkit.payload.formats import Check, Format
 from rmqkit.payload.sources import MessageDefaults
@@ -42,8 +43,9 @@ def checked(function: Function, check: Check) -> Function:
     """Return a function that answers requests that match their contract, and raises HandlerError for any other."""
 
     def answer(request: Delivery) -> Result:
+        where = Location("the request")
         try:
-            check(request.body, Location("the request"))
+            check(contents(request.body, request.properties.content_encoding, where), where)
         except PayloadError as exc:
             raise HandlerError(f"the request breaks its contract: {reason(exc)}") from exc
         return function(request)

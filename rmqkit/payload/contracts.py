@@ -12,6 +12,7 @@ from typing import Literal
 from rmqkit.errors import Location, PayloadError, SettingsError
 from rmqkit.message import Message
 from rmqkit.model import Contract
+from rmqkit.payload.compression import contents
 from rmqkit.payload.formats import Check
 
 _FORMATS: dict[str, Literal["json", "xml"]] = {".json": "json", ".xsd": "xml"}
@@ -73,7 +74,8 @@ class Contracts:
             if message is not None:
                 number += 1
                 if check := self.check(message.exchange, message.routing_key):
-                    check(message.body, Location(f"message {number}"))
+                    where = Location(f"message {number}")
+                    check(contents(message.body, message.properties.content_encoding, where), where)
             yield message
 
 

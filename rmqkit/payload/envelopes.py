@@ -3,9 +3,10 @@
     {"exchange": "", "routing_key": "orders", "headers": {"n": 1}, "delivery_mode": 2, "consumer_tag": "ctag1",
      "redelivered": false, "received_at": "2026-01-31T12:00:00.123456Z", "body": "hi"}
 
-The names are AMQP's. `body_base64` holds a body that is not UTF-8, and `body_file` names a file in the same folder;
-`amqp_json` explains header values that JSON lacks. A property that is not set is left out, except `delivery_mode`,
-whose absence means persistent here. `received_at` is when the line was written.
+The names are AMQP's. `body_base64` holds a body that is not UTF-8; of compressed text, `body` shows the contents beside
+it. `body_file` names a file in the same folder; `amqp_json` explains header values that JSON lacks. A property that is
+not set is left out, except `delivery_mode`, whose absence means persistent here. `received_at` is when the line was
+written.
 
 Of properties that would not be the same bytes again, `properties_base64` holds the bytes, which are published as they
 are; `routing_key_base64` does so for a routing key that is not UTF-8. What stands beside them is for reading.
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Delivery, Message, Origin, Properties
 from rmqkit.payload import amqp_json, formats, properties
+from rmqkit.payload.compression import contents
 from rmqkit.payload.field_table import decode_properties, join_properties, keep_all, split_header, split_properties
 
 _PROPERTIES = tuple(field.name for field in fields(Properties))
@@ -57,7 +59,7 @@ class EnvelopeWriter:
             self._head = _head(delivery.origin)
             self._origin = delivery.origin
         redelivered = b"true" if delivery.redelivered else b"false"
-        body = b'"body_file": "%s"' % body_file.encode() if body_file else _body(delivery.body)
+        body = b'"body_file": "%s"' % body_file.encode() if body_file else _body(delivery)
         now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6].encode()  # without +00:00
         return b'%s, "redelivered": %s, "received_at": "%sZ", %s}' % (self._head, redelivered, now, body)
 
@@ -94,11 +96,15 @@ def _shown(given: Properties) -> tuple[dict[str, Any], bool]:
     return shown, True
 
 
-def _body(body: bytes) -> bytes:
+def _body(delivery: Delivery) -> bytes:
+    """Return the body as text, in base64, or, if it holds compressed text, as both."""
+    raw = delivery.body
     try:
-        return b'"body": ' + json.dumps(body.decode(), ensure_ascii=False).encode()
-    except UnicodeDecodeError:
-        return b'"body_base64": "%s"' % base64.b64encode(body)
+        shown = contents(raw, delivery.properties.content_encoding, Location("the body"))
+        text = b'"body": ' + json.dumps(shown.decode(), ensure_ascii=False).encode()
+    except (UnicodeDecodeError, PayloadError):
+        return b'"body_base64": "%s"' % base64.b64encode(raw)
+    return text if shown is raw else b'%s, "body_base64": "%s"' % (text, base64.b64encode(raw))
 
 
 class EnvelopeReader:
@@ -136,6 +142,13 @@ class EnvelopeReader:
 
     def _body(self, envelope: dict[str, Any]) -> bytes:
         given = [name for name in _BODIES if name in envelope]
+        if given == ["body", "body_base64"]:
+            encoding, raw = envelope.get("content_encoding"), amqp_json.parse_base64(envelope["body_base64"])
+            shown = contents(raw, encoding if isinstance(encoding, str) else None, Location("the body"))
+            if shown is not raw:
+                if shown != str(envelope["body"]).encode():
+                    raise ValueError("'body_base64' holds another body than 'body' shows; remove one of them")
+                return raw
         if len(given) != 1:
             raise ValueError("an envelope has either 'body', 'body_base64' or, in a folder, 'body_file'")
         value = envelope[given[0]]

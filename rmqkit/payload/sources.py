@@ -20,6 +20,7 @@ from rmqkit.errors import Location, PayloadError, Problem
 from rmqkit.message import PERSISTENT, Message, Properties
 from rmqkit.payload import formats
 from rmqkit.payload import properties as property_checks
+from rmqkit.payload.compression import contents
 from rmqkit.payload.death_headers import CC, COUNTS, X_DEATH, set_aside
 from rmqkit.payload.envelopes import SUFFIX, Envelope, EnvelopeReader
 from rmqkit.payload.field_table import decode_properties, encode_properties, join_header, split_header
@@ -63,7 +64,7 @@ class MessageDefaults:
     def check(self, body: bytes, where: Location, name: str = "") -> None:
         """Refuse a body that breaks the contract or, without one, its format or its file's. Raises PayloadError."""
         if self.contract is not None:
-            self.contract(body, where)
+            self.contract(contents(body, self.properties.content_encoding, where), where)
         else:
             formats.check(body, self.format or formats.format_of(name), where)
 
@@ -267,7 +268,8 @@ class EnvelopeReplay:
         if properties is not message.properties:
             message = replace(message, properties=properties)
         if check := defaults.contract_of(message.exchange, message.routing_key):
-            check(message.body, Location(f"the body in {envelope.where}"))
+            where = Location(f"the body in {envelope.where}")
+            check(contents(message.body, properties.content_encoding, where), where)
         return message
 
     def _due(self, envelope: Envelope) -> datetime | None:

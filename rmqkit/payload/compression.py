@@ -1,0 +1,84 @@
+"""The contents of compressed bodies, as far as contracts, filters and envelopes look inside; the body itself stays.
+
+`content_encoding` has the names of HTTP (https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1). Spring AMQP writes the
+encoding of the text behind it: `gzip:UTF-8`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+
+from rmqkit.errors import Location
+from rmqkit.payload.formats import error_at
+
+MAX_BYTES = 32 * 1024 * 1024  # of contents: a small body may hold any number of zeros
+_MAX_MEMBERS = 100  # of a gzip body, each of which costs a copy of the rest
+_GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's wbits
+_TOO_LARGE = f"it holds more than {MAX_BYTES // 1024 // 1024} MiB when decompressed"
+
+
+def contents(body: bytes, content_encoding: str | None, where: Location) -> bytes:
+    """Return the contents of a compressed body; any other body is returned itself. Raises PayloadError with the place.
+
+    Deflate is with zlib's header, as the standard says, or without, as some clients send it.
+    """
+    names = re.split(r"\s*[:,]\s*", content_encoding.strip().lower()) if content_encoding and body else ()
+    decompress = next((_DECOMPRESS[name] for name in names if name in _DECOMPRESS), None)
+    if decompress is None:
+        return body
+    try:
+        return decompress(body)
+    except (ValueError, zlib.error) as exc:
+        raise error_at(where, f"its content_encoding is {content_encoding}, but {exc}") from exc
+
+
+def _inflate(body: bytes, wbits: int) -> bytes:
+    found = b""
+    for _ in range(_MAX_MEMBERS):
+        member = zlib.decompressobj(wbits)
+        found += member.decompress(body, MAX_BYTES + 1 - len(found))
+        if len(found) > MAX_BYTES:
+            raise ValueError(_TOO_LARGE)
+        if not member.eof:
+            raise ValueError("it is cut off")
+        body = member.unused_data
+        if not body:
+            return found
+    raise ValueError(f"it has more than {_MAX_MEMBERS} members")
+
+
+def _deflate(body: bytes) -> bytes:
+    has_header = body[0] & 0x0F == zlib.DEFLATED and int.from_bytes(body[:2], "big") % 31 == 0
+    return _inflate(body, _ZLIB if has_header else _RAW)
+
+
+def _zstd(body: bytes) -> bytes:
+    for name in ("compression.zstd", "zstandard"):  # the first is part of Python 3.14
+        with suppress(ImportError):
+            library = import_module(name)
+            break
+    else:
+        raise ValueError("reading it takes Python 3.14, or `pip install zstandard`")
+    decompressor = library.ZstdDecompressor()
+    try:
+        if name == "zstandard":
+            found: bytes = decompressor.stream_reader(body).read(MAX_BYTES + 1)
+        else:
+            found = decompressor.decompress(body, MAX_BYTES + 1)
+    except library.ZstdError as exc:
+        raise ValueError(str(exc)) from exc
+    if len(found) > MAX_BYTES:
+        raise ValueError(_TOO_LARGE)
+    return found
+
+
+_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda body: _inflate(body, _GZIP),
+    "x-gzip": lambda body: _inflate(body, _GZIP),
+    "deflate": _deflate,
+    "zstd": _zstd,
+}

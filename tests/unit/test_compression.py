@@ -1,0 +1,88 @@
+"""What compressed bodies hold, and that none of them takes more than its share of memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from rmqkit.errors import Location, PayloadError
+from rmqkit.handlers.contract_source import ContractSource
+from rmqkit.handlers.delivery_filter import DeliveryFilter
+from rmqkit.message import Delivery, Message, Properties
+from rmqkit.payload.compression import contents
+from rmqkit.payload.envelopes import EnvelopeReader, EnvelopeWriter
+from tests.support.fuzzing import bounded
+from tests.support.origin import FakeOrigin
+
+HERE = Location("here")
+ORDER = b'{"total": 5}'
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
+COMPRESSED = {
+    "gzip": gzip.compress(ORDER),
+    "GZIP:UTF-8": gzip.compress(ORDER[:3]) + gzip.compress(ORDER[3:]),
+    "deflate": zlib.compress(ORDER),
+    "Deflate, utf-8": RAW_DEFLATE.compress(ORDER) + RAW_DEFLATE.flush(),
+}
+
+
+def delivery(body: bytes, encoding: str) -> Delivery:
+    return Delivery(body, 1, False, FakeOrigin(properties=Properties(content_encoding=encoding)))
+
+
+@pytest.mark.parametrize("encoding", COMPRESSED)
+def test_contracts_filters_and_envelopes_look_inside_and_the_bytes_stay(encoding: str) -> None:
+    given = delivery(COMPRESSED[encoding], encoding)
+    assert DeliveryFilter("body.total == 5")(given)
+    checked: list[bytes] = []
+
+    class Source:
+        def batches(self, **_: Any) -> list[list[Delivery]]:
+            return [[given]]
+
+    source = ContractSource(Source(), lambda body, _: checked.append(body), print)  # type: ignore[arg-type]
+    assert (list(source.batches()), checked) == ([[given]], [ORDER])
+    line = EnvelopeWriter().write(given)
+    assert json.loads(line)["body"] == ORDER.decode()
+    message: Message = EnvelopeReader().read(line, HERE).message
+    assert message.body == given.body
+    edited = json.dumps(json.loads(line) | {"body": "other"}).encode()
+    with pytest.raises(PayloadError, match="another body"):
+        EnvelopeReader().read(edited, HERE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "", None, "br"])
+def test_a_body_that_is_not_compressed_is_itself(encoding: str | None) -> None:
+    assert contents(ORDER, encoding, HERE) is ORDER
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (ORDER, "header"),
+        (gzip.compress(ORDER)[:-4], "cut off"),
+        (101 * gzip.compress(b""), "more than 100 members"),
+        (gzip.compress(bytes(33 * 1024 * 1024)), "more than 32 MiB"),
+    ],
+    ids=["not gzip", "cut off", "many members", "a bomb"],
+)
+def test_what_cannot_be_decompressed_within_bounds_is_an_error_that_says_so(body: bytes, words: str) -> None:
+    with bounded(), pytest.raises(PayloadError, match=words):
+        contents(body, "gzip", HERE)
+    assert "body" not in json.loads(EnvelopeWriter().write(delivery(body, "gzip")))
+    assert not DeliveryFilter("body is defined")(delivery(body, "gzip"))
+
+
+def test_zstd_is_read_where_python_or_a_library_can() -> None:
+    body = bytes.fromhex("28b52ffd200c610000") + ORDER  # one frame with one raw block
+    try:
+        import_module("zstandard")
+    except ImportError:
+        with pytest.raises(PayloadError, match=r"Python 3\.14"):
+            contents(body, "zstd", HERE)
+    else:
+        assert contents(body, "zstd", HERE) == ORDER
