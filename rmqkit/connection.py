@@ -34,7 +34,7 @@ from rmqkit.payload.contracts import Contracts
 from rmqkit.plan import Plan
 from rmqkit.report import Answer, Failure, Fate, MoveReport, PublishReport, QueueState, QueueStatus, ServeReport
 from rmqkit.settings import Settings, load_settings
-from rmqkit.stop import Stop
+from rmqkit.stop import Stop, StoppedAtOnce
 
 if TYPE_CHECKING:
     from rmqkit.deploy.scenario_runner import ScenarioRunner
@@ -73,7 +73,10 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is StoppedAtOnce:
+            self._publishing.reset()
+            self._consuming.reset()
         self.close()
 
     def close(self) -> None:

@@ -11,6 +11,10 @@ class StopRequested(Exception):
     """A stop was requested during work that ends at once: a wait inside `Stop.interruptible`, a run of scenarios."""
 
 
+class StoppedAtOnce(BaseException):
+    """Raised in the main thread by a second signal: messages in progress are abandoned, and no broker is waited for."""
+
+
 class Stop:
     """A flag that is set once and wakes every waiter.
 

@@ -11,13 +11,9 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import output
-from rmqkit.stop import Stop, StopRequested
+from rmqkit.stop import Stop, StoppedAtOnce, StopRequested
 
 _STOPPING = b"\nStopping: finishing messages in progress. Press Ctrl-C again to stop now.\n"
-
-
-class StoppedAtOnce(BaseException):
-    """Raised in the main thread by a second signal: messages in progress are abandoned."""
 
 
 class Signals:

@@ -23,11 +23,11 @@ from typing import IO, Any
 from rmqkit import errors
 from rmqkit.cli import consume_job, frame, output
 from rmqkit.cli.consume_job import ConsumeCommand, ConsumeResult
-from rmqkit.cli.frame import Signals, StoppedAtOnce
+from rmqkit.cli.frame import Signals
 from rmqkit.errors import OutputError, RmqkitError
 from rmqkit.handlers.runner import combine
 from rmqkit.report import ConsumeReport
-from rmqkit.stop import Stop
+from rmqkit.stop import Stop, StoppedAtOnce
 
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 _KILL_AFTER_S = 5.0  # from the second signal to SIGKILL

@@ -23,7 +23,7 @@ from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger
 from rmqkit.options import ConsumeOptions, Offset
 from rmqkit.report import ConsumeReport
-from rmqkit.stop import Stop
+from rmqkit.stop import Stop, StoppedAtOnce
 
 _HEADER = "x-stream-offset"
 
@@ -120,7 +120,9 @@ class Consumer:
         self._entered = True
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is StoppedAtOnce:
+            self._connection.reset()
         self.close()
 
     @property

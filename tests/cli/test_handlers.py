@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,9 +19,10 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from rmqkit.node.node import Node
 from tests.conftest import Broker, Namespace
 from tests.support.cli import Start, parse_report
-from tests.support.queues import drain, fill
+from tests.support.queues import declare, drain, fill, open_channel
 from tests.support.wait import wait_for_queue, wait_until
 
 CANARY = "c4nary-p4ssword"
@@ -522,6 +525,27 @@ def test_two_signals_end_a_function_immediately(start: Start, channel: BlockingC
     process.send_signal(signal.SIGTERM)
     assert process.wait(90) == 130
     wait_for_queue(channel, queue, ready=2, consumers=0)
+
+
+@pytest.mark.own_node
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
+def test_two_signals_end_a_function_immediately_although_the_broker_does_not_answer(
+    start: Start, own_node: Callable[[], Node], how: tuple[object, ...]
+) -> None:
+    node = own_node()
+    declare(node.url, "queue")
+    with open_channel(node.url) as channel:
+        fill(channel, "queue", 2)
+    process = start("queue", "--handler", "functions:wait", *how, RMQKIT_URL=node.url)
+    assert readline(process) == b"begun\n"
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 130  # closing channels and connections would take eleven seconds
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
 
 
 @pytest.mark.usefixtures("functions")

@@ -8,7 +8,7 @@ import typer
 
 from rmqkit.cli import error_output, last_applied, output, report_text
 from rmqkit.cli.contract_options import SchemaOptions
-from rmqkit.cli.frame import StoppedAtOnce, run
+from rmqkit.cli.frame import run
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.publish_input import InputOptions, PropertyOptions, PublishInput, TargetOptions
 from rmqkit.connection import Connection
@@ -20,7 +20,7 @@ from rmqkit.payload.formats import Format
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.report import Fate, PublishReport, as_json
 from rmqkit.settings import Settings
-from rmqkit.stop import Stop
+from rmqkit.stop import Stop, StoppedAtOnce
 
 WORK = Target("", "worker_queue")  # the `publish:` section of the packaged `work` topology
 

@@ -8,7 +8,6 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import frame, last_applied, output, report_text
 from rmqkit.cli.contract_options import SchemaOptions
-from rmqkit.cli.frame import StoppedAtOnce
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
 from rmqkit.errors import HandlerError
 from rmqkit.handlers import function
@@ -19,7 +18,7 @@ from rmqkit.model import Target
 from rmqkit.payload.contracts import compile_contract
 from rmqkit.payload.formats import Format
 from rmqkit.report import as_json
-from rmqkit.stop import Stop
+from rmqkit.stop import Stop, StoppedAtOnce
 
 
 @dataclass(frozen=True, slots=True)
