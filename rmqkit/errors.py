@@ -10,7 +10,7 @@
     ├── NodeError                  the private RabbitMQ node cannot be installed, started or stopped (exit 4)
     ├── BrokerError                the broker or the connection to it failed
     │   ├── Unreachable            no answer, or not the answer of a RabbitMQ (exit 4)
-    │   ├── AuthenticationFailed   the broker refused the login or the virtual host (exit 4)
+    │   ├── AuthenticationFailed   the broker refused the login, or access to the virtual host (exit 4)
     │   ├── ConnectionLost         the connection broke and could not be recovered in time (exit 4)
     │   ├── ConsumerCancelled      the broker ended the consumer: its queue was deleted (exit 7)
     │   ├── NotConfirmed           the broker did not take responsibility in time (exit 6)
@@ -129,7 +129,7 @@ class Unreachable(BrokerError):
 
 
 class AuthenticationFailed(BrokerError):
-    """The broker refused the login or the virtual host."""
+    """The broker refused the login, or access to the virtual host."""
 
 
 class ConnectionLost(BrokerError):
@@ -187,7 +187,7 @@ class AccessRefused(Refused):
 
 
 class NotFound(Refused):
-    """404: the exchange, queue or virtual host does not exist."""
+    """404: the exchange or queue does not exist; 530: the virtual host does not."""
 
 
 class ResourceLocked(Refused):

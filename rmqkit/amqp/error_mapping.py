@@ -13,7 +13,7 @@ from pika.adapters.utils import connection_workflow
 
 from rmqkit.address import Address, is_loopback
 from rmqkit.amqp.frame_decoder import ProtocolError
-from rmqkit.errors import REFUSALS, AuthenticationFailed, BrokerError, ConnectionLost, Refused, Unreachable
+from rmqkit.errors import REFUSALS, AuthenticationFailed, BrokerError, ConnectionLost, NotFound, Refused, Unreachable
 
 PUBLISH = (60, 40)  # class and method of AMQP 0-9-1
 _DECLARES = {(40, 10), (50, 10)}
@@ -24,6 +24,7 @@ _MISSING_PERMISSION = re.compile(
     r"ACCESS_REFUSED - (?:(?P<permission>configure|write|read) )?access to (?:topic '(?P<topic>.*)' in (?:exchange )?)?"
     r"(?P<kind>exchange|queue) '(?P<name>.*)' in vhost '(?P<vhost>.*)' refused for user '(?P<user>.*?)'"
 )
+_MISSING_VHOST = re.compile(r"NOT_ALLOWED - vhost .* not found", re.DOTALL)
 _RANDOM = re.compile(r"[0-9a-f]{32}$")  # the end of the names of rmqkit's temporary queues
 
 # Reply codes of AMQP 0-9-1 section 1.8.
@@ -35,7 +36,8 @@ _NO_BROKER = (
     "Start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
     "or name an existing one with --url or RMQKIT_URL."
 )
-_VHOST = "Create it with `rabbitmqctl add_vhost`, grant its permissions, or name another one with --vhost."
+_VHOST = "Create it with `rabbitmqctl add_vhost`, or name another one with --vhost."
+_NO_ACCESS = "Grant permissions with `rabbitmqctl set_permissions`, or name another virtual host with --vhost."
 _NO_AMQP = "It may be a TLS port (amqps://), an HTTP port, or another kind of server."
 _NO_ANSWER_IN_TLS = "It may require a client certificate (--tls-cert-file), or be another kind of server."
 HUNG_UP = "the server closed the connection after the TLS handshake", _NO_ANSWER_IN_TLS
@@ -262,8 +264,16 @@ def _login_error(error: BaseException, address: Address) -> BrokerError | None:
         ):
             message = f"the broker refused the connection: {text}"
             advice = "Try again later, or use another virtual host."
+        case exceptions.ConnectionClosedByBroker(reply_code=530) | exceptions.ProbableAccessDeniedError() if (
+            missing := _MISSING_VHOST.search(str(error))
+        ):
+            message = f"{address}: virtual host {address.vhost!r} does not exist"
+            return NotFound(530, missing[0], f"virtual host {address.vhost!r}", message=message, advice=_VHOST)
         case exceptions.ConnectionClosedByBroker(reply_code=530) | exceptions.ProbableAccessDeniedError():
-            message, advice = f"virtual host {address.vhost!r} does not exist, or {user} has no access to it", _VHOST
+            message, advice = (
+                f"{user} has no access to virtual host {address.vhost!r}, or it does not exist",
+                _NO_ACCESS,
+            )
         case NotOffered():
             message = f"the broker does not offer login by {error.args[0]}, only by {', '.join(error.offered)}"
             advice = _MECHANISM

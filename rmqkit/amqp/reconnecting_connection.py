@@ -14,7 +14,7 @@ from rmqkit.address import Address
 from rmqkit.amqp.channel import CALL_TIMEOUT_S, Channel
 from rmqkit.amqp.error_mapping import NotOffered
 from rmqkit.amqp.transport import Transport
-from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, SettingsError, Unreachable
+from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, NotFound, SettingsError, Unreachable
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 from rmqkit.version import VERSION
@@ -47,7 +47,7 @@ class ReconnectingConnection:
         return transport.blocked if transport is not None else ""
 
     def verify(self) -> None:
-        """Connect now, to find out whether the broker is reachable. Raises Unreachable, AuthenticationFailed."""
+        """Connect now. Raises Unreachable, AuthenticationFailed, NotFound for the virtual host."""
         self._connected()
 
     def channel(self) -> Channel:
@@ -127,7 +127,7 @@ class ReconnectingConnection:
             address = addresses[self._next_address % len(addresses)]
             try:
                 return Transport.open(address, self._parameters(address), OPEN_TIMEOUT_S)
-            except (Unreachable, AuthenticationFailed):
+            except (Unreachable, AuthenticationFailed, NotFound):  # the last: of the virtual host
                 self._next_address += 1
                 if attempt == len(addresses) - 1:
                     raise

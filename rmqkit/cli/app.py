@@ -4,13 +4,18 @@ import sys
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
+import shellingham  # type: ignore[import-untyped]
 import typer
+from typer import completion
 from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
-from rmqkit.cli import error_output
+from rmqkit.cli import arguments, error_output
 from rmqkit.cli.help import Command, Group, Topic, usage_error
+from rmqkit.errors import SettingsError
 from rmqkit.version import VERSION
+
+_SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 
 
 class CommandEntry(NamedTuple):
@@ -188,6 +193,7 @@ class LazyGroup(Group):
 
     def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **__: Any) -> Any:
         """Run the command line and return its exit code; raise a usage error as SettingsError."""
+        completion.get_completion_inspect_parameters()  # which registers the shells
         try:
             return super().main(args, prog_name, standalone_mode=False)
         except TyperException as error:
@@ -200,6 +206,8 @@ class LazyGroup(Group):
                 args = [*command, "--help"]
             case ["version"]:
                 args = ["--version"]
+            case ["--install-completion" | "--show-completion"]:
+                args = [*args, _current_shell()]
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
@@ -217,13 +225,37 @@ class LazyGroup(Group):
         return name, command and load(name or ""), ["--help"] if name in TOPICS else rest
 
 
+def _current_shell() -> str:
+    try:
+        return str(shellingham.detect_shell()[0])
+    except shellingham.ShellDetectionFailure:
+        return ""
+
+
+def _complete(ctx: typer.Context, param: typer.CallbackParam, shell: str | None) -> None:
+    """Install or print the completion of a shell."""
+    if shell is None or ctx.resilient_parsing:
+        return
+    if shell not in _SHELLS:
+        problem = f"unknown shell {shell!r}" if shell else "the current shell is unknown"
+        raise SettingsError(f"{param.opts[0]}: {problem}", advice=f"Name one of {', '.join(_SHELLS)}.")
+    (completion.install_callback if param.name == "install" else completion.show_callback)(ctx, param, shell)
+
+
 def _print_version(value: bool) -> None:  # noqa: FBT001 - Typer calls it
     if value:
         typer.echo(f"rmqkit {VERSION}")
         raise typer.Exit
 
 
-app = typer.Typer(name="rmqkit", cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, **SETTINGS)
+app = typer.Typer(
+    name="rmqkit",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    **SETTINGS,
+)
 EXAMPLES = ("rmqkit broker start", "rmqkit apply topologies/work.yaml", "rmqkit publish --count 100000")
 
 
@@ -237,10 +269,27 @@ def rmqkit(
     _: Annotated[
         bool, typer.Option("-V", "--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    install: Annotated[
+        str | None,
+        typer.Option(
+            "--install-completion",
+            metavar="[SHELL]",
+            help="Install completion for bash, zsh, fish or powershell. [default: the current shell]",
+            callback=_complete,
+            is_eager=True,
+        ),
+    ] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion", metavar="[SHELL]", help="Print its script.", callback=_complete, is_eager=True
+        ),
+    ] = None,
 ) -> None:
     """Take the options that come before a command."""
 
 
 def main() -> None:
     """Run the command line and exit."""
-    sys.exit(error_output.run(lambda: typer.main.get_command(app)(prog_name="rmqkit"), sys.argv[1:]))
+    words = arguments.normalized(sys.argv[1:], lambda: load("connection").params)
+    sys.exit(error_output.run(lambda: typer.main.get_command(app)(words, prog_name="rmqkit"), words))

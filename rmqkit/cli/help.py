@@ -36,6 +36,13 @@ _OTHER_TOOLS = {  # what the commands of rabbitmqadmin, kubectl and others would
 class _Examples:
     epilog: str | None
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return what may complete a word; zsh, for which Typer quotes the help, would drop its apostrophes."""
+        found: list[Any] = super().shell_complete(ctx, incomplete)  # type: ignore[misc]
+        for each in found:
+            each.help = each.help and each.help.replace("'", "\u2019")
+        return found
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """Write the examples."""
         if self.epilog:

@@ -476,7 +476,7 @@ def test_a_wrong_password_and_a_wrong_virtual_host_have_different_errors(broker_
     with pytest.raises(rmqkit.AuthenticationFailed, match="login refused for user 'guest'") as caught:
         rmqkit.connect(broker_url.replace("guest:guest", "guest:canary-password"))
     assert "canary" not in str(caught.value)
-    with pytest.raises(rmqkit.AuthenticationFailed, match="virtual host 'missing'"):
+    with pytest.raises(rmqkit.NotFound, match="virtual host 'missing' does not exist"):
         rmqkit.connect(broker_url.rstrip("/") + "/missing")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import app, error_output, frame
+from rmqkit.cli.arguments import _TO_FILES, normalized
 from rmqkit.cli.options import ConnectionOptions
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
@@ -330,6 +332,72 @@ def test_completion_is_offered_for_the_shells(shell: str) -> None:
     done = rmqkit(env={"_RMQKIT_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args", **words})
     assert "apply" in done.stdout
     assert "schema" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "text"), [("bash", "complete -o default"), ("zsh", "#compdef rmqkit"), ("fish", "complete --command")]
+)
+def test_the_completion_of_any_shell_is_printed_in_any_shell(shell: str, text: str) -> None:
+    done = rmqkit("--show-completion", shell)
+    assert (done.returncode, text in done.stdout, done.stderr) == (0, True, "")
+
+
+@pytest.mark.parametrize("words", ["--show-completion tcsh", "--show-completion ''", "--install-completion tcsh"])
+def test_an_unknown_shell_is_an_error_that_names_the_known_ones(words: str) -> None:
+    done = rmqkit(*shlex.split(words))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Name one of bash, zsh, fish" in done.stderr
+
+
+def test_bash_completes_commands(tmp_path: Path) -> None:
+    program = tmp_path / "rmqkit"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(RMQKIT)} "$@"\n')
+    program.chmod(0o755)
+    script = """
+        eval "$(rmqkit --show-completion bash)"
+        COMP_WORDS=(rmqkit dest) COMP_CWORD=1; _rmqkit_completion rmqkit; echo "${COMPREPLY[@]}"
+    """
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout == "destroy\n", done.stderr
+
+
+def test_zsh_keeps_the_apostrophes_of_help() -> None:
+    env = {"_RMQKIT_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "rmqkit consume --to-r"}
+    (line,) = rmqkit(env=env).stdout.splitlines()
+    assert "not the message\u2019s own" in line
+    assert line.count("'") == 2  # around the whole
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        ("-u amqp://b --vhost v publish -q q hi", "publish -u amqp://b --vhost v -q q hi"),
+        ("--url=amqp://b -uamqp://c --tls-insecure status", "status --url=amqp://b -uamqp://c --tls-insecure"),
+        ("--version", "--version"),
+        ("-u amqp://b", "-u amqp://b"),
+        ("status -o json", "status --json"),
+        ("-u amqp://b status -o json", "status -u amqp://b --json"),
+        ("publish -q q -- -o json", "publish -q q -- -o json"),
+        ("graph a.yaml -o json", "graph a.yaml -o json"),
+        ("", ""),
+    ],
+)
+def test_options_of_a_connection_may_come_first_and_o_json_is_json(words: str, same: str) -> None:
+    assert normalized(words.split(), lambda: app.load("connection").params) == same.split()
+
+
+def test_commands_whose_o_is_a_file_are_known() -> None:
+    def names_files(name: str) -> bool:
+        return any("-o" in each.opts for each in getattr(app.load(name), "params", ()))
+
+    assert set(filter(names_files, app.COMMANDS)) == _TO_FILES
+
+
+def test_a_command_takes_the_broker_that_was_named_before_it() -> None:
+    done = rmqkit("-u", "amqp://guest:guest@127.0.0.1:1/first", "status", "-o", "json")
+    assert done.returncode == exit_codes.UNREACHABLE
+    assert "127.0.0.1:1/first" in json.loads(done.stdout)["message"]
 
 
 def test_an_options_completion_imports_its_command() -> None:

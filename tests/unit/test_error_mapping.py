@@ -36,7 +36,7 @@ OPENING: dict[BaseException, type[BrokerError]] = {
     exceptions.ProbableAuthenticationError("x"): AuthenticationFailed,
     exceptions.ProbableAccessDeniedError("x"): AuthenticationFailed,
     exceptions.ConnectionClosedByBroker(403, "ACCESS_REFUSED"): AuthenticationFailed,
-    exceptions.ConnectionClosedByBroker(530, "NOT_ALLOWED - vhost x not found"): AuthenticationFailed,
+    exceptions.ConnectionClosedByBroker(530, "NOT_ALLOWED - vhost x not found"): NotFound,
     exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR"): Unreachable,
     exceptions.ConnectionClosedByClient(200, "aborted"): Unreachable,
     exceptions.ConnectionBlockedTimeout("x"): Unreachable,
