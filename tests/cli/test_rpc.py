@@ -18,6 +18,7 @@ import pytest
 
 import rmqkit
 from rmqkit import Delivery, HandlerError, Message, Stop
+from tests.support.terminal import terminal
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff\n"
 
@@ -247,6 +248,15 @@ def calling(client: rmqkit.Connection, queue: str, timeout_s: float = 10) -> Ite
 def client(broker_url: str) -> Iterator[rmqkit.Connection]:
     with rmqkit.connect(broker_url) as connection:
         yield connection
+
+
+def test_a_terminal_is_told_that_serving_waits(environment: dict[str, str], queue: str) -> None:
+    with terminal("serve", queue, "--exec", "cat", env=environment) as screen:
+        screen.read(lambda shown: "Press Ctrl-C to stop." in shown)
+        screen.process.send_signal(signal.SIGINT)
+        code, shown = screen.end()
+    assert code == 130
+    assert shown.replace("\r\n", "").startswith(f"Waiting for requests in {queue}. Press Ctrl-C to stop.")
 
 
 def test_the_output_of_a_command_is_the_reply_byte_for_byte(client: rmqkit.Connection, serve: Serve) -> None:
