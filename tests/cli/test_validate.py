@@ -91,7 +91,7 @@ def test_json_holds_every_finding_with_its_place_and_reason(folder: Path) -> Non
         "line": 1,
         "column": 10,
         "message": "queue 'log' is of type stream, which does not support x-max-length",
-        "advice": "Leave it out, or choose type: classic or quorum.",
+        "advice": "Leave out x-max-length, or choose type: classic or quorum.",
         "url": "https://www.rabbitmq.com/docs/queues#optional-arguments",
     }
     assert done.stderr == ""
