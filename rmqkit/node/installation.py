@@ -66,17 +66,26 @@ def find_in(folder: str) -> Installation:
     not.
     """
     if folder:
-        return _in_folder(Path(folder).expanduser().absolute())
-    on_path = shutil.which("rabbitmq-server", path=_search_path())
-    candidates = [
-        Path(os.environ.get("RABBITMQ_HOME", "/nonexistent"), "sbin"),
-        *([Path(on_path).resolve().parent] if on_path else []),
-        _WRAPPED,
-    ]
-    epmd = shutil.which("epmd", path=_search_path())
-    for scripts in candidates:
-        if epmd and _has_scripts(scripts):
-            return Installation(scripts, Path(epmd))
+        named = Path(folder).expanduser().absolute()
+        candidates = [named / "sbin"]
+    else:
+        on_path = shutil.which("rabbitmq-server", path=_search_path())
+        candidates = [
+            Path(os.environ.get("RABBITMQ_HOME", "/nonexistent"), "sbin"),
+            *([Path(on_path).resolve().parent] if on_path else []),
+            _WRAPPED,
+        ]
+    epmd = shutil.which("epmd", path=os.pathsep.join([*map(str, candidates), _search_path()]))
+    scripts = next(filter(_has_scripts, candidates), None)
+    if epmd and scripts:
+        return Installation(scripts, Path(epmd), str(named) if folder else "")
+    if folder and not scripts:
+        raise NodeError(
+            f"there is no RabbitMQ in {named}: it has no sbin/rabbitmq-server",
+            advice="Name the folder that RabbitMQ's archive was unpacked to, such as rabbitmq_server-4.3.6.",
+        )
+    if folder:
+        raise NodeError("Erlang, which RabbitMQ needs, is not installed: `epmd` is not on PATH")
     missing = "RabbitMQ" if epmd else "RabbitMQ (or Erlang, which it needs: `epmd` is not on PATH)"
     raise NodeError(
         f"{missing} is not installed on this machine",
@@ -84,19 +93,6 @@ def find_in(folder: str) -> Installation:
         " `brew install rabbitmq`;\n"
         "or run it in a container, `docker run -d -p 127.0.0.1:5672:5672 rabbitmq`, and set RMQKIT_URL.",
     )
-
-
-def _in_folder(folder: Path) -> Installation:
-    scripts = folder / "sbin"
-    epmd = shutil.which("epmd", path=f"{scripts}{os.pathsep}{_search_path()}")
-    if not _has_scripts(scripts):
-        raise NodeError(
-            f"there is no RabbitMQ in {folder}: it has no sbin/rabbitmq-server",
-            advice="Name the folder that RabbitMQ's archive was unpacked to, such as rabbitmq_server-4.3.6.",
-        )
-    if not epmd:
-        raise NodeError("Erlang, which RabbitMQ needs, is not installed: `epmd` is not on PATH")
-    return Installation(scripts, Path(epmd), str(folder))
 
 
 def _has_scripts(folder: Path) -> bool:
