@@ -8,6 +8,7 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import plan_apply, subscription
 from rmqkit.deploy.snapshot import take_snapshot
@@ -169,6 +170,11 @@ class Connection:
         """
         return plan_apply.queue_state(self._consuming, queue)
 
+    def is_stream(self, queue: str) -> bool:
+        """Tell whether a queue is a stream. Raises ConnectionLost."""
+        with EntityInspector(self._consuming) as inspector:
+            return inspector.is_stream(queue)
+
     def subscribe(
         self,
         exchange: str,
@@ -300,8 +306,9 @@ class Connection:
         Each message is acknowledged once its copy is confirmed. Messages that do not match or cannot be moved stay; the
         queue is scanned once, up to its length at the start. `limit` bounds the moved messages, `rate` their number a
         second; `on_progress` receives the number scanned, and why the broker blocks publishers. A dry run inspects the
-        first 1,000 messages, or up to 10,000 if `limit` says so, as many as half a second allows. Raises NotFound,
-        AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost, whose `report` has the numbers.
+        first 1,000 messages, or up to 10,000 if `limit` says so, as many as half a second allows. Raises InputError for
+        a stream, NotFound, AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost, whose
+        `report` has the numbers.
         """
         from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415 - start-up time: few commands move
         from rmqkit.messaging.move import Move  # noqa: PLC0415

@@ -59,6 +59,18 @@ class EntityInspector:
                 return None
             raise
 
+    def is_stream(self, queue: str) -> bool:
+        """Tell whether a queue is a stream: the broker refuses a consumer with an offset of any other."""
+        channel = self._open()
+        self._channel = None
+        try:
+            channel.qos(1, subject=f"queue {queue!r}")
+            channel.consume(queue, arguments={"x-stream-offset": "next"})
+        except Refused:
+            return False
+        channel.close()
+        return True
+
     def compare(self, entity: Exchange | Queue) -> Step:
         """Compare an entity with the one on the broker."""
         step = Step(entity_methods.kind(entity), entity.name, Outcome.UNCHANGED, entity=entity)

@@ -64,7 +64,7 @@ NO_MAJORITY = (
     "A quorum queue does not answer while a majority of its nodes is down: `rabbitmq-queues quorum_status QUEUE`."
 )
 _ADVICE = {
-    403: "Grant the permission with `rabbitmqctl set_permissions`, or log in as another user.",
+    403: "Grant the permission, or log in as another user: `rabbitmqctl list_permissions` shows what is granted.",
     404: "Apply the topology that declares it, or check the name and the virtual host.",
     405: "Another connection holds it exclusively. Close that connection, or use another queue.",
 }
@@ -104,7 +104,7 @@ class TlsAnswered(ProtocolError):
 
 
 def permission_advice(reply_text: str, method: tuple[int, int], subject: str, sufficient: str = "") -> str:
-    """Name the missing permission and the command that grants it; empty if the refusal has another cause.
+    """Name the missing permission, and how to grant it beside the others; empty if the refusal has another cause.
 
     `subject` is the entity of the refused method, like `queue 'orders'` or `binding a -> b`; `sufficient` a permission
     that suffices in place of the one that the broker names.
@@ -114,20 +114,19 @@ def permission_advice(reply_text: str, method: tuple[int, int], subject: str, su
         return ""
     kind, name, topic = found["kind"], found["name"], found["topic"]
     permission = sufficient or found["permission"] or _permission(kind, name, topic, method, subject)
-    vhost = f"-p {shlex.quote(found['vhost'])}"
-    login = f"{vhost} {shlex.quote(found['user'])}"
+    topics = "topic_" if topic is not None else ""
     if topic is not None:
-        missing = f"topic {permission} permission for {topic!r} in exchange {name!r}"
-        command = f"set_topic_permissions {login} {shlex.quote(name)} {_patterns(permission, topic, 'write', 'read')}"
+        missing, patterns = f"topic {permission} permission for {topic!r} in exchange {name!r}", "both patterns"
     else:
-        missing = f"{permission} permission on {kind} {name!r}"
-        command = f"set_permissions {login} {_patterns(permission, name, 'configure', 'write', 'read')}"
+        missing, patterns = f"{permission} permission on {kind} {name!r}", "all three patterns"
         if permission == "configure" and not found["permission"] and method in _DECLARES:
             missing += ", or read permission, which a dead-letter or alternate exchange also requires"
-    listing = f"list_{'topic_' if topic is not None else ''}permissions {vhost}"
+    pattern = _pattern(name if topic is None else topic)
+    listing = f"list_{topics}permissions -p {shlex.quote(found['vhost'])}"
     return (
-        f"The user lacks {missing}. Grant it:\n`rabbitmqctl {command}`\n"
-        f"This replaces all permissions; `rabbitmqctl {listing}` shows the current ones."
+        f"User {found['user']!r} lacks {missing}. `rabbitmqctl {listing}` shows the patterns: extend the {permission}"
+        f" pattern to OLD|{pattern}, or replace it by {pattern} if it is empty. `rabbitmqctl set_{topics}permissions`"
+        f" replaces {patterns}, so repeat the others."
     )
 
 
@@ -145,11 +144,10 @@ def _permission(kind: str, name: str, topic: str | None, method: tuple[int, int]
     return "configure"
 
 
-def _patterns(missing: str, name: str, *permissions: str) -> str:
-    """Return the patterns in the order of the command; those to be kept are placeholders in capitals."""
+def _pattern(name: str) -> str:
+    """Return a pattern that matches one name; of a temporary queue, those of its kind."""
     stem = _RANDOM.sub("", name)
-    pattern = shlex.quote(f"^{re.escape(stem)}{'$' if stem == name else ''}")
-    return " ".join(pattern if each == missing else each.upper() for each in permissions)
+    return f"^{re.escape(stem)}{'$' if stem == name else ''}"
 
 
 def untrusted(error: ssl.SSLError) -> tuple[str, str]:

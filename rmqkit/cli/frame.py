@@ -19,7 +19,8 @@ _STOPPING = b"\nStopping: finishing messages in progress. Press Ctrl-C again to 
 class Signals:
     """Handle SIGINT, SIGTERM and SIGHUP while the block runs: the first requests a stop, a second raises StoppedAtOnce.
 
-    `received` is the number of the first signal, 0 for none. An ignored SIGHUP, as under nohup, stays ignored. On a
+    `received` is the number of the first signal, 0 for none. An ignored SIGHUP, as under nohup, stays ignored; a second
+    one asks for nothing, because a terminal that is closed sends it twice, through the shell and from the kernel. On a
     terminal a notice tells how to stop at once, unless it is `silent`.
     """
 
@@ -40,6 +41,8 @@ class Signals:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received:
+            if number == signal.SIGHUP:
+                return
             raise StoppedAtOnce
         self.received = number
         if os.isatty(2) and not self._silent:

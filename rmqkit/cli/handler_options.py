@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from rmqkit.address import is_loopback
 from rmqkit.cli.options import connect, option_field
 from rmqkit.errors import OutputError
 from rmqkit.handlers.command import CommandHandler, parse
@@ -117,6 +118,16 @@ class HandlerOptions:
         if self.on_failure and not (self.may_fail or checked):
             raise typer.BadParameter("--on-failure requires --exec, --handler or a contract")
 
+    def check_target(self, settings: Settings, *, queue: str = "", exchange: str = "") -> None:
+        """Raise a usage error if forwarded messages would return to the queue, or to the exchange it is bound to."""
+        if not self._forwards or not _same_broker(settings, self._target_settings(settings)):
+            return
+        to_queue = self.to_queue if self.to_exchange != "" else self.to_routing_key
+        if queue and to_queue == queue:
+            raise typer.BadParameter(f"the messages are already in queue {queue!r}, and would return to it forever")
+        if exchange and not self.to_routing_key and to_queue is None and self.to_exchange in (None, exchange):
+            raise typer.BadParameter(f"the messages come from exchange {exchange!r}, and would return to it forever")
+
     def consume_options(self, *, no_ack: bool = False, offset: Offset | None = None) -> ConsumeOptions:
         """Return the options of the consumer; its prefetch is enough for all commands.
 
@@ -139,7 +150,7 @@ class HandlerOptions:
         if self.handler is not None:
             return FunctionHandler(load(self.handler))
         if self._forwards:
-            target = settings if self.to_url is None else load_settings([self.to_url], source="--to-url")
+            target = self._target_settings(settings)
             exchange, key = (self.to_exchange, self.to_routing_key) if self.to_queue is None else ("", self.to_queue)
             return Forwarder(connect(target), exchange, key)
         return Printer(as_json=self.format is PrintFormat.JSON, lock_fd=lock_fd)
@@ -148,6 +159,18 @@ class HandlerOptions:
     def _forwards(self) -> bool:
         return any(each is not None for each in (self.to_exchange, self.to_queue, self.to_routing_key, self.to_url))
 
+    def _target_settings(self, settings: Settings) -> Settings:
+        return settings if self.to_url is None else load_settings([self.to_url], source="--to-url")
+
     def _named(self) -> list[str]:
         options = {"--save-to": self.save_to, "--exec": self.exec, "--handler": self.handler}
         return [name for name, value in options.items() if value is not None] + ["--to-..."] * self._forwards
+
+
+def _same_broker(one: Settings, other: Settings) -> bool:
+    """Tell whether two settings have an address in common."""
+    places = [
+        {("localhost" if is_loopback(each.host) else each.host, each.port, each.vhost) for each in settings.addresses}
+        for settings in (one, other)
+    ]
+    return not places[0].isdisjoint(places[1])

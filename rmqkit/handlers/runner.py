@@ -60,7 +60,8 @@ class ConsumeJob:
     handler; the others get the verdict `unmatched`. A message that breaks the `contract` goes to `invalid_to`, one the
     handler fails on goes where `retry` says; if these are None, `failed` decides. Without it such a message is rejected
     if it is known to be dead-lettered; otherwise the run ends, and the message stays in its queue. `drops` tells
-    whether the queue drops the messages it rejects; None: that is not known. A `temporary` queue ends with the run.
+    whether the queue drops the messages it rejects; None: that is not known. A `temporary` queue ends with the run. A
+    `shared` job is one of several that consume the queue together.
     """
 
     queue: str
@@ -74,6 +75,7 @@ class ConsumeJob:
     failed: FailurePolicy | None = None
     drops: bool | None = None
     temporary: bool = False
+    shared: bool = False
 
     def with_policy(self, connection: Connection, on_warning: OnWarning) -> ConsumeJob:
         """Return the job with its policy for failed messages, and say what will happen to them unless they are kept.
@@ -97,14 +99,24 @@ class ConsumeJob:
 
     def split(self, parts: int) -> list[ConsumeJob]:
         """Divide the count among jobs that together consume exactly that many; there are fewer if it is small."""
-        return [replace(self, options=replace(self.options, count=each)) for each in shares(self.options.count, parts)]
+        shared = self.shared or parts > 1
+        counts = shares(self.options.count, parts)
+        return [replace(self, options=replace(self.options, count=each), shared=shared) for each in counts]
 
     def check(self, connection: Connection) -> None:
-        """Raise SettingsError if invalid messages would return to the queue, NotFound if a destination is missing."""
+        """Raise SettingsError if messages would return to the queue or be handled several times.
+
+        Raises NotFound if a destination is missing.
+        """
         if self.contract and self.invalid_to in (Target("", self.queue), Target("", "")):
             raise SettingsError(
                 f"messages that break the contract would return to queue {self.queue!r} forever",
                 advice="Name another queue with --invalid-to, or give the queue a retry that ends elsewhere.",
+            )
+        if (self.shared or self.consumers > 1) and connection.is_stream(self.queue):
+            raise SettingsError(
+                f"queue {self.queue!r} is a stream: each of several consumers would receive all of its messages",
+                advice="Use one consumer: leave out --workers and --channels (in Python: concurrency=1).",
             )
         names = [self.invalid_to.routing_key] if self.invalid_to and not self.invalid_to.exchange else []
         if self.retry:

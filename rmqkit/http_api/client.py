@@ -40,6 +40,7 @@ TIMEOUT_S = 30.0  # without a byte
 RESPONSE_S = 300.0  # for a complete response
 MAX_BYTES = 500_000_000  # of a response; one with a hundred thousand queues has a tenth of it
 _PART_BYTES = 1 << 20
+_OWN_USER = "whoami"
 PORT, TLS_PORT = 15672, 15671
 _ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
 QUEUE_TYPES = ("classic", "quorum", "stream")
@@ -327,9 +328,17 @@ class HttpApiClient:
             tag = "administrator"
         elif tag not in reason and path.startswith("policies"):
             tag = "policymaker"
-        user = shlex.quote(self._username)
-        command = f"`rabbitmqctl set_user_tags {user} {tag}`"
-        return f"The user lacks the tag {tag}. {command} sets it and removes all others."
+        lacks = f"User {self._username!r} lacks the tag {tag}."
+        try:
+            if path == _OWN_USER:
+                return lacks
+            tags = self._call("GET", _OWN_USER)["tags"]
+        except BrokerError:  # without any tag for the HTTP API
+            return f"{lacks} `rabbitmqctl list_users` shows its tags; `rabbitmqctl set_user_tags` replaces all of them."
+        with self._checking_format():
+            tags = tags.split(",") if isinstance(tags, str) else tags  # before RabbitMQ 3.9
+            kept = shlex.join([self._username, *filter(None, tags), tag])
+            return f"{lacks} Grant it beside the others: `rabbitmqctl set_user_tags {kept}`."
 
     def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
         with self._checking_format():

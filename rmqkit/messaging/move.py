@@ -5,6 +5,7 @@ A move ends after one pass over the messages that were in the queue at the start
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -16,7 +17,16 @@ from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.errors import BrokerError, ConnectionLost, NotFound, PayloadError, PropertyMismatch, Refused, Unroutable
+from rmqkit.errors import (
+    BrokerError,
+    ConnectionLost,
+    InputError,
+    NotFound,
+    PayloadError,
+    PropertyMismatch,
+    Refused,
+    Unroutable,
+)
 from rmqkit.message import Delivery, Origin
 from rmqkit.messaging.held_deliveries import RETURN_S, HeldDeliveries
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
@@ -103,10 +113,12 @@ class Move:
     def run(self) -> MoveReport:
         """Move messages until all were inspected, the limit is reached, or a stop is requested.
 
-        Raises NotFound, ResourceLocked, AccessRefused, ConsumerCancelled when the queue was deleted, NotConfirmed when
-        nothing is confirmed for too long, ConnectionLost. The error's `report` has the numbers; moving again resumes.
+        Raises InputError for a stream, NotFound, ResourceLocked, AccessRefused, ConsumerCancelled when the queue was
+        deleted, NotConfirmed when nothing is confirmed for too long, ConnectionLost. The error's `report` has the
+        numbers; moving again resumes.
         """
         failures = moved_before = 0
+        self._refuse_stream()
         try:
             while not (self._pass() or self.stop.requested):
                 failures = failures + 1 if self.moved == moved_before else 0
@@ -141,6 +153,15 @@ class Move:
         if time.monotonic() - self._reported_s >= _PROGRESS_EVERY_S:
             self._reported_s = time.monotonic()
             self.on_progress(self.moved + self.unmatched + self.stayed.total(), self.connection.blocked)
+
+    def _refuse_stream(self) -> None:
+        with EntityInspector(self.connection) as inspector:
+            if inspector.is_stream(self.source):
+                copying = f"rmqkit consume {shlex.quote(self.source)} --offset first --to-queue NAME --idle-timeout 1"
+                raise InputError(
+                    f"queue {self.source!r} is a stream, and its messages cannot be moved: acknowledging removes none",
+                    advice=f"Copy them: `{copying}`.",
+                )
 
     def _pass(self) -> bool:
         """Make one pass over the queue; return False if it was cut short by what may be over by the next time."""

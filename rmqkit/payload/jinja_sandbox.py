@@ -86,6 +86,10 @@ def _size(operator: str, left: Any, right: Any) -> float:
     return 0
 
 
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_HYPHENATED = re.compile(r"([\w.]*\w)\.(\w+(?:-[^\W\d]\w*)+)")
+
+
 class Expression:
     """A compiled expression; `names` are the variables it may use, and `uses` those that it does.
 
@@ -100,7 +104,13 @@ class Expression:
         except (TemplateError, RecursionError) as exc:
             position, message = find_fault(sandbox, text, exc, sandbox.compile_expression, "variable")
             raise error_at(Location(origin, 1, position + 1), message, summary="Bad expression") from None
-        for name in sorted(self.uses - set(names)):
+        unknown = self.uses - set(names)
+        for found in _HYPHENATED.finditer(_QUOTED.sub(lambda quoted: "_" * len(quoted[0]), text)):
+            outer, key = found.groups()
+            if key.startswith("x-") or not unknown.isdisjoint(key.split("-")):
+                where, advice = Location(origin, 1, found.start() + 1), f'Write {outer}["{key}"].'
+                raise error_at(where, f"{outer}.{key} is a subtraction", advice, summary="Bad expression")
+        for name in sorted(unknown):
             where, known = Location(origin, 1, text.find(name) + 1), ", ".join(sorted(names))
             raise error_at(where, f"{name!r} is not known", f"The variables are {known}.", summary="Bad expression")
 

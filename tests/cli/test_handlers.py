@@ -21,7 +21,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.node.node import Node
 from tests.conftest import Broker, Namespace
-from tests.support.cli import Start, parse_report
+from tests.support.cli import Start, parse_report, rmqkit
 from tests.support.queues import declare, drain, fill, open_channel
 from tests.support.wait import wait_for_queue, wait_until
 
@@ -349,6 +349,22 @@ def test_a_signal_lets_commands_finish_and_other_messages_stay(
     done = stdout.count(b"done")
     assert done == len((begun + stdout).split()) - done
     wait_for_queue(channel, queue, ready=6 - done, consumers=0)
+
+
+@pytest.mark.parametrize("how", [(), ("--workers", 2)])
+def test_a_hangup_lets_commands_finish_although_it_arrives_twice(
+    start: Start, channel: BlockingChannel, queue: str, tmp_path: Path, how: tuple[object, ...]
+) -> None:
+    fill(channel, queue, 1)
+    process = start(queue, "--exec", WAITING, *how)
+    readline(process)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGHUP)
+    (tmp_path / "go").touch()
+    stdout, stderr = process.communicate(timeout=90)
+    assert (process.returncode, stdout) == (129, b"done\n"), stderr
+    wait_for_queue(channel, queue, ready=0, consumers=0)
 
 
 @pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
@@ -718,6 +734,18 @@ def test_a_message_that_cannot_be_forwarded_ends_the_run_and_stays(
     assert target[1].encode() in stderr
     wait_for_queue(channel, queue, ready=10, consumers=0)
     assert sorted(drain(channel, queue)) == sorted(bodies)
+
+
+@pytest.mark.parametrize("to_url", [False, True])
+@pytest.mark.parametrize("target", [("--to-queue",), ("--to-exchange", "", "--to-routing-key")])
+def test_messages_are_not_forwarded_to_the_queue_that_they_come_from(
+    environment: dict[str, str], channel: BlockingChannel, queue: str, target: tuple[str, ...], to_url: bool
+) -> None:
+    fill(channel, queue, 1)
+    url = ("--to-url", environment["RMQKIT_URL"]) if to_url else ()
+    process = rmqkit("consume", queue, *target, queue, *url, env=environment)
+    assert (process.returncode, "would return to it forever" in process.stderr) == (2, True), process.stderr
+    wait_for_queue(channel, queue, ready=1, consumers=0)
 
 
 # Filters.

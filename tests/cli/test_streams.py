@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 import rmqkit
 from rmqkit import Message, PropertyMismatch
 from rmqkit.options import Offset
+from tests.conftest import Namespace
 from tests.support.cli import rmqkit as run
 from tests.support.proxy import Proxy
 
@@ -69,3 +71,36 @@ def test_a_stream_is_read_with_no_ack_too(stream: str, environment: dict[str, st
 @pytest.mark.parametrize("more", [["first", "--workers", "2"], ["soon"], ["-1"]])
 def test_contradictory_options_of_a_stream_are_a_usage_error(more: list[str], environment: dict[str, str]) -> None:
     assert run("consume", "events", "--offset", *more, env=environment).returncode == 2
+
+
+@pytest.mark.parametrize("several", ["--workers", "--channels"])
+def test_several_consumers_would_each_receive_all_of_a_stream(
+    stream: str, environment: dict[str, str], several: str
+) -> None:
+    done = run("consume", stream, several, 2, "--idle-timeout", 1, env=environment, as_process=True)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert f"queue '{stream}' is a stream: each of several consumers would receive all of its messages" in done.stderr
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+def test_a_stream_cannot_be_moved(stream: str, environment: dict[str, str], dry_run: tuple[str, ...]) -> None:
+    started_s = time.monotonic()
+    done = run("move", stream, "--to-queue", "elsewhere", *dry_run, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"queue '{stream}' is a stream, and its messages cannot be moved" in done.stderr
+    assert time.monotonic() - started_s < 10  # it waited so long for messages
+
+
+def test_no_other_queue_is_a_stream(
+    queue: str, channel: BlockingChannel, namespace: Namespace, broker_url: str
+) -> None:
+    quorum = namespace.queue("quorum")
+    channel.queue_declare(quorum, durable=True, arguments={"x-queue-type": "quorum"})
+    for name in (queue, quorum):
+        channel.basic_publish("", name, b"x")
+    with rmqkit.connect(broker_url) as connection:
+        for name in (queue, quorum):
+            assert not connection.is_stream(name)
+            (delivery,) = connection.consume(name, count=1)
+            assert not delivery.redelivered
+        assert not connection.is_stream("rmqkit.no.such.queue")

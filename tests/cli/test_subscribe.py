@@ -202,7 +202,7 @@ def test_a_message_that_breaks_the_contract_of_the_exchange_is_skipped_or_goes_t
         assert vhost_channel.queue_declare("odd", passive=True).method.message_count == parked
 
 
-@pytest.mark.parametrize("more", [["--workers", "2"], ["--invalid-to", "odd"]])
+@pytest.mark.parametrize("more", [["--workers", "2"], ["--invalid-to", "odd"], ["--to-exchange", "amq.topic"]])
 def test_contradictory_options_of_a_subscription_are_a_usage_error(more: list[str], live: Run) -> None:
     assert live("subscribe", "amq.topic", *more).returncode == 2
 

@@ -17,6 +17,8 @@ WARNED = "exchanges: {a: {}, b: {}}\n"
 REFUSED = "queues: {log: {type: stream, arguments: {x-max-length: 5}}}\n"
 HINTED = "queues: {a: {type: quorum}}\n"
 SILENCED = WARNED + "lint: [{ignore: nothing-bound, reason: readers come later}]\n"
+DEFINITIONS = """{"rabbit_version": "4.0.0", "users": [], "vhosts": [{"name": "/"}], "permissions": [],
+ "queues": [{"name": "q", "vhost": "/", "durable": true, "auto_delete": false, "arguments": {}}], "exchanges": []}"""
 BROKEN = "queues: {a: {durable: 1}}\n"
 
 
@@ -164,3 +166,22 @@ def test_many_findings_of_a_rule_are_folded_and_all_in_the_json(folder: Path) ->
     assert "190 more of these [nothing-bound]. Show all with --json.\n" in done.stdout
     assert "200 warnings in 1 file" in done.stderr
     assert len(json.loads(validate(folder, "-", "--json", stdin=text).stdout)["findings"]) == 200
+
+
+@pytest.mark.parametrize("definitions", [DEFINITIONS, '{"vhosts": [], "users": []}', '{"queues": []}'])
+@pytest.mark.parametrize("words", ["validate", "graph", "plan", "apply", "destroy", "status", "route -q q", "test"])
+def test_definitions_are_named_as_such_in_one_sentence(words: str, definitions: str, tmp_path: Path) -> None:
+    (tmp_path / "of rabbit.json").write_text(definitions)
+    command, *more = words.split()
+    done = rmqkit(command, "of rabbit.json", *more, folder=tmp_path)
+    assert done.returncode == 2
+    wanted = "scenarios" if command == "test" else "a topology file"
+    _, problem, advice = done.stderr.splitlines()
+    assert problem == f"of rabbit.json: these are RabbitMQ's definitions, not {wanted}"
+    assert "`rmqkit convert 'of rabbit.json' topology.yaml`" in advice
+
+
+def test_a_topology_is_no_scenario_file(tmp_path: Path) -> None:
+    (tmp_path / "orders.yaml").write_text("queues: {orders: {}}")
+    done = rmqkit("test", "orders.yaml", folder=tmp_path)
+    assert (done.returncode, "orders.yaml: this is a topology, not scenarios" in done.stderr) == (2, True), done.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import shlex
 import subprocess
 import threading
 import uuid
@@ -316,7 +315,8 @@ LACKS: dict[str, tuple[Callable[[rmqkit.Connection], object], list[str]]] = {
     "look at a queue of one's own": (lambda connection: connection.queue_state("mine.q"), []),
 }
 _ADVICE = re.compile(
-    r"lacks (?:topic )?(\w+) permission (on exchange|on queue|for '[^']*' in exchange) [^`]*`(rabbitmqctl [^`]*)`"
+    r"lacks (?:topic )?(\w+) permission (on exchange|on queue|for '[^']*' in exchange) (['\"])(.*?)\3[^`]*"
+    r"`rabbitmqctl list_(topic_)?permissions -p (\S+)`[^`]* OLD\|(.*), or replace"
 )
 
 
@@ -324,18 +324,14 @@ def grant(user: User, error: str) -> str:
     """Do as an error says, by the HTTP API; return in short what it said."""
     found = _ADVICE.search(error)
     assert found, error
-    permission, where, line = found.groups()
-    _, verb, _, vhost, name, *rest = shlex.split(line)
-    assert (vhost, name) == (user.vhost, user.name)
-    if verb == "set_topic_permissions":
-        exchange, write, read = (word if word.startswith("^") else "^ok" for word in rest)
-        exchange = rest[0]
-        user.put(f"topic-permissions/{quote(vhost)}/{name}", exchange=exchange, write=write, read=read)
+    permission, where, _, name, topic, vhost, pattern = found.groups()
+    assert vhost == user.vhost
+    assert f"User {user.name!r}" in error
+    if topic:
+        patterns = {"write": "^ok", "read": "^ok", permission: f"^ok|{pattern}"}
+        user.put(f"topic-permissions/{quote(vhost)}/{user.name}", exchange=name, **patterns)
         return f"{permission} for topic"
-    user.permissions = [
-        f"{before}|{word}" if word.startswith("^") else before
-        for before, word in zip(user.permissions, rest, strict=True)
-    ]
+    user.permissions[("configure", "write", "read").index(permission)] += f"|{pattern}"
     user.permit()
     return f"{permission} {where}"
 
@@ -355,7 +351,7 @@ def entities(vhost_url: str, user: User) -> None:
 
 @pytest.mark.usefixtures("entities")
 @pytest.mark.parametrize("deed", LACKS)
-def test_a_permission_that_is_missing_is_named_and_the_line_that_is_shown_grants_it(user: User, deed: str) -> None:
+def test_a_permission_that_is_missing_is_named_and_the_pattern_that_is_shown_grants_it(user: User, deed: str) -> None:
     do, lacks = LACKS[deed]
     if deed == "look at a queue" and version(user.broker) < (4, 3):
         lacks = []
@@ -399,9 +395,14 @@ def test_http_api_errors_name_the_missing_tag_or_the_refused_login(user: User) -
 
     assert re.match("AuthenticationFailed: .*login refused for user", look(f"{user.name}:wrong"))
     mine = f"{user.name}:{user.password}"
-    assert f"set_user_tags {user.name} management`" in look(mine)
-    user.put(f"users/{user.name}", password=user.password, tags="management")
-    assert f"set_user_tags {user.name} policymaker`" in look(mine, apply=True)
+    without = look(mine)
+    assert f"User {user.name!r} lacks the tag management." in without
+    assert f"set_user_tags {user.name}" not in without  # it would remove those that cannot be seen
+    for tags in ("management", "management,auditor"):
+        user.put(f"users/{user.name}", password=user.password, tags=tags)
+        line = re.search(rf"`rabbitmqctl set_user_tags {user.name} (.*)`", look(mine, apply=True))
+        assert line
+        assert sorted(line[1].split()) == sorted([*tags.split(","), "policymaker"])
 
 
 PUBLISHES = {

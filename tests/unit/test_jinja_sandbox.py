@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from rmqkit.errors import PayloadError
@@ -50,6 +52,9 @@ def test_an_expression_has_its_value_and_a_missing_name_is_not_an_error(text: st
         ("body }} b", 6, "chunk after expression"),
         ("1 == bdoy", 6, "'bdoy' is not known"),
         ("range(10)", 1, "'range' is not known"),
+        ('body.a < 1 and headers.x-tenant == "a"', 16, "headers.x-tenant is a subtraction"),
+        ("properties.headers.x-death", 1, "properties.headers.x-death is a subtraction"),
+        ("not body.line-items", 5, "body.line-items is a subtraction"),
         ("(" * 5_000, 1, "nested too deeply"),
         ("body" + ".a" * 300, 407, "nested too deeply"),
     ],
@@ -59,6 +64,13 @@ def test_a_bad_expression_is_reported_with_its_place(text: str, column: int, sai
         Expression(text, names=NAMES, origin="--filter")
     [problem] = caught.value.problems
     assert (str(problem.where), problem.message) == (f"--filter:1:{column}", said)
+
+
+def test_a_header_with_a_hyphen_is_shown_in_quotes() -> None:
+    with pytest.raises(PayloadError, match=re.escape('Write headers["x-tenant"].')):
+        Expression("headers.x-tenant == 1", names=NAMES, origin="--filter")
+    for subtraction in ("body.a-body.a", "body.a-1", 'headers.a == "headers.x-tenant"', "headers.x - 1"):
+        Expression(subtraction, names=NAMES, origin="--filter")
 
 
 @pytest.mark.parametrize(

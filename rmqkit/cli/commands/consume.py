@@ -87,6 +87,7 @@ def consume(
     """
     handler.check()
     settings = broker.settings()
+    handler.check_target(settings, queue=queue)
     applied = _applied(consumer.topology, settings)
     retry = _retry(queue, applied) if handler.may_fail and applied and not handler.on_failure else None
     schema = contract.of(Target("", queue), applied)

@@ -18,7 +18,7 @@ from rmqkit.model import Target
 from rmqkit.payload.contracts import compile_contract
 from rmqkit.payload.formats import Format
 from rmqkit.report import as_json
-from rmqkit.stop import Stop, StoppedAtOnce
+from rmqkit.stop import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,9 @@ def serve(
                 if not json:
                     frame.note_waiting(f"requests in {queue}")
                 report = connection.run(stop=stop, on_failure=_warn_of_failure, on_warning=output.warn)
-        except StoppedAtOnce:
+        finally:
             if command:
                 command.close()
-            raise
         if json:
             output.out_json(as_json(report))
         else:

@@ -88,6 +88,7 @@ def subscribe(
     if workers > 1 and not subscription.durable:
         raise typer.BadParameter("--workers needs --durable NAME: a temporary queue belongs to one process")
     settings = broker.settings()
+    handler.check_target(settings, queue=subscription.durable, exchange=exchange)
     schema = contract.of(Target(exchange), last_applied.recall(settings))
     handler.check_policy(checked=bool(schema))
     # No other consumer needs the messages of a temporary queue.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.retry import expand, parse_delay
 
 _MAX_PROBLEMS = 1000
+_OF_DEFINITIONS = {"rabbit_version", "rabbitmq_version", "users", "vhosts", "permissions", "topic_permissions"}
 _Entity = TypeVar("_Entity", Exchange, Queue, Policy)
 
 
@@ -138,6 +140,15 @@ class FileReader:
             where = self.document.where_key(path) if key else self.document.where(path)
             self.problems.append(Problem(where, *fault))
 
+    def refuse_definitions(self, wanted: str) -> None:
+        """Raise DocumentError if the document is RabbitMQ's definitions."""
+        data, file = self.document.data, self.document.file
+        lists = any(isinstance(data.get(section), list) for section in ("exchanges", "queues", "policies"))
+        if data.keys() & _OF_DEFINITIONS or (lists and file.lower().endswith(".json")):
+            advice = f"Convert them to a topology file: `rmqkit convert {shlex.quote(file)} topology.yaml`."
+            fault = Problem(Location(file), f"these are RabbitMQ's definitions, not {wanted}", advice)
+            raise DocumentError(f"not {wanted}", problems=[fault])
+
     def is_faulty(self, *path: str | int) -> bool:
         """Tell whether a value, or one inside it, is malformed."""
         return any(each[: len(path)] == path for each in self.faulty)
@@ -155,6 +166,7 @@ class _TopologyFile(FileReader):
     def check_shape(self) -> None:
         """Check the document against the schema; raise DocumentError if it seems to be another kind of file."""
         self.problems += self.document.problems
+        self.refuse_definitions("a topology file")
         if "scenarios" in self.document.data:
             where = self.document.where_key(("scenarios",))
             fault = Problem(where, "these are scenarios, not a topology", "Run them with `rmqkit test`.")

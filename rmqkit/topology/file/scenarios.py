@@ -81,6 +81,14 @@ class _ScenarioFile(loader.FileReader):
     def scenarios(self) -> list[Scenario]:
         """Return all scenarios; raise DocumentError or TopologyError with all problems."""
         self.problems += self.document.problems
+        self.refuse_definitions("scenarios")
+        if not self.document.data.keys().isdisjoint(("exchanges", "queues", "bindings")):
+            fault = Problem(
+                Location(self.document.file),
+                "this is a topology, not scenarios",
+                "Check it with `rmqkit validate`, and name it in a scenario file: `topology: FILE`.",
+            )
+            raise DocumentError("not scenarios", problems=[fault])
         self.faulty |= self.document.doubtful
         for path, problem in check(self.document, SCENARIOS):
             self.problems.append(problem)
