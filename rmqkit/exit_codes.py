@@ -59,7 +59,7 @@ def exit_code(
             return DONE
         case Plan():
             pending = PARTLY_DONE if changes_count and outcome.changes else DONE
-            return REFUSED if outcome.conflicts or outcome.missing else pending
+            return REFUSED if outcome.conflicts or outcome.missing or outcome.unsupported else pending
         case ScenarioReport():
             return TEST_FAILED if outcome.failed else DONE
         case MoveReport():

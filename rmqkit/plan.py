@@ -24,6 +24,7 @@ class Outcome(Enum):
     DELETE = "delete"  # it exists, and is to be deleted
     ABSENT = "absent"  # it was to be deleted, and does not exist
     MISSING = "missing"  # it is external and does not exist, and a binding needs it
+    UNSUPPORTED = "unsupported"  # an exchange of a type that the broker does not know
     DECLARE = "declare"  # only declaring it can tell: a binding, over AMQP alone
 
 
@@ -90,7 +91,12 @@ class Plan:
         return tuple(step for step in self.steps if step.outcome is Outcome.MISSING)
 
     @property
+    def unsupported(self) -> tuple[Step, ...]:
+        """Return the steps of exchanges whose type needs a plugin, or does not exist."""
+        return tuple(step for step in self.steps if step.outcome is Outcome.UNSUPPORTED)
+
+    @property
     def changes(self) -> tuple[Step, ...]:
         """Return the steps that change the broker, or may: a binding that cannot be inspected counts."""
-        unchanging = (Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.EXTRA, Outcome.ABSENT, Outcome.MISSING)
-        return tuple(step for step in self.steps if step.outcome not in unchanging)
+        changing = (Outcome.CREATE, Outcome.CHANGE, Outcome.REPLACE, Outcome.DELETE, Outcome.DECLARE)
+        return tuple(step for step in self.steps if step.outcome in changing)

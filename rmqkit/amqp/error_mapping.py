@@ -48,7 +48,15 @@ _CLOSING_REFUSALS = {  # AMQP 0-9-1 section 1.8: the reply codes of connection e
     530: "",
     NOT_IMPLEMENTED: "This broker, or this type of queue, does not support it.",
 }
-_UNKNOWN_TYPE = "Correct the type, or enable the plugin that provides it: `rabbitmq-plugins list` shows them."
+_UNKNOWN_TYPE = re.compile(r"unknown exchange type '(.*)'")  # 503, and 406 from RabbitMQ 4 on
+_PLUGINS = {  # by the types that they provide
+    "x-consistent-hash": "rabbitmq_consistent_hash_exchange",
+    "x-delayed-message": "rabbitmq_delayed_message_exchange",
+    "x-jms-topic": "rabbitmq_jms_topic_exchange",
+    "x-modulus-hash": "rabbitmq_sharding",
+    "x-random": "rabbitmq_random_exchange",
+    "x-recent-history": "rabbitmq_recent_history_exchange",
+}
 _DEPRECATED = "Remove it, or permit it in rabbitmq.conf: https://www.rabbitmq.com/docs/deprecated-features."
 _BROKEN = "Try again later. RabbitMQ may reject a token of more than 4,000 bytes: see initial_frame_max."
 _MECHANISM = "For EXTERNAL, enable rabbitmq_auth_mechanism_ssl and add it to auth_mechanisms in rabbitmq.conf."
@@ -176,10 +184,17 @@ def refused(reply_code: int, reply_text: str, subject: str, method: tuple[int, i
     `method` is class and method of the refused call.
     """
     error = REFUSALS.get(reply_code, Refused)
-    unknown_type = "unknown exchange type" in reply_text  # 503, and 406 from RabbitMQ 4 on
     advice = permission_advice(reply_text, method, subject) or _ADVICE.get(reply_code, "")
-    advice = _UNKNOWN_TYPE if unknown_type else advice
+    if unknown_type := _UNKNOWN_TYPE.search(reply_text):
+        advice = unknown_type_advice(unknown_type[1])
     return error(reply_code, reply_text, subject, advice=advice)
+
+
+def unknown_type_advice(exchange_type: str) -> str:
+    """Say how the broker gets to know a type of exchange."""
+    if plugin := _PLUGINS.get(exchange_type):
+        return f"Enable the plugin that provides it: `rabbitmq-plugins enable {plugin}`."
+    return "Correct the type, or enable the plugin that provides it: `rabbitmq-plugins list` shows them."
 
 
 def refused_by_closing(error: ConnectionLost, subject: str, method: tuple[int, int]) -> BrokerError:

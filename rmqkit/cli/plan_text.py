@@ -33,6 +33,7 @@ _WORDS = {  # in the order of the summary
     Outcome.DELETE: _Words("-", "red", "to delete", "deleted"),
     Outcome.CONFLICT: _Words("!", "red", "in conflict", "in conflict"),
     Outcome.MISSING: _Words("!", "red", "missing", "missing"),
+    Outcome.UNSUPPORTED: _Words("!", "red", "unsupported", "unsupported"),
     Outcome.EXTRA: _Words(" ", "yellow", "extra", "extra"),
     Outcome.ABSENT: _Words(" ", "dim", "absent", "absent"),
     Outcome.UNCHANGED: _Words(" ", "dim", "unchanged", "unchanged"),

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rmqkit.amqp import entity_methods
+from rmqkit.amqp import entity_methods, error_mapping
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import delete
@@ -74,11 +74,16 @@ def plan(
     at_most_once: set[str] = set()
     if live is not None and live.default_queue_type == "quorum":
         at_most_once = {each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments}
+    types = snapshot.api.exchange_types if snapshot.api else ()
+    declared = (Outcome.CREATE, Outcome.CONFLICT) if options.replace else (Outcome.CREATE,)
     decisions = {Outcome.EXTRA: Outcome.DELETE} if options.prune else {}
     if options.replace:
         decisions[Outcome.CONFLICT] = Outcome.REPLACE
 
     def decide(step: Step) -> Step:
+        if isinstance(step.entity, Exchange) and types and step.outcome in declared and step.entity.type not in types:
+            note = f"the broker does not know exchange type {step.entity.type!r}"
+            return replace(step, outcome=Outcome.UNSUPPORTED, differences=(), note=note)
         if (step.kind, step.name) in interrupted:
             step = replace(step, outcome=Outcome.CONFLICT, note=_INTERRUPTED, interrupted=True)
         elif step.kind == "queue" and step.name in at_most_once:
@@ -270,7 +275,7 @@ def destroy(
         delete.check_unused(connection, snapshot.api, topology, live, unavailable=unavailable, wait_s=wait_s)
 
     def deleted(step: Step) -> Step:
-        outcome = Outcome.ABSENT if step.outcome is Outcome.CREATE else Outcome.DELETE
+        outcome = Outcome.ABSENT if step.outcome in (Outcome.CREATE, Outcome.UNSUPPORTED) else Outcome.DELETE
         return Step(step.kind, step.name, outcome, entity=step.entity)
 
     kept = (Outcome.EXTRA, Outcome.MISSING)
@@ -328,12 +333,30 @@ def _not_found(planned: Plan) -> NotFound:
     return error
 
 
+def _unknown_types(planned: Plan) -> Refused:
+    """Return the error that lists every exchange of a plan whose type the broker does not know."""
+    problems = [
+        Problem(
+            step.where or Location(f"exchange {step.name!r}"),
+            f"exchange {step.name!r}: {step.note}",
+            error_mapping.unknown_type_advice(step.entity.type) if isinstance(step.entity, Exchange) else "",
+        )
+        for step in planned.unsupported
+    ]
+    message = f"{plural(len(problems), 'exchange')} of an unknown type; nothing was changed"
+    error = Refused(503, "unknown exchange type", "exchanges", message=message, problems=problems)
+    error.report = planned
+    return error
+
+
 def _require_applicable(planned: Plan, topology: Topology, snapshot: BrokerSnapshot, *, prune: bool) -> None:
     """Raise the error that keeps a plan from being applied, before anything is changed."""
     if planned.conflicts:
         raise conflict(planned)
     if planned.missing:
         raise _not_found(planned)
+    if planned.unsupported:
+        raise _unknown_types(planned)
     _require_http_api(topology, snapshot, prune=prune)
 
 

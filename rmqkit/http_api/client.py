@@ -100,6 +100,7 @@ class HttpApiClient:
     """The HTTP API of the broker at an AMQP address, for one virtual host."""
 
     def __init__(self, settings: Settings, address: Address, timeout_s: float = TIMEOUT_S) -> None:
+        self.exchange_types: frozenset[str] = frozenset()  # those that the broker knows; read by `verify`
         self._timeout_s = timeout_s
         self._settings = settings
         self._address = address
@@ -132,6 +133,7 @@ class HttpApiClient:
         """
         with self._checking_format():
             overview = self._call("GET", "overview")
+            self.exchange_types = frozenset(each["name"] for each in overview.get("exchange_types", ()))
             listeners = overview.get("listeners", ())
             ports = {each.get("port") for each in listeners}
         guessed_wrong = not self._settings.api_url and listeners and self._address.port not in ports

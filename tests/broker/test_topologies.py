@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import rmqkit
-from rmqkit import Outcome
+from rmqkit import Outcome, exit_codes
+from rmqkit.options import ApplyOptions
 from rmqkit.settings import Settings, load_settings
 from rmqkit.topology.examples import example_names
 from rmqkit.topology.file.loader import loads
@@ -86,3 +87,26 @@ def test_a_refusal_names_its_entity_even_if_it_closes_the_connection(
         assert advice in caught.value.advice
         report = connection.publish(rmqkit.Message(b"x", "", "first"), check=False)  # on a new connection
         assert report.published == 1
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_exchange_type_that_the_broker_does_not_know_is_found_before_anything_is_declared(
+    settings: Settings, exists: bool
+) -> None:
+    wanted = loads("exchanges: {first: {}, delayed: {type: x-delayed-message}, odd: {type: x-odd}}", "d.yaml")
+    options = ApplyOptions(replace=exists)
+    with rmqkit.connect(settings=settings) as connection:
+        if exists:
+            connection.apply(loads("exchanges: {delayed: {}, odd: {}}"))
+            assert [step.name for step in connection.plan(wanted).conflicts] == ["delayed", "odd"]
+        planned = connection.plan(wanted, options=options)
+        assert [step.name for step in planned.unsupported] == ["delayed", "odd"]
+        assert exit_codes.exit_code(planned) == exit_codes.REFUSED
+        with pytest.raises(rmqkit.Refused, match="2 exchanges of an unknown type; nothing was changed") as caught:
+            connection.apply(wanted, options=options)
+        first, second = caught.value.problems
+        assert str(first).startswith("d.yaml:1:24: exchange 'delayed': the broker does not know exchange type")
+        assert "`rabbitmq-plugins enable rabbitmq_delayed_message_exchange`" in first.advice
+        assert "`rabbitmq-plugins list`" in second.advice
+        assert "first" not in {each.name for each in connection.live().topology.exchanges}
+        assert len(connection.destroy(wanted, dry_run=True).changes) == 2 * exists
