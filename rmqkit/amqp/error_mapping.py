@@ -216,6 +216,14 @@ def login_expired(close: spec.Channel.Close) -> bool:
     return close.reply_code == REFUSED and "token has expired" in close.reply_text
 
 
+def forked() -> ConnectionLost:
+    """Return the error for the use of a connection in a process that was forked from the one that opened it."""
+    return ConnectionLost(
+        "the connection was opened before os.fork, and belongs to the parent process",
+        advice="Open a connection of its own in each process, after the fork: rmqkit.connect().",
+    )
+
+
 def lost(error: BaseException | None, address: Address) -> BrokerError:
     """Return the error for the loss of an open connection."""
     code, text = 0, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import pika
 
 from rmqkit.address import Address
+from rmqkit.amqp import error_mapping
 from rmqkit.amqp.channel import CALL_TIMEOUT_S, Channel
 from rmqkit.amqp.error_mapping import NotOffered
 from rmqkit.amqp.transport import Transport
@@ -39,6 +41,7 @@ class ReconnectingConnection:
         self._transport: Transport | None = None
         self._next_address = 0
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def blocked(self) -> str:
@@ -84,7 +87,7 @@ class ReconnectingConnection:
                     raise
                 failure = exc
             except (Unreachable, ConnectionLost) as exc:
-                if self._closed:
+                if self._closed or self._forked:
                     raise
                 failure = exc
             except SettingsError as exc:  # a secret that is being replaced: the first connection could read it
@@ -98,20 +101,30 @@ class ReconnectingConnection:
 
     def reset(self) -> None:
         """Drop the connection and all unwritten bytes; the next channel opens a new connection."""
+        if self._forked:
+            return
         with self._lock:
             if self._transport is not None:
                 self._transport.abort()
                 self._transport = None
 
     def close(self) -> None:
-        """Close the connection, if one is open."""
+        """Close the connection, if one is open; in a forked process, leave it to the parent."""
+        if self._forked:
+            return
         with self._lock:
             self._closed = True
             if self._transport is not None:
                 self._transport.close()
                 self._transport = None
 
+    @property
+    def _forked(self) -> bool:
+        return os.getpid() != self._process
+
     def _connected(self) -> Transport:
+        if self._forked:  # before the lock: another thread may have held it
+            raise error_mapping.forked()
         with self._lock:
             if self._closed:
                 raise ConnectionLost("the connection was closed by rmqkit")

@@ -39,6 +39,16 @@ OWNER_CHECK_S = 1.0
 PURE_PIKA = "RMQKIT_PURE_PIKA"
 
 _sessions = count(1)
+_open_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+
+
+def _lose_all() -> None:
+    """In a forked process, lose the connections: their I/O threads and their side of the sockets are the parent's."""
+    for transport in tuple(_open_transports):
+        transport.lose_to_parent()
+
+
+os.register_at_fork(after_in_child=_lose_all)
 
 _pika_log = logging.getLogger("pika")
 if _pika_log.level == logging.NOTSET:  # each failure reaches the caller once, as an error or a warning of rmqkit
@@ -119,6 +129,7 @@ class Transport:
     def open(cls, address: Address, parameters: pika.ConnectionParameters, timeout_s: float) -> Transport:
         """Connect and log in. Raises Unreachable, AuthenticationFailed."""
         transport = cls(address, parameters)
+        _open_transports.add(transport)
         transport._thread.start()
         try:
             opened = transport._ready.wait(timeout_s)
@@ -183,6 +194,13 @@ class Transport:
         if self._thread.is_alive():
             self._ioloop.add_callback_threadsafe(self._abort)
             self._thread.join()
+
+    def lose_to_parent(self) -> None:
+        """Wake everything that waits for this connection, with an error; the parent's connection stays as it is."""
+        self._channels_lock = threading.Lock()  # another thread may have held it
+        self.lost = error_mapping.forked()
+        for channel in self._channels.values():
+            channel.inbox.put(self.lost)
 
     # Called on the I/O thread.
 
