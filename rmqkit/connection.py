@@ -155,6 +155,13 @@ class Connection:
         """
         return http_api.connect(self._consuming).queues(all_vhosts=all_vhosts)
 
+    def alarms(self) -> tuple[str, ...]:
+        """Return the alarms that block publishers, such as `memory on rabbit@one`; none if the user may not see them.
+
+        Raises the errors of `live`.
+        """
+        return http_api.connect(self._consuming).alarms()
+
     def dead_letter_target(self, queue: str) -> Target | None:
         """Return where the messages that a queue rejects go; None if they are dropped.
 

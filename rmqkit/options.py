@@ -16,8 +16,9 @@ class PublishOptions:
 
     `window` and `window_bytes` bound the unconfirmed messages, in number and in bytes of their bodies (one message may
     be larger); `rate` is in messages a second. Publishing gives up after `confirm_timeout_s` without any confirm, or
-    after `blocked_timeout_s` of an alarm of the broker. A message that reaches no queue is returned, and an error; if
-    not `mandatory`, the broker confirms and drops it (https://www.rabbitmq.com/docs/publishers#unroutable).
+    after `blocked_timeout_s` of an alarm of the broker, by default that of the settings. A message that reaches no
+    queue is returned, and an error; if not `mandatory`, the broker confirms and drops it
+    (https://www.rabbitmq.com/docs/publishers#unroutable).
     """
 
     confirms: bool = True
@@ -25,7 +26,7 @@ class PublishOptions:
     window_bytes: int = 16 * 1024 * 1024
     rate: float | None = None
     confirm_timeout_s: float = 60.0
-    blocked_timeout_s: float = 600.0
+    blocked_timeout_s: float | None = None
     mandatory: bool = True
 
 

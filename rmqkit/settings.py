@@ -29,7 +29,8 @@ class Settings:
     """Brokers to try, in this order, and their logins; `source` names the origin of the URLs.
 
     `api_url` is the URL of RabbitMQ's HTTP API; if it is empty, `find_api_url` may know the URL for an address, and
-    otherwise it is the default port of the same host.
+    otherwise it is the default port of the same host. While an alarm of the broker blocks publishers, work waits for
+    `blocked_timeout_s`, and `on_blocked` gets the reason, on a thread of its own.
     """
 
     addresses: tuple[Address, ...] = (Address(),)
@@ -38,6 +39,8 @@ class Settings:
     source: str = "default"
     api_url: str = field(default="", repr=False)  # may contain a password
     find_api_url: Callable[[Address], str] | None = field(default=None, repr=False, compare=False)
+    blocked_timeout_s: float = 600.0
+    on_blocked: Callable[[str], object] | None = field(default=None, repr=False, compare=False)
 
     def password(self, address: Address) -> str:
         """Return the current password: the file is read on each call, so that a changed secret is used."""

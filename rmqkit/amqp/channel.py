@@ -17,9 +17,11 @@ from rmqkit.address import Address
 from rmqkit.amqp import error_mapping
 from rmqkit.amqp.frames import Event, encode_method, encode_nack
 from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, Refused
+from rmqkit.stop import Stop
 
 _PIPELINED_CALLS = 100
 _CLOSE_S = 5.0
+_BLOCKED_S = 0.2  # between two checks for a stop, while an alarm keeps the broker from answering
 NACK_IS_FREE = (4, 3)  # the first version whose quorum queues do not count a nack as a failed delivery
 _ANY_PERMISSION = (4, 3, 1)  # the first version that answers a passive declare with any permission; 4.3.0: configure
 CALL_TIMEOUT_S = 30.0  # a broker that does not answer a method for so long counts as gone
@@ -39,6 +41,7 @@ class ChannelTransport(Protocol):
 
     address: Address
     blocked: str
+    blocked_until_s: float
     lost: BrokerError | None
     frame_max: int
     version: tuple[int, ...]
@@ -60,8 +63,9 @@ class Channel:
     with the same number. Once the broker closed the channel or the connection is lost, every call raises that error.
     """
 
-    def __init__(self, transport: ChannelTransport, number: int, session: int) -> None:
+    def __init__(self, transport: ChannelTransport, number: int, session: int, stop: Stop | None = None) -> None:
         self.transport = transport
+        self.stop = stop  # ends calls that an alarm keeps from being answered
         self.number = number
         self.session = session
         self.inbox: SimpleQueue[list[Event] | BrokerError | None] = SimpleQueue()
@@ -85,18 +89,25 @@ class Channel:
         *,
         subject: str,
         arguments: Mapping[str, Any] | None = None,
-        timeout_s: float = CALL_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> Any:
         """Send a synchronous method and return the broker's answer; `subject` names the entity in errors.
 
-        `arguments` are as in `frames.encode_method`. Raises Refused if the broker refuses and closes the channel, and
+        Without `timeout_s`, it waits as long as the settings allow for an alarm, or until the stop. `arguments` are as
+        in `frames.encode_method`. Raises Refused if the broker refuses and closes the channel, and
         ConnectionLost, also when no answer arrives in time.
         """
         self.send(encode_method(self.number, method, arguments))
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
         while True:
+            left_s = deadline - time.monotonic()
+            if self.transport.blocked:
+                if self.stop and self.stop.requested:
+                    raise self._unanswered(subject)
+                deadline = max(deadline, self.transport.blocked_until_s) if timeout_s is None else deadline
+                left_s = min(left_s, _BLOCKED_S)
             try:
-                events = self._receive(deadline - time.monotonic(), subject)
+                events = self._receive(left_s, subject)
             except ConnectionLost as exc:
                 raise error_mapping.refused_by_closing(exc, subject, divmod(method.INDEX, 1 << 16)) from exc
             for position, event in enumerate(events):
@@ -107,7 +118,7 @@ class Channel:
             if time.monotonic() >= deadline:
                 if not self.transport.blocked:  # else it is alive, and reads the method once the alarm is over
                     self.transport.abort()
-                raise self._unanswered(subject, timeout_s)
+                raise self._unanswered(subject)
 
     def confirm_select(self) -> None:
         """Have the broker confirm messages published on this channel (https://www.rabbitmq.com/docs/confirms)."""
@@ -172,7 +183,7 @@ class Channel:
                 raise error_mapping.refused(exc.reply_code, exc.reply_text, subject, method) from exc
             if not answers:
                 self.transport.abort()
-                raise self._unanswered(pending[0].subject, timeout_s)
+                raise self._unanswered(pending[0].subject)
             for answer in answers:
                 if isinstance(answer, pending[0].answer):
                     pending.popleft()
@@ -213,7 +224,9 @@ class Channel:
         Return whether the broker answered: then it has processed everything that was sent before.
         """
         answered = False
-        if self.transport.lost is None and self._closed is None:
+        if self.transport.lost is None and self._closed is None and self.transport.blocked:
+            self.send(encode_method(self.number, spec.Channel.Close(200, "done", 0, 0)))
+        elif self.transport.lost is None and self._closed is None:
             with suppress(BrokerError):  # closed in any case
                 self.call(
                     spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=_CLOSE_S
@@ -223,8 +236,10 @@ class Channel:
         self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
         return answered
 
-    def _unanswered(self, subject: str, timeout_s: float) -> ConnectionLost:
-        message = f"{self.transport.address}: no answer about {subject} within {timeout_s:g} s"
+    def _unanswered(self, subject: str) -> ConnectionLost:
+        message = f"{self.transport.address}: no answer about {subject}"
+        if self.transport.blocked:
+            return ConnectionLost(f"{message}: the broker is blocking publishers: {self.transport.blocked}")
         return ConnectionLost(message, advice=error_mapping.NO_MAJORITY if subject.startswith("queue") else "")
 
     def _receive(self, timeout_s: float, subject: str) -> list[Event]:

@@ -18,6 +18,7 @@ from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import NotFound, PropertyMismatch, Refused, ResourceLocked
 from rmqkit.model import Exchange, Queue
 from rmqkit.plan import Difference, Outcome, Step
+from rmqkit.stop import Stop
 
 _MAX_DECLARES = 20  # more than an entity has properties
 _TYPES: dict[type, str] = {str: "longstr", bool: "bool", int: "long"}
@@ -35,8 +36,9 @@ _CONVERSIONS: dict[str, Callable[[str], Any]] = {
 class EntityInspector:
     """Inspects live entities, on a channel that is reopened after each refusal."""
 
-    def __init__(self, connection: ReconnectingConnection) -> None:
+    def __init__(self, connection: ReconnectingConnection, stop: Stop | None = None) -> None:
         self._connection = connection
+        self._stop = stop
         self._channel: Channel | None = None
 
     def __enter__(self) -> Self:
@@ -83,7 +85,7 @@ class EntityInspector:
 
     def _open(self) -> Channel:
         if self._channel is None:
-            self._channel = self._connection.channel()
+            self._channel = self._connection.channel(self._stop)
         return self._channel
 
     def _declare(self, entity: Exchange | Queue, *, passive: bool) -> Refused | None:

@@ -13,7 +13,7 @@ import pika
 
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping
-from rmqkit.amqp.channel import CALL_TIMEOUT_S, Channel
+from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.error_mapping import NotOffered
 from rmqkit.amqp.transport import Transport
 from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, NotFound, SettingsError, Unreachable
@@ -53,12 +53,12 @@ class ReconnectingConnection:
         """Connect now. Raises Unreachable, AuthenticationFailed, NotFound for the virtual host."""
         self._connected()
 
-    def channel(self) -> Channel:
-        """Open a channel, connecting first if necessary: one try for each address.
+    def channel(self, stop: Stop | None = None) -> Channel:
+        """Open a channel, connecting first if necessary: one try for each address; a stop ends waits for an alarm.
 
         Raises Unreachable, AuthenticationFailed, ConnectionLost.
         """
-        return self._connected().open_channel(CALL_TIMEOUT_S)
+        return self._connected().open_channel(stop)
 
     def server(self) -> tuple[Address, str]:
         """Return the address and the cluster name of the connected broker, connecting first if necessary.
@@ -80,7 +80,7 @@ class ReconnectingConnection:
         failure: BrokerError
         while True:
             try:
-                return prepare(self.channel())
+                return prepare(self.channel(stop))
             except AuthenticationFailed as exc:
                 refusals += 1
                 if refusals > len(self.settings.addresses):
@@ -139,7 +139,7 @@ class ReconnectingConnection:
         for attempt in range(len(addresses)):
             address = addresses[self._next_address % len(addresses)]
             try:
-                return Transport.open(address, self._parameters(address), OPEN_TIMEOUT_S)
+                return Transport.open(address, self._parameters(address), OPEN_TIMEOUT_S, self.settings)
             except (Unreachable, AuthenticationFailed, NotFound):  # the last: of the virtual host
                 self._next_address += 1
                 if attempt == len(addresses) - 1:

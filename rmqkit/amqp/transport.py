@@ -12,6 +12,7 @@ import os
 import re
 import ssl
 import threading
+import time
 import weakref
 from collections import deque
 from copy import copy
@@ -30,6 +31,8 @@ from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frame_decoder import Decoder
 from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
+from rmqkit.settings import Settings
+from rmqkit.stop import Stop
 
 READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
 WRITE_BYTES = 256 * 1024  # a partial write copies the rest, so a write must not be too large
@@ -107,13 +110,15 @@ class _Adapter(pika.SelectConnection):
 class Transport:
     """An open connection, made by `Transport.open`; once it is lost, it is not reopened."""
 
-    def __init__(self, address: Address, parameters: pika.ConnectionParameters) -> None:
+    def __init__(self, address: Address, parameters: pika.ConnectionParameters, settings: Settings) -> None:
         self.address = address
+        self.blocked_until_s = 0.0  # as long as an alarm is waited for; 0: there is none
         self.blocked = ""  # why the broker does not read, like "low on memory"; empty if it reads
         self.lost: BrokerError | None = None
         self.frame_max = 0
         self.cluster_name = ""  # from the properties of the broker, as is its version
         self.version: tuple[int, ...] = ()
+        self._settings = settings
         self._parameters = parameters
         self._channels: dict[int, Channel] = {}
         self._channels_lock = threading.Lock()
@@ -126,9 +131,15 @@ class Transport:
         self._thread = threading.Thread(target=self._run, name=f"rmqkit-io {address.host}", daemon=True)
 
     @classmethod
-    def open(cls, address: Address, parameters: pika.ConnectionParameters, timeout_s: float) -> Transport:
+    def open(
+        cls,
+        address: Address,
+        parameters: pika.ConnectionParameters,
+        timeout_s: float,
+        settings: Settings = Settings(),  # noqa: B008
+    ) -> Transport:
         """Connect and log in. Raises Unreachable, AuthenticationFailed."""
-        transport = cls(address, parameters)
+        transport = cls(address, parameters, settings)
         _open_transports.add(transport)
         transport._thread.start()
         try:
@@ -154,8 +165,11 @@ class Transport:
             self._idle = False
             self._ioloop.add_callback_threadsafe(self._drain)
 
-    def open_channel(self, timeout_s: float) -> Channel:
-        """Open a channel. Raises ConnectionLost, Refused when all channel numbers are in use."""
+    def open_channel(self, stop: Stop | None = None) -> Channel:
+        """Open a channel; a stop ends calls that wait for an alarm.
+
+        Raises ConnectionLost, Refused when all channel numbers are in use.
+        """
         with self._channels_lock:
             if self.lost is not None:
                 raise copy(self.lost)
@@ -163,12 +177,12 @@ class Transport:
             number = next((free for free in range(1, limit + 1) if free not in self._channels), None)
             if number is None:
                 raise error_mapping.refused(504, f"all {limit} channels are in use", f"{self.address}")
-            channel = Channel(self, number, next(_sessions))
+            channel = Channel(self, number, next(_sessions), stop)
             self._channels[number] = channel
         assert self._adapter is not None, "the adapter exists from the thread's first step"  # noqa: S101
         self._adapter.decoder.sessions[number] = channel.session
         try:
-            channel.call(spec.Channel.Open(), spec.Channel.OpenOk, subject="a new channel", timeout_s=timeout_s)
+            channel.call(spec.Channel.Open(), spec.Channel.OpenOk, subject="a new channel")
         except BaseException:
             self.forget(number)
             raise
@@ -180,9 +194,10 @@ class Transport:
             self._channels.pop(number, None)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Close the connection and wait for close-ok; abort if it does not arrive in time."""
-        self._ioloop.add_callback_threadsafe(self._close)
-        self._thread.join(timeout_s)
+        """Close the connection and wait for close-ok; abort if it does not arrive in time, as under an alarm."""
+        if not self.blocked:
+            self._ioloop.add_callback_threadsafe(self._close)
+            self._thread.join(timeout_s)
         self.abort()
 
     def close_with_owner(self, owner: object) -> None:
@@ -267,7 +282,7 @@ class Transport:
 
     def _fail(self, error: BrokerError) -> None:
         self._failure = error
-        self.blocked = ""
+        self.blocked, self.blocked_until_s = "", 0.0
         with self._channels_lock:
             self.lost = error
             channels = tuple(self._channels.values())
@@ -278,12 +293,15 @@ class Transport:
 
     def on_blocked(self, _adapter: Any, blocked: Any) -> None:
         """Record that the broker stopped reading from publishers (https://www.rabbitmq.com/docs/connection-blocked)."""
+        self.blocked_until_s = time.monotonic() + self._settings.blocked_timeout_s
         self.blocked = blocked.method.reason or "an alarm"
+        if self._settings.on_blocked:  # not here: it may take its time
+            threading.Thread(target=self._settings.on_blocked, args=(self.blocked,), daemon=True).start()
         self._wake_all()
 
     def on_unblocked(self, _adapter: Any, _unblocked: Any) -> None:
         """Record that the broker reads from publishers again."""
-        self.blocked = ""
+        self.blocked, self.blocked_until_s = "", 0.0
         self._wake_all()
 
     def _wake_all(self) -> None:

@@ -74,6 +74,12 @@ class ConnectionOptions:
         "File containing the password, reread on every connect. [default: from the URL or RMQKIT_PASSWORD]",
     )
     password_prompt: bool = _option("--password-prompt", "Ask for the password on the terminal.", default=False)
+    blocked_timeout: float = _option(
+        "--blocked-timeout SECONDS",
+        "How long to wait while an alarm of the broker blocks publishers.",
+        default=600.0,
+        min=0,
+    )
     tls_ca_file: str = _option(
         "--tls-ca-file FILE", "CA certificates (PEM) to trust instead of the system's.", default=""
     )
@@ -112,11 +118,20 @@ class ConnectionOptions:
         )
         for caution in settings.security_warnings():
             output.warn_once(caution)
-        return replace(settings, find_api_url=_api_url_of_node)
+        return replace(
+            settings,
+            find_api_url=_api_url_of_node,
+            blocked_timeout_s=self.blocked_timeout,
+            on_blocked=_warn_of_alarm,
+        )
 
     def connect(self) -> Connection:
         """Connect to the broker that the options name."""
         return connect(self.settings())
+
+
+def _warn_of_alarm(reason: str) -> None:
+    output.warn(f"the broker is blocking publishers: {reason}")
 
 
 def _ask(address: Address) -> str:

@@ -173,6 +173,19 @@ class HttpApiClient:
             found = self._call("GET", f"queues{'' if all_vhosts else f'/{self._vhost}'}?columns={columns}")
             return tuple(sorted(map(_status_of, found), key=lambda each: (each.name, each.vhost or "")))
 
+    def alarms(self) -> tuple[str, ...]:
+        """Return the alarms that block publishers, such as `memory on rabbit@one`; none if the user may not see them.
+
+        Raises Unreachable.
+        """
+        try:
+            nodes = self._call("GET", "nodes?columns=name,mem_alarm,disk_free_alarm")
+        except (AccessRefused, AuthenticationFailed):
+            return ()
+        kinds = {"mem_alarm": "memory", "disk_free_alarm": "disk space"}
+        with self._checking_format():
+            return tuple(f"{kind} on {each['name']}" for each in nodes for key, kind in kinds.items() if each.get(key))
+
     def dead_letter_target(self, queue: str) -> Target | None:
         """Return the target of the messages that a queue rejects; None if they are dropped, because it leads nowhere.
 

@@ -172,7 +172,7 @@ class Move:
         session = self.connection.recover(self.stop, partial(_MovePass, self))
         try:
             self.ready = self.ready or session.held.ready()
-            with self.stop.waking(session.channel.wake), EntityInspector(self.connection) as inspector:
+            with self.stop.waking(session.channel.wake), EntityInspector(self.connection, self.stop) as inspector:
                 # After a failure the same messages may be there again, as far as acknowledgements were lost: then the
                 # pass ends when no more arrive, and it is no longer than the first.
                 session.run(inspector, self.ready)

@@ -11,7 +11,7 @@ from rmqkit.messaging.unconfirmed import PublishedT
 from rmqkit.options import PublishOptions
 
 STOP_GRACE_S = 10.0  # how long a stop waits for confirms
-STOP_GRACE_BLOCKED_S = 1.0  # ... while the broker blocks publishers
+STOP_GRACE_BLOCKED_S = 0.5  # ... while the broker blocks publishers
 
 
 class StoppedWaiting(Exception):
@@ -21,8 +21,9 @@ class StoppedWaiting(Exception):
 class ConfirmDeadline:
     """The clocks of one run: since the last progress, since the broker blocked it, since a stop was requested."""
 
-    def __init__(self, options: PublishOptions) -> None:
-        self._options = options
+    def __init__(self, options: PublishOptions, blocked_timeout_s: float) -> None:
+        self._confirm_timeout_s = options.confirm_timeout_s
+        self._blocked_timeout_s = blocked_timeout_s if options.blocked_timeout_s is None else options.blocked_timeout_s
         self._progress_s = time.monotonic()
         self._stopped_s = 0.0
         self._was_blocked = False
@@ -42,12 +43,12 @@ class ConfirmDeadline:
             if now - max(self._stopped_s, self._progress_s) > (STOP_GRACE_BLOCKED_S if blocked else STOP_GRACE_S):
                 raise StoppedWaiting
         waited_s = now - self._progress_s
-        if blocked and waited_s > self._options.blocked_timeout_s:
+        if blocked and waited_s > self._blocked_timeout_s:
             raise NotConfirmed(
                 f"the broker has been blocking publishers for {waited_s:.0f} s: {blocked}",
                 advice="Free memory or disk space on the broker: `rabbitmqctl status` shows the alarm.",
             )
-        if not blocked and waited_s > self._options.confirm_timeout_s:
+        if not blocked and waited_s > self._confirm_timeout_s:
             raise NotConfirmed(
                 f"no confirm for {waited_s:.0f} s; {waiting_for} messages are unconfirmed",
                 advice="They may or may not be in their queues. A quorum queue confirms nothing without a majority.",

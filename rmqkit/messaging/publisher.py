@@ -131,7 +131,7 @@ class Publisher:
         self._warn = on_warning or (lambda _: None)
         self._warn_once = cache(self._warn)
         self._counts = PublishCounts(confirms=options.confirms, on_settled=on_settled, on_failure=on_failure)
-        self._deadline = ConfirmDeadline(options)
+        self._deadline = ConfirmDeadline(options, connection.settings.blocked_timeout_s)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
         self._retries: RetryQueue[Sent] = RetryQueue()  # nacked, to be sent again after a pause
         self._missing: dict[str, str] = {}  # exchanges that do not exist, and the broker's reply

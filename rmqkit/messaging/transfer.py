@@ -44,7 +44,7 @@ class Transfer(ABC):
         self._username = channel.transport.address.username
         self._encoder = Encoder(channel.number, channel.transport.frame_max)
         self._unconfirmed: Unconfirmed[Transferred] = Unconfirmed(always_exact=True)
-        self._deadline = ConfirmDeadline(PublishOptions())
+        self._deadline = ConfirmDeadline(PublishOptions(), connection.settings.blocked_timeout_s)
         self._origin: Origin | None = None
         self._destination: Destination | str = ""  # for that origin
         channel.confirm_select()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +19,7 @@ import rmqkit
 from rmqkit import Fate, Message
 from rmqkit.node.node import Node
 from tests.faults.fault_run import DeclareLedger
+from tests.support.cli import rmqkit as run
 from tests.support.queues import ready
 from tests.support.wait import wait_until
 
@@ -130,6 +137,82 @@ def test_publishing_again_on_a_connection_that_was_stopped_while_blocked(
             connection.publish(ledger.messages(range(100)), stop=stop, check=False)
             stopper.join()
         assert connection.publish(ledger.messages(range(100, 200))).complete
+
+
+BLOCKED = {
+    "publish": ("publish", "-q", "{queue}", "--count", "50"),
+    "move": ("move", "{queue}", "--to-queue", "{other}"),
+    "forward": ("consume", "{queue}", "--to-queue", "{other}"),
+    "forward with workers": ("consume", "{queue}", "--to-queue", "{other}", "--workers", "2"),
+    "forward what fails": ("consume", "{queue}", "--exec", "false", "--topology", "{topology}"),
+    "call": ("call", "{queue}", "x", "--timeout", "60"),
+}
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("name", BLOCKED)
+def test_a_command_under_an_alarm_says_so_and_ends_with_the_first_signal(
+    node: Node, node_ledger: DeclareLedger, tmp_path: Path, name: str
+) -> None:
+    queue, other = node_ledger().queue, node_ledger().queue
+    topology = tmp_path / "retry.yaml"
+    topology.write_text(f"queues: {{{queue}: {{retry: {{delays: [1h], then: {other}}}}}, {other}: {{}}}}")
+    with rmqkit.connect(node.url) as connection:
+        connection.apply(rmqkit.load(topology))
+        connection.publish(Message(b"%d" % number, queue) for number in range(20))
+    words = [each.format(queue=queue, other=other, topology=topology) for each in BLOCKED[name]]
+    environment = os.environ | {"RMQKIT_URL": node.url, "XDG_STATE_HOME": str(tmp_path)}
+    with alarm(node):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rmqkit", *words],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stderr
+            line = next(each for each in process.stderr if "blocking" in each)
+            assert line.startswith("warning: the broker is blocking publishers: low on memory")
+            signalled_s = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+            seconds = time.monotonic() - signalled_s
+        finally:
+            process.kill()
+    assert process.returncode in {4, 6, 130}, stderr
+    assert seconds < 3, stderr  # a second, and the end of Python on a busy machine
+
+
+@pytest.mark.parametrize("name", ["publish", "move", "forward"])
+def test_the_time_that_an_alarm_is_waited_for_is_an_option(
+    node: Node, node_ledger: DeclareLedger, tmp_path: Path, name: str
+) -> None:
+    queue, other = node_ledger().queue, node_ledger().queue
+    with rmqkit.connect(node.url) as connection:
+        connection.publish(Message(b"%d" % number, queue) for number in range(20))
+    words = [each.format(queue=queue, other=other) for each in BLOCKED[name]]
+    with alarm(node):
+        started_s = time.monotonic()
+        environment = {"RMQKIT_URL": node.url, "XDG_STATE_HOME": str(tmp_path)}
+        done = run(*words, "--blocked-timeout", 1, env=environment, as_process=True)
+        assert time.monotonic() - started_s < 20
+    assert done.returncode == 6, done.stderr
+    assert "the broker has been blocking publishers for" in done.stderr
+
+
+def test_status_names_the_alarms(node: Node, tmp_path: Path) -> None:
+    environment = {
+        "RMQKIT_URL": node.url,
+        "RMQKIT_API_URL": node.status().management_url.replace("://", "://guest:guest@"),
+        "XDG_STATE_HOME": str(tmp_path),
+    }
+    wait_until(lambda: "ALARM" not in run("status", env=environment).stderr, "an alarm is shown")
+    with alarm(node):
+        wait_until(lambda: "ALARM" in run("status", env=environment).stderr, "the alarm is not shown")
+        assert "ALARM: publishers are blocked: memory on rmqkit" in run("status", env=environment).stderr
+        assert json.loads(run("status", "--json", env=environment).stdout)["alarms"][0].startswith("memory on")
 
 
 @pytest.mark.fault(19)

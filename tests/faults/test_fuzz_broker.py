@@ -29,7 +29,7 @@ BOUND_S = 20.0
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every wait for a broker that says nothing be short."""
     monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.OPEN_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.CALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("rmqkit.amqp.channel.CALL_TIMEOUT_S", 1.0)
     monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.FIRST_PAUSE_S", 0.01)
     monkeypatch.setitem(Channel.call.__kwdefaults__ or {}, "timeout_s", 1.0)

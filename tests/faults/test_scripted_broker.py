@@ -133,7 +133,7 @@ def test_a_stop_times_out_waiting_for_a_confirm(monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make calls give up after two seconds instead of thirty."""
-    monkeypatch.setattr("rmqkit.amqp.reconnecting_connection.CALL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("rmqkit.amqp.channel.CALL_TIMEOUT_S", 2.0)
 
 
 @pytest.mark.usefixtures("impatient")

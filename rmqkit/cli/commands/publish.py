@@ -145,16 +145,12 @@ def _send(
 ) -> tuple[PublishReport, RmqkitError | None, bool]:
     """Publish; return the report, the error that ended it early, and whether a second signal did."""
     report = PublishReport(confirms=options.confirms)
-    was_blocked = ""
     with output.progress("publishing", messages.total) as show:
 
         def on_progress(progress: PublishReport) -> None:
-            nonlocal report, was_blocked
-            report, blocked = progress, connection.blocked
-            if blocked and not was_blocked:
-                output.warn(f"the broker is blocking publishers: {blocked}")
-            was_blocked = blocked
-            show(report.confirmed if report.confirms else report.published, blocked)
+            nonlocal report
+            report = progress
+            show(report.confirmed if report.confirms else report.published, connection.blocked)
 
         try:
             report = connection.publish(

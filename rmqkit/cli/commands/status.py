@@ -59,12 +59,13 @@ _DRIFT = {
 class Status:
     """Queues, and how many entities differ from the files by outcome; None without a file.
 
-    `unseen` says in sentences what could not be inspected.
+    `unseen` says in sentences what could not be inspected; `alarms` block publishers.
     """
 
     queues: tuple[QueueStatus, ...]
     drift: Counter[Outcome] | None = None
     unseen: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
 
 
 class Order(StrEnum):
@@ -163,8 +164,9 @@ def inspect(
     """
     known: tuple[QueueStatus, ...] = ()
     unseen: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
     try:
-        known = connection.queue_statuses(all_vhosts=selection.all_vhosts)
+        known, alarms = connection.queue_statuses(all_vhosts=selection.all_vhosts), connection.alarms()
     except (Unreachable, AuthenticationFailed, AccessRefused) as error:
         if topology is None:
             advice = "Or pass a topology file: AMQP alone can show its queues' ready messages and consumers."
@@ -173,13 +175,15 @@ def inspect(
             raise
         unseen = ("Nor can types, unacknowledged messages and rates be seen",)
     if topology is None:
-        return Status(selection.of(known, by_default=Order.BUSY), unseen=("Statistics may be up to 5 s old",))
+        return Status(
+            selection.of(known, by_default=Order.BUSY), unseen=("Statistics may be up to 5 s old",), alarms=alarms
+        )
     by_name = {each.name: each for each in known}
     queues = selection.of(
         (_current(connection, queue.name, by_name.get(queue.name)) for queue in topology.queues), by_default=None
     )
     planned = connection.plan(topology)
-    return Status(queues, Counter(step.outcome for step in planned.steps), (*planned.unseen, *unseen))
+    return Status(queues, Counter(step.outcome for step in planned.steps), (*planned.unseen, *unseen), alarms)
 
 
 def _current(connection: Connection, name: str, known: QueueStatus | None) -> QueueStatus:
@@ -270,6 +274,8 @@ def _rate(number: float | None) -> str:
 
 def _remarks(status: Status, files: Sequence[str]) -> Iterator[str]:
     """Yield the totals of several queues, what could not be seen, and a line for each kind of drift."""
+    if status.alarms:
+        yield f"ALARM: publishers are blocked: {', '.join(status.alarms)}."
     if len(status.queues) > 1:
         ready = sum(each.ready for each in status.queues)
         unacknowledged = sum(each.unacknowledged or 0 for each in status.queues)
@@ -288,4 +294,5 @@ def _remarks(status: Status, files: Sequence[str]) -> Iterator[str]:
 
 def _as_json(status: Status) -> dict[str, Any]:
     drift = None if status.drift is None else {outcome.value: status.drift[outcome] for outcome in _DRIFT}
-    return {"queues": [asdict(each) for each in status.queues], "drift": drift, "unseen": list(status.unseen)}
+    shown = {"queues": [asdict(each) for each in status.queues], "drift": drift}
+    return shown | {"unseen": list(status.unseen), "alarms": list(status.alarms)}
