@@ -96,7 +96,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "publish": (
             "Publish messages, persistent and confirmed.",
             "rmqkit publish --count 100000",
-            'rmqkit publish -q worker_queue "hello"',
+            'rmqkit publish worker_queue "hello"',
             "rmqkit publish -e orders -r order.eu.paid --lines orders.jsonl",
         ),
         "consume": (

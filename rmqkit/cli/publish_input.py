@@ -39,7 +39,12 @@ class InputOptions:
     """The messages to publish: payloads and files can be combined, every other kind of input stands alone."""
 
     payloads: Annotated[
-        list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="One message each.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="[QUEUE] [PAYLOAD]...",
+            help="The queue, then one message each; with -q, -e or -r, all are messages.",
+            show_default=False,
+        ),
     ] = None
     file: list[str] = _input(
         "-f --file PATH",
@@ -92,6 +97,12 @@ class InputOptions:
         paths = self._paths if self.file else []
         return [each for each in self.payloads or () if each not in paths], [*self.file, *paths]
 
+    def split_queue(self) -> tuple[str | None, InputOptions]:
+        """Return the queue that is named before the payloads, if any, and the rest; `-f *.json` names files alone."""
+        if not self.payloads or (self.file and self.payloads[0] in self._paths):
+            return None, self
+        return self.payloads[0], replace(self, payloads=self.payloads[1:])
+
     @property
     def templated(self) -> bool:
         """Tell whether body, routing key and headers are templates."""
@@ -125,7 +136,7 @@ class InputOptions:
             (self.format and self.envelopes is not None, "--format cannot be combined with --envelopes"),
             (
                 none and os.isatty(0),
-                "nothing to publish. Pass a payload, --file, --lines, --template or --count, or pipe lines in.",
+                "nothing to publish. Pass a payload after the queue, -f, --lines, --template or -n, or pipe lines in.",
             ),
         )
         for fault, message in faults:

@@ -287,7 +287,7 @@ def test_publish_checks_the_contract_of_the_topology_applied_last(
 ) -> None:
     assert live("apply", topology).returncode == 0
     told = f"Checking against {topology.parent}/schemas/order.json, the contract of exchange 'orders' in {topology}."
-    done = live("publish", BAD.decode())
+    done = live("publish", stdin=BAD.decode())
     assert done.returncode == 2
     assert told in done.stderr
     assert live("publish", "-q", "billing", BAD.decode()).returncode == 2
@@ -299,13 +299,13 @@ def test_publish_checks_the_contract_of_the_topology_applied_last(
     assert (done.returncode, done.stderr.count("Checking against")) == (3, 1)
     assert drain(vhost_channel, "plain") == [BAD, b"{}"]
     assert drain(vhost_channel, "billing") == []
-    done = live("publish", "--no-schema", BAD.decode())
+    done = live("publish", "--no-schema", stdin=BAD.decode())
     assert (done.returncode, "Checking" in done.stderr) == (0, False)
     assert drain(vhost_channel, "billing") == [BAD]
     other = topology.with_name("any.json")
     other.write_text("true")
-    assert live("publish", "--schema", other, BAD.decode()).returncode == 0
-    done = live("publish", "--format", "text", "x")
+    assert live("publish", "--schema", other, stdin=BAD.decode()).returncode == 0
+    done = live("publish", "--format", "text", stdin="x")
     assert done.returncode == 2
     assert "contradicts the contract, which is json" in done.stderr
 

@@ -259,9 +259,33 @@ def test_a_rate_is_not_exceeded(run: Run, queue: str) -> None:
 
 
 def test_off_a_terminal_with_nothing_applied_a_target_is_required(run: Run) -> None:
-    done = run("x", RMQKIT_URL="amqp://127.0.0.1:1/")
-    assert done.returncode == 2
-    assert b"no target given" in done.stderr
+    for arguments in (["-n", "3"], ["--lines", "-"], ["-f", "-"]):
+        done = run(*arguments, RMQKIT_URL="amqp://127.0.0.1:1/")
+        assert done.returncode == 2
+        assert b"no target given" in done.stderr
+
+
+def test_the_queue_comes_before_its_payloads(run: Run, channel: BlockingChannel, queue: str, tmp_path: Path) -> None:
+    (tmp_path / queue).mkdir()
+    (tmp_path / "1.json").write_text("{}")
+    for arguments in ([queue, "hello", "world"], [queue, "-n", 1], [queue, "-f", "1.json"]):
+        done = run(*arguments)
+        if arguments[-1] == "1.json":  # the shell's `-f *.json` looks the same
+            assert (done.returncode, b"Use --queue" in done.stderr) == (2, True)
+            (tmp_path / queue).rmdir()
+            done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+    assert run(queue, stdin=b"line").returncode == 0
+    assert drain(channel, queue) == [b"hello", b"world", b"0", b"{}", b"line"]
+
+
+def test_a_payload_in_the_place_of_the_queue_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text("{}")
+    for arguments in (["rmqkit.hello"], ["data.json"], ["rmqkit.hello", "world"]):
+        done = run(*arguments)
+        assert (done.returncode, b"the first argument is the queue" in done.stderr) == (5, True), done.stderr
+    done = run("rmqkit.hello", "data.json")
+    assert (done.returncode, b"Use -f" in done.stderr) == (2, True)
 
 
 def test_several_files_follow_one_flag(run: Run, channel: BlockingChannel, queue: str, tmp_path: Path) -> None:
@@ -273,17 +297,28 @@ def test_several_files_follow_one_flag(run: Run, channel: BlockingChannel, queue
 
 
 def test_a_payload_that_names_a_file_or_a_queue_is_refused(
-    run: Run, channel: BlockingChannel, queue: str, tmp_path: Path, environment: dict[str, str]
+    run: Run, channel: BlockingChannel, queue: str, tmp_path: Path
 ) -> None:
     (tmp_path / "data.json").write_text("{}")
     done = run("-q", queue, tmp_path / "data.json")
     assert (done.returncode, b"Use -f" in done.stderr) == (2, True)
-    (tmp_path / "topology.yaml").write_text(f"queues:\n  {queue}: {{}}\npublish: {{routing_key: {queue}}}\n")
-    assert rmqkit("apply", tmp_path / "topology.yaml", env=environment).returncode == 0
-    done = run(queue, "hello")
+    done = run("-e", "amq.fanout", queue, "hello")
     assert (done.returncode, f"--queue {queue}".encode() in done.stderr.replace(b"\n", b"")) == (2, True), done.stderr
-    assert run("hello").returncode == 0
-    assert drain(channel, queue) == [b"hello"]
+    assert run("-q", queue, queue).returncode == 0
+    assert drain(channel, queue) == [queue.encode()]
+
+
+def test_the_target_applied_last_is_forgotten_once_destroyed(
+    run: Run, channel: BlockingChannel, queue_name: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    file = tmp_path / "topology.yaml"
+    file.write_text(f"queues:\n  {queue_name}: {{}}\npublish: {{routing_key: {queue_name}}}\n")
+    assert rmqkit("apply", file, env=environment).returncode == 0
+    assert run("--count", 3).returncode == 0
+    assert drain(channel, queue_name) == [b"0", b"1", b"2"]
+    assert rmqkit("destroy", file, "--force", env=environment).returncode == 0
+    done = run("--count", 3)
+    assert (done.returncode, b"no target given" in done.stderr) == (2, True)
 
 
 def test_envelopes_return_to_their_origin_byte_for_byte(

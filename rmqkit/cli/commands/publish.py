@@ -12,7 +12,7 @@ from rmqkit.cli.frame import run
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.publish_input import InputOptions, PropertyOptions, PublishInput, TargetOptions
 from rmqkit.connection import Connection
-from rmqkit.errors import RmqkitError
+from rmqkit.errors import AccessRefused, InputError, NotFound, Refused, ResourceLocked, RmqkitError
 from rmqkit.message import Properties
 from rmqkit.model import Contract, Target
 from rmqkit.options import PublishOptions
@@ -41,9 +41,13 @@ def publish(
 ) -> None:
     """Publish messages, each persistent and confirmed, and report the outcome of each.
 
-    Without an input, each line piped in is a message. Without a target, messages go to the target of the topology
-    applied last. The exit code is 0 only if every message is known to have arrived.
+    Without an input, each line piped in is a message. Without QUEUE, -q, -e or -r, messages go to the target of the
+    topology applied last. The exit code is 0 only if every message is known to have arrived.
     """
+    named, queue = target.target(), None
+    if named is None:
+        queue, inputs = inputs.split_queue()
+        named = None if queue is None else Target("", queue)
     if inputs.resume is not None and no_confirms:
         raise typer.BadParameter("--resume cannot be combined with --no-confirms: it saves what was confirmed")
     settings = broker.settings()
@@ -51,9 +55,11 @@ def publish(
     mandatory = True if target.mandatory else False if target.allow_unroutable else None
 
     def body(stop: Stop) -> int:
-        messages = _open_input(inputs, schema, target, properties, settings=settings, stop=stop)
+        messages = _open_input(inputs, schema, target, named, properties, settings=settings, stop=stop)
         with connect(settings) as connection:
-            if target.target() is None and inputs.payloads:
+            if queue is not None:
+                _check_queue(connection, queue)
+            elif inputs.payloads and named != Target("", inputs.payloads[0]):
                 _refuse_queue_name(connection, inputs.payloads[0])
             report, error, stopped_at_once = _send(connection, messages, options, stop)
             unsaved = _save_progress(messages)
@@ -72,6 +78,7 @@ def _open_input(
     inputs: InputOptions,
     schema: SchemaOptions,
     target: TargetOptions,
+    named: Target | None,
     properties: PropertyOptions,
     *,
     settings: Settings,
@@ -79,7 +86,6 @@ def _open_input(
 ) -> PublishInput:
     """Return the messages, checked as far as possible, and print their target and where they resume."""
     inputs.check()
-    named = target.target()
     given = properties.properties(headers=not inputs.templated)
     if inputs.envelopes is not None and given != Properties():
         raise typer.BadParameter("envelopes carry their own properties: omit headers and properties")
@@ -106,13 +112,24 @@ def _open_input(
     return messages
 
 
+def _check_queue(connection: Connection, queue: str) -> None:
+    """Raise NotFound if the queue before the payloads does not exist: it may be meant as a payload."""
+    try:
+        connection.queue_state(queue)
+    except NotFound as exc:
+        exc.advice = "Without -q, -e or -r, the first argument is the queue: name one of them before a payload."
+        raise
+    except (AccessRefused, ResourceLocked):
+        return
+
+
 def _refuse_queue_name(connection: Connection, payload: str) -> None:
-    """Raise a usage error if the first payload, where no target is named, is that of an existing queue."""
+    """Raise a usage error if the first payload or file has the name of another queue than the target."""
     try:
         connection.queue_state(payload)
-    except RmqkitError:
+    except (InputError, Refused):
         return
-    raise typer.BadParameter(f"{payload!r} is a queue. Use --queue {payload} to publish to it.")
+    raise typer.BadParameter(f"{payload!r} is a queue. Use --queue {payload} to publish to it, or pipe the name in.")
 
 
 def _format(asked: Format | None, contract: Contract | None) -> Format | None:
