@@ -68,7 +68,6 @@ def declare_call(entity: Entity, *, passive: bool = False) -> MethodCall:
     properties.check_arguments(subject(entity), entity.arguments)
     if isinstance(entity, Binding):
         return _binding(entity, "Bind")
-    properties.check_target(entity.name, "")
     common = {"passive": passive, "durable": entity.durable, "auto_delete": entity.auto_delete}
     method: Any
     if isinstance(entity, Exchange):
@@ -94,7 +93,6 @@ def delete_call(entity: Exchange | Queue, *, if_unused: bool = False, if_empty: 
 
 
 def _binding(binding: Binding, verb: str) -> MethodCall:
-    properties.check_target(binding.source, binding.routing_key)
     methods: Any
     if binding.destination_type == "exchange":
         ends, methods = {"source": binding.source, "destination": binding.destination}, spec.Exchange

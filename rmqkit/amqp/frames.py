@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pika import frame, spec
+from pika.exceptions import ShortStringTooLong
 
 from rmqkit.errors import PayloadError
 from rmqkit.message import Delivery, Message, Origin, Properties
@@ -30,6 +31,7 @@ _SETTLE = struct.Struct(">BHIIQBB")
 _CONTENT = struct.Struct(">HH")  # the class and the weight, before the body size
 _EMPTY_TABLE = bytes(4)
 _REMEMBERED_HEADS = 1024
+_NAMES = ("queue", "exchange", "source", "destination", "routing_key", "consumer_tag", "type")  # in methods
 
 ACK_INDEX: int = spec.Basic.Ack.INDEX
 NACK_INDEX: int = spec.Basic.Nack.INDEX
@@ -93,9 +95,14 @@ Event = list[Delivery] | Confirm | Returned | Any
 def encode_method(channel: int, method: Any, arguments: Mapping[str, Any] | None = None) -> bytes:
     """Marshal one of pika's method objects for a channel.
 
-    `arguments` replaces the empty table at the end of a method: pika's own encoder does not support floats.
+    `arguments` replaces the empty table at the end of a method: pika's own encoder does not support floats. Raises
+    PayloadError for names that AMQP cannot carry.
     """
-    marshalled: bytes = frame.Method(channel, method).marshal()
+    try:
+        marshalled: bytes = frame.Method(channel, method).marshal()
+    except (AssertionError, ShortStringTooLong, UnicodeEncodeError):
+        properties.check_names({name: value for name, value in vars(method).items() if name in _NAMES})
+        raise
     if not arguments:
         return marshalled
     payload = marshalled[FRAME_HEAD.size : -len(_EMPTY_TABLE + FRAME_END)] + encode_table(arguments)

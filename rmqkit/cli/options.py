@@ -17,6 +17,7 @@ from rmqkit.cli import output
 from rmqkit.cli.help import CONNECTION
 from rmqkit.errors import SettingsError, Unreachable
 from rmqkit.model import Target
+from rmqkit.payload import properties
 from rmqkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -175,7 +176,12 @@ def _advise_node() -> str:
 
 
 def parse_target(*, queue: str | None, exchange: str | None, routing_key: str | None) -> Target | None:
-    """Return the target that flags name, if any. Raises a usage error for a queue together with an exchange or key."""
+    """Return the target that flags name, if any.
+
+    Raises a usage error for a queue together with an exchange or key, and PayloadError for names AMQP cannot carry.
+    """
+    given = {"queue": queue, "exchange": exchange, "routing_key": routing_key}
+    properties.check_names({noun: name for noun, name in given.items() if name is not None})
     if queue is not None and (exchange is not None or routing_key is not None):
         raise typer.BadParameter("--queue cannot be combined with --exchange or --routing-key")
     if queue is not None:

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import Any, Literal, TextIO
 from unicodedata import combining, east_asian_width
 
@@ -25,6 +26,13 @@ warned: set[str] = set()  # the warnings of this command so far
 # Characters that JSON may hold unescaped and a terminal obeys: Latin-1's controls, and changes of direction.
 _MIN_WIDTH = 8  # columns of a shortened cell
 _CONTROLS = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def write_utf8() -> None:
+    """Write UTF-8 in any locale, except to a terminal: a name must reach files and programs as it is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -289,7 +288,7 @@ class PublishInput:
         replay = None
         if flag == "--envelopes":
             replay = EnvelopeReplay(self._defaults, self._stop, override=override_target, speed=inputs.timing)
-            if Path(path).is_dir() and inputs.resume is None:
+            if os.path.isdir(path) and inputs.resume is None:  # noqa: PTH112 - never fails
                 return replay.folder(path)
         stream = InputStream(path, self._stop)
 

@@ -104,7 +104,7 @@ class HttpApiClient:
         self._timeout_s = timeout_s
         self._settings = settings
         self._address = address
-        self._vhost = quote(address.vhost, safe="")
+        self._vhost = _part(address.vhost)
         scheme = "https" if address.tls else "http"
         host = f"[{address.host}]" if ":" in address.host else address.host
         default = f"{scheme}://{host}:{TLS_PORT if address.tls else PORT}"
@@ -192,15 +192,15 @@ class HttpApiClient:
         A routing key of "" keeps the message's own. Raises the errors of `live`.
         """
         with self._checking_format():
-            found = self._call("GET", f"queues/{self._vhost}/{quote(queue, safe='')}")
+            found = self._call("GET", f"queues/{self._vhost}/{_part(queue)}")
             policy = found.get("effective_policy_definition") or {}
             settings = {f"x-{name}": value for name, value in policy.items()} | found["arguments"]
             exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key", "")
             if not isinstance(exchange, str) or not isinstance(key, str):
                 return None
-            place = f"exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source" if exchange else ""
+            place = f"exchanges/{self._vhost}/{_part(exchange)}/bindings/source" if exchange else ""
             if not exchange and key:
-                place = f"queues/{self._vhost}/{quote(key, safe='')}"
+                place = f"queues/{self._vhost}/{_part(key)}"
             try:
                 return Target(exchange, key) if not place or self._call("GET", place) else None
             except NotFound:
@@ -235,14 +235,14 @@ class HttpApiClient:
 
     def create_virtual_host(self, name: str) -> None:
         """Create a virtual host, with all permissions in it for the user. Raises Refused, Unreachable."""
-        self._call("PUT", f"vhosts/{quote(name, safe='')}")
+        self._call("PUT", f"vhosts/{_part(name)}")
 
     def delete_virtual_host(self, name: str) -> None:
         """Delete a virtual host with everything in it. Raises Refused, Unreachable."""
-        self._call("DELETE", f"vhosts/{quote(name, safe='')}")
+        self._call("DELETE", f"vhosts/{_part(name)}")
 
     def _policy(self, name: str) -> str:
-        return f"policies/{self._vhost}/{quote(name, safe='')}"
+        return f"policies/{self._vhost}/{_part(name)}"
 
     def _policies(self, kind: str = "policies") -> tuple[tuple[Policy, ...], tuple[str, ...]]:
         try:
@@ -372,6 +372,13 @@ class HttpApiClient:
                 return NotFound(404, reason, subject)
             case _:
                 return Refused(status, reason, subject)
+
+
+def _part(name: str) -> str:
+    """Return a name as one part of a path. Raises Unreachable for those that paths resolve, percent-encoded or not."""
+    if name in (".", ".."):
+        raise Unreachable(f"RabbitMQ's HTTP API cannot address the name {name!r}", advice="Use another name.")
+    return quote(name, safe="")
 
 
 def _read(data_class: type[T], values: Mapping[str, Any]) -> T:

@@ -20,7 +20,7 @@ _MAX_OCTET = 255
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _MAX_UNSCALED = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_HALF_A_PAIR = "holds half a surrogate pair, which UTF-8 cannot carry"
+_NOT_UTF8 = "is not valid UTF-8"
 _SHORT_STRINGS = (
     "content_type", "content_encoding", "correlation_id", "reply_to", "expiration", "message_id", "type", "user_id",
     "app_id", "cluster_id",
@@ -35,6 +35,12 @@ def check(properties: Properties) -> None:
 def check_target(exchange: str, routing_key: str) -> None:
     """Refuse an exchange name or routing key that is not a short string. Raises PayloadError."""
     _raise([*_short_string_faults("exchange", exchange), *_short_string_faults("routing key", routing_key)])
+
+
+def check_names(names: Mapping[str, object]) -> None:
+    """Refuse names that are not short strings of UTF-8 (AMQP 0-9-1 section 4.2.5.3). Raises PayloadError."""
+    for noun, name in names.items():
+        _raise(_short_string_faults(noun.replace("_", " "), name, "strict"))
 
 
 def check_arguments(subject: str, arguments: Mapping[str, Any]) -> None:
@@ -111,13 +117,13 @@ def _is_expiration(value: object) -> bool:
     )
 
 
-def _short_string_faults(name: str, value: object) -> Iterator[str]:
+def _short_string_faults(name: str, value: object, errors: str = "surrogateescape") -> Iterator[str]:
     if not isinstance(value, str):
         yield f"{name} must be text, not {type(value).__name__}"
         return
-    size = _encoded_length(value, "surrogateescape")
+    size = _encoded_length(value, errors)
     if size is None:
-        yield f"{name} {_HALF_A_PAIR}"
+        yield f"{name} {_NOT_UTF8}"
     elif size > MAX_SHORT_STRING_BYTES:
         yield f"{name} has {size} bytes; {MAX_SHORT_STRING_BYTES} fit"
 
@@ -167,7 +173,7 @@ def _scalar_fault(value: object) -> str:
         case None | bool() | bytes():
             return ""
         case str():
-            return _HALF_A_PAIR if _encoded_length(value) is None else ""
+            return _NOT_UTF8 if _encoded_length(value) is None else ""
         case int():
             return "" if _is_integer(value, _MIN_INTEGER, _MAX_INTEGER) else "does not fit 64 bits"
         case float():

@@ -33,7 +33,7 @@ _CYCLE["again"] = _CYCLE
         ({"timestamp": 1_700_000_000}, "timestamp must be a datetime"),
         ({"correlation_id": "é" * 128}, "correlation_id has 256 bytes; 255 fit"),
         ({"message_id": 5}, "message_id must be text, not int"),
-        ({"reply_to": "\ud800"}, "reply_to holds half a surrogate pair"),
+        ({"reply_to": "\ud800"}, "reply_to is not valid UTF-8"),
         ({"headers": ["a"]}, "headers must be a mapping"),
         ({"headers": {"é" * 128: 1}}, "the name of a header in headers has 256 bytes"),
         ({"headers": {1: 1}}, "the name of a header in headers must be text"),
@@ -47,7 +47,7 @@ _CYCLE["again"] = _CYCLE
         ({"headers": {"n": Decimal("1E+999999")}}, "AMQP decimal"),
         ({"headers": {"n": {"m": [1, {"k": {1, 2}}]}}}, "headers['n']['m'][1]['k'] is a set"),
         ({"headers": {"n": datetime(1960, 1, 1, tzinfo=UTC)}}, "headers['n'] is before 1970"),
-        ({"headers": {"n": "\udcff"}}, "surrogate"),
+        ({"headers": {"n": "\udcff"}}, "not valid UTF-8"),
         ({"headers": _CYCLE}, "nested more than 100 deep"),
     ],
 )

@@ -9,6 +9,7 @@ from rmqkit.cli import files, output, topology_source
 from rmqkit.cli.options import option
 from rmqkit.cli.topology_source import TopologyFormat
 from rmqkit.errors import InputError
+from rmqkit.payload import properties
 from rmqkit.topology.file.definitions import not_in_definitions
 
 _FORMATS = {".json": TopologyFormat.definitions, ".yaml": TopologyFormat.yaml, ".yml": TopologyFormat.yaml}
@@ -42,6 +43,8 @@ def convert(
     if form is None or form is source_format:
         message = f"{source} already has the format {form.value}" if form else "the file names do not tell the format"
         raise InputError(message, advice="Add --to yaml (from definitions) or --to definitions (from a topology file).")
+    if vhost is not None:
+        properties.check_names({"virtual_host": vhost})
     path = files.readable(source)
     if form is TopologyFormat.yaml:
         definitions = topology_source.read_definitions(path, vhost)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
+from os.path import exists
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -32,6 +32,7 @@ from rmqkit.errors import (
     Unreachable,
 )
 from rmqkit.model import Topology
+from rmqkit.payload import properties
 from rmqkit.plan import Outcome
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
@@ -125,8 +126,10 @@ def status(
     not confirmed yet, are waiting. RabbitMQ's HTTP API updates its numbers every five seconds; the ready messages and
     consumers of the files' queues are current. Without the HTTP API only those two can be seen.
     """
-    files = [each for each in names or () if each == "-" or each.endswith(_SUFFIXES) or Path(each).exists()]
+    files = [each for each in names or () if each == "-" or each.endswith(_SUFFIXES) or exists(each)]  # noqa: PTH110
     selection = Selection(tuple(each for each in names or () if each not in files), sort, all_vhosts)
+    for pattern in selection.patterns:
+        properties.check_names({"queue": pattern})
     if files and all_vhosts:
         raise InputError("--all-vhosts cannot be combined with topology files, which declare one virtual host")
     topology, settings = topology_source.load_topology(files) if files else None, broker.settings()

@@ -255,6 +255,8 @@ class _TopologyFile(FileReader):
     def _policy(self, name: str) -> None:
         path: KeyPath = ("policies", name)
         fault = check_length(f"policy {name!r}", name) if name else ("a policy needs a name", "")
+        if name in (".", ".."):
+            fault = f"policy {name!r}: RabbitMQ's HTTP API cannot address this name", "Choose another name."
         self.report(path, fault, key=True)
         if not self.is_faulty(*path):
             for key in self.document.data["policies"][name]["definition"]:
