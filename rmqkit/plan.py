@@ -64,8 +64,10 @@ class Step:
 
     @property
     def remarks(self) -> str:
-        """Return the differences and the note as one line of text."""
-        return "; ".join([*map(str, self.differences), *filter(None, [self.note])])
+        """Return the differences, the note, and that an exclusive queue does not last, as one line of text."""
+        exclusive = isinstance(self.entity, Queue) and self.entity.exclusive and self.outcome is Outcome.CREATE
+        notes = [self.note, "exclusive: deleted with the connection that declares it" if exclusive else ""]
+        return "; ".join([*map(str, self.differences), *filter(None, notes)])
 
 
 @dataclass(frozen=True, slots=True)

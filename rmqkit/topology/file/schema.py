@@ -47,9 +47,16 @@ def schema(file: str = TOPOLOGY) -> Mapping[str, Any]:
 
 @cache
 def _violations(file: str) -> Callable[[Any], Iterable[Any]]:
-    from jsonschema import Draft202012Validator  # noqa: PLC0415 - a tenth of a second that most commands save
+    violations: Callable[[Any], Iterable[Any]] = validator(schema(file)).iter_errors
+    return violations
 
-    return Draft202012Validator(schema(file)).iter_errors
+
+def validator(rules: Mapping[str, Any]) -> Any:
+    """Return a validator of JSON Schema to which 60000.0 is no integer: RabbitMQ refuses it."""
+    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415 - a tenth of a second that most commands save
+
+    integers = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    return validators.extend(Draft202012Validator, type_checker=integers)(rules)  # type: ignore[no-untyped-call]
 
 
 def check(document: Document, file: str = TOPOLOGY) -> _Faults:
@@ -110,6 +117,8 @@ def _wrong_type(document: Document, path: KeyPath, violation: Any) -> Fault:
     message = f"{name} is {_actual(value, source)}, but should be {noun}"
     if expected == "string" and source:
         return message, f'Quote it: "{source}".'
+    if expected == "integer" and isinstance(value, float) and value.is_integer():
+        return message, f"Write {value:.0f}."
     is_number = expected == "integer" and isinstance(value, str) and value.lstrip("-").isdecimal()
     if is_number or (expected == "boolean" and value in ("true", "false")):
         return message, f"Write {value} without quotes."
