@@ -43,13 +43,15 @@ class TopologyFormat(StrEnum):
 class TopologySource:
     """A topology and the name of its source; `omitted` lists what else the source has.
 
-    `default_queue_type` is the type of a queue that is declared without one.
+    `default_queue_type` is the type of a queue that is declared without one. `vhost` is that of definitions which name
+    it.
     """
 
     name: str
     topology: Topology
     omitted: tuple[str, ...] = ()
     default_queue_type: str = "classic"
+    vhost: str | None = None
 
 
 def load_topology(files: Sequence[str]) -> Topology:
@@ -59,13 +61,14 @@ def load_topology(files: Sequence[str]) -> Topology:
     return load(*map(readable, files))
 
 
-def read(argument: str, broker: ConnectionOptions) -> TopologySource:
-    """Read a topology file, definitions or a live broker; `--vhost` also chooses among those of definitions.
+def read(argument: str, broker: ConnectionOptions, vhost: str | None = None) -> TopologySource:
+    """Read a topology file, definitions or a live broker; `vhost`, else `--vhost`, also chooses among definitions.
 
     Raises DocumentError, TopologyError, InputError, SettingsError, and what `of_broker` raises.
     """
     from rmqkit.topology.file.loader import loads  # noqa: PLC0415 - start-up time
 
+    broker = broker if vhost is None else replace(broker, vhost=vhost)
     if _URL.match(argument):
         return of_broker(replace(broker, url=[argument]).settings(source="the URL"))
     is_json = PurePath(argument).suffix.lower() == ".json"
@@ -109,7 +112,14 @@ def broker_name(settings: Settings) -> str:
 def _of_definitions(definitions: str | Mapping[str, Any], name: str, vhost: str | None = None) -> TopologySource:
     from rmqkit.topology.file.definitions import from_definitions  # noqa: PLC0415 - start-up time
 
-    return TopologySource(name, *from_definitions(definitions, file=name, vhost=vhost))
+    found = from_definitions(definitions, file=name, vhost=vhost)
+    if isinstance(definitions, str) and found.untyped:
+        queues = ", ".join(found.untyped)
+        output.warn(
+            f"{name}: RabbitMQ ignores the type of a queue that it imports without the argument x-queue-type,"
+            f" and gives it the default type: {queues}"
+        )
+    return TopologySource(name, found.topology, found.omitted, vhost=found.vhost)
 
 
 def _to_yaml(topology: Topology) -> str:

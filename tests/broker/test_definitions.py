@@ -101,7 +101,7 @@ def comparable(definitions: dict[str, Any]) -> dict[str, list[str]]:
 
 def test_export_and_import_reproduce_a_virtual_host(broker: Broker, filled: str, vhosts: Callable[[], str]) -> None:
     exported = export(broker, filled)
-    topology, omitted = from_definitions(exported, file="export")
+    topology, omitted, *_ = from_definitions(exported, file="export")
     assert set(omitted) <= {"the metadata of the virtual host"}  # RabbitMQ 4 exports it
     assert (len(topology.queues), len(topology.exchanges), len(topology.policies)) == (18, 15, 15)
     read = loads(to_yaml(topology))
@@ -114,7 +114,17 @@ def test_export_and_import_reproduce_a_virtual_host(broker: Broker, filled: str,
 
 def test_definitions_of_a_cluster_name_the_virtual_host(broker: Broker, filled: str) -> None:
     cluster = broker.api("GET", "definitions").decode()
-    topology, omitted = from_definitions(cluster, file="export", vhost=filled)
+    topology, omitted, *_ = from_definitions(cluster, file="export", vhost=filled)
     assert topology == from_definitions(export(broker, filled), file="export")[0]
     assert "1 virtual host" in omitted
     assert any(each.endswith(("user", "users")) for each in omitted)
+
+
+@pytest.mark.http_api
+def test_rabbitmq_ignores_a_type_beside_the_arguments(broker: Broker, vhost_url: str) -> None:
+    vhost = vhost_url.rpartition("/")[2]
+    queues = [{"name": "a", "durable": True, "auto_delete": False, "type": "quorum", "arguments": {}}]
+    assert from_definitions({"queues": queues}, file="d.json").untyped == ("a",)
+    broker.api("POST", f"definitions/{vhost}", json.dumps({"queues": queues}).encode())
+    [found] = json.loads(broker.api("GET", f"queues/{vhost}?columns=name,type"))
+    assert found == {"name": "a", "type": "classic"}

@@ -321,7 +321,7 @@ _sections = st.sampled_from([*CLUSTER_4, "limits", "metadata"])
 @given(_json | st.dictionaries(_sections, st.lists(st.dictionaries(_fields, _json, max_size=8), max_size=3) | _json))
 def test_any_data_is_a_topology_or_an_rmqkit_error(data: Any) -> None:
     with suppress(InputError):
-        topology, _ = from_definitions(data, file="d.json")
+        topology, *_ = from_definitions(data, file="d.json")
         with suppress(InputError):
             loads(to_yaml(topology))
 
@@ -366,7 +366,7 @@ def topologies(draw: st.DrawFn) -> Topology:
 @given(topologies(), st.none() | names)
 def test_a_topology_survives_the_conversion_to_definitions_and_back(topology: Topology, vhost: str | None) -> None:
     definitions = json.dumps(to_definitions(topology, vhost=vhost))
-    assert from_definitions(definitions, file="d.json", vhost=vhost) == (topology, ())
+    assert from_definitions(definitions, file="d.json", vhost=vhost)[:2] == (topology, ())
 
 
 def test_values_that_definitions_cannot_hold_are_reported() -> None:
@@ -392,3 +392,19 @@ def test_values_that_definitions_cannot_hold_are_reported() -> None:
     assert [each["name"] for each in definitions["queues"]] == ["r"]
     assert [each["destination"] for each in definitions["bindings"]] == ["r"]
     assert not_in_definitions(SHOP) == ()
+
+
+def test_an_entity_without_a_virtual_host_among_others_is_a_problem() -> None:
+    binding = {"source": "a", "destination": "b", "destination_type": "queue", "routing_key": ""}
+    with pytest.raises(TopologyError, match=r"bindings\[1\] names no virtual host, and other entities do"):
+        read({"bindings": [binding | {"vhost": "shop"}, binding]})
+    assert len(read({"bindings": [binding]}).bindings) == 1
+
+
+def test_queues_whose_type_an_import_ignores_are_listed() -> None:
+    typed = [
+        {"name": "a", "type": "quorum"},
+        {"name": "b", "type": "quorum", "arguments": {"x-queue-type": "quorum"}},
+        {"name": "c", "type": "classic"},
+    ]
+    assert from_definitions({"queues": typed}, file="d.json").untyped == ("a",)

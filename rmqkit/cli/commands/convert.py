@@ -49,6 +49,8 @@ def convert(
     if form is TopologyFormat.yaml:
         definitions = topology_source.read_definitions(path, vhost)
         topology, omitted = definitions.topology, definitions.omitted
+        if definitions.vhost is not None:
+            output.note(output.safe(f"Converting virtual host {definitions.vhost!r}."))
     else:
         topology = topology_source.load_topology([source])
         omitted = not_in_definitions(topology)

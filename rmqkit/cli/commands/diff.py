@@ -7,7 +7,7 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import output, topology_source
 from rmqkit.cli.files import STANDARD
-from rmqkit.cli.options import ConnectionOptions, Json, grouped
+from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
 from rmqkit.cli.output import Style
 from rmqkit.cli.topology_source import TopologySource
 from rmqkit.errors import InputError
@@ -23,17 +23,19 @@ def diff(
     second: Annotated[str, typer.Argument(metavar="B", help="Another one to compare it with.")],
     broker: ConnectionOptions,
     *,
+    vhost_a: Annotated[str | None, option("--vhost-a NAME", "Virtual host of A. [default: --vhost]")] = None,
+    vhost_b: Annotated[str | None, option("--vhost-b NAME", "Virtual host of B. [default: --vhost]")] = None,
     json: Json = False,
 ) -> None:
     """Show in which exchanges, queues, bindings and policies two topologies differ.
 
     Each is a topology file, RabbitMQ's definitions, or a live broker, which is read from its HTTP API. The exit code is
-    0 if they are equal and 3 if they differ. --vhost also chooses from definitions of several virtual hosts; to compare
-    two brokers whose HTTP APIs are at unusual ports, export one of them first.
+    0 if they are equal and 3 if they differ. --vhost also chooses from definitions of several virtual hosts, --vhost-a
+    and --vhost-b for each side; to compare two brokers whose HTTP APIs are at unusual ports, export one of them first.
     """
     if first == second == STANDARD:
         raise InputError("only one of the two can be standard input")
-    a, b = topology_source.read(first, broker), topology_source.read(second, broker)
+    a, b = topology_source.read(first, broker, vhost_a), topology_source.read(second, broker, vhost_b)
     default = next((each for each in (a.default_queue_type, b.default_queue_type) if each != "classic"), "classic")
     found = comparison.diff(a.topology, b.topology, default_queue_type=default)
     if json:

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from rmqkit import strict_json
 from rmqkit.errors import InputError, Location, Problem, TopologyError
@@ -37,9 +37,20 @@ _LACKING = ("where", "exclusive", "contract", "retry")  # fields that definition
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
 
 
-def from_definitions(
-    source: str | Mapping[str, Any], *, file: str, vhost: str | None = None
-) -> tuple[Topology, tuple[str, ...]]:
+class Definitions(NamedTuple):
+    """The topology of a virtual host, and descriptions of what else its definitions hold.
+
+    `vhost` is None if they do not name it. RabbitMQ ignores the type of the `untyped` queues when it imports them: only
+    their field `type` has it, and not the argument x-queue-type.
+    """
+
+    topology: Topology
+    omitted: tuple[str, ...]
+    vhost: str | None
+    untyped: tuple[str, ...]
+
+
+def from_definitions(source: str | Mapping[str, Any], *, file: str, vhost: str | None = None) -> Definitions:
     """Return the topology of one virtual host, sorted by name, and descriptions of what else the definitions hold.
 
     `source` is JSON or parsed JSON, named `file` in errors. Entities that the broker or federation creates are left
@@ -52,7 +63,8 @@ def from_definitions(
     topology = reader.build()
     if reader.problems:
         raise TopologyError(headline(reader.problems), problems=reader.problems)
-    return topology, (*reader.others(), *(plural(number, noun) for noun, number in reader.omitted.items()))
+    omitted = (*reader.others(), *(plural(number, noun) for noun, number in reader.omitted.items()))
+    return Definitions(topology, omitted, reader.vhost, tuple(reader.untyped))
 
 
 def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str, Any]:
@@ -112,6 +124,7 @@ class _DefinitionsReader:
     vhost: str | None = None
     problems: list[Problem] = field(default_factory=list)
     omitted: Counter[str] = field(default_factory=Counter)
+    untyped: list[str] = field(default_factory=list)
     internal: set[tuple[str, str]] = field(default_factory=set)  # kind and name of entities the broker creates
 
     def check(self) -> None:
@@ -133,6 +146,10 @@ class _DefinitionsReader:
             raise InputError(message, advice=f"Choose with --vhost: {', '.join(sorted(used))}.")
         if vhost is not None and used and vhost not in known:
             raise InputError(f"{self.file}: no virtual host {vhost!r}", advice=f"Known: {', '.join(sorted(known))}.")
+        for section in _CLASSES if used else ():
+            for index, item in enumerate(self._list(section)):
+                if isinstance(item, dict) and not _has_text(item, "vhost"):
+                    self._problem(f"{section}[{index}]", "names no virtual host, and other entities do")
         self.vhost = vhost if vhost is not None else next(iter(used), None)
 
     def build(self) -> Topology:
@@ -213,6 +230,8 @@ class _DefinitionsReader:
     def _queue(self, entry: dict[str, Any], item: Mapping[str, Any]) -> Queue | None:
         kind = item.get("type")  # RabbitMQ may write it besides the arguments, or only here
         if kind and (kind != "classic" or self._default_type() not in ("classic", "undefined")):
+            if "x-queue-type" not in entry["arguments"]:
+                self.untyped.append(entry["name"])
             entry["arguments"] = {"x-queue-type": kind} | entry["arguments"]
         queue = Queue(**entry)
         return None if self._is_internal("queue", queue) else queue

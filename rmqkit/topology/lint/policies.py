@@ -13,6 +13,7 @@ from typing import Any
 
 from rmqkit.model import Exchange, Policy, Queue
 from rmqkit.topology.file.names import BUILT_IN, suggest
+from rmqkit.topology.file.schema import validator
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.queue_types import known_arguments
 from rmqkit.topology.lint.rule import Violations, check, listed
@@ -67,9 +68,7 @@ def policy_refused(index: TopologyIndex) -> Violations:
 
 
 def _is_valid(key: str, value: Any) -> bool:
-    from jsonschema import Draft202012Validator  # noqa: PLC0415 - only where there are policies
-
-    return bool(Draft202012Validator(known_arguments().get(f"x-{key}", {})).is_valid(value))
+    return bool(validator(known_arguments().get(f"x-{key}", {})).is_valid(value))
 
 
 @check

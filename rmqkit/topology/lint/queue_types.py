@@ -97,6 +97,11 @@ def transient_queue(index: TopologyIndex) -> Violations:
 
 
 @check
+def exclusive_queue(index: TopologyIndex) -> Violations:
+    return ((queue, {}) for queue in index.queues.values() if queue.exclusive)
+
+
+@check
 def outdated_setting(index: TopologyIndex) -> Violations:
     """Find arguments and policies of older releases."""
     for queue in index.queues.values():
