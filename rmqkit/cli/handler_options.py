@@ -19,6 +19,7 @@ from rmqkit.handlers.handler import Handler
 from rmqkit.handlers.printer import Printer
 from rmqkit.message import Verdict
 from rmqkit.options import ConsumeOptions, FailurePolicy, Offset
+from rmqkit.payload import properties
 from rmqkit.settings import Settings, load_settings
 
 FILTER_HELP = (
@@ -102,6 +103,8 @@ class HandlerOptions:
             raise typer.BadParameter(f"--format applies to printing and cannot be combined with {named[0]}")
         if self.to_queue is not None and (self.to_exchange is not None or self.to_routing_key is not None):
             raise typer.BadParameter("--to-queue cannot be combined with --to-exchange or --to-routing-key")
+        names = {"queue": self.to_queue, "exchange": self.to_exchange, "routing_key": self.to_routing_key}
+        properties.check_names(names)
         if self.exec is not None:
             parse(self.exec)
         elif self.timeout is not None or self.concurrency is not None:

@@ -180,8 +180,7 @@ def parse_target(*, queue: str | None, exchange: str | None, routing_key: str | 
 
     Raises a usage error for a queue together with an exchange or key, and PayloadError for names AMQP cannot carry.
     """
-    given = {"queue": queue, "exchange": exchange, "routing_key": routing_key}
-    properties.check_names({noun: name for noun, name in given.items() if name is not None})
+    properties.check_names({"queue": queue, "exchange": exchange, "routing_key": routing_key})
     if queue is not None and (exchange is not None or routing_key is not None):
         raise typer.BadParameter("--queue cannot be combined with --exchange or --routing-key")
     if queue is not None:

@@ -38,9 +38,12 @@ def check_target(exchange: str, routing_key: str) -> None:
 
 
 def check_names(names: Mapping[str, object]) -> None:
-    """Refuse names that are not short strings of UTF-8 (AMQP 0-9-1 section 4.2.5.3). Raises PayloadError."""
+    """Refuse names that are not short strings of UTF-8 (AMQP 0-9-1 section 4.2.5.3); None is no name.
+
+    Raises PayloadError.
+    """
     for noun, name in names.items():
-        _raise(_short_string_faults(noun.replace("_", " "), name, "strict"))
+        _raise(() if name is None else _short_string_faults(noun.replace("_", " "), name, "strict"))
 
 
 def check_arguments(subject: str, arguments: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ class RequestTargetOptions:
         target = parse_target(queue=None, exchange=self.exchange or None, routing_key=self.routing_key or None)
         if target is None and not words:
             raise typer.BadParameter("name the queue of the requests, or an --exchange")
-        target = target or Target("", words.pop(0))
+        target = target or parse_target(queue=words.pop(0), exchange=None, routing_key=None) or Target()
         inputs = InputOptions(words, self.file or [], self.lines)
         inputs.check()
         defaults = MessageDefaults(target.exchange, target.routing_key, properties.properties())
