@@ -45,7 +45,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_definitions_become_a_file_and_omissions_are_listed(folder: Path) -> None:
     done = convert(folder, "d.json", "new.yaml", "--vhost", "shop")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Not converted: 1 user.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "",
+        "Converting virtual host 'shop'.\nNot converted: 1 user.\n",
+    )
     assert (folder / "new.yaml").read_text() == YAML
 
 
@@ -54,7 +58,7 @@ def test_converting_back_and_forth_through_pipes_changes_nothing(folder: Path) -
     assert there.stderr == "Not converted: the description.\n"
     assert {each["vhost"] for section in json.loads(there.stdout).values() for each in section} == {"/"}
     back = convert(folder, "-", "-", "--to", "yaml", stdin=there.stdout)
-    assert (back.stdout, back.stderr) == (YAML, "")
+    assert (back.stdout, back.stderr) == (YAML, "Converting virtual host '/'.\n")
 
 
 def test_an_existing_file_is_replaced_only_by_force_and_keeps_its_permissions(folder: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_float_header_arrives_as_one(run: Run, queue: str, environment: dict[s
         ),
         (["-q", "q", "a", "--timestamp", "yesterday"], "--timestamp: a timestamp is"),
         (["-q", "q", "a", "-H", "novalue"], "has no value"),
-        (["-q", "q" * 256, "a"], "routing key has 256 bytes"),
+        (["-q", "q" * 256, "a"], "queue has 256 bytes"),
         (["-q", "q", "-f", "missing.json"], "missing.json: cannot be read"),
         (["-q", "q", "--lines", "missing"], "missing: cannot be read"),
         (["-q", "q", "--format", "json", "{}", "[1, NaN]"], "payload 2:1:5: not JSON"),
