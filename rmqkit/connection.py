@@ -14,7 +14,7 @@ from rmqkit.deploy import plan_apply, subscription
 from rmqkit.deploy.snapshot import take_snapshot
 from rmqkit.errors import NotFound
 from rmqkit.http_api import client as http_api
-from rmqkit.http_api.client import LiveTopology
+from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.consumer import Consumer

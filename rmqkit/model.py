@@ -11,6 +11,7 @@ from rmqkit.errors import Location
 
 Arguments = Mapping[str, Any]
 DestinationType = Literal["queue", "exchange"]
+QUEUE_TYPES = ("classic", "quorum", "stream")  # other types are of plugins
 AppliesTo = Literal["all", "exchanges", "queues", "classic_queues", "quorum_queues", "streams"]
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.http_api.client import HttpApiClient, QueueTotal
+from rmqkit.http_api.client import HttpApiClient
+from rmqkit.http_api.mapping import QueueTotal
 from rmqkit.model import Queue
 from rmqkit.plural import plural
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Unreachable
 from rmqkit.http_api import client as http_api
-from rmqkit.http_api.client import HttpApiClient, LiveTopology
+from rmqkit.http_api.client import HttpApiClient
+from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.model import Topology
 
 

@@ -15,8 +15,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from rmqkit.address import Address
@@ -31,8 +30,16 @@ from rmqkit.errors import (
     SettingsError,
     Unreachable,
 )
-from rmqkit.http_api.void_arguments import read_arguments
-from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
+from rmqkit.http_api.mapping import (
+    LiveTopology,
+    QueueTotal,
+    binding_of,
+    queue_of,
+    read,
+    status_of,
+    total_of,
+)
+from rmqkit.model import QUEUE_TYPES, Exchange, Policy, Target, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
 
@@ -43,46 +50,6 @@ _PART_BYTES = 1 << 20
 _OWN_USER = "whoami"
 PORT, TLS_PORT = 15672, 15671
 _ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
-QUEUE_TYPES = ("classic", "quorum", "stream")
-_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
-_TYPES: Mapping[str, Any] = {  # by the annotation of the field
-    "str": str, "bool": bool, "int": int, "Arguments": dict, "DestinationType": str, "AppliesTo": str,
-    "str | None": _TEXT, "int | None": _NUMBER, "float | None": _NUMBER,
-}  # fmt: skip
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class LiveTopology:
-    """The entities of a virtual host; `unseen` lists, in sentences, what the user has no permission to see.
-
-    `parameters` are its runtime parameters (https://www.rabbitmq.com/docs/parameters), each with its component and
-    name; None if the user has no permission to see them.
-    """
-
-    topology: Topology
-    default_queue_type: str = "classic"
-    unseen: tuple[str, ...] = ()
-    parameters: tuple[Mapping[str, str], ...] | None = ()
-
-
-@dataclass(frozen=True, slots=True)
-class QueueTotal:
-    """The messages of a queue that AMQP does not count; those `waiting` are delayed, or dead letters without a target.
-
-    Numbers that are not `current` may be five seconds old.
-    """
-
-    name: str
-    unacknowledged: int = 0
-    waiting: int = 0
-    current: bool = True
-
-    @property
-    def hidden(self) -> int:
-        """Return the number of messages that AMQP does not count."""
-        return self.unacknowledged + self.waiting
 
 
 def connect(connection: ReconnectingConnection, timeout_s: float = TIMEOUT_S) -> HttpApiClient:
@@ -156,9 +123,9 @@ class HttpApiClient:
             policies, unseen = self._policies()
             default = self._default_queue_type()
             topology = Topology(
-                exchanges=tuple(_read(Exchange, each) for each in exchanges if each["name"]),
+                exchanges=tuple(read(Exchange, each) for each in exchanges if each["name"]),
                 queues=tuple(queue_of(each, default) for each in queues),
-                bindings=tuple(_binding_of(each) for each in bindings if each["source"]),
+                bindings=tuple(binding_of(each) for each in bindings if each["source"]),
                 policies=policies,
             )
             return LiveTopology(topology, default, unseen, self._parameters())
@@ -171,7 +138,7 @@ class HttpApiClient:
         columns = "name,vhost,type,state,consumers,messages,messages_ready,messages_unacknowledged,message_stats"
         with self._checking_format():
             found = self._call("GET", f"queues{'' if all_vhosts else f'/{self._vhost}'}?columns={columns}")
-            return tuple(sorted(map(_status_of, found), key=lambda each: (each.name, each.vhost or "")))
+            return tuple(sorted(map(status_of, found), key=lambda each: (each.name, each.vhost or "")))
 
     def alarms(self) -> tuple[str, ...]:
         """Return the alarms that block publishers, such as `memory on rabbit@one`; none if the user may not see them.
@@ -213,7 +180,7 @@ class HttpApiClient:
         """
         with self._checking_format():
             found = self._call("GET", f"queues/{self._vhost}?disable_stats=true&enable_queue_totals=true")
-            return tuple(map(_total_of, found))
+            return tuple(map(total_of, found))
 
     def policies(self) -> tuple[Policy, ...]:
         """Return the policies, or none if the user has no permission to see them. Raises Unreachable."""
@@ -250,7 +217,7 @@ class HttpApiClient:
         except (AccessRefused, AuthenticationFailed):
             return (), (f"Policies are not shown: user {self._username!r} lacks the tag policymaker",)
         with self._checking_format():
-            return tuple(_read(Policy, each) for each in found), ()
+            return tuple(read(Policy, each) for each in found), ()
 
     def _parameters(self) -> tuple[Mapping[str, str], ...] | None:
         """Return the parameters without their values: those of federation and shovels contain passwords."""
@@ -379,53 +346,3 @@ def _part(name: str) -> str:
     if name in (".", ".."):
         raise Unreachable(f"RabbitMQ's HTTP API cannot address the name {name!r}", advice="Use another name.")
     return quote(name, safe="")
-
-
-def _read(data_class: type[T], values: Mapping[str, Any]) -> T:
-    """Read the fields of a data class, with `-` for `_` in their names; raise TypeError for an unexpected type."""
-    given = {name.replace("-", "_"): value for name, value in values.items()}
-    found = [each for each in fields(data_class) if each.name in given]  # type: ignore[arg-type]
-    for each in found:
-        if not isinstance(given[each.name], _TYPES.get(str(each.type), object)):
-            raise TypeError(each.name)
-    return data_class(**{each.name: given[each.name] for each in found})
-
-
-def _binding_of(binding: Mapping[str, Any]) -> Binding:
-    found = _read(Binding, binding)
-    return replace(found, arguments=read_arguments(found.arguments, binding.get("properties_key", "")))
-
-
-def queue_of(queue: Mapping[str, Any], default_type: str) -> Queue:
-    """Return a queue, with its type among its arguments if it differs from the virtual host's default."""
-    found = _read(Queue, queue)
-    kind = queue.get("type")
-    if kind == default_type or kind not in QUEUE_TYPES or "x-queue-type" in found.arguments:
-        return found
-    return replace(found, arguments={"x-queue-type": kind} | dict(found.arguments))
-
-
-def _total_of(queue: Mapping[str, Any]) -> QueueTotal:
-    """Return the numbers of a queue. Raises AttributeError or TypeError for a malformed answer."""
-    messages, ready, unacknowledged = (queue.get(f"messages{part}") or 0 for part in ("", "_ready", "_unacknowledged"))
-    hidden = max(0, messages - ready)
-    current = queue.get("type") == "classic" and "messages_details" not in queue
-    return _read(
-        QueueTotal,
-        {
-            "name": queue["name"],
-            "unacknowledged": min(unacknowledged, hidden),
-            "waiting": max(0, hidden - unacknowledged),
-            "current": current,
-        },
-    )
-
-
-def _status_of(queue: Mapping[str, Any]) -> QueueStatus:
-    """Return the status of a queue. Raises AttributeError or TypeError for a malformed answer."""
-    names = {"published_per_s": "publish", "delivered_per_s": "deliver_get", "acknowledged_per_s": "ack"}
-    stats = queue.get("message_stats", {})
-    rates = {field: 0.0 + stats.get(f"{name}_details", {}).get("rate", 0.0) for field, name in names.items()}
-    ready, unacknowledged = queue.get("messages_ready", 0), queue.get("messages_unacknowledged", 0)
-    counts = {"ready": ready, "unacknowledged": unacknowledged, "waiting": _total_of(queue).waiting}
-    return _read(QueueStatus, {"consumers": 0, **queue} | counts | rates)

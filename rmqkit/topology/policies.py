@@ -9,10 +9,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from rmqkit.model import Exchange, Policy, Queue, Target, Topology
+from rmqkit.model import QUEUE_TYPES, Exchange, Policy, Queue, Target, Topology
 
-QUEUE_TYPES = ("classic", "quorum", "stream")
-"""The queue types that a file writes as `type:`; any other is the argument `x-queue-type`."""
 SUPPORTED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("max-priority", "queue-mode", "queue-version", "queue-master-locator"), ("classic",)),
     **dict.fromkeys(("delivery-limit", "dead-letter-strategy", "quorum-initial-group-size"), ("quorum",)),

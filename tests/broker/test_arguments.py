@@ -17,10 +17,10 @@ import pika
 import pytest
 from pika.exceptions import AMQPChannelError, AMQPConnectionError
 
-from rmqkit.model import Policy, Queue, Topology
+from rmqkit.model import QUEUE_TYPES, Policy, Queue, Topology
 from rmqkit.topology.lint.linter import lint
 from rmqkit.topology.lint.queue_types import known_arguments
-from rmqkit.topology.policies import QUEUE_TYPES, matches, matches_name
+from rmqkit.topology.policies import matches, matches_name
 from tests.conftest import Broker
 from tests.support.versions import version
 

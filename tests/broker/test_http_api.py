@@ -17,7 +17,8 @@ import pytest
 import rmqkit
 from rmqkit.errors import AccessRefused, AuthenticationFailed, NotFound, RmqkitError, SettingsError, Unreachable
 from rmqkit.http_api import client
-from rmqkit.http_api.client import HttpApiClient, LiveTopology, queue_of
+from rmqkit.http_api.client import HttpApiClient
+from rmqkit.http_api.mapping import LiveTopology, queue_of
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.settings import load_settings
 from tests.conftest import Broker

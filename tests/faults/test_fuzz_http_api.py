@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from rmqkit.errors import BrokerError, Unreachable
 from rmqkit.http_api import client
-from rmqkit.http_api.client import HttpApiClient, LiveTopology
+from rmqkit.http_api.client import HttpApiClient
+from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.model import Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import load_settings

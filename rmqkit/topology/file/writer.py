@@ -9,11 +9,10 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from rmqkit.errors import TopologyError
-from rmqkit.model import Contract, Queue, Retry, Suppression, Topology
+from rmqkit.model import QUEUE_TYPES, Contract, Queue, Retry, Suppression, Topology
 from rmqkit.topology.file.document import KeyPath
 from rmqkit.topology.file.scalars import LONGEST_NUMBER, read_scalar
 from rmqkit.topology.file.yaml_errors import MAX_DEPTH
-from rmqkit.topology.policies import QUEUE_TYPES
 from rmqkit.topology.retry import collapse, delay_text
 
 _WIDTH = 120  # characters of a line, if what it holds can be broken

@@ -11,13 +11,13 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from rmqkit.model import Exchange, Policy, Queue
+from rmqkit.model import QUEUE_TYPES, Exchange, Policy, Queue
 from rmqkit.topology.file.names import BUILT_IN, suggest
 from rmqkit.topology.file.schema import validator
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.queue_types import known_arguments
 from rmqkit.topology.lint.rule import Violations, check, listed
-from rmqkit.topology.policies import QUEUE_TYPES, applies, effective, matches_name, policy_of, queue_type
+from rmqkit.topology.policies import applies, effective, matches_name, policy_of, queue_type
 
 _ARGUMENTS_ONLY = ("max-priority", "queue-type", "quorum-initial-group-size", "single-active-consumer")
 _POLICIES_ONLY = (  # of RabbitMQ 3.10 to 4.3 and the plugins that come with it

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rmqkit.model import Policy, Queue
+from rmqkit.model import QUEUE_TYPES, Policy, Queue
 from rmqkit.topology.file.names import suggest
 from rmqkit.topology.file.schema import schema
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.rule import Violations, check, series
-from rmqkit.topology.policies import QUEUE_TYPES, SUPPORTED_BY, queue_type
+from rmqkit.topology.policies import SUPPORTED_BY, queue_type
 
 _OUTDATED = {
     "queue-mode": "has no effect since RabbitMQ 3.12",
