@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy import plan_apply, subscription
+from rmqkit.deploy.apply import apply
+from rmqkit.deploy.destroy import destroy
+from rmqkit.deploy.planner import plan
+from rmqkit.deploy.queue_use import queue_state
 from rmqkit.deploy.snapshot import take_snapshot
-from rmqkit.errors import NotFound
+from rmqkit.deploy.subscription import Subscription, Subscriptions
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.message import Delivery, Message
@@ -31,7 +33,7 @@ from rmqkit.options import (
     Replay,
     ServeOptions,
 )
-from rmqkit.payload.contracts import Contracts
+from rmqkit.payload.contracts import ContractCache
 from rmqkit.plan import Plan
 from rmqkit.report import Answer, Failure, Fate, MoveReport, PublishReport, QueueState, QueueStatus, ServeReport
 from rmqkit.settings import Settings, load_settings
@@ -65,10 +67,10 @@ class Connection:
     def __init__(self, settings: Settings, name: str = "rmqkit") -> None:
         self._consuming = ReconnectingConnection(settings, f"{name} consumer")
         self._publishing = ReconnectingConnection(settings, f"{name} publisher")
-        self._temporary_queues: dict[str, subscription.TemporaryQueue] = {}  # by the names that `subscribe` returned
+        self._subscriptions = Subscriptions(self._consuming)
         self._idle_clients: list[RpcClient] = []
         self._served: list[rpc_server.ServedFunction] = []
-        self._contracts: tuple[Topology, Contracts] | None = None
+        self._contracts = ContractCache()
         self._consuming.verify()
 
     def __enter__(self) -> Self:
@@ -100,7 +102,7 @@ class Connection:
 
         Raises AccessRefused, ConnectionLost, and Unreachable if the settings name an HTTP API that does not answer.
         """
-        return plan_apply.plan(self._consuming, topology, take_snapshot(self._consuming), options)
+        return plan(self._consuming, topology, take_snapshot(self._consuming), options)
 
     def apply(
         self,
@@ -120,7 +122,7 @@ class Connection:
         properties, or that `options` would delete although it is in use. Raises AccessRefused, ConnectionLost; then a
         second run completes the work. Policies and pruning need RabbitMQ's HTTP API: raises Unreachable without it.
         """
-        return plan_apply.apply(
+        return apply(
             self._consuming,
             self._publishing,
             topology,
@@ -139,7 +141,7 @@ class Connection:
         API, which counts those, does not answer. Also raises the errors of `apply`.
         """
         snapshot = take_snapshot(self._consuming)
-        return plan_apply.destroy(self._consuming, topology, snapshot, force=force, dry_run=dry_run, wait_s=wait_s)
+        return destroy(self._consuming, topology, snapshot, force=force, dry_run=dry_run, wait_s=wait_s)
 
     def live(self) -> LiveTopology:
         """Return all entities of the virtual host, from RabbitMQ's HTTP API.
@@ -175,7 +177,7 @@ class Connection:
 
         Raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
         """
-        return plan_apply.queue_state(self._consuming, queue)
+        return queue_state(self._consuming, queue)
 
     def is_stream(self, queue: str) -> bool:
         """Tell whether a queue is a stream. Raises ConnectionLost."""
@@ -204,16 +206,8 @@ class Connection:
         its type would ignore, PropertyMismatch for other properties, and for an auto-delete exchange that nothing else
         is bound to: it would be deleted with the queue. Raises AccessRefused, ConnectionLost.
         """
-        wanted = subscription.Subscription(exchange, tuple(keys), headers or {}, match)
-        subscription.check(self._consuming, wanted)
-        if durable:
-            subscription.keep(self._consuming, durable, wanted, max_length=max_length, on_warning=on_warning)
-            return durable
-        queue = subscription.TemporaryQueue(wanted, max_length)
-        with closing(self._consuming.channel()) as channel:
-            name = queue.open(channel)
-        self._temporary_queues[name] = queue
-        return name
+        wanted = Subscription(exchange, tuple(keys), headers or {}, match)
+        return self._subscriptions.subscribe(wanted, durable, max_length=max_length, on_warning=on_warning)
 
     def unsubscribe(self, queue: str, *, force: bool = False) -> QueueState:
         """Delete the queue of a subscription, and return its last state.
@@ -221,13 +215,7 @@ class Connection:
         Unless forced, raises PropertyMismatch if it holds messages, unacknowledged ones included, has consumers, or was
         not made by `subscribe` according to RabbitMQ's HTTP API. Raises NotFound.
         """
-        try:
-            state = subscription.remove(self._consuming, queue, force=force, temporary=queue in self._temporary_queues)
-        except NotFound:  # deleted with its consumer
-            self._temporary_queues.pop(queue, None)
-            raise
-        self._temporary_queues.pop(queue, None)
-        return state
+        return self._subscriptions.unsubscribe(queue, force=force)
 
     def publish(
         self,
@@ -259,7 +247,7 @@ class Connection:
         """
         source = (messages,) if isinstance(messages, Message) else messages
         if topology:
-            source = self._contracts_of(topology).checked(source)
+            source = self._contracts.of_topology(topology).checked(source)
         publisher = Publisher(
             self._publishing,
             options,
@@ -291,8 +279,7 @@ class Connection:
         See `ConsumeOptions` for the options; `on_warning` receives each fault that the consumer recovered from.
         """
         options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack, offset)
-        temporary = self._temporary_queues.get(queue)
-        open_queue = temporary.open if temporary else None
+        open_queue = self._subscriptions.open_queue(queue)
         return Consumer(self._consuming, queue, options, stop=stop, on_warning=on_warning, open_queue=open_queue)
 
     def move(
@@ -387,7 +374,7 @@ class Connection:
         breaks the queue's contract in `topology` is answered with an error, too. See `ServeOptions` for the options.
         """
         options = ServeOptions(prefetch, count, concurrency, reject_failed)
-        check = self._contracts_of(topology).check("", queue) if topology else None
+        check = self._contracts.of_topology(topology).check("", queue) if topology else None
 
         def register(function: F) -> F:
             served = rpc_server.checked(function, check) if check else function
@@ -411,11 +398,3 @@ class Connection:
         report = on_failure or rpc_server.log_failure
         context = rpc_server.ServeContext(self._consuming, self._publishing, stop or Stop(), report, on_warning)
         return rpc_server.run(self._served, context)
-
-    def _contracts_of(self, topology: Topology) -> Contracts:
-        """Return the contracts of a topology; those of the last one are cached, because reading schemas takes time."""
-        if self._contracts is None or self._contracts[0] is not topology:
-            exchanges = {each.name: each.contract for each in topology.exchanges if each.contract}
-            queues = {each.name: each.contract for each in topology.queues if each.contract}
-            self._contracts = topology, Contracts(exchanges, queues)
-        return self._contracts[1]

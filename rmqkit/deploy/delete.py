@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import MethodCall
@@ -15,6 +16,7 @@ from rmqkit.deploy.queue_use import find_use
 from rmqkit.errors import Location, Problem, PropertyMismatch, Refused
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.model import Binding, Queue, Topology
+from rmqkit.plan import Outcome, Step
 from rmqkit.plural import plural
 from rmqkit.topology.comparison import binding_key
 
@@ -116,6 +118,16 @@ def remove(
         if texts := [plural(number, noun) for number, noun in counts if number]:
             lost[queue.name] = " and ".join(texts)
     return lost
+
+
+def with_losses(steps: Iterable[Step], lost: Mapping[str, str]) -> tuple[Step, ...]:
+    """Note the messages that are deleted with their queues."""
+    return tuple(
+        replace(step, note=f"with {lost[step.name]}")
+        if step.kind == "queue" and step.outcome is Outcome.DELETE and step.name in lost
+        else step
+        for step in steps
+    )
 
 
 def _delete(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
@@ -16,9 +17,17 @@ from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import QueueTotal
 from rmqkit.model import Queue
 from rmqkit.plural import plural
+from rmqkit.report import QueueState
 
 STALE_S = 6.0  # a queue that is not classic counts its messages every five seconds
 CHECK_EVERY_S = 0.5
+
+
+def queue_state(connection: ReconnectingConnection, name: str) -> QueueState:
+    """Count the messages and consumers of a queue; raise NotFound, ResourceLocked, AccessRefused, ConnectionLost."""
+    with closing(connection.channel()) as channel:
+        counts = channel.queue_counts(name)
+    return QueueState(name, counts.message_count, counts.consumer_count)
 
 
 def find_use(

@@ -1,4 +1,4 @@
-"""Subscriptions to an exchange: a temporary queue of one connection, or a durable one that a reader comes back to."""
+"""Subscriptions to an exchange: a temporary queue of one connection, or a durable one that outlives it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel, ChannelTransport
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy import plan_apply
+from rmqkit.deploy.destroy import destroy
+from rmqkit.deploy.queue_use import queue_state
 from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
-from rmqkit.errors import AccessRefused, InputError, PropertyMismatch
+from rmqkit.errors import AccessRefused, InputError, NotFound, PropertyMismatch
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import QueueState
 from rmqkit.topology.comparison import binding_key
@@ -74,7 +75,49 @@ class TemporaryQueue:
         return self._name
 
 
-def check(connection: ReconnectingConnection, subscription: Subscription) -> None:
+class Subscriptions:
+    """The subscriptions of one connection, which knows its temporary queues by name."""
+
+    def __init__(self, connection: ReconnectingConnection) -> None:
+        self._connection = connection
+        self._temporary: dict[str, TemporaryQueue] = {}
+
+    def subscribe(
+        self, subscription: Subscription, durable: str, *, max_length: int | None, on_warning: Callable[[str], None]
+    ) -> str:
+        """Bind a temporary queue, or the `durable` one, and return its name; `Connection.subscribe` has the errors."""
+        _check(self._connection, subscription)
+        if durable:
+            _declare_durable(self._connection, durable, subscription, max_length=max_length, on_warning=on_warning)
+            return durable
+        queue = TemporaryQueue(subscription, max_length)
+        with closing(self._connection.channel()) as channel:
+            name = queue.open(channel)
+        self._temporary[name] = queue
+        return name
+
+    def open_queue(self, name: str) -> Callable[[Channel], str] | None:
+        """Return the function that declares a temporary queue again on a new connection; None for any other queue."""
+        return self._temporary[name].open if name in self._temporary else None
+
+    def unsubscribe(self, name: str, *, force: bool) -> QueueState:
+        """Delete the queue of a subscription, and return its last state; `Connection.unsubscribe` has the errors."""
+        is_temporary = name in self._temporary
+        try:
+            state = queue_state(self._connection, name)
+            snapshot = take_snapshot(self._connection)
+            if not (force or is_temporary):
+                _check_mark(name, snapshot)
+            queue = Queue(name, exclusive=is_temporary)
+            destroy(self._connection, Topology(queues=(queue,)), snapshot, force=force)
+        except NotFound:  # deleted with its consumer
+            self._temporary.pop(name, None)
+            raise
+        self._temporary.pop(name, None)
+        return state
+
+
+def _check(connection: ReconnectingConnection, subscription: Subscription) -> None:
     """Make sure that the exchange exists, supports the subscription, and survives it.
 
     Raises NotFound, InputError for routing keys or headers that the exchange would ignore, PropertyMismatch for an
@@ -121,7 +164,7 @@ def _require_other_binding(connection: ReconnectingConnection, exchange: str) ->
     raise PropertyMismatch(406, "auto-delete", f"exchange {exchange!r}", message=message, advice=_BIND_ANOTHER)
 
 
-def keep(
+def _declare_durable(
     connection: ReconnectingConnection,
     name: str,
     subscription: Subscription,
@@ -147,20 +190,6 @@ def keep(
             entity_methods.declare(channel, Queue(name, arguments=arguments))
         for binding in bindings:
             entity_methods.declare(channel, binding)
-
-
-def remove(connection: ReconnectingConnection, name: str, *, force: bool, temporary: bool) -> QueueState:
-    """Delete the queue of a subscription, and return the messages and consumers it had.
-
-    Raises NotFound, and PropertyMismatch unless forced: if the queue holds messages, has consumers, or is neither
-    `temporary` nor marked as a subscription.
-    """
-    state = plan_apply.queue_state(connection, name)
-    snapshot = take_snapshot(connection)
-    if not (force or temporary):
-        _check_mark(name, snapshot)
-    plan_apply.destroy(connection, Topology(queues=(Queue(name, exclusive=temporary),)), snapshot, force=force)
-    return state
 
 
 def _check_mark(name: str, snapshot: BrokerSnapshot) -> None:

@@ -225,18 +225,23 @@ def run_handler(
             if stop.requested:
                 ending.request()
             thread_group.run_all([partial(run.handle, handler, show_progress) for run in runs], ending)
-        if in_doubt := report().in_doubt:
-            message = f"the connection was lost before {plural(in_doubt, 'message')} of queue {job.queue!r}"
-            raise ConnectionLost(
-                f"{message} could be acknowledged",
-                advice="They were handled and may be redelivered. A handler that holds Python's GIL stops heartbeats.",
-            )
+        _require_acknowledged(report(), job.queue)
     except RmqkitError as exc:
         for run in runs:
             run.close()
         exc.report = report()
         raise
     return report()
+
+
+def _require_acknowledged(report: ConsumeReport, queue: str) -> None:
+    """Raise ConnectionLost if the broker may not have received the acknowledgements of handled messages."""
+    if report.in_doubt:
+        messages = f"{plural(report.in_doubt, 'message')} of queue {queue!r}"
+        raise ConnectionLost(
+            f"the connection was lost before {messages} could be acknowledged",
+            advice="They were handled and may be redelivered. A handler that holds Python's GIL stops heartbeats.",
+        )
 
 
 def combine(reports: Mapping[str, ConsumeReport], seconds: float) -> ConsumeReport:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from rmqkit.errors import Location, PayloadError, SettingsError
 from rmqkit.message import Message
-from rmqkit.model import Contract
+from rmqkit.model import Contract, Topology
 from rmqkit.payload.compression import contents
 from rmqkit.payload.formats import Check
 
@@ -77,6 +77,21 @@ class Contracts:
                     where = Location(f"message {number}")
                     check(contents(message.body, message.properties.content_encoding, where), where)
             yield message
+
+
+class ContractCache:
+    """The contracts of the topology that was last used: reading schemas takes time."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Topology, Contracts] | None = None
+
+    def of_topology(self, topology: Topology) -> Contracts:
+        """Return the contracts of a topology."""
+        if self._last is None or self._last[0] is not topology:
+            exchanges = {each.name: each.contract for each in topology.exchanges if each.contract}
+            queues = {each.name: each.contract for each in topology.queues if each.contract}
+            self._last = topology, Contracts(exchanges, queues)
+        return self._last[1]
 
 
 def reason(error: PayloadError) -> str:

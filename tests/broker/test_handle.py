@@ -20,7 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Contract, Delivery, HandlerError, Message, Queue, Retry, Stop, Topology, Verdict
-from rmqkit.deploy import plan_apply
+from rmqkit.deploy.planner import plan
 from rmqkit.deploy.snapshot import BrokerSnapshot
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
@@ -333,7 +333,7 @@ def test_a_plan_warns_about_a_retry_where_quorum_is_the_default_queue_type(
 ) -> None:
     with rmqkit.connect(settings=load_settings((vhost_url,), api_url=broker.api_url, environ={})) as other:
         live = replace(other.live(), default_queue_type="quorum")  # which RabbitMQ has from 3.11 on
-    planned = plan_apply.plan(connection._consuming, SHOP, BrokerSnapshot(live=live), rmqkit.ApplyOptions())
+    planned = plan(connection._consuming, SHOP, BrokerSnapshot(live=live), rmqkit.ApplyOptions())
     notes = {step.name: step.note for step in planned.steps}
     assert "write `type: quorum`" in notes.pop("orders")
     assert set(notes.values()) == {""}
