@@ -144,7 +144,7 @@ def topologies() -> Iterator[str]:
     for name, path in example_names().items():
         topology = load(path)
         yield f"## {name}\n\n{topology.description} ([{path.name}](../topologies/{path.name}))\n"
-        yield f"```mermaid\n{mermaid_dot.mermaid(graph.draw(topology))}```\n"
+        yield f"```mermaid\n{mermaid_dot.mermaid(graph.build_diagram(topology))}```\n"
 
 
 PAGES: Mapping[str, Callable[[], Iterator[str]]] = {

@@ -14,7 +14,7 @@ from rmqkit.message import Delivery
 
 
 class PikaDecoder:
-    """A `decoder.Decoder` that uses `pika.frame.decode_frame` alone."""
+    """A decoder like `frame_decoder.Decoder` that uses `pika.frame.decode_frame` alone."""
 
     def __init__(self, on_frame: Callable[[Any], None], frame_max: int) -> None:
         self.frame_max = frame_max

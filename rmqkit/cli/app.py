@@ -10,7 +10,7 @@ from typer import completion
 from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
-from rmqkit.cli import arguments, error_output, output
+from rmqkit.cli import argv, error_output, output
 from rmqkit.cli.help import Command, Group, Topic, usage_error
 from rmqkit.errors import SettingsError
 from rmqkit.version import VERSION
@@ -292,5 +292,5 @@ def rmqkit(
 def main() -> None:
     """Run the command line and exit."""
     output.write_utf8()
-    words = arguments.normalized(sys.argv[1:], lambda: load("connection").params)
+    words = argv.normalize(sys.argv[1:], lambda: load("connection").params)
     sys.exit(error_output.run(lambda: typer.main.get_command(app)(words, prog_name="rmqkit"), words))

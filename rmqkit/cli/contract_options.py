@@ -36,7 +36,7 @@ class SchemaOptions:
             return EffectiveContracts(None, None if self.no_schema else applied)
         if self.no_schema:
             raise typer.BadParameter("--schema and --no-schema cannot be combined")
-        return EffectiveContracts(contracts.of_schema(self.schema), None)
+        return EffectiveContracts(contracts.from_schema(self.schema), None)
 
     def of(self, target: Target, applied: LastApplied | None) -> Contract | None:
         """Return the contract of the messages that are published to a target, or wait in its queue."""

@@ -47,7 +47,7 @@ class LastApplied:
         return Target("", self.retries[queue].then) if queue in self.retries else self.dead_letters.get(queue)
 
 
-def of(topology: Topology, files: Sequence[str]) -> LastApplied:
+def from_topology(topology: Topology, files: Sequence[str]) -> LastApplied:
     """Return what is saved of a topology; the paths of its schemas become absolute."""
     from rmqkit.topology.policies import dead_letter_target  # noqa: PLC0415 - start-up time
 
@@ -64,7 +64,7 @@ def of(topology: Topology, files: Sequence[str]) -> LastApplied:
 
 def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> None:
     """Save a topology that was applied: its target, and its entities beside those of other files."""
-    applied, before = of(topology, files), recall(settings)
+    applied, before = from_topology(topology, files), recall(settings)
     _save(settings, _merged(_without(before, topology), applied) if before else applied)
 
 

@@ -40,14 +40,14 @@ def is_terminal(stream: TextIO | None) -> bool:
     return bool(stream and stream.isatty() and os.environ.get("TERM") != "dumb")
 
 
-def is_coloured(stream: TextIO | None) -> bool:
+def is_colored(stream: TextIO | None) -> bool:
     """Return whether the stream shows colors: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def paint(text: str, style: Style, stream: TextIO) -> str:
     """Color a text if the stream shows colors."""
-    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and is_coloured(stream) else text
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and is_colored(stream) else text
 
 
 def safe(text: str) -> str:
@@ -79,6 +79,12 @@ def note(text: str) -> None:
     """Print a note on standard error; color codes in it stay."""
     with suppress(OutputError):  # there is nowhere to report it
         _write(sys.stderr, text + "\n")
+
+
+def note_waiting(messages: str) -> None:
+    """Tell a person at a terminal that the command waits for messages, which may never arrive."""
+    if is_terminal(sys.stderr):
+        note(safe(f"Waiting for {messages}. Press Ctrl-C to stop."))
 
 
 def warn(text: str) -> None:

@@ -64,13 +64,13 @@ def load_topology(files: Sequence[str]) -> Topology:
 def read(argument: str, broker: ConnectionOptions, vhost: str | None = None) -> TopologySource:
     """Read a topology file, definitions or a live broker; `vhost`, else `--vhost`, also chooses among definitions.
 
-    Raises DocumentError, TopologyError, InputError, SettingsError, and what `of_broker` raises.
+    Raises DocumentError, TopologyError, InputError, SettingsError, and what `read_broker` raises.
     """
     from rmqkit.topology.file.loader import loads  # noqa: PLC0415 - start-up time
 
     broker = broker if vhost is None else replace(broker, vhost=vhost)
     if _URL.match(argument):
-        return of_broker(replace(broker, url=[argument]).settings(source="the URL"))
+        return read_broker(replace(broker, url=[argument]).settings(source="the URL"))
     is_json = PurePath(argument).suffix.lower() == ".json"
     path = readable(argument)
     text = read_text(path, _MAX_DEFINITIONS_BYTES if is_json else MAX_BYTES)
@@ -84,7 +84,7 @@ def read_definitions(path: str, vhost: str | None) -> TopologySource:
     return _of_definitions(read_text(path, _MAX_DEFINITIONS_BYTES), path, vhost)
 
 
-def of_broker(settings: Settings) -> TopologySource:
+def read_broker(settings: Settings) -> TopologySource:
     """Return what a virtual host holds, sorted by name, as far as a topology file can declare it.
 
     Raises Unreachable, AuthenticationFailed and AccessRefused if the broker or its HTTP API does not answer.

@@ -21,9 +21,9 @@ from dataclasses import asdict, replace
 from typing import IO, Any
 
 from rmqkit import errors
-from rmqkit.cli import consume_job, frame, output
-from rmqkit.cli.consume_job import ConsumeCommand, ConsumeResult
-from rmqkit.cli.frame import Signals
+from rmqkit.cli import consume_command, output
+from rmqkit.cli.consume_command import ConsumeCommand, ConsumeResult
+from rmqkit.cli.signals import Signals
 from rmqkit.errors import OutputError, RmqkitError
 from rmqkit.handlers.runner import combine
 from rmqkit.report import ConsumeReport
@@ -104,16 +104,16 @@ def run(command: ConsumeCommand, stop: Stop, *, as_json_object: bool) -> int:
         def on_consuming() -> None:
             if not as_json_object:
                 queue = command.job.queue  # none if the queue is temporary
-                frame.note_waiting(f"messages{queue and f' in {queue}'}")
+                output.note_waiting(f"messages{queue and f' in {queue}'}")
 
         def on_progress(acknowledged: int) -> None:
             update(acknowledged, "")
 
         if command.workers == 1:
-            result = consume_job.run(command, stop, on_consuming=on_consuming, on_progress=on_progress)
+            result = consume_command.run(command, stop, on_consuming=on_consuming, on_progress=on_progress)
         else:
             result = _run_workers(command, stop, on_consuming, on_progress)
-    consume_job.print_report(command, result, as_json_object=as_json_object)
+    consume_command.print_report(command, result, as_json_object=as_json_object)
     return result.exit_code
 
 
@@ -216,7 +216,7 @@ def main() -> None:
         try:
             command = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
             threading.Thread(target=_end_with_parent, daemon=True).start()
-            result = consume_job.run(
+            result = consume_command.run(
                 command,
                 signals.stop,
                 lock_fd=lock_fd,

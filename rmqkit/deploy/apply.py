@@ -61,7 +61,7 @@ def apply(
 
     check_pruned()
     if snapshot.api is None and not options.force:
-        _require_sight(connection, replaced, snapshot)
+        _require_visible(connection, replaced, snapshot)
     try:
         total = len(planned.changes)
         for done, _ in enumerate(_declare(connection, planned, snapshot.api), start=1):
@@ -91,7 +91,7 @@ def apply(
     return replace(planned, applied=True)
 
 
-def _require_sight(connection: ReconnectingConnection, replaced: Iterable[Step], snapshot: BrokerSnapshot) -> None:
+def _require_visible(connection: ReconnectingConnection, replaced: Iterable[Step], snapshot: BrokerSnapshot) -> None:
     """Raise PropertyMismatch if a queue is to be replaced: its unacknowledged messages would be lost with it."""
     queues = [step.entity for step in replaced if isinstance(step.entity, Queue)]
     if problems := delete.unseen_queues(connection, queues):

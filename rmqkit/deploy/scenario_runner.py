@@ -43,7 +43,7 @@ Publish = Callable[[Iterator[Message]], object]
 
 
 class ScenarioRunner:
-    """Declares copies of topologies while scenarios run; leaving the block deletes them. `follow` is for `judge`."""
+    """Declares copies of topologies while scenarios run; leaving the block deletes them. `observe` is for `judge`."""
 
     def __init__(self, connection: ReconnectingConnection, publish: Publish, stop: Stop) -> None:
         self.connection, self.publish, self.stop = connection, publish, stop
@@ -59,7 +59,7 @@ class ScenarioRunner:
     ) -> None:
         self._open.__exit__(kind, error, trace)
 
-    def follow(self, scenario: Scenario, case: Case) -> Observation:
+    def observe(self, scenario: Scenario, case: Case) -> Observation:
         """Publish a message, take it through the steps of a case, and report the queues it is in then.
 
         Raises StopRequested after a stop, Refused for a topology that the broker refuses, AccessRefused, NotConfirmed,
@@ -74,7 +74,7 @@ class ScenarioRunner:
         reasons = frozenset((step.queue, step.when) for step in case.steps if step.when != "rejected")
         if reasons not in self._runs:
             self._runs[reasons] = self._open.enter_context(_ScenarioRun(self, scenario.topology, reasons))
-        return Observation(self._runs[reasons].follow(scenario, case))
+        return Observation(self._runs[reasons].observe(scenario, case))
 
 
 def _unsupported(scenario: Scenario, case: Case) -> str:
@@ -123,7 +123,7 @@ class _ScenarioRun:
                 self._channel.close()
             delete.remove(self._connection, None, self._copy.topology, force=True)
 
-    def follow(self, scenario: Scenario, case: Case) -> tuple[str, ...]:
+    def observe(self, scenario: Scenario, case: Case) -> tuple[str, ...]:
         """Return the queues that the message is in after the last step, one for each copy, sorted."""
         self._body = f"{self._copy.prefix}{next(self._numbers)}".encode()
         target, properties = scenario.target, Properties(headers=scenario.headers)

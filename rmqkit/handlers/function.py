@@ -86,9 +86,9 @@ class FunctionHandler(Handler):
             _flush()
             self._on_failure(delivery, exc)
             last_line = traceback.format_exception_only(exc)[-1].strip()
-            return Verdict.REJECT, f"the handler raised {name_of(exc)}", last_line
+            return Verdict.REJECT, f"the handler raised {name_and_line(exc)}", last_line
         except SystemExit as exc:
-            raise HandlerError(f"the handler raised {name_of(exc)}") from exc
+            raise HandlerError(f"the handler raised {name_and_line(exc)}") from exc
         if verdict is None:
             return Verdict.ACK, "", ""
         if not isinstance(verdict, Verdict):
@@ -111,7 +111,7 @@ def _flush() -> None:
         raise OutputError(OUTPUT_CLOSED)
 
 
-def name_of(exc: BaseException) -> str:
+def name_and_line(exc: BaseException) -> str:
     """Return the name of an exception and the line that raised it, without its text."""
     place = traceback.extract_tb(exc.__traceback__)[-1]
     return f"{type(exc).__name__} in {place.filename}, line {place.lineno}"

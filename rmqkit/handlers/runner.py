@@ -20,7 +20,7 @@ from rmqkit.errors import (
     RmqkitError,
     SettingsError,
 )
-from rmqkit.handlers.contract_source import ContractSource, InvalidDelivery
+from rmqkit.handlers.contract_filter import ContractFilter, InvalidDelivery
 from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
@@ -293,7 +293,7 @@ class _ConsumerRun:
             self._filtered = FilteredSource(self._consumer, matches, job.unmatched, count, prefetch, failures.warn)
             self._source = self._filtered
         if check:
-            self._source = ContractSource(self._source, check, self._take_invalid)
+            self._source = ContractFilter(self._source, check, self._take_invalid)
         self._consumer.subscribe()
 
     @property

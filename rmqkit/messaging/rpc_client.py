@@ -210,7 +210,7 @@ class RpcClient:
         if call is None:
             self.ignored += 1
             return
-        call.error = call.error or rpc_reply.error_in(delivery)
+        call.error = call.error or rpc_reply.find_error(delivery)
         call.replies.append(delivery)
         if len(call.replies) == self._options.replies:
             self._end(call.correlation_id, None)

@@ -21,7 +21,7 @@ ERROR_HEADER = "rmqkit-error"
 _ERROR_CHARACTERS = 500  # a header has to fit in a frame, which may be as small as 4,096 bytes
 
 
-def answer(request: Delivery, result: Result, frame_max: int) -> Message:
+def make_reply(request: Delivery, result: Result, frame_max: int) -> Message:
     """Make the reply to a request that has a `reply_to`; of a Message, the body and the properties are used.
 
     Raises HandlerError for any other result, PayloadError for properties that AMQP cannot carry or that do not fit in
@@ -43,14 +43,14 @@ def answer(request: Delivery, result: Result, frame_max: int) -> Message:
     return reply
 
 
-def failure(request: Delivery, reason: str) -> Message:
+def make_error_reply(request: Delivery, reason: str) -> Message:
     """Make the reply that says why the request could not be handled."""
     reason = reason[:_ERROR_CHARACTERS].encode("utf-8", "replace").decode()
     given = Properties(*formats.TEXT, type=ERROR_TYPE, headers={ERROR_HEADER: reason})
     return _addressed(request, reason.encode(), given)
 
 
-def error_in(reply: Delivery) -> RemoteError | None:
+def find_error(reply: Delivery) -> RemoteError | None:
     """Return the error in a reply, or None."""
     given = reply.properties
     if given.type != ERROR_TYPE:

@@ -174,7 +174,7 @@ class RpcServer:
             self._counts["unaddressed"] += 1
         try:
             result = self._served.function(request)
-            made = rpc_reply.answer(request, result, self._consumer.frame_max) if wanted else None
+            made = rpc_reply.make_reply(request, result, self._consumer.frame_max) if wanted else None
             return (_reply(made, request, Verdict.ACK) if made else None), Verdict.ACK
         except Exception as exc:  # noqa: BLE001 - any error of the function is sent to the requester
             return self._fail(request, exc)
@@ -190,7 +190,7 @@ class RpcServer:
             return None, Verdict.REJECT
         verdict = Verdict.REJECT if self._served.options.reject_failed else Verdict.ACK
         text = error.message if isinstance(error, HandlerError) else type(error).__name__
-        return _reply(rpc_reply.failure(request, text), request, verdict), verdict
+        return _reply(rpc_reply.make_error_reply(request, text), request, verdict), verdict
 
     def _on_settled(self, _index: int, reply: Message, fate: Fate) -> None:
         """Process the fate of a reply; if it is unknown, the request stays in its queue."""

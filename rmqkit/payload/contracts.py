@@ -18,7 +18,7 @@ from rmqkit.payload.formats import Check
 _FORMATS: dict[str, Literal["json", "xml"]] = {".json": "json", ".xsd": "xml"}
 
 
-def of_schema(schema: str) -> Contract:
+def from_schema(schema: str) -> Contract:
     """Return the contract of a schema file, by its suffix: .json or .xsd. Raises SettingsError."""
     suffix = PurePath(schema).suffix.lower()
     if suffix not in _FORMATS:

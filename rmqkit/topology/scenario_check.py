@@ -33,7 +33,7 @@ _LEAVING: Mapping[DeathReason, str] = {
     "maxlen": "pushed out of",
     "delivery_limit": "over the delivery limit of",
 }
-Follow = Callable[[Scenario, Case], Observation]
+Observe = Callable[[Scenario, Case], Observation]
 """Observe a message, on the router as `offline` does, or on a broker."""
 
 
@@ -43,8 +43,8 @@ def offline(scenario: Scenario, case: Case) -> Observation:
     return Observation(found.queues, found.unknown)
 
 
-def judge(scenario: Scenario, follow: Follow = offline) -> ScenarioResult:
-    """Compare the observed queues of each case with the expected ones; raise what `follow` raises.
+def judge(scenario: Scenario, observe: Observe = offline) -> ScenarioResult:
+    """Compare the observed queues of each case with the expected ones; raise what `observe` raises.
 
     A case is skipped if one that leads to it failed.
     """
@@ -57,7 +57,7 @@ def judge(scenario: Scenario, follow: Follow = offline) -> ScenarioResult:
         message = _impossible(scenario, case)
         reasons: list[str] = []
         if not message:
-            observed = follow(scenario, case)
+            observed = observe(scenario, case)
             notes += [f"{case.where}: {observed.note}"] if observed.note else []
             message, reasons = _difference(scenario, case, observed)
         if message:

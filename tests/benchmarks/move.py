@@ -3,7 +3,7 @@
     python -m tests.benchmarks.move [--quick] [--write docs/performance.md]
 
 Each contestant is a process; its rate is the one it reports, from the first message to the last confirm.
-Where the messages are afterwards is counted. Exits 1 if a requirement is not met.
+Where the messages are afterward is counted. Exits 1 if a requirement is not met.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Replacing queues and exchanges on a live broker: what was in them is there afterwards, and so are their bindings."""
+"""Replacing queues and exchanges on a live broker: what was in them is there afterward, and so are their bindings."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_every_kind_of_binding_is_restored_also_those_that_only_the_broker_knew(
     bindings = (
         Binding("amq.direct", "q", routing_key="k"),
         Binding("amq.fanout", "q"),
-        Binding("amq.headers", "q", arguments={"x-match": "any", "colour": "red"}),
+        Binding("amq.headers", "q", arguments={"x-match": "any", "color": "red"}),
         Binding("upstream", "amq.direct", "exchange"),
         Binding("upstream", "q", routing_key="a"),
         Binding("upstream", "q", routing_key="b"),
@@ -167,7 +167,7 @@ def test_every_kind_of_binding_is_restored_also_those_that_only_the_broker_knew(
     replaced(vhost_url, topology, extra_bindings=[Binding("amq.topic", "q", routing_key="a.b")])
     drained(witness, "q")
     witness.confirm_delivery()
-    red = BasicProperties(headers={"colour": "red"})
+    red = BasicProperties(headers={"color": "red"})
     for exchange, key in (
         ("amq.direct", "k"),
         ("amq.fanout", ""),

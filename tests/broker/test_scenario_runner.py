@@ -52,10 +52,10 @@ def scenarios(folder: Path, cases: str, topology: str = ORDERS) -> tuple[Scenari
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_broker_and_router_agree_on_every_case(file: Path, vhost_url: str, left: Left) -> None:
-    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
+    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as runner:
         for scenario in load(file):
             for case in scenario.cases:
-                assert (scenario.name, rehearsal.follow(scenario, case)) == (scenario.name, offline(scenario, case))
+                assert (scenario.name, runner.observe(scenario, case)) == (scenario.name, offline(scenario, case))
         assert left()
     assert left() == []
 
@@ -65,8 +65,8 @@ def test_unexpected_and_missing_copies_are_reported(vhost_url: str, tmp_path: Pa
     lines += (
         "  c: {publish: {exchange: orders, routing_key: theirs}, expect: [audit]}\n  d: {expect: [audit, billing]}\n"
     )
-    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
-        results = [judge(scenario, rehearsal.follow) for scenario in scenarios(tmp_path, lines)]
+    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as runner:
+        results = [judge(scenario, runner.observe) for scenario in scenarios(tmp_path, lines)]
     assert [[problem.message for problem in result.problems] for result in results] == [
         ["expected 'billing', but it reached 'audit', 'billing'"],
         ["expected 'audit', 'billing', but it reached 'audit'"],
@@ -84,9 +84,9 @@ def test_queues_of_the_same_names_receive_no_messages(vhost_url: str) -> None:
         channel.exchange_declare("in", "fanout", durable=True)
         channel.queue_bind("rest", "in")
         channel.queue_bind("rest", "amq.topic", "#")
-        with rmqkit.connect(vhost_url) as ours, ours.scenario_runner() as rehearsal:
+        with rmqkit.connect(vhost_url) as ours, ours.scenario_runner() as runner:
             for scenario in load(ROOT / "tests/cases/scenarios/everything.test.yaml"):
-                rehearsal.follow(scenario, scenario.cases[-1])
+                runner.observe(scenario, scenario.cases[-1])
         assert {name: ready(channel, name) for name in names} == dict.fromkeys(names, 0)
 
 
@@ -96,9 +96,9 @@ def test_a_refused_topology_is_an_error_and_is_cleaned_up(vhost_url: str, tmp_pa
     with (
         rmqkit.connect(vhost_url) as connection,
         pytest.raises(rmqkit.BrokerError, match="x-not-there"),
-        connection.scenario_runner() as rehearsal,
+        connection.scenario_runner() as runner,
     ):
-        judge(scenario, rehearsal.follow)
+        judge(scenario, runner.observe)
     assert left() == []
 
 
@@ -107,11 +107,11 @@ def test_a_stop_ends_the_run_and_cleans_up(vhost_url: str, tmp_path: Path, left:
     stop = rmqkit.Stop()
 
     def rehearse() -> None:
-        with rmqkit.connect(vhost_url) as connection, connection.scenario_runner(stop=stop) as rehearsal:
-            rehearsal.follow(scenario, scenario.cases[0])
+        with rmqkit.connect(vhost_url) as connection, connection.scenario_runner(stop=stop) as runner:
+            runner.observe(scenario, scenario.cases[0])
             assert left()
             stop.request()
-            rehearsal.follow(scenario, scenario.cases[0])
+            runner.observe(scenario, scenario.cases[0])
 
     with pytest.raises(StopRequested):
         rehearse()
@@ -123,13 +123,13 @@ def test_an_unreadable_policy_matters_only_where_it_applies(vhost_url: str, tmp_
     lines = "  a: {expect: [billing, audit]}\n"
     lines += "  b: {expect: [billing, audit], then: [{queue: billing, when: rejected, expect: []}]}\n"
     plain, leaving = scenarios(tmp_path, lines, ORDERS + policy)
-    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
-        for follow in (offline, rehearsal.follow):
-            assert judge(plain, follow).problems == ()
-            (problem,) = judge(leaving, follow).problems
+    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as runner:
+        for observe in (offline, runner.observe):
+            assert judge(plain, observe).problems == ()
+            (problem,) = judge(leaving, observe).problems
             assert "policy 'odd' applies to 'billing' is unknown" in problem.advice
             assert "--live" not in problem.advice  # it would know no more
-        assert judge(plain, rehearsal.follow).notes[0].endswith("because of the pattern of policy 'odd'")
+        assert judge(plain, runner.observe).notes[0].endswith("because of the pattern of policy 'odd'")
 
 
 def test_reject_publish_dlx_is_checked_offline_with_a_note(vhost_url: str, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ publish: {routing_key: full}
 """
     lines = "  a: {expect: [full], then: [{queue: full, when: maxlen, expect: [rest]}]}\n"
     (scenario,) = scenarios(tmp_path, lines, topology)
-    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as rehearsal:
-        result = judge(scenario, rehearsal.follow)
+    with rmqkit.connect(vhost_url) as connection, connection.scenario_runner() as runner:
+        result = judge(scenario, runner.observe)
     assert (result.problems, len(result.notes)) == ((), 1)
     assert result.notes[0].endswith("checked offline only, because of reject-publish-dlx")

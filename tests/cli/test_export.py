@@ -91,7 +91,7 @@ def test_an_export_can_be_applied_elsewhere(topology: Topology, brokers: tuple[S
     one, other = brokers
     with rmqkit.connect(settings=one) as here, rmqkit.connect(settings=other) as there:
         here.apply(topology)
-        file = loads(to_yaml(topology_source.of_broker(one).topology))
+        file = loads(to_yaml(topology_source.read_broker(one).topology))
         assert {step.outcome for step in (*compare(file, topology), *compare(topology, file))} <= {Outcome.UNCHANGED}
         unscoped, all_of_it = here.plan(file), here.plan(replace(file, scope=("*",)))
         assert {step.outcome for step in (*unscoped.steps, *all_of_it.steps)} <= {Outcome.UNCHANGED}
@@ -99,12 +99,12 @@ def test_an_export_can_be_applied_elsewhere(topology: Topology, brokers: tuple[S
         with rmqkit.connect(settings=over_amqp) as blind:
             assert {step.outcome for step in blind.plan(file).steps} <= {Outcome.UNCHANGED, Outcome.DECLARE}
         there.apply(file)
-        again = topology_source.of_broker(other).topology
+        again = topology_source.read_broker(other).topology
         assert again == file
         assert to_definitions(again) == to_definitions(file)  # which tells true from 1
         for connection in (here, there):
             connection.destroy(topology, force=True)
-        assert topology_source.of_broker(one).topology == Topology()
+        assert topology_source.read_broker(one).topology == Topology()
 
 
 def _url(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""The command's frame: streams, exit codes, colours, closed pipes, secrets, start-up."""
+"""The behavior that all commands share: streams, exit codes, colors, closed pipes, secrets, start-up."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import pytest
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import app, error_output, frame
-from rmqkit.cli.arguments import _TO_FILES, normalized
+from rmqkit.cli import app, error_output, signals
+from rmqkit.cli.argv import _TO_FILES, normalize
 from rmqkit.cli.options import ConnectionOptions
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
@@ -384,7 +384,7 @@ def test_zsh_keeps_the_apostrophes_of_help() -> None:
     ],
 )
 def test_options_of_a_connection_may_come_first_and_o_json_is_json(words: str, same: str) -> None:
-    assert normalized(words.split(), lambda: app.load("connection").params) == same.split()
+    assert normalize(words.split(), lambda: app.load("connection").params) == same.split()
 
 
 def test_commands_whose_o_is_a_file_are_known() -> None:
@@ -423,7 +423,7 @@ def test_the_first_signal_lets_a_command_finish_and_is_its_exit_code(number: sig
         return exit_codes.DONE
 
     with pytest.raises(typer.Exit) as ending:
-        frame.run(body)
+        signals.run_and_exit(body)
     assert ending.value.exit_code == exit_codes.SIGNALLED + number
     assert exit_codes.SIGNALLED + number in exit_codes.MEANINGS
 
@@ -435,7 +435,7 @@ def test_a_failure_of_an_interrupted_command_keeps_its_exit_code() -> None:
         return exit_codes.NOT_CONFIRMED
 
     with pytest.raises(typer.Exit) as ending:
-        frame.run(body)
+        signals.run_and_exit(body)
     assert ending.value.exit_code == exit_codes.NOT_CONFIRMED
 
 
@@ -448,5 +448,5 @@ def test_a_command_under_nohup_ignores_a_hangup() -> None:
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with pytest.raises(typer.Exit) as ending:
-        frame.run(body)
+        signals.run_and_exit(body)
     assert ending.value.exit_code == exit_codes.DONE

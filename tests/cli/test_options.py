@@ -19,18 +19,18 @@ from rmqkit.node.node import Node
 
 
 @dataclass(frozen=True)
-class Colours:
+class Colors:
     red: Annotated[int, typer.Option("--red")] = 1
     green: Annotated[str | None, typer.Option("--green")] = None
 
 
 def test_a_group_becomes_options_and_the_command_gets_the_dataclass() -> None:
-    got: list[tuple[str, Colours, bool]] = []
+    got: list[tuple[str, Colors, bool]] = []
 
     @grouped
-    def command(name: str, colours: Colours, *, flag: bool = False) -> None:
+    def command(name: str, colors: Colors, *, flag: bool = False) -> None:
         """Do it."""
-        got.append((name, colours, flag))
+        got.append((name, colors, flag))
 
     assert list(inspect.signature(command).parameters) == ["name", "red", "green", "flag"]
     assert command.__doc__ == "Do it."
@@ -38,7 +38,7 @@ def test_a_group_becomes_options_and_the_command_gets_the_dataclass() -> None:
     app.command()(command)
     assert CliRunner().invoke(app, ["x", "--red", "5", "--flag"]).exit_code == 0
     assert CliRunner().invoke(app, ["y", "--green", "g"]).exit_code == 0
-    assert got == [("x", Colours(5), True), ("y", Colours(1, "g"), False)]
+    assert got == [("x", Colors(5), True), ("y", Colors(1, "g"), False)]
 
 
 def test_the_broker_options_become_settings() -> None:

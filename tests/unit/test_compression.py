@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rmqkit.errors import Location, PayloadError
-from rmqkit.handlers.contract_source import ContractSource
+from rmqkit.handlers.contract_filter import ContractFilter
 from rmqkit.handlers.delivery_filter import DeliveryFilter
 from rmqkit.message import Delivery, Message, Properties
 from rmqkit.payload.compression import contents
@@ -44,7 +44,7 @@ def test_contracts_filters_and_envelopes_look_inside_and_the_bytes_stay(encoding
         def batches(self, **_: Any) -> list[list[Delivery]]:
             return [[given]]
 
-    source = ContractSource(Source(), lambda body, _: checked.append(body), print)  # type: ignore[arg-type]
+    source = ContractFilter(Source(), lambda body, _: checked.append(body), print)  # type: ignore[arg-type]
     assert (list(source.batches()), checked) == ([[given]], [ORDER])
     line = EnvelopeWriter().write(given)
     assert json.loads(line)["body"] == ORDER.decode()

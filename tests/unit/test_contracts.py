@@ -55,7 +55,7 @@ def order_xml(tmp_path: Path) -> Check:
 
 def compiled(folder: Path, name: str, schema: Any) -> Check:
     (folder / name).write_text(schema if isinstance(schema, str) else json.dumps(schema, indent=1))
-    return contracts.compile_contract(contracts.of_schema(str(folder / name)))
+    return contracts.compile_contract(contracts.from_schema(str(folder / name)))
 
 
 def refusal(check: Check, body: bytes) -> PayloadError | None:
@@ -214,7 +214,7 @@ def test_a_bad_schema_is_reported_with_its_own_place(
     if schema:
         (tmp_path / name).write_text(schema)
     with pytest.raises(PayloadError) as caught:
-        contracts.compile_contract(contracts.of_schema(str(tmp_path / name)))
+        contracts.compile_contract(contracts.from_schema(str(tmp_path / name)))
     [problem, *_] = map(str, caught.value.problems)
     assert problem.removeprefix(f"{tmp_path}/").startswith(expected)
 
@@ -281,7 +281,7 @@ def test_a_pattern_that_backtracks_without_end_is_abandoned(tmp_path: Path) -> N
 
 def test_a_schema_file_with_another_suffix_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"order.yaml: a schema is a JSON Schema \(.json\)"):
-        contracts.of_schema("order.yaml")
+        contracts.from_schema("order.yaml")
 
 
 def test_threads_share_a_contract_and_each_sees_only_its_own_faults(order_xml: Check) -> None:

@@ -245,11 +245,11 @@ def test_names_that_are_used_and_not_declared_are_external() -> None:
 
 def test_unknown_fields_are_reported() -> None:
     definitions = {
-        "queues": [{"name": "q", "colour": 1}, {"name": "r", "colour": 2}],
+        "queues": [{"name": "q", "color": 1}, {"name": "r", "color": 2}],
         "novelty": [{}],
         "bindings": [],
     }
-    assert omitted(definitions) == ("1 novelty", "2 'colour' fields")
+    assert omitted(definitions) == ("1 novelty", "2 'color' fields")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Target, Topology
-from rmqkit.topology.diagram.graph import Diagram, collapse, draw
+from rmqkit.topology.diagram.graph import Diagram, build_diagram, collapse
 from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
 from rmqkit.topology.diagram.text_tree import tree
 from rmqkit.topology.file.loader import load, loads
@@ -48,7 +48,7 @@ publish: {exchange: orders, routing_key: order.eu.paid}
 
 
 def text(topology: Topology) -> str:
-    return "".join("".join(piece for piece, _ in line) + "\n" for line in tree(collapse(draw(topology))))
+    return "".join("".join(piece for piece, _ in line) + "\n" for line in tree(collapse(build_diagram(topology))))
 
 
 def test_the_tree_shows_bindings_and_dead_letters() -> None:
@@ -74,7 +74,7 @@ def test_the_tree_shows_bindings_and_dead_letters() -> None:
 
 
 def test_the_parts_of_a_line_have_roles() -> None:
-    roles = {piece: role for line in tree(draw(SHOP)) for piece, role in line}
+    roles = {piece: role for line in tree(build_diagram(SHOP)) for piece, role in line}
     assert roles["orders"] == roles["default exchange"] == "exchange"
     assert roles["billing"] == "queue"
     assert roles["order.*.paid, order.*.late"] == "key"
@@ -96,10 +96,10 @@ def test_undeclared_names_are_marked_in_the_diagram() -> None:
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
 def test_every_valid_file_is_drawn_with_all_its_entities(path: Path) -> None:
     topology = load(path)
-    titles = {node.title for node in draw(topology).nodes}
+    titles = {node.title for node in build_diagram(topology).nodes}
     names = [*(each.name for each in topology.exchanges), *(each.name for each in topology.queues)]
     assert {name for name in names if name == name.strip()} <= titles
-    assert list(tree(collapse(draw(topology))))
+    assert list(tree(collapse(build_diagram(topology))))
 
 
 def test_a_cyclic_topology_is_drawn_once() -> None:
@@ -143,7 +143,7 @@ def test_three_hundred_queues_become_three_and_a_count() -> None:
 
 
 def test_ten_similar_queues_are_all_drawn() -> None:
-    assert collapse(draw(many(10))).nodes == draw(many(10)).nodes
+    assert collapse(build_diagram(many(10))).nodes == build_diagram(many(10)).nodes
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_ten_similar_queues_are_all_drawn() -> None:
 def test_a_queue_that_differs_is_never_collapsed(odd: Queue) -> None:
     queues = (*(Queue(f"q_{each}") for each in range(11)), odd)
     topology = Topology(exchanges=(Exchange("e"),), queues=queues, bindings=(*(Binding("e", q.name) for q in queues),))
-    titles = [node.title for node in collapse(draw(topology)).nodes]
+    titles = [node.title for node in collapse(build_diagram(topology)).nodes]
     assert titles == ["e", "q_0", "q_1", "q_2", "and 8 more like q_2", odd.name]
 
 
@@ -187,16 +187,16 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 
 
 @st.composite
-def drawings(draw_: st.DrawFn) -> Diagram:
-    exchanges = draw_(st.lists(names, min_size=1, max_size=3, unique=True))
-    queues = draw_(st.lists(names, min_size=1, max_size=3, unique=True))
+def drawings(draw: st.DrawFn) -> Diagram:
+    exchanges = draw(st.lists(names, min_size=1, max_size=3, unique=True))
+    queues = draw(st.lists(names, min_size=1, max_size=3, unique=True))
     ends = st.builds(Binding, st.sampled_from(exchanges), st.sampled_from(queues), routing_key=names)
-    return draw(
+    return build_diagram(
         Topology(
-            exchanges=tuple(Exchange(name, draw_(names)) for name in exchanges),
+            exchanges=tuple(Exchange(name, draw(names)) for name in exchanges),
             queues=tuple(Queue(name) for name in queues),
-            bindings=tuple(draw_(st.lists(ends, max_size=3))),
-            policies=(Policy("p", "", {"dead-letter-exchange": draw_(names)}),),
+            bindings=tuple(draw(st.lists(ends, max_size=3))),
+            policies=(Policy("p", "", {"dead-letter-exchange": draw(names)}),),
         )
     )
 
@@ -265,7 +265,9 @@ def test_graphviz_draws_every_name_unchanged() -> None:
         "it's",
     ]
     topology = Topology(queues=tuple(Queue(name) for name in nasty))
-    done = subprocess.run(["dot", "-Tsvg"], input=dot(draw(topology)), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["dot", "-Tsvg"], input=dot(build_diagram(topology)), capture_output=True, text=True, check=True
+    )
     drawn = [element.text for element in ET.fromstring(done.stdout).iter("{http://www.w3.org/2000/svg}text")]
     assert drawn == printable(nasty)
 
@@ -274,7 +276,7 @@ def test_queues_with_different_names_are_all_drawn_however_alike_they_are() -> N
     words = [*map("".join, itertools.permutations("abcd"))]
     topology = Topology(exchanges=(Exchange("e", "fanout"),), queues=tuple(map(Queue, words)))
     topology = replace(topology, bindings=tuple(Binding("e", word) for word in words))
-    assert collapse(draw(topology)) == draw(topology)
+    assert collapse(build_diagram(topology)) == build_diagram(topology)
 
 
 @pytest.mark.parametrize(
@@ -292,5 +294,5 @@ def test_queues_with_different_names_are_all_drawn_however_alike_they_are() -> N
     ],
 )
 def test_settings_are_written_as_a_person_would(name: str, value: object, note: str) -> None:
-    (node,) = draw(Topology(queues=(Queue("q", arguments={name: value}),))).nodes
+    (node,) = build_diagram(Topology(queues=(Queue("q", arguments={name: value}),))).nodes
     assert node.notes == (note,)

@@ -17,7 +17,7 @@ from rmqkit.amqp.pika_decoder import PikaDecoder
 from rmqkit.errors import PayloadError
 from rmqkit.handlers.delivery_filter import DeliveryFilter
 from rmqkit.message import Delivery, Properties
-from rmqkit.messaging.rpc_reply import error_in
+from rmqkit.messaging.rpc_reply import find_error
 from rmqkit.payload import properties
 from rmqkit.payload.death_headers import deaths, first_death
 from rmqkit.payload.envelopes import EnvelopeWriter
@@ -233,6 +233,6 @@ def test_death_headers_with_any_content_are_filtered_answered_and_written(header
     with bounded():
         deaths(headers)
         first_death(headers)
-        error_in(delivery)
+        find_error(delivery)
         DeliveryFilter("death.queue == 'q' and death.count > 2 and death.age > 5", lambda _: None)(delivery)
         json.loads(EnvelopeWriter().write(delivery))

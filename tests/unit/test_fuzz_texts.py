@@ -18,7 +18,7 @@ from rmqkit.payload import amqp_json, envelopes, formats, properties, rows
 from rmqkit.payload.formats import Format
 from rmqkit.payload.jinja_sandbox import Expression, JinjaTemplate, TemplateSandbox
 from rmqkit.topology.dead_letters import dead_letters
-from rmqkit.topology.diagram.graph import collapse, draw
+from rmqkit.topology.diagram.graph import build_diagram, collapse
 from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
 from rmqkit.topology.diagram.text_tree import tree
 from rmqkit.topology.examples import example_names
@@ -59,7 +59,7 @@ def use(topology: Topology) -> None:
     """Do all that is done offline with what was read: nothing of it may fail but with an error of ours."""
     examine(topology)
     to_definitions(topology)
-    graph = collapse(draw(topology))
+    graph = collapse(build_diagram(topology))
     list(tree(graph))
     dot(graph)
     mermaid(graph)

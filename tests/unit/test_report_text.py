@@ -9,8 +9,8 @@ import typer
 
 from rmqkit.cli import report_text
 from rmqkit.cli.commands.publish import WORK
-from rmqkit.cli.frame import run
 from rmqkit.cli.publish_input import parse_expiration
+from rmqkit.cli.signals import run_and_exit
 from rmqkit.errors import AccessRefused, NotConfirmed, NotFound, PayloadError, Unroutable
 from rmqkit.message import Message, Verdict
 from rmqkit.report import ConsumeReport, Failure, Fate, MoveReport, PublishReport
@@ -64,7 +64,7 @@ def test_a_signal_determines_the_exit_code_only_if_everything_sent_was_confirmed
         return report_text.exit_code(report, report_text.error_of(report, mandatory=False))
 
     with pytest.raises(typer.Exit) as caught:
-        run(body)
+        run_and_exit(body)
     assert caught.value.exit_code == code
 
 

@@ -93,7 +93,7 @@ def test_definitions_contain_the_waiting_queues_and_report_the_lost_retry() -> N
 
 
 def test_a_diagram_shows_the_queue_of_each_try() -> None:
-    picture = graph.draw(loads(FILE))
+    picture = graph.build_diagram(loads(FILE))
     lines = ["".join(text for text, _ in line) for line in tree(picture)]
     assert "│  ├─ try 1, try 3 failed → orders.retry.5s  quorum, TTL 5 seconds, reject-publish" in lines
     assert "│  └─ try 4 failed → parked" in lines

@@ -75,7 +75,7 @@ def test_returns_are_tied_to_their_messages_in_the_order_of_publishing() -> None
 
 
 def test_a_return_finds_the_message_with_its_very_properties() -> None:
-    red, blue = (Message(b"x", "k", "h", Properties(headers={"colour": colour})) for colour in ("red", "blue"))
+    red, blue = (Message(b"x", "k", "h", Properties(headers={"color": color})) for color in ("red", "blue"))
     unconfirmed = _filled(red, blue)
     assert unconfirmed.note_return(_return_of(blue))
     assert list(unconfirmed.returned) == [1]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import frame, last_applied, output, plan_text, topology_source
+from rmqkit.cli import last_applied, output, plan_text, signals, topology_source
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.options import ApplyOptions
 from rmqkit.stop import Stop
@@ -61,7 +61,7 @@ def apply(
 
     with connect(settings) as connection:
         if not dry_run:
-            frame.run(run)
+            signals.run_and_exit(run)
         planned = connection.plan(topology, options=options)
     plan_text.show(planned, settings, json=json)
     raise typer.Exit(exit_codes.exit_code(planned))

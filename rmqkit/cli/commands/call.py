@@ -17,7 +17,7 @@ from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.publish_input import InputOptions, PublishInput, RequestOptions
 from rmqkit.errors import InputError, OutputError, RmqkitError
 from rmqkit.handlers.printer import Printer
-from rmqkit.messaging.rpc_reply import error_in
+from rmqkit.messaging.rpc_reply import find_error
 from rmqkit.model import Target
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.report import Answer
@@ -108,7 +108,7 @@ class ReplyOptions:
         if path := self.out:
             return lambda answer: None if answer.error else _write(path, answer.reply.body)
         printer = Printer(as_json=self.format is PrintFormat.JSON)
-        return lambda answer: printer.write([reply for reply in answer.replies if error_in(reply) is None])
+        return lambda answer: printer.write([reply for reply in answer.replies if find_error(reply) is None])
 
 
 @grouped

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from rmqkit.cli import frame, last_applied, output, topology_source, worker_processes
-from rmqkit.cli.consume_job import ConsumeCommand
+from rmqkit.cli import last_applied, output, signals, topology_source, worker_processes
+from rmqkit.cli.consume_command import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.handler_options import HandlerOptions
 from rmqkit.cli.last_applied import LastApplied
@@ -109,14 +109,14 @@ def consume(
     )
     command = ConsumeCommand(settings, job, handler, consumer.workers)
 
-    frame.run(lambda stop: worker_processes.run(command, stop, as_json_object=json))
+    signals.run_and_exit(lambda stop: worker_processes.run(command, stop, as_json_object=json))
 
 
 def _applied(files: list[str] | None, settings: Settings) -> LastApplied | None:
     """Return the contracts and retries of these files, or else of the topology applied last."""
     if not files:
         return last_applied.recall(settings)
-    return last_applied.of(topology_source.load_topology(files), files)
+    return last_applied.from_topology(topology_source.load_topology(files), files)
 
 
 def _retry(queue: str, applied: LastApplied) -> Retry | None:

@@ -39,7 +39,7 @@ def demo(
     *,
     json: Json = False,
 ) -> None:
-    """Demonstrate a pattern on a private RabbitMQ node, which is removed afterwards.
+    """Demonstrate a pattern on a private RabbitMQ node, which is removed afterward.
 
     It shows the commands as you would type them. The exit code is 0 only if every message arrived where it should, and
     no other.

@@ -22,7 +22,7 @@ def export(
     Built-in exchanges and server-named and exclusive queues are left out. Anything else that a topology file cannot
     declare is listed on standard error. Needs RabbitMQ's HTTP API.
     """
-    source = topology_source.of_broker(broker.settings())
+    source = topology_source.read_broker(broker.settings())
     files.write(target, form.write(source.topology), force=force)
     if source.omitted:
         output.note(f"Left out: {output.safe(', '.join(source.omitted))}.")

@@ -13,7 +13,7 @@ from rmqkit.cli import files, output
 from rmqkit.cli.options import option
 from rmqkit.cli.output import Style
 from rmqkit.errors import InputError
-from rmqkit.topology.diagram.graph import Diagram, collapse, draw
+from rmqkit.topology.diagram.graph import Diagram, build_diagram, collapse
 from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
 from rmqkit.topology.diagram.text_tree import tree
 from rmqkit.topology.file.loader import load
@@ -67,7 +67,7 @@ def graph(
     topology = load(*map(files.readable, sources))
     for policy in unread(topology):
         output.warn(f"policy {policy.name!r} is not drawn: its pattern cannot be read here")
-    diagram = draw(topology) if everything else collapse(draw(topology))
+    diagram = build_diagram(topology) if everything else collapse(build_diagram(topology))
     match format or _FORMATS.get(PurePath(target).suffix.lower(), DiagramFormat.tree):
         case DiagramFormat.mermaid:
             text = mermaid(diagram)

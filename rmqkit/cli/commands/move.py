@@ -10,9 +10,9 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import error_output, output, report_text
-from rmqkit.cli.frame import run
 from rmqkit.cli.handler_options import FILTER_HELP
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
+from rmqkit.cli.signals import run_and_exit
 from rmqkit.errors import BrokerError
 from rmqkit.model import Exchange, Target
 from rmqkit.options import DRY_RUN, Replay
@@ -119,7 +119,7 @@ def move(
             output.note(error_output.as_text(error))
         return exit_codes.exit_code(error or (None if stop.requested else report))
 
-    run(body)
+    run_and_exit(body)
 
 
 def _print_report(report: MoveReport, source: str, *, as_json_object: bool) -> None:

@@ -8,9 +8,9 @@ import typer
 
 from rmqkit.cli import error_output, last_applied, output, report_text
 from rmqkit.cli.contract_options import SchemaOptions
-from rmqkit.cli.frame import run
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.publish_input import InputOptions, PropertyOptions, PublishInput, TargetOptions
+from rmqkit.cli.signals import run_and_exit
 from rmqkit.connection import Connection
 from rmqkit.errors import AccessRefused, InputError, NotFound, Refused, ResourceLocked, RmqkitError
 from rmqkit.message import Properties
@@ -71,7 +71,7 @@ def publish(
                 os._exit(code)  # closing would wait for the broker
         return code
 
-    run(body)
+    run_and_exit(body)
 
 
 def _open_input(

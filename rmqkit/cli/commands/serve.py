@@ -6,7 +6,7 @@ from typing import Annotated, cast
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import frame, last_applied, output, report_text
+from rmqkit.cli import last_applied, output, report_text, signals
 from rmqkit.cli.contract_options import SchemaOptions
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
 from rmqkit.errors import HandlerError
@@ -93,7 +93,7 @@ def serve(
                     queue, prefetch=prefetch, count=count, concurrency=concurrency, reject_failed=reject_failed
                 )(answer)
                 if not json:
-                    frame.note_waiting(f"requests in {queue}")
+                    output.note_waiting(f"requests in {queue}")
                 report = connection.run(stop=stop, on_failure=_warn_of_failure, on_warning=output.warn)
         finally:
             if command:
@@ -104,9 +104,11 @@ def serve(
             output.note(report_text.serve_summary(report))
         return exit_codes.DONE
 
-    frame.run(body)
+    signals.run_and_exit(body)
 
 
 def _warn_of_failure(_: Delivery, error: Exception) -> None:
-    failure = error.message if isinstance(error, HandlerError) else f"the handler raised {function.name_of(error)}"
+    failure = (
+        error.message if isinstance(error, HandlerError) else f"the handler raised {function.name_and_line(error)}"
+    )
     output.warn(f"a request failed: {failure}")

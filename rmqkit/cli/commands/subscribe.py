@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rmqkit.cli import frame, last_applied, output, worker_processes
-from rmqkit.cli.consume_job import ConsumeCommand
+from rmqkit.cli import last_applied, output, signals, worker_processes
+from rmqkit.cli.consume_command import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.handler_options import HandlerOptions
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
@@ -113,7 +113,7 @@ def subscribe(
     else:
         command = ConsumeCommand(settings, job, handler, open_queue=open_queue)
 
-    frame.run(lambda stop: worker_processes.run(command, stop, as_json_object=json))
+    signals.run_and_exit(lambda stop: worker_processes.run(command, stop, as_json_object=json))
 
 
 @grouped

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rmqkit import exit_codes, report
-from rmqkit.cli import frame, output
+from rmqkit.cli import output, signals
 from rmqkit.cli.files import write
 from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
 from rmqkit.report import ScenarioReport, ScenarioResult
@@ -25,7 +25,7 @@ def run(
     broker: ConnectionOptions,
     *,
     live: Annotated[
-        bool, option("--live", "Run them on a broker, in a copy of the topology that is deleted afterwards.")
+        bool, option("--live", "Run them on a broker, in a copy of the topology that is deleted afterward.")
     ] = False,
     junit: Annotated[str, option("--junit FILE", "Also write the results as JUnit XML; - for stdout.")] = "",
     json: Json = False,
@@ -57,19 +57,21 @@ def run(
         output.note(_summary(done, skipped))
         return exit_codes.DONE if skipped else exit_codes.exit_code(done)
 
-    frame.run(test)  # stopped at once, it leaves the copy of the topology, which the broker deletes after some minutes
+    signals.run_and_exit(
+        test
+    )  # stopped at once, it leaves the copy of the topology, which the broker deletes after some minutes
 
 
 def _results(scenarios: Sequence[Scenario], broker: ConnectionOptions | None, stop: Stop) -> Iterator[ScenarioResult]:
     """Yield the result of each scenario: on a broker, or offline without one."""
     with ExitStack() as stack:
-        follow = offline
+        observe = offline
         if broker:
             connection = stack.enter_context(broker.connect())
-            follow = stack.enter_context(connection.scenario_runner(stop=stop)).follow
+            observe = stack.enter_context(connection.scenario_runner(stop=stop)).observe
         for scenario in scenarios:
             started_s = time.monotonic()
-            result = judge(scenario, follow)
+            result = judge(scenario, observe)
             yield replace(result, seconds=time.monotonic() - started_s)
 
 

@@ -1,4 +1,4 @@
-"""Turn a topology into the graph that is drawn; of many similar nodes, draw three and count the others."""
+"""Turn a topology into a graph to draw; abbreviate groups of many similar nodes."""
 
 from __future__ import annotations
 
@@ -63,46 +63,46 @@ class Diagram:
     edges: tuple[DiagramEdge, ...]
 
 
-def draw(topology: Topology) -> Diagram:
+def build_diagram(topology: Topology) -> Diagram:
     """Return the graph of a topology, with its policies applied except those that cannot be read here."""
-    drawing = _Drawing()
+    builder = _DiagramBuilder()
     index = TopologyIndex(topology)
     for exchange in topology.exchanges:
-        drawing.nodes["exchange", exchange.name] = DiagramNode(
+        builder.nodes["exchange", exchange.name] = DiagramNode(
             "exchange", exchange.name, exchange.type, _flags(exchange)
         )
     for queue in topology.queues:
-        drawing.nodes["queue", queue.name] = _queue_node(queue, index.settings(queue.name))
-    drawing.external |= {("exchange", name) for name in topology.external_exchanges}
-    drawing.external |= {("queue", name) for name in topology.external_queues}
+        builder.nodes["queue", queue.name] = _queue_node(queue, index.settings(queue.name))
+    builder.external |= {("exchange", name) for name in topology.external_exchanges}
+    builder.external |= {("queue", name) for name in topology.external_queues}
     if target := topology.publish:
         to: _Id = ("exchange", target.exchange) if target.exchange else ("queue", target.routing_key)
-        drawing.edge(("publisher", "publish"), to, "publish", target.routing_key if target.exchange else "")
+        builder.edge(("publisher", "publish"), to, "publish", target.routing_key if target.exchange else "")
     for binding in topology.bindings:
         source: _Id = ("exchange", binding.source)
-        label = _label(binding, drawing.node(source).type)
-        drawing.edge(source, (binding.destination_type, binding.destination), "binding", label)
+        label = _label(binding, builder.node(source).type)
+        builder.edge(source, (binding.destination_type, binding.destination), "binding", label)
     for exchange in topology.exchanges:
         if alternate := index.alternates.get(exchange.name):
-            drawing.edge(("exchange", exchange.name), ("exchange", alternate), "alternate")
+            builder.edge(("exchange", exchange.name), ("exchange", alternate), "alternate")
     for queue in topology.queues:
         here: _Id = ("queue", queue.name)
         for number, name in enumerate(_failures(queue), 1):
-            drawing.edge(here, ("queue", name), "failure", f"try {number}")
+            builder.edge(here, ("queue", name), "failure", f"try {number}")
         settings = index.settings(queue.name)
         to_exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key")
         if to_exchange == "" and key is not None:
-            drawing.edge(here, ("queue", key), "dead-letter")
+            builder.edge(here, ("queue", key), "dead-letter")
         elif to_exchange is not None:
-            drawing.edge(here, ("exchange", to_exchange), "dead-letter", key or "")
-    return drawing.graph()
+            builder.edge(here, ("exchange", to_exchange), "dead-letter", key or "")
+    return builder.graph()
 
 
 _Id = tuple[Kind, str]
 
 
 @dataclass(slots=True)
-class _Drawing:
+class _DiagramBuilder:
     """A graph under construction; a name that is used but not declared becomes a node."""
 
     nodes: dict[_Id, DiagramNode] = field(default_factory=dict)

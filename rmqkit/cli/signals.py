@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, Self
@@ -10,7 +9,6 @@ from typing import NoReturn, Self
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import output
 from rmqkit.stop import Stop, StoppedAtOnce, StopRequested
 
 _STOPPING = b"\nStopping: finishing messages in progress. Press Ctrl-C again to stop now.\n"
@@ -55,13 +53,7 @@ def _exit(number: int, _frame: FrameType | None) -> None:
     os._exit(exit_codes.SIGNALLED + number)
 
 
-def note_waiting(messages: str) -> None:
-    """Tell a person at a terminal that the command waits for messages, which may never arrive."""
-    if output.is_terminal(sys.stderr):
-        output.note(output.safe(f"Waiting for {messages}. Press Ctrl-C to stop."))
-
-
-def run(body: Callable[[Stop], int]) -> NoReturn:
+def run_and_exit(body: Callable[[Stop], int]) -> NoReturn:
     """Run the body of a command under signals, and exit with the code it returns.
 
     After a signal, a code of 0 becomes 128 plus the signal's number. A body that can report the work done until a

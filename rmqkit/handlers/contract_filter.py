@@ -13,7 +13,7 @@ InvalidDelivery = tuple[int, Delivery, PayloadError]  # its number in the source
 
 
 @dataclass
-class ContractSource:
+class ContractFilter:
     """A source of the deliveries that satisfy a contract; `on_invalid` gets the others of each batch."""
 
     source: Source

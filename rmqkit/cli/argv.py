@@ -8,7 +8,7 @@ from typing import Any
 _TO_FILES = {"call", "export", "graph"}  # commands whose -o names a file
 
 
-def normalized(arguments: Sequence[str], connection_options: Callable[[], Iterable[Any]]) -> list[str]:
+def normalize(arguments: Sequence[str], connection_options: Callable[[], Iterable[Any]]) -> list[str]:
     """Return the arguments with options of a connection behind the command, and with --json for `-o json`.
 
     `connection_options` returns Click's objects of these options, and is called only where an option comes first.
