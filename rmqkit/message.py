@@ -22,8 +22,8 @@ class Properties(_Encoded):
     `delivery_mode` is 2 (persistent: survives a broker restart in a durable queue) or 1 (transient), `priority` 0 to
     255, `expiration` a time to live in milliseconds as text, `timestamp` a time with a resolution of one second.
 
-    Those of a delivery also have the bytes that came, in `encoded`: published again, they are sent as these bytes.
-    What `dataclasses.replace` returns has none, and is encoded from its values.
+    Those of a delivery also keep the bytes that arrived, in `encoded`: published again, they are sent as these bytes.
+    A copy made by `dataclasses.replace` has none, and is encoded from its values.
     """
 
     content_type: str | None = None
@@ -67,7 +67,7 @@ class Origin(Protocol):
 
     @property
     def header(self) -> bytes:
-        """Return the properties as they came."""
+        """Return the properties as they arrived."""
 
     @property
     def properties(self) -> Properties:

@@ -16,7 +16,7 @@ class PublishOptions:
 
     `window` and `window_bytes` bound the unconfirmed messages, in number and in bytes of their bodies (one message may
     be larger); `rate` is in messages a second. Publishing gives up after `confirm_timeout_s` without any confirm, or
-    after `blocked_timeout_s` of an alarm of the broker, by default that of the settings. A message that reaches no
+    after `blocked_timeout_s` of a broker alarm, by default that of the settings. A message that reaches no
     queue is returned, and an error; if not `mandatory`, the broker confirms and drops it
     (https://www.rabbitmq.com/docs/publishers#unroutable).
     """

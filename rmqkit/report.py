@@ -74,7 +74,7 @@ class PublishReport:
             return None
         reasons = sorted({failure.reason for failure in self.failures if failure.fate is not Fate.RETURNED})
         message = f"{failed:,} of {self.published:,} messages were not confirmed"
-        advice = "They may or may not be in their queues: only a confirm tells." if unknown else ""
+        advice = "They may or may not have reached their queues." if unknown else ""
         return NotConfirmed(": ".join(filter(None, [message, "; ".join(reasons)])), advice=advice)
 
     def unroutable(self) -> Unroutable | None:

@@ -29,7 +29,7 @@ class Settings:
     """Brokers to try, in this order, and their logins; `source` names the origin of the URLs.
 
     `api_url` is the URL of RabbitMQ's HTTP API; if it is empty, `find_api_url` may know the URL for an address, and
-    otherwise it is the default port of the same host. While an alarm of the broker blocks publishers, work waits for
+    otherwise it is the default port of the same host. While a broker alarm blocks publishers, work waits for
     `blocked_timeout_s`, and `on_blocked` gets the reason, on a thread of its own.
     """
 
@@ -143,7 +143,7 @@ def _check(address: Address, source: str, tls: Tls, *, has_file: bool) -> None:
     texts = {"virtual host": address.vhost, "user name": address.username, "password": address.password or ""}
     for noun, text in texts.items():
         if any("\ud800" <= each <= "\udfff" for each in text):
-            raise SettingsError(f"the {noun} is not UTF-8")
+            raise SettingsError(f"the {noun} is not valid UTF-8")
     if len(address.vhost.encode()) > MAX_SHORT_STRING_BYTES:
         raise SettingsError(f"the virtual host's name is longer than {MAX_SHORT_STRING_BYTES} bytes of UTF-8")
     if "EXTERNAL" in address.auth_mechanisms and not (tls.cert_file or address.tls_options.cert_file):

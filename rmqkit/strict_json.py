@@ -32,7 +32,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURELY_FINITE = 300  # digits: no double has more before its decimal point
 _STRING_START = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 
-# What is expected, in words, and what is expected after each token that may stand there; the empty text: after a value.
+# The expectations in words, and the one that follows each permitted token; an empty text stands for: after a value.
 _VALUE, _NAME, _COLON, _NEXT, _END = "a value", "a name in double quotes", ":", ", or a closing bracket", "the end"
 _FIRST_VALUE, _FIRST_NAME = f"{_VALUE} or ]", f"{_NAME} or }}"
 _VALUES = {"string": "", "number": "", "word": "", "[": _FIRST_VALUE, "{": _FIRST_NAME}
@@ -133,11 +133,11 @@ def find_fault(text: str) -> JsonFault | None:
         kind = token.lastgroup or ""
         lexeme, start, position = token[kind], token.start(kind), token.end()
         if expected is _END:
-            return None if kind == "end" else JsonFault(start, "text after the value")
+            return None if kind == "end" else JsonFault(start, "unexpected text after the value")
         symbol = lexeme if kind == "mark" else kind
         allowed = _GRAMMAR.get(expected) or (_NEXT_IN_ARRAY if names[-1] is None else _NEXT_IN_OBJECT)
         if symbol not in allowed:
-            return JsonFault(start, "the text ends too early" if kind == "end" else f"expected {expected}")
+            return JsonFault(start, "unexpected end of the text" if kind == "end" else f"expected {expected}")
         if symbol in ("[", "{"):
             names.append({} if symbol == "{" else None)
         elif symbol in ("]", "}"):
@@ -149,7 +149,7 @@ def find_fault(text: str) -> JsonFault | None:
             return JsonFault(start, message)
         expected = allowed[symbol] or (_NEXT if names else _END)
     start = _skip_space(text, position)
-    return JsonFault(start, "text after the value") if expected is _END else _explain(text, start, expected)
+    return JsonFault(start, "unexpected text after the value") if expected is _END else _explain(text, start, expected)
 
 
 def _token_fault(text: str, token: re.Match[str], names: dict[str, int] | None) -> str:

@@ -69,7 +69,9 @@ class Channel:
         self.number = number
         self.session = session
         self.inbox: SimpleQueue[list[Event] | BrokerError | None] = SimpleQueue()
-        self.ended = False  # by the broker, which requeued what was unsettled: set before this is read from the inbox
+        self.ended = (
+            False  # by the broker, which requeued the unsettled deliveries: set before this is read from the inbox
+        )
         self._unread: list[Event] = []  # events that arrived while a call waited for its answer
         self._closed: BrokerError | None = None
 

@@ -112,7 +112,7 @@ class TlsAnswered(ProtocolError):
 
 
 def permission_advice(reply_text: str, method: tuple[int, int], subject: str, sufficient: str = "") -> str:
-    """Name the missing permission, and how to grant it beside the others; empty if the refusal has another cause.
+    """Name the missing permission, and how to add it to the others; empty if the refusal has another cause.
 
     `subject` is the entity of the refused method, like `queue 'orders'` or `binding a -> b`; `sufficient` a permission
     that suffices in place of the one that the broker names.
@@ -191,10 +191,10 @@ def refused(reply_code: int, reply_text: str, subject: str, method: tuple[int, i
 
 
 def unknown_type_advice(exchange_type: str) -> str:
-    """Say how the broker gets to know a type of exchange."""
+    """Advise how to make an exchange type known to the broker."""
     if plugin := _PLUGINS.get(exchange_type):
         return f"Enable the plugin that provides it: `rabbitmq-plugins enable {plugin}`."
-    return "Correct the type, or enable the plugin that provides it: `rabbitmq-plugins list` shows them."
+    return "Correct the type, or enable the plugin that provides it: `rabbitmq-plugins list` shows the plugins."
 
 
 def refused_by_closing(error: ConnectionLost, subject: str, method: tuple[int, int]) -> BrokerError:
@@ -217,10 +217,10 @@ def login_expired(close: spec.Channel.Close) -> bool:
 
 
 def forked() -> ConnectionLost:
-    """Return the error for the use of a connection in a process that was forked from the one that opened it."""
+    """Return the error for using a connection in a forked process instead of the one that opened it."""
     return ConnectionLost(
         "the connection was opened before os.fork, and belongs to the parent process",
-        advice="Open a connection of its own in each process, after the fork: rmqkit.connect().",
+        advice="Open a separate connection in each process, after the fork: rmqkit.connect().",
     )
 
 

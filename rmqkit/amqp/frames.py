@@ -196,7 +196,7 @@ class Encoder:
         self._heads = {}
 
     def _publish(self, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
-        key = routing_key.encode("utf-8", "surrogateescape")  # the only name that RabbitMQ takes in any bytes
+        key = routing_key.encode("utf-8", "surrogateescape")  # the only name for which RabbitMQ accepts any bytes
         return encode_method(self._channel, spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory))
 
     def _frame_header(self, encoded: bytes) -> tuple[bytes, bytes]:

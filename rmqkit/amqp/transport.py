@@ -112,7 +112,7 @@ class Transport:
 
     def __init__(self, address: Address, parameters: pika.ConnectionParameters, settings: Settings) -> None:
         self.address = address
-        self.blocked_until_s = 0.0  # as long as an alarm is waited for; 0: there is none
+        self.blocked_until_s = 0.0  # when waiting for an alarm to clear ends; 0: there is no alarm
         self.blocked = ""  # why the broker does not read, like "low on memory"; empty if it reads
         self.lost: BrokerError | None = None
         self.frame_max = 0
@@ -211,7 +211,7 @@ class Transport:
             self._thread.join()
 
     def lose_to_parent(self) -> None:
-        """Wake everything that waits for this connection, with an error; the parent's connection stays as it is."""
+        """Wake everything that waits for this connection, with an error; the parent's connection is unaffected."""
         self._channels_lock = threading.Lock()  # another thread may have held it
         self.lost = error_mapping.forked()
         for channel in self._channels.values():
@@ -295,7 +295,7 @@ class Transport:
         """Record that the broker stopped reading from publishers (https://www.rabbitmq.com/docs/connection-blocked)."""
         self.blocked_until_s = time.monotonic() + self._settings.blocked_timeout_s
         self.blocked = blocked.method.reason or "an alarm"
-        if self._settings.on_blocked:  # not here: it may take its time
+        if self._settings.on_blocked:  # on another thread: it may be slow
             threading.Thread(target=self._settings.on_blocked, args=(self.blocked,), daemon=True).start()
         self._wake_all()
 

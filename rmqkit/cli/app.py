@@ -282,7 +282,11 @@ def rmqkit(
     show: Annotated[
         str | None,
         typer.Option(
-            "--show-completion", metavar="[SHELL]", help="Print its script.", callback=_complete, is_eager=True
+            "--show-completion",
+            metavar="[SHELL]",
+            help="Print the completion script.",
+            callback=_complete,
+            is_eager=True,
         ),
     ] = None,
 ) -> None:

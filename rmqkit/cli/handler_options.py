@@ -23,7 +23,7 @@ from rmqkit.payload import properties
 from rmqkit.settings import Settings, load_settings
 
 FILTER_HELP = (
-    "Only messages for which this Jinja2 expression is true; it may use body (if JSON), headers, properties,"
+    "Handle only messages for which this Jinja2 expression is true; it may use body (if JSON), headers, properties,"
     " routing_key, exchange, redelivered, and death.reason, .queue, .exchange, .routing_keys, .count, .time,"
     " .age (in seconds)."
 )
@@ -69,7 +69,7 @@ class HandlerOptions:
     to_url: str | None = _option("--to-url URL", "Forward to this broker.")
     filter: str | None = _option("--filter EXPRESSION", FILTER_HELP)
     unmatched: Verdict | None = _option(
-        "--unmatched", "Verdict on the other messages; requeue, the default, holds them until the end."
+        "--unmatched", "Verdict on messages that do not match; requeue, the default, holds them until the end."
     )
     count: int | None = option_field("-n --count N", "Stop after N messages.", min=1)
     idle_timeout: float | None = option_field(

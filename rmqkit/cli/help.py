@@ -16,7 +16,7 @@ from rmqkit.errors import SettingsError
 CONNECTION = "Connection"  # the panel that most commands share; `rmqkit help connection` shows all of it
 _ALWAYS_SHOWN = ("url", "vhost")
 _TYPE = re.compile(r"<(.+)>$")  # how Typer shows the type of an option without a metavar
-_OTHER_TOOLS = {  # what the commands of rabbitmqadmin, kubectl and others would be here
+_OTHER_TOOLS = {  # commands of rabbitmqadmin, kubectl and others, and their equivalents
     "declare": "rmqkit apply FILE",
     "delete": "rmqkit destroy FILE",
     "get": "rmqkit consume QUEUE --count 1",
@@ -37,7 +37,7 @@ class _Examples:
     epilog: str | None
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Return what may complete a word; zsh, for which Typer quotes the help, would drop its apostrophes."""
+        """Return the completions of a word; zsh, for which Typer quotes the help, would drop its apostrophes."""
         found: list[Any] = super().shell_complete(ctx, incomplete)  # type: ignore[misc]
         for each in found:
             each.help = each.help and each.help.replace("'", "\u2019")
@@ -72,6 +72,8 @@ class Command(_Examples, TyperCommand):
                     is_abridged = True
                 else:
                     sections.setdefault(panel, []).append(record)
+        if is_abridged:
+            sections[CONNECTION] = sections.pop(CONNECTION)  # last, before the note about it
         _write(formatter, sections)
         if is_abridged:
             formatter.write("  For the HTTP API, passwords and TLS, see `rmqkit help connection`.\n")
@@ -152,7 +154,7 @@ def _record(param: Any, ctx: Any) -> tuple[str, str] | None:
         return None
     names, description = record
     if param.param_type_name == "argument":
-        return _name(param), description.removesuffix("[required]")
+        return _name(param).replace("] [", " "), description.removesuffix("[required]")
     if found := _TYPE.search(names):
         value = found[1] if "|" in found[1] else param.name.replace("_", "-").upper()
         names = f"{names[: found.start()]}{value}"

@@ -1,4 +1,4 @@
-"""What was last applied to a broker: the publish target, and the contracts, dead letters and retries of each entity.
+"""The publish target last applied to a broker, and the contracts, dead letters and retries of each entity.
 
 The broker does not know these, and `rmqkit publish` and `consume` need them. The user's state folder has a file for
 each broker and virtual host, readable only by its owner and without the password. It is a convenience: a file that
@@ -48,7 +48,7 @@ class LastApplied:
 
 
 def from_topology(topology: Topology, files: Sequence[str]) -> LastApplied:
-    """Return what is saved of a topology; the paths of its schemas become absolute."""
+    """Return the saved part of a topology, with absolute paths of its schemas."""
     from rmqkit.topology.policies import dead_letter_target  # noqa: PLC0415 - start-up time
 
     return LastApplied(
@@ -137,7 +137,7 @@ def _contracts(entities: Iterable[Exchange | Queue]) -> dict[str, Contract]:
     }
 
 
-# What a value of the file holds. Each raises ValueError, KeyError or TypeError for any other.
+# Readers of the file's values. Each raises ValueError, KeyError or TypeError for any other.
 
 
 def _target(saved: Mapping[str, object] | None) -> Target | None:

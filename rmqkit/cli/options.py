@@ -77,7 +77,7 @@ class ConnectionOptions:
     password_prompt: bool = _option("--password-prompt", "Ask for the password on the terminal.", default=False)
     blocked_timeout: float = _option(
         "--blocked-timeout SECONDS",
-        "How long to wait while an alarm of the broker blocks publishers.",
+        "How long to wait while a broker alarm blocks publishers.",
         default=600.0,
         min=0,
     )
@@ -231,7 +231,7 @@ def _parameters_of(group: type) -> list[inspect.Parameter]:
 
 @grouped
 def connection(options: ConnectionOptions) -> None:
-    """Connect to a broker with these options, which all commands share that need one.
+    """Connect to a broker with these options, which all commands that need one share.
 
     An option takes precedence over an environment variable, and that over the default. `eval "$(rmqkit broker env)"`
     sets the variables for a private node. A URL needs no password: it may come from a file, a variable or a prompt.

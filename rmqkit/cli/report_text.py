@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _COUNTS = ("confirmed", "returned", "nacked", "refused", "unknown", "republished")
 _GROUPS_SHOWN = 40
-_LEAST_RATED = 20  # messages; of fewer, the rate says nothing
+_LEAST_RATED = 20  # messages; with fewer, a rate is meaningless
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -155,7 +155,7 @@ _PAST = {Verdict.ACK: "acknowledged", Verdict.REJECT: "rejected", Verdict.REQUEU
 
 
 def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict, failed: FailurePolicy | None) -> str:
-    """Summarize what was consumed in one line; messages that were delivered and not settled are back in the queue."""
+    """Summarize a consume report in one line; messages that were delivered and not settled are back in the queue."""
     requeues = failed is FailurePolicy.REQUEUE
     rejected = "DROPPED" if report.dropped else "rejected"
     fate = "still queued" if report.stayed else "requeued" if requeues else rejected
@@ -190,7 +190,7 @@ def consumer_shares(report: ConsumeReport) -> str:
 
 
 def serve_summary(report: ServeReport) -> str:
-    """Summarize what was served in one line."""
+    """Summarize a serve report in one line."""
     counts = {
         "failed": report.failed,
         "had no reply_to": report.unaddressed,

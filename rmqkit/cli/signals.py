@@ -18,8 +18,8 @@ class Signals:
     """Handle SIGINT, SIGTERM and SIGHUP while the block runs: the first requests a stop, a second raises StoppedAtOnce.
 
     `received` is the number of the first signal, 0 for none. An ignored SIGHUP, as under nohup, stays ignored; a second
-    one asks for nothing, because a terminal that is closed sends it twice, through the shell and from the kernel. On a
-    terminal a notice tells how to stop at once, unless it is `silent`.
+    one is ignored, because a closed terminal sends it twice, through the shell and from the kernel. On a terminal
+    a notice says how to stop at once, unless it is `silent`.
     """
 
     def __init__(self, *, silent: bool = False) -> None:

@@ -41,7 +41,7 @@ class TopologyFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopologySource:
-    """A topology and the name of its source; `omitted` lists what else the source has.
+    """A topology and the name of its source; `omitted` lists the other contents of the source.
 
     `default_queue_type` is the type of a queue that is declared without one. `vhost` is that of definitions which name
     it.
@@ -85,7 +85,7 @@ def read_definitions(path: str, vhost: str | None) -> TopologySource:
 
 
 def read_broker(settings: Settings) -> TopologySource:
-    """Return what a virtual host holds, sorted by name, as far as a topology file can declare it.
+    """Return the entities of a virtual host, sorted by name, as far as a topology file can declare them.
 
     Raises Unreachable, AuthenticationFailed and AccessRefused if the broker or its HTTP API does not answer.
     """
@@ -116,8 +116,8 @@ def _of_definitions(definitions: str | Mapping[str, Any], name: str, vhost: str 
     if isinstance(definitions, str) and found.untyped:
         queues = ", ".join(found.untyped)
         output.warn(
-            f"{name}: RabbitMQ ignores the type of a queue that it imports without the argument x-queue-type,"
-            f" and gives it the default type: {queues}"
+            f"{name}: on import, RabbitMQ ignores the type of a queue that lacks the argument x-queue-type"
+            f" and applies the default type: {queues}"
         )
     return TopologySource(name, found.topology, found.omitted, vhost=found.vhost)
 

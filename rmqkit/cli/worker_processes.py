@@ -212,7 +212,7 @@ def main() -> None:
         with suppress(BrokenPipeError):
             os.write(reports_fd, json.dumps(event).encode() + b"\n")
 
-    with Signals(silent=True) as signals:  # the parent says it
+    with Signals(silent=True) as signals:  # the parent prints the notice
         try:
             command = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
             threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -102,7 +102,7 @@ def _require_visible(connection: ReconnectingConnection, replaced: Iterable[Step
 
 
 def _add_report(error: Refused, planned: Plan, now: Plan) -> None:
-    """Add to an error what the run created or changed first."""
+    """Add to an error the entities that the run first created or changed."""
     unchanged = {(step.kind, step.name) for step in now.steps if step.outcome is Outcome.UNCHANGED}
     changed = (Outcome.CREATE, Outcome.CHANGE)
     done = [step for step in planned.steps if step.outcome in changed and (step.kind, step.name) in unchanged]

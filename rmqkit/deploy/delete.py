@@ -22,7 +22,7 @@ from rmqkit.topology.comparison import binding_key
 
 _IN_USE = "Consume or move the messages and stop the consumers; --force deletes the queues with their messages."
 UNSEEN = "Set --api-url to RabbitMQ's HTTP API, which counts them."
-_BOUND = "Remove those bindings; --force deletes the exchanges, and what is bound to them gets no more messages."
+_BOUND = "Remove those bindings; --force deletes the exchanges, and the queues bound to them get no more messages."
 
 
 def check_unused(
@@ -35,7 +35,7 @@ def check_unused(
     wait_s: float = 0.0,
     pause: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Raise PropertyMismatch if a queue to be deleted is in use after `wait_s`, or an exchange feeds what stays.
+    """Raise PropertyMismatch if a queue to be deleted is in use after `wait_s`, or an exchange feeds another entity.
 
     Each is a problem of the error; so is each queue without the HTTP API, for the reason `unavailable`: a message that
     a client holds unacknowledged cannot be seen. The bindings are those of `live`; None means that they cannot be seen.
@@ -59,7 +59,7 @@ def check_unused(
 def unseen_queues(connection: ReconnectingConnection, queues: Iterable[Queue]) -> list[Problem]:
     """Return a problem for each existing queue whose messages another client may hold: not for exclusive queues.
 
-    AMQP does not count what a client holds that has no consumer.
+    AMQP does not count the messages held by a client without a consumer.
     """
     with EntityInspector(connection) as inspector:
         return [
@@ -74,7 +74,7 @@ def _problem(queue: Queue, predicate: str) -> Problem:
 
 
 def _undeclared_bindings(deleted: Topology, live: Sequence[Binding]) -> Iterator[Problem]:
-    """Yield a problem for each binding by which an exchange to be deleted feeds what stays."""
+    """Yield a problem for each binding by which an exchange to be deleted feeds an entity that stays."""
     places = {("exchange", each.name): each.where for each in deleted.exchanges}
     places |= {("queue", each.name): each.where for each in deleted.queues}
     declared = {binding_key(each) for each in deleted.bindings}
@@ -97,7 +97,7 @@ def remove(
     """Delete everything a topology declares, if it exists: bindings, queues, exchanges, policies.
 
     Return, by queue, the messages that were deleted with it, in words. Unless forced, the broker itself refuses to
-    delete a queue that came into use, or an exchange with a binding. Types of queues are those of `live`, if known.
+    delete a queue that is in use by now, or an exchange with a binding. Types of queues are those of `live`, if known.
     Raises PropertyMismatch then, AccessRefused, Unreachable, ConnectionLost.
     """
     types = {each.name: each.arguments.get("x-queue-type") for each in (live or topology).queues}

@@ -24,7 +24,7 @@ def destroy(
     dry_run: bool = False,
     wait_s: float = 0.0,
 ) -> Plan:
-    """Delete what a topology declares, but no queue in use after `wait_s` unless forced; return what existed.
+    """Delete the entities of a topology, but no queue in use after `wait_s` unless forced; return those that existed.
 
     Raises PropertyMismatch before anything is changed, Unreachable for policies without the HTTP API, AccessRefused,
     ConnectionLost.

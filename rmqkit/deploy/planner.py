@@ -1,7 +1,7 @@
 """Plan how to bring a broker in line with a topology, and refuse plans that cannot be applied.
 
 RabbitMQ's HTTP API shows everything on the broker. Over AMQP alone, exchanges and queues are inspected one by one, and
-the plan says what it cannot show.
+the plan lists the facts that stay unknown.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ INTERRUPTED = (
 def plan(
     connection: ReconnectingConnection, topology: Topology, snapshot: BrokerSnapshot, options: ApplyOptions
 ) -> Plan:
-    """Find out what applying a topology would do; declare nothing.
+    """Compute the steps of applying a topology; declare nothing.
 
     An entity whose replacement was interrupted is a conflict. Raises AccessRefused, ConnectionLost.
     """

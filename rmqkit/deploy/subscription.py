@@ -76,7 +76,7 @@ class TemporaryQueue:
 
 
 class Subscriptions:
-    """The subscriptions of one connection, which knows its temporary queues by name."""
+    """The subscriptions of one connection, and its temporary queues by name."""
 
     def __init__(self, connection: ReconnectingConnection) -> None:
         self._connection = connection

@@ -28,7 +28,7 @@ from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 
 MAX_REASON = 500  # characters
-_ADVICE = "Declare a queue there; the message stays in its own queue."
+_ADVICE = "Declare a queue there; the message stays in its queue."
 
 
 class FailedDelivery(NamedTuple):
@@ -98,7 +98,7 @@ def copy_error(report: PublishReport, text: str, advice: str) -> NotConfirmed | 
         if each.fate is Fate.RETURNED:
             return Unroutable(f"{message}: it reached no queue", advice=advice)
         if each.fate is not Fate.UNKNOWN or not report.interrupted:
-            return NotConfirmed(f"{message}: {each.reason}", advice="The message stays in its own queue.")
+            return NotConfirmed(f"{message}: {each.reason}", advice="The message stays in its queue.")
     return None
 
 

@@ -19,7 +19,7 @@ from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
-_ADVICE = "Bind a queue there, or exclude these messages with --filter; the message stays in its own queue."
+_ADVICE = "Bind a queue there, or exclude these messages with --filter; the message stays in its queue."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,8 +115,8 @@ class ConsumeJob:
             )
         if (self.shared or self.consumers > 1) and connection.is_stream(self.queue):
             raise SettingsError(
-                f"queue {self.queue!r} is a stream: each of several consumers would receive all of its messages",
-                advice="Use one consumer: leave out --workers and --channels (in Python: concurrency=1).",
+                f"queue {self.queue!r} is a stream: every consumer would receive all of its messages",
+                advice="Use one consumer: omit --workers and --channels (in Python, concurrency=1).",
             )
         names = [self.invalid_to.routing_key] if self.invalid_to and not self.invalid_to.exchange else []
         if self.retry:

@@ -67,7 +67,7 @@ class HttpApiClient:
     """The HTTP API of the broker at an AMQP address, for one virtual host."""
 
     def __init__(self, settings: Settings, address: Address, timeout_s: float = TIMEOUT_S) -> None:
-        self.exchange_types: frozenset[str] = frozenset()  # those that the broker knows; read by `verify`
+        self.exchange_types: frozenset[str] = frozenset()  # supported by the broker; read by `verify`
         self._timeout_s = timeout_s
         self._settings = settings
         self._address = address
@@ -320,7 +320,7 @@ class HttpApiClient:
         with self._checking_format():
             tags = tags.split(",") if isinstance(tags, str) else tags  # before RabbitMQ 3.9
             kept = shlex.join([self._username, *filter(None, tags), tag])
-            return f"{lacks} Grant it beside the others: `rabbitmqctl set_user_tags {kept}`."
+            return f"{lacks} Grant it along with the others: `rabbitmqctl set_user_tags {kept}`."
 
     def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
         with self._checking_format():

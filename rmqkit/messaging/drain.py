@@ -45,7 +45,7 @@ class DrainResult:
 
 @dataclass(frozen=True)
 class Drain:
-    """The move of all messages of one queue, over a connection that may be blocked by the broker's alarms.
+    """The move of all messages of one queue, over a connection that broker alarms may block.
 
     `may_duplicate` tells that an earlier drain of this queue may have been killed: then a redelivered message may be
     duplicated.

@@ -87,7 +87,7 @@ def _kind(origin: Origin, destination: Destination | str) -> tuple[MoveGroup, da
 
 @dataclass
 class Move:
-    """One move, over a connection that may be blocked by the broker's alarms.
+    """One move, over a connection that broker alarms may block.
 
     `on_progress` receives, from time to time, how many messages were inspected and why the broker blocks publishers.
     """
@@ -159,7 +159,7 @@ class Move:
             if inspector.is_stream(self.source):
                 copying = f"rmqkit consume {shlex.quote(self.source)} --offset first --to-queue NAME --idle-timeout 1"
                 raise InputError(
-                    f"queue {self.source!r} is a stream, and its messages cannot be moved: acknowledging removes none",
+                    f"queue {self.source!r} is a stream: acknowledging removes no message, so none can be moved",
                     advice=f"Copy them: `{copying}`.",
                 )
 
@@ -324,7 +324,7 @@ class _MovePass(Transfer):
             try:
                 entity.name.encode()
                 self._missing[name] = self._inspector.passive_declare(entity) is None
-            except UnicodeEncodeError:  # a routing key may be any bytes, but RabbitMQ takes no such name
+            except UnicodeEncodeError:  # a routing key may be any bytes, but RabbitMQ accepts no such name
                 self._missing[name] = True
             except Refused:  # it exists, but this login may not inspect it
                 self._missing[name] = False

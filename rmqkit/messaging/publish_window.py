@@ -51,7 +51,7 @@ class ConfirmDeadline:
         if not blocked and waited_s > self._confirm_timeout_s:
             raise NotConfirmed(
                 f"no confirm for {waited_s:.0f} s; {waiting_for} messages are unconfirmed",
-                advice="They may or may not be in their queues. A quorum queue confirms nothing without a majority.",
+                advice="They may or may not have reached their queues. A quorum queue needs a majority to confirm.",
             )
 
 

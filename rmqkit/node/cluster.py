@@ -147,7 +147,7 @@ class Cluster(StateFolder):
         if not state.formed:
             for node in nodes:
                 shutil.rmtree(node.folder / "data", ignore_errors=True)  # half a cluster cannot resume
-            # Nodes that look for the first one while it starts would delay it.
+            # Nodes that try to discover the first one while it starts would delay it.
             self._bring_up(nodes[:1], port, deadline, state.rabbitmq)
         for _ in range(_TRIES):
             self._bring_up(nodes, port, deadline, state.rabbitmq)

@@ -81,7 +81,7 @@ def find_in(folder: str) -> Installation:
         return Installation(scripts, Path(epmd), str(named) if folder else "")
     if folder and not scripts:
         raise NodeError(
-            f"there is no RabbitMQ in {named}: it has no sbin/rabbitmq-server",
+            f"no RabbitMQ in {named}: sbin/rabbitmq-server is missing",
             advice="Name the folder that RabbitMQ's archive was unpacked to, such as rabbitmq_server-4.3.6.",
         )
     if folder:

@@ -1,4 +1,4 @@
-"""The contents of compressed bodies, as far as contracts, filters and envelopes look inside; the body itself stays.
+"""The contents of compressed bodies, for contracts, filters and envelopes; the body itself stays compressed.
 
 `content_encoding` has the names of HTTP (https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1). Spring AMQP writes the
 encoding of the text behind it: `gzip:UTF-8`.
@@ -18,13 +18,13 @@ from rmqkit.payload.formats import error_at
 MAX_BYTES = 32 * 1024 * 1024  # of contents: a small body may hold any number of zeros
 _MAX_MEMBERS = 100  # of a gzip body, each of which costs a copy of the rest
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's wbits
-_TOO_LARGE = f"it holds more than {MAX_BYTES // 1024 // 1024} MiB when decompressed"
+_TOO_LARGE = f"the body holds more than {MAX_BYTES // 1024 // 1024} MiB when decompressed"
 
 
 def contents(body: bytes, content_encoding: str | None, where: Location) -> bytes:
     """Return the contents of a compressed body; any other body is returned itself. Raises PayloadError with the place.
 
-    Deflate is with zlib's header, as the standard says, or without, as some clients send it.
+    Deflate may have zlib's header, as the standard requires, or lack it, as some clients do.
     """
     names = re.split(r"\s*[:,]\s*", content_encoding.strip().lower()) if content_encoding and body else ()
     decompress = next((_DECOMPRESS[name] for name in names if name in _DECOMPRESS), None)
@@ -33,7 +33,7 @@ def contents(body: bytes, content_encoding: str | None, where: Location) -> byte
     try:
         return decompress(body)
     except (ValueError, zlib.error) as exc:
-        raise error_at(where, f"its content_encoding is {content_encoding}, but {exc}") from exc
+        raise error_at(where, f"content_encoding is {content_encoding}, but {exc}") from exc
 
 
 def _inflate(body: bytes, wbits: int) -> bytes:
@@ -44,11 +44,11 @@ def _inflate(body: bytes, wbits: int) -> bytes:
         if len(found) > MAX_BYTES:
             raise ValueError(_TOO_LARGE)
         if not member.eof:
-            raise ValueError("it is cut off")
+            raise ValueError("the body is truncated")
         body = member.unused_data
         if not body:
             return found
-    raise ValueError(f"it has more than {_MAX_MEMBERS} members")
+    raise ValueError(f"the body has more than {_MAX_MEMBERS} gzip members")
 
 
 def _deflate(body: bytes) -> bytes:
@@ -62,7 +62,7 @@ def _zstd(body: bytes) -> bytes:
             library = import_module(name)
             break
     else:
-        raise ValueError("reading it takes Python 3.14, or `pip install zstandard`")
+        raise ValueError("reading it requires Python 3.14 or `pip install zstandard`")
     decompressor = library.ZstdDecompressor()
     try:
         if name == "zstandard":

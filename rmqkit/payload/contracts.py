@@ -80,7 +80,7 @@ class Contracts:
 
 
 class ContractCache:
-    """The contracts of the topology that was last used: reading schemas takes time."""
+    """The contracts of the topology that was used last, cached because reading schemas takes time."""
 
     def __init__(self) -> None:
         self._last: tuple[Topology, Contracts] | None = None

@@ -9,7 +9,7 @@ not set is left out, except `delivery_mode`, whose absence means persistent here
 written.
 
 Of properties that would not be the same bytes again, `properties_base64` holds the bytes, which are published as they
-are; `routing_key_base64` does so for a routing key that is not UTF-8. What stands beside them is for reading.
+are; `routing_key_base64` does so for a routing key that is not UTF-8. The readable values beside them are for people.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class EnvelopeReader:
             shown = contents(raw, encoding if isinstance(encoding, str) else None, Location("the body"))
             if shown is not raw:
                 if shown != str(envelope["body"]).encode():
-                    raise ValueError("'body_base64' holds another body than 'body' shows; remove one of them")
+                    raise ValueError("'body_base64' and 'body' hold different bodies; remove one of them")
                 return raw
         if len(given) != 1:
             raise ValueError("an envelope has either 'body', 'body_base64' or, in a folder, 'body_file'")
@@ -191,18 +191,18 @@ def _routing_key(envelope: dict[str, Any]) -> Any:
         return shown
     key = amqp_json.parse_base64(raw)
     if shown != key.decode("utf-8", "replace"):
-        raise ValueError(f"{_RAW_KEY!r} holds another routing key than {_KEY!r} shows; remove one of them")
+        raise ValueError(f"{_RAW_KEY!r} and {_KEY!r} hold different routing keys; remove one of them")
     return key.decode("utf-8", "surrogateescape")
 
 
 def _raw_properties(raw: str, values: dict[str, Any]) -> Properties:
     header = amqp_json.parse_base64(raw)
     if join_properties(split_properties(header)) != header:
-        raise ValueError(f"{_RAW_PROPERTIES!r} is not encoded properties")
+        raise ValueError(f"{_RAW_PROPERTIES!r} holds no encoded properties")
     split_header(header)
     found, _ = decode_properties(header)
     if _shown(found)[0] != values:
-        raise ValueError(f"{_RAW_PROPERTIES!r} holds other properties than are shown; remove it to publish those shown")
+        raise ValueError(f"{_RAW_PROPERTIES!r} differs from the properties shown; remove it to publish those")
     return found
 
 

@@ -258,7 +258,7 @@ def received_bytes(properties: Properties) -> bytes:
 def encode_properties(properties: Properties) -> bytes:
     """Encode properties that passed `payload.properties.check`, as they follow the body size in a header.
 
-    Those of a delivery are the bytes that came, so that nothing of them is lost.
+    Those of a delivery are the bytes that arrived, so that nothing is lost.
     """
     return received_bytes(properties) or _encode_each(properties)
 
@@ -268,7 +268,7 @@ def keep_all(properties: Properties) -> bool:
     encoded: bytes = getattr(properties, "encoded", b"")
     try:
         return not encoded or _encode_each(properties) == encoded
-    except (ArithmeticError, ValueError, struct.error):  # what AMQP can carry, but its encoder here cannot
+    except (ArithmeticError, ValueError, struct.error):  # a value that AMQP can carry, but this encoder cannot
         return False
 
 
@@ -298,7 +298,7 @@ def split_header(header: bytes) -> tuple[dict[str, bytes], list[Field]]:
 
 
 def join_header(parts: Mapping[str, bytes], headers: Iterable[Field]) -> bytes:
-    """Join what `split_header` split."""
+    """Join properties and headers that `split_header` separated."""
     fields = list(headers)
     return join_properties({**parts, "headers": join_table(fields)} if fields else parts)
 

@@ -104,7 +104,9 @@ def _split(text: str, where: Location) -> list[str]:
         if position == len(text):
             return values
         if text[position] != ",":
-            raise _error(where.after(text[:position]), "a comma must follow a field; inside quotes, a quote is doubled")
+            raise _error(
+                where.after(text[:position]), "expected a comma after the field; a quote inside quotes is doubled"
+            )
         position += 1
 
 

@@ -125,13 +125,13 @@ def matches_name(policy: Policy, name: str) -> bool | None:
 
 # Erlang takes `{,3}` for text, or since 28 for a quantifier; to it `\v` is any line break, and (?a) or (?L) an error.
 _DOUBTFUL = re.compile(r"\[:|\\v|\{(?!\d+(,\d*)?\})[\d ,]+\}|\(\?[a-zA-Z]*[aL]")
-_BY_LETTERS = re.compile(r"\\[wWbB]|\(\?[a-zA-Z]*i")  # Erlang up to 27 knows the letters of Latin-1
+_BY_LETTERS = re.compile(r"\\[wWbB]|\(\?[a-zA-Z]*i")  # Erlang up to 27 includes the letters of Latin-1
 
 
 @cache
 def _pattern(pattern: str) -> re.Pattern[bytes] | None:
     """Compile a pattern for bytes, as Erlang does; None if Python cannot, or reads it otherwise."""
-    with warnings.catch_warnings(action="ignore"):  # of what a later Python may read otherwise
+    with warnings.catch_warnings(action="ignore"):  # about patterns that a later Python may read differently
         try:
             return None if _DOUBTFUL.search(pattern) else re.compile(pattern.encode())
         except re.error:

@@ -201,7 +201,7 @@ def _doubt(exchange: str, kind: str, destinations: list[str]) -> str:
     names = ", ".join(map(repr, dict.fromkeys(destinations)))
     if kind in KINDS:
         return f"whether the headers match in exchange {exchange!r} for {names} depends on RabbitMQ's version"
-    return f"exchange {exchange!r} is of type {kind}: only the broker knows whether it routes to {names}"
+    return f"exchange {exchange!r} is of type {kind}: only the broker can tell whether it routes to {names}"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

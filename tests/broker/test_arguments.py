@@ -1,4 +1,4 @@
-"""Each argument and each policy on each type of queue: what lint and policies say of a release is what its broker does.
+"""Each argument and each policy on each type of queue: a broker behaves as lint and policies say of its release.
 
 With `-s` the tests print their tables.
 """
@@ -68,7 +68,7 @@ def refused(topology: Topology, release: tuple[int, ...]) -> bool | None:
 
 
 @pytest.mark.parametrize("kind", [*QUEUE_TYPES, "none"])
-def test_the_broker_takes_the_arguments_that_lint_says_it_takes(broker: Broker, vhost_url: str, kind: str) -> None:
+def test_the_broker_accepts_the_arguments_that_lint_predicts(broker: Broker, vhost_url: str, kind: str) -> None:
     release = version(broker)
     typed = {} if kind == "none" else {"x-queue-type": kind}
     rows, wrong = [], []
@@ -132,9 +132,7 @@ def apply_policy(broker: Broker, url: str, policy: Policy, queues: Iterable[Queu
             return found
 
 
-def test_the_broker_applies_policies_to_the_types_of_queue_that_we_say(
-    broker: Broker, vhost_url: str, channel: Any
-) -> None:
+def test_the_broker_applies_policies_to_the_predicted_queue_types(broker: Broker, vhost_url: str, channel: Any) -> None:
     release = version(broker)
     queues = [Queue(kind, arguments={"x-queue-type": kind}) for kind in QUEUE_TYPES]
     for queue in queues:
@@ -157,7 +155,7 @@ def test_the_broker_applies_policies_to_the_types_of_queue_that_we_say(
 
 
 @pytest.mark.parametrize("apply_to", ["all", "exchanges", "queues", "classic_queues", "quorum_queues", "streams"])
-def test_the_broker_takes_the_values_of_apply_to_that_lint_says_it_takes(
+def test_the_broker_accepts_the_values_of_apply_to_that_lint_predicts(
     broker: Broker, vhost_url: str, apply_to: Any
 ) -> None:
     policy = Policy("p", "^q$", {"max-length": 5}, apply_to)

@@ -209,7 +209,7 @@ def test_an_unroutable_message_is_an_error_unless_it_is_not_mandatory(
     assert (report.published, report.confirmed, report.returned) == (1, 1, 0)
 
 
-def test_every_failure_reaches_the_caller_and_returns_hide_no_other(
+def test_every_failure_reaches_the_caller_even_among_many_returns(
     connection: rmqkit.Connection, queue: str, namespace: Any
 ) -> None:
     missing, nowhere = namespace.exchange(), namespace.queue("missing")

@@ -121,7 +121,7 @@ def test_definitions_of_a_cluster_name_the_virtual_host(broker: Broker, filled: 
 
 
 @pytest.mark.http_api
-def test_rabbitmq_ignores_a_type_beside_the_arguments(broker: Broker, vhost_url: str) -> None:
+def test_rabbitmq_ignores_a_queue_type_outside_the_arguments_on_import(broker: Broker, vhost_url: str) -> None:
     vhost = vhost_url.rpartition("/")[2]
     queues = [{"name": "a", "durable": True, "auto_delete": False, "type": "quorum", "arguments": {}}]
     assert from_definitions({"queues": queues}, file="d.json").untyped == ("a",)

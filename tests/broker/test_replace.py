@@ -1,4 +1,4 @@
-"""Replacing queues and exchanges on a live broker: what was in them is there afterward, and so are their bindings."""
+"""Replacing queues and exchanges on a live broker keeps their messages and bindings."""
 
 from __future__ import annotations
 

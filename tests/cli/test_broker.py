@@ -153,7 +153,7 @@ def test_a_node_of_another_rabbitmq_is_started_listed_and_stopped_like_any(tmp_p
     (tmp_path / "sbin").symlink_to(installed.scripts)
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "RMQKIT_RABBITMQ": str(tmp_path / "none")}
     missing = broker(environment, "start", code=4).stderr
-    assert f"there is no RabbitMQ in {tmp_path / 'none'}" in missing
+    assert f"no RabbitMQ in {tmp_path / 'none'}" in missing
     node = Node(tmp_path / "state" / "rmqkit" / "broker")
     try:
         broker(environment, "start", "--port", "0", "--rabbitmq", str(tmp_path))

@@ -277,7 +277,7 @@ def _children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("how", [(), ("--workers", 2), ("--json",)])
-def test_a_terminal_is_told_that_consuming_waits_and_rates_leave_out_the_wait(
+def test_on_a_terminal_consume_says_that_it_waits_and_rates_exclude_the_wait(
     how: tuple[object, ...], environment: dict[str, str], channel: BlockingChannel, queue: str
 ) -> None:
     waits = f"Waiting for messages in {queue}. Press Ctrl-C to stop."
@@ -294,7 +294,7 @@ def test_a_terminal_is_told_that_consuming_waits_and_rates_leave_out_the_wait(
         assert re.search(r"Consumed 30 messages in [\d.]+ s \([\d.]+ s idle\), [\d,]+/s\.", flat), shown
 
 
-def test_off_a_terminal_nothing_tells_that_consuming_waits(start: Start, queue: str) -> None:
+def test_off_a_terminal_consume_does_not_say_that_it_waits(start: Start, queue: str) -> None:
     _, stderr = start(queue, "--idle-timeout", 0.1).communicate(timeout=90)
     assert stderr.startswith(b"Consumed 0 messages in "), stderr
 

@@ -146,7 +146,7 @@ def test_force_asks_on_a_terminal_before_a_message_is_deleted(
         ended, shown = screen.end()
     assert ended == code, shown
     assert ("[y/N]" in shown) == (typed is not None)
-    assert ("not confirmed; nothing was deleted" in shown) == bool(code)
+    assert ("canceled; nothing was deleted" in shown) == bool(code)
     assert outcomes(live, in_use) == ({"unchanged"} if code else {"create"})
 
 

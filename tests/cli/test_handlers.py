@@ -738,7 +738,7 @@ def test_a_message_that_cannot_be_forwarded_ends_the_run_and_stays(
 
 @pytest.mark.parametrize("to_url", [False, True])
 @pytest.mark.parametrize("target", [("--to-queue",), ("--to-exchange", "", "--to-routing-key")])
-def test_messages_are_not_forwarded_to_the_queue_that_they_come_from(
+def test_messages_are_not_forwarded_to_their_own_queue(
     environment: dict[str, str], channel: BlockingChannel, queue: str, target: tuple[str, ...], to_url: bool
 ) -> None:
     fill(channel, queue, 1)

@@ -387,14 +387,14 @@ def test_options_of_a_connection_may_come_first_and_o_json_is_json(words: str, s
     assert normalize(words.split(), lambda: app.load("connection").params) == same.split()
 
 
-def test_commands_whose_o_is_a_file_are_known() -> None:
+def test_commands_whose_o_option_names_a_file_are_known() -> None:
     def names_files(name: str) -> bool:
         return any("-o" in each.opts for each in getattr(app.load(name), "params", ()))
 
     assert set(filter(names_files, app.COMMANDS)) == _TO_FILES
 
 
-def test_a_command_takes_the_broker_that_was_named_before_it() -> None:
+def test_a_command_uses_the_broker_named_before_it() -> None:
     done = rmqkit("-u", "amqp://guest:guest@127.0.0.1:1/first", "status", "-o", "json")
     assert done.returncode == exit_codes.UNREACHABLE
     assert "127.0.0.1:1/first" in json.loads(done.stdout)["message"]

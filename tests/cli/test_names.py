@@ -59,7 +59,7 @@ def test_a_name_that_amqp_cannot_carry_is_refused_in_a_sentence(
 def test_a_password_that_is_not_utf8_is_refused(run: Run, environment: dict[str, str]) -> None:
     url = environment["RMQKIT_URL"].replace("guest:guest@", "guest@")
     done = run("status", RMQKIT_URL=url, RMQKIT_PASSWORD=NOT_UTF8)
-    assert (done.returncode, b"the password is not UTF-8" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, b"the password is not valid UTF-8" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.http_api

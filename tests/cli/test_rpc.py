@@ -250,7 +250,7 @@ def client(broker_url: str) -> Iterator[rmqkit.Connection]:
         yield connection
 
 
-def test_a_terminal_is_told_that_serving_waits(environment: dict[str, str], queue: str) -> None:
+def test_on_a_terminal_serve_says_that_it_waits(environment: dict[str, str], queue: str) -> None:
     with terminal("serve", queue, "--exec", "cat", env=environment) as screen:
         screen.read(lambda shown: "Press Ctrl-C to stop." in shown)
         screen.process.send_signal(signal.SIGINT)

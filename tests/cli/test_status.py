@@ -179,7 +179,7 @@ def test_the_table_fits_the_terminal_whatever_the_names(
     assert all(output.width(row) <= 80 for row in rows), shown
 
 
-def test_a_queue_that_is_named_and_missing_is_not_exit_0(live: Run, vhost_channel: BlockingChannel) -> None:
+def test_a_named_queue_that_is_missing_fails(live: Run, vhost_channel: BlockingChannel) -> None:
     vhost_channel.queue_declare("orders", durable=True)
     done = live("status", "orders", "nope")
     assert done.returncode == 5

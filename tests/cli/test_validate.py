@@ -59,12 +59,12 @@ def test_equal_findings_are_printed_with_their_reason_once(folder: Path) -> None
         == """\
 warned.yaml:1:13: warning: nothing is bound to exchange 'a', and it has no alternate exchange [nothing-bound]
 warned.yaml:1:20: warning: nothing is bound to exchange 'b', and it has no alternate exchange [nothing-bound]
-  Bind a queue to it, or give it an alternate-exchange.
+  Bind a queue to it, or set its alternate-exchange.
   A message that matches no binding is dropped, and its publisher learns of it only if it set the mandatory flag.
   https://www.rabbitmq.com/docs/publishers#unroutable
 
 hinted.yaml:1:10: hint: queue 'a' drops poison messages, and has no dead-letter exchange [delivery-limit-drops]
-  Give it an x-dead-letter-exchange, or set x-delivery-limit: -1 for no limit.
+  Set x-dead-letter-exchange, or set x-delivery-limit: -1 for no limit.
   Since RabbitMQ 4.0, a quorum queue drops a message at the end of the 21st delivery that counts as failed.
   https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 """
@@ -93,7 +93,7 @@ def test_json_holds_every_finding_with_its_place_and_reason(folder: Path) -> Non
         "line": 1,
         "column": 10,
         "message": "queue 'log' is of type stream, which does not support x-max-length",
-        "advice": "Leave out x-max-length, or choose type: classic or quorum.",
+        "advice": "Remove x-max-length, or choose type: classic or quorum.",
         "url": "https://www.rabbitmq.com/docs/queues#optional-arguments",
     }
     assert done.stderr == ""
@@ -163,7 +163,7 @@ def test_many_findings_of_a_rule_are_folded_and_all_in_the_json(folder: Path) ->
     text = f"exchanges: {{{', '.join(f'e{number}: {{}}' for number in range(200))}}}"
     done = validate(folder, "-", stdin=text)
     assert done.stdout.count("nothing is bound to") == 10
-    assert "190 more of these [nothing-bound]. Show all with --json.\n" in done.stdout
+    assert "190 more findings of [nothing-bound]; --json shows all.\n" in done.stdout
     assert "200 warnings in 1 file" in done.stderr
     assert len(json.loads(validate(folder, "-", "--json", stdin=text).stdout)["findings"]) == 200
 
@@ -177,11 +177,13 @@ def test_definitions_are_named_as_such_in_one_sentence(words: str, definitions: 
     assert done.returncode == 2
     wanted = "scenarios" if command == "test" else "a topology file"
     _, problem, advice = done.stderr.splitlines()
-    assert problem == f"of rabbit.json: these are RabbitMQ's definitions, not {wanted}"
+    assert problem == f"of rabbit.json: this is a RabbitMQ definitions file, not {wanted}"
     assert "`rmqkit convert 'of rabbit.json' topology.yaml`" in advice
 
 
-def test_a_topology_is_no_scenario_file(tmp_path: Path) -> None:
+def test_a_topology_file_is_refused_as_a_scenario_file(tmp_path: Path) -> None:
     (tmp_path / "orders.yaml").write_text("queues: {orders: {}}")
     done = rmqkit("test", "orders.yaml", folder=tmp_path)
-    assert (done.returncode, "orders.yaml: this is a topology, not scenarios" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "orders.yaml: this is a topology file, not a scenario file" in done.stderr) == (2, True), (
+        done.stderr
+    )

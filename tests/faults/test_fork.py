@@ -1,4 +1,4 @@
-"""A connection that is used in a process forked from the one that opened it: an error at once; the parent goes on."""
+"""A connection used in a forked process raises at once, and the parent keeps working."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def in_child(use: Callable[[], object]) -> tuple[int, float]:
             use()
         except rmqkit.ConnectionLost as error:
             code = int("was opened before os.fork" not in error.message or "after the fork" not in error.advice)
-        except BaseException:  # noqa: BLE001 - a child must not go on as a second test run
+        except BaseException:  # noqa: BLE001 - a child must not continue as a second test run
             traceback.print_exc()
         finally:
             os._exit(code)

@@ -1,4 +1,4 @@
-"""Whatever bytes properties, headers and routing keys have, they arrive as they were sent, on every path."""
+"""Properties, headers and routing keys of any bytes arrive as they were sent, on every path."""
 
 from __future__ import annotations
 

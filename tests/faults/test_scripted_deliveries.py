@@ -175,7 +175,7 @@ def test_after_a_protocol_violation_consuming_resumes_on_a_new_connection(
             with connection.consume("queue", count=1, on_warning=warnings.append) as consumer:
                 assert [delivery.body for delivery in consumer] == [b"well"]
             assert broker.connections == 2
-        if warnings:  # else the violation came before the subscription
+        if warnings:  # else the violation preceded the subscription
             assert "violated the protocol" in warnings[0]
             assert warnings[1:] == ["reconnected: consuming from queue 'queue' again"]
         assert tracemalloc.get_traced_memory()[1] < 20_000_000

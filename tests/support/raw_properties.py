@@ -20,7 +20,7 @@ UUID = bytes(range(0xF0, 0x100))
 
 
 class RawProperties(pika.BasicProperties):
-    """Properties that pika sends and receives without a look at them."""
+    """Properties that pika sends and receives without decoding them."""
 
     def __init__(self, raw: bytes = b"") -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class Terminal:
                 self.shown += os.read(self._descriptor, 65536).decode(errors="replace")
             return until(self.shown)
 
-        with suppress(OSError):  # how Linux tells that the process has ended
+        with suppress(OSError):  # how Linux reports that the process has ended
             wait_until(is_shown, lambda: self.shown)
         return self.shown
 

@@ -1,4 +1,4 @@
-"""What compressed bodies hold, and that none of them takes more than its share of memory."""
+"""Compressed bodies: reading their contents, within a bounded amount of memory."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_contracts_filters_and_envelopes_look_inside_and_the_bytes_stay(encoding
     message: Message = EnvelopeReader().read(line, HERE).message
     assert message.body == given.body
     edited = json.dumps(json.loads(line) | {"body": "other"}).encode()
-    with pytest.raises(PayloadError, match="another body"):
+    with pytest.raises(PayloadError, match="different bodies"):
         EnvelopeReader().read(edited, HERE)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "", None, "br"])
-def test_a_body_that_is_not_compressed_is_itself(encoding: str | None) -> None:
+def test_a_body_that_is_not_compressed_is_unchanged(encoding: str | None) -> None:
     assert contents(ORDER, encoding, HERE) is ORDER
 
 
@@ -64,13 +64,13 @@ def test_a_body_that_is_not_compressed_is_itself(encoding: str | None) -> None:
     ("body", "words"),
     [
         (ORDER, "header"),
-        (gzip.compress(ORDER)[:-4], "cut off"),
-        (101 * gzip.compress(b""), "more than 100 members"),
+        (gzip.compress(ORDER)[:-4], "truncated"),
+        (101 * gzip.compress(b""), "more than 100 gzip members"),
         (gzip.compress(bytes(33 * 1024 * 1024)), "more than 32 MiB"),
     ],
-    ids=["not gzip", "cut off", "many members", "a bomb"],
+    ids=["not gzip", "truncated", "many members", "a bomb"],
 )
-def test_what_cannot_be_decompressed_within_bounds_is_an_error_that_says_so(body: bytes, words: str) -> None:
+def test_a_body_that_cannot_be_decompressed_within_bounds_is_an_error(body: bytes, words: str) -> None:
     with bounded(), pytest.raises(PayloadError, match=words):
         contents(body, "gzip", HERE)
     assert "body" not in json.loads(EnvelopeWriter().write(delivery(body, "gzip")))

@@ -292,7 +292,7 @@ def test_data_that_is_not_definitions_is_refused(data: Any) -> None:
     ("text", "message"),
     [
         ('{"queues": [\n  {"name": "q",}]}', "d.json:2:16: not JSON: expected a name in double quotes"),
-        ("", "d.json:1:1: not JSON: the text ends too early"),
+        ("", "d.json:1:1: not JSON: unexpected end of the text"),
         (
             '{"queues": [], "queues": []}',
             "d.json:1:16: not JSON: duplicate name in an object (first at 1:2 of the text)",
@@ -396,7 +396,7 @@ def test_values_that_definitions_cannot_hold_are_reported() -> None:
 
 def test_an_entity_without_a_virtual_host_among_others_is_a_problem() -> None:
     binding = {"source": "a", "destination": "b", "destination_type": "queue", "routing_key": ""}
-    with pytest.raises(TopologyError, match=r"bindings\[1\] names no virtual host, and other entities do"):
+    with pytest.raises(TopologyError, match=r"bindings\[1\] names no virtual host, but other entities do"):
         read({"bindings": [binding | {"vhost": "shop"}, binding]})
     assert len(read({"bindings": [binding]}).bindings) == 1
 

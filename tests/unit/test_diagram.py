@@ -293,6 +293,6 @@ def test_queues_with_different_names_are_all_drawn_however_alike_they_are() -> N
         ("x-max-length", 10_000, "at most 10,000 messages"),
     ],
 )
-def test_settings_are_written_as_a_person_would(name: str, value: object, note: str) -> None:
+def test_settings_are_written_in_readable_units(name: str, value: object, note: str) -> None:
     (node,) = build_diagram(Topology(queues=(Queue("q", arguments={name: value}),))).nodes
     assert node.notes == (note,)

@@ -90,7 +90,7 @@ def test_values_that_json_lacks_are_still_written() -> None:
 ODD = decode_properties(b"\x20\x00\x00\x00\x00\x08\x02n\xfff\x3d\xcc\xcc\xcd")[0]
 
 
-def test_what_json_cannot_hold_stands_beside_it_byte_for_byte() -> None:
+def test_values_that_json_cannot_hold_are_kept_byte_for_byte() -> None:
     line = EnvelopeWriter().write(_delivery(b"", routing_key="k\udcff", properties=ODD))
     envelope = json.loads(line)
     assert (envelope["routing_key"], envelope["headers"]) == ("k\ufffd", {"n\ufffd": 0.10000000149011612})
@@ -101,10 +101,10 @@ def test_what_json_cannot_hold_stands_beside_it_byte_for_byte() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("headers", {"n": 2}, "'properties_base64' holds other properties"),
-        ("routing_key", "k", "'routing_key_base64' holds another routing key"),
+        ("headers", {"n": 2}, "'properties_base64' differs from the properties"),
+        ("routing_key", "k", "'routing_key_base64' and 'routing_key' hold different routing keys"),
         ("properties_base64", "/////w==", "a truncated property"),
-        ("properties_base64", "AAA/", "not encoded properties"),
+        ("properties_base64", "AAA/", "holds no encoded properties"),
     ],
 )
 def test_an_envelope_that_was_edited_is_refused_if_its_bytes_say_otherwise(name: str, value: Any, words: str) -> None:

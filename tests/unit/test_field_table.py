@@ -38,7 +38,7 @@ def test_headers_that_fit_no_frame_are_refused_before_the_broker_closes_the_conn
         encoder.encode(Message(b"", properties=Properties(headers={"a": "x" * 4088})))
 
 
-def test_properties_of_a_delivery_are_sent_as_they_came_unless_they_were_changed() -> None:
+def test_properties_of_a_delivery_are_sent_as_they_arrived_unless_they_were_changed() -> None:
     header = join_properties({"timestamp": b"\0\0\1\x8b\xcf\xe5h\0", "headers": b"\0\0\0\7\1nf=\xcc\xcc\xcd"})
     received, _ = decode_properties(header)
     assert (encode_properties(received), keep_all(received)) == (header, False)

@@ -48,7 +48,7 @@ def test_json_that_ends_too_early_is_refused_as_python_does(value: object, data:
         (b"[" * 100_000, "1:501", "levels deep"),
         (b"\xef\xbb\xbf{}", "1:1", "byte order mark"),
         (b'["\xe4"]', "1:3", "not UTF-8"),
-        (b"", "1:1", "too early"),
+        (b"", "1:1", "unexpected end"),
         (b"[1,]", "1:4", "a value"),
         (b"{'a': 1}", "1:2", "double quotes"),
         (b'{"a" 1}', "1:6", "expected :"),

@@ -37,7 +37,7 @@ def test_the_good_example_of_a_rule_has_no_finding_but_hints(rule: Rule) -> None
 
 
 def test_every_rule_has_its_check() -> None:
-    assert {*CHECKS, "silence-unused"} == {*rules()}
+    assert {*CHECKS, "suppression-unused"} == {*rules()}
 
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "lint").glob("*.yaml"))
@@ -183,7 +183,7 @@ def test_a_suppression_removes_its_findings_and_no_others() -> None:
 
 def test_an_unknown_code_in_a_suppression_is_reported_with_a_suggestion() -> None:
     (finding,) = lint(loads("lint: [{ignore: nothing-bond, reason: r}]"))
-    assert (finding.code, finding.advice) == ("silence-unused", "Did you mean nothing-bound?")
+    assert (finding.code, finding.advice) == ("suppression-unused", "Did you mean nothing-bound?")
     assert (finding.where.line, finding.where.column) == (1, 8)
 
 

@@ -108,7 +108,7 @@ def test_whether_a_policy_that_releases_skip_for_classic_queues_applies_is_unkno
     assert doubt(topology, queue(queue_type="stream")) == ""
 
 
-def test_a_policy_in_doubt_is_none_below_one_that_certainly_applies() -> None:
+def test_a_doubtful_policy_is_ignored_below_one_that_certainly_applies() -> None:
     topology = policies(Policy("odd", "q{,3}", {}, "queues"), Policy("plain", "^orders$", {}, "queues", 1))
     assert doubt(topology, queue()) == ""
     assert doubt(topology, queue("other")) != ""

@@ -49,7 +49,7 @@ class ConsumerOptions:
                 "--no-ack cannot be combined with a filter or a handler, which need acknowledgements"
             )
         if self.no_ack and checked:
-            raise typer.BadParameter("--no-ack cannot be combined with a contract. Leave it out, or add --no-schema.")
+            raise typer.BadParameter("--no-ack cannot be combined with a contract. Omit it, or add --no-schema.")
         if self.offset is not None and (self.workers > 1 or self.channels > 1):
             raise typer.BadParameter(
                 "--offset cannot be combined with --workers or --channels: every consumer receives all of a stream"

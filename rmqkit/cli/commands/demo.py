@@ -41,8 +41,8 @@ def demo(
 ) -> None:
     """Demonstrate a pattern on a private RabbitMQ node, which is removed afterward.
 
-    It shows the commands as you would type them. The exit code is 0 only if every message arrived where it should, and
-    no other.
+    It shows the commands as you would type them. The exit code is 0 only if every message, and no other, arrived where
+    it should.
     """
     if not (pattern := PATTERNS.get(name)):
         close = difflib.get_close_matches(name, PATTERNS, 1)

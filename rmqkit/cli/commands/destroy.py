@@ -17,9 +17,9 @@ def destroy(
     dry_run: Annotated[bool, option("--dry-run", "Show what would be deleted, and change nothing.")] = False,
     force: Annotated[
         bool,
-        option("--force", "Also delete queues in use, with the messages they hold; asks first, on a terminal."),
+        option("--force", "Also delete queues in use and the messages they hold; on a terminal, asks first."),
     ] = False,
-    yes: Annotated[bool, option("-y --yes", "With --force, do not ask.")] = False,
+    yes: Annotated[bool, option("-y --yes", "With --force, do not ask for confirmation.")] = False,
     wait: Annotated[float, option("--wait SECONDS", "Time to wait for messages and consumers to leave.", min=0)] = 0.0,
     json: Json = False,
 ) -> None:
@@ -35,7 +35,7 @@ def destroy(
             planned = connection.destroy(topology, force=True, dry_run=True)
             used = [f"{step.name!r} {step.note}" for step in planned.steps if step.note]
             if used and not output.confirm(f"Delete {plural(len(used), 'queue')} in use: {', '.join(used)}?"):
-                raise InputError("not confirmed; nothing was deleted")
+                raise InputError("canceled; nothing was deleted")
         done = connection.destroy(topology, force=force, dry_run=dry_run, wait_s=wait)
     if not dry_run:
         last_applied.forget(settings, topology)

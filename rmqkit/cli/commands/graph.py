@@ -104,7 +104,7 @@ def _svg(source: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         message = f"Graphviz did not draw this within {_TIMEOUT_S:.0f} s"
-        raise InputError(message, advice="Leave out --all, or draw fewer files.") from error
+        raise InputError(message, advice="Omit --all, or draw fewer files.") from error
     except OSError as error:
         raise InputError(f"Graphviz cannot be run: {program}: {error.strerror}") from error
     if done.returncode:

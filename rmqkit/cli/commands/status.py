@@ -60,7 +60,7 @@ _DRIFT = {
 class Status:
     """Queues, and how many entities differ from the files by outcome; None without a file.
 
-    `unseen` says in sentences what could not be inspected; `alarms` block publishers.
+    `unseen` lists, in sentences, facts that could not be inspected; `alarms` block publishers.
     """
 
     queues: tuple[QueueStatus, ...]

@@ -73,7 +73,7 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
             severity = output.paint(finding.severity, _STYLES[finding.severity], sys.stdout)
             yield f"{where}: {severity}: {message} [{code}]"
         if len(group) > _SHOWN:
-            yield f"{len(group) - _SHOWN:,} more of these [{code}]. Show all with --json."
+            yield f"{len(group) - _SHOWN:,} more findings of [{code}]; --json shows all."
         rule = rules()[code]
         for line in (*dict.fromkeys(finding.advice for finding in group[:_SHOWN]), rule.why, rule.url):
             if line:

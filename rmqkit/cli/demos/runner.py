@@ -37,7 +37,7 @@ Item = tuple[str, str]  # the kind of a message, by its headers or routing key, 
 ENVELOPES = ("--format", "json")  # shows a demo the properties of messages
 _TERMINATE_S = 10.0
 _COMMENT_COLUMN = 50
-_PUBLISH_S = 2  # at $rate: so long that readers and consumers can start, or be killed, meanwhile
+_PUBLISH_S = 2  # at $rate: long enough for readers and consumers to start, or be killed, meanwhile
 _STALLED_S = 30.0  # without a new line of output; a step usually takes a second or two
 
 
@@ -303,7 +303,7 @@ class DemoRunner:
             if (now := sum(len(process.lines()) for process in self.processes.values())) != printed:
                 printed, since_s = now, time.monotonic()
             elif time.monotonic() - since_s > _STALLED_S:
-                return False  # the result shows what is missing
+                return False  # the result shows the missing messages
             time.sleep(0.02)
         return True
 

@@ -38,7 +38,7 @@ _Named = TypeVar("_Named", Exchange, Queue, Policy)
 
 
 class Definitions(NamedTuple):
-    """The topology of a virtual host, and descriptions of what else its definitions hold.
+    """The topology of a virtual host, and descriptions of the rest of its definitions.
 
     `vhost` is None if they do not name it. RabbitMQ ignores the type of the `untyped` queues when it imports them: only
     their field `type` has it, and not the argument x-queue-type.
@@ -149,7 +149,7 @@ class _DefinitionsReader:
         for section in _CLASSES if used else ():
             for index, item in enumerate(self._list(section)):
                 if isinstance(item, dict) and not _has_text(item, "vhost"):
-                    self._problem(f"{section}[{index}]", "names no virtual host, and other entities do")
+                    self._problem(f"{section}[{index}]", "names no virtual host, but other entities do")
         self.vhost = vhost if vhost is not None else next(iter(used), None)
 
     def build(self) -> Topology:

@@ -145,8 +145,8 @@ class FileReader:
         data, file = self.document.data, self.document.file
         lists = any(isinstance(data.get(section), list) for section in ("exchanges", "queues", "policies"))
         if data.keys() & _OF_DEFINITIONS or (lists and file.lower().endswith(".json")):
-            advice = f"Convert them to a topology file: `rmqkit convert {shlex.quote(file)} topology.yaml`."
-            fault = Problem(Location(file), f"these are RabbitMQ's definitions, not {wanted}", advice)
+            advice = f"Convert it to a topology file: `rmqkit convert {shlex.quote(file)} topology.yaml`."
+            fault = Problem(Location(file), f"this is a RabbitMQ definitions file, not {wanted}", advice)
             raise DocumentError(f"not {wanted}", problems=[fault])
 
     def is_faulty(self, *path: str | int) -> bool:

@@ -33,10 +33,10 @@ def check_name(kind: str, name: str) -> Fault | None:
     """Check the name of an `exchange` or `queue` to declare."""
     if not name:
         if kind == "exchange":
-            return "the default exchange has no name and cannot be declared", "Leave it out: it always exists."
+            return "the default exchange has no name and cannot be declared", "Remove it: it always exists."
         return "a queue needs a name", "Write one before the colon."
     if name.startswith("amq."):
-        advice = "Leave it out: bindings may name it." if name in BUILT_IN else "Choose another name."
+        advice = "Remove it: bindings may name it." if name in BUILT_IN else "Choose another name."
         return f"{kind} {name!r}: names that begin with amq. are reserved for the broker", advice
     if "\n" in name or "\r" in name:
         return f"{kind} {name!r}: the broker removes line breaks from names", "Write the name without them."

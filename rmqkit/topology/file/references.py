@@ -136,7 +136,10 @@ def check_binding(number: int, binding: Binding, index: TopologyIndex) -> Faults
     if index.type_of(binding.source) == "headers" and match not in _MATCHES:
         message = f"x-match is {match!r}, but should be one of {', '.join(_MATCHES)}"
         guess = suggest(str(match), _MATCHES)
-        yield (*path, "arguments", "x-match"), (message, f"Did you mean {guess}?" if guess else "Leave it out for all.")
+        yield (
+            (*path, "arguments", "x-match"),
+            (message, f"Did you mean {guess}?" if guess else "Remove it to match all."),
+        )
 
 
 _DEFAULT_BOUND = (

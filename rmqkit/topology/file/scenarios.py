@@ -85,7 +85,7 @@ class _ScenarioFile(loader.FileReader):
         if not self.document.data.keys().isdisjoint(("exchanges", "queues", "bindings")):
             fault = Problem(
                 Location(self.document.file),
-                "this is a topology, not scenarios",
+                "this is a topology file, not a scenario file",
                 "Check it with `rmqkit validate`, and name it in a scenario file: `topology: FILE`.",
             )
             raise DocumentError("not scenarios", problems=[fault])

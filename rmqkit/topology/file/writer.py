@@ -15,7 +15,7 @@ from rmqkit.topology.file.scalars import LONGEST_NUMBER, read_scalar
 from rmqkit.topology.file.yaml_errors import MAX_DEPTH
 from rmqkit.topology.retry import collapse, delay_text
 
-_WIDTH = 120  # characters of a line, if what it holds can be broken
+_WIDTH = 120  # characters of a line that can be broken
 _LONGEST_KEY = 1024  # characters; YAML 1.1 and 1.2 allow no longer key
 _TOO_LARGE = 10 ** (LONGEST_NUMBER - 1)  # with a sign, too many digits for the reader
 _PLAIN = re.compile(r"(?:[^\W\d]|/)[\w./*+@;-]*(?: [\w./*+@;-]+)*|[1-9][0-9]*(?:ms|[smhDMY])")
@@ -23,7 +23,7 @@ _ESCAPES = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\"
 
 
 def to_yaml(topology: Topology) -> str:
-    """Write a topology as a file, without defaults, an entity a line if it fits; reading it gives an equal topology.
+    """Write a topology as a file, without defaults, one entity a line if it fits; reading it returns an equal topology.
 
     Raises TopologyError for values that a file cannot hold: half a surrogate pair, infinity, nesting of more than 64
     levels, anything but text, numbers, booleans, lists, mappings and null.
@@ -96,7 +96,7 @@ def _block(value: Any, indent: str, path: KeyPath) -> Iterator[str]:
 
 
 def _entry(head: str, value: Any, path: KeyPath) -> Iterator[str]:
-    """Yield a value behind its key or dash, on lines of its own if it is too long for one."""
+    """Yield a value after its key or dash, on separate lines if it is too long for one."""
     line = f"{head} {_flow(value, path)}"
     if len(line) <= _WIDTH or not value or not isinstance(value, list | Mapping):
         yield line

@@ -1,4 +1,4 @@
-"""Check bindings, and what messages reach by them."""
+"""Check bindings, and the queues that messages reach through them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def publish_unroutable(index: TopologyIndex) -> Violations:
 
 @check
 def same_routing_twice(index: TopologyIndex) -> Violations:
-    """Find bindings that differ from an earlier one only in what the type of their exchange ignores."""
+    """Find bindings that differ from an earlier one only in values that their exchange type ignores."""
     for group in _parallel(index):
         first: dict[object, Binding] = {}
         for binding in group:

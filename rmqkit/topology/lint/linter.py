@@ -12,7 +12,7 @@ from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint import bindings, dead_letters, policies, queue_types  # noqa: F401 - checks
 from rmqkit.topology.lint.rule import CHECKS, Entity, Severity, rules, series
 
-_UNUSED = "silence-unused"  # without a check: known only after all checks have run
+_UNUSED = "suppression-unused"  # without a check: known only after all checks have run
 _NOWHERE = Location("<topology>")  # of entities that were not read from a file
 
 

@@ -20,7 +20,7 @@ from rmqkit.topology.lint.rule import Violations, check, listed
 from rmqkit.topology.policies import applies, effective, matches_name, policy_of, queue_type
 
 _ARGUMENTS_ONLY = ("max-priority", "queue-type", "quorum-initial-group-size", "single-active-consumer")
-_POLICIES_ONLY = (  # of RabbitMQ 3.10 to 4.3 and the plugins that come with it
+_POLICIES_ONLY = (  # of RabbitMQ 3.10 to 4.3 and its bundled plugins
     "alternate-exchange", "federation-upstream", "federation-upstream-pattern", "federation-upstream-set", "ha-mode",
     "ha-params", "ha-promote-on-failure", "ha-promote-on-shutdown", "ha-sync-batch-size", "ha-sync-mode",
     "member-placement-tag", "routing-key", "selector-field-max-bytes", "selector-fields", "shards-per-node",

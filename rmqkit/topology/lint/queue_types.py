@@ -43,7 +43,7 @@ def argument_unknown(index: TopologyIndex) -> Violations:
         for name in entity.arguments.keys() - known:
             guess = suggest(name, sorted(known))
             if guess or name in others:
-                yield entity, {"argument": name, "advice": f"Did you mean {guess}?" if guess else "Leave it out."}
+                yield entity, {"argument": name, "advice": f"Did you mean {guess}?" if guess else "Remove it."}
 
 
 @check
