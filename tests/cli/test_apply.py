@@ -46,6 +46,13 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
 
 
+def test_applying_says_that_an_exclusive_queue_does_not_last(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "exclusive.yaml"
+    file.write_text("queues: {mine: {exclusive: true}}")
+    for command in ("plan", "apply", "apply"):
+        assert "mine  exclusive: deleted with the connection that declares it" in run(command, file).stdout
+
+
 @pytest.mark.unguessed_api
 def test_applying_lists_the_changes_and_is_idempotent(run: Run, topology: Path, vhost_channel: BlockingChannel) -> None:
     first = run("apply", topology)

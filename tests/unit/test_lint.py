@@ -274,6 +274,12 @@ def test_dead_letters_that_keep_their_key_may_also_go_by_a_cc_header() -> None:
     assert own.endswith("Set x-dead-letter-routing-key to one that leads to a queue.")
 
 
+def test_a_policy_that_matches_nothing_here_is_a_hint() -> None:
+    text = "{queues: {a: {}}, policies: {theirs: {pattern: ^app, definition: {max-length: 1, overflow: drop-head}}}}"
+    (finding,) = lint(loads(text))
+    assert (finding.code, finding.severity) == ("policy-matches-nothing", "hint")
+
+
 def test_a_pattern_that_releases_read_differently_for_a_name_is_reported_with_the_name() -> None:
     text = r"{queues: {é: {}, e: {}}, policies: {p: {pattern: '^\w+$', definition: {max-length: 1}}}}"
     (message,) = messages(text, "policy-unread")
