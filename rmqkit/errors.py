@@ -1,4 +1,4 @@
-"""Every error rmqkit raises, named after what happened.
+"""Every error that rmqkit raises, named after its cause.
 
     RmqkitError
     ├── InputError                 the caller's input is wrong: nothing was sent or declared (exit 2)

@@ -113,4 +113,4 @@ class Verdict(Enum):
 
     ACK = "ack"  # the broker forgets it
     REJECT = "reject"  # dead-lettered, or dropped if the queue has no dead-letter exchange
-    REQUEUE = "requeue"  # put back into the queue, marked as redelivered
+    REQUEUE = "requeue"  # requeued, and redelivered with that mark

@@ -123,7 +123,7 @@ def _of_definitions(definitions: str | Mapping[str, Any], name: str, vhost: str 
 
 
 def _to_yaml(topology: Topology) -> str:
-    """Write a topology file; say which entities it does not declare, and what `rmqkit apply` would refuse in it."""
+    """Write a topology file; report entities that it does not declare, and parts that `rmqkit apply` would refuse."""
     from rmqkit.topology.file.loader import loads  # noqa: PLC0415 - start-up time
     from rmqkit.topology.file.writer import to_yaml  # noqa: PLC0415
 

@@ -98,7 +98,7 @@ class FunctionHandler(Handler):
 
 
 def _flush() -> None:
-    """Write out what the function printed. Raises OutputError: a closed output is not the message's fault."""
+    """Flush the function's output. Raises OutputError: a closed output is not the message's fault."""
     if sys.stdout is None:
         return
     try:

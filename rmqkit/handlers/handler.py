@@ -53,7 +53,7 @@ class Handler(Protocol):
         ...
 
     def close(self) -> None:
-        """Abort what is still running; the default does nothing."""
+        """Abort running work; the default does nothing."""
         return
 
 

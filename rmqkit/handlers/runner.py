@@ -78,7 +78,7 @@ class ConsumeJob:
     shared: bool = False
 
     def with_policy(self, connection: Connection, on_warning: OnWarning) -> ConsumeJob:
-        """Return the job with its policy for failed messages, and say what will happen to them unless they are kept.
+        """Return the job with its policy for failed messages, and warn of their fate unless they are kept.
 
         RabbitMQ's HTTP API knows where a queue's rejected messages go; if it does not answer, `drops` counts.
         """

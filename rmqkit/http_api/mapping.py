@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LiveTopology:
-    """The entities of a virtual host; `unseen` lists, in sentences, what the user has no permission to see.
+    """The entities of a virtual host; `unseen` lists, in sentences, the parts that the user has no permission to see.
 
     `parameters` are its runtime parameters (https://www.rabbitmq.com/docs/parameters), each with its component and
     name; None if the user has no permission to see them.

@@ -28,7 +28,7 @@ from rmqkit.stop import Stop, StoppedAtOnce
 
 ACK_WITHIN_S = 0.02  # iterating, deliveries handled within this time are acknowledged together
 ACK_TOGETHER = 200
-_NO_ACK_TOGETHER = 100  # with `no_ack`, as many are handed out at a time: what is in hand can be lost
+_NO_ACK_TOGETHER = 100  # with `no_ack`, deliveries handed out at a time: those in hand can be lost
 _SLOW = (
     "A message was held for longer than the consumer timeout; the messages behind it are redelivered."
     " Lower the prefetch (--prefetch 1), limit the handler (--timeout), or set x-consumer-timeout on the quorum queue"
@@ -71,7 +71,7 @@ class Consumer:
         self._channel: Channel | None = None
         self._acknowledger = Acknowledger(None)
         self._arrived = self._prefetch = 0  # on this channel
-        self._untaken = 0  # on this channel: handled, and not acknowledged, because it was lost
+        self._lost_acks = 0  # on this channel: handled, and not acknowledged, because it was lost
         self._woken = False
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
         self._received = self._timeouts = 0  # deliveries; consumer timeouts without an acknowledgement
@@ -197,7 +197,9 @@ class Consumer:
             self._count(verdict, settled)
             if not settled and verdict is not Verdict.REQUEUE and self._options.offset is None:
                 session = self._channel.session
-                self._untaken += sum(each.session == session and each not in self._acknowledger for each in deliveries)
+                self._lost_acks += sum(
+                    each.session == session and each not in self._acknowledger for each in deliveries
+                )
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Acknowledge one delivery now."""
@@ -250,7 +252,7 @@ class Consumer:
         if not self._options.no_ack and self._options.offset is None:
             doubtful = max(len(self._acknowledger.settled) - max(self._arrived - self._prefetch, 0), 0)
         self._report = replace(
-            report, acknowledged=max(report.acknowledged - doubtful, 0), in_doubt=doubtful + self._untaken
+            report, acknowledged=max(report.acknowledged - doubtful, 0), in_doubt=doubtful + self._lost_acks
         )
 
     def _gap_s(self, now_s: float) -> float:
@@ -332,7 +334,7 @@ class Consumer:
         self._resubscribe_after_timeout(f"{message}, but the queue still exists")
 
     def _resubscribe_after_timeout(self, reason: str) -> None:
-        """Subscribe again, after a pause that grows while nothing is acknowledged; say once what to change."""
+        """Subscribe again, after a pause that grows while nothing is acknowledged; advise once."""
         settled = len(self._acknowledger.settled)
         self._report = replace(self._report, consumed=self._consumed_before + settled)
         self._timeouts = 1 if settled else self._timeouts + 1
@@ -361,7 +363,7 @@ class Consumer:
         arguments = self._offsets.arguments(self._acknowledger.settled.low)
         self._acknowledger = Acknowledger(channel)
         self._consumed_before = self._report.consumed
-        self._arrived, self._prefetch, self._untaken = 0, prefetch, 0
+        self._arrived, self._prefetch, self._lost_acks = 0, prefetch, 0
         self._events.clear()
         self._rest.clear()
         self.tag = f"rmqkit-{channel.session}"

@@ -59,7 +59,7 @@ class HeldDeliveries:
         self._acknowledge()
 
     def is_spent(self) -> bool:
-        """Tell whether the consumer is to be replaced, and no delivery to it is under way: it would lose its place."""
+        """Tell whether the consumer is to be replaced, and no delivery to it is in flight: it would lose its place."""
         if self._received - self._base - self._acknowledged < self._prefetch:
             return False
         return self._consumers == 1 or self._held >= self._prefetch // 2

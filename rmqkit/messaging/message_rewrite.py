@@ -97,7 +97,7 @@ def rename_properties(parts: dict[str, bytes], username: str | None, names: Iter
 
 
 def restore_properties(header: bytes, username: str) -> tuple[bytes, str]:
-    """Undo `stash_properties`; the note says what has to stay in a header."""
+    """Undo `stash_properties`; the note names a property that has to stay in a header."""
     try:
         parts, fields = split_header(header)
     except MalformedField:

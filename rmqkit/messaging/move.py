@@ -135,7 +135,7 @@ class Move:
 
     @property
     def report(self) -> MoveReport:
-        """Return what was done so far."""
+        """Return the result so far."""
         return MoveReport(
             ready=self.ready,
             moved=self.moved,
@@ -164,7 +164,7 @@ class Move:
                 )
 
     def _pass(self) -> bool:
-        """Make one pass over the queue; return False if it was cut short by what may be over by the next time."""
+        """Make one pass over the queue; return False if a temporary condition cut it short."""
         # What stayed on the channel before is delivered again.
         self.unmatched, self.stayed, self.groups = 0, Counter(), MoveGroups()
         if self.options.dry_run:
@@ -214,7 +214,7 @@ class _MovePass(Transfer):
     def run(self, inspector: EntityInspector, max_inspected: int) -> None:
         """Move messages until there is a reason to end, and then wait for those in flight."""
         move, self._inspector, self._max_inspected = self._move, inspector, max_inspected
-        only = None  # the one consumer of a dry run: of several, a quorum queue may mix up what returns
+        only = None  # the one consumer of a dry run: with several, a quorum queue may mix up requeued messages
         if move.options.dry_run:
             only = self._max_inspected = min(max_inspected, _dry_run_bound(move.options.limit))
         self._max_selected = max_inspected if move.options.limit is None else move.options.limit - move.moved

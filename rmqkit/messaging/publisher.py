@@ -354,7 +354,7 @@ class Publisher:
             raise _GivenUp(None if self._stop.requested else exc) from exc
 
     def _isolate(self, unsettled: list[Sent], error: Refused | ConnectionLost) -> None:
-        """Find the message the broker closed the channel over, or broke at: alone in flight, it is the culprit."""
+        """Find the message for which the broker closed the channel, or broke: the only one in flight."""
         if not unsettled:
             raise _GivenUp(error)
         if len(unsettled) > 1:

@@ -19,7 +19,7 @@ from rmqkit.options import PublishOptions
 from rmqkit.stop import Stop
 
 WAIT_S = 1.0  # between two checks of the clocks
-LATE_S = 0.05  # a quorum queue may miss what is acknowledged in the moment its channel closes
+LATE_S = 0.05  # a quorum queue may miss acknowledgements sent just before its channel closes
 
 
 class Transfer(ABC):

@@ -1,4 +1,4 @@
-"""JSON, XML, text or binary: the content type of a body, and checks that it is what it claims to be."""
+"""JSON, XML, text or binary: the content type of a body, and checks that it has that format."""
 
 from __future__ import annotations
 

@@ -199,6 +199,6 @@ def dead_letters_at_least_once(queue: Queue, settings: Mapping[str, Any]) -> boo
 
 
 def _fate(router: Router, name: str) -> str:
-    """Say what happens to a dead letter that no queue takes."""
+    """Describe the fate of a dead letter that no queue accepts."""
     safe = dead_letters_at_least_once(router.index.queues[name], router.index.settings(name))
     return f"kept in queue {name!r} until a queue takes it" if safe else "dropped"

@@ -156,7 +156,7 @@ class Router:
         return replace(self._dead_letters[key], deaths=message.deaths)
 
     def _legs(self, name: str, message: Route, unknown: list[str]) -> Iterator[Leg]:
-        """Yield the steps a message takes from an exchange, and add what is unknown to `unknown`."""
+        """Yield the steps a message takes from an exchange, and add the uncertain ones to `unknown`."""
         if not message.exchange:
             yield from (Leg("", key) for key in dict.fromkeys(message.keys) if self.index.is_known_queue(key))
             return

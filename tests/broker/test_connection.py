@@ -353,7 +353,7 @@ def test_a_second_loop_in_a_with_block_continues_the_first(connection: rmqkit.Co
         assert [next(iter(deliveries)).body] == [b"1"]
 
 
-def test_without_acknowledgements_the_prefetch_bounds_what_is_taken_and_a_loop_loses_nothing(
+def test_without_acknowledgements_the_prefetch_bounds_deliveries_and_a_loop_loses_none(
     connection: rmqkit.Connection, channel: BlockingChannel, queue: str
 ) -> None:
     connection.publish(_numbers(queue, 5000))

@@ -312,7 +312,7 @@ def test_a_missing_external_entity_is_found_before_anything_is_declared(
 
 
 @pytest.mark.parametrize("with_api", [True, False])
-def test_an_apply_that_fails_midway_reports_what_it_created(
+def test_an_apply_that_fails_midway_reports_the_created_entities(
     request: pytest.FixtureRequest, witness: BlockingChannel, *, with_api: bool
 ) -> None:
     opened: rmqkit.Connection = request.getfixturevalue("connection" if with_api else "blind")

@@ -110,7 +110,7 @@ def test_to_the_exchange_dead_letters_are_published_as_they_were_at_first(
     assert ready(vhost_url, "copies") == 2
 
 
-def test_a_message_that_died_again_and_again_goes_back_to_where_it_died_last(
+def test_a_message_that_died_repeatedly_returns_to_the_queue_it_died_in_last(
     vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "graves", x_max_length=10)
@@ -199,7 +199,7 @@ def test_a_message_that_was_moved_on_can_still_be_moved_to_its_origin(
     assert [found[1:3] for found in drained(witness, "work")] == [("amq.topic", "order.0"), ("", "work")]
 
 
-def test_a_forwarded_message_goes_to_no_queue_of_its_cc_header(
+def test_a_forwarded_message_is_not_routed_by_its_cc_header(
     vhost_url: str, witness: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "other")

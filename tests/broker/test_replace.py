@@ -89,7 +89,7 @@ def test_a_replaced_queue_has_its_new_properties_its_messages_in_order_and_its_b
 
 
 @pytest.mark.parametrize("name", ["a{b}", "{0} 100%"])
-def test_a_queue_is_replaced_whatever_its_name_holds(vhost_url: str, witness: BlockingChannel, name: str) -> None:
+def test_a_queue_of_any_name_is_replaced(vhost_url: str, witness: BlockingChannel, name: str) -> None:
     fill(witness, vhost_url, name, 3)
     (done,) = replaced(vhost_url, bound_queue(name, TTL))
     assert done == ReplaceResult("queue", name, moved=3)

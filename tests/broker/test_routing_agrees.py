@@ -241,7 +241,7 @@ def wait_for(channel: BlockingChannel, held: list[Held]) -> dict[tuple[str, str]
     return found
 
 
-def test_every_dead_letter_goes_where_the_router_predicts(channel: BlockingChannel) -> None:
+def test_every_dead_letter_arrives_where_the_router_predicts(channel: BlockingChannel) -> None:
     @agreement
     @given(mortal(), st.lists(messages, min_size=3, max_size=6))
     def agree(topology: Topology, messages: list[tuple[str, str, dict[str, Any]]]) -> None:

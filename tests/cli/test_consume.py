@@ -126,7 +126,7 @@ def test_a_closed_reader_ends_the_run_and_unwritten_messages_stay(
 
 @pytest.mark.parametrize("how", [(), ("--channels", 2), ("--workers", 2)])
 @pytest.mark.parametrize("closed", [False, True])
-def test_no_ack_takes_little_ahead_and_counts_what_it_lost(
+def test_no_ack_prefetches_little_and_counts_lost_messages(
     start: Start, channel: BlockingChannel, queue: str, how: tuple[object, ...], closed: bool
 ) -> None:
     """With a reader that stops reading, and with one that goes away, as `head -1` does."""
@@ -148,7 +148,7 @@ def test_no_ack_takes_little_ahead_and_counts_what_it_lost(
     assert closed or report["acknowledged"] == printed
 
 
-def test_the_summary_of_no_ack_says_what_was_lost(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_the_summary_of_no_ack_counts_lost_messages(start: Start, channel: BlockingChannel, queue: str) -> None:
     fill(channel, queue, 2_000, size=2_000)  # a pipe holds some 30 of them
     process = start(queue, "--no-ack")
     assert process.stdout is not None

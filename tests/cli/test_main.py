@@ -186,7 +186,7 @@ def test_a_usage_error_is_json_on_request(call: Call) -> None:
     assert json.loads(out)["message"] == "no such option: --nope"
 
 
-def test_without_a_command_the_help_goes_to_standard_error(call: Call) -> None:
+def test_without_a_command_help_is_printed_to_standard_error(call: Call) -> None:
     for arguments in ([], ["broker"]):
         assert call(*arguments) == (2, "", call(*arguments, "--help")[1])
 
@@ -209,7 +209,7 @@ def test_no_part_of_a_password_is_ever_shown(tmp_path: Path, where: str, as_json
     assert "SettingsError" in done.stderr + done.stdout
 
 
-def test_an_error_goes_to_standard_error_and_as_json_to_standard_output(tmp_path: Path) -> None:
+def test_an_error_is_printed_to_standard_error_and_as_json_to_standard_output(tmp_path: Path) -> None:
     topology = tmp_path / "t.yaml"
     topology.write_text("queues: {q: {durabel: true}}\n")
     plain = rmqkit("apply", str(topology))
@@ -297,7 +297,7 @@ def test_a_bug_is_reported_briefly_without_the_text_of_the_foreign_error(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_errors_json_goes_where_the_commands_report_goes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_errors_json_is_printed_to_the_stream_of_the_commands_report(capsys: pytest.CaptureFixture[str]) -> None:
     error = SettingsError("what", advice="do")
     expected = {"error": "SettingsError", "message": "what", "advice": "do", "problems": []}
     assert error_output.run(lambda: fail(error), ["publish", "--json"]) == 2
@@ -383,7 +383,7 @@ def test_zsh_keeps_the_apostrophes_of_help() -> None:
         ("", ""),
     ],
 )
-def test_options_of_a_connection_may_come_first_and_o_json_is_json(words: str, same: str) -> None:
+def test_connection_options_may_precede_the_command_and_o_json_is_json(words: str, same: str) -> None:
     assert normalize(words.split(), lambda: app.load("connection").params) == same.split()
 
 

@@ -265,7 +265,7 @@ def test_off_a_terminal_with_nothing_applied_a_target_is_required(run: Run) -> N
         assert b"no target given" in done.stderr
 
 
-def test_the_queue_comes_before_its_payloads(run: Run, channel: BlockingChannel, queue: str, tmp_path: Path) -> None:
+def test_the_queue_precedes_its_payloads(run: Run, channel: BlockingChannel, queue: str, tmp_path: Path) -> None:
     (tmp_path / queue).mkdir()
     (tmp_path / "1.json").write_text("{}")
     for arguments in ([queue, "hello", "world"], [queue, "-n", 1], [queue, "-f", "1.json"]):

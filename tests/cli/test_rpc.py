@@ -67,7 +67,7 @@ def test_a_call_prints_the_reply_and_nothing_else(run: Any, served: str) -> None
     assert (done.returncode, done.stdout, done.stderr) == (0, b"<ping>\n", b"")
 
 
-def test_a_reply_goes_to_a_file_byte_for_byte(run: Any, served: str, tmp_path: Path) -> None:
+def test_a_reply_is_written_to_a_file_byte_for_byte(run: Any, served: str, tmp_path: Path) -> None:
     (tmp_path / "in.png").write_bytes(PNG)
     done = run("call", served, "-f", "in.png", "-o", "out.png")
     assert (done.returncode, done.stdout) == (0, b"")

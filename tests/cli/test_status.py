@@ -166,7 +166,7 @@ def test_queues_are_selected_by_patterns_and_sorted(live: Run, topology: Path, v
 
 
 @pytest.mark.parametrize("letter", ["q", "\u961f"])  # one of two columns
-def test_the_table_fits_the_terminal_whatever_the_names(
+def test_the_table_fits_the_terminal_with_names_of_any_length(
     letter: str, broker: Broker, vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
     for number in range(60):

@@ -84,7 +84,7 @@ def test_a_live_run_without_a_broker_is_an_error(run: Run) -> None:
     assert "localhost:1" in done.stderr
 
 
-def test_a_live_run_gives_the_results_of_an_offline_run(run: Run, vhost_url: str) -> None:
+def test_a_live_run_has_the_results_of_an_offline_run(run: Run, vhost_url: str) -> None:
     files = ["topologies/topics.test.yaml", "topologies/headers.test.yaml"]
     offline, live = run(*files), run(*files, "--live", "--url", vhost_url)
     assert (live.returncode, live.stdout) == (0, offline.stdout)

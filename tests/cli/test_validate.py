@@ -72,7 +72,7 @@ hinted.yaml:1:10: hint: queue 'a' drops poison messages, and has no dead-letter 
     assert done.stderr == "2 warnings, 1 hint in 2 files.\n"
 
 
-def test_the_most_severe_findings_come_first(folder: Path) -> None:
+def test_the_most_severe_findings_are_first(folder: Path) -> None:
     lines = validate(folder, "hinted.yaml", "warned.yaml", "refused.yaml").stdout.splitlines()
     severities = [line.split(": ")[1] for line in lines if "yaml:" in line]
     assert severities == ["error", "warning", "warning", "hint"]
@@ -135,7 +135,7 @@ def test_explain_suggests_a_code_for_a_misspelled_one(folder: Path) -> None:
     assert "`rmqkit validate FILE` prints the code" in validate(folder, "--explain", "x").stderr
 
 
-def test_a_finding_is_one_line_whatever_the_routing_key_holds(folder: Path) -> None:
+def test_a_finding_is_one_line_with_any_routing_key(folder: Path) -> None:
     text = "exchanges: {f: {type: fanout}}\nqueues: {q: {}}\nbindings: [{source: f, destination: q}, "
     text += r'{source: f, destination: q, routing_key: "a\nb\e[31m"}]'
     first, *_ = validate(folder, "-", stdin=text).stdout.splitlines()

@@ -105,7 +105,7 @@ def test_closing_in_the_child_leaves_the_connection_to_the_parent(
     assert channel.queue_declare(queue, passive=True).method.message_count == 3
 
 
-def test_a_child_opens_a_connection_of_its_own(broker_url: str, connection: rmqkit.Connection, queue: str) -> None:
+def test_a_child_opens_its_own_connection(broker_url: str, connection: rmqkit.Connection, queue: str) -> None:
     bodies: list[Delivery] = []
 
     def use() -> None:

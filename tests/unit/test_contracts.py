@@ -251,7 +251,7 @@ def test_a_schema_with_its_own_id_finds_the_files_in_its_folder(tmp_path: Path, 
     assert problems(check, b'[{"z": 1}]') == ["orders.jsonl:3:8: /0/* breaks the rule additionalProperties"]
 
 
-def test_an_xml_schema_finds_the_files_in_its_folder_whatever_its_name(tmp_path: Path) -> None:
+def test_an_xml_schema_finds_the_files_in_a_folder_of_any_name(tmp_path: Path) -> None:
     folder = tmp_path / "a b%20ä"
     folder.mkdir()
     (folder / "sku.xsd").write_text(SKU_XSD)

@@ -117,7 +117,7 @@ def test_an_envelope_that_was_edited_is_refused_if_its_bytes_say_otherwise(name:
         assert message.properties.headers == value
 
 
-def test_an_envelope_written_by_hand_is_persistent_and_goes_to_the_default_target() -> None:
+def test_an_envelope_written_by_hand_is_persistent_and_published_to_the_default_target() -> None:
     message, addressed, _, _ = EnvelopeReader().read(b'{"body": "hi"}', _HERE)
     assert not addressed
     assert (message.body, message.properties.delivery_mode) == (b"hi", 2)

@@ -92,7 +92,7 @@ def test_every_connection_error_of_pika_is_mapped() -> None:
         (None, "rmqkit closed it"),
     ],
 )
-def test_the_error_for_a_lost_connection_gives_the_reason(error: BaseException | None, words: str) -> None:
+def test_the_error_for_a_lost_connection_states_the_reason(error: BaseException | None, words: str) -> None:
     translated = error_mapping.lost(error, ADDRESS)
     assert isinstance(translated, ConnectionLost)
     assert words in str(translated)

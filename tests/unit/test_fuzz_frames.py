@@ -156,7 +156,7 @@ def test_frames_are_decoded_as_pika_decodes_them(wire: bytes) -> None:
 
 @examples(100)
 @given(st.lists(wires() | st.binary(max_size=50), max_size=5))
-def test_a_decoder_keeps_no_more_than_a_frame_of_what_it_cannot_use(wire: list[bytes]) -> None:
+def test_a_decoder_keeps_no_more_than_a_frame_of_unusable_bytes(wire: list[bytes]) -> None:
     decoder = Decoder(lambda _: None, FRAME_MAX)
     with suppress(ProtocolError):
         for piece in wire * 20:

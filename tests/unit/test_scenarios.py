@@ -70,7 +70,7 @@ def test_the_problems_of_all_files_are_reported_together(tmp_path: Path) -> None
         load(tmp_path / "list.test.yaml", CASES / "invalid/names.test.yaml", CASES / "invalid/no_target.test.yaml")
 
 
-def test_a_report_counts_and_names_what_failed() -> None:
+def test_a_report_counts_and_names_failures() -> None:
     scenarios = load(PASSING[0], CASES / "failing/unknown.test.yaml")
     report = ScenarioReport(tuple(judge(scenario) for scenario in scenarios))
     assert (report.failed, exit_codes.exit_code(report), exit_codes.exit_code(ScenarioReport())) == (3, 9, 0)

@@ -276,7 +276,7 @@ def _rate(number: float | None) -> str:
 
 
 def _remarks(status: Status, files: Sequence[str]) -> Iterator[str]:
-    """Yield the totals of several queues, what could not be seen, and a line for each kind of drift."""
+    """Yield the totals of several queues, the unseen facts, and a line for each kind of drift."""
     if status.alarms:
         yield f"ALARM: publishers are blocked: {', '.join(status.alarms)}."
     if len(status.queues) > 1:

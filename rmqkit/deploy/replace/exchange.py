@@ -48,7 +48,7 @@ class ExchangeReplacement:
         session.call(entity_methods.delete_call(self.gate))
 
     def result(self, *, finished: bool) -> ReplaceResult:
-        """Return what was done so far."""
+        """Return the result so far."""
         return ReplaceResult("exchange", self.exchange.name, finished=finished)
 
     def _gates(self, outgoing: Sequence[Binding]) -> list[Binding]:

@@ -25,7 +25,7 @@ from rmqkit.plural import plural
 
 _LATE = 100  # messages that bypassed the bindings: enough to be sure
 _TRIES = 20  # to empty a queue
-_LOOKS = 5  # for what was moved to a queue
+_SAMPLES = 5  # of a queue, for moved messages
 _FEW = 100  # messages that may be overtaken when new ones are routed directly again
 _IDLE_S = 5.0  # a broker may pause so long over messages it is known to have
 _DIRECT = "publishers still send to it directly, bypassing its bindings"
@@ -84,7 +84,7 @@ class QueueReplacement:
         self._refill()
 
     def result(self, *, finished: bool) -> ReplaceResult:
-        """Return what was done so far."""
+        """Return the result so far."""
         notes = tuple(f"{plural(count, 'message')} {note}" for note, count in self.notes.items())
         return ReplaceResult("queue", self.queue.name, self.moved, self.duplicates_max, notes, finished)
 
@@ -150,7 +150,7 @@ class QueueReplacement:
     def _missing(self) -> str:
         """Say how many of the moved messages the temporary queue did not keep: a policy that cannot be seen applies."""
         name = self.temporary.old_messages.name
-        for _ in range(_LOOKS):
+        for _ in range(_SAMPLES):
             missing = self.stashed - self.session.ready(self.temporary.old_messages)
             if missing <= 0:
                 return ""

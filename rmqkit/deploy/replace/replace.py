@@ -69,7 +69,7 @@ def replace(
     on_step: Callable[[str], None] = lambda _: None,
     pauses: Pauses = Pauses(),  # noqa: B008 - frozen
 ) -> tuple[ReplaceResult, ...]:
-    """Replace the entities that conflict with a topology, and finish what an earlier run left; exchanges first.
+    """Replace the entities that conflict with a topology, and finish earlier replacements; exchanges first.
 
     The ends of the topology's bindings have to exist, except those to be replaced. Without the `api` nothing shows the
     messages that clients hold unacknowledged, which are lost. `extra_bindings` are those that only the broker has;

@@ -13,7 +13,7 @@ _ARROWS = {"binding": "→", "alternate": "otherwise →", "dead-letter": "dead 
 
 
 def tree(graph: Diagram) -> Iterator[Line]:
-    """Yield the lines: every exchange with what it feeds, then the queues that only the default exchange feeds."""
+    """Yield the lines: every exchange with its destinations, then the queues that only the default exchange feeds."""
     leaving: list[list[DiagramEdge]] = [[] for _ in graph.nodes]
     fed: set[int] = set()
     published: dict[int, DiagramEdge] = {}

@@ -51,7 +51,7 @@ class Definitions(NamedTuple):
 
 
 def from_definitions(source: str | Mapping[str, Any], *, file: str, vhost: str | None = None) -> Definitions:
-    """Return the topology of one virtual host, sorted by name, and descriptions of what else the definitions hold.
+    """Return the topology of one virtual host, sorted by name, and descriptions of the rest of the definitions.
 
     `source` is JSON or parsed JSON, named `file` in errors. Entities that the broker or federation creates are left
     out, as when RabbitMQ imports definitions. Raises DocumentError if `source` is not JSON, TopologyError if it does

@@ -1,4 +1,4 @@
-"""Check what one part of a topology says about another.
+"""Check the references from one part of a topology to another.
 
 Some oddities are allowed here, as the broker allows them and they may be intended: cycles of dead-letter exchanges
 (retry queues are made of them), a headers binding without `x-match` (the default is `all`), arguments of another queue

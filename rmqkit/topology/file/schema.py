@@ -1,4 +1,4 @@
-"""Check a document against its JSON Schema, and explain in plain words what is wrong."""
+"""Check a document against its JSON Schema, and explain each violation in plain words."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _LOOK_BACK = 2_000  # characters before the place where reading stopped: a trap 
 
 _QUOTE = "Check that every quote, bracket and brace is closed."
 _INDENT = "Check the indentation: entries of one list or mapping begin in the same column."
-# Parts of the messages of libyaml and PyYAML, and what they mean to the author of a topology.
+# Parts of the messages of libyaml and PyYAML, and their meaning for the author of a topology.
 _MEANINGS: tuple[tuple[str, str, str], ...] = (
     ("mapping values are not allowed", "unexpected colon", 'Quote text with ": " in it, and check the indentation.'),
     ("did not find expected key", "expected a key here", f"{_INDENT} {_QUOTE}"),

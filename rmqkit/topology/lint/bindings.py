@@ -92,7 +92,7 @@ def _placed(binding: Binding, text: str) -> str:
 
 
 def _criterion(index: TopologyIndex, binding: Binding) -> object:
-    """Return what decides whether a binding accepts a message; None if the type of its exchange is unknown."""
+    """Return the criterion by which a binding accepts a message; None if the type of its exchange is unknown."""
     match index.type_of(binding.source):
         case "headers":
             return json.dumps({"x-match": "all", **binding.arguments}, sort_keys=True, default=repr)

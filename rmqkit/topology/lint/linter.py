@@ -1,4 +1,4 @@
-"""Find what is suspicious in a topology that its file's rules allow."""
+"""Find suspicious declarations that the schema allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOWHERE = Location("<topology>")  # of entities that were not read from a file
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A suspicious exchange, queue, binding or policy: its name and place, what is wrong, and advice."""
+    """A suspicious exchange, queue, binding or policy: its name and place, the fault, and advice."""
 
     code: str
     severity: Severity
@@ -29,7 +29,7 @@ class Finding:
 
 
 def lint(topology: Topology) -> tuple[Finding, ...]:
-    """Return what is suspicious and not suppressed, by file, line, column and code.
+    """Return the findings that are not suppressed, by file, line, column and code.
 
     Suppressions that suppress nothing are findings too.
     """
@@ -37,7 +37,7 @@ def lint(topology: Topology) -> tuple[Finding, ...]:
 
 
 def examine(topology: Topology) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-    """Return what `lint` does, and the findings that the topology's own `lint:` suppresses."""
+    """Return the findings of `lint`, and those that the topology's `lint:` suppresses."""
     index = TopologyIndex(topology)
     findings = [_finding(code, *violation) for code, check in CHECKS.items() for violation in check(index)]
     patterns = {each: any_part(each.name) for each in topology.suppressions}
