@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.plan import Difference, Kind, Outcome, Step
-from rmqkit.topology.file.names import any_part
+from rmqkit.topology.names import any_part
 
 _SECTIONS: Mapping[Kind, str] = {
     "exchange": "exchanges",

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from rmqkit.model import Arguments, Binding, Exchange, Queue, Topology
-from rmqkit.topology.file.names import BUILT_IN
 from rmqkit.topology.matching import matches
+from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.policies import effective, unread
 
 _NAMES = ("alternate-exchange", "x-dead-letter-exchange", "x-dead-letter-routing-key")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
-from rmqkit.topology.file.names import BUILT_IN, MAX_NAME_BYTES
+from rmqkit.topology.names import BUILT_IN, MAX_NAME_BYTES
 from rmqkit.topology.policies import effective, queue_type
 from rmqkit.topology.routing import DeathReason
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from rmqkit.errors import PayloadError, TopologyError
 from rmqkit.model import Binding, Exchange, Target, Topology
-from rmqkit.topology.file.names import BUILT_IN
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.matching import KINDS, matches
+from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.policies import doubt, effective
 
 MAX_PATHS = 1000  # paths that are listed, the shortest first

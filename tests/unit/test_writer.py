@@ -20,8 +20,8 @@ from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Supp
 from rmqkit.topology.examples import example_names
 from rmqkit.topology.file.document import parse
 from rmqkit.topology.file.loader import load, loads
-from rmqkit.topology.file.names import BUILT_IN
 from rmqkit.topology.file.writer import to_yaml
+from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.retry import MAX_DELAY_MS, expand
 
 VALID = sorted((Path(__file__).parents[1] / "cases" / "valid").glob("*.yaml"))

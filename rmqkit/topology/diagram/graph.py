@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plural import plural
-from rmqkit.topology.file.names import BUILT_IN
 from rmqkit.topology.index import TopologyIndex
+from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.retry import waiting_queue
 
 KEPT = 3  # nodes drawn of a larger group

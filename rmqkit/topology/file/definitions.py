@@ -17,8 +17,8 @@ from rmqkit.errors import InputError, Location, Problem, TopologyError
 from rmqkit.model import AppliesTo, Binding, DestinationType, Exchange, Policy, Queue, Topology
 from rmqkit.plural import plural
 from rmqkit.topology.comparison import is_internal
-from rmqkit.topology.file.names import BUILT_IN, suggest
 from rmqkit.topology.file.text import headline
+from rmqkit.topology.names import BUILT_IN, suggest
 
 _CLASSES: Mapping[str, type[Any]] = {"exchanges": Exchange, "queues": Queue, "bindings": Binding, "policies": Policy}
 _CHOICES = {"DestinationType": get_args(DestinationType), "AppliesTo": get_args(AppliesTo)}

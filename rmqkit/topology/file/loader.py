@@ -16,10 +16,10 @@ from rmqkit.errors import DocumentError, Location, Problem, TopologyError
 from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Suppression, Target, Topology
 from rmqkit.topology.file import references
 from rmqkit.topology.file.document import Document, KeyPath, parse, read
-from rmqkit.topology.file.names import Fault, check_arguments, check_length, check_name
 from rmqkit.topology.file.schema import check
 from rmqkit.topology.file.text import headline
 from rmqkit.topology.index import TopologyIndex
+from rmqkit.topology.names import Fault, check_arguments, check_length, check_name
 from rmqkit.topology.retry import expand, parse_delay
 
 _MAX_PROBLEMS = 1000

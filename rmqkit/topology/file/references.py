@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from rmqkit.model import Binding, Exchange, Queue, Target
 from rmqkit.topology.cycles import cycle_from
 from rmqkit.topology.file.document import KeyPath
-from rmqkit.topology.file.names import BUILT_IN, Fault, check_length, check_name, check_type, suggest
 from rmqkit.topology.index import TopologyIndex
+from rmqkit.topology.names import BUILT_IN, Fault, check_length, check_name, check_type, suggest
 from rmqkit.topology.retry import MAX_DELAY_MS, waiting_queues
 
 Faults = Iterator[tuple[KeyPath, Fault | None]]

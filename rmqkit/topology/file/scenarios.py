@@ -11,10 +11,10 @@ from rmqkit.errors import DocumentError, InputError, Location, Problem, Topology
 from rmqkit.model import Target, Topology
 from rmqkit.topology.file import loader, references
 from rmqkit.topology.file.document import KeyPath, read
-from rmqkit.topology.file.names import check_arguments, check_length, suggest
 from rmqkit.topology.file.schema import SCENARIOS, check
 from rmqkit.topology.file.text import headline
 from rmqkit.topology.index import TopologyIndex
+from rmqkit.topology.names import check_arguments, check_length, suggest
 from rmqkit.topology.routing import DeathReason
 
 SUFFIX = ".test.yaml"  # of a scenario file; any other is a topology

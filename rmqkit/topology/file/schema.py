@@ -10,7 +10,7 @@ from typing import Any
 
 from rmqkit.errors import Problem
 from rmqkit.topology.file.document import Document, KeyPath
-from rmqkit.topology.file.names import Fault, suggest
+from rmqkit.topology.names import Fault, suggest
 
 TOPOLOGY, SCENARIOS = "schema.json", "scenarios.schema.json"
 _NOUNS = {  # by the schema's type: how to name it, and an example

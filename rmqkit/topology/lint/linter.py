@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from rmqkit.errors import Location
 from rmqkit.model import Binding, Suppression, Topology
-from rmqkit.topology.file.names import any_part, suggest
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint import bindings, dead_letters, policies, queue_types  # noqa: F401 - checks
 from rmqkit.topology.lint.rule import CHECKS, Entity, Severity, rules, series
+from rmqkit.topology.names import any_part, suggest
 
 _UNUSED = "suppression-unused"  # without a check: known only after all checks have run
 _NOWHERE = Location("<topology>")  # of entities that were not read from a file

@@ -12,11 +12,11 @@ from itertools import pairwise
 from typing import Any
 
 from rmqkit.model import QUEUE_TYPES, Exchange, Policy, Queue
-from rmqkit.topology.file.names import BUILT_IN, suggest
 from rmqkit.topology.file.schema import validator
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.queue_types import known_arguments
 from rmqkit.topology.lint.rule import Violations, check, listed
+from rmqkit.topology.names import BUILT_IN, suggest
 from rmqkit.topology.policies import applies, effective, matches_name, policy_of, queue_type
 
 _ARGUMENTS_ONLY = ("max-priority", "queue-type", "quorum-initial-group-size", "single-active-consumer")

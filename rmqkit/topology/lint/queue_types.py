@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from rmqkit.model import QUEUE_TYPES, Policy, Queue
-from rmqkit.topology.file.names import suggest
 from rmqkit.topology.file.schema import schema
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.rule import Violations, check, series
+from rmqkit.topology.names import suggest
 from rmqkit.topology.policies import SUPPORTED_BY, queue_type
 
 _OUTDATED = {
