@@ -39,6 +39,7 @@ from rmqkit.topology.policies import dead_letter_target
 from rmqkit.topology.retry import in_words, waiting_queue
 
 if TYPE_CHECKING:
+    from rmqkit.handlers.dead_letter_check import DeadLetterCheck
     from rmqkit.handlers.delivery_filter import DeliveryFilter, FilteredSource
 
 PROGRESS_EVERY_S = 0.05
@@ -60,8 +61,9 @@ class ConsumeJob:
     handler; the others get the verdict `unmatched`. A message that breaks the `contract` goes to `invalid_to`, one the
     handler fails on goes where `retry` says; if these are None, `failed` decides. Without it such a message is rejected
     if it is known to be dead-lettered; otherwise the run ends, and the message stays in its queue. `drops` tells
-    whether the queue drops the messages it rejects; None: that is not known. A `temporary` queue ends with the run. A
-    `shared` job is one of several that consume the queue together.
+    whether the queue drops the messages it rejects; None: that is not known. With `keep_dropped` the run also ends at a
+    failed message whose dead letter no queue would receive. A `temporary` queue ends with the run. A `shared` job is
+    one of several that consume the queue together.
     """
 
     queue: str
@@ -74,6 +76,7 @@ class ConsumeJob:
     retry: Retry | None = None
     failed: FailurePolicy | None = None
     drops: bool | None = None
+    keep_dropped: bool = False
     temporary: bool = False
     shared: bool = False
 
@@ -95,7 +98,7 @@ class ConsumeJob:
             on_warning(f"failed messages {fate}: queue {self.queue!r} {known}")
         elif not self.failed and policy is FailurePolicy.STOP:
             on_warning(f"consuming stops at the first message that fails: queue {self.queue!r} {known}")
-        return replace(job, failed=policy, drops=drops)
+        return replace(job, failed=policy, drops=drops, keep_dropped=not self.failed)
 
     def split(self, parts: int) -> list[ConsumeJob]:
         """Divide the count among jobs that together consume exactly that many; there are fewer if it is small."""
@@ -282,6 +285,7 @@ class _ConsumerRun:
         self._connection, self._job, self._stop, self._failures = connection, job, stop, failures
         self._counts: Counter[str] = Counter()
         self._error: HandlerError | None = None
+        self._dead_letters: DeadLetterCheck | None = None
         options = replace(job.options, count=None) if matches else job.options
         self._consumer = connection.consume(job.queue, **asdict(options), stop=stop, on_warning=failures.warn)
         self._source: Source = self._consumer
@@ -345,10 +349,12 @@ class _ConsumerRun:
 
     def _give_up(self, deliveries: Sequence[Delivery], failure: str, noun: str, *, subject: str = "") -> None:
         """Settle deliveries that have nowhere to go as the policy says; `noun` stands for their message."""
-        match self._job.failed:
+        drops = self._job.failed is FailurePolicy.REJECT and any(map(self._drops, deliveries))
+        match FailurePolicy.STOP if drops and self._job.keep_dropped else self._job.failed:
             case FailurePolicy.STOP:
                 self._counts["stayed"] += len(deliveries)
                 message = f"{subject}{failure}; {noun} is still in queue {self._job.queue!r}"
+                message += ", because no queue would receive its dead letter" * drops
                 self._error = self._error or HandlerError(message, advice=_ADVICE)
                 self._stop.request()
             case FailurePolicy.REQUEUE:
@@ -356,14 +362,26 @@ class _ConsumerRun:
                 self._failures.add(failure, subject=subject, fate=f"{noun} was requeued")
             case _:
                 self._reject(deliveries)
-                fate = "DROPPED: the queue has no dead-letter exchange" if self._job.drops else "rejected"
+                why = (
+                    "the queue has no dead-letter exchange" if self._job.drops else "no queue receives its dead letter"
+                )
+                fate = f"DROPPED: {why}" if drops else "rejected"
                 self._failures.add(failure, subject=subject, fate=f"{noun} was {fate}")
 
     def _reject(self, deliveries: Sequence[Delivery]) -> None:
-        before = self._consumer.report.rejected
+        before, dropped = self._consumer.report.rejected, sum(map(self._drops, deliveries))
         self._consumer.settle(deliveries, Verdict.REJECT)
-        if self._job.drops and not self._job.temporary:
-            self._counts["dropped"] += self._consumer.report.rejected - before
+        self._counts["dropped"] += min(dropped, self._consumer.report.rejected - before)
+
+    def _drops(self, delivery: Delivery) -> bool:
+        """Tell whether a message is known to be dropped if it is rejected."""
+        if self._job.drops is not False:
+            return bool(self._job.drops) and not self._job.temporary
+        if self._dead_letters is None:
+            from rmqkit.handlers.dead_letter_check import DeadLetterCheck  # noqa: PLC0415 - start-up time: the router
+
+            self._dead_letters = DeadLetterCheck(self._connection, self._job.queue)
+        return self._dead_letters.drops(delivery)
 
     def _leave(self, failed: Sequence[FailedDelivery]) -> Iterator[list[FailedDelivery]]:
         for left in publish_copies(self._connection, failed, self._consumer.frame_max, self._stop):

@@ -223,6 +223,30 @@ def test_a_dead_letter_exchange_that_is_missing_or_leads_nowhere_is_none(
     wait_for_queue(channel, queue, ready=2, consumers=0)
 
 
+def test_a_failed_message_stays_if_no_binding_takes_its_dead_letter(
+    start: Start, channel: BlockingChannel, namespace: Namespace, broker: Broker
+) -> None:
+    queue, exchange, letters = namespace.queue(), namespace.exchange(), namespace.queue("letters")
+    channel.queue_declare(queue, durable=True, arguments={"x-dead-letter-exchange": exchange})
+    channel.exchange_declare(exchange, "topic")
+    channel.queue_declare(letters, durable=True)
+    channel.queue_bind(letters, exchange, "order.#")
+    fill(channel, queue, 2)
+    process = start(queue, "--exec", FAILING, RMQKIT_API_URL=broker.api_url)
+    _, stderr = process.communicate(timeout=90)
+    assert (process.returncode, stderr.count(b"no queue would receive its dead letter")) == (8, 1), stderr
+    wait_for_queue(channel, queue, ready=2, consumers=0)
+    process = start(queue, "--exec", FAILING, "-n", 2, "--on-failure", "reject", RMQKIT_API_URL=broker.api_url)
+    _, stderr = process.communicate(timeout=90)
+    assert (process.returncode, stderr.count(b"2 failed (DROPPED)")) == (8, 1), stderr
+    channel.queue_bind(letters, exchange, "#")
+    fill(channel, queue, 2)
+    process = start(queue, "--exec", FAILING, "-n", 2, RMQKIT_API_URL=broker.api_url)
+    _, stderr = process.communicate(timeout=90)
+    assert (process.returncode, stderr.count(b"2 failed (rejected)")) == (8, 1), stderr
+    wait_for_queue(channel, letters, ready=2)
+
+
 def test_messages_that_are_rejected_by_choice_and_dropped_are_counted_as_dropped(
     start: Start, channel: BlockingChannel, queue: str, broker: Broker
 ) -> None:
