@@ -127,7 +127,8 @@ def test_vhost_chooses_from_definitions(live: Run, files: tuple[Path, Path], tmp
     done = live("diff", cluster, "-", "--vhost", "a", stdin="queues: {q: }")
     assert done.returncode == 0
     assert live("diff", cluster, "-", "--vhost", "b", stdin="queues: {q: }").returncode == 3
-    assert live("diff", cluster, cluster, "--vhost-a", "a", "--vhost", "b").returncode == 3
+    done = live("diff", cluster, cluster, "--vhost-a", "a", "--vhost", "b")
+    assert (done.returncode, f"{cluster} (virtual host a)  {cluster} (virtual host b)" in done.stdout) == (3, True)
     assert live("diff", cluster, cluster, "--vhost-a", "a", "--vhost-b", "a").returncode == 0
     several = live("diff", cluster, files[0])
     assert several.returncode == 2

@@ -1,5 +1,6 @@
 """`rmqkit diff`."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,11 @@ def diff(
     if first == second == STANDARD:
         raise InputError("only one of the two can be standard input")
     a, b = topology_source.read(first, broker, vhost_a), topology_source.read(second, broker, vhost_b)
+    if a.name == b.name:
+        a, b = (
+            replace(each, name=f"{each.name} (virtual host {each.vhost})" if each.vhost else each.name)
+            for each in (a, b)
+        )
     default = next((each for each in (a.default_queue_type, b.default_queue_type) if each != "classic"), "classic")
     found = comparison.diff(a.topology, b.topology, default_queue_type=default)
     if json:
