@@ -111,7 +111,7 @@ class RpcClient:
         if not isinstance(request.body, bytes):
             raise PayloadError(f"a body has to be bytes, not {type(request.body).__name__}")
         if given.reply_to is not None or given.correlation_id is not None:
-            raise PayloadError("call sets reply_to and correlation_id itself: remove them")
+            raise PayloadError("the call sets reply_to and correlation_id: remove them")
         number, timeout_s = next(self._numbers), self._options.timeout_s
         expiration_ms = min(max(int(timeout_s * 1000), 1), MAX_EXPIRATION_MS)
         properties = replace(

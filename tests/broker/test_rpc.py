@@ -209,7 +209,7 @@ def test_an_error_of_the_iterable_is_raised_after_the_answers_to_its_requests(
 def test_properties_that_a_call_sets_cannot_be_given(
     connection: rmqkit.Connection, queue: str, properties: Properties, channel: BlockingChannel
 ) -> None:
-    with pytest.raises(rmqkit.PayloadError, match="a call sets"):
+    with pytest.raises(rmqkit.PayloadError, match="the call sets reply_to"):
         connection.call(Message(b"?", queue, properties=properties))
     assert ready(channel, queue) == 0
 

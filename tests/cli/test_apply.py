@@ -162,8 +162,11 @@ def test_a_refused_login_exits_with_4_and_hides_the_password(run: Run, topology:
     assert (wrong.returncode, wrong.stdout) == (4, "")
     assert "c4n4ry" not in wrong.stderr
     assert "error: " in wrong.stderr
+
+
+def test_a_missing_virtual_host_exits_with_5_and_is_named(run: Run, topology: Path) -> None:
     missing = run("apply", topology, "--vhost", "no such one")
-    assert (missing.returncode, missing.stdout) == (4, "")
+    assert (missing.returncode, missing.stdout) == (5, "")
     assert "no such one" in missing.stderr or "no%20such%20one" in missing.stderr
 
 
