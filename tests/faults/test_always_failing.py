@@ -102,7 +102,7 @@ def test_a_command_that_always_fails_is_run_at_the_rate_of_the_delays_and_no_mor
     assert [ready(vhost_url, each.name) for each in rmqkit.load(topology).queues] == [0, 0, 0, 5]
     _, properties, body = channel.basic_get("parked")
     died = properties.headers.pop("x-rmqkit-death")
-    assert [each["queue"] for each in died] == ["orders.retry.100ms"]
+    assert [each["queue"] for each in died] == [f"orders.retry.{delay}ms" for delay in (100, 300, 100)]
     assert (body in sent, properties.delivery_mode) == (True, 2)
     assert properties.headers == {
         "x-rmqkit-queue": "orders",
