@@ -544,7 +544,7 @@ def test_a_consumer_that_stops_costs_a_quorum_queue_no_delivery_from_4_3_on(
     assert left == bodies * kept
 
 
-def test_a_lost_connection_is_one_warning_in_the_log(
+def test_a_lost_connection_and_its_recovery_are_in_the_log(
     broker_url: str, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with rmqkit.connect(broker_url) as connection:
@@ -552,5 +552,5 @@ def test_a_lost_connection_is_one_warning_in_the_log(
         for delivery in connection.consume(queue, count=2):
             if not delivery.redelivered:
                 connection._consuming.reset()
-    records = [(record.name, record.levelname) for record in caplog.records]
-    assert records == [("rmqkit", "WARNING")]
+    assert {(record.name, record.levelname) for record in caplog.records} == {("rmqkit", "WARNING")}
+    assert [record.message.startswith("reconnected") for record in caplog.records] == [False, True]

@@ -146,10 +146,15 @@ class _DefinitionsReader:
             raise InputError(message, advice=f"Choose with --vhost: {', '.join(sorted(used))}.")
         if vhost is not None and used and vhost not in known:
             raise InputError(f"{self.file}: no virtual host {vhost!r}", advice=f"Known: {', '.join(sorted(known))}.")
-        for section in _CLASSES if used else ():
-            for index, item in enumerate(self._list(section)):
-                if isinstance(item, dict) and not _has_text(item, "vhost"):
-                    self._problem(f"{section}[{index}]", "names no virtual host, but other entities do")
+        entities = [
+            (f"{section}[{index}]", item)
+            for section in ("exchanges", "queues", "bindings")  # policies name it in any export
+            for index, item in enumerate(self._list(section))
+            if isinstance(item, dict)
+        ]
+        unnamed = [place for place, item in entities if not _has_text(item, "vhost")]
+        for place in unnamed if len(unnamed) < len(entities) else ():
+            self._problem(place, "names no virtual host, but other entities do")
         self.vhost = vhost if vhost is not None else next(iter(used), None)
 
     def build(self) -> Topology:
