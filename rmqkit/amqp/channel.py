@@ -96,17 +96,22 @@ class Channel:
         """Send a synchronous method and return the broker's answer; `subject` names the entity in errors.
 
         Without `timeout_s`, it waits as long as the settings allow for an alarm, or until the stop. `arguments` are as
-        in `frames.encode_method`. Raises Refused if the broker refuses and closes the channel, and
-        ConnectionLost, also when no answer arrives in time.
+        in `frames.encode_method`. Raises Refused if the broker refuses and closes the channel, NotConfirmed when the
+        alarm lasts too long, and ConnectionLost, also when no answer arrives in time.
         """
         self.send(encode_method(self.number, method, arguments))
-        deadline = time.monotonic() + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
+        called_s = time.monotonic()
+        deadline = called_s + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
         while True:
             left_s = deadline - time.monotonic()
             if self.transport.blocked:
                 if self.stop and self.stop.requested:
                     raise self._unanswered(subject)
-                deadline = max(deadline, self.transport.blocked_until_s) if timeout_s is None else deadline
+                if timeout_s is None:
+                    now = time.monotonic()
+                    if 0 < self.transport.blocked_until_s <= now:
+                        raise error_mapping.blocked(self.transport.blocked, now - called_s)
+                    deadline = now + CALL_TIMEOUT_S  # once the alarm is over
                 left_s = min(left_s, _BLOCKED_S)
             try:
                 events = self._receive(left_s, subject)

@@ -13,7 +13,16 @@ from pika.adapters.utils import connection_workflow
 
 from rmqkit.address import Address, is_loopback
 from rmqkit.amqp.frame_decoder import ProtocolError
-from rmqkit.errors import REFUSALS, AuthenticationFailed, BrokerError, ConnectionLost, NotFound, Refused, Unreachable
+from rmqkit.errors import (
+    REFUSALS,
+    AuthenticationFailed,
+    BrokerError,
+    ConnectionLost,
+    NotConfirmed,
+    NotFound,
+    Refused,
+    Unreachable,
+)
 
 PUBLISH = (60, 40)  # class and method of AMQP 0-9-1
 _DECLARES = {(40, 10), (50, 10)}
@@ -109,6 +118,14 @@ class NotOffered(exceptions.AuthenticationError):
 
 class TlsAnswered(ProtocolError):
     """The server answers plain AMQP with TLS."""
+
+
+def blocked(reason: str, waited_s: float) -> NotConfirmed:
+    """Return the error of waiting too long for an alarm to clear (https://www.rabbitmq.com/docs/alarms)."""
+    return NotConfirmed(
+        f"the broker has been blocking publishers for {waited_s:.0f} s: {reason}",
+        advice="Free memory or disk space on the broker: `rabbitmqctl status` shows the alarm.",
+    )
 
 
 def permission_advice(reply_text: str, method: tuple[int, int], subject: str, sufficient: str = "") -> str:

@@ -6,6 +6,7 @@ import heapq
 import time
 from typing import Generic
 
+from rmqkit.amqp import error_mapping
 from rmqkit.errors import NotConfirmed
 from rmqkit.messaging.unconfirmed import PublishedT
 from rmqkit.options import PublishOptions
@@ -44,10 +45,7 @@ class ConfirmDeadline:
                 raise StoppedWaiting
         waited_s = now - self._progress_s
         if blocked and waited_s > self._blocked_timeout_s:
-            raise NotConfirmed(
-                f"the broker has been blocking publishers for {waited_s:.0f} s: {blocked}",
-                advice="Free memory or disk space on the broker: `rabbitmqctl status` shows the alarm.",
-            )
+            raise error_mapping.blocked(blocked, waited_s)
         if not blocked and waited_s > self._confirm_timeout_s:
             raise NotConfirmed(
                 f"no confirm for {waited_s:.0f} s; {waiting_for} messages are unconfirmed",
