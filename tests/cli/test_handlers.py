@@ -556,13 +556,19 @@ def test_a_closed_reader_ends_the_run_and_no_message_counts_as_failed(
     wait_for_queue(channel, letters, ready=0)
 
 
+def send_two_signals(process: subprocess.Popen[bytes]) -> None:
+    """Send them to a process that sleeps; one that arrived just before the sleep began would be seen after it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        time.sleep(0.5)
+        process.send_signal(number)
+
+
 @pytest.mark.usefixtures("functions")
 def test_two_signals_end_a_function_immediately(start: Start, channel: BlockingChannel, queue: str) -> None:
     fill(channel, queue, 2)
     process = start(queue, "--handler", "functions:wait")
     assert readline(process) == b"begun\n"
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
+    send_two_signals(process)
     assert process.wait(90) == 130
     wait_for_queue(channel, queue, ready=2, consumers=0)
 
@@ -581,9 +587,8 @@ def test_two_signals_end_a_function_immediately_although_the_broker_does_not_ans
     assert readline(process) == b"begun\n"
     os.kill(node.pid, signal.SIGSTOP)
     try:
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 130  # closing channels and connections would take eleven seconds
+        send_two_signals(process)
+        assert process.wait(9) == 130  # closing channels and connections would take eleven seconds
     finally:
         os.kill(node.pid, signal.SIGCONT)
 
