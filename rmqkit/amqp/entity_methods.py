@@ -52,8 +52,8 @@ def declare_all(connection: ReconnectingConnection, entities: Sequence[Entity]) 
             channel.call_each(map(declare_call, entities[first :: len(channels)]))
             for first, channel in enumerate(channels)
         ]
-        for answers in zip_longest(*shares, fillvalue=False):
-            yield from (None for answer in answers if answer is None)
+        for answers in zip_longest(*shares):
+            yield from (None for answer in answers if answer is not None)
     except Refused as exc:
         places = [each.where for each in entities if subject(each) == exc.subject and each.where]
         exc.problems = exc.problems or tuple(Problem(place, f"{exc.subject}: refused") for place in places[:1])

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 import rmqkit
-from rmqkit import AuthenticationFailed, Message, SettingsError, Unreachable
+from rmqkit import AuthenticationFailed, Message, PublishOptions, SettingsError, Unreachable
 from rmqkit.address import Tls
 from rmqkit.settings import Settings, load_settings
 from tests.conftest import FOLDER
@@ -47,7 +47,7 @@ def test_a_valid_certificate_is_accepted_over_amqp_and_https(tls: TlsNode) -> No
     settings = load_settings([tls.url("right")], tls=trusted, api_url=api)
     with rmqkit.connect(settings=settings) as connection:
         queue = connection.subscribe("amq.fanout")
-        connection.publish(rmqkit.Message(b"x" * 300_000, "", "amq.fanout"))
+        connection.publish(Message(b"x" * 300_000, "", "amq.fanout"))
         assert [len(each.body) for each in connection.consume(queue, count=1)] == [300_000]
         assert connection.live().default_queue_type == "classic"
     logs_in(tls.url("right", cacertfile=tls.files["ca.pem"]))
@@ -225,7 +225,7 @@ def publish_until_republished(connection: rmqkit.Connection) -> None:
 @pytest.mark.fault(25)
 def test_an_oauth2_token_is_a_password_and_a_new_one_is_read_when_it_has_expired(tls: TlsNode, tmp_path: Path) -> None:
     with rmqkit.connect(settings=by_token(tls, tmp_path / "token", 2)) as connection:
-        connection.publish(Message(b"", "", "amq.fanout"))
+        connection.publish(Message(b"", "", "amq.fanout"), options=PublishOptions(mandatory=False))
         (tmp_path / "token").write_text(token())
         publish_until_republished(connection)
 
