@@ -554,3 +554,13 @@ def test_a_lost_connection_and_its_recovery_are_in_the_log(
                 connection._consuming.reset()
     assert {(record.name, record.levelname) for record in caplog.records} == {("rmqkit", "WARNING")}
     assert [record.message.startswith("reconnected") for record in caplog.records] == [False, True]
+
+
+def test_the_progress_of_apply_counts_each_change(connection: rmqkit.Connection, namespace: Any) -> None:
+    exchange, queue = namespace.exchange(), namespace.queue()
+    topology = Topology(
+        exchanges=(Exchange(exchange),), queues=(Queue(queue),), bindings=(Binding(exchange, queue, routing_key="k"),)
+    )
+    progress: list[tuple[int, int]] = []
+    connection.apply(topology, on_progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(1, 3), (2, 3), (3, 3)]
