@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from rmqkit.errors import RmqkitError
 from rmqkit.stop import Stop
@@ -20,6 +22,8 @@ def run_all(functions: Sequence[Callable[[], None]], stop: Stop) -> None:
         functions[0]()
         return
     errors: list[BaseException] = []
+    ended: list[Callable[[], None]] = []
+    woken: SimpleQueue[None] = SimpleQueue()
 
     def run(function: Callable[[], None]) -> None:
         try:
@@ -27,21 +31,23 @@ def run_all(functions: Sequence[Callable[[], None]], stop: Stop) -> None:
         except BaseException as exc:  # noqa: BLE001 - raised again below, on the caller's thread
             errors.append(exc)
             stop.request()
+        finally:
+            ended.append(function)
+            woken.put(None)
+
+    def wait() -> None:  # after a KeyboardInterrupt in Thread.join, Python 3.11 takes a running thread for dead
+        while len(ended) < sum(thread.ident is not None for thread in threads):
+            with suppress(Empty):
+                woken.get(timeout=_WAIT_S)
 
     threads = [threading.Thread(target=run, args=(function,), daemon=True) for function in functions]
     try:
         for thread in threads:
             thread.start()
-        _join(threads)
+        wait()
     except KeyboardInterrupt:
         stop.request()
-        _join(threads)
+        wait()
         raise
     if errors:
         raise min(errors, key=lambda each: isinstance(each, RmqkitError))
-
-
-def _join(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(_WAIT_S)

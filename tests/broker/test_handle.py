@@ -344,7 +344,7 @@ import sys, time, rmqkit
 def slow(delivery):
     sys.stdout.write("begun\\n")  # in one call: two threads write
     sys.stdout.flush()
-    time.sleep(float(sys.argv[3]))
+    time.sleep(float(sys.argv[3]) * (1 + (delivery.body == b"slower")))
 with rmqkit.connect(sys.argv[1]) as connection:
     try:
         rmqkit.handle(connection, "orders", slow, concurrency=int(sys.argv[2]), prefetch=1)
@@ -358,8 +358,8 @@ with rmqkit.connect(sys.argv[1]) as connection:
 def test_ctrl_c_ends_a_program_and_unhandled_messages_stay(
     vhost_url: str, witness: BlockingChannel, concurrency: int, seconds: float, left: int
 ) -> None:
-    for _ in range(2):
-        witness.basic_publish("", "orders", b"x", pika.BasicProperties(delivery_mode=2))
+    for body in (b"slower", b"x"):
+        witness.basic_publish("", "orders", body, pika.BasicProperties(delivery_mode=2))
     command = [sys.executable, "-c", INTERRUPTED, vhost_url, str(concurrency), str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
