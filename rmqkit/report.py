@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -124,6 +125,17 @@ class ConsumeReport:
     seconds: float = 0.0
     idle_s: float = 0.0
     shares: Mapping[str, int] = field(default_factory=dict)
+
+
+def add_up(reports: Mapping[str, ConsumeReport], seconds: float) -> ConsumeReport:
+    """Add up reports by name; the share of each is the number of messages it acknowledged."""
+    totals: Counter[str] = Counter()
+    for report in reports.values():
+        numbers: dict[str, Any] = asdict(report)
+        totals.update({name: number for name, number in numbers.items() if isinstance(number, int)})
+    shares = {name: report.acknowledged for name, report in reports.items()}
+    idle_s = min((report.idle_s for report in reports.values()), default=0.0)  # of all at once, at most
+    return ConsumeReport(**totals, seconds=seconds, idle_s=idle_s, shares=shares)
 
 
 @dataclass(frozen=True, slots=True)

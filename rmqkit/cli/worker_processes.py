@@ -25,8 +25,7 @@ from rmqkit.cli import consume_command, output
 from rmqkit.cli.consume_command import ConsumeCommand, ConsumeResult
 from rmqkit.cli.signals import Signals
 from rmqkit.errors import OutputError, RmqkitError
-from rmqkit.handlers.runner import combine
-from rmqkit.report import ConsumeReport
+from rmqkit.report import ConsumeReport, add_up
 from rmqkit.stop import Stop, StoppedAtOnce
 
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
@@ -137,7 +136,7 @@ def _run_workers(
             _end_all(workers)
     error = next((worker.error for worker in workers if worker.error), None)
     reports = {worker.name: worker.report for worker in workers}
-    return ConsumeResult(combine(reports, time.monotonic() - started_s), error)
+    return ConsumeResult(add_up(reports, time.monotonic() - started_s), error)
 
 
 def _supervise(

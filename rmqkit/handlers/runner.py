@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmqkit.connection import Connection
 from rmqkit.errors import (
@@ -33,7 +33,7 @@ from rmqkit.payload.contracts import compile_contract, reason
 from rmqkit.payload.death_headers import ATTEMPTS, QUEUE
 from rmqkit.payload.formats import Check
 from rmqkit.plural import plural
-from rmqkit.report import ConsumeReport
+from rmqkit.report import ConsumeReport, add_up
 from rmqkit.stop import Stop
 from rmqkit.topology.policies import dead_letter_target
 from rmqkit.topology.retry import in_words, waiting_queue
@@ -205,7 +205,7 @@ def run_handler(
 
     def report() -> ConsumeReport:
         reports = {f"channel {number}": run.report for number, run in enumerate(runs, 1)}
-        return combine(reports, time.monotonic() - started_s)
+        return add_up(reports, time.monotonic() - started_s)
 
     ending = Stop()  # requested by `stop`, or by a failure: that of the caller is left alone
     try:
@@ -245,17 +245,6 @@ def _require_acknowledged(report: ConsumeReport, queue: str) -> None:
             f"the connection was lost before {messages} could be acknowledged",
             advice="They were handled and may be redelivered. A handler that holds Python's GIL stops heartbeats.",
         )
-
-
-def combine(reports: Mapping[str, ConsumeReport], seconds: float) -> ConsumeReport:
-    """Add up reports by name; the share of each is the number of messages it acknowledged."""
-    totals: Counter[str] = Counter()
-    for report in reports.values():
-        numbers: dict[str, Any] = asdict(report)
-        totals.update({name: number for name, number in numbers.items() if isinstance(number, int)})
-    shares = {name: report.acknowledged for name, report in reports.items()}
-    idle_s = min((report.idle_s for report in reports.values()), default=0.0)  # of all at once, at most
-    return ConsumeReport(**totals, seconds=seconds, idle_s=idle_s, shares=shares)
 
 
 class _FailureLog:
