@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -29,6 +30,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 
 T = TypeVar("T")
+_log = logging.getLogger("rmqkit.amqp")
 
 
 class ReconnectingConnection:
@@ -94,6 +96,7 @@ class ReconnectingConnection:
                 failure = ConnectionLost(exc.message, advice=exc.advice)
             # Jitter keeps a thousand clients of a restarted broker from reconnecting in step.
             delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+            _log.debug("%s: %s; next attempt after %.1f s", self._name, failure.message, delay)
             if time.monotonic() + delay > deadline or stop.wait(delay):
                 message = f"lost the connection and could not reconnect: {failure.message}"
                 raise ConnectionLost(message, advice=failure.advice) from failure
@@ -139,11 +142,16 @@ class ReconnectingConnection:
         for attempt in range(len(addresses)):
             address = addresses[self._next_address % len(addresses)]
             try:
-                return Transport.open(address, self._parameters(address), OPEN_TIMEOUT_S, self.settings)
-            except (Unreachable, AuthenticationFailed, NotFound):  # the last: of the virtual host
+                transport = Transport.open(address, self._parameters(address), OPEN_TIMEOUT_S, self.settings)
+            except (Unreachable, AuthenticationFailed, NotFound) as exc:  # the last: of the virtual host
+                _log.debug("%s: %s", self._name, exc.message)
                 self._next_address += 1
                 if attempt == len(addresses) - 1:
                     raise
+            else:
+                version = ".".join(map(str, transport.version))
+                _log.debug("%s: connected to RabbitMQ %s at %s", self._name, version, address)
+                return transport
         raise Unreachable("no address to connect to")
 
     def _parameters(self, address: Address) -> pika.ConnectionParameters:

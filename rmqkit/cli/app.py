@@ -1,5 +1,6 @@
 """The `rmqkit` command: a table of commands, each imported only when it is called."""
 
+import logging
 import sys
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
@@ -242,6 +243,19 @@ def _complete(ctx: typer.Context, param: typer.CallbackParam, shell: str | None)
     (completion.install_callback if param.name == "install" else completion.show_callback)(ctx, param, shell)
 
 
+def _be_quiet(value: bool) -> None:  # noqa: FBT001 - Typer calls it
+    output.is_quiet = value
+
+
+def _log_steps(value: bool) -> None:  # noqa: FBT001 - Typer calls it
+    if value:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logger = logging.getLogger("rmqkit")
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+
+
 def _print_version(value: bool) -> None:  # noqa: FBT001 - Typer calls it
     if value:
         typer.echo(f"rmqkit {VERSION}")
@@ -268,6 +282,16 @@ def rmqkit(
     *,
     _: Annotated[
         bool, typer.Option("-V", "--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "-q", "--quiet", help="Print only results, warnings and errors.", callback=_be_quiet, is_eager=True
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="Log connections and HTTP requests.", callback=_log_steps, is_eager=True),
     ] = False,
     install: Annotated[
         str | None,

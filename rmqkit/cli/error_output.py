@@ -51,10 +51,11 @@ def _report(error: RmqkitError, arguments: Sequence[str]) -> int:
         traceback.print_exception(error)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if "--json" in options:
-        write = output.note if set(arguments[:1]) & _REPORTS_ON_STDERR else output.out
+        command = next((each for each in options if not each.startswith("-")), "")
+        write = output.error if command in _REPORTS_ON_STDERR else output.out
         write(output.to_json(as_json(error)))
     else:
-        output.note(as_text(error))
+        output.error(as_text(error))
     return exit_codes.exit_code(error)
 
 
@@ -88,7 +89,7 @@ def _report_bug(error: Exception) -> int:
         traceback.print_exception(error)
     else:  # the text of a foreign error may hold anything, even the body of a message: leave it out
         place = traceback.extract_tb(error.__traceback__)[-1]
-        output.note(
+        output.error(
             f"{output.paint('error:', 'red', sys.stderr)} a bug in rmqkit: {type(error).__name__}"
             f" in {place.filename}, line {place.lineno}\n"
             f"  Please report it, with the traceback that {DEBUG}=1 prints."

@@ -97,7 +97,7 @@ class Group(_Examples, TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the options; without a command, print the help."""
         if not args and self.no_args_is_help and not ctx.resilient_parsing:
-            output.note(ctx.get_help())
+            output.error(ctx.get_help())
             ctx.exit(2)
         parsed: list[str] = super().parse_args(ctx, args)
         return parsed

@@ -33,7 +33,7 @@ def option(names: str, help: str, *, panel: str | None = None, **more: Any) -> A
     return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
-Json = Annotated[bool, option("--json", "Print the report, or the error, as JSON.")]
+Json = Annotated[bool, option("--json", "Print the report, or the error, as JSON; `-o json` does the same.")]
 
 
 def option_field(

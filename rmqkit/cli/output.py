@@ -22,6 +22,7 @@ Style = Literal["bold", "dim", "red", "green", "yellow"]
 _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}
 
 warned: set[str] = set()  # the warnings of this command so far
+is_quiet = False  # set by --quiet: no notes and no progress
 
 # Characters that JSON may hold unescaped and a terminal obeys: Latin-1's controls, and changes of direction.
 _MIN_WIDTH = 8  # columns of a shortened cell
@@ -75,10 +76,16 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def note(text: str) -> None:
-    """Print a note on standard error; color codes in it stay."""
+def error(text: str) -> None:
+    """Print an error, or a report, on standard error; color codes in it stay."""
     with suppress(OutputError):  # there is nowhere to report it
         _write(sys.stderr, text + "\n")
+
+
+def note(text: str) -> None:
+    """Print a note on standard error unless it is quiet; color codes in it stay."""
+    if not is_quiet:
+        error(text)
 
 
 def note_waiting(messages: str) -> None:
@@ -89,7 +96,7 @@ def note_waiting(messages: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning on standard error; the command continues."""
-    note(f"{paint('warning:', 'yellow', sys.stderr)} {safe(text)}")
+    error(f"{paint('warning:', 'yellow', sys.stderr)} {safe(text)}")
 
 
 def warn_once(text: str) -> None:
@@ -204,7 +211,7 @@ def progress(label: str, total: int | None = None) -> Iterator[Update]:
 @contextmanager
 def progress_bars(*labels: str, total: int | None = None) -> Iterator[list[Update]]:
     """Show several bars, one below the other, as `progress` does one."""
-    if not is_terminal(sys.stderr):
+    if is_quiet or not is_terminal(sys.stderr):
         yield [lambda _done, _blocked: None for _ in labels]
         return
     from rich.console import Console  # noqa: PLC0415 - start-up time: rich is for terminals

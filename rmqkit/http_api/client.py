@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import logging
 import re
 import shlex
 import ssl
@@ -48,6 +49,7 @@ RESPONSE_S = 300.0  # for a complete response
 MAX_BYTES = 500_000_000  # of a response; one with a hundred thousand queues has a tenth of it
 _PART_BYTES = 1 << 20
 _OWN_USER = "whoami"
+_log = logging.getLogger("rmqkit.http_api")
 PORT, TLS_PORT = 15672, 15671
 _ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
 
@@ -240,6 +242,7 @@ class HttpApiClient:
         content = None if body is None else json.dumps(body)
         headers = {"authorization": f"Basic {login}", "content-type": "application/json"}
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        started_s = time.monotonic()
         try:
             if self._tls:
                 self._encrypt(connection)
@@ -250,6 +253,8 @@ class HttpApiClient:
             raise self._no_response(error) from error
         finally:
             connection.close()
+        elapsed_ms = (time.monotonic() - started_s) * 1000
+        _log.debug("%s %s/api/%s: %d after %.0f ms", method, self, path, response.status, elapsed_ms)
         if response.status >= http.client.BAD_REQUEST:
             raise self._refusal(response.status, answer, path)
         with self._checking_format():

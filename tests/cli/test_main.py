@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit import exit_codes
 from rmqkit.cli import app, error_output, signals
@@ -25,6 +26,7 @@ from rmqkit.cli.options import ConnectionOptions
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
 from rmqkit.stop import Stop
+from tests.conftest import Broker, Namespace
 from tests.support.terminal import terminal
 
 RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
@@ -380,6 +382,10 @@ def test_zsh_keeps_the_apostrophes_of_help() -> None:
         ("-u amqp://b status -o json", "status -u amqp://b --json"),
         ("publish -q q -- -o json", "publish -q q -- -o json"),
         ("graph a.yaml -o json", "graph a.yaml -o json"),
+        ("status --quiet --json", "--quiet status --json"),
+        ("-v -u amqp://b status --quiet", "--quiet -v status -u amqp://b"),
+        ("publish -q q -- --quiet", "publish -q q -- --quiet"),
+        ("broker ctl --quiet status", "broker ctl --quiet status"),
         ("", ""),
     ],
 )
@@ -398,6 +404,37 @@ def test_a_command_uses_the_broker_named_before_it() -> None:
     done = rmqkit("-u", "amqp://guest:guest@127.0.0.1:1/first", "status", "-o", "json")
     assert done.returncode == exit_codes.UNREACHABLE
     assert "127.0.0.1:1/first" in json.loads(done.stdout)["message"]
+
+
+def test_quiet_leaves_results_warnings_and_errors(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text("queues: {q: {}, unused: {}}\n")
+    loud, quiet = rmqkit("graph", str(file)), rmqkit("graph", str(file), "--quiet")
+    assert quiet.stdout == loud.stdout
+    findings = rmqkit("validate", str(file))
+    silent = rmqkit("-q", "validate", str(file))
+    assert (silent.stdout, silent.stderr) == (findings.stdout, "")
+    assert findings.stderr
+    assert rmqkit("-q", "validate", str(tmp_path / "none.yaml")).stderr.startswith("error:")
+
+
+def test_quiet_shows_no_progress_on_a_terminal(broker_url: str, namespace: Namespace, channel: BlockingChannel) -> None:
+    queue = namespace.queue()
+    channel.queue_declare(queue)
+    shown = on_a_terminal(["-q", "publish", queue, "--count", "10"], RMQKIT_URL=broker_url)
+    assert shown == ""
+
+
+def test_verbose_logs_connections_and_requests_without_the_password(broker_url: str, broker: Broker) -> None:
+    env = {"RMQKIT_URL": broker_url, "RMQKIT_API_URL": broker.api_url}
+    done = rmqkit("status", "--verbose", env=env)
+    assert done.returncode == exit_codes.DONE
+    assert re.search(
+        r"rmqkit\.amqp: rmqkit consumer: connected to RabbitMQ \d+\.\d+\.\d+ at amqp://guest:\*\*\*@", done.stderr
+    )
+    assert re.search(r"rmqkit\.http_api: GET http://.*/api/overview: 200 after \d+ ms", done.stderr)
+    assert "guest:guest" not in done.stderr
+    assert rmqkit("status", env=env).stderr.count("rmqkit.amqp") == 0
 
 
 def test_an_options_completion_imports_its_command() -> None:

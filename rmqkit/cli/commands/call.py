@@ -13,7 +13,7 @@ from rmqkit import exit_codes
 from rmqkit.cli import error_output, output, report_text
 from rmqkit.cli.files import STANDARD
 from rmqkit.cli.handler_options import PrintFormat
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
+from rmqkit.cli.options import ConnectionOptions, connect, grouped, option, option_field, parse_target
 from rmqkit.cli.publish_input import InputOptions, PublishInput, RequestOptions
 from rmqkit.errors import InputError, OutputError, RmqkitError
 from rmqkit.handlers.printer import Printer
@@ -39,7 +39,7 @@ class _CallCounts:
         self._replies += len(answer.replies)
         self.error = self.error or answer.error
         if answer.error is not None and not quiet:
-            output.note((f"request {self.requests}: " if several else "") + error_output.as_text(answer.error))
+            output.error((f"request {self.requests}: " if several else "") + error_output.as_text(answer.error))
 
     def as_json(self) -> dict[str, Any]:
         """Return the report that `--json` prints."""
@@ -118,7 +118,7 @@ def call(
     *,
     target: RequestTargetOptions,
     wanted: ReplyOptions,
-    json: Json = False,
+    json: Annotated[bool, option("--json", "Print the report, or the error, as JSON.")] = False,
 ) -> None:
     """Send requests, and print the replies in the order of the requests; the report goes to standard error.
 
@@ -148,10 +148,10 @@ def call(
     ending = ending or requests.failure
     error = ending or counts.error
     if json:
-        output.note(codec.dumps(counts.as_json() | (error_output.as_json(error) if error else {}), indent=2))
+        output.error(codec.dumps(counts.as_json() | (error_output.as_json(error) if error else {}), indent=2))
     else:
         if ending is not None and ending is not counts.error:  # else it was printed already
-            output.note(error_output.as_text(ending))
+            output.error(error_output.as_text(ending))
         if several:
             output.note(counts.summary())
     if isinstance(ending, InputError) and counts.requests:

@@ -116,7 +116,7 @@ def move(
                 report, error = exc.report, exc
         _print_report(report, source, as_json_object=json)
         if error:
-            output.note(error_output.as_text(error))
+            output.error(error_output.as_text(error))
         return exit_codes.exit_code(error or (None if stop.requested else report))
 
     run_and_exit(body)

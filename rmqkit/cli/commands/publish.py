@@ -211,4 +211,4 @@ def _print_report(
     if warning := report_text.warning(report, error):
         output.warn(warning)
     if error:
-        output.note(error_output.as_text(error))
+        output.error(error_output.as_text(error))
