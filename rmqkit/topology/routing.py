@@ -178,7 +178,7 @@ class Router:
         by_policy = any("alternate-exchange" in policy.definition for policy in self.topology.policies)
         if by_policy and "alternate-exchange" not in exchange.arguments and (why := doubt(self.topology, exchange)):
             unknown.append(why)
-        elif alternate is not None:
+        elif isinstance(alternate, str):  # the broker refuses others
             yield Leg(name, alternate, to_exchange=True)
 
     def _dead_end(self, name: str, message: Route) -> str:

@@ -151,6 +151,12 @@ def test_an_alternate_exchange_gets_only_messages_that_no_binding_matches() -> N
     assert route(topology, Target("outer", "x")).queues == ("other",)
 
 
+@pytest.mark.parametrize("name", [["rest"], {"rest": 1}, 5, None])
+def test_an_alternate_exchange_whose_name_is_no_text_receives_nothing(name: object) -> None:
+    topology = Topology(exchanges=(Exchange("in", arguments={"alternate-exchange": name}), Exchange("rest", "fanout")))
+    assert route(topology, Target("in", "x")).unroutable
+
+
 def test_a_policy_may_set_an_alternate_exchange_that_does_not_exist() -> None:
     policy = Policy("ae", "^in$", {"alternate-exchange": "rest"}, "exchanges")
     rest = Exchange("rest", "fanout")
