@@ -304,13 +304,13 @@ class Connection:
         a stream, NotFound, AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost, whose
         `report` has the numbers.
         """
-        from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415 - start-up time: few commands move
+        from rmqkit.deploy.live_router import LiveRouter  # noqa: PLC0415 - start-up time: few commands move
+        from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415
         from rmqkit.messaging.move import Move  # noqa: PLC0415
 
-        options = MoveOptions(limit, None if dry_run else rate, dry_run)
-        return Move(
-            self._publishing, source, destination_for(to), matches, options, stop or Stop(), on_progress, on_warning
-        ).run()
+        drops = LiveRouter(self).drops_dead_letter
+        options, calls = MoveOptions(limit, None if dry_run else rate, dry_run), (on_progress, on_warning, drops)
+        return Move(self._publishing, source, destination_for(to), matches, options, stop or Stop(), *calls).run()
 
     def scenario_runner(self, *, stop: Stop | None = None) -> ScenarioRunner:
         """Return the runner of `rmqkit test --live`, for use in a `with` block; it needs AMQP alone."""

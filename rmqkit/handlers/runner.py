@@ -39,7 +39,7 @@ from rmqkit.topology.policies import dead_letter_target
 from rmqkit.topology.retry import in_words, waiting_queue
 
 if TYPE_CHECKING:
-    from rmqkit.handlers.dead_letter_check import DeadLetterCheck
+    from rmqkit.deploy.live_router import LiveRouter
     from rmqkit.handlers.delivery_filter import DeliveryFilter, FilteredSource
 
 PROGRESS_EVERY_S = 0.05
@@ -274,7 +274,7 @@ class _ConsumerRun:
         self._connection, self._job, self._stop, self._failures = connection, job, stop, failures
         self._counts: Counter[str] = Counter()
         self._error: HandlerError | None = None
-        self._dead_letters: DeadLetterCheck | None = None
+        self._router: LiveRouter | None = None
         options = replace(job.options, count=None) if matches else job.options
         self._consumer = connection.consume(job.queue, **asdict(options), stop=stop, on_warning=failures.warn)
         self._source: Source = self._consumer
@@ -366,11 +366,14 @@ class _ConsumerRun:
         """Tell whether a message is known to be dropped if it is rejected."""
         if self._job.drops is not False:
             return bool(self._job.drops) and not self._job.temporary
-        if self._dead_letters is None:
-            from rmqkit.handlers.dead_letter_check import DeadLetterCheck  # noqa: PLC0415 - start-up time: the router
+        if delivery.origin.malformed:
+            return False
+        if self._router is None:
+            from rmqkit.deploy.live_router import LiveRouter  # noqa: PLC0415 - start-up time
 
-            self._dead_letters = DeadLetterCheck(self._connection, self._job.queue)
-        return self._dead_letters.drops(delivery)
+            self._router = LiveRouter(self._connection)
+        headers = delivery.properties.headers or {}
+        return bool(self._router.drops_dead_letter(self._job.queue, delivery.routing_key, headers))
 
     def _leave(self, failed: Sequence[FailedDelivery]) -> Iterator[list[FailedDelivery]]:
         for left in publish_copies(self._connection, failed, self._consumer.frame_max, self._stop):

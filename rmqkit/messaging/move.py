@@ -27,7 +27,7 @@ from rmqkit.errors import (
     Refused,
     Unroutable,
 )
-from rmqkit.message import Delivery, Origin
+from rmqkit.message import Delivery, Headers, Origin
 from rmqkit.messaging.held_deliveries import RETURN_S, HeldDeliveries
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
@@ -35,7 +35,7 @@ from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
 from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.model import Exchange, Queue
 from rmqkit.options import DRY_RUN, MoveOptions
-from rmqkit.payload.death_headers import deaths
+from rmqkit.payload.death_headers import CC, deaths
 from rmqkit.report import MoveGroup, MoveReport
 from rmqkit.stop import Stop
 
@@ -90,6 +90,7 @@ class Move:
     """One move, over a connection that broker alarms may block.
 
     `on_progress` receives, from time to time, how many messages were inspected and why the broker blocks publishers.
+    `drops_dead_letter` tells whether a queue drops a dead letter with this routing key and headers; None: unknown.
     """
 
     connection: ReconnectingConnection
@@ -100,6 +101,7 @@ class Move:
     stop: Stop
     on_progress: Callable[[int, str], None]
     on_warning: Callable[[str], None]
+    drops_dead_letter: Callable[[str, str, Headers], bool | None]
     ready: int = 0
     moved: int = 0
     redelivered: int = 0
@@ -316,6 +318,12 @@ class _MovePass(Transfer):
         if self._is_missing(end):
             return f"there is no {entity_methods.subject(end)}"
         keys = [key for key in destination.keys if self._is_missing(Queue(key))]
+        if origin.routing_key in {*destination.keys} - {*keys}:  # the dead letters of that queue keep their keys
+            queue, headers = destination.routing_key, {**(origin.properties.headers or {}), CC: keys}
+            if (drops := self._move.drops_dead_letter(queue, queue, headers)) is not False:
+                fate = "would" if drops else "might"
+                clash = f"its routing key {origin.routing_key!r}, the name of another queue, would be lost"
+                return f"{clash}, and its next dead letter {fate} reach no queue"
         return with_keys(destination, keys) if keys else destination
 
     def _is_missing(self, entity: Exchange | Queue) -> bool:

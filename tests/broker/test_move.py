@@ -21,6 +21,7 @@ from rmqkit.messaging import held_deliveries, publish_window
 from rmqkit.messaging.message_rewrite import USER_ID, Destination, destination_for
 from rmqkit.payload.death_headers import DIED
 from rmqkit.payload.field_table import decode_properties, encode_properties
+from tests.conftest import Broker
 from tests.support.queues import declare, drain, drain_messages, ready
 from tests.support.wait import wait_until
 
@@ -164,6 +165,27 @@ def test_a_key_that_is_the_name_of_another_queue_brings_no_copy_there(
     declare(vhost_url, "order.0")
     assert connection.move("parked").moved == 1
     assert (drain(witness, "work"), ready(vhost_url, "order.0")) == ([b"0"], 0)
+
+
+@pytest.mark.parametrize(("pattern", "stays"), [("order.#", "would"), ("#", "")])
+def test_a_message_stays_if_its_key_cannot_be_kept_and_no_queue_would_receive_its_next_dead_letter(
+    vhost_url: str, witness: BlockingChannel, broker: Broker, pattern: str, stays: str
+) -> None:
+    """A CC header with the name of a queue would bring a copy there."""
+    witness.exchange_declare("dlx", "topic")
+    declare(vhost_url, "billing", x_dead_letter_exchange="dlx")
+    declare(vhost_url, "order.0")
+    witness.queue_bind("billing", "amq.topic", "order.#")
+    witness.queue_bind("parked", "dlx", pattern)
+    killed(witness, vhost_url, 1, "billing")
+    with rmqkit.connect(settings=rmqkit.load_settings([vhost_url], api_url="http://127.0.0.1:1")) as unknowing:
+        (reason,) = unknowing.move("parked").stayed
+    assert "'order.0', the name of another queue, would be lost" in reason
+    assert reason.endswith("its next dead letter might reach no queue")
+    with rmqkit.connect(settings=rmqkit.load_settings([vhost_url], api_url=broker.api_url)) as knowing:
+        report = knowing.move("parked")
+    assert [reason.split()[-4] for reason in report.stayed] == [stays] * bool(stays)
+    assert report.moved == ready(vhost_url, "billing") == (not stays)
 
 
 @pytest.mark.parametrize("how", ["move", "move to exchange", "forward"])

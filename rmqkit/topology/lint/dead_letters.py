@@ -203,10 +203,26 @@ def retry_delay_changed(index: TopologyIndex) -> Violations:
 
 @check
 def retry_changes_key(index: TopologyIndex) -> Violations:
-    for queue, settings, _ in _retried(index):
+    return ((queue, {"exchange": exchange}) for queue, exchange in _lost_by_name(index) if queue.retry)
+
+
+@check
+def return_changes_key(index: TopologyIndex) -> Violations:
+    """Find queues whose dead letters arrive by their own keys; not those that hold the dead letters of others."""
+    targets = dead_letter_targets(index)
+    for queue, exchange in _lost_by_name(index):
+        arrives = (key is None or not leads_nowhere(index, exchange, key) for key in index.keys_into(queue.name))
+        if not queue.retry and queue.name not in targets and any(arrives):
+            yield queue, {"exchange": exchange}
+
+
+def _lost_by_name(index: TopologyIndex) -> Iterator[tuple[Queue, str]]:
+    """Yield the queues that drop dead letters whose routing key is the queue's name, each with the exchange."""
+    for queue in index.queues.values():
+        settings = index.settings(queue.name)
         exchange = settings.get(EXCHANGE, "")
         if exchange and KEY not in settings and leads_nowhere(index, exchange, queue.name):
-            yield queue, {"exchange": exchange}
+            yield queue, exchange
 
 
 def _policy(index: TopologyIndex, queue: Queue) -> str:
