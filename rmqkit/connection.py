@@ -47,13 +47,16 @@ OnWarning = Callable[[str], None]
 _log = logging.getLogger("rmqkit")
 
 
-def connect(*urls: str, settings: Settings | None = None, name: str = "rmqkit") -> Connection:
+def connect(
+    *urls: str, context: str | None = None, settings: Settings | None = None, name: str = "rmqkit"
+) -> Connection:
     """Connect to the first broker that answers; RabbitMQ lists the connection under `name`.
 
-    Without a URL, use RMQKIT_URL, AMQP_URL or CLOUDAMQP_URL, else `amqp://guest:guest@localhost:5672/`. Raises
+    Without a URL or the name of a `context`, use RMQKIT_URL, RMQKIT_CONTEXT, AMQP_URL or CLOUDAMQP_URL, else
+    `amqp://guest:guest@localhost:5672/`: the choice of `rmqkit context use` holds for the command line only. Raises
     SettingsError, Unreachable, AuthenticationFailed.
     """
-    return Connection(settings or load_settings(urls), name)
+    return Connection(settings or load_settings(urls, context=context), name)
 
 
 class Connection:

@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from rmqkit.address import DEFAULT_URL, SYSTEM_TRUST, Address, Tls, is_loopback, parse_urls, read_secret
+from rmqkit.contexts import Context, config_file
+from rmqkit.contexts import load as load_contexts
 from rmqkit.errors import SettingsError
+from rmqkit.password import PasswordSource
 
 if TYPE_CHECKING:
     import ssl
 
 URL_VARIABLES = ("RMQKIT_URL", "AMQP_URL", "CLOUDAMQP_URL")  # in order of precedence
+CONTEXT_VARIABLE = "RMQKIT_CONTEXT"  # after the first of them
 API_URL_VARIABLE = "RMQKIT_API_URL"
 PASSWORD_VARIABLE = "RMQKIT_PASSWORD"  # noqa: S105 - a name
 _OPTION = "--password-file"
@@ -28,6 +32,8 @@ MAX_SHORT_STRING_BYTES = 255  # AMQP 0-9-1 section 4.2.5.3
 class Settings:
     """Brokers to try, in this order, and their logins; `source` names the origin of the URLs.
 
+    `context` is the context that has the URLs, if one does, and `origins` says where each value came from: an option, a
+    variable, a context, the URL or "default". `password_source` fetches the password on each connect.
     `api_url` is the URL of RabbitMQ's HTTP API; if it is empty, `find_api_url` may know the URL for an address, and
     otherwise it is the default port of the same host. While a broker alarm blocks publishers, work waits for
     `blocked_timeout_s`, and `on_blocked` gets the reason, on a thread of its own.
@@ -36,7 +42,10 @@ class Settings:
     addresses: tuple[Address, ...] = (Address(),)
     tls: Tls = SYSTEM_TRUST
     password_file: str = ""
+    password_source: PasswordSource | None = None
     source: str = "default"
+    context: Context = field(default=Context(), repr=False, compare=False)
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     api_url: str = field(default="", repr=False)  # may contain a password
     find_api_url: Callable[[Address], str] | None = field(default=None, repr=False, compare=False)
     blocked_timeout_s: float = 600.0
@@ -44,19 +53,13 @@ class Settings:
 
     def password(self, address: Address) -> str:
         """Return the current password: the file is read on each call, so that a changed secret is used."""
+        if self.password_source:
+            return self.password_source()
         return read_secret(_OPTION, self.password_file) if self.password_file else address.password or ""
 
     def tls_context(self, address: Address) -> ssl.SSLContext:
         """Build the TLS context for the broker at an address; flags take precedence over parameters of the URL."""
-        flags, own = self.tls, address.tls_options
-        return Tls(
-            flags.ca_file or own.ca_file,
-            flags.cert_file or own.cert_file,
-            flags.key_file if flags.cert_file else own.key_file,
-            flags.insecure or own.insecure,
-            flags.key_password_file,
-            flags.key_password or own.key_password,
-        ).context()
+        return _combined(self.tls, address.tls_options).context()
 
     def security_warnings(self) -> Iterator[str]:
         """Yield a sentence for each setting that exposes credentials."""
@@ -67,7 +70,8 @@ class Settings:
         if _is_unencrypted(self.api_url) and any(address.tls for address in self.addresses):
             yield "the HTTP API URL is not https://: credentials are sent to it unencrypted"
         keys = (each.key_file or each.cert_file for each in (self.tls, *(one.tls_options for one in self.addresses)))
-        for file in dict.fromkeys(filter(None, (self.password_file, self.tls.key_password_file, *keys))):
+        files = (self.password_file, self.tls.key_password_file, *keys, self.context.name and str(config_file()))
+        for file in dict.fromkeys(filter(None, files)):
             if _readable_by_others(Path(file)):
                 yield f"{file}: other users can read this file. Run `chmod 600 {file}`."
 
@@ -75,6 +79,7 @@ class Settings:
 def load_settings(
     urls: Sequence[str] = (),
     *,
+    context: str | None = None,
     vhost: str | None = None,
     password_file: str | Path | None = None,
     tls: Tls = SYSTEM_TRUST,
@@ -82,39 +87,110 @@ def load_settings(
     api_url: str = "",
     source: str = "--url",
     ask: Callable[[Address], str] | None = None,
+    in_use: bool = False,
 ) -> Settings:
-    """Return the settings for `urls`, else for the first of URL_VARIABLES that is set, else for DEFAULT_URL.
+    """Return the settings for `urls`, or for a context, or for a variable, or for DEFAULT_URL.
 
-    `vhost`, `password_file` and the result of `ask`, called with the first address, take precedence over the URLs;
-    PASSWORD_VARIABLE applies to a URL with a user and no password; API_URL_VARIABLE unless `urls` name another broker
-    than the variable of the URL does. Raises SettingsError, which never holds a password.
+    The first of these is the broker: `urls`, or the `context` of this name; RMQKIT_URL; the context that
+    CONTEXT_VARIABLE names; the other URL_VARIABLES; and, if `in_use`, the context that `rmqkit context use` chose.
+    `vhost`, `password_file`, `tls`, `api_url` and the result of `ask`, called with the first address, take precedence
+    over variables, and those over the context: API_URL_VARIABLE, unless the variable of the URL names another broker,
+    and PASSWORD_VARIABLE for a URL with a user and no password. Nothing of a context is used with the URL of another
+    broker. Raises SettingsError, which never holds a password.
     """
     variable = next((name for name in URL_VARIABLES if environ.get(name)), "default")
     inherited = environ.get(variable, "")
-    if not urls:
-        source, urls = variable, (inherited or DEFAULT_URL,)
+    source, urls, chosen = _choose(urls, context, environ, source, in_use=in_use)
     addresses = tuple(address for url in urls for address in parse_urls(url, source=source))
+    is_foreign = _is_another_broker(addresses, inherited)
+    origins = {"url": source}
+
+    def first(name: str, *candidates: tuple[str, Any]) -> Any:
+        origins[name], value = next((each for each in candidates if each[1] is not None), candidates[-1])
+        return value
+
+    vhost = first("vhost", ("--vhost", vhost), (str(chosen), chosen.vhost), (source, None))
     if vhost is not None:
         addresses = tuple(replace(address, vhost=vhost) for address in addresses)
-    if not api_url and not _is_another_broker(addresses, inherited):
-        api_url = environ.get(API_URL_VARIABLE, "")
-    if tls != SYSTEM_TRUST and not any(address.tls for address in addresses) and not api_url.startswith("https:"):
+    variable_url = None if is_foreign else environ.get(API_URL_VARIABLE)
+    candidates = ("--api-url", api_url), (API_URL_VARIABLE, variable_url), (str(chosen), chosen.api_url)
+    api_url = first("api_url", *((name, value or None) for name, value in candidates), ("default", ""))
+    _check_tls(addresses, api_url, (tls, chosen.tls), source)
+    tls = _combined(tls, chosen.tls)
+    settings = Settings(addresses, _with_key_password(tls), source=source, api_url=api_url, context=chosen)
+    password = "" if chosen.name and is_foreign else environ.get(PASSWORD_VARIABLE, "")
+    settings = _log_in(replace(settings, origins=origins), str(password_file or ""), password, ask)
+    for address in settings.addresses:
+        _check(address, source, tls, has_source=bool(settings.password_file or settings.password_source))
+    return settings
+
+
+def _choose(
+    urls: Sequence[str], context: str | None, environ: Mapping[str, str], source: str, *, in_use: bool
+) -> tuple[str, Sequence[str], Context]:
+    """Return the name of the source of the URLs, the URLs, and their context."""
+    if urls and context is not None:
+        raise SettingsError(f"--context and {source} cannot be combined")
+    if urls:
+        return source, urls, Context()
+    for name in () if context is not None else (URL_VARIABLES[0], CONTEXT_VARIABLE, *URL_VARIABLES[1:]):
+        if (value := environ.get(name)) and name != CONTEXT_VARIABLE:
+            return name, (value,), Context()
+        if value:
+            context = value
+            break
+    if context is None and not in_use:
+        return "default", (DEFAULT_URL,), Context()
+    known = load_contexts()
+    if context is None and not known.current:
+        return "default", (DEFAULT_URL,), Context()
+    chosen = known.find(known.current if context is None else context)
+    return str(chosen), chosen.url, chosen
+
+
+def _log_in(settings: Settings, file: str, password: str, ask: Callable[[Address], str] | None) -> Settings:
+    """Add the password from the first of these: an option, the variable's `password`, the context, the URL."""
+    addresses, context = settings.addresses, settings.context
+    origins = {**settings.origins, "password": settings.source}
+    needed = any(each.password is None for each in addresses)
+    if file or ask:
+        origins["password"] = _OPTION if file else "--password-prompt"
+        given = read_secret(_OPTION, file) if file else ask(addresses[0]) if ask else ""
+        if file and Path(file).is_file():  # see _with_key_password
+            return replace(settings, password_file=file, origins=origins)
+        addresses = tuple(replace(address, password=given) for address in addresses)
+    elif password and needed:
+        origins["password"] = PASSWORD_VARIABLE
+        addresses = tuple(replace(each, password=password) if each.password is None else each for each in addresses)
+    elif context.password:
+        addresses = tuple(replace(address, password=context.password) for address in addresses)
+    elif source := context.password_source:
+        return replace(settings, password_source=source, origins=origins)
+    elif context.password_file:
+        read_secret(f"{context}: password_file", context.password_file)
+        return replace(settings, password_file=context.password_file, origins=origins)
+    return replace(settings, addresses=addresses, origins=origins)
+
+
+def _combined(flags: Tls, own: Tls) -> Tls:
+    """Return TLS options that take precedence over others; a key belongs to its certificate."""
+    return Tls(
+        flags.ca_file or own.ca_file,
+        flags.cert_file or own.cert_file,
+        flags.key_file if flags.cert_file else own.key_file,
+        flags.insecure or own.insecure,
+        flags.key_password_file or ("" if flags.cert_file else own.key_password_file),
+        flags.key_password or own.key_password,
+    )
+
+
+def _check_tls(addresses: Sequence[Address], api_url: str, options: Sequence[Tls], source: str) -> None:
+    is_encrypted = any(address.tls for address in addresses) or api_url.startswith("https:")
+    if any(each != SYSTEM_TRUST for each in options) and not is_encrypted:
         message = f"TLS options need an amqps:// URL, and {source} has none: the connection would not be encrypted"
         raise SettingsError(message)
-    if tls.key_file and not tls.cert_file:
+    if any(each.key_file and not each.cert_file for each in options):
         raise SettingsError("--tls-key-file needs --tls-cert-file")
-    password, file = environ.get(PASSWORD_VARIABLE) or None, str(password_file or "")
-    addresses = tuple(replace(each, password=password) if each.password is None else each for each in addresses)
-    if file:
-        password = read_secret(_OPTION, file)
-        if not Path(file).is_file():  # see _with_key_password
-            addresses, file = tuple(replace(address, password=password) for address in addresses), ""
-    elif ask:
-        password = ask(addresses[0])
-        addresses = tuple(replace(address, password=password) for address in addresses)
-    for address in addresses:
-        _check(address, source, tls, has_file=bool(file))
-    return Settings(addresses, _with_key_password(tls), file, source, api_url)
 
 
 def _is_another_broker(addresses: Sequence[Address], inherited: str) -> bool:
@@ -122,9 +198,13 @@ def _is_another_broker(addresses: Sequence[Address], inherited: str) -> bool:
     if not inherited:
         return False
     with suppress(SettingsError):
-        known = {_host_and_port(each) for each in parse_urls(inherited, source="the environment")}
-        return known.isdisjoint(map(_host_and_port, addresses))
+        return not share_broker(parse_urls(inherited, source="the environment"), addresses)
     return True
+
+
+def share_broker(some: Sequence[Address], others: Sequence[Address]) -> bool:
+    """Tell whether an address of the first is one of the others, whatever its virtual host and login."""
+    return not {_host_and_port(each) for each in some}.isdisjoint(map(_host_and_port, others))
 
 
 def _host_and_port(address: Address) -> tuple[str, int]:
@@ -139,7 +219,7 @@ def _with_key_password(tls: Tls) -> Tls:
     return replace(tls, key_password_file="", key_password=read_secret("--tls-key-password-file", file))
 
 
-def _check(address: Address, source: str, tls: Tls, *, has_file: bool) -> None:
+def _check(address: Address, source: str, tls: Tls, *, has_source: bool) -> None:
     texts = {"virtual host": address.vhost, "user name": address.username, "password": address.password or ""}
     for noun, text in texts.items():
         if any("\ud800" <= each <= "\udfff" for each in text):
@@ -149,7 +229,7 @@ def _check(address: Address, source: str, tls: Tls, *, has_file: bool) -> None:
     if "EXTERNAL" in address.auth_mechanisms and not (tls.cert_file or address.tls_options.cert_file):
         message = f"{source}: auth_mechanism=external needs a client certificate"
         raise SettingsError(message, advice="Name it with --tls-cert-file, or certfile in the URL.")
-    if address.password is None and not has_file and "EXTERNAL" not in address.auth_mechanisms:
+    if address.password is None and not has_source and "EXTERNAL" not in address.auth_mechanisms:
         url = f"amqp://{quote(address.username, safe='')}:PASSWORD@..."
         advice = f"Write {url}, or set --password-file or RMQKIT_PASSWORD."
         raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)

@@ -37,6 +37,7 @@ from rmqkit.http_api import client
 from rmqkit.node import installation
 from rmqkit.node.node import Node
 from rmqkit.node.reaper import reap_when_done
+from rmqkit.settings import CONTEXT_VARIABLE
 from tests.support.queues import open_channel
 
 # On a busy machine, neither running nor generating an example may be judged by its time.
@@ -61,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[MISSING_MARKS] = " ".join(_missing_marks())
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-")
+        os.environ["XDG_CONFIG_HOME"] = f"{os.environ[FOLDER]}/config"  # not the developer's own contexts
+        os.environ.pop(CONTEXT_VARIABLE, None)
         _session.enter_context(reap_when_done(Path(os.environ[FOLDER])))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
+
+from rmqkit.errors import SettingsError
 
 _TO_FILES = {"call", "export", "graph"}  # commands whose -o names a file
 _SHORT, _LONG = {"-q", "-v"}, {"--quiet", "--verbose"}  # before the command; -q of publish is a queue
@@ -39,3 +42,32 @@ def _behind_command(words: list[str], are_flags: Mapping[str, bool]) -> list[str
         moved += rest[:size]
         rest = rest[size:]
     return [*rest[:1], *moved, *rest[1:]]
+
+
+def complete_yes(words: Sequence[str], parameters: Iterable[Any]) -> list[str]:
+    """Return the words of a command with `--yes=NAME` for `--yes NAME`, if a context has this name, else with `--yes=`.
+
+    `parameters` are Click's objects of its options; a command without this option gets its words unchanged.
+    """
+    options = [each for each in parameters if each.param_type_name == "option"]
+    if not {"-y", "--yes"} & set(words) or not any("--yes" in each.opts for each in options):
+        return list(words)
+    with_value = {name for each in options if not each.is_flag for name in each.opts} - {"-y", "--yes"}
+    completed: list[str] = []
+    rest = list(words)
+    while rest and rest[0] != "--":
+        word = rest.pop(0)
+        if word in ("-y", "--yes"):
+            word = f"--yes={rest.pop(0) if rest and _is_context(rest[0]) else ''}"
+        completed.append(word)
+        if word in with_value and rest:
+            completed.append(rest.pop(0))
+    return completed + rest
+
+
+def _is_context(word: str) -> bool:
+    from rmqkit import contexts  # noqa: PLC0415 - start-up time
+
+    with suppress(SettingsError):  # reported where the context is used
+        return word in contexts.load().by_name
+    return False

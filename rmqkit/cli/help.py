@@ -10,11 +10,11 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from rmqkit.cli import output
+from rmqkit.cli import argv, output
 from rmqkit.errors import SettingsError
 
 CONNECTION = "Connection"  # the panel that most commands share; `rmqkit help connection` shows all of it
-_ALWAYS_SHOWN = ("url", "vhost")
+_ALWAYS_SHOWN = ("url", "context", "vhost")
 _TYPE = re.compile(r"<(.+)>$")  # how Typer shows the type of an option without a metavar
 _OTHER_TOOLS = {  # commands of rabbitmqadmin, kubectl and others, and their equivalents
     "declare": "rmqkit apply FILE",
@@ -53,6 +53,11 @@ class _Examples:
 
 class Command(_Examples, TyperCommand):
     """A command whose options are grouped by their `rich_help_panel`, and whose epilog holds an example a line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words, among them `--yes` with or without the name of a context."""
+        parsed: list[str] = super().parse_args(ctx, argv.complete_yes(args, self.params))
+        return parsed
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line, the arguments as RabbitMQ's own tools write them: QUEUE, [FILE]...."""

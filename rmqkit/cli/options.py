@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from getpass import getpass
@@ -64,6 +65,10 @@ class ConnectionOptions:
         f" [default: RMQKIT_URL, AMQP_URL, CLOUDAMQP_URL or {DEFAULT_URL}]",
         default_factory=list,
     )
+    context: str | None = _option(
+        "--context NAME",
+        "Broker of this name; see `rmqkit context`. [default: RMQKIT_CONTEXT, or that of `rmqkit context use`]",
+    )
     api_url: str = _option(
         "--api-url URL",
         "URL of RabbitMQ's HTTP API. [default: RMQKIT_API_URL, or port 15672 (15671 with amqps) of the same host]",
@@ -110,13 +115,17 @@ class ConnectionOptions:
             raise SettingsError("--password-prompt and --password-file cannot be combined")
         settings = load_settings(
             self.url,
+            context=self.context,
             vhost=self.vhost,
             password_file=self.password_file,
             tls=tls,
             api_url=self.api_url,
             source=source,
-            ask=_ask if self.password_prompt else None,
+            ask=ask_password if self.password_prompt else None,
+            in_use=True,
         )
+        if settings.context.name and output.is_terminal(sys.stderr):
+            output.note_once(f"Context {settings.context.name}: {settings.addresses[0]}", settings.context.color)
         for caution in settings.security_warnings():
             output.warn_once(caution)
         return replace(
@@ -135,7 +144,7 @@ def _warn_of_alarm(reason: str) -> None:
     output.warn(f"the broker is blocking publishers: {reason}")
 
 
-def _ask(address: Address) -> str:
+def ask_password(address: Address) -> str:
     """Ask for a password on the terminal, even if standard input is a pipe; nothing is echoed."""
     try:
         Path("/dev/tty").open("rb").close()

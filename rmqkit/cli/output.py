@@ -19,9 +19,18 @@ from unicodedata import combining, east_asian_width
 from rmqkit.errors import OutputError
 
 Style = Literal["bold", "dim", "red", "green", "yellow"]
-_CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}
+_CODES: dict[str, str] = {
+    "bold": "1",
+    "dim": "2",
+    "red": "1;31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+}
 
-warned: set[str] = set()  # the warnings of this command so far
+warned: set[str] = set()  # the warnings and notes of this command that are printed once
 is_quiet = False  # set by --quiet: no notes and no progress
 
 # Characters that JSON may hold unescaped and a terminal obeys: Latin-1's controls, and changes of direction.
@@ -46,9 +55,9 @@ def is_colored(stream: TextIO | None) -> bool:
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
-def paint(text: str, style: Style, stream: TextIO) -> str:
+def paint(text: str, style: str, stream: TextIO) -> str:
     """Color a text if the stream shows colors."""
-    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and is_colored(stream) else text
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and style and is_colored(stream) else text
 
 
 def safe(text: str) -> str:
@@ -88,6 +97,13 @@ def note(text: str) -> None:
         error(text)
 
 
+def note_once(text: str, style: str = "") -> None:
+    """Print a note, in a color if one is given, on standard error unless the command has printed it already."""
+    if text not in warned:
+        warned.add(text)
+        note(paint(safe(text), style, sys.stderr))
+
+
 def note_waiting(messages: str) -> None:
     """Tell a person at a terminal that the command waits for messages, which may never arrive."""
     if is_terminal(sys.stderr):
@@ -106,10 +122,15 @@ def warn_once(text: str) -> None:
         warn(text)
 
 
+def ask(question: str) -> str:
+    """Ask a question on the terminal, and return the answer."""
+    _write(sys.stderr, f"{safe(question)} ")
+    return sys.stdin.readline().strip()
+
+
 def confirm(question: str) -> bool:
     """Ask a question on the terminal, and return whether the answer is yes."""
-    _write(sys.stderr, f"{safe(question)} [y/N] ")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return ask(f"{question} [y/N]").lower() in ("y", "yes")
 
 
 def table(

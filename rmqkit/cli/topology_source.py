@@ -70,7 +70,7 @@ def read(argument: str, broker: ConnectionOptions, vhost: str | None = None) -> 
 
     broker = broker if vhost is None else replace(broker, vhost=vhost)
     if _URL.match(argument):
-        return read_broker(replace(broker, url=[argument]).settings(source="the URL"))
+        return read_broker(replace(broker, url=[argument], context=None).settings(source="the URL"))
     is_json = PurePath(argument).suffix.lower() == ".json"
     path = readable(argument)
     text = read_text(path, _MAX_DEFINITIONS_BYTES if is_json else MAX_BYTES)

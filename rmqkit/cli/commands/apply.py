@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import last_applied, output, plan_text, signals, topology_source
+from rmqkit.cli import last_applied, output, plan_text, protection, signals, topology_source
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.options import ApplyOptions
 from rmqkit.stop import Stop
@@ -32,6 +32,7 @@ def apply(
             min=0,
         ),
     ] = 0.0,
+    yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
     """Declare the exchanges, queues, bindings and policies of topology files.
@@ -41,6 +42,9 @@ def apply(
     exchange in conflict is replaced by a new one that keeps its messages and bindings, while publishers keep running.
     """
     topology, settings = topology_source.load_topology(files), broker.settings()
+    if (prune or replace) and not dry_run:
+        what = "prune and replace" if prune and replace else "prune" if prune else "replace"
+        protection.confirm(settings, yes, f"{what} entities")
     options = ApplyOptions(prune=prune, force=force, replace=replace, wait_s=wait)
 
     def run(stop: Stop) -> int:

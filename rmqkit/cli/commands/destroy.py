@@ -3,7 +3,7 @@
 import sys
 from typing import Annotated
 
-from rmqkit.cli import last_applied, output, plan_text, topology_source
+from rmqkit.cli import last_applied, output, plan_text, protection, topology_source
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.errors import InputError
 from rmqkit.plural import plural
@@ -19,7 +19,7 @@ def destroy(
         bool,
         option("--force", "Also delete queues in use and the messages they hold; on a terminal, asks first."),
     ] = False,
-    yes: Annotated[bool, option("-y --yes", "With --force, do not ask for confirmation.")] = False,
+    yes: protection.Yes = None,
     wait: Annotated[float, option("--wait SECONDS", "Time to wait for messages and consumers to leave.", min=0)] = 0.0,
     json: Json = False,
 ) -> None:
@@ -30,8 +30,9 @@ def destroy(
     An entity that does not exist is no error. Entities listed under external stay.
     """
     topology, settings = topology_source.load_topology(files), broker.settings()
+    confirmed = dry_run or protection.confirm(settings, yes, f"destroy the entities of {', '.join(files)}")
     with connect(settings) as connection:
-        if force and not (dry_run or yes) and output.is_terminal(sys.stdin) and output.is_terminal(sys.stderr):
+        if force and not confirmed and output.is_terminal(sys.stdin) and output.is_terminal(sys.stderr):
             planned = connection.destroy(topology, force=True, dry_run=True)
             used = [f"{step.name!r} {step.note}" for step in planned.steps if step.note]
             if used and not output.confirm(f"Delete {plural(len(used), 'queue')} in use: {', '.join(used)}?"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import error_output, output, report_text
+from rmqkit.cli import error_output, output, protection, report_text
 from rmqkit.cli.handler_options import FILTER_HELP
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
 from rmqkit.cli.signals import run_and_exit
@@ -80,6 +80,7 @@ def move(
     *,
     target: MoveTargetOptions,
     selection: MoveFilterOptions,
+    yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
     """Move the messages of a queue back to where they came from, or to another queue or exchange.
@@ -89,11 +90,13 @@ def move(
     moved, keeps its place in the queue; it is marked redelivered, as after a dry run. If any could not be moved, the
     exit code is 6.
     """
-    to, matches = target.target(source), selection.matches()
+    to, matches, settings = target.target(source), selection.matches(), broker.settings()
+    if not selection.dry_run:
+        protection.confirm(settings, yes, f"move the messages of queue {source!r}")
 
     def body(stop: Stop) -> int:
         error = None
-        with connect(broker.settings()) as connection:
+        with connect(settings) as connection:
             ready = connection.queue_state(source).ready
             limit = selection.limit or (DRY_RUN if selection.dry_run else ready)
             total = min(ready, limit)

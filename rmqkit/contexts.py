@@ -1,0 +1,222 @@
+"""Contexts: brokers by name, in `config.toml` in the user's configuration folder.
+
+    current = "dev"
+
+    [contexts.prod]
+    url = ["amqps://ada@rabbit1.example", "amqps://ada@rabbit2.example"]
+    password_command = ["pass", "show", "rabbit"]
+    protected = true
+
+The command line reads and writes the file; the library reads it only for a context that the caller or a variable names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmqkit.address import Tls, parse_urls
+from rmqkit.atomic_file import replace_file
+from rmqkit.errors import Location, Problem, SettingsError
+from rmqkit.password import PasswordSource
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+COLORS = ("red", "yellow", "green", "blue", "magenta", "cyan")
+NAME = re.compile(r"[^\W_][\w.@:+-]*")  # nothing that a shell or an option would need quotes for
+_PATHS = ("password_file", "tls_ca_file", "tls_cert_file", "tls_key_file", "tls_key_password_file")
+_PASSWORDS = ("password", "password_file", "password_command", "password_keyring")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The values of a named broker, for which options and variables may set others; empty ones are not set.
+
+    At most one field of the password is set. Paths are absolute. A `protected` context is confirmed by its name before
+    anything is deleted or moved.
+    """
+
+    name: str = ""
+    url: tuple[str, ...] = field(default=(), repr=False)  # may contain a password, as `api_url` may
+    api_url: str = field(default="", repr=False)
+    vhost: str | None = None
+    password: str = field(default="", repr=False)
+    password_file: str = ""
+    password_command: tuple[str, ...] = ()
+    password_keyring: bool = False
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    tls_key_password_file: str = ""
+    tls_insecure: bool = False
+    color: str = ""
+    protected: bool = False
+
+    def __str__(self) -> str:
+        return f"context {self.name!r}" if self.name else ""
+
+    @property
+    def tls(self) -> Tls:
+        """Return its TLS files."""
+        return Tls(
+            self.tls_ca_file,
+            self.tls_cert_file,
+            self.tls_key_file,
+            insecure=self.tls_insecure,
+            key_password_file=self.tls_key_password_file,
+        )
+
+    @property
+    def password_source(self) -> PasswordSource | None:
+        """Return the program that has the password, if one does."""
+        if self.password_command or self.password_keyring:
+            return PasswordSource(self.name, self.password_command)
+        return None
+
+
+FIELDS = {each.name: each for each in fields(Context) if each.name != "name"}
+_LISTS = {name for name, each in FIELDS.items() if str(each.type).startswith("tuple")}
+_FLAGS = {name for name, each in FIELDS.items() if each.type == "bool"}
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """All contexts by name, in the order of the file, and the name of the one in use (empty: none)."""
+
+    by_name: Mapping[str, Context] = field(default_factory=dict)
+    current: str = ""
+
+    def find(self, name: str) -> Context:
+        """Return a context; raise SettingsError for an unknown name."""
+        if name not in self.by_name:
+            close = get_close_matches(name, self.by_name)
+            advice = f"Did you mean {' or '.join(close)}?" if close else "`rmqkit context list` shows all of them."
+            raise SettingsError(f"unknown context {name!r}", advice=advice)
+        return self.by_name[name]
+
+
+def config_file() -> Path:
+    """Return the path of the file, which need not exist."""
+    import platformdirs  # noqa: PLC0415 - start-up time: a URL needs no context
+
+    return Path(platformdirs.user_config_dir("rmqkit", appauthor=False)) / "config.toml"
+
+
+def load() -> Contexts:
+    """Read all contexts; raise SettingsError, with every problem of the file."""
+    file = config_file()
+    try:
+        text = file.read_text("utf-8")
+        mode = file.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return Contexts()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+    if mode & 0o022:  # it names commands that rmqkit runs
+        raise SettingsError(f"{file}: other users can change this file", advice=f"Run `chmod 600 {file}`.")
+    return parse(text, file)
+
+
+def parse(text: str, file: Path) -> Contexts:
+    """Return the contexts of a file's text; raise SettingsError, with every problem, and no value."""
+    import tomllib  # noqa: PLC0415 - start-up time: most users have no contexts
+
+    try:
+        root = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        place = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
+        where = Location(str(file), *map(int, place.groups())) if place else Location(str(file))
+        raise SettingsError(f"{where}: not valid TOML") from None
+    tables = root.get("contexts", {})
+    problems = [Problem(Location(str(file)), message) for message in _problems(root, tables)]
+    if problems:
+        raise SettingsError(f"{file} cannot be used", problems=problems)
+    return Contexts(
+        {name: _context(name, table, file.parent) for name, table in tables.items()}, root.get("current", "")
+    )
+
+
+def change(edit: Callable[[TOMLDocument], None]) -> Contexts:
+    """Change the file in one step, keeping its comments, and return the contexts. Raises SettingsError.
+
+    Other programs that change it wait; a change that would make the file unusable is refused.
+    """
+    import tomlkit  # noqa: PLC0415 - start-up time: only commands that write the file need it
+
+    file = config_file()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            load()  # which reports what is wrong with it now
+            document = tomlkit.parse(file.read_text("utf-8") if file.exists() else "")
+            edit(document)
+            text = tomlkit.dumps(document)
+            changed = parse(text, file)
+            replace_file(file.resolve(), text, private=True)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be written: {error.strerror}") from None
+    return changed
+
+
+def _problems(root: Mapping[str, Any], tables: object) -> Iterator[str]:
+    for key in root.keys() - {"current", "contexts"}:
+        yield f"unknown key {key!r}; known: current, contexts"
+    current = root.get("current", "")
+    if not isinstance(tables, dict):
+        yield "contexts must be a table"
+    elif not isinstance(current, str) or (current and current not in tables):
+        yield "current must be the name of a context"
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        if not NAME.fullmatch(name):
+            yield f"context {name!r}: use letters, digits and . _ - @ : + in a name, a letter or digit first"
+        for message in _problems_of(table) if isinstance(table, dict) else ["not a table"]:
+            yield f"context {name!r}: {message}"
+
+
+def _problems_of(table: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in table.items():
+        if key not in FIELDS:
+            close = get_close_matches(key, FIELDS, 1)
+            yield f"unknown key {key!r}{f'; did you mean {close[0]}?' if close else ''}"
+        elif key in _FLAGS and not isinstance(value, bool):
+            yield f"{key} must be true or false"
+        elif key in _LISTS and not _is_list(value) and not (key == "url" and isinstance(value, str)):
+            yield f"{key} must be a list of texts"
+        elif key not in _FLAGS | _LISTS and not isinstance(value, str):
+            yield f"{key} must be a text"
+    if not table.get("url"):
+        yield "url is missing"
+    if table.get("color", COLORS[0]) not in COLORS:
+        yield f"color must be one of {', '.join(COLORS)}"
+    if len(given := [key for key in _PASSWORDS if table.get(key)]) > 1:
+        yield f"{' and '.join(given)} cannot be combined"
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+
+
+def _context(name: str, table: Mapping[str, Any], folder: Path) -> Context:
+    values = dict(table)
+    for key in _LISTS & table.keys():
+        values[key] = (table[key],) if isinstance(table[key], str) else tuple(table[key])
+    for key in values.keys() & set(_PATHS):
+        values[key] = str(folder / Path(values[key]).expanduser()) if values[key] else ""
+    return Context(name, **values)
+
+
+def has_password(url: str) -> bool:
+    """Tell whether a URL holds a password, other than the one that every RabbitMQ is installed with."""
+    addresses = parse_urls(url)
+    return any(each.tls_options.key_password or each.password not in (None, "guest", "") for each in addresses)
