@@ -155,7 +155,7 @@ class HandlerOptions:
         if self._forwards:
             target = self._target_settings(settings)
             exchange, key = (self.to_exchange, self.to_routing_key) if self.to_queue is None else ("", self.to_queue)
-            return Forwarder(connect(target), exchange, key)
+            return Forwarder(connect(target), exchange, key, queue if _same_broker(settings, target) else None)
         return Printer(as_json=self.format is PrintFormat.JSON, lock_fd=lock_fd)
 
     @property

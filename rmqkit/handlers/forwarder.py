@@ -3,13 +3,17 @@
 At least once: a delivery whose copy was confirmed, and whose acknowledgement was lost, is forwarded again.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from rmqkit.connection import Connection
+from rmqkit.errors import BrokerError, HandlerError
 from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
 from rmqkit.message import PERSISTENT, Delivery, Message, Origin, Properties
@@ -18,7 +22,16 @@ from rmqkit.payload.field_table import decode_properties
 from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
+if TYPE_CHECKING:
+    from rmqkit.deploy.live_router import LiveRouter
+
+Target = Callable[[Origin], tuple[str, str, Properties]]
+"""From an origin to the routing key, the exchange and the properties of the copies of its deliveries."""
+
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
+_RETURN_ADVICE = (
+    "Remove the binding or name another exchange; `rmqkit move` makes one pass. The message stays in its queue."
+)
 _ADVICE = "Bind a queue there, or exclude these messages with --filter; the message stays in its queue."
 
 
@@ -29,11 +42,12 @@ class _ForwardedMessage(Message):
     delivery: Delivery
 
 
-@dataclass(frozen=True)
+@dataclass
 class Forwarder:
     """Publishes each delivery with its body and properties, byte for byte, over its own connection, which it closes.
 
-    Where `exchange` or `routing_key` is None, that of the delivery is used.
+    Where `exchange` or `routing_key` is None, that of the delivery is used. `queue` is the one that is consumed, if it
+    is on the same broker: a copy that would return to it is not sent.
     """
 
     may_fail = False  # on a message alone
@@ -41,19 +55,31 @@ class Forwarder:
     connection: Connection
     exchange: str | None
     routing_key: str | None
+    queue: str | None = None
+    _queued: int = 0  # messages that were in the queue before it was consumed
+
+    def __post_init__(self) -> None:
+        """Count the messages in the queue, which may have arrived by a binding that was removed since."""
+        if self.exchange == "" and self.routing_key is not None:
+            self.queue = None  # it is another one
+        with suppress(BrokerError):
+            self._queued = self.connection.queue_state(self.queue).ready if self.queue else 0
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
         """Forward deliveries in order.
 
         Raises Unroutable when a copy reached no queue, NotConfirmed when it was not confirmed for any other reason,
-        ConnectionLost; unconfirmed messages stay in their queue.
+        HandlerError when it would return to the queue, ConnectionLost; unconfirmed messages stay in their queue.
         """
+        check = _ReturnCheck(self.connection, self.queue, self._queued, self._target) if self.queue else None
+        returning: Delivery | None = None
         publisher = _PublisherThread(self.connection, self._target, source.wake)
         try:
             for batch in source.batches(busy=publisher.is_busy):
-                publisher.put(batch)
+                returning = next(filter(check.returns, batch), None) if check else None
+                publisher.put(batch[: batch.index(returning)] if returning else batch)
                 yield publisher.take_confirmed()
-                if publisher.ended:
+                if returning or publisher.ended:
                     break
             publisher.finish(at_once=stop.requested)
             yield publisher.take_confirmed()
@@ -61,17 +87,60 @@ class Forwarder:
             publisher.halt()
         if publisher.error:
             raise publisher.error
+        if returning:
+            exchange = self._target(returning.origin)[1]
+            raise HandlerError(
+                f"a message would return to queue {self.queue!r} forever: exchange {exchange!r} routes it there",
+                advice=_RETURN_ADVICE,
+            )
 
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
 
     def _target(self, origin: Origin) -> tuple[str, str, Properties]:
-        """Return the routing key, the exchange and the properties of the copies of an origin's deliveries."""
         exchange = origin.exchange if self.exchange is None else self.exchange
         key = origin.routing_key if self.routing_key is None else self.routing_key
         header = sent_on(origin.header, self.connection.username, to_queue=not exchange)
         return key, exchange, decode_properties(header)[0]
+
+
+class _ReturnCheck:
+    """Tells whether the copies of deliveries would return to the queue, by the live bindings.
+
+    Without the HTTP API, it is known once a message arrives through the exchange, with the key, of its own copy.
+    """
+
+    def __init__(self, connection: Connection, queue: str, queued: int, target: Target) -> None:
+        self._connection, self._queue, self._queued, self._target = connection, queue, queued, target
+        self._router = self._read_bindings()
+        self._origin: Origin | None = None
+        self._arrived_like_copy = False  # what this origin's deliveries did
+        self._leads_back: bool | None = None
+
+    def returns(self, delivery: Delivery) -> bool:
+        """Tell whether the copy of a delivery would return; called for each in order."""
+        self._queued -= 1
+        if delivery.origin is not self._origin:
+            self._find_route(delivery.origin)
+        arrived_now = self._arrived_like_copy and self._queued < 0 and not delivery.redelivered
+        if arrived_now and self._leads_back is False:  # a new binding
+            self._router = self._read_bindings()
+            self._find_route(delivery.origin)
+        return arrived_now if self._leads_back is None else self._leads_back
+
+    def _read_bindings(self) -> LiveRouter:
+        from rmqkit.deploy.live_router import LiveRouter  # noqa: PLC0415 - start-up time
+
+        return LiveRouter(self._connection)
+
+    def _find_route(self, origin: Origin) -> None:
+        self._origin = origin
+        key, exchange, properties = self._target(origin)
+        self._arrived_like_copy = (exchange, key) == (origin.exchange, origin.routing_key)
+        self._leads_back = key == self._queue
+        if exchange:
+            self._leads_back = self._router.leads_to(self._queue, exchange, key, properties.headers or {})
 
 
 class _PublisherThread:
@@ -81,9 +150,7 @@ class _PublisherThread:
     arrive meanwhile are published together.
     """
 
-    def __init__(
-        self, connection: Connection, target: Callable[[Origin], tuple[str, str, Properties]], wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, connection: Connection, target: Target, wake: Callable[[], None]) -> None:
         self.ended = False  # nothing more will be published
         self.error: BaseException | None = None
         self._target = target

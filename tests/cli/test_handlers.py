@@ -22,7 +22,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from rmqkit.node.node import Node
 from tests.conftest import Broker, Namespace
 from tests.support.cli import Start, parse_report, rmqkit
-from tests.support.queues import declare, drain, fill, open_channel
+from tests.support.queues import declare, drain, fill, open_channel, ready
 from tests.support.wait import wait_for_queue, wait_until
 
 CANARY = "c4nary-p4ssword"
@@ -777,6 +777,71 @@ def test_messages_are_not_forwarded_to_their_own_queue(
     wait_for_queue(channel, queue, ready=1, consumers=0)
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["with the HTTP API", "without it"])
+def test_forwarding_ends_if_messages_would_return_to_their_queue_and_none_is_lost(
+    environment: dict[str, str], channel: BlockingChannel, namespace: Namespace, broker: Broker, *, seen: bool
+) -> None:
+    queue, exchange, inner, audit = (
+        namespace.queue(),
+        namespace.exchange(),
+        namespace.exchange("2"),
+        namespace.queue("a"),
+    )
+    for name in (queue, audit):
+        channel.queue_declare(name, durable=True)
+    for name in (exchange, inner):
+        channel.exchange_declare(name, "topic")
+    channel.exchange_bind(inner, exchange, "#")
+    channel.queue_bind(queue, inner, "order.#")
+    channel.queue_bind(audit, exchange, "#")
+    bodies = fill(channel, queue, 3)
+    own = environment | {"RMQKIT_API_URL": broker.api_url if seen else "http://127.0.0.1:1"}
+    words = ("consume", queue, "--to-exchange", exchange, "--prefetch", 1, "--idle-timeout", 0.2)
+    returning = rmqkit(*words, "--to-routing-key", "order.eu", env=own)
+    assert (returning.returncode, "would return to queue" in returning.stderr) == (8, True), returning.stderr
+    assert sorted(drain(channel, queue)) == bodies
+    assert drain(channel, audit) == ([] if seen else bodies)
+    fill(channel, queue, 3)
+    passing = rmqkit(*words, env=own)  # with their own key, which the binding does not match
+    assert (passing.returncode, ready(channel, queue), drain(channel, audit)) == (0, 0, bodies), passing.stderr
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["with the HTTP API", "without it"])
+def test_messages_return_to_an_exchange_that_no_longer_routes_to_their_queue(
+    environment: dict[str, str], channel: BlockingChannel, namespace: Namespace, broker: Broker, *, seen: bool
+) -> None:
+    queue, exchange, other = namespace.queue(), namespace.exchange(), namespace.queue("other")
+    channel.exchange_declare(exchange, "fanout")
+    for name in (queue, other):
+        channel.queue_declare(name, durable=True)
+    channel.queue_bind(queue, exchange)
+    channel.basic_publish(exchange, "key", b"x")
+    wait_for_queue(channel, queue, ready=1)
+    channel.queue_unbind(queue, exchange)
+    channel.queue_bind(other, exchange)
+    own = environment | {"RMQKIT_API_URL": broker.api_url if seen else "http://127.0.0.1:1"}
+    process = rmqkit("consume", queue, "--to-exchange", exchange, "-n", 1, env=own)
+    assert (process.returncode, drain(channel, other)) == (0, [b"x"]), process.stderr
+
+
+def test_a_binding_that_returns_messages_is_noticed_while_they_are_forwarded(
+    start: Start, channel: BlockingChannel, namespace: Namespace, broker: Broker
+) -> None:
+    queue, exchange, audit = namespace.queue(), namespace.exchange(), namespace.queue("audit")
+    channel.exchange_declare(exchange, "fanout")
+    for name in (queue, audit):
+        channel.queue_declare(name, durable=True)
+    channel.queue_bind(audit, exchange)
+    process = start(queue, "--to-exchange", exchange, RMQKIT_API_URL=broker.api_url)
+    channel.basic_publish("", queue, b"first")
+    wait_for_queue(channel, audit, ready=1)
+    channel.queue_bind(queue, exchange)
+    channel.basic_publish(exchange, "key", b"second")
+    _, stderr = process.communicate(timeout=90)
+    assert (process.returncode, b"would return to queue" in stderr) == (8, True), stderr
+    wait_for_queue(channel, queue, ready=1, consumers=0)
+
+
 # Filters.
 
 
@@ -801,8 +866,8 @@ def test_a_filter_passes_matching_messages_and_the_others_get_the_chosen_verdict
     assert process.returncode == 0, stderr
     assert [json.loads(line)["total"] for line in stdout.splitlines()] == [6, 8]
     assert parse_report(stderr)["unmatched"] == 10
-    for name, ready in zip(dead, left, strict=True):
-        wait_for_queue(channel, name, ready=ready, consumers=0)
+    for name, count in zip(dead, left, strict=True):
+        wait_for_queue(channel, name, ready=count, consumers=0)
 
 
 def test_a_count_applies_to_matching_messages_and_an_expression_without_a_value_is_reported_once(
