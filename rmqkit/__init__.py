@@ -35,7 +35,10 @@ _MODULES = {
     "payload.contracts": "compile_contract",
     "payload.message_template": "fill",
     "plan": "Difference Outcome Plan Step",
-    "report": "Answer ConsumeReport Failure Fate MoveGroup MoveReport PublishReport QueueState QueueStatus ServeReport",
+    "report": (
+        "Answer ConsumeReport Failure Fate MoveGroup MoveReport PublishReport PurgeReport QueueState QueueStatus "
+        "ServeReport"
+    ),
     "settings": "Settings load_settings",
     "stop": "Stop",
     "topology.file.loader": "load",
@@ -107,6 +110,7 @@ if TYPE_CHECKING:
     from rmqkit.report import MoveGroup as MoveGroup
     from rmqkit.report import MoveReport as MoveReport
     from rmqkit.report import PublishReport as PublishReport
+    from rmqkit.report import PurgeReport as PurgeReport
     from rmqkit.report import QueueState as QueueState
     from rmqkit.report import QueueStatus as QueueStatus
     from rmqkit.report import ServeReport as ServeReport

@@ -1,4 +1,4 @@
-"""The connection as users see it: apply, publish, consume, move, call, serve."""
+"""The connection as users see it: administer, publish, consume, move, call, serve."""
 
 from __future__ import annotations
 
@@ -7,16 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from rmqkit.amqp.entity_inspector import EntityInspector
-from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy.apply import apply
-from rmqkit.deploy.destroy import destroy
-from rmqkit.deploy.planner import plan
-from rmqkit.deploy.queue_use import queue_state
-from rmqkit.deploy.snapshot import take_snapshot
+from rmqkit.administration import Administration
 from rmqkit.deploy.subscription import Subscription, Subscriptions
-from rmqkit.http_api import client as http_api
-from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.consumer import Consumer
@@ -24,7 +16,6 @@ from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
 from rmqkit.model import Exchange, Target, Topology
 from rmqkit.options import (
-    ApplyOptions,
     CallOptions,
     ConsumeOptions,
     MoveOptions,
@@ -34,8 +25,15 @@ from rmqkit.options import (
     ServeOptions,
 )
 from rmqkit.payload.contracts import ContractCache
-from rmqkit.plan import Plan
-from rmqkit.report import Answer, Failure, Fate, MoveReport, PublishReport, QueueState, QueueStatus, ServeReport
+from rmqkit.report import (
+    Answer,
+    Failure,
+    Fate,
+    MoveReport,
+    PublishReport,
+    QueueState,
+    ServeReport,
+)
 from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop, StoppedAtOnce
 
@@ -59,7 +57,7 @@ def connect(
     return Connection(settings or load_settings(urls, context=context), name)
 
 
-class Connection:
+class Connection(Administration):
     """A connection to one broker, or to one of several equivalent brokers.
 
     Publishing has a separate TCP connection, because a broker under an alarm stops reading from publishers only
@@ -68,8 +66,7 @@ class Connection:
     """
 
     def __init__(self, settings: Settings, name: str = "rmqkit") -> None:
-        self._consuming = ReconnectingConnection(settings, f"{name} consumer")
-        self._publishing = ReconnectingConnection(settings, f"{name} publisher")
+        super().__init__(settings, name)
         self._subscriptions = Subscriptions(self._consuming)
         self._idle_clients: list[RpcClient] = []
         self._served: list[rpc_server.ServedFunction] = []
@@ -99,93 +96,6 @@ class Connection:
     def username(self) -> str:
         """Return the user name of the login."""
         return self._publishing.settings.addresses[0].username
-
-    def plan(self, topology: Topology, *, options: ApplyOptions = ApplyOptions()) -> Plan:  # noqa: B008 - frozen
-        """Return the plan of applying a topology, and change nothing.
-
-        Raises AccessRefused, ConnectionLost, and Unreachable if the settings name an HTTP API that does not answer.
-        """
-        return plan(self._consuming, topology, take_snapshot(self._consuming), options)
-
-    def apply(
-        self,
-        topology: Topology,
-        *,
-        options: ApplyOptions = ApplyOptions(),  # noqa: B008 - frozen
-        stop: Stop | None = None,
-        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
-        on_step: Callable[[str], None] = lambda _step: None,
-    ) -> Plan:
-        """Declare missing policies, exchanges, queues and bindings; applying twice has the effect of applying once.
-
-        `on_progress` receives the number of changes made and of all changes, `on_step` each step of a replacement. An
-        entity that a `stop` kept from being replaced remains in conflict; applying again resumes.
-
-        Raises PropertyMismatch, having changed nothing, with a problem for each entity that exists with different
-        properties, or that `options` would delete although it is in use. Raises AccessRefused, ConnectionLost; then a
-        second run completes the work. Policies and pruning need RabbitMQ's HTTP API: raises Unreachable without it.
-        """
-        return apply(
-            self._consuming,
-            self._publishing,
-            topology,
-            take_snapshot(self._consuming),
-            options,
-            stop=stop or Stop(),
-            on_progress=on_progress,
-            on_step=on_step,
-        )
-
-    def destroy(self, topology: Topology, *, force: bool = False, dry_run: bool = False, wait_s: float = 0.0) -> Plan:
-        """Delete the entities of a topology and return those that existed; a `dry_run` changes nothing.
-
-        Unless forced, raises PropertyMismatch, having changed nothing, with a problem for each queue that after
-        `wait_s` holds messages, unacknowledged ones included, or has consumers; or for each queue, if RabbitMQ's HTTP
-        API, which counts those, does not answer. Also raises the errors of `apply`.
-        """
-        snapshot = take_snapshot(self._consuming)
-        return destroy(self._consuming, topology, snapshot, force=force, dry_run=dry_run, wait_s=wait_s)
-
-    def live(self) -> LiveTopology:
-        """Return all entities of the virtual host, from RabbitMQ's HTTP API.
-
-        Raises Unreachable, AuthenticationFailed, AccessRefused.
-        """
-        return http_api.connect(self._consuming).live()
-
-    def queue_statuses(self, *, all_vhosts: bool = False) -> tuple[QueueStatus, ...]:
-        """Return the status of all queues of the virtual host, or of all, sorted by name.
-
-        Raises the errors of `live`.
-        """
-        return http_api.connect(self._consuming).queues(all_vhosts=all_vhosts)
-
-    def alarms(self) -> tuple[str, ...]:
-        """Return the alarms that block publishers, such as `memory on rabbit@one`; none if the user may not see them.
-
-        Raises the errors of `live`.
-        """
-        return http_api.connect(self._consuming).alarms()
-
-    def dead_letter_target(self, queue: str) -> Target | None:
-        """Return where the messages that a queue rejects go; None if they are dropped.
-
-        A routing key of "" keeps the message's own. Raises NotFound, and the errors of `live`, after five seconds
-        without an answer.
-        """
-        return http_api.connect(self._consuming, timeout_s=5.0).dead_letter_target(queue)
-
-    def queue_state(self, queue: str) -> QueueState:
-        """Return the numbers of ready messages and of consumers of a queue.
-
-        Raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
-        """
-        return queue_state(self._consuming, queue)
-
-    def is_stream(self, queue: str) -> bool:
-        """Tell whether a queue is a stream. Raises ConnectionLost."""
-        with EntityInspector(self._consuming) as inspector:
-            return inspector.is_stream(queue)
 
     def subscribe(
         self,

@@ -184,6 +184,21 @@ class MoveReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeReport:
+    """The outcome of purging: the `ready` messages at the start, and those `purged`, or that a `dry_run` would purge.
+
+    `unmatched` were excluded by the filter. A lost connection may count a message twice, as it is purged once more.
+    """
+
+    ready: int = 0
+    purged: int = 0
+    unmatched: int = 0
+    dry_run: bool = False
+    interrupted: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The outcome of a request: the replies, in the order they arrived, and the first error, if any.
 
@@ -270,11 +285,19 @@ class ScenarioReport:
         return sum(bool(result.problems) for result in self.results)
 
 
-def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | Plan | ScenarioReport) -> dict[str, Any]:
+_PLAIN: Mapping[type, str] = {
+    PublishReport: "published confirmed returned nacked refused unknown republished",
+    PurgeReport: "dry_run ready purged unmatched",
+    ServeReport: "requests replied failed unaddressed undelivered redelivered",
+}
+Report = PublishReport | ConsumeReport | MoveReport | PurgeReport | ServeReport | Plan | ScenarioReport
+
+
+def as_json(report: Report) -> dict[str, Any]:
     """Return a report as `--json` prints it, without failures and places in files."""
     match report:
-        case PublishReport():
-            return _numbers(report, "published confirmed returned nacked refused unknown republished")
+        case PublishReport() | PurgeReport() | ServeReport():
+            return _numbers(report, _PLAIN[type(report)])
         case ConsumeReport():
             settled = _numbers(report, "consumed acknowledged rejected requeued redelivered")
             numbers = settled | _numbers(report, "failed unmatched invalid retried parked stayed dropped lost in_doubt")
@@ -283,8 +306,6 @@ def as_json(report: PublishReport | ConsumeReport | MoveReport | ServeReport | P
             numbers = _numbers(report, "ready scanned moved redelivered unmatched")
             groups = [_group_as_json(group) for group in report.groups]
             return {"dry_run": report.dry_run, **numbers, "stayed": dict(report.stayed), "groups": groups}
-        case ServeReport():
-            return _numbers(report, "requests replied failed unaddressed undelivered redelivered")
         case Plan():
             entities = [_step_as_json(step) for step in report.steps]
             return {"applied": report.applied, "entities": entities, "unseen": list(report.unseen)}
@@ -299,7 +320,9 @@ def problem_as_json(problem: Problem) -> dict[str, Any]:
     return {**asdict(problem.where), "message": problem.message, "advice": problem.advice}
 
 
-def _numbers(report: PublishReport | ConsumeReport | MoveReport | ServeReport, names: str) -> dict[str, Any]:
+def _numbers(
+    report: PublishReport | ConsumeReport | MoveReport | PurgeReport | ServeReport, names: str
+) -> dict[str, Any]:
     return {name: getattr(report, name) for name in names.split()} | {"seconds": round(report.seconds, 3)}
 
 

@@ -166,6 +166,11 @@ class Channel:
                 exc.advice = error_mapping.permission_advice(exc.reply_text, (0, 0), exc.subject, "read") or exc.advice
             raise
 
+    def purge(self, queue: str) -> int:
+        """Delete the ready messages of a queue, and return their number (AMQP 0-9-1 section 1.7.2.7)."""
+        answer = self.call(spec.Queue.Purge(queue=queue), spec.Queue.PurgeOk, subject=f"purging queue {queue!r}")
+        return int(answer.message_count)
+
     def call_each(self, calls: Iterable[MethodCall], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Any]:
         """Send calls in order, up to a hundred ahead of their answers; yield each answer.
 

@@ -71,6 +71,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit destroy --dry-run orders.yaml",
             "rmqkit destroy orders.yaml",
         ),
+        "delete": (
+            "Delete a queue, an exchange or bindings; show first what would go with them.",
+            "rmqkit delete queue old_orders --if-empty",
+            "rmqkit delete exchange old_orders --dry-run",
+            "rmqkit delete binding orders billing -r order.eu.paid --yes",
+        ),
         "export": (
             "Export a virtual host as a topology file, or as RabbitMQ definitions.",
             "rmqkit export -o live.yaml",
@@ -125,6 +131,11 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit move parked --filter 'death.reason == \"rejected\" and death.age < 3600' --rate 100",
             "rmqkit move old_orders --to-queue orders",
         ),
+        "purge": (
+            "Delete the messages of a queue, or those that match a filter.",
+            "rmqkit purge parked",
+            "rmqkit purge parked --filter 'death.age > 86400' --yes",
+        ),
         "call": (
             "Send requests to a server, and print its replies.",
             'rmqkit call rpc_requests "21"',
@@ -152,7 +163,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }
-_TARGETS = {"test": "test:run", "unsubscribe": "subscribe:unsubscribe", "broker": "broker:app"}
+_TARGETS = {"test": "test:run", "unsubscribe": "subscribe:unsubscribe", "broker": "broker:app", "delete": "delete:app"}
 COMMANDS = {
     name: CommandEntry(f"rmqkit.cli.commands.{_TARGETS.get(name, f'{name}:{name}')}", summary, panel, tuple(examples))
     for panel, commands in _TABLE.items()

@@ -1,14 +1,18 @@
 """The options of `rmqkit consume` and `subscribe` that choose deliveries and their handler."""
 
+from __future__ import annotations
+
 import sys
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from rmqkit.address import is_loopback
+from rmqkit.cli import output
 from rmqkit.cli.options import connect, option_field
 from rmqkit.errors import OutputError
 from rmqkit.handlers.command import CommandHandler, parse
@@ -21,6 +25,9 @@ from rmqkit.message import Verdict
 from rmqkit.options import ConsumeOptions, FailurePolicy, Offset
 from rmqkit.payload import properties
 from rmqkit.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from rmqkit.handlers.delivery_filter import DeliveryFilter
 
 FILTER_HELP = (
     "Handle only messages for which this Jinja2 expression is true; it may use body (if JSON), headers, properties,"
@@ -35,6 +42,15 @@ class PrintFormat(Enum):
 
     RAW = "raw"
     JSON = "json"
+
+
+def delivery_filter(expression: str | None) -> DeliveryFilter | None:
+    """Return a function that tells whether a delivery matches. Raises PayloadError for a bad expression."""
+    if expression is None:
+        return None
+    from rmqkit.handlers.delivery_filter import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
+
+    return DeliveryFilter(expression, output.warn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,12 @@ _ALWAYS_SHOWN = ("url", "context", "vhost")
 _TYPE = re.compile(r"<(.+)>$")  # how Typer shows the type of an option without a metavar
 _OTHER_TOOLS = {  # commands of rabbitmqadmin, kubectl and others, and their equivalents
     "declare": "rmqkit apply FILE",
-    "delete": "rmqkit destroy FILE",
     "get": "rmqkit consume QUEUE --count 1",
     "lint": "rmqkit validate FILE",
     "list": "rmqkit status",
     "ls": "rmqkit status",
     "peek": "rmqkit move QUEUE --dry-run",
     "ping": "rmqkit status",
-    "purge": "rmqkit broker ctl purge_queue QUEUE",
     "receive": "rmqkit consume QUEUE",
     "send": "rmqkit publish",
     "shovel": "rmqkit move QUEUE --to-queue QUEUE",

@@ -37,6 +37,17 @@ def confirm(settings: Settings, yes: str | None, action: str) -> bool:
     return True
 
 
+def require(settings: Settings, yes: str | None, action: str, question: str) -> None:
+    """Have the user confirm an action on any broker; without a terminal, `--yes` is needed. Raises InputError."""
+    if confirm(settings, yes, action):
+        return
+    if not (output.is_terminal(sys.stdin) and output.is_terminal(sys.stderr)):
+        message = "confirmation is needed, and there is no terminal to ask on; nothing was changed"
+        raise InputError(message, advice="Add --yes.")
+    if not output.confirm(question):
+        raise InputError("canceled; nothing was changed")
+
+
 def _protecting(settings: Settings) -> str:
     """Return the name of the protected context that settings use, or that has the same broker and virtual host."""
     if settings.context.protected:

@@ -82,7 +82,8 @@ def apply(
             )
             planned = _with_results(planned, results)
             check_pruned()
-        lost = delete.remove(connection, snapshot.api, pruned, snapshot.topology, force=options.force)
+        careful = not options.force
+        lost = delete.remove(connection, snapshot.api, pruned, snapshot.topology, if_unused=careful, if_empty=careful)
         planned = replace(planned, steps=delete.with_losses(planned.steps, lost))
     except Refused as exc:
         with suppress(BrokerError):

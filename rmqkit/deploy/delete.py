@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import MethodCall
@@ -92,23 +93,26 @@ def remove(
     topology: Topology,
     live: Topology | None = None,
     *,
-    force: bool,
+    if_unused: bool,
+    if_empty: bool,
 ) -> dict[str, str]:
     """Delete everything a topology declares, if it exists: bindings, queues, exchanges, policies.
 
-    Return, by queue, the messages that were deleted with it, in words. Unless forced, the broker itself refuses to
-    delete a queue that is in use by now, or an exchange with a binding. Types of queues are those of `live`, if known.
-    Raises PropertyMismatch then, AccessRefused, Unreachable, ConnectionLost.
+    Return, by queue, the messages that were deleted with it, in words. The broker itself refuses to delete a classic
+    queue that by now has consumers, with `if_unused`, or messages, with `if_empty`; and an exchange with a binding,
+    with `if_unused`. Types of queues are those of `live`, if known. Raises PropertyMismatch then, AccessRefused,
+    Unreachable, ConnectionLost.
     """
+    delete = partial(_delete, connection, topology, if_unused=if_unused, if_empty=if_empty)
     types = {each.name: each.arguments.get("x-queue-type") for each in (live or topology).queues}
-    hidden = {each.name: each.hidden for each in api.queue_totals()} if api and force and topology.queues else {}
+    hidden = {each.name: each.hidden for each in api.queue_totals()} if api and not if_empty and topology.queues else {}
     try:
-        ready = _delete(connection, topology, types, force=force, default_queue_type="classic")
+        ready = delete(types, default_queue_type="classic")
     except Refused as exc:
         if exc.reply_code != NOT_IMPLEMENTED:
             raise
         types = types if live else {}
-        ready = _delete(connection, topology, types, force=force, default_queue_type="quorum")  # of the virtual host
+        ready = delete(types, default_queue_type="quorum")  # of the virtual host
     for policy in topology.policies:
         if api is not None:
             api.delete_policy(policy.name)
@@ -135,17 +139,18 @@ def _delete(
     topology: Topology,
     types: Mapping[str, str | None],
     *,
-    force: bool,
+    if_unused: bool,
+    if_empty: bool,
     default_queue_type: str,
 ) -> list[int]:
     """Return the number of messages that were ready in each queue."""
     with closing(connection.channel()) as channel:
-        calls = _calls(topology, types, force=force, default_queue_type=default_queue_type)
+        calls = _calls(topology, types, default_queue_type, if_unused=if_unused, if_empty=if_empty)
         return [each.message_count for each in channel.call_each(calls) if hasattr(each, "message_count")]
 
 
 def _calls(
-    topology: Topology, types: Mapping[str, str | None], *, force: bool, default_queue_type: str
+    topology: Topology, types: Mapping[str, str | None], default_queue_type: str, *, if_unused: bool, if_empty: bool
 ) -> Iterator[MethodCall]:
     queues = {queue.name for queue in topology.queues}
     for binding in topology.bindings:
@@ -153,7 +158,7 @@ def _calls(
             yield entity_methods.unbind_call(binding)
     for queue in topology.queues:
         # Only classic queues support if-unused and if-empty; for the others the broker closes the connection.
-        careful = not force and (types.get(queue.name) or default_queue_type) == "classic"
-        yield entity_methods.delete_call(queue, if_unused=careful, if_empty=careful)
+        classic = (types.get(queue.name) or default_queue_type) == "classic"
+        yield entity_methods.delete_call(queue, if_unused=if_unused and classic, if_empty=if_empty and classic)
     for exchange in topology.exchanges:
-        yield entity_methods.delete_call(exchange, if_unused=not force)
+        yield entity_methods.delete_call(exchange, if_unused=if_unused)

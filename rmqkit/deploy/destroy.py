@@ -46,7 +46,8 @@ def destroy(
     kept = (Outcome.EXTRA, Outcome.MISSING)
     steps = tuple(deleted(step) for step in planned.steps if step.outcome not in kept)
     if not dry_run:
-        lost = delete.remove(connection, snapshot.api, topology, snapshot.topology, force=force)
+        careful, live = not force, snapshot.topology
+        lost = delete.remove(connection, snapshot.api, topology, live, if_unused=careful, if_empty=careful)
     else:
         used = find_use(connection, snapshot.api, topology.queues) if force else []
         lost = {queue.name: contents for queue, contents in used}

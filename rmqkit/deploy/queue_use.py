@@ -30,22 +30,30 @@ def queue_state(connection: ReconnectingConnection, name: str) -> QueueState:
     return QueueState(name, counts.message_count, counts.consumer_count)
 
 
+def contents_text(ready: int, consumers: int, total: QueueTotal) -> str:
+    """Return the contents of a queue in words, like `2 messages and 1 consumer`; empty if it has none."""
+    counts = [(ready, "message"), (consumers, "consumer"), (total.unacknowledged, "unacknowledged message")]
+    counts.append((total.waiting, "delayed or dead-lettered message"))
+    return " and ".join(plural(count, noun) for count, noun in counts if count)
+
+
 def find_use(
     connection: ReconnectingConnection,
     api: HttpApiClient | None,
     queues: Sequence[Queue],
     *,
     ready: bool = True,
+    consumers: bool = True,
     wait_s: float = 0.0,
     pause: Callable[[float], object] = time.sleep,
     on_wait: Callable[[list[Queue]], object] = lambda _: None,
 ) -> list[tuple[Queue, str]]:
     """Return the queues that are in use, each with a text like `2 messages and 1 consumer`; wait for them to be free.
 
-    Without `ready` such messages do not count. Numbers that may be out of date are read twice, so this takes up to
-    `STALE_S` longer than `wait_s`; a `pause` that returns True ends it early. `on_wait` is called once, if there is a
-    reason to wait. Without the HTTP API only ready messages and consumers are seen. Raises ResourceLocked,
-    AccessRefused, Unreachable, ConnectionLost.
+    Without `ready` such messages do not count, without `consumers` those. Numbers that may be out of date are read
+    twice, so this takes up to `STALE_S` longer than `wait_s`; a `pause` that returns True ends it early. `on_wait` is
+    called once, if there is a reason to wait. Without the HTTP API only ready messages and consumers are seen. Raises
+    ResourceLocked, AccessRefused, Unreachable, ConnectionLost.
     """
     started, free_since, told = time.monotonic(), math.inf, False
     while queues:
@@ -58,16 +66,12 @@ def find_use(
             if answer is None:  # it does not exist
                 continue
             total = totals.get(queue.name, QueueTotal(queue.name))
-            counts = [(answer.message_count if ready else 0, "message"), (answer.consumer_count, "consumer")]
-            certain_found |= any(count for count, _ in counts) or (total.current and total.hidden > 0)
+            ready_count, consumer_count = answer.message_count * ready, answer.consumer_count * consumers
+            certain_found |= ready_count + consumer_count > 0 or (total.current and total.hidden > 0)
             late |= not total.current
-            consumed |= answer.consumer_count > 0
-            counts += [
-                (total.unacknowledged, "unacknowledged message"),
-                (total.waiting, "delayed or dead-lettered message"),
-            ]
-            if texts := [plural(count, noun) for count, noun in counts if count]:
-                found.append((queue, " and ".join(texts)))
+            consumed |= consumer_count > 0
+            if contents := contents_text(ready_count, consumer_count, total):
+                found.append((queue, contents))
         free_since = math.inf if consumed else min(free_since, asked)
         certain = not late or asked - free_since >= STALE_S
         if not found and certain:

@@ -121,7 +121,7 @@ class _ScenarioRun:
                 quiet.enter_context(suppress(BrokerError))
             if hasattr(self, "_channel"):
                 self._channel.close()
-            delete.remove(self._connection, None, self._copy.topology, force=True)
+            delete.remove(self._connection, None, self._copy.topology, if_unused=False, if_empty=False)
 
     def observe(self, scenario: Scenario, case: Case) -> tuple[str, ...]:
         """Return the queues that the message is in after the last step, one for each copy, sorted."""

@@ -11,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 
 from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel
@@ -135,6 +134,10 @@ class Move:
             raise
         return self.report
 
+    def open_pass(self, channel: Channel) -> MovePass:
+        """Return a pass over the queue on a new channel."""
+        return MovePass(self, channel)
+
     @property
     def report(self) -> MoveReport:
         """Return the result so far."""
@@ -171,7 +174,7 @@ class Move:
         self.unmatched, self.stayed, self.groups = 0, Counter(), MoveGroups()
         if self.options.dry_run:
             self.moved = 0
-        session = self.connection.recover(self.stop, partial(_MovePass, self))
+        session = self.connection.recover(self.stop, self.open_pass)
         try:
             self.ready = self.ready or session.held.ready()
             with self.stop.waking(session.channel.wake), EntityInspector(self.connection, self.stop) as inspector:
@@ -195,7 +198,7 @@ def _dry_run_bound(limit: int | None) -> int:
     return min(max(limit or 0, DRY_RUN), _DRY_RUN_MOST)
 
 
-class _MovePass(Transfer):
+class MovePass(Transfer):
     """One pass over the queue, on one channel; it ends early when its channel does."""
 
     def __init__(self, move: Move, channel: Channel) -> None:

@@ -23,6 +23,7 @@ PAGES = (
     "docs/library.md",
     "docs/life-of-a-topology.md",
     "docs/messages.md",
+    "docs/operations.md",
     "docs/patterns/dead-letters.md",
     "docs/patterns/offline-readers.md",
     "docs/patterns/priority.md",

@@ -150,7 +150,6 @@ def test_a_mistyped_command_is_a_usage_error_with_a_suggestion() -> None:
         ("ls", "rmqkit status"),
         ("peek", "rmqkit move QUEUE --dry-run"),
         ("ping", "rmqkit status"),
-        ("purge", "rmqkit broker ctl purge_queue QUEUE"),
     ],
 )
 def test_a_command_of_another_tool_suggests_the_nearest_one(word: str, suggestion: str, call: Call) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import error_output, output, protection, report_text
-from rmqkit.cli.handler_options import FILTER_HELP
+from rmqkit.cli.handler_options import FILTER_HELP, delivery_filter
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
 from rmqkit.cli.signals import run_and_exit
 from rmqkit.errors import BrokerError
@@ -18,9 +17,6 @@ from rmqkit.model import Exchange, Target
 from rmqkit.options import DRY_RUN, Replay
 from rmqkit.report import MoveReport, as_json
 from rmqkit.stop import Stop
-
-if TYPE_CHECKING:
-    from rmqkit.message import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +60,6 @@ class MoveFilterOptions:
         default=False,
     )
 
-    def matches(self) -> Callable[[Delivery], bool]:
-        """Return a function that tells whether to move a message. Raises PayloadError for a bad expression."""
-        if self.filter is None:
-            return lambda _: True
-        from rmqkit.handlers.delivery_filter import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
-
-        return DeliveryFilter(self.filter, output.warn)
-
 
 @grouped
 def move(
@@ -90,7 +78,7 @@ def move(
     moved, keeps its place in the queue; it is marked redelivered, as after a dry run. If any could not be moved, the
     exit code is 6.
     """
-    to, matches, settings = target.target(source), selection.matches(), broker.settings()
+    to, matches, settings = target.target(source), delivery_filter(selection.filter), broker.settings()
     if not selection.dry_run:
         protection.confirm(settings, yes, f"move the messages of queue {source!r}")
 
@@ -105,7 +93,7 @@ def move(
                     report = connection.move(
                         source,
                         to,
-                        matches=matches,
+                        matches=matches or (lambda _: True),
                         limit=selection.limit,
                         rate=selection.rate,
                         dry_run=selection.dry_run,

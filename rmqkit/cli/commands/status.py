@@ -169,7 +169,8 @@ def inspect(
     unseen: tuple[str, ...] = ()
     alarms: tuple[str, ...] = ()
     try:
-        known, alarms = connection.queue_statuses(all_vhosts=selection.all_vhosts), connection.alarms()
+        api = connection.http_api()
+        known, alarms = api.queues(all_vhosts=selection.all_vhosts), api.alarms()
     except (Unreachable, AuthenticationFailed, AccessRefused) as error:
         if topology is None:
             advice = "Or pass a topology file: AMQP alone can show its queues' ready messages and consumers."

@@ -1,0 +1,158 @@
+"""The part of a connection that administers a broker: topologies, queues, exchanges, bindings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from rmqkit.amqp.entity_inspector import EntityInspector
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
+from rmqkit.deploy.apply import apply
+from rmqkit.deploy.destroy import destroy
+from rmqkit.deploy.planner import plan
+from rmqkit.deploy.queue_use import queue_state
+from rmqkit.deploy.snapshot import take_snapshot
+from rmqkit.http_api import client as http_api
+from rmqkit.http_api.client import HttpApiClient
+from rmqkit.http_api.mapping import LiveTopology
+from rmqkit.message import Delivery
+from rmqkit.model import Binding, Exchange, Queue, Target, Topology
+from rmqkit.options import ApplyOptions
+from rmqkit.plan import Plan
+from rmqkit.report import PurgeReport, QueueState
+from rmqkit.settings import Settings
+from rmqkit.stop import Stop
+
+_log = logging.getLogger("rmqkit")
+
+
+class Administration:
+    """What `Connection` can do besides passing messages."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._consuming = ReconnectingConnection(settings, f"{name} consumer")
+        self._publishing = ReconnectingConnection(settings, f"{name} publisher")
+
+    def plan(self, topology: Topology, *, options: ApplyOptions = ApplyOptions()) -> Plan:  # noqa: B008 - frozen
+        """Return the plan of applying a topology, and change nothing.
+
+        Raises AccessRefused, ConnectionLost, and Unreachable if the settings name an HTTP API that does not answer.
+        """
+        return plan(self._consuming, topology, take_snapshot(self._consuming), options)
+
+    def apply(
+        self,
+        topology: Topology,
+        *,
+        options: ApplyOptions = ApplyOptions(),  # noqa: B008 - frozen
+        stop: Stop | None = None,
+        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+        on_step: Callable[[str], None] = lambda _step: None,
+    ) -> Plan:
+        """Declare missing policies, exchanges, queues and bindings; applying twice has the effect of applying once.
+
+        `on_progress` receives the number of changes made and of all changes, `on_step` each step of a replacement. An
+        entity that a `stop` kept from being replaced remains in conflict; applying again resumes.
+
+        Raises PropertyMismatch, having changed nothing, with a problem for each entity that exists with different
+        properties, or that `options` would delete although it is in use. Raises AccessRefused, ConnectionLost; then a
+        second run completes the work. Policies and pruning need RabbitMQ's HTTP API: raises Unreachable without it.
+        """
+        return apply(
+            self._consuming,
+            self._publishing,
+            topology,
+            take_snapshot(self._consuming),
+            options,
+            stop=stop or Stop(),
+            on_progress=on_progress,
+            on_step=on_step,
+        )
+
+    def destroy(self, topology: Topology, *, force: bool = False, dry_run: bool = False, wait_s: float = 0.0) -> Plan:
+        """Delete the entities of a topology and return those that existed; a `dry_run` changes nothing.
+
+        Unless forced, raises PropertyMismatch, having changed nothing, with a problem for each queue that after
+        `wait_s` holds messages, unacknowledged ones included, or has consumers; or for each queue, if RabbitMQ's HTTP
+        API, which counts those, does not answer. Also raises the errors of `apply`.
+        """
+        snapshot = take_snapshot(self._consuming)
+        return destroy(self._consuming, topology, snapshot, force=force, dry_run=dry_run, wait_s=wait_s)
+
+    def delete(
+        self,
+        *entities: Queue | Exchange | Binding,
+        if_empty: bool = False,
+        if_unused: bool = False,
+        dry_run: bool = False,
+    ) -> Plan:
+        """Delete entities, whatever they hold, and return what went with them; a `dry_run` changes nothing.
+
+        Only the name of a queue or exchange counts. With `if_empty`, raises PropertyMismatch for a queue with
+        messages, unacknowledged ones included, or that RabbitMQ's HTTP API does not count; with `if_unused`, for one
+        with consumers, or an exchange that feeds another entity. Raises NotFound, ResourceLocked, AccessRefused,
+        ConnectionLost.
+        """
+        from rmqkit.deploy.delete_entities import delete_entities  # noqa: PLC0415 - start-up time: few commands delete
+
+        return delete_entities(self._consuming, entities, if_empty=if_empty, if_unused=if_unused, dry_run=dry_run)
+
+    def live(self) -> LiveTopology:
+        """Return all entities of the virtual host, from RabbitMQ's HTTP API.
+
+        Raises Unreachable, AuthenticationFailed, AccessRefused.
+        """
+        return http_api.connect(self._consuming).live()
+
+    def http_api(self) -> HttpApiClient:
+        """Return a client of RabbitMQ's HTTP API, verified to be that of this broker. Raises the errors of `live`."""
+        return http_api.connect(self._consuming)
+
+    def dead_letter_target(self, queue: str) -> Target | None:
+        """Return where the messages that a queue rejects go; None if they are dropped.
+
+        A routing key of "" keeps the message's own. Raises NotFound, and the errors of `live`, after five seconds
+        without an answer.
+        """
+        return http_api.connect(self._consuming, timeout_s=5.0).dead_letter_target(queue)
+
+    def queue_state(self, queue: str) -> QueueState:
+        """Return the numbers of ready messages and of consumers of a queue.
+
+        Raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
+        """
+        return queue_state(self._consuming, queue)
+
+    def is_stream(self, queue: str) -> bool:
+        """Tell whether a queue is a stream. Raises ConnectionLost."""
+        with EntityInspector(self._consuming) as inspector:
+            return inspector.is_stream(queue)
+
+    def purge(
+        self,
+        queue: str,
+        *,
+        matches: Callable[[Delivery], bool] | None = None,
+        dry_run: bool = False,
+        stop: Stop | None = None,
+        on_progress: Callable[[int, str], None] = lambda _scanned, _blocked: None,
+        on_warning: Callable[[str], None] = _log.warning,
+    ) -> PurgeReport:
+        """Delete the ready messages of a queue, or in one pass those that match; none is dead-lettered.
+
+        Messages that do not match, or are unacknowledged, stay. A dry run counts, with `matches` as that of a move.
+        Raises what `move` raises.
+        """
+        from rmqkit.messaging import purge  # noqa: PLC0415 - start-up time: few commands purge
+
+        if matches is None:
+            return purge.purge(self._consuming, queue, dry_run=dry_run)
+        return purge.purge_matching(
+            self._consuming,
+            queue,
+            matches,
+            dry_run=dry_run,
+            stop=stop or Stop(),
+            on_progress=on_progress,
+            on_warning=on_warning,
+        )
