@@ -7,16 +7,18 @@ encoding of the text behind it: `gzip:UTF-8`.
 from __future__ import annotations
 
 import re
+import sys
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 from rmqkit.errors import Location
 from rmqkit.payload.formats import error_at
 
 MAX_BYTES = 32 * 1024 * 1024  # of contents: a small body may hold any number of zeros
-_MAX_MEMBERS = 100  # of a gzip body, each of which costs a copy of the rest
+_MAX_MEMBERS = 100  # of a body, each of which costs a copy of the rest
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's wbits
 _TOO_LARGE = f"the body holds more than {MAX_BYTES // 1024 // 1024} MiB when decompressed"
 
@@ -36,10 +38,11 @@ def contents(body: bytes, content_encoding: str | None, where: Location) -> byte
         raise error_at(where, f"content_encoding is {content_encoding}, but {exc}") from exc
 
 
-def _inflate(body: bytes, wbits: int) -> bytes:
-    found = b""
+def _inflate(body: bytes, decompressor: Callable[[], Any]) -> bytes:
+    """Decompress a body of one member or several, each with a new decompressor."""
+    found: bytes = b""
     for _ in range(_MAX_MEMBERS):
-        member = zlib.decompressobj(wbits)
+        member = decompressor()
         found += member.decompress(body, MAX_BYTES + 1 - len(found))
         if len(found) > MAX_BYTES:
             raise ValueError(_TOO_LARGE)
@@ -48,37 +51,27 @@ def _inflate(body: bytes, wbits: int) -> bytes:
         body = member.unused_data
         if not body:
             return found
-    raise ValueError(f"the body has more than {_MAX_MEMBERS} gzip members")
+    raise ValueError(f"the body has more than {_MAX_MEMBERS} members")
+
+
+def _gzip(body: bytes) -> bytes:
+    return _inflate(body, partial(zlib.decompressobj, _GZIP))
 
 
 def _deflate(body: bytes) -> bytes:
     has_header = body[0] & 0x0F == zlib.DEFLATED and int.from_bytes(body[:2], "big") % 31 == 0
-    return _inflate(body, _ZLIB if has_header else _RAW)
+    return _inflate(body, partial(zlib.decompressobj, _ZLIB if has_header else _RAW))
 
 
 def _zstd(body: bytes) -> bytes:
-    for name in ("compression.zstd", "zstandard"):  # the first is part of Python 3.14
-        with suppress(ImportError):
-            library = import_module(name)
-            break
-    else:
-        raise ValueError("reading it requires Python 3.14 or `pip install zstandard`")
-    decompressor = library.ZstdDecompressor()
     try:
-        if name == "zstandard":
-            found: bytes = decompressor.stream_reader(body).read(MAX_BYTES + 1)
-        else:
-            found = decompressor.decompress(body, MAX_BYTES + 1)
-    except library.ZstdError as exc:
+        zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    except ImportError:
+        raise ValueError("reading it before Python 3.14 requires `pip install 'rmqkit[zstd]'`") from None
+    try:
+        return _inflate(body, zstd.ZstdDecompressor)
+    except zstd.ZstdError as exc:
         raise ValueError(str(exc)) from exc
-    if len(found) > MAX_BYTES:
-        raise ValueError(_TOO_LARGE)
-    return found
 
 
-_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": lambda body: _inflate(body, _GZIP),
-    "x-gzip": lambda body: _inflate(body, _GZIP),
-    "deflate": _deflate,
-    "zstd": _zstd,
-}
+_DECOMPRESS = {"gzip": _gzip, "x-gzip": _gzip, "deflate": _deflate, "zstd": _zstd}
