@@ -31,13 +31,13 @@ _MODULES = {
     "message": "Delivery Message Properties Verdict",
     "messaging.consumer": "Consumer",
     "model": "Binding Contract Exchange Policy Queue Retry Suppression Target Topology",
-    "options": "ApplyOptions FailurePolicy Offset PublishOptions Replay",
+    "options": "ApplyOptions FailurePolicy Offset PublishOptions Replay WaitFor",
     "payload.contracts": "compile_contract",
     "payload.message_template": "fill",
     "plan": "Difference Outcome Plan Step",
     "report": (
         "Answer ConsumeReport Failure Fate MoveGroup MoveReport PublishReport PurgeReport QueueState QueueStatus "
-        "ServeReport"
+        "ServeReport WaitReport"
     ),
     "settings": "Settings load_settings",
     "stop": "Stop",
@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from rmqkit.options import Offset as Offset
     from rmqkit.options import PublishOptions as PublishOptions
     from rmqkit.options import Replay as Replay
+    from rmqkit.options import WaitFor as WaitFor
     from rmqkit.payload.contracts import compile_contract as compile_contract
     from rmqkit.payload.message_template import fill as fill
     from rmqkit.plan import Difference as Difference
@@ -114,6 +115,7 @@ if TYPE_CHECKING:
     from rmqkit.report import QueueState as QueueState
     from rmqkit.report import QueueStatus as QueueStatus
     from rmqkit.report import ServeReport as ServeReport
+    from rmqkit.report import WaitReport as WaitReport
     from rmqkit.settings import Settings as Settings
     from rmqkit.settings import load_settings as load_settings
     from rmqkit.stop import Stop as Stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rmqkit import errors
 from rmqkit.plan import Plan
-from rmqkit.report import MoveReport, ScenarioReport
+from rmqkit.report import MoveReport, ScenarioReport, WaitReport
 
 DONE = 0
 BUG = 1
@@ -30,7 +30,8 @@ MEANINGS: dict[int, str] = {
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
     HANDLER_FAILED: "a handler failed, locally or on the called server; a consumed message broke its contract;"
     " or messages were lost with --no-ack",
-    TEST_FAILED: "a test failed: a message was not routed as its scenario expects",
+    TEST_FAILED: "a test failed: a message was not routed as its scenario expects; wait: the queue did not reach the"
+    " state in time",
     SIGNALLED + 1: "stopped by SIGHUP (the terminal was closed), after finishing cleanly",
     SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",
     SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",
@@ -48,7 +49,7 @@ _ERRORS: dict[int, tuple[type[errors.RmqkitError], ...]] = {
 
 
 def exit_code(
-    outcome: BaseException | MoveReport | Plan | ScenarioReport | None, *, changes_count: bool = False
+    outcome: BaseException | MoveReport | Plan | ScenarioReport | WaitReport | None, *, changes_count: bool = False
 ) -> int:
     """Return the exit code of the process for an outcome; None means done.
 
@@ -62,6 +63,8 @@ def exit_code(
             return REFUSED if outcome.conflicts or outcome.missing or outcome.unsupported else pending
         case ScenarioReport():
             return TEST_FAILED if outcome.failed else DONE
+        case WaitReport():
+            return DONE if outcome.met else TEST_FAILED
         case MoveReport():
             return NOT_CONFIRMED if outcome.stayed else DONE
         case _:

@@ -79,6 +79,23 @@ class MoveOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitFor:
+    """The state of a queue to wait for: `empty`, or numbers, where 0 means none and any other number at least so many.
+
+    An empty queue has no messages, not even unacknowledged ones, as far as RabbitMQ's HTTP API shows them.
+    """
+
+    empty: bool = False
+    ready: int | None = None
+    consumers: int | None = None
+
+    def holds(self, ready: int, consumers: int) -> bool:
+        """Tell whether a queue with so many ready messages and consumers has the wanted numbers."""
+        pairs = ((self.ready, ready), (self.consumers, consumers))
+        return all(wanted is None or (count >= wanted if wanted else count == 0) for wanted, count in pairs)
+
+
+@dataclass(frozen=True, slots=True)
 class CallOptions:
     """How to call.
 

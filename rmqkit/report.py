@@ -199,6 +199,20 @@ class PurgeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitReport:
+    """The outcome of waiting for a queue: whether it has the wanted state, and its last `state` in words.
+
+    `unseen` says why unacknowledged messages, which would count, could not be seen; it is empty if they could.
+    """
+
+    queue: str
+    met: bool
+    state: str
+    unseen: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The outcome of a request: the replies, in the order they arrived, and the first error, if any.
 
@@ -287,16 +301,17 @@ class ScenarioReport:
 
 _PLAIN: Mapping[type, str] = {
     PublishReport: "published confirmed returned nacked refused unknown republished",
+    WaitReport: "queue met state unseen",
     PurgeReport: "dry_run ready purged unmatched",
     ServeReport: "requests replied failed unaddressed undelivered redelivered",
 }
-Report = PublishReport | ConsumeReport | MoveReport | PurgeReport | ServeReport | Plan | ScenarioReport
+Report = PublishReport | ConsumeReport | MoveReport | PurgeReport | WaitReport | ServeReport | Plan | ScenarioReport
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return a report as `--json` prints it, without failures and places in files."""
     match report:
-        case PublishReport() | PurgeReport() | ServeReport():
+        case PublishReport() | PurgeReport() | WaitReport() | ServeReport():
             return _numbers(report, _PLAIN[type(report)])
         case ConsumeReport():
             settled = _numbers(report, "consumed acknowledged rejected requeued redelivered")
@@ -320,9 +335,7 @@ def problem_as_json(problem: Problem) -> dict[str, Any]:
     return {**asdict(problem.where), "message": problem.message, "advice": problem.advice}
 
 
-def _numbers(
-    report: PublishReport | ConsumeReport | MoveReport | PurgeReport | ServeReport, names: str
-) -> dict[str, Any]:
+def _numbers(report: Any, names: str) -> dict[str, Any]:
     return {name: getattr(report, name) for name in names.split()} | {"seconds": round(report.seconds, 3)}
 
 

@@ -93,6 +93,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit status orders.yaml --watch",
             "rmqkit status 'orders.*' --sort name",
         ),
+        "wait": (
+            "Wait until a queue is empty, or has so many consumers or ready messages.",
+            "rmqkit wait orders --empty --timeout 300",
+            "rmqkit wait orders --consumers 3 && deploy-next-service",
+            "rmqkit wait orders --consumers 0",
+        ),
         "schema": (
             "Print the JSON Schema of topology files, for editors.",
             "rmqkit schema > topology.schema.json",

@@ -26,6 +26,19 @@ class BrokerSnapshot:
         return self.live.topology if self.live else None
 
 
+def connect_if_available(connection: ReconnectingConnection) -> tuple[HttpApiClient | None, str]:
+    """Return the HTTP API if it answers, which it must if the settings name it; else None and the reason.
+
+    Raises Unreachable, AuthenticationFailed, AccessRefused, SettingsError.
+    """
+    try:
+        return http_api.connect(connection), ""
+    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
+        if connection.settings.api_url:
+            raise
+        return None, exc.message
+
+
 def take_snapshot(connection: ReconnectingConnection) -> BrokerSnapshot:
     """Read everything in the virtual host from the HTTP API if it answers, which it must if the settings name it.
 

@@ -43,7 +43,14 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    ["destroy {file}", "apply --prune {file}", "apply --replace {file}", "move kept --to-queue other"],
+    [
+        "destroy {file}",
+        "apply --prune {file}",
+        "apply --replace {file}",
+        "move kept --to-queue other",
+        "purge kept",
+        "delete queue kept",
+    ],
 )
 def test_a_protected_context_is_named_before_anything_is_deleted_or_moved(
     words: str, env: dict[str, str], file: Path, vhost_url: str, vhost_channel: BlockingChannel
