@@ -12,7 +12,9 @@ from rmqkit.deploy.destroy import destroy
 from rmqkit.deploy.planner import plan
 from rmqkit.deploy.queue_use import queue_state
 from rmqkit.deploy.snapshot import take_snapshot
+from rmqkit.errors import AccessRefused
 from rmqkit.http_api import client as http_api
+from rmqkit.http_api import permission_advice
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.message import Delivery
@@ -115,6 +117,14 @@ class Administration:
         without an answer.
         """
         return http_api.connect(self._consuming, timeout_s=5.0).dead_letter_target(queue)
+
+    def complete_advice(self, error: BaseException | None) -> None:
+        """Add to a refusal for a missing permission the command that grants it, if RabbitMQ's HTTP API answers.
+
+        It shows permissions to administrators. Leaving the `with` block of a connection with such an error does this.
+        """
+        if isinstance(error, AccessRefused):
+            permission_advice.complete(error, self._consuming)
 
     def queue_state(self, queue: str) -> QueueState:
         """Return the numbers of ready messages and of consumers of a queue.

@@ -76,7 +76,8 @@ class Connection(Administration):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        self.complete_advice(error)
         if kind is StoppedAtOnce:
             self._publishing.reset()
             self._consuming.reset()

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +182,24 @@ class Refused(BrokerError):
         self.subject = subject
 
 
+class MissingPermission(NamedTuple):
+    """A permission that a user lacks, as a sentence, and a pattern that grants it.
+
+    `kind` is configure, write or read; `exchange` is that of a topic permission, else None.
+    """
+
+    text: str
+    user: str
+    vhost: str
+    kind: str
+    pattern: str
+    exchange: str | None = None
+
+
 class AccessRefused(Refused):
-    """403: the user lacks a permission."""
+    """403: the user lacks a permission, which is `missing` if the broker names it."""
+
+    missing: MissingPermission | None = None
 
 
 class NotFound(Refused):

@@ -163,7 +163,7 @@ class Channel:
             return self.call(passive, spec.Queue.DeclareOk, subject=subject or f"queue {queue!r}")
         except AccessRefused as exc:
             if self.transport.version >= _ANY_PERMISSION:
-                exc.advice = error_mapping.permission_advice(exc.reply_text, (0, 0), exc.subject, "read") or exc.advice
+                error_mapping.add_permission_advice(exc, (0, 0), "read")
             raise
 
     def purge(self, queue: str) -> int:

@@ -15,9 +15,11 @@ from rmqkit.address import Address, is_loopback
 from rmqkit.amqp.frame_decoder import ProtocolError
 from rmqkit.errors import (
     REFUSALS,
+    AccessRefused,
     AuthenticationFailed,
     BrokerError,
     ConnectionLost,
+    MissingPermission,
     NotConfirmed,
     NotFound,
     Refused,
@@ -128,30 +130,32 @@ def blocked(reason: str, waited_s: float) -> NotConfirmed:
     )
 
 
-def permission_advice(reply_text: str, method: tuple[int, int], subject: str, sufficient: str = "") -> str:
-    """Name the missing permission, and how to add it to the others; empty if the refusal has another cause.
+def add_permission_advice(error: Refused, method: tuple[int, int], sufficient: str = "") -> None:
+    """Name the missing permission in a refusal, and how to add it to the others, unless it has another cause.
 
-    `subject` is the entity of the refused method, like `queue 'orders'` or `binding a -> b`; `sufficient` a permission
-    that suffices in place of the one that the broker names.
+    `method` is class and method of the refused call; `sufficient` a permission that suffices in place of the one that
+    the broker names.
     """
-    found = _MISSING_PERMISSION.match(reply_text)
-    if found is None:
-        return ""
+    found = _MISSING_PERMISSION.match(error.reply_text)
+    if found is None or not isinstance(error, AccessRefused):
+        return
     kind, name, topic = found["kind"], found["name"], found["topic"]
-    permission = sufficient or found["permission"] or _permission(kind, name, topic, method, subject)
+    permission = sufficient or found["permission"] or _permission(kind, name, topic, method, error.subject)
     topics = "topic_" if topic is not None else ""
     if topic is not None:
-        missing, patterns = f"topic {permission} permission for {topic!r} in exchange {name!r}", "both patterns"
+        lacks, patterns = f"topic {permission} permission for {topic!r} in exchange {name!r}", "both patterns"
     else:
-        missing, patterns = f"{permission} permission on {kind} {name!r}", "all three patterns"
+        lacks, patterns = f"{permission} permission on {kind} {name!r}", "all three patterns"
         if permission == "configure" and not found["permission"] and method in _DECLARES:
-            missing += ", or read permission, which a dead-letter or alternate exchange also requires"
-    pattern = _pattern(name if topic is None else topic)
+            lacks += ", or read permission, which a dead-letter or alternate exchange also requires"
+    text, pattern = f"User {found['user']!r} lacks {lacks}.", _pattern(name if topic is None else topic)
+    exchange = name if topic is not None else None
+    error.missing = MissingPermission(text, found["user"], found["vhost"], permission, pattern, exchange)
     listing = f"list_{topics}permissions -p {shlex.quote(found['vhost'])}"
-    return (
-        f"User {found['user']!r} lacks {missing}. `rabbitmqctl {listing}` shows the patterns: extend the {permission}"
-        f" pattern to OLD|{pattern}, or replace it by {pattern} if it is empty. `rabbitmqctl set_{topics}permissions`"
-        f" replaces {patterns}, so repeat the others."
+    error.advice = (
+        f"{text} `rabbitmqctl {listing}` shows the patterns: extend the {permission} pattern to OLD|{pattern}, or"
+        f" replace it by {pattern} if it is empty. `rabbitmqctl set_{topics}permissions` replaces {patterns}, so repeat"
+        " the others."
     )
 
 
@@ -200,11 +204,12 @@ def refused(reply_code: int, reply_text: str, subject: str, method: tuple[int, i
 
     `method` is class and method of the refused call.
     """
-    error = REFUSALS.get(reply_code, Refused)
-    advice = permission_advice(reply_text, method, subject) or _ADVICE.get(reply_code, "")
+    advice = _ADVICE.get(reply_code, "")
     if unknown_type := _UNKNOWN_TYPE.search(reply_text):
         advice = unknown_type_advice(unknown_type[1])
-    return error(reply_code, reply_text, subject, advice=advice)
+    error = REFUSALS.get(reply_code, Refused)(reply_code, reply_text, subject, advice=advice)
+    add_permission_advice(error, method)
+    return error
 
 
 def unknown_type_advice(exchange_type: str) -> str:

@@ -124,10 +124,10 @@ def _refusal(report: PublishReport, failure: Failure) -> Refused:
     number = int(code) if code.isdecimal() else 0
     where = Target(failure.message.exchange, failure.message.routing_key)
     subject = f"{report.refused:,} of {report.published:,} messages to {where}"
-    advice = error_mapping.permission_advice(text, error_mapping.PUBLISH, subject)
-    if number == 404:  # noqa: PLR2004 - not found
-        advice = "Run `rmqkit apply FILE` to declare it."
-    return REFUSALS.get(number, Refused)(number, text, subject, advice=advice)
+    advice = "Run `rmqkit apply FILE` to declare it." if number == 404 else ""  # noqa: PLR2004 - not found
+    error = REFUSALS.get(number, Refused)(number, text, subject, advice=advice)
+    error_mapping.add_permission_advice(error, error_mapping.PUBLISH)
+    return error
 
 
 def _row(group: MoveGroup, now: datetime) -> tuple[str, ...]:

@@ -192,6 +192,18 @@ class HttpApiClient:
         """Return the operator policies, or none if the user has no permission to see them. Raises Unreachable."""
         return self._policies("operator-policies")[0]
 
+    def permissions(self, user: str, vhost: str, exchange: str | None = None) -> Mapping[str, str]:
+        """Return a user's patterns by their kinds, in RabbitMQ's order; with an exchange those for its topics.
+
+        They are shown to administrators. Raises the errors of `live`.
+        """
+        kinds = ("configure", "write", "read") if exchange is None else ("write", "read")
+        place = f"{'topic-' * (exchange is not None)}permissions/{_part(vhost)}/{_part(user)}"
+        with self._checking_format():
+            found = self._call("GET", place)
+            patterns = found if exchange is None else next(each for each in found if each["exchange"] == exchange)
+            return {kind: str(patterns[kind]) for kind in kinds}
+
     def put_policy(self, policy: Policy) -> None:
         """Create or change a policy. Raises Refused, Unreachable."""
         body = {"pattern": policy.pattern, "definition": dict(policy.definition), "priority": policy.priority}

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import threading
 import uuid
@@ -367,6 +368,50 @@ def test_a_permission_that_is_missing_is_named_and_the_pattern_that_is_shown_gra
     assert granted == lacks
 
 
+@pytest.mark.usefixtures("entities")
+@pytest.mark.parametrize("deed", LACKS)
+def test_an_administrator_is_shown_a_complete_command_that_keeps_the_other_patterns(user: User, deed: str) -> None:
+    do, lacks = LACKS[deed]
+    if deed == "look at a queue" and version(user.broker) < (4, 3):
+        lacks = []
+    settings = load_settings([user.login], api_url=user.broker.api_url, environ={})
+    granted = 0
+    while granted <= len(lacks):
+        try:
+            with rmqkit.connect(settings=settings) as connection:
+                do(connection)
+            break
+        except AccessRefused as refusal:
+            granted += 1
+            enter(user, refusal.advice.split("`")[1])
+    assert granted == len(lacks)
+
+
+def enter(user: User, command: str) -> None:
+    """Do by the HTTP API what a command of rabbitmqctl would; it may only add to the patterns."""
+    program, what, option, vhost, name, *exchange, write, read = shlex.split(command)
+    assert (program, option, vhost, name) == ("rabbitmqctl", "-p", user.vhost, user.name)
+    if what == "set_topic_permissions":
+        assert (write.startswith("^ok"), read.startswith("^ok")) == (True, True)
+        user.put(f"topic-permissions/{quote(vhost)}/{name}", exchange=exchange[0], write=write, read=read)
+        return
+    assert what == "set_permissions"
+    new = [*exchange, write, read]
+    assert all(each.startswith(old) for each, old in zip(new, user.permissions, strict=True))
+    assert sum(each != old for each, old in zip(new, user.permissions, strict=True)) == 1
+    user.permissions = new
+    user.permit()
+
+
+def test_the_command_replaces_a_pattern_that_grants_nothing(user: User) -> None:
+    user.permissions = ["", "^$", "^mine"]
+    user.permit()
+    settings = load_settings([user.login], api_url=user.broker.api_url, environ={})
+    with pytest.raises(AccessRefused) as caught, rmqkit.connect(settings=settings) as connection:
+        connection.apply(Topology(queues=(Queue("mine.q"),)))
+    assert f"set_permissions -p {user.vhost} {user.name} '^mine\\.q$' '^$' '^mine'`" in caught.value.advice
+
+
 def test_a_retry_takes_the_rights_to_read_its_queue_and_to_publish(user: User, vhost_url: str) -> None:
     retry = Retry((60_000,), "parked")
     topology = Topology(queues=(Queue("job", retry=retry), Queue("parked")))
@@ -414,9 +459,14 @@ PUBLISHES = {
 
 @pytest.mark.usefixtures("entities")
 @pytest.mark.parametrize("to", PUBLISHES)
-def test_a_permission_to_publish_that_is_missing_is_named_too(user: User, to: str) -> None:
+@pytest.mark.parametrize("seen", [True, False], ids=["with the HTTP API", "without it"])
+def test_a_permission_to_publish_that_is_missing_is_named_too(user: User, to: str, *, seen: bool) -> None:
     target, lacks = PUBLISHES[to]
-    done = command("publish", "hello", *target, env={"RMQKIT_URL": user.login})
+    api_url = user.broker.api_url if seen else "http://127.0.0.1:1"
+    done = command("publish", "hello", *target, env={"RMQKIT_URL": user.login, "RMQKIT_API_URL": api_url})
     assert done.returncode == 5
-    assert grant(user, done.stderr) == lacks
+    if seen:
+        enter(user, done.stderr.split("`")[1])
+    else:
+        assert grant(user, done.stderr) == lacks
     assert command("publish", "hello", *target, env={"RMQKIT_URL": user.login}).returncode in (0, 6)
