@@ -36,8 +36,8 @@ _MODULES = {
     "payload.message_template": "fill",
     "plan": "Difference Outcome Plan Step",
     "report": (
-        "Answer ConsumeReport Failure Fate MoveGroup MoveReport PublishReport PurgeReport QueueState QueueStatus "
-        "ServeReport WaitReport"
+        "Answer ConsumeReport Failure Fate MoveGroup MoveReport PeekReport PeekedMessage PublishReport PurgeReport "
+        "QueueState QueueStatus ServeReport WaitReport"
     ),
     "settings": "Settings load_settings",
     "stop": "Stop",
@@ -110,6 +110,8 @@ if TYPE_CHECKING:
     from rmqkit.report import Fate as Fate
     from rmqkit.report import MoveGroup as MoveGroup
     from rmqkit.report import MoveReport as MoveReport
+    from rmqkit.report import PeekedMessage as PeekedMessage
+    from rmqkit.report import PeekReport as PeekReport
     from rmqkit.report import PublishReport as PublishReport
     from rmqkit.report import PurgeReport as PurgeReport
     from rmqkit.report import QueueState as QueueState

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
@@ -12,7 +13,7 @@ from rmqkit.deploy.destroy import destroy
 from rmqkit.deploy.planner import plan
 from rmqkit.deploy.queue_use import queue_state
 from rmqkit.deploy.snapshot import take_snapshot
-from rmqkit.errors import AccessRefused
+from rmqkit.errors import AccessRefused, AuthenticationFailed, Refused, Unreachable
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api import permission_advice
 from rmqkit.http_api.client import HttpApiClient
@@ -125,6 +126,18 @@ class Administration:
         """
         if isinstance(error, AccessRefused):
             permission_advice.complete(error, self._consuming)
+
+    def queue_settings(self, queue: str) -> dict[str, Any] | None:
+        """Return the settings of a queue, in argument form, with those of its policies and its type.
+
+        Return None where RabbitMQ's HTTP API does not answer within five seconds, or refuses; then a stream alone is
+        recognized. Raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
+        """
+        self.queue_state(queue)
+        try:
+            return http_api.connect(self._consuming, timeout_s=5.0).queue_settings(queue)
+        except (Unreachable, AuthenticationFailed, Refused):
+            return {"x-queue-type": "stream"} if self.is_stream(queue) else None
 
     def queue_state(self, queue: str) -> QueueState:
         """Return the numbers of ready messages and of consumers of a queue.

@@ -30,6 +30,7 @@ from rmqkit.report import (
     Failure,
     Fate,
     MoveReport,
+    PeekReport,
     PublishReport,
     QueueState,
     ServeReport,
@@ -195,6 +196,30 @@ class Connection(Administration):
         options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack, offset)
         open_queue = self._subscriptions.open_queue(queue)
         return Consumer(self._consuming, queue, options, stop=stop, on_warning=on_warning, open_queue=open_queue)
+
+    def peek(
+        self,
+        queue: str,
+        *,
+        limit: int = 10,
+        matches: Callable[[Delivery], bool] | None = None,
+        scan: int = 1000,
+        offset: Offset | None = None,
+        force: bool = False,
+        stop: Stop | None = None,
+    ) -> PeekReport:
+        """Show the first messages of a queue, or of a stream from an offset on, and leave them there, in their order.
+
+        At most the first `limit` messages, or with `matches` those that match among the first `scan`. They are held
+        meanwhile, for five seconds and up to about 64 MiB of bodies: consumers receive the messages behind them.
+        Unless forced, raises InputError where a look may dead-letter or delay messages. Raises NotFound,
+        ResourceLocked, AccessRefused, ConsumerCancelled, ConnectionLost.
+        """
+        from rmqkit.messaging.peek import Peek  # noqa: PLC0415 - start-up time: few commands look
+
+        scan, matches = (max(limit, scan), matches) if matches else (limit, lambda _: True)
+        settings = self.queue_settings(queue)
+        return Peek(self._consuming, queue, settings, limit, scan, matches, offset, force, stop or Stop()).run()
 
     def move(
         self,

@@ -213,6 +213,36 @@ class WaitReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PeekedMessage:
+    """A message that was looked at: its position in the queue, from 1, or its offset in a stream, and its delivery.
+
+    `deliveries_left` is how many more may fail before the queue dead-letters it; None if it has no delivery limit.
+    """
+
+    position: int
+    delivery: Delivery
+    deliveries_left: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeekReport:
+    """The messages that were looked at and match, in the order of the queue, out of the `scanned` first ones.
+
+    `ready` is the number of messages at the start, 0 for a stream; `cost` says how the look changed them, as the rest
+    of a sentence. `type` and `delivery_limit` are those of the queue, `type` None if it is unknown.
+    """
+
+    messages: tuple[PeekedMessage, ...]
+    type: str | None = None
+    ready: int = 0
+    consumers: int = 0
+    scanned: int = 0
+    delivery_limit: int | None = None
+    cost: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The outcome of a request: the replies, in the order they arrived, and the first error, if any.
 

@@ -131,6 +131,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit unsubscribe mailbox_ada",
             "rmqkit unsubscribe mailbox_ada --force",
         ),
+        "peek": (
+            "Show the messages of a queue, and leave them there, in their order.",
+            "rmqkit peek orders",
+            "rmqkit peek parked --filter 'death.reason == \"expired\"' --full",
+            "rmqkit peek events --offset last --format json",
+        ),
         "move": (
             "Move messages: replay a dead-letter queue, or drain one queue into another.",
             "rmqkit move parked --dry-run",

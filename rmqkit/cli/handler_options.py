@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from enum import Enum
@@ -23,7 +24,7 @@ from rmqkit.handlers.handler import Handler
 from rmqkit.handlers.printer import Printer
 from rmqkit.message import Verdict
 from rmqkit.options import ConsumeOptions, FailurePolicy, Offset
-from rmqkit.payload import properties
+from rmqkit.payload import amqp_json, properties
 from rmqkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ FILTER_HELP = (
     " routing_key, exchange, redelivered, and death.reason, .queue, .exchange, .routing_keys, .count, .time,"
     " .age (in seconds)."
 )
+OFFSET_HELP = "Where to begin in a stream: first, last, next, an offset, an age such as 5m, or a time."
 _option = partial(option_field, panel="Handling")
 
 
@@ -193,3 +195,15 @@ def _same_broker(one: Settings, other: Settings) -> bool:
         for settings in (one, other)
     ]
     return not places[0].isdisjoint(places[1])
+
+
+def parse_offset(text: str | None) -> Offset | None:
+    """Return where to begin in a stream. Raises a usage error for an invalid offset."""
+    if text is None or re.fullmatch(r"first|last|next|\d+[YMDhms]", text):
+        return text
+    if text.isdecimal():
+        return int(text)
+    try:
+        return amqp_json.parse_timestamp(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"--offset: {exc}; or first, last, next, an offset, or an age like 5m") from exc

@@ -131,7 +131,7 @@ def _refusal(report: PublishReport, failure: Failure) -> Refused:
 
 
 def _row(group: MoveGroup, now: datetime) -> tuple[str, ...]:
-    ages = [_age(time, now) for time in (group.oldest, group.newest) if time]
+    ages = [age(time, now) for time in (group.oldest, group.newest) if time]
     return (
         f"{group.messages:,}",
         group.reason or "-",
@@ -143,7 +143,8 @@ def _row(group: MoveGroup, now: datetime) -> tuple[str, ...]:
     )
 
 
-def _age(time: datetime, now: datetime) -> str:
+def age(time: datetime, now: datetime) -> str:
+    """Return how long ago something happened, such as `3 min`."""
     seconds = max((now - time).total_seconds(), 0)
     size, unit = next(((size, unit) for size, unit in _AGES if seconds >= size), (1, "s"))
     return f"{seconds / size:.0f} {unit}"

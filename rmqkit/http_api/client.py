@@ -40,9 +40,10 @@ from rmqkit.http_api.mapping import (
     status_of,
     total_of,
 )
-from rmqkit.model import QUEUE_TYPES, Exchange, Policy, Target, Topology
+from rmqkit.model import QUEUE_TYPES, Exchange, Policy, Queue, Target, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
+from rmqkit.topology import policies
 
 TIMEOUT_S = 30.0  # without a byte
 RESPONSE_S = 300.0  # for a complete response
@@ -161,9 +162,7 @@ class HttpApiClient:
         A routing key of "" keeps the message's own. Raises the errors of `live`.
         """
         with self._checking_format():
-            found = self._call("GET", f"queues/{self._vhost}/{_part(queue)}")
-            policy = found.get("effective_policy_definition") or {}
-            settings = {f"x-{name}": value for name, value in policy.items()} | found["arguments"]
+            settings = self.queue_settings(queue)
             exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key", "")
             if not isinstance(exchange, str) or not isinstance(key, str):
                 return None
@@ -174,6 +173,25 @@ class HttpApiClient:
                 return Target(exchange, key) if not place or self._call("GET", place) else None
             except NotFound:
                 return None
+
+    def queue_settings(self, name: str) -> dict[str, Any]:
+        """Return the arguments of a queue together with the settings of its policies, in argument form, and its type.
+
+        Raises the errors of `live`.
+        """
+        with self._checking_format():
+            found = self._call("GET", f"queues/{self._vhost}/{_part(name)}")
+            settings = {**found["arguments"], "x-queue-type": found["type"]}
+            definitions = [found.get("effective_policy_definition") or {}]
+            if (
+                "effective_policy_definition" not in found
+            ):  # RabbitMQ computes it for its statistics, every five seconds
+                queue = Queue(name, arguments=settings)
+                listed = (Topology(policies=each) for each in (self.policies(), self.operator_policies()))
+                definitions = [each.definition for topology in listed if (each := policies.policy_of(topology, queue))]
+            for definition in definitions:
+                settings = policies.with_policy(settings, definition, found["type"])
+            return settings
 
     def queue_totals(self) -> tuple[QueueTotal, ...]:
         """Return the numbers of messages of all queues, from classic queues themselves, not from the statistics.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from rmqkit.message import Headers
+from rmqkit.message import Headers, Properties
 from rmqkit.payload.field_table import Field
 
 X_DEATH = "x-death"
@@ -22,9 +22,11 @@ SUMMARIES = (_FIRST, "x-last-death-")  # prefixes of the headers that repeat par
 
 _MAX_DEATHS_BYTES = 8192  # of a header: all properties have to fit in a frame
 _ENTRIES = 5  # where they begin in an array: after its type and its length
+_MAX_MS = 253_402_300_800_000  # the year 10000
 
 # The headers in which a quorum queue counts the deliveries of a message, for that queue alone.
-COUNTS = frozenset(("x-delivery-count", "x-acquired-count"))
+DELIVERY_COUNT = "x-delivery-count"  # those that failed
+COUNTS = frozenset((DELIVERY_COUNT, "x-acquired-count"))
 
 # The headers rmqkit adds to a message that a handler failed on.
 REASON = "x-rmqkit-reason"
@@ -118,3 +120,18 @@ def _parse(entry: Mapping[str, Any]) -> Death | None:
     routing_keys = tuple(key for key in keys if isinstance(key, str))
     count, time = count if isinstance(count, int) else 1, time if isinstance(time, datetime) else None
     return Death(queue, reason, exchange, routing_keys, count, time)
+
+
+def known_time(properties: Properties) -> datetime | None:
+    """Return when a message first died last, or else was published; None if neither is known.
+
+    The broker, where it adds the time of publishing, has a header for the milliseconds
+    (https://www.rabbitmq.com/docs/message-interceptors); the timestamp may also be the publisher's own.
+    """
+    headers = properties.headers or {}
+    if (died := deaths(headers)) and died[0].time:
+        return died[0].time
+    received_ms = headers.get("timestamp_in_ms")
+    if isinstance(received_ms, int) and 0 <= received_ms < _MAX_MS:
+        return datetime.fromtimestamp(received_ms / 1000, UTC)
+    return properties.timestamp

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -34,17 +34,23 @@ _POLICY_WINS = {"quorum": {"overflow"}, "stream": {"max-length-bytes", "max-age"
 
 def effective(topology: Topology, entity: Exchange | Queue) -> dict[str, Any]:
     """Return the arguments of an exchange or queue with its policy applied, in argument form: `x-message-ttl`, ..."""
-    arguments = dict(entity.arguments)
     policy = policy_of(topology, entity)
-    prefix = "x-" if isinstance(entity, Queue) else ""
-    wins = _POLICY_WINS.get(queue_type(entity), set()) if isinstance(entity, Queue) else set()
-    for key, value in policy.definition.items() if policy else ():
-        own = arguments.setdefault(prefix + key, value)
+    definition = policy.definition if policy else {}
+    if isinstance(entity, Queue):
+        return with_policy(entity.arguments, definition, queue_type(entity))
+    return {**definition, **entity.arguments}
+
+
+def with_policy(arguments: Mapping[str, Any], definition: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the arguments of a queue of this type together with the settings of its policy, in argument form."""
+    merged, wins = dict(arguments), _POLICY_WINS.get(kind, set())
+    for key, value in definition.items():
+        own = merged.setdefault(f"x-{key}", value)
         if key in wins:
-            arguments[prefix + key] = value
+            merged[f"x-{key}"] = value
         elif key in _LIMITS and isinstance(own, int) and isinstance(value, int):
-            arguments[prefix + key] = min(own, value, key=lambda limit: (limit < 0, limit))  # -1 is no limit
-    return arguments
+            merged[f"x-{key}"] = min(own, value, key=lambda limit: (limit < 0, limit))  # -1 is no limit
+    return merged
 
 
 def dead_letter_target(topology: Topology, queue: Queue) -> Target | None:

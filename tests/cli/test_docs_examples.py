@@ -21,6 +21,7 @@ PAGES = (
     "docs/getting-started.md",
     "docs/handlers.md",
     "docs/library.md",
+    "docs/looking.md",
     "docs/life-of-a-topology.md",
     "docs/messages.md",
     "docs/operations.md",

@@ -1,6 +1,5 @@
 """`rmqkit consume`: handle the messages of a queue, by printing them unless another handler is named."""
 
-import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,14 +8,12 @@ import typer
 from rmqkit.cli import last_applied, output, signals, topology_source, worker_processes
 from rmqkit.cli.consume_command import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
-from rmqkit.cli.handler_options import HandlerOptions
+from rmqkit.cli.handler_options import OFFSET_HELP, HandlerOptions, parse_offset
 from rmqkit.cli.last_applied import LastApplied
 from rmqkit.cli.options import ConnectionOptions, Json, grouped, option_field
 from rmqkit.handlers.runner import ConsumeJob
 from rmqkit.message import Verdict
 from rmqkit.model import Retry, Target
-from rmqkit.options import Offset
-from rmqkit.payload import amqp_json
 from rmqkit.settings import Settings
 from rmqkit.topology.retry import in_words
 
@@ -38,9 +35,7 @@ class ConsumerOptions:
         " hand are lost when printing ends early. The report counts them, and the exit code is 8.",
         default=False,
     )
-    offset: str | None = option_field(
-        "--offset WHERE", "Where to begin in a stream: first, last, next, an offset, an age such as 5m, or a time."
-    )
+    offset: str | None = option_field("--offset WHERE", OFFSET_HELP)
 
     def check(self, handler: HandlerOptions, *, checked: bool) -> None:
         """Raise a usage error for options that contradict each other; `checked` says whether there is a contract."""
@@ -54,18 +49,6 @@ class ConsumerOptions:
             raise typer.BadParameter(
                 "--offset cannot be combined with --workers or --channels: every consumer receives all of a stream"
             )
-
-    def start(self) -> Offset | None:
-        """Return where to begin in a stream. Raises a usage error for an invalid offset."""
-        text = self.offset
-        if text is None or re.fullmatch(r"first|last|next|\d+[YMDhms]", text):
-            return text
-        if text.isdecimal():
-            return int(text)
-        try:
-            return amqp_json.parse_timestamp(text)
-        except ValueError as exc:
-            raise typer.BadParameter(f"--offset: {exc}; or first, last, next, an offset, or an age like 5m") from exc
 
 
 @grouped
@@ -97,7 +80,7 @@ def consume(
     unmatched = handler.unmatched or (Verdict.REQUEUE if consumer.offset is None else Verdict.ACK)
     job = ConsumeJob(
         queue,
-        handler.consume_options(no_ack=consumer.no_ack, offset=consumer.start()),
+        handler.consume_options(no_ack=consumer.no_ack, offset=parse_offset(consumer.offset)),
         consumer.channels,
         filter=handler.filter,
         unmatched=unmatched,

@@ -1,0 +1,111 @@
+"""`rmqkit peek`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from rmqkit import exit_codes
+from rmqkit.cli import message_text, output
+from rmqkit.cli.handler_options import FILTER_HELP, OFFSET_HELP, delivery_filter, parse_offset
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field
+from rmqkit.cli.signals import run_and_exit
+from rmqkit.errors import InputError
+from rmqkit.handlers.printer import Printer
+from rmqkit.report import PeekReport
+from rmqkit.stop import Stop
+
+
+class PeekFormat(Enum):
+    """The format in which messages are shown."""
+
+    TABLE = "table"
+    RAW = "raw"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class PeekOptions:
+    """The messages to look at, and how to show them."""
+
+    limit: int = option_field("-n --limit N", "Show at most N messages.", default=10, min=1, max=10_000)
+    filter: str | None = option_field("--filter EXPRESSION", FILTER_HELP.replace("Handle", "Show"))
+    scan: int = option_field(
+        "--scan N", "With --filter: look at no more than the first N messages.", default=1000, min=1, max=10_000
+    )
+    offset: str | None = option_field("--offset WHERE", f"{OFFSET_HELP} [default: first]")
+    format: PeekFormat = option_field(
+        "--format",
+        "table: a row each; raw: each body and a newline; json: an envelope a line, as `publish` reads.",
+        default=PeekFormat.TABLE,
+        show_default=False,
+    )
+    full: bool = option_field("--full", "Show all properties and the whole body of each message.", default=False)
+    force: bool = option_field(
+        "--force", "Look even where that may delay messages, or dead-letter them by the delivery limit.", default=False
+    )
+
+
+@grouped
+def peek(
+    queue: Annotated[str, typer.Argument(help="The queue.")],
+    broker: ConnectionOptions,
+    *,
+    options: PeekOptions,
+    json: Json = False,
+) -> None:
+    """Show the first messages of a queue, or those of a stream, and leave them there, in their order.
+
+    The broker delivers the messages and gets them back within moments; nothing is acknowledged. What that costs depends
+    on the type of queue and the version of RabbitMQ: the last line says it. Where a look may dead-letter or delay a
+    message, nothing is delivered without --force. It holds messages for 5 seconds and 64 MiB at most.
+    """
+    if options.full and options.format is not PeekFormat.TABLE:
+        raise typer.BadParameter("--full cannot be combined with --format: raw and json show everything")
+    matches, offset = delivery_filter(options.filter), parse_offset(options.offset)
+
+    def body(stop: Stop) -> int:
+        with connect(broker.settings()) as connection:
+            try:
+                report = connection.peek(
+                    queue,
+                    limit=options.limit,
+                    matches=matches,
+                    scan=options.scan,
+                    offset=offset,
+                    force=options.force,
+                    stop=stop,
+                )
+            except InputError as exc:
+                exc.advice = exc.advice or "Add --force to look nevertheless."
+                raise
+        if json:
+            output.out_json(message_text.as_json(report))
+        else:
+            _show(report, options, stop)
+            output.note(output.safe(_summary(report, queue)))
+        return exit_codes.DONE
+
+    run_and_exit(body)
+
+
+def _show(report: PeekReport, options: PeekOptions, stop: Stop) -> None:
+    if options.format is not PeekFormat.TABLE:
+        Printer(as_json=options.format is PeekFormat.JSON).write([each.delivery for each in report.messages], stop)
+    elif report.messages:
+        show = message_text.in_full if options.full else message_text.table
+        output.out(show(report.messages))
+
+
+def _summary(report: PeekReport, queue: str) -> str:
+    total = "" if report.type == "stream" else f"{report.ready:,} "
+    looked = f"Looked at {report.scanned:,} of {total}message{'s' * (total != '1 ')} in {queue!r}"
+    if not report.scanned:
+        return f"{looked}."
+    matching = f"; {len(report.messages):,} shown" if len(report.messages) < report.scanned else ""
+    if report.type == "stream":
+        return f"{looked}, {report.cost}{matching}."
+    return f"{looked} for {report.seconds:.2f} s; they are {report.cost}{matching}."

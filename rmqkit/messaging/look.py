@@ -1,0 +1,172 @@
+"""Look at the messages of a queue and leave them there, in their order, acknowledged by nobody.
+
+AMQP shows a message only by delivering it: it is held on one channel until the look is over, and then requeued in its
+place. What that costs the message differs by the type of queue and by the version of the broker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rmqkit.amqp.channel import NACK_IS_FREE, Channel
+from rmqkit.amqp.frames import ConsumerCancel
+from rmqkit.errors import ConsumerCancelled, InputError
+from rmqkit.message import Delivery
+from rmqkit.payload.death_headers import DELIVERY_COUNT
+from rmqkit.stop import Stop
+
+# Each consumer receives at most so many times as many messages as those before it: they tell how large messages are.
+_FIRST_PREFETCH, _GROWTH, _PREFETCH = 1, 16, 6000
+_PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
+_FIRST_S = 10.0  # until the first delivery
+_IDLE_S = 0.1  # without a delivery, then the queue may be empty
+_EMPTY = 2  # times in a row
+_PRIORITY = {"x-priority": -100}  # a consumer with room for a message receives it first
+_DEFAULT_LIMIT = 20  # of a quorum queue since RabbitMQ 4.0 (https://www.rabbitmq.com/docs/quorum-queues)
+_LIMITED_SINCE = (4,)
+
+
+@dataclass(frozen=True, slots=True)
+class LookBounds:
+    """When a look ends: after so many messages, bytes of their bodies, or seconds since the first delivery."""
+
+    messages: int
+    seconds: float
+    body_bytes: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class LookCost:
+    """The cost of a look for each message, as the rest of a sentence, and the harm it may do; empty: none.
+
+    `limit` is the delivery limit of the queue; None if it has none, or if that is unknown.
+    """
+
+    text: str
+    harm: str = ""
+    limit: int | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any] | None, version: tuple[int, ...]) -> LookCost:
+        """Return the cost for a queue with these settings, in argument form; None: they are unknown.
+
+        From RabbitMQ 4.3 on, a nack does not count as a failed delivery (https://www.rabbitmq.com/docs/nack); before,
+        each requeue does. A nacked message is delayed where the queue delays what is returned.
+        """
+        if settings is None:
+            return cls("marked as redelivered", "" if version >= NACK_IS_FREE else _UNKNOWN)
+        if settings["x-queue-type"] != "quorum":
+            return cls("marked as redelivered")
+        limit = settings.get("x-delivery-limit", _DEFAULT_LIMIT if version >= _LIMITED_SINCE else None)
+        limit = limit if isinstance(limit, int) and limit >= 0 else None
+        delay_ms = settings.get("x-delayed-retry-min")
+        if version >= NACK_IS_FREE and settings.get("x-delayed-retry-type") in ("all", "returned") and delay_ms:
+            harm = f"its delayed retry would delay each message for {delay_ms} ms, and others would overtake it"
+            return cls(f"delayed for {delay_ms} ms by the queue's delayed retry", harm, limit)
+        if version >= NACK_IS_FREE:
+            return cls("marked as redelivered, which does not count toward the delivery limit", limit=limit)
+        harm = f"a look counts as a delivery, and one more than {limit} failed ones ends in a dead letter"
+        return cls("counted as delivered once more", "" if limit is None else harm, limit)
+
+    def check(self, queue: str) -> None:
+        """Raise InputError if a look may harm the messages of this queue."""
+        if self.harm:
+            raise InputError(f"looking into queue {queue!r} may harm its messages: {self.harm}")
+
+    def deliveries_left(self, delivery: Delivery) -> int | None:
+        """Return how many more deliveries may fail before the message is dead-lettered; None without a limit."""
+        count = (delivery.properties.headers or {}).get(DELIVERY_COUNT, 0)
+        return None if self.limit is None or not isinstance(count, int) else max(self.limit - count, 0)
+
+
+_UNKNOWN = (
+    "RabbitMQ's HTTP API, which shows the type and the delivery limit of a queue, does not answer; a look counts as a"
+    " delivery of a quorum queue before RabbitMQ 4.3"
+)
+
+
+class Look:
+    """The first messages of a queue, held on a channel until `close`, which requeues them in their place.
+
+    `ready` counts the messages that were ready at the start, and `consumers` the consumers: they receive the messages
+    behind those that are held. At most `ready` messages are looked at. Raises NotFound, ResourceLocked, AccessRefused.
+    """
+
+    def __init__(self, channel: Channel, queue: str, bounds: LookBounds, stop: Stop) -> None:
+        self._channel, self._queue, self._bounds, self._stop = channel, queue, bounds, stop
+        self._subject = f"queue {queue!r}"
+        counts = channel.queue_counts(queue)
+        self.ready: int = counts.message_count
+        self.consumers: int = counts.consumer_count
+        self.received = self.body_bytes = 0
+        self._wanted = min(self.ready, bounds.messages)
+        self._largest = 0
+        self._subscriptions = self._subscribed_to = 0  # consumers so far, and the deliveries that they all receive
+        self._until_s = float("inf")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _tag(self) -> str:
+        return f"rmqkit-look-{self._subscriptions:08}"  # the broker may sort by it
+
+    def batches(self) -> Iterator[list[Delivery]]:
+        """Yield the deliveries as they arrive, until one of the bounds is reached, or a stop is requested.
+
+        Raises ConsumerCancelled when the queue was deleted, Refused, ConnectionLost.
+        """
+        idle_until_s, empty = time.monotonic() + _FIRST_S, 0
+        with self._stop.waking(self._channel.wake):
+            while not self._has_ended():
+                if self.received == self._subscribed_to:
+                    self._subscribe()
+                wait_s = min(self._until_s - time.monotonic(), _IDLE_S)
+                events = self._channel.wait(max(wait_s, 0), subject=self._subject)
+                for event in events:
+                    if isinstance(event, list):
+                        self._note(event)
+                        yield event
+                    elif isinstance(event, ConsumerCancel):
+                        raise ConsumerCancelled(f"{self._subject}: the broker cancelled the consumer")
+                if events:
+                    idle_until_s, empty = time.monotonic() + _FIRST_S, 0
+                    continue
+                # A delivery may be on its way behind the first answer, and would have arrived before the second.
+                empty = 0 if self._channel.queue_counts(self._queue).message_count else empty + 1
+                if empty == _EMPTY or time.monotonic() > idle_until_s:
+                    return  # other consumers have received the rest
+
+    def close(self) -> None:
+        """Requeue the messages in their order, in the way that costs them least, and close the channel."""
+        self._channel.release(self._tag)
+
+    def _has_ended(self) -> bool:
+        full = self.received >= self._wanted or self.body_bytes >= self._bounds.body_bytes
+        return full or self._stop.requested or time.monotonic() >= self._until_s
+
+    def _note(self, deliveries: list[Delivery]) -> None:
+        if not self.received:
+            self._until_s = time.monotonic() + self._bounds.seconds
+        sizes = [len(each.body) for each in deliveries]
+        self.received += len(sizes)
+        self.body_bytes += sum(sizes)
+        self._largest = max(self._largest, *sizes)
+
+    def _subscribe(self) -> None:
+        """Start the next consumer, for no more messages than memory has room for."""
+        if self._subscriptions:
+            self._channel.cancel(self._tag, subject=self._subject)
+        room = int(min(_PREFETCH_BYTES, self._bounds.body_bytes - self.body_bytes) // (self._largest + 1))
+        growth = max(_FIRST_PREFETCH, self.received * _GROWTH)
+        prefetch = max(min(self._wanted - self.received, room, growth, _PREFETCH), 1)
+        self._subscriptions += 1
+        self._subscribed_to += prefetch
+        self._channel.qos(prefetch, subject=self._subject)
+        self._channel.consume(self._queue, tag=self._tag, arguments=_PRIORITY, subject=self._subject)
