@@ -18,11 +18,10 @@ _ALWAYS_SHOWN = ("url", "context", "vhost")
 _TYPE = re.compile(r"<(.+)>$")  # how Typer shows the type of an option without a metavar
 _OTHER_TOOLS = {  # commands of rabbitmqadmin, kubectl and others, and their equivalents
     "declare": "rmqkit apply FILE",
-    "get": "rmqkit consume QUEUE --count 1",
+    "get": "rmqkit peek QUEUE",
     "lint": "rmqkit validate FILE",
     "list": "rmqkit status",
     "ls": "rmqkit status",
-    "peek": "rmqkit move QUEUE --dry-run",
     "ping": "rmqkit status",
     "receive": "rmqkit consume QUEUE",
     "send": "rmqkit publish",

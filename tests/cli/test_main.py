@@ -146,9 +146,8 @@ def test_a_mistyped_command_is_a_usage_error_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("word", "suggestion"),
     [
-        ("get", "rmqkit consume QUEUE --count 1"),
+        ("get", "rmqkit peek QUEUE"),
         ("ls", "rmqkit status"),
-        ("peek", "rmqkit move QUEUE --dry-run"),
         ("ping", "rmqkit status"),
     ],
 )
