@@ -171,7 +171,7 @@ def _destination(
 
 
 def sent_on(
-    header: bytes, username: str, *, to_queue: bool, change: Callable[[list[Field]], list[Field]] = list
+    header: bytes, username: str | None, *, to_queue: bool, change: Callable[[list[Field]], list[Field]] = list
 ) -> bytes:
     """Return the properties of a message that is sent on; bytes that no RabbitMQ sends are left unchanged."""
     try:

@@ -12,7 +12,9 @@ from dataclasses import replace
 from rmqkit.amqp.frames import Encoder
 from rmqkit.errors import HandlerError, RemoteError
 from rmqkit.message import Delivery, Message, Properties
+from rmqkit.messaging.message_rewrite import sent_on
 from rmqkit.payload import formats
+from rmqkit.payload.field_table import MalformedField, decode_properties, join_header, received_bytes, split_header
 
 Result = bytes | str | Message | None  # returned by a served function; None is an empty reply
 
@@ -60,4 +62,18 @@ def find_error(reply: Delivery) -> RemoteError | None:
 
 def _addressed(request: Delivery, body: bytes, given: Properties) -> Message:
     asked = request.properties
-    return Message(body, asked.reply_to or "", properties=replace(given, correlation_id=asked.correlation_id))
+    properties = _carried(request, given) or replace(given, correlation_id=asked.correlation_id)
+    return Message(body, asked.reply_to or "", properties=properties)
+
+
+def _carried(request: Delivery, given: Properties) -> Properties | None:
+    """Return the properties of a delivery as those of a reply, byte for byte; None for others, which are encoded."""
+    try:
+        parts, headers = split_header(sent_on(received_bytes(given), None, to_queue=True))
+        asked, _ = split_header(request.origin.header)
+        parts.pop("correlation_id", None)
+        if "correlation_id" in asked:
+            parts["correlation_id"] = asked["correlation_id"]
+    except MalformedField:
+        return None
+    return decode_properties(join_header(parts, headers))[0]

@@ -149,8 +149,9 @@ def test_recorded_messages_are_published_again_with_every_byte(
     assert raw_properties.drain(witness, "work") == sent
 
 
+@pytest.mark.parametrize("returns", ["the body", "the body and the properties"])
 def test_a_server_answers_any_bytes_with_the_same_correlation_id_and_lives_on(
-    witness: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw]
+    witness: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw], returns: str
 ) -> None:
     raw_properties.drain(witness, "work")
     ids = [UUID, *(size * bytes((byte,)) for size in (1, 85, 86, 255) for byte in (0, 0x80, 0xC3, 0xFF))]
@@ -161,16 +162,23 @@ def test_a_server_answers_any_bytes_with_the_same_correlation_id_and_lives_on(
         requests.append(Raw(b"work", join_header(parts, headers), each.body))
     raw_properties.publish(witness, requests, "")
     stop, ends = Stop(), threading.Thread(target=lambda: connection.run(stop=stop))
-    connection.serve("work")(_echo)
+    connection.serve("work")(_echo_body if returns == "the body" else _echo_message)
     ends.start()
     try:
         wait_until(lambda: raw_properties.ready(witness, "other") == len(requests))
     finally:
         stop.request()
         ends.join()
-    for reply in raw_properties.drain(witness, "other"):
+    replies = raw_properties.drain(witness, "other")
+    for reply in replies:
         assert split_header(reply.header)[0]["correlation_id"] == short(reply.body)
+    if returns != "the body":
+        assert keyless(replies) == keyless(requests)
 
 
-def _echo(request: Delivery) -> bytes:
+def _echo_body(request: Delivery) -> bytes:
     return request.body
+
+
+def _echo_message(request: Delivery) -> rmqkit.Message:
+    return rmqkit.Message(request.body, properties=request.properties)
