@@ -131,8 +131,12 @@ def parse_urls(text: str, *, source: str = "url") -> tuple[Address, ...]:
 
     Raises SettingsError, which names `source` and holds no part of a URL that could belong to a password.
     """
-    urls = re.split(r"\s*,\s*(?=amqps?://)", text.strip(), flags=re.IGNORECASE)
-    return tuple(address for url in urls for address in _UrlParser(source).parse(url))
+    return tuple(address for url in split_urls(text) for address in _UrlParser(source).parse(url))
+
+
+def split_urls(text: str) -> list[str]:
+    """Return the URLs that commas separate; each may name several hosts."""
+    return re.split(r"\s*,\s*(?=amqps?://)", text.strip(), flags=re.IGNORECASE)
 
 
 class _UrlParser:

@@ -15,23 +15,22 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import unquote
 
-from rmqkit.address import Tls, parse_urls
+from rmqkit.address import Tls, parse_urls, split_urls
 from rmqkit.atomic_file import replace_file
 from rmqkit.errors import Location, Problem, SettingsError
 from rmqkit.password import PasswordSource
 
-if TYPE_CHECKING:
-    from tomlkit import TOMLDocument
-
 COLORS = ("red", "yellow", "green", "blue", "magenta", "cyan")
 NAME = re.compile(r"[^\W_][\w.@:+-]*")  # nothing that a shell or an option would need quotes for
 _PATHS = ("password_file", "tls_ca_file", "tls_cert_file", "tls_key_file", "tls_key_password_file")
+_LOGIN = re.compile(r"(?P<user>[a-z]+://[^:@/?]*):(?P<password>[^@/?]*)@(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _PASSWORDS = ("password", "password_file", "password_command", "password_keyring")
 
 
@@ -49,7 +48,7 @@ class Context:
     vhost: str | None = None
     password: str = field(default="", repr=False)
     password_file: str = ""
-    password_command: tuple[str, ...] = ()
+    password_command: tuple[str, ...] = field(default=(), repr=False)
     password_keyring: bool = False
     tls_ca_file: str = ""
     tls_cert_file: str = ""
@@ -72,6 +71,11 @@ class Context:
             insecure=self.tls_insecure,
             key_password_file=self.tls_key_password_file,
         )
+
+    @property
+    def has_password(self) -> bool:
+        """Tell whether it says where its password is."""
+        return any(getattr(self, each) for each in _PASSWORDS)
 
     @property
     def password_source(self) -> PasswordSource | None:
@@ -143,7 +147,53 @@ def parse(text: str, file: Path) -> Contexts:
     )
 
 
-def change(edit: Callable[[TOMLDocument], None]) -> Contexts:
+def put(contexts: Mapping[str, Mapping[str, Any]], *, force: bool = False) -> None:
+    """Add contexts by name; raise SettingsError, having added none, if one exists, unless `force`."""
+
+    def add(known: Any) -> None:
+        if existing := ", ".join(name for name in contexts if name in known) if not force else "":
+            raise SettingsError(f"already a context: {existing}", advice="Add --force to replace it.")
+        known.update({name: _as_toml(values) for name, values in contexts.items()})
+
+    _change(lambda document: add(document["contexts"]))
+
+
+def edit(name: str, values: Mapping[str, Any], unset: Iterable[str]) -> Context:
+    """Change values of a context, and remove those named in `unset`; another password replaces the known one."""
+
+    def change(context: Any) -> None:
+        gone = {*unset, *(_PASSWORDS if values.keys() & set(_PASSWORDS) else ())}
+        for key in gone & context.keys():
+            del context[key]
+        context.update(_as_toml(values))
+
+    return _change(lambda document: change(document["contexts"][name])).find(name)
+
+
+def _as_toml(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as a person would write them: a single URL as a text."""
+    urls = values.get("url", ())
+    return {**values} | ({"url": urls[0]} if len(urls) == 1 else {})
+
+
+def remove(name: str) -> None:
+    """Remove a context; if it is the one in use, none is. Raises SettingsError."""
+
+    def change(document: Any) -> None:
+        del document["contexts"][name]
+        if document.get("current") == name:
+            del document["current"]
+
+    _change(change)
+
+
+def use(name: str) -> None:
+    """Use a context where no other broker is named; an empty name uses none. Raises SettingsError."""
+    load().find(name) if name else None
+    _change(lambda document: document.update({"current": name}) if name else document.pop("current", None))
+
+
+def _change(edit: Callable[[Any], object]) -> Contexts:
     """Change the file in one step, keeping its comments, and return the contexts. Raises SettingsError.
 
     Other programs that change it wait; a change that would make the file unusable is refused.
@@ -158,9 +208,14 @@ def change(edit: Callable[[TOMLDocument], None]) -> Contexts:
             fcntl.flock(folder, fcntl.LOCK_EX)
             load()  # which reports what is wrong with it now
             document = tomlkit.parse(file.read_text("utf-8") if file.exists() else "")
+            if "contexts" not in document:
+                document["contexts"] = tomlkit.table(is_super_table=True)
             edit(document)
             text = tomlkit.dumps(document)
-            changed = parse(text, file)
+            try:
+                changed = parse(text, file)
+            except SettingsError as error:
+                raise SettingsError("no context was changed", problems=error.problems) from None
             replace_file(file.resolve(), text, private=True)
         finally:
             os.close(folder)
@@ -217,6 +272,32 @@ def _context(name: str, table: Mapping[str, Any], folder: Path) -> Context:
 
 
 def has_password(url: str) -> bool:
-    """Tell whether a URL holds a password, other than the one that every RabbitMQ is installed with."""
+    """Tell whether a URL holds a password other than the one that RabbitMQ is installed with."""
     addresses = parse_urls(url)
     return any(each.tls_options.key_password or each.password not in (None, "guest", "") for each in addresses)
+
+
+def split_password(urls: Iterable[str]) -> tuple[list[str], str]:
+    """Return URLs without their password, and the password; that of guest stays, as everybody knows it.
+
+    Raises SettingsError for a URL that cannot be used, for different passwords, and for the password of a key.
+    """
+    bare, secrets = [], set()
+    for url in (one for text in urls for one in split_urls(text)):
+        if not has_password(url):
+            bare.append(url)
+            continue
+        found = _LOGIN.fullmatch(url)
+        if not found or has_password(without := f"{found['user']}@{found['rest']}"):
+            raise SettingsError("the URL contains the password of a key", advice="Use --tls-key-password-file.")
+        bare.append(without)
+        secrets.add(unquote(found["password"]))
+    if len(secrets) > 1:
+        raise SettingsError("the URLs contain different passwords")
+    return bare, secrets.pop() if secrets else ""
+
+
+def shown(url: str) -> str:
+    """Return a URL of the HTTP API as it may be shown: without its password."""
+    found = _LOGIN.fullmatch(url)
+    return f"{found['user']}:***@{found['rest']}" if found else url

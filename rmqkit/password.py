@@ -22,7 +22,7 @@ class PasswordSource:
     """
 
     context: str
-    command: tuple[str, ...] = ()
+    command: tuple[str, ...] = field(default=(), repr=False)  # may hold a secret
     _password: str = field(default="", repr=False, compare=False)
     _fetched_at: float = field(default=float("-inf"), repr=False, compare=False)  # of the monotonic clock
 

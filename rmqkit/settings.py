@@ -24,6 +24,7 @@ URL_VARIABLES = ("RMQKIT_URL", "AMQP_URL", "CLOUDAMQP_URL")  # in order of prece
 CONTEXT_VARIABLE = "RMQKIT_CONTEXT"  # after the first of them
 API_URL_VARIABLE = "RMQKIT_API_URL"
 PASSWORD_VARIABLE = "RMQKIT_PASSWORD"  # noqa: S105 - a name
+TLS_FIELDS = ("ca_file", "cert_file", "key_file", "key_password_file", "insecure")
 _OPTION = "--password-file"
 MAX_SHORT_STRING_BYTES = 255  # AMQP 0-9-1 section 4.2.5.3
 
@@ -59,7 +60,11 @@ class Settings:
 
     def tls_context(self, address: Address) -> ssl.SSLContext:
         """Build the TLS context for the broker at an address; flags take precedence over parameters of the URL."""
-        return _combined(self.tls, address.tls_options).context()
+        return self.tls_options(address).context()
+
+    def tls_options(self, address: Address) -> Tls:
+        """Return the TLS options for the broker at an address."""
+        return _combined(self.tls, address.tls_options)
 
     def security_warnings(self) -> Iterator[str]:
         """Yield a sentence for each setting that exposes credentials."""
@@ -100,10 +105,10 @@ def load_settings(
     """
     variable = next((name for name in URL_VARIABLES if environ.get(name)), "default")
     inherited = environ.get(variable, "")
-    source, urls, chosen = _choose(urls, context, environ, source, in_use=in_use)
+    chosen_by, source, urls, chosen = _choose(urls, context, environ, source, in_use=in_use)
     addresses = tuple(address for url in urls for address in parse_urls(url, source=source))
     is_foreign = _is_another_broker(addresses, inherited)
-    origins = {"url": source}
+    origins = {"context": chosen_by, "url": source}
 
     def first(name: str, *candidates: tuple[str, Any]) -> Any:
         origins[name], value = next((each for each in candidates if each[1] is not None), candidates[-1])
@@ -116,9 +121,12 @@ def load_settings(
     candidates = ("--api-url", api_url), (API_URL_VARIABLE, variable_url), (str(chosen), chosen.api_url)
     api_url = first("api_url", *((name, value or None) for name, value in candidates), ("default", ""))
     _check_tls(addresses, api_url, (tls, chosen.tls), source)
+    for name in TLS_FIELDS:
+        layers = ("--tls-" + name.replace("_", "-"), tls), (str(chosen), chosen.tls), (source, addresses[0].tls_options)
+        first(f"tls_{name}", *((origin, getattr(each, name) or None) for origin, each in layers), ("default", None))
     tls = _combined(tls, chosen.tls)
     settings = Settings(addresses, _with_key_password(tls), source=source, api_url=api_url, context=chosen)
-    password = "" if chosen.name and is_foreign else environ.get(PASSWORD_VARIABLE, "")
+    password = "" if is_foreign and chosen.has_password else environ.get(PASSWORD_VARIABLE, "")
     settings = _log_in(replace(settings, origins=origins), str(password_file or ""), password, ask)
     for address in settings.addresses:
         _check(address, source, tls, has_source=bool(settings.password_file or settings.password_source))
@@ -127,25 +135,28 @@ def load_settings(
 
 def _choose(
     urls: Sequence[str], context: str | None, environ: Mapping[str, str], source: str, *, in_use: bool
-) -> tuple[str, Sequence[str], Context]:
-    """Return the name of the source of the URLs, the URLs, and their context."""
+) -> tuple[str, str, Sequence[str], Context]:
+    """Return what names the context, the source of the URLs, the URLs, and their context."""
     if urls and context is not None:
         raise SettingsError(f"--context and {source} cannot be combined")
     if urls:
-        return source, urls, Context()
+        return "", source, urls, Context()
+    chosen_by = "--context"
     for name in () if context is not None else (URL_VARIABLES[0], CONTEXT_VARIABLE, *URL_VARIABLES[1:]):
         if (value := environ.get(name)) and name != CONTEXT_VARIABLE:
-            return name, (value,), Context()
+            return "", name, (value,), Context()
         if value:
-            context = value
+            context, chosen_by = value, name
             break
     if context is None and not in_use:
-        return "default", (DEFAULT_URL,), Context()
+        return "", "default", (DEFAULT_URL,), Context()
     known = load_contexts()
     if context is None and not known.current:
-        return "default", (DEFAULT_URL,), Context()
-    chosen = known.find(known.current if context is None else context)
-    return str(chosen), chosen.url, chosen
+        return "", "default", (DEFAULT_URL,), Context()
+    if context is None:
+        context, chosen_by = known.current, "rmqkit context use"
+    chosen = known.find(context)
+    return chosen_by, str(chosen), chosen.url, chosen
 
 
 def _log_in(settings: Settings, file: str, password: str, ask: Callable[[Address], str] | None) -> Settings:
@@ -232,6 +243,8 @@ def _check(address: Address, source: str, tls: Tls, *, has_source: bool) -> None
     if address.password is None and not has_source and "EXTERNAL" not in address.auth_mechanisms:
         url = f"amqp://{quote(address.username, safe='')}:PASSWORD@..."
         advice = f"Write {url}, or set --password-file or RMQKIT_PASSWORD."
+        if source.startswith("context "):
+            advice = "Set --password-file or RMQKIT_PASSWORD, or its place with `rmqkit context edit`."
         raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)
 
 

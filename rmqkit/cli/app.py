@@ -161,7 +161,13 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit serve pictures --exec 'convert - -resize 50% -' --content-type image/jpeg --timeout 30",
         ),
     },
-    "A private broker": {
+    "Brokers": {
+        "context": (
+            "Name brokers: `--context NAME` stands for URLs, a login and TLS files.",
+            "rmqkit context add prod amqps://ada@rabbit.example --password-command 'pass show rabbit' --protected",
+            "rmqkit context use prod",
+            "rmqkit context show",
+        ),
         "broker": (
             "Start and stop a private RabbitMQ node or cluster, on loopback only.",
             "rmqkit broker start",
@@ -175,7 +181,8 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }
-_TARGETS = {"test": "test:run", "unsubscribe": "subscribe:unsubscribe", "broker": "broker:app", "delete": "delete:app"}
+_TARGETS = {"test": "test:run", "unsubscribe": "subscribe:unsubscribe"}
+_TARGETS |= {name: f"{name}:app" for name in ("broker", "context", "delete")}  # with subcommands
 COMMANDS = {
     name: CommandEntry(f"rmqkit.cli.commands.{_TARGETS.get(name, f'{name}:{name}')}", summary, panel, tuple(examples))
     for panel, commands in _TABLE.items()

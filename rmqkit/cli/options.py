@@ -144,17 +144,17 @@ def _warn_of_alarm(reason: str) -> None:
     output.warn(f"the broker is blocking publishers: {reason}")
 
 
-def ask_password(address: Address) -> str:
+def ask_password(address: Address, option: str = "--password-prompt") -> str:
     """Ask for a password on the terminal, even if standard input is a pipe; nothing is echoed."""
     try:
         Path("/dev/tty").open("rb").close()
     except OSError:
         advice = "Use --password-file or RMQKIT_PASSWORD."
-        raise SettingsError("--password-prompt needs a terminal", advice=advice) from None
+        raise SettingsError(f"{option} needs a terminal", advice=advice) from None
     try:
         return getpass(f"Password for {address}: ")
     except EOFError:
-        raise SettingsError("--password-prompt: no password was entered") from None
+        raise SettingsError(f"{option}: no password was entered") from None
 
 
 def connect(settings: Settings) -> Connection:

@@ -137,7 +137,7 @@ def table(
     rows: Sequence[Sequence[str]],
     *,
     header: Sequence[str] = (),
-    styles: Sequence[Style | None] = (),
+    styles: Sequence[str | None] = (),
     numbers: Collection[int] = (),
     shortened: Collection[int] = (0,),
 ) -> str:
@@ -158,7 +158,7 @@ def table(
         padded = [(" " * (wide - width(cell)), cell) for cell, wide in zip(row, widths, strict=True)]
         aligned.append(pad + cell if column in numbers else cell + pad for column, (pad, cell) in enumerate(padded))
     lines = ["  ".join(row).rstrip() for row in aligned]
-    looks: list[Style | None] = ["bold"] if header else []
+    looks: list[str | None] = ["bold"] if header else []
     looks += styles or [None] * len(rows)
     return "\n".join(
         paint(line, style, sys.stdout) if style else line for line, style in zip(lines, looks, strict=True)

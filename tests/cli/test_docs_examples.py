@@ -17,6 +17,7 @@ from tests.conftest import Broker
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
+    "docs/contexts.md",
     "docs/contracts.md",
     "docs/getting-started.md",
     "docs/handlers.md",
@@ -54,7 +55,8 @@ def _run(command: list[str], url: str, api_url: str, place: Path) -> subprocess.
     scripts = str(Path(sys.executable).parent)
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     brokers = {"RMQKIT_URL": url, "RMQKIT_API_URL": api_url}
-    environment = {**os.environ, **brokers, "XDG_STATE_HOME": str(place / "state"), "PATH": path}
+    environment = {**os.environ, **brokers, "PATH": path}
+    environment |= {f"XDG_{kind}_HOME": str(place / kind.lower()) for kind in ("STATE", "CONFIG")}
     return subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=30, check=False)
 
 

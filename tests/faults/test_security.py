@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import shlex
 import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from tests.faults.ledger import Ledger, identity
 from tests.support.cli import COMMAND
 from tests.support.cli import rmqkit as command
 from tests.support.queues import declare, ready
+from tests.support.terminal import prompted
 from tests.support.versions import version
 
 
@@ -210,27 +208,6 @@ def test_the_commands_end_with_exit_4_and_show_neither_password(user: User, tmp_
             process.communicate() if process is consumer else process.wait()
             process.stdout.close()
             process.stderr.close()
-
-
-def prompted(arguments: list[str], typed: str) -> tuple[int, str, str]:
-    """Run with a pipe for input, and type on the controlling terminal; return exit code, output, what was shown."""
-    ours, theirs = pty.openpty()
-    opening = ["sh", "-c", 'exec 3<>"$0"; "$@"', os.ttyname(theirs)]  # a session's first terminal is its own
-    process = subprocess.Popen(
-        [*opening, *COMMAND, *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    shown = os.read(ours, 1000)
-    while b": " not in shown.rpartition(b"Password for ")[2]:
-        shown += os.read(ours, 1000)
-    os.write(ours, f"{typed}\n".encode())
-    out, err = process.communicate(timeout=90)
-    os.set_blocking(ours, False)
-    with suppress(OSError):
-        shown += os.read(ours, 1000)
-    os.close(theirs)
-    os.close(ours)
-    return process.returncode, out.decode() + err.decode(), shown.decode()
 
 
 @pytest.mark.usefixtures("books")

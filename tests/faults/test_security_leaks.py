@@ -70,6 +70,13 @@ LINES: dict[str, list[str]] = {
     "serve": ["serve work -n 1 --exec false", "serve missing --exec cat"],
     "destroy": ["destroy --dry-run {topology}", "destroy {topology}"],
     "demo": ["demo nothing"],
+    "context add": ["context add mine {url}", "context add mine amqp://ada@h --password-command 'printf {body}'"],
+    "context edit": ["context edit mine {url}", "context edit mine --protected"],
+    "context list": ["context list", "context list --json"],
+    "context show": ["context show", "context show --json", "context show mine"],
+    "context use": ["context use mine", "context use --none"],
+    "context import": ["context import {url}", "context import {folder}/topology"],
+    "context remove": ["context remove mine"],
     "broker start": ["broker start --port {taken}"],
     "broker stop": ["broker stop"],
     "broker status": ["broker status"],
@@ -96,6 +103,7 @@ class World:
             "RMQKIT_API_URL": self.broker.api_url,
             "RMQKIT_DEBUG": "1",
             "XDG_STATE_HOME": str(self.folder / "state-home"),
+            "XDG_CONFIG_HOME": str(self.folder / "config-home"),
         }
         return command(*shlex.split(line.format(**self.words)), env=own | env)
 
@@ -123,8 +131,10 @@ def world(broker: Broker, vhost_url: str, tmp_path: Path) -> Iterator[World]:
 
 
 def commands() -> set[str]:
-    names = set(app.COMMANDS) - {"broker"}
-    return names | {f"broker {name}" for name in app.load("broker").commands}
+    groups = {name: getattr(app.load(name), "commands", {}) for name in app.COMMANDS}
+    return {name for name, inner in groups.items() if not inner} | {
+        f"{name} {each}" for name, inner in groups.items() for each in inner
+    }
 
 
 def test_the_search_knows_every_command() -> None:

@@ -66,3 +66,24 @@ def terminal(*arguments: object, env: Mapping[str, str] = {}, **streams: Any) ->
         process.kill()
         process.communicate()
         os.close(ours)
+
+
+def prompted(arguments: list[str], typed: str) -> tuple[int, str, str]:
+    """Run with a pipe for input, and type on the controlling terminal; return exit code, output, what was shown."""
+    ours, theirs = pty.openpty()
+    opening = ["sh", "-c", 'exec 3<>"$0"; "$@"', os.ttyname(theirs)]  # a session's first terminal is its own
+    process = subprocess.Popen(
+        [*opening, *COMMAND, *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    shown = os.read(ours, 1000)
+    while b": " not in shown.rpartition(b"Password for ")[2]:
+        shown += os.read(ours, 1000)
+    os.write(ours, f"{typed}\n".encode())
+    out, err = process.communicate(timeout=90)
+    os.set_blocking(ours, False)
+    with suppress(OSError):
+        shown += os.read(ours, 1000)
+    os.close(theirs)
+    os.close(ours)
+    return process.returncode, out.decode() + err.decode(), shown.decode()
