@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from rmqkit.amqp.entity_inspector import EntityInspector
@@ -19,6 +20,7 @@ from rmqkit.http_api import permission_advice
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.message import Delivery
+from rmqkit.messaging.look import LookCost
 from rmqkit.model import Binding, Exchange, Queue, Target, Topology
 from rmqkit.options import ApplyOptions, WaitFor
 from rmqkit.plan import Plan
@@ -138,6 +140,11 @@ class Administration:
             return http_api.connect(self._consuming, timeout_s=5.0).queue_settings(queue)
         except (Unreachable, AuthenticationFailed, Refused):
             return {"x-queue-type": "stream"} if self.is_stream(queue) else None
+
+    def _look_cost(self, settings: Mapping[str, Any] | None) -> LookCost:
+        """Return what a look costs the messages of a queue with these settings."""
+        with closing(self._consuming.channel()) as channel:
+            return LookCost.of(settings, channel.transport.version)
 
     def queue_state(self, queue: str) -> QueueState:
         """Return the numbers of ready messages and of consumers of a queue.

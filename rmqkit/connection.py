@@ -219,7 +219,10 @@ class Connection(Administration):
 
         scan, matches = (max(limit, scan), matches) if matches else (limit, lambda _: True)
         settings = self.queue_settings(queue)
-        return Peek(self._consuming, queue, settings, limit, scan, matches, offset, force, stop or Stop()).run()
+        cost = self._look_cost(settings)
+        if not force:
+            cost.check(queue)
+        return Peek(self._consuming, queue, settings, limit, scan, matches, offset, cost, stop or Stop()).run()
 
     def move(
         self,
@@ -230,6 +233,7 @@ class Connection(Administration):
         limit: int | None = None,
         rate: float | None = None,
         dry_run: bool = False,
+        force: bool = False,
         stop: Stop | None = None,
         on_progress: Callable[[int, str], None] = lambda _scanned, _blocked: None,
         on_warning: OnWarning = _log.warning,
@@ -240,13 +244,15 @@ class Connection(Administration):
         queue is scanned once, up to its length at the start. `limit` bounds the moved messages, `rate` their number a
         second; `on_progress` receives the number scanned, and why the broker blocks publishers. A dry run inspects the
         first 1,000 messages, or up to 10,000 if `limit` says so, as many as half a second allows. Raises InputError for
-        a stream, NotFound, AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost, whose
-        `report` has the numbers.
+        a stream, and unless forced for a dry run that might dead-letter or delay messages. Raises NotFound,
+        AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost, whose `report` has the numbers.
         """
         from rmqkit.deploy.live_router import LiveRouter  # noqa: PLC0415 - start-up time: few commands move
         from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415
         from rmqkit.messaging.move import Move  # noqa: PLC0415
 
+        if dry_run and not force and (settings := self.queue_settings(source)):
+            self._look_cost(settings).check(source)
         drops = LiveRouter(self).drops_dead_letter
         options, calls = MoveOptions(limit, None if dry_run else rate, dry_run), (on_progress, on_warning, drops)
         return Move(self._publishing, source, destination_for(to), matches, options, stop or Stop(), *calls).run()

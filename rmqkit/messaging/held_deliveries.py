@@ -18,7 +18,7 @@ from rmqkit.messaging.acknowledger import SettledTags
 PREFETCH, FIRST_PREFETCH, LEAST_PREFETCH = 6000, 20, 10
 PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
 _LOT, _LOTS = 32, 20  # how many messages are requeued together, and how many times in a row
-RETURN_S = 10.0  # a message that is not back in its queue by then may return out of order
+_RETURN_S = 10.0  # a message that is not back in its queue by then may return out of order
 _PAUSE_S = 0.005  # between two checks whether it is
 
 
@@ -41,16 +41,15 @@ class HeldDeliveries:
         """Count the messages that are ready in the queue."""
         return int(self._channel.queue_counts(self._queue).message_count)
 
-    def subscribe(self, mean_bytes: int, exactly: int | None = None) -> None:
+    def subscribe(self, mean_bytes: int) -> None:
         """Replace the consumer; the deliveries that the one before holds do not count for it.
 
-        The first one measures how large the messages are: `mean_bytes` is for the others. `exactly` is its
-        prefetch if no other consumer is to follow.
+        The first one measures how large the messages are: `mean_bytes` is for the others.
         """
         channel, first = self._channel, not self._consumers
         self.cancel()
         wanted = max(LEAST_PREFETCH, min(PREFETCH, PREFETCH_BYTES // (mean_bytes + 1)))
-        self._prefetch = exactly or (FIRST_PREFETCH if first else wanted)
+        self._prefetch = FIRST_PREFETCH if first else wanted
         self._consumers += 1
         self._consuming = True
         self._base, self._held, self._acknowledged = self._received, 0, 0
@@ -79,13 +78,13 @@ class HeldDeliveries:
         if self._consumers > 1:
             self._acknowledge()
 
-    def requeue(self, others: Iterable[int], within_s: float, *, whole: bool) -> None:
+    def requeue(self, others: Iterable[int], *, whole: bool) -> None:
         """End the consumer, send outstanding acknowledgements, and requeue those that stay and these others, in order.
 
         A consumer would receive them again at once. RabbitMQ 3.10 mixes up what returns to a quorum queue in large
         lots, or in many at once; before RabbitMQ 4, what a nack requeues there goes behind messages that were never
         delivered, so unless the `whole` queue was delivered, closing the channel requeues them (from 4.3 on, that
-        counts as a failed delivery). After `within_s`, their order is not waited for.
+        counts as a failed delivery). After `_RETURN_S`, their order is not waited for.
         """
         self.cancel()
         self._acknowledge()
@@ -94,7 +93,7 @@ class HeldDeliveries:
         if channel.transport.version < (4,) and not whole:
             return
         lasts = [*range(_LOT - 1, len(tags) - 1, _LOT), len(tags) - 1] if tags else []
-        deadline_s = time.monotonic() + within_s
+        deadline_s = time.monotonic() + _RETURN_S
         for number, last in enumerate(lasts, 1):
             channel.send(encode_nack(channel.number, tags[last], requeue=True, multiple=True))
             while not number % _LOTS and self.ready() <= last and time.monotonic() < deadline_s:

@@ -74,7 +74,10 @@ class LookCost:
     def check(self, queue: str) -> None:
         """Raise InputError if a look may harm the messages of this queue."""
         if self.harm:
-            raise InputError(f"looking into queue {queue!r} may harm its messages: {self.harm}")
+            raise InputError(
+                f"looking into queue {queue!r} may harm its messages: {self.harm}",
+                advice="Add --force, in Python force=True, to look nevertheless.",
+            )
 
     def deliveries_left(self, delivery: Delivery) -> int | None:
         """Return how many more deliveries may fail before the message is dead-lettered; None without a limit."""
@@ -117,39 +120,42 @@ class Look:
     def _tag(self) -> str:
         return f"rmqkit-look-{self._subscriptions:08}"  # the broker may sort by it
 
-    def batches(self) -> Iterator[list[Delivery]]:
+    def __iter__(self) -> Iterator[Delivery]:
         """Yield the deliveries as they arrive, until one of the bounds is reached, or a stop is requested.
 
         Raises ConsumerCancelled when the queue was deleted, Refused, ConnectionLost.
         """
-        idle_until_s, empty = time.monotonic() + _FIRST_S, 0
         with self._stop.waking(self._channel.wake):
-            while not self._has_ended():
-                if self.received == self._subscribed_to:
-                    self._subscribe()
-                wait_s = min(self._until_s - time.monotonic(), _IDLE_S)
-                events = self._channel.wait(max(wait_s, 0), subject=self._subject)
-                for event in events:
-                    if isinstance(event, list):
-                        self._note(event)
-                        yield event
-                    elif isinstance(event, ConsumerCancel):
-                        raise ConsumerCancelled(f"{self._subject}: the broker cancelled the consumer")
-                if events:
-                    idle_until_s, empty = time.monotonic() + _FIRST_S, 0
-                    continue
-                # A delivery may be on its way behind the first answer, and would have arrived before the second.
-                empty = 0 if self._channel.queue_counts(self._queue).message_count else empty + 1
-                if empty == _EMPTY or time.monotonic() > idle_until_s:
-                    return  # other consumers have received the rest
+            for batch in self._batches():
+                for delivery in batch:
+                    yield delivery
+                    if self._stop.requested or time.monotonic() >= self._until_s:
+                        return
+
+    def _batches(self) -> Iterator[list[Delivery]]:
+        idle_until_s, empty = time.monotonic() + _FIRST_S, 0
+        while self.received < self._wanted and self.body_bytes < self._bounds.body_bytes and not self._stop.requested:
+            if self.received == self._subscribed_to:
+                self._subscribe()
+            wait_s = min(self._until_s - time.monotonic(), _IDLE_S)
+            events = self._channel.wait(max(wait_s, 0), subject=self._subject)
+            for event in events:
+                if isinstance(event, list):
+                    self._note(event)
+                    yield event
+                elif isinstance(event, ConsumerCancel):
+                    raise ConsumerCancelled(f"{self._subject}: the broker cancelled the consumer")
+            if events:
+                idle_until_s, empty = time.monotonic() + _FIRST_S, 0
+                continue
+            # A delivery may be on its way behind the first answer, and would have arrived before the second.
+            empty = 0 if self._channel.queue_counts(self._queue).message_count else empty + 1
+            if empty == _EMPTY or time.monotonic() > min(idle_until_s, self._until_s):
+                return  # other consumers have received the rest
 
     def close(self) -> None:
         """Requeue the messages in their order, in the way that costs them least, and close the channel."""
         self._channel.release(self._tag)
-
-    def _has_ended(self) -> bool:
-        full = self.received >= self._wanted or self.body_bytes >= self._bounds.body_bytes
-        return full or self._stop.requested or time.monotonic() >= self._until_s
 
     def _note(self, deliveries: list[Delivery]) -> None:
         if not self.received:

@@ -27,7 +27,8 @@ from rmqkit.errors import (
     Unroutable,
 )
 from rmqkit.message import Delivery, Headers, Origin
-from rmqkit.messaging.held_deliveries import RETURN_S, HeldDeliveries
+from rmqkit.messaging.held_deliveries import HeldDeliveries
+from rmqkit.messaging.look import Look, LookBounds
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
 from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
@@ -44,7 +45,7 @@ _FAILURES = 5  # in a row, with nothing moved in between
 _PAUSE_S = 0.2  # after the second failure, and longer after the next
 _PROGRESS_EVERY_S = 0.05
 _DRY_RUN_MOST = 10_000  # messages that a dry run inspects, if its limit asks for more than DRY_RUN
-_HOLD_S, _GIVE_BACK_S = 0.5, 0.3  # a dry run holds messages no longer, and returns them within so long
+_HOLD_S = 0.5  # a dry run holds messages no longer
 
 
 class MoveGroups:
@@ -168,6 +169,19 @@ class Move:
                     advice=f"Copy them: `{copying}`.",
                 )
 
+    def _look(self, session: MovePass) -> None:
+        """Inspect the first messages, count what a move would do with each, and leave them in their queue."""
+        bounds = LookBounds(min(max(self.options.limit or 0, DRY_RUN), _DRY_RUN_MOST), _HOLD_S)
+        with (
+            EntityInspector(self.connection, self.stop) as inspector,
+            Look(session.channel, self.source, bounds, self.stop) as look,
+        ):
+            self.ready = look.ready
+            for delivery in look:
+                session.preview(delivery, inspector)
+                if self.moved == self.options.limit:
+                    break
+
     def _pass(self) -> bool:
         """Make one pass over the queue; return False if a temporary condition cut it short."""
         # What stayed on the channel before is delivered again.
@@ -176,6 +190,9 @@ class Move:
             self.moved = 0
         session = self.connection.recover(self.stop, self.open_pass)
         try:
+            if self.options.dry_run:
+                self._look(session)
+                return True
             self.ready = self.ready or session.held.ready()
             with self.stop.waking(session.channel.wake), EntityInspector(self.connection, self.stop) as inspector:
                 # After a failure the same messages may be there again, as far as acknowledgements were lost: then the
@@ -193,11 +210,6 @@ class Move:
         return True
 
 
-def _dry_run_bound(limit: int | None) -> int:
-    """Return the most messages that a dry run may inspect: consumers do not receive them meanwhile."""
-    return min(max(limit or 0, DRY_RUN), _DRY_RUN_MOST)
-
-
 class MovePass(Transfer):
     """One pass over the queue, on one channel; it ends early when its channel does."""
 
@@ -213,20 +225,16 @@ class MovePass(Transfer):
         self._inspected = self._selected = 0
         self._inspected_bytes = 0
         self._ending = False  # the backlog stays
-        self._hold_until_s = float("inf")  # in a dry run, from the first delivery on
         self._started_s = self._last_event_s = time.monotonic()
 
     def run(self, inspector: EntityInspector, max_inspected: int) -> None:
         """Move messages until there is a reason to end, and then wait for those in flight."""
         move, self._inspector, self._max_inspected = self._move, inspector, max_inspected
-        only = None  # the one consumer of a dry run: with several, a quorum queue may mix up requeued messages
-        if move.options.dry_run:
-            only = self._max_inspected = min(max_inspected, _dry_run_bound(move.options.limit))
         self._max_selected = max_inspected if move.options.limit is None else move.options.limit - move.moved
         if not self._has_ended():
-            self.held.subscribe(0, only)
+            self.held.subscribe(0)
         while not self._has_ended():
-            if not only and self.held.is_spent():
+            if self.held.is_spent():
                 self.held.subscribe(self._inspected_bytes // max(self._inspected, 1))
             self._receive()
             self._inspect_backlog()
@@ -241,15 +249,12 @@ class MovePass(Transfer):
             except StoppedWaiting:
                 break  # closing the channel requeues everything
         else:
-            within_s = _GIVE_BACK_S if move.options.dry_run else RETURN_S
             whole = self._inspected + len(self._backlog) >= move.ready
-            self.held.requeue((each.delivery_tag for each in self._backlog), within_s, whole=whole)
+            self.held.requeue((each.delivery_tag for each in self._backlog), whole=whole)
         self.channel.wait(LATE_S)
 
     def _has_ended(self) -> bool:
         if self.stop.requested or self._inspected >= self._max_inspected or self._selected >= self._max_selected:
-            return True
-        if time.monotonic() >= self._hold_until_s:
             return True
         if self._backlog or self.in_flight or len(self._retries):
             return False
@@ -265,7 +270,7 @@ class MovePass(Transfer):
 
     def _timeout_s(self) -> float:
         """Return how long there is nothing to do, unless an event arrives."""
-        timeout_s = min(WAIT_S, self._retries.due_in_s(), self._hold_until_s - time.monotonic())
+        timeout_s = min(WAIT_S, self._retries.due_in_s())
         if self._backlog and not self._ending:
             rate = self._move.options.rate
             due_s = 0 if rate is None else self._started_s + self._selected / rate - time.monotonic()
@@ -281,16 +286,12 @@ class MovePass(Transfer):
 
     def take(self, deliveries: list[Delivery]) -> None:
         """Add deliveries to the backlog."""
-        if self._move.options.dry_run and not self._inspected and not self._backlog:
-            self._hold_until_s = time.monotonic() + _HOLD_S
         self._backlog.extend(deliveries)
         self.held.receive(deliveries[-1].delivery_tag)
 
     def _inspect_backlog(self) -> None:
-        move, dry_run, selected = self._move, self._move.options.dry_run, []
+        move, selected = self._move, []
         for _ in range(self._allowed()):
-            if time.monotonic() >= self._hold_until_s:
-                break
             delivery = self._backlog.popleft()
             self._inspected += 1
             self._inspected_bytes += len(delivery.body)
@@ -299,18 +300,26 @@ class MovePass(Transfer):
                 self.held.keep(delivery.delivery_tag)
                 continue
             destination = self.destination(delivery)
-            if dry_run:
-                move.groups.add(delivery.origin, destination)
             if isinstance(destination, str):
                 self._stay(delivery, destination)
                 continue
             self._selected += 1
-            if dry_run:
-                move.moved += 1
-                self.held.keep(delivery.delivery_tag)
-            else:
-                selected.append(Transferred(delivery, destination, len(delivery.body)))
+            selected.append(Transferred(delivery, destination, len(delivery.body)))
         self.publish(selected)
+
+    def preview(self, delivery: Delivery, inspector: EntityInspector) -> None:
+        """Count what a move would do with a delivery."""
+        move, self._inspector = self._move, inspector
+        if not move.matches(delivery):
+            move.unmatched += 1
+        else:
+            destination = self.destination(delivery)
+            move.groups.add(delivery.origin, destination)
+            if isinstance(destination, str):
+                move.stayed[destination] += 1
+            else:
+                move.moved += 1
+        move.report_progress()
 
     def _existing_destination(self, origin: Origin, username: str) -> Destination | str:
         """Find a destination, and check that it exists: publishing to a missing exchange would close the channel."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -38,7 +38,7 @@ class Peek:
     scan: int
     matches: Callable[[Delivery], bool]
     offset: Offset | None
-    force: bool
+    cost: LookCost
     stop: Stop
 
     def run(self) -> PeekReport:
@@ -47,14 +47,12 @@ class Peek:
             return self._stream()
         if self.offset is not None:
             raise InputError(f"queue {self.queue!r} has no offsets: it is not a stream")
-        channel = self.connection.channel(self.stop)
-        cost = LookCost.of(self.settings, channel.transport.version)
-        if not self.force:
-            cost.check(self.queue)
-        started_s = time.monotonic()
-        with Look(channel, self.queue, LookBounds(self.scan, _HOLD_S, BODY_BYTES), self.stop) as look:
+        started_s, cost = time.monotonic(), self.cost
+        with Look(
+            self.connection.channel(self.stop), self.queue, LookBounds(self.scan, _HOLD_S, BODY_BYTES), self.stop
+        ) as look:
             check_single_consumer(self.queue, self.settings, look.consumers)
-            messages, scanned = self._select(look.batches(), cost)
+            messages, scanned = self._select(look, cost)
         return PeekReport(
             messages,
             type=(self.settings or {}).get("x-queue-type"),
@@ -81,14 +79,14 @@ class Peek:
                     return
 
         with consumer:
-            messages, scanned = self._select(batches(), LookCost(_FREE))
+            messages, scanned = self._select(chain.from_iterable(batches()), LookCost(_FREE))
         return PeekReport(messages, "stream", scanned=scanned, cost=_FREE, seconds=time.monotonic() - started_s)
 
-    def _select(self, batches: Iterator[list[Delivery]], cost: LookCost) -> tuple[tuple[PeekedMessage, ...], int]:
+    def _select(self, deliveries: Iterable[Delivery], cost: LookCost) -> tuple[tuple[PeekedMessage, ...], int]:
         """Return the messages that match, and how many were scanned for them."""
         found: list[PeekedMessage] = []
         scanned = size = 0
-        for delivery in chain.from_iterable(batches):
+        for delivery in deliveries:
             scanned += 1
             if self.matches(delivery):
                 position = (delivery.properties.headers or {}).get(_OFFSET, scanned)

@@ -299,3 +299,18 @@ def test_other_consumers_with_room_receive_a_message_first(connection: Connectio
         connection.publish(rmqkit.Message(b"%d" % number, "orders") for number in range(20))
         wait_until(lambda: worker.connection.process_data_events(0) or len(got) == 20)
         assert connection.peek("orders").scanned == 0
+
+
+def test_a_dry_run_of_a_move_is_refused_like_a_look(live: Run, vhost_channel: Channel, broker: Broker) -> None:
+    declare(vhost_channel, "orders", x_queue_type="quorum", x_delivery_limit=1)
+    sent = fill(vhost_channel, "orders", 2)
+    for _ in range(4):
+        done = live("move", "orders", "--to-exchange", "amq.fanout", "--dry-run")
+        if looks_are_free(broker):
+            assert (done.returncode, "Would move 2 messages" in done.stderr) == (0, True)
+        else:
+            assert (done.returncode, "ends in a dead letter" in done.stderr) == (2, True)
+        wait_for_queue(vhost_channel, "orders", ready=2)
+    assert live("move", "orders", "--to-exchange", "amq.fanout", "--dry-run", "--force").returncode == 0
+    wait_for_queue(vhost_channel, "orders", ready=2)
+    assert drain(vhost_channel, "orders") == sent

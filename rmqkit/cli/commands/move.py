@@ -59,6 +59,9 @@ class MoveFilterOptions:
         " --limit up to 10,000, for half a second at most: consumers do not receive them meanwhile.",
         default=False,
     )
+    force: bool = option_field(
+        "--force", "With --dry-run: scan even where that might delay messages, or dead-letter them.", default=False
+    )
 
 
 @grouped
@@ -78,6 +81,8 @@ def move(
     moved, keeps its place in the queue; it is marked redelivered, as after a dry run. If any could not be moved, the
     exit code is 6.
     """
+    if selection.force and not selection.dry_run:
+        raise typer.BadParameter("--force needs --dry-run")
     to, matches, settings = target.target(source), delivery_filter(selection.filter), broker.settings()
     if not selection.dry_run:
         protection.confirm(settings, yes, f"move the messages of queue {source!r}")
@@ -97,6 +102,7 @@ def move(
                         limit=selection.limit,
                         rate=selection.rate,
                         dry_run=selection.dry_run,
+                        force=selection.force,
                         stop=stop,
                         on_progress=show,
                         on_warning=output.warn,

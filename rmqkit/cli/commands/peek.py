@@ -13,7 +13,6 @@ from rmqkit.cli import message_text, output
 from rmqkit.cli.handler_options import FILTER_HELP, OFFSET_HELP, delivery_filter, parse_offset
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field
 from rmqkit.cli.signals import run_and_exit
-from rmqkit.errors import InputError
 from rmqkit.handlers.printer import Printer
 from rmqkit.report import PeekReport
 from rmqkit.stop import Stop
@@ -69,19 +68,15 @@ def peek(
 
     def body(stop: Stop) -> int:
         with connect(broker.settings()) as connection:
-            try:
-                report = connection.peek(
-                    queue,
-                    limit=options.limit,
-                    matches=matches,
-                    scan=options.scan,
-                    offset=offset,
-                    force=options.force,
-                    stop=stop,
-                )
-            except InputError as exc:
-                exc.advice = exc.advice or "Add --force to look nevertheless."
-                raise
+            report = connection.peek(
+                queue,
+                limit=options.limit,
+                matches=matches,
+                scan=options.scan,
+                offset=offset,
+                force=options.force,
+                stop=stop,
+            )
         if json:
             output.out_json(message_text.as_json(report))
         else:
