@@ -93,6 +93,16 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit status orders.yaml --watch",
             "rmqkit status 'orders.*' --sort name",
         ),
+        "connections": (
+            "Show the connections of clients, or close one.",
+            "rmqkit connections",
+            "rmqkit connections 'billing*' --all-vhosts",
+            "rmqkit connections --close 'billing worker' --reason 'stuck since 9:40'",
+        ),
+        "consumers": (
+            "Show the consumers of a queue, and what they hold.",
+            "rmqkit consumers orders",
+        ),
         "wait": (
             "Wait until a queue is empty, or has so many consumers or ready messages.",
             "rmqkit wait orders --empty --timeout 300",
@@ -181,7 +191,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }
-_TARGETS = {"test": "test:run", "unsubscribe": "subscribe:unsubscribe"}
+_TARGETS = {"test": "test:run", "unsubscribe": "subscribe:unsubscribe", "consumers": "connections:consumers"}
 _TARGETS |= {name: f"{name}:app" for name in ("broker", "context", "delete")}  # with subcommands
 COMMANDS = {
     name: CommandEntry(f"rmqkit.cli.commands.{_TARGETS.get(name, f'{name}:{name}')}", summary, panel, tuple(examples))

@@ -143,9 +143,9 @@ def _row(group: MoveGroup, now: datetime) -> tuple[str, ...]:
     )
 
 
-def age(time: datetime, now: datetime) -> str:
-    """Return how long ago something happened, such as `3 min`."""
-    seconds = max((now - time).total_seconds(), 0)
+def age(time: datetime, now: datetime | None = None) -> str:
+    """Return how long ago a time was, like `5 min`."""
+    seconds = max(((now or datetime.now(UTC)) - time).total_seconds(), 0)
     size, unit = next(((size, unit) for size, unit in _AGES if seconds >= size), (1, "s"))
     return f"{seconds / size:.0f} {unit}"
 

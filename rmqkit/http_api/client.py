@@ -14,9 +14,9 @@ import re
 import shlex
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from rmqkit.address import Address
@@ -51,6 +51,7 @@ MAX_BYTES = 500_000_000  # of a response; one with a hundred thousand queues has
 _PART_BYTES = 1 << 20
 _OWN_USER = "whoami"
 _log = logging.getLogger("rmqkit.http_api")
+T = TypeVar("T")
 PORT, TLS_PORT = 15672, 15671
 _ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
 
@@ -74,7 +75,7 @@ class HttpApiClient:
         self._timeout_s = timeout_s
         self._settings = settings
         self._address = address
-        self._vhost = _part(address.vhost)
+        self._vhost = path_part(address.vhost)
         scheme = "https" if address.tls else "http"
         host = f"[{address.host}]" if ":" in address.host else address.host
         default = f"{scheme}://{host}:{TLS_PORT if address.tls else PORT}"
@@ -166,9 +167,9 @@ class HttpApiClient:
             exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key", "")
             if not isinstance(exchange, str) or not isinstance(key, str):
                 return None
-            place = f"exchanges/{self._vhost}/{_part(exchange)}/bindings/source" if exchange else ""
+            place = f"exchanges/{self._vhost}/{path_part(exchange)}/bindings/source" if exchange else ""
             if not exchange and key:
-                place = f"queues/{self._vhost}/{_part(key)}"
+                place = f"queues/{self._vhost}/{path_part(key)}"
             try:
                 return Target(exchange, key) if not place or self._call("GET", place) else None
             except NotFound:
@@ -180,7 +181,7 @@ class HttpApiClient:
         Raises the errors of `live`.
         """
         with self._checking_format():
-            found = self._call("GET", f"queues/{self._vhost}/{_part(name)}")
+            found = self._call("GET", f"queues/{self._vhost}/{path_part(name)}")
             settings = {**found["arguments"], "x-queue-type": found["type"]}
             definitions = [found.get("effective_policy_definition") or {}]
             if (
@@ -216,11 +217,24 @@ class HttpApiClient:
         They are shown to administrators. Raises the errors of `live`.
         """
         kinds = ("configure", "write", "read") if exchange is None else ("write", "read")
-        place = f"{'topic-' * (exchange is not None)}permissions/{_part(vhost)}/{_part(user)}"
+        place = f"{'topic-' * (exchange is not None)}permissions/{path_part(vhost)}/{path_part(user)}"
         with self._checking_format():
             found = self._call("GET", place)
             patterns = found if exchange is None else next(each for each in found if each["exchange"] == exchange)
             return {kind: str(patterns[kind]) for kind in kinds}
+
+    def fetch(self, path: str, convert: Callable[[Any], T]) -> T:
+        """Return what `convert` makes of the JSON at a path below `/api/`; `{vhost}` in it is the virtual host.
+
+        `path_part` quotes a name in the path. Raises the errors of `live`, and Unreachable if `convert` raises
+        AttributeError, KeyError, TypeError or ValueError.
+        """
+        with self._checking_format():
+            return convert(self._call("GET", path.format(vhost=self._vhost)))
+
+    def close_connection(self, name: str, reason: str) -> None:
+        """Close a connection of a client, which sees the reason. Raises NotFound, AccessRefused, Unreachable."""
+        self._call("DELETE", f"connections/{path_part(name)}", reason=reason)
 
     def put_policy(self, policy: Policy) -> None:
         """Create or change a policy. Raises Refused, Unreachable."""
@@ -234,14 +248,14 @@ class HttpApiClient:
 
     def create_virtual_host(self, name: str) -> None:
         """Create a virtual host, with all permissions in it for the user. Raises Refused, Unreachable."""
-        self._call("PUT", f"vhosts/{_part(name)}")
+        self._call("PUT", f"vhosts/{path_part(name)}")
 
     def delete_virtual_host(self, name: str) -> None:
         """Delete a virtual host with everything in it. Raises Refused, Unreachable."""
-        self._call("DELETE", f"vhosts/{_part(name)}")
+        self._call("DELETE", f"vhosts/{path_part(name)}")
 
     def _policy(self, name: str) -> str:
-        return f"policies/{self._vhost}/{_part(name)}"
+        return f"policies/{self._vhost}/{path_part(name)}"
 
     def _policies(self, kind: str = "policies") -> tuple[tuple[Policy, ...], tuple[str, ...]]:
         try:
@@ -266,11 +280,13 @@ class HttpApiClient:
         kinds = (each.get("default_queue_type") for each in found if each["name"] == self._address.vhost)
         return next((kind for kind in kinds if kind in QUEUE_TYPES), "classic")
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, reason: str = "") -> Any:
         password = self._password if self._password is not None else self._settings.password(self._address)
         login = base64.b64encode(f"{self._username}:{password}".encode()).decode()
         content = None if body is None else json.dumps(body)
         headers = {"authorization": f"Basic {login}", "content-type": "application/json"}
+        if reason:
+            headers["x-reason"] = reason
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         started_s = time.monotonic()
         try:
@@ -376,7 +392,7 @@ class HttpApiClient:
                 return Refused(status, reason, subject)
 
 
-def _part(name: str) -> str:
+def path_part(name: str) -> str:
     """Return a name as one part of a path. Raises Unreachable for those that paths resolve, percent-encoded or not."""
     if name in (".", ".."):
         raise Unreachable(f"RabbitMQ's HTTP API cannot address the name {name!r}", advice="Use another name.")

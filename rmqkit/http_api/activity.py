@@ -1,0 +1,158 @@
+"""Who uses a broker: the connections of its clients, and the consumers of its queues, from RabbitMQ's HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rmqkit.http_api.client import HttpApiClient, path_part
+from rmqkit.http_api.mapping import read
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConnection:
+    """A connection of a client; `name` is RabbitMQ's, `client_name` the one that the client chose, if any.
+
+    `client` and `version` are those of its library, `state` is running, flow, blocked, ... The rates are in bytes a
+    second, to the broker (`received`) and from it.
+    """
+
+    name: str
+    client_name: str = ""
+    user: str = ""
+    vhost: str = ""
+    host: str = ""
+    port: int = 0
+    client: str = ""
+    version: str = ""
+    protocol: str = ""
+    tls: bool = False
+    state: str = ""
+    channels: int = 0
+    connected_at: datetime | None = None
+    received_per_s: float = 0.0
+    sent_per_s: float = 0.0
+
+    @property
+    def place(self) -> str:
+        """Return where the client is: its host and port."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueConsumer:
+    """A consumer of a queue, and the connection it belongs to, as far as the user may see it.
+
+    `unacknowledged`, the rates and `idle_since` are those of its channel, which has `consumers_on_channel` consumers; a
+    prefetch of 0 is unlimited. `active` is false while another consumer is the single active one. `timeout_ms` is the
+    time to acknowledge a message, if RabbitMQ tells it (from 4.3 on).
+    """
+
+    tag: str
+    queue: str
+    connection: ClientConnection
+    channel: int = 0
+    prefetch: int = 0
+    active: bool = True
+    exclusive: bool = False
+    ack_required: bool = True
+    unacknowledged: int | None = None
+    consumers_on_channel: int = 1
+    delivered_per_s: float | None = None
+    acknowledged_per_s: float | None = None
+    idle_since: datetime | None = None
+    timeout_ms: int | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether it gets no more messages before it acknowledges one, as far as can be seen."""
+        return bool(self.prefetch) and (self.unacknowledged or 0) >= self.prefetch * self.consumers_on_channel
+
+
+def connections(api: HttpApiClient, *, all_vhosts: bool = False) -> tuple[ClientConnection, ...]:
+    """Return the connections to the virtual host, or to all, that the user may see, sorted by client name and place.
+
+    Raises the errors of `HttpApiClient.live`.
+    """
+    found = api.fetch(f"{'' if all_vhosts else 'vhosts/{vhost}/'}connections", lambda each: [*map(_connection, each)])
+    return tuple(sorted(found, key=lambda each: (each.client_name, each.place)))
+
+
+def consumers(api: HttpApiClient, queue: str) -> tuple[QueueConsumer, ...]:
+    """Return the consumers of a queue: those with the most unacknowledged messages first.
+
+    Raises NotFound, and the errors of `HttpApiClient.live`.
+    """
+    known = {each.name: each for each in connections(api)}
+    channels = api.fetch("vhosts/{vhost}/channels", lambda found: {each["name"]: each for each in found})
+
+    def convert(found: Mapping[str, Any]) -> list[QueueConsumer]:
+        return [_consumer(each, known, channels) for each in found.get("consumer_details") or ()]
+
+    return tuple(
+        sorted(
+            api.fetch(f"queues/{{vhost}}/{path_part(queue)}", convert),
+            key=lambda each: (-(each.unacknowledged or 0), each.connection.name, each.tag),
+        )
+    )
+
+
+def _connection(found: Mapping[str, Any]) -> ClientConnection:
+    properties = found.get("client_properties") or {}
+    own = {
+        "client_name": found.get("user_provided_name") or properties.get("connection_name") or "",
+        "host": found.get("peer_host") or "",
+        "port": found.get("peer_port") or 0,
+        "client": properties.get("product", ""),
+        "version": properties.get("version", ""),
+        "tls": bool(found.get("ssl")),
+        "connected_at": _time(found.get("connected_at")),
+        "received_per_s": _rate(found, "recv_oct"),
+        "sent_per_s": _rate(found, "send_oct"),
+    }
+    return read(ClientConnection, dict.fromkeys(("user", "vhost", "protocol", "state"), "") | dict(found) | own)
+
+
+def _consumer(
+    found: Mapping[str, Any], known: Mapping[str, ClientConnection], channels: Mapping[str, Mapping[str, Any]]
+) -> QueueConsumer:
+    place = found["channel_details"]
+    channel = channels.get(place["name"], {})
+    name = place["connection_name"]
+    host, port = place.get("peer_host") or "", place.get("peer_port") or 0
+    stats = channel.get("message_stats") or {}
+    return read(
+        QueueConsumer,
+        {
+            "tag": found["consumer_tag"],
+            "queue": found["queue"]["name"],
+            "connection": known.get(name) or ClientConnection(name, user=place.get("user", ""), host=host, port=port),
+            "channel": place["number"],
+            "prefetch": found["prefetch_count"],
+            "active": found.get("active", True),
+            "exclusive": found["exclusive"],
+            "ack_required": found["ack_required"],
+            "unacknowledged": channel.get("messages_unacknowledged"),
+            "consumers_on_channel": channel.get("consumer_count") or 1,
+            "delivered_per_s": _rate(stats, "deliver") if channel else None,
+            "acknowledged_per_s": _rate(stats, "ack") if channel else None,
+            "idle_since": _time(channel.get("idle_since")),
+            "timeout_ms": found.get("consumer_timeout"),
+        },
+    )
+
+
+def _rate(found: Mapping[str, Any], name: str) -> float:
+    return float((found.get(f"{name}_details") or {}).get("rate", 0.0))
+
+
+def _time(value: object) -> datetime | None:
+    """Return a time that RabbitMQ writes in milliseconds since 1970, or as text, in UTC unless it says otherwise."""
+    if isinstance(value, int):
+        return datetime.fromtimestamp(value / 1000, UTC)
+    if not isinstance(value, str):
+        return None
+    found = datetime.fromisoformat(value)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
