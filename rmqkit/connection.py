@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -11,9 +13,12 @@ from rmqkit.administration import Administration
 from rmqkit.deploy.subscription import Subscription, Subscriptions
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
+from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.messaging.consumer import Consumer
+from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
+from rmqkit.messaging.shared_publisher import SharedPublisher
 from rmqkit.model import Exchange, Target, Topology
 from rmqkit.options import (
     CallOptions,
@@ -47,15 +52,23 @@ _log = logging.getLogger("rmqkit")
 
 
 def connect(
-    *urls: str, context: str | None = None, settings: Settings | None = None, name: str = "rmqkit"
+    *urls: str,
+    context: str | None = None,
+    settings: Settings | None = None,
+    name: str = "rmqkit",
+    wait_s: float = 0.0,
+    recover_s: float | None = 60.0,
 ) -> Connection:
     """Connect to the first broker that answers; RabbitMQ lists the connection under `name`.
 
     Without a URL or the name of a `context`, use RMQKIT_URL, RMQKIT_CONTEXT, AMQP_URL or CLOUDAMQP_URL, else
-    `amqp://guest:guest@localhost:5672/`: the choice of `rmqkit context use` holds for the command line only. Raises
-    SettingsError, Unreachable, AuthenticationFailed.
+    `amqp://guest:guest@localhost:5672/`: the choice of `rmqkit context use` holds for the command line only. A broker
+    that does not answer, as at the start of a container, is tried again for `wait_s`. A connection that is lost later
+    is reopened for `recover_s`, unless `settings` are given; None is for ever. Raises SettingsError, Unreachable,
+    AuthenticationFailed.
     """
-    return Connection(settings or load_settings(urls, context=context), name)
+    settings = settings or replace(load_settings(urls, context=context), recover_s=recover_s)
+    return Connection(settings, name, wait_s=wait_s)
 
 
 class Connection(Administration):
@@ -66,13 +79,16 @@ class Connection(Administration):
     passes the faults it recovers from to its `on_warning`: by default the logger `rmqkit` logs them as warnings.
     """
 
-    def __init__(self, settings: Settings, name: str = "rmqkit") -> None:
+    def __init__(self, settings: Settings, name: str = "rmqkit", *, wait_s: float = 0.0) -> None:
         super().__init__(settings, name)
         self._subscriptions = Subscriptions(self._consuming)
         self._idle_clients: list[RpcClient] = []
+        self._idle_channels = IdleChannels()
+        self._shared_publisher = SharedPublisher(self._publishing, self._idle_channels, _log.warning)
+        self._publishers: weakref.WeakSet[BackgroundPublisher] = weakref.WeakSet()
         self._served: list[rpc_server.ServedFunction] = []
         self._contracts = ContractCache()
-        self._consuming.verify()
+        self._consuming.verify(wait_s)
 
     def __enter__(self) -> Self:
         return self
@@ -81,13 +97,22 @@ class Connection(Administration):
         self.complete_advice(error)
         if kind is StoppedAtOnce:
             self._publishing.reset()
+            self._publishing.close()
             self._consuming.reset()
         self.close()
 
     def close(self) -> None:
-        """Close the connection; unsettled deliveries are requeued."""
+        """Close the connection, after its publishers; unsettled deliveries are requeued."""
+        for publisher in tuple(self._publishers):
+            publisher.close()
+        self._shared_publisher.close()
         self._publishing.close()
         self._consuming.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether the connection is open, as far as is known; a lost one is reopened by its next use."""
+        return self._consuming.is_connected
 
     @property
     def blocked(self) -> str:
@@ -139,6 +164,7 @@ class Connection(Administration):
         topology: Topology | None = None,
         options: PublishOptions = PublishOptions(),  # noqa: B008 - frozen
         check: bool = True,
+        timeout_s: float | None = None,
         stop: Stop | None = None,
         on_progress: Callable[[PublishReport], None] | None = None,
         on_settled: Callable[[int, Message, Fate], None] | None = None,
@@ -154,7 +180,8 @@ class Connection(Administration):
 
         A message that breaks the contract of its exchange in `topology`, or of the queue it is published to directly,
         is not sent: once all earlier ones are settled, raises PayloadError with its number, from 1, the place and the
-        rule.
+        rule. `timeout_s` bounds all of this, connecting and recovering included: then raises NotConfirmed or
+        ConnectionLost.
 
         With `check`, as with `subprocess.run`, an unconfirmed message raises an error: NotConfirmed, or Unroutable if
         all that failed reached no queue. Raises PayloadError for messages that AMQP cannot carry, ConnectionLost when
@@ -163,19 +190,42 @@ class Connection(Administration):
         source = (messages,) if isinstance(messages, Message) else messages
         if topology:
             source = self._contracts.of_topology(topology).checked(source)
-        publisher = Publisher(
-            self._publishing,
-            options,
-            stop=stop,
-            on_progress=on_progress,
-            on_settled=on_settled,
-            on_failure=on_failure,
-            on_warning=on_warning,
-        )
-        report = publisher.publish(source)
+        plain = not topology and options == PublishOptions() and on_warning == _log.warning
+        if isinstance(messages, Message) and plain and not any((stop, on_progress, on_settled, on_failure)):
+            report = self._shared_publisher.publish(messages, timeout_s)
+        else:
+            publisher = Publisher(
+                self._publishing,
+                options,
+                idle_channels=self._idle_channels,
+                stop=stop,
+                timeout_s=timeout_s,
+                on_progress=on_progress,
+                on_settled=on_settled,
+                on_failure=on_failure,
+                on_warning=on_warning,
+            )
+            report = publisher.publish(source)
         if check and (error := report.error()):
             raise error
         return report
+
+    def publisher(
+        self,
+        *,
+        options: PublishOptions = PublishOptions(),  # noqa: B008 - frozen
+        on_warning: OnWarning = _log.warning,
+    ) -> BackgroundPublisher:
+        """Return a publisher that any number of threads may use: it publishes in the background.
+
+        Each message gets a future of its outcome. See `PublishOptions` for the options. Close the publisher, as a
+        `with` block does, to wait for the outcomes; closing the connection closes it, too.
+        """
+        publisher = BackgroundPublisher(
+            self._publishing, options, self._idle_channels, on_warning=on_warning, warn_of_failures=True
+        )
+        self._publishers.add(publisher)
+        return publisher
 
     def consume(
         self,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from rmqkit.errors import Location, NotConfirmed, Problem, RmqkitError, Unroutable
+from rmqkit.errors import BrokerError, Location, NotConfirmed, Problem, RmqkitError, Unroutable
 from rmqkit.message import Delivery, Message
 from rmqkit.model import Target
 from rmqkit.plan import Plan, Step
@@ -27,12 +28,21 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A message that was not confirmed: its index in the input (from 0), the message, its fate and the reason."""
+    """A message that was not confirmed: its index in the input (from 0), the message, its fate and the reason.
+
+    `cause` is the error of the broker or the connection, if there was one.
+    """
 
     index: int
     message: Message = field(repr=False)
     fate: Fate
     reason: str
+    cause: RmqkitError | None = field(default=None, repr=False, compare=False)
+
+    def error(self) -> RmqkitError:
+        """Return the error of this message alone: its cause, or Unroutable, or NotConfirmed."""
+        numbers: dict[str, Any] = {self.fate.value: 1}
+        return PublishReport(published=1, failures=(self,), **numbers).error() or NotConfirmed(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +72,14 @@ class PublishReport:
         """Tell whether every message is confirmed or, without confirms, was sent."""
         return self.published == (self.confirmed if self.confirms else self.unknown)
 
-    def error(self) -> NotConfirmed | Unroutable | None:
-        """Return the error that makes the run a failure: NotConfirmed, else Unroutable, else None."""
-        if error := self.unconfirmed() or self.unroutable():
+    def error(self) -> RmqkitError | None:
+        """Return the error that makes the run a failure: NotConfirmed, else Unroutable, else None.
+
+        If it published only one message, the cause of its failure is the error, such as NotFound.
+        """
+        cause = self.failures[0].cause if self.published == 1 and self.failures else None
+        error = copy(cause) or self.unconfirmed() or self.unroutable()
+        if isinstance(error, BrokerError):
             error.report = self
         return error
 

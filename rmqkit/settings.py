@@ -37,7 +37,9 @@ class Settings:
     variable, a context, the URL or "default". `password_source` fetches the password on each connect.
     `api_url` is the URL of RabbitMQ's HTTP API; if it is empty, `find_api_url` may know the URL for an address, and
     otherwise it is the default port of the same host. While a broker alarm blocks publishers, work waits for
-    `blocked_timeout_s`, and `on_blocked` gets the reason, on a thread of its own.
+    `blocked_timeout_s`, and `on_blocked` gets the reason, on a thread of its own. A lost connection is reopened for
+    `recover_s`, by default a minute: a broker restarts in seconds, and a host that is down for longer needs an
+    operator; None is for ever.
     """
 
     addresses: tuple[Address, ...] = (Address(),)
@@ -50,6 +52,7 @@ class Settings:
     api_url: str = field(default="", repr=False)  # may contain a password
     find_api_url: Callable[[Address], str] | None = field(default=None, repr=False, compare=False)
     blocked_timeout_s: float = 600.0
+    recover_s: float | None = 60.0
     on_blocked: Callable[[str], object] | None = field(default=None, repr=False, compare=False)
 
     def password(self, address: Address) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,6 +50,9 @@ class ChannelTransport(Protocol):
     def send(self, data: bytes) -> None:
         """Send bytes; any thread may call this."""
 
+    def send_now(self, data: bytes) -> None:
+        """Send bytes on the caller's thread, if nothing else waits to be written."""
+
     def abort(self) -> None:
         """Drop the connection without closing it first."""
 
@@ -63,9 +67,18 @@ class Channel:
     with the same number. Once the broker closed the channel or the connection is lost, every call raises that error.
     """
 
-    def __init__(self, transport: ChannelTransport, number: int, session: int, stop: Stop | None = None) -> None:
+    def __init__(
+        self,
+        transport: ChannelTransport,
+        number: int,
+        session: int,
+        stop: Stop | None = None,
+        deadline_s: float = math.inf,
+    ) -> None:
         self.transport = transport
         self.stop = stop  # ends calls that an alarm keeps from being answered
+        self.deadline_s = deadline_s  # ends calls, and with them this channel; on the monotonic clock
+        self.abandoned = False  # nobody waits for the answer to its closing
         self.number = number
         self.session = session
         self.inbox: SimpleQueue[list[Event] | BrokerError | None] = SimpleQueue()
@@ -73,16 +86,25 @@ class Channel:
             False  # by the broker, which requeued the unsettled deliveries: set before this is read from the inbox
         )
         self._unread: list[Event] = []  # events that arrived while a call waited for its answer
+        self._closing = False  # its closing was sent
         self._closed: BrokerError | None = None
 
-    def send(self, data: bytes) -> None:
-        """Send bytes that `frames` encoded for this channel.
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the channel is open, as far as is known."""
+        return not self.ended and self._closed is None and self.transport.lost is None
+
+    def send(self, data: bytes, *, now: bool = False) -> None:
+        """Send bytes that `frames` encoded for this channel; `now` is faster, if nothing else follows at once.
 
         Raises Refused, ConnectionLost if the channel is known to be closed.
         """
         if self.transport.lost is not None or self._closed is not None:
             raise copy(self._closed or self.transport.lost or ConnectionLost("closed"))
-        self.transport.send(data)
+        if now:
+            self.transport.send_now(data)
+        else:
+            self.transport.send(data)
 
     def call(
         self,
@@ -103,7 +125,7 @@ class Channel:
         called_s = time.monotonic()
         deadline = called_s + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
         while True:
-            left_s = deadline - time.monotonic()
+            left_s = min(deadline, self.deadline_s) - time.monotonic()
             if self.transport.blocked:
                 if self.stop and self.stop.requested:
                     raise self._unanswered(subject)
@@ -122,6 +144,9 @@ class Channel:
                     self._unread += events[:position] + events[position + 1 :]
                     return event
             self._unread += events
+            if time.monotonic() >= self.deadline_s:  # of the caller: the connection may be in order
+                self.abandon()
+                raise self._unanswered(subject)
             if time.monotonic() >= deadline:
                 if not self.transport.blocked:  # else it is alive, and reads the method once the alarm is over
                     self.transport.abort()
@@ -236,9 +261,10 @@ class Channel:
         Return whether the broker answered: then it has processed everything that was sent before.
         """
         answered = False
-        if self.transport.lost is None and self._closed is None and self.transport.blocked:
-            self.send(encode_method(self.number, spec.Channel.Close(200, "done", 0, 0)))
+        if self.transport.blocked or self._closing or time.monotonic() >= self.deadline_s:
+            self.abandon()
         elif self.transport.lost is None and self._closed is None:
+            self._closing, self.deadline_s = True, math.inf
             with suppress(BrokerError):  # closed in any case
                 self.call(
                     spec.Channel.Close(200, "done", 0, 0), spec.Channel.CloseOk, subject="a channel", timeout_s=_CLOSE_S
@@ -247,6 +273,27 @@ class Channel:
                 answered = True
         self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
         return answered
+
+    def abandon(self) -> None:
+        """Close the channel without waiting for the broker, which first processes what was sent before."""
+        if self.transport.lost is None and self._closed is None:
+            if not self._closing:
+                self._closing = True
+                self.transport.send(encode_method(self.number, spec.Channel.Close(200, "done", 0, 0)))
+            self.abandoned = True
+            self.finish()
+        self._closed = self._closed or ConnectionLost(f"{self.transport.address}: the channel was closed")
+
+    def finish(self) -> None:
+        """Free the number of an abandoned channel once the broker has closed it, too; drop what else arrived."""
+        with suppress(Empty):
+            while True:
+                item = self.inbox.get_nowait()
+                for event in item if isinstance(item, list) else ():
+                    if isinstance(event, spec.Channel.CloseOk):
+                        self.transport.forget(self.number)
+                    elif isinstance(event, spec.Channel.Close):  # both sides closed it at once
+                        self.transport.send(encode_method(self.number, spec.Channel.CloseOk()))
 
     def _unanswered(self, subject: str) -> ConnectionLost:
         message = f"{self.transport.address}: no answer about {subject}"

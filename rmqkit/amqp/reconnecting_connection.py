@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeVar
 
 import pika
@@ -17,7 +19,14 @@ from rmqkit.amqp import error_mapping
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.error_mapping import NotOffered
 from rmqkit.amqp.transport import Transport
-from rmqkit.errors import AuthenticationFailed, BrokerError, ConnectionLost, NotFound, SettingsError, Unreachable
+from rmqkit.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    NotFound,
+    RmqkitError,
+    SettingsError,
+    Unreachable,
+)
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 from rmqkit.version import VERSION
@@ -25,12 +34,26 @@ from rmqkit.version import VERSION
 FRAME_MAX = 131_072  # RabbitMQ's own default; negotiation may lower it
 HEARTBEAT_S = 20  # pika detects a dead connection within 25 to 50 s: before a publisher gives up on its confirms
 OPEN_TIMEOUT_S = 15.0  # TCP, TLS and AMQP handshakes together
-RECOVERY_TIMEOUT_S = 60.0  # a broker restart takes seconds; a host that is down for longer needs an operator
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 
 T = TypeVar("T")
 _log = logging.getLogger("rmqkit.amqp")
+
+
+class _Attempt:
+    """One thread's attempt to connect, and the error of it."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.error: RmqkitError | None = None
+
+
+class _TimeIsUp(Exception):
+    """Connecting was tried for as long as was allowed; the last failure."""
+
+    def __init__(self, failure: RmqkitError) -> None:
+        self.failure = failure
 
 
 class ReconnectingConnection:
@@ -41,6 +64,7 @@ class ReconnectingConnection:
         self._name = name
         self._lock = threading.Lock()
         self._transport: Transport | None = None
+        self._attempt: _Attempt | None = None  # of the thread that connects now
         self._next_address = 0
         self._closed = False
         self._process = os.getpid()
@@ -51,16 +75,25 @@ class ReconnectingConnection:
         transport = self._transport
         return transport.blocked if transport is not None else ""
 
-    def verify(self) -> None:
-        """Connect now. Raises Unreachable, AuthenticationFailed, NotFound for the virtual host."""
-        self._connected()
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether the connection is open, as far as is known."""
+        return self._transport is not None and self._transport.lost is None
 
-    def channel(self, stop: Stop | None = None) -> Channel:
-        """Open a channel, connecting first if necessary: one try for each address; a stop ends waits for an alarm.
+    def verify(self, wait_s: float = 0.0) -> None:
+        """Connect now, or within `wait_s`. Raises Unreachable, AuthenticationFailed, NotFound for the virtual host."""
+        try:
+            self._retry(self._connected, Stop(), time.monotonic() + wait_s)
+        except _TimeIsUp as exc:
+            raise exc.failure from None
 
-        Raises Unreachable, AuthenticationFailed, ConnectionLost.
+    def channel(self, stop: Stop | None = None, deadline_s: float = math.inf) -> Channel:
+        """Open a channel, connecting first if necessary: one try for each address.
+
+        A stop ends waits for an alarm; a deadline, on the monotonic clock, ends all waits, and later calls on the
+        channel. Raises Unreachable, AuthenticationFailed, ConnectionLost.
         """
-        return self._connected().open_channel(stop)
+        return self._connected(deadline_s).open_channel(stop, deadline_s)
 
     def server(self) -> tuple[Address, str]:
         """Return the address and the cluster name of the connected broker, connecting first if necessary.
@@ -70,19 +103,43 @@ class ReconnectingConnection:
         transport = self._connected()
         return transport.address, transport.cluster_name
 
-    def recover(self, stop: Stop, prepare: Callable[[Channel], T], *, timeout_s: float = RECOVERY_TIMEOUT_S) -> T:
+    def recover(
+        self,
+        stop: Stop,
+        prepare: Callable[[Channel], T],
+        *,
+        deadline_s: float = math.inf,
+        retry_s: float | None = None,
+    ) -> T:
         """Open a channel, prepare it and return the result of `prepare`.
 
         Each address is tried in turn, with growing, jittered pauses, until both succeed. A login that every address
-        refuses is not retried. Raises ConnectionLost when `timeout_s` has passed, a stop is requested or this
-        connection was closed; AuthenticationFailed; and any error of `prepare` except ConnectionLost.
+        refuses is not retried. Raises ConnectionLost at the deadline, when `retry_s`, by default `recover_s` of the
+        settings, have passed before a try, when a stop is requested or this connection was closed; and
+        AuthenticationFailed, and any error of `prepare` but ConnectionLost.
         """
-        deadline = time.monotonic() + timeout_s
+
+        def attempt() -> T:
+            channel = self.channel(stop, deadline_s)
+            prepared = prepare(channel)
+            channel.deadline_s = math.inf
+            return prepared
+
+        recover_s = self.settings.recover_s if retry_s is None else retry_s
+        end_s = deadline_s if recover_s is None else min(time.monotonic() + recover_s, deadline_s)
+        try:
+            return self._retry(attempt, stop, end_s)
+        except _TimeIsUp as exc:
+            message = f"lost the connection and could not reconnect: {exc.failure.message}"
+            raise ConnectionLost(message, advice=exc.failure.advice) from exc.failure
+
+    def _retry(self, attempt: Callable[[], T], stop: Stop, end_s: float) -> T:
+        """Return the result of `attempt`; raise _TimeIsUp at `end_s`, on the monotonic clock, or after a stop."""
         pause, refusals = FIRST_PAUSE_S, 0
-        failure: BrokerError
+        failure: RmqkitError
         while True:
             try:
-                return prepare(self.channel(stop))
+                return attempt()
             except AuthenticationFailed as exc:
                 refusals += 1
                 if refusals > len(self.settings.addresses):
@@ -93,13 +150,12 @@ class ReconnectingConnection:
                     raise
                 failure = exc
             except SettingsError as exc:  # a secret that is being replaced: the first connection could read it
-                failure = ConnectionLost(exc.message, advice=exc.advice)
+                failure = exc
             # Jitter keeps a thousand clients of a restarted broker from reconnecting in step.
             delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
             _log.debug("%s: %s; next attempt after %.1f s", self._name, failure.message, delay)
-            if time.monotonic() + delay > deadline or stop.wait(delay):
-                message = f"lost the connection and could not reconnect: {failure.message}"
-                raise ConnectionLost(message, advice=failure.advice) from failure
+            if time.monotonic() + delay > end_s or stop.wait(delay):
+                raise _TimeIsUp(failure)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def reset(self) -> None:
@@ -125,28 +181,57 @@ class ReconnectingConnection:
     def _forked(self) -> bool:
         return os.getpid() != self._process
 
-    def _connected(self) -> Transport:
+    def _connected(self, deadline_s: float = math.inf) -> Transport:
+        """Return the open connection. One thread connects, without the lock; the others wait for its result."""
         if self._forked:  # before the lock: another thread may have held it
             raise error_mapping.forked()
-        with self._lock:
-            if self._closed:
-                raise ConnectionLost("the connection was closed by rmqkit")
-            if self._transport is None or self._transport.lost is not None:
-                self._next_address += self._transport is not None  # the lost address is tried last
-                self._transport = self._open_any()
-                self._transport.close_with_owner(self)
-            return self._transport
+        mine = _Attempt()
+        try:
+            while True:
+                with self._lock:
+                    if self._closed:
+                        raise ConnectionLost("the connection was closed by rmqkit")
+                    if self._transport is not None and self._transport.lost is None:
+                        return self._transport
+                    attempt = self._attempt = self._attempt or mine
+                if attempt is mine:
+                    return self._connect(mine, deadline_s)
+                if not attempt.ended.wait(None if deadline_s == math.inf else max(deadline_s - time.monotonic(), 0)):
+                    raise Unreachable(f"{self.settings.addresses[0]}: no answer in time")
+                if attempt.error is not None:
+                    raise copy(attempt.error)
+        finally:
+            if self._attempt is mine:
+                self._attempt = None
+                mine.ended.set()
 
-    def _open_any(self) -> Transport:
+    def _connect(self, attempt: _Attempt, deadline_s: float) -> Transport:
+        self._next_address += self._transport is not None  # the lost address is tried last
+        try:
+            transport = self._open_any(deadline_s)
+        except RmqkitError as exc:
+            if time.monotonic() < deadline_s:  # else the others wait for longer
+                attempt.error = exc
+            raise
+        transport.close_with_owner(self)
+        with self._lock:
+            if not self._closed:
+                self._transport = transport
+                return transport
+        transport.abort()
+        raise ConnectionLost("the connection was closed by rmqkit")
+
+    def _open_any(self, deadline_s: float) -> Transport:
         addresses = self.settings.addresses
         for attempt in range(len(addresses)):
             address = addresses[self._next_address % len(addresses)]
+            timeout_s = min(OPEN_TIMEOUT_S, max(deadline_s - time.monotonic(), 0))
             try:
-                transport = Transport.open(address, self._parameters(address), OPEN_TIMEOUT_S, self.settings)
+                transport = Transport.open(address, self._parameters(address), timeout_s, self.settings)
             except (Unreachable, AuthenticationFailed, NotFound) as exc:  # the last: of the virtual host
                 _log.debug("%s: %s", self._name, exc.message)
                 self._next_address += 1
-                if attempt == len(addresses) - 1:
+                if attempt == len(addresses) - 1 or time.monotonic() >= deadline_s:
                     raise
             else:
                 version = ".".join(map(str, transport.version))

@@ -8,6 +8,7 @@ one write: the busier it is, the larger the writes, and a single message leaves 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import ssl
@@ -28,6 +29,7 @@ from pika.exceptions import ConnectionClosedByClient
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping, pika_decoder
 from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.direct_write import DirectWriter
 from rmqkit.amqp.frame_decoder import Decoder
 from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
@@ -77,7 +79,9 @@ class _Adapter(pika.SelectConnection):
         self.add_on_connection_unblocked_callback(owner.on_unblocked)
 
     def _proto_connection_made(self, transport: Any) -> None:
-        transport._MAX_RECV_BYTES = READ_BYTES  # noqa: SLF001 - pika has no setting for it
+        transport._MAX_RECV_BYTES = READ_BYTES  # noqa: SLF001 - pika has no settings for these
+        transport._MAX_CONSUME_BYTES = 1  # noqa: SLF001 - read once, not again until nothing is left: poll tells
+        self._owner.writer.attach(transport)
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data_in: bytes) -> None:
@@ -127,6 +131,7 @@ class Transport:
         self._ready = threading.Event()  # the connection is open, or opening failed
         self._failure: BrokerError | None = None
         self._ioloop = IOLoop()
+        self.writer = DirectWriter(self._ioloop)
         self._adapter: _Adapter | None = None
         self._thread = threading.Thread(target=self._run, name=f"rmqkit-io {address.host}", daemon=True)
 
@@ -165,8 +170,18 @@ class Transport:
             self._idle = False
             self._ioloop.add_callback_threadsafe(self._drain)
 
-    def open_channel(self, stop: Stop | None = None) -> Channel:
-        """Open a channel; a stop ends calls that wait for an alarm.
+    def send_now(self, data: bytes) -> None:
+        """Write bytes on this thread if nothing else waits to be written: faster for a single message."""
+        if self.writer.lock.acquire(blocking=False):
+            try:
+                if not self._outbox and self._adapter is not None and self._adapter.is_open and self.writer.write(data):
+                    return
+            finally:
+                self.writer.lock.release()
+        self.send(data)
+
+    def open_channel(self, stop: Stop | None = None, deadline_s: float = math.inf) -> Channel:
+        """Open a channel; a stop ends calls that wait for an alarm, a deadline on the monotonic clock all calls.
 
         Raises ConnectionLost, Refused when all channel numbers are in use.
         """
@@ -177,14 +192,14 @@ class Transport:
             number = next((free for free in range(1, limit + 1) if free not in self._channels), None)
             if number is None:
                 raise error_mapping.refused(504, f"all {limit} channels are in use", f"{self.address}")
-            channel = Channel(self, number, next(_sessions), stop)
+            channel = Channel(self, number, next(_sessions), stop, deadline_s)
             self._channels[number] = channel
         assert self._adapter is not None, "the adapter exists from the thread's first step"  # noqa: S101
         self._adapter.decoder.sessions[number] = channel.session
         try:
             channel.call(spec.Channel.Open(), spec.Channel.OpenOk, subject="a new channel")
         except BaseException:
-            self.forget(number)
+            channel.abandon()
             raise
         return channel
 
@@ -234,13 +249,14 @@ class Transport:
         outbox, adapter = self._outbox, self._adapter
         while True:
             while outbox:
-                pieces, size = [], 0
-                while outbox and size < WRITE_BYTES:
-                    piece = outbox.popleft()
-                    pieces.append(piece)
-                    size += len(piece)
-                if adapter is not None and adapter.is_open:
-                    adapter.emit(b"".join(pieces))
+                with self.writer.lock:
+                    pieces, size = [], 0
+                    while outbox and size < WRITE_BYTES:
+                        piece = outbox.popleft()
+                        pieces.append(piece)
+                        size += len(piece)
+                    if adapter is not None and adapter.is_open:
+                        adapter.emit(b"".join(pieces))
             self._idle = True
             if not outbox:  # else a sender saw the busy flag just before the line above
                 return
@@ -320,3 +336,5 @@ class Transport:
             if isinstance(batch[-1], ConsumerCancel | spec.Channel.Close):
                 channel.ended = True
             channel.inbox.put(batch)
+            if channel.abandoned:
+                channel.finish()

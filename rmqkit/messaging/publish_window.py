@@ -53,6 +53,18 @@ class ConfirmDeadline:
             )
 
 
+def unconfirmed(number: int, timeout_s: float, blocked: str, *, sent: bool = True) -> NotConfirmed:
+    """Return the error of so many messages whose confirms did not arrive in time."""
+    reason = f": the broker is blocking publishers: {blocked}" if blocked else ""
+    if not sent:
+        return NotConfirmed(f"the message was not sent within {timeout_s:g} s{reason}")
+    messages = "the message is" if number == 1 else f"{number:,} messages are"
+    return NotConfirmed(
+        f"{messages} unconfirmed after {timeout_s:g} s{reason}",
+        advice="It may or may not have reached its queue. A quorum queue needs a majority to confirm.",
+    )
+
+
 TRIES = 5
 PAUSE_S = 0.2  # doubled at each try: 0.2 + 0.4 + 0.8 + 1.6 s before a message is given up
 

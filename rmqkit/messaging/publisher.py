@@ -7,6 +7,7 @@ the memory. After a lost connection all unconfirmed messages are sent again, in 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,85 +18,26 @@ from rmqkit.amqp.frames import Confirm, Encoder, Event, QosOk, Returned, encode_
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, NotFound, PayloadError, Refused
 from rmqkit.message import Message
-from rmqkit.messaging.publish_window import TRIES, ConfirmDeadline, PublishWindow, RetryQueue, StoppedWaiting
+from rmqkit.messaging.publish_channel import IdleChannels, PublishChannel
+from rmqkit.messaging.publish_counts import OnSettled, PublishCounts
+from rmqkit.messaging.publish_window import (
+    TRIES,
+    ConfirmDeadline,
+    PublishWindow,
+    RetryQueue,
+    StoppedWaiting,
+    unconfirmed,
+)
 from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
 from rmqkit.options import PublishOptions
 from rmqkit.report import Failure, Fate, PublishReport
 from rmqkit.stop import Stop
 
-MAX_FAILURES = 100  # of each fate in a report, if every one was passed on
-
-OnSettled = Callable[[int, Message, Fate], None]
-
-
-class PublishCounts:
-    """The numbers of one run of publishing; the callbacks are explained at `Connection.publish`."""
-
-    def __init__(
-        self,
-        *,
-        confirms: bool,
-        on_settled: OnSettled | None = None,
-        on_failure: Callable[[Failure], None] | None = None,
-    ) -> None:
-        self.published = 0
-        self.republished = 0
-        self.interrupted = False
-        self._confirms = confirms
-        self._on_settled = on_settled
-        self._on_failure = on_failure
-        self._fates = dict.fromkeys(Fate, 0)
-        self._failures: list[Failure] = []
-        self._started_s = time.monotonic()
-
-    @property
-    def report(self) -> PublishReport:
-        """Return the numbers so far."""
-        return PublishReport(
-            published=self.published,
-            republished=self.republished,
-            seconds=time.monotonic() - self._started_s,
-            failures=tuple(self._failures),
-            confirms=self._confirms,
-            interrupted=self.interrupted,
-            **{fate.value: number for fate, number in self._fates.items()},
-        )
-
-    def settle(self, settled: list[Sent], fate: Fate, returned: dict[int, str]) -> None:
-        """Count messages of one fate, except those whose positions are in `returned`; they are removed from it."""
-        if not returned and self._on_settled is None:
-            self._fates[fate] += len(settled)
-            return
-        for sent in settled:
-            reason = returned.pop(sent.position, "")
-            if reason:
-                self.fail(sent, Fate.RETURNED, reason)
-            else:
-                self._note(sent, fate)
-
-    def fail(self, sent: Sent, fate: Fate, reason: str) -> None:
-        """Count a message that did not arrive, and keep the reason."""
-        failure = Failure(sent.position, sent.message, fate, reason)
-        if self._on_failure is not None:
-            self._on_failure(failure)
-        if self._on_failure is None or self._fates[fate] < MAX_FAILURES:
-            self._failures.append(failure)
-        self._note(sent, fate)
-
-    def balance(self) -> None:
-        """Count as unknown the messages that an exception from a signal handler caught between two counters."""
-        self._fates[Fate.UNKNOWN] += self.published - sum(self._fates.values())
-
-    def _note(self, sent: Sent, fate: Fate) -> None:
-        self._fates[fate] += 1
-        if self._on_settled is not None:
-            self._on_settled(sent.position, sent.message, fate)
-
-
 RECEIVE_EVERY = 256  # messages between two checks for the broker's answers
 PROGRESS_EVERY_S = 0.1
 WAIT_S, WAIT_STOPPING_S = 1.0, 0.2  # between two checks of the clocks
 FRESH_S = 0.5  # nacked messages are sent on a channel that is not older
+NOTHING_YET = Message(b"")  # in place of the next message: wait for the broker, or for `Publisher.wake`
 HARD = 500  # from this reply code on, no operator closed the connection (AMQP 0-9-1 section 1.8)
 _NACKED = (
     f"the broker rejected the message (queue full or unavailable); retrying up to {TRIES - 1} times:"
@@ -103,11 +45,20 @@ _NACKED = (
 )
 
 
-class _GivenUp(Exception):
-    """Publishing ends here; `error` is None when a stop asked for it."""
+def check(message: Message) -> None:
+    """Raise PayloadError for what is no message with a body of bytes."""
+    if not isinstance(message, Message):
+        raise PayloadError(f"publish a rmqkit.Message, not {type(message).__name__}")
+    if not isinstance(message.body, bytes):
+        raise PayloadError(f"a body has to be bytes, not {type(message.body).__name__}")
 
-    def __init__(self, error: BrokerError | None) -> None:
+
+class _GivenUp(Exception):
+    """Publishing ends here; `error` is None when a stop asked for it, `stuck` when the broker answers nothing."""
+
+    def __init__(self, error: BrokerError | None, *, stuck: bool = False) -> None:
         self.error = error
+        self.stuck = stuck
 
 
 class Publisher:
@@ -118,28 +69,36 @@ class Publisher:
         connection: ReconnectingConnection,
         options: PublishOptions,
         *,
+        idle_channels: IdleChannels | None = None,
         stop: Stop | None = None,
+        timeout_s: float | None = None,
         on_progress: Callable[[PublishReport], None] | None = None,
         on_settled: OnSettled | None = None,
         on_failure: Callable[[Failure], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
+        refuse_invalid: bool = False,
     ) -> None:
         self._connection = connection
         self._options = options
+        self._idle_channels = IdleChannels() if idle_channels is None else idle_channels
         self._stop = stop or Stop()
-        self._on_progress = on_progress or (lambda _: None)
+        self._timeout_s = timeout_s
+        self._end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._on_progress = on_progress
         self._warn = on_warning or (lambda _: None)
         self._warn_once = cache(self._warn)
         self._counts = PublishCounts(confirms=options.confirms, on_settled=on_settled, on_failure=on_failure)
         self._deadline = ConfirmDeadline(options, connection.settings.blocked_timeout_s)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
         self._retries: RetryQueue[Sent] = RetryQueue()  # nacked, to be sent again after a pause
-        self._missing: dict[str, str] = {}  # exchanges that do not exist, and the broker's reply
+        self._missing: dict[str, NotFound] = {}  # exchanges that do not exist, and the broker's reply
         self._window = PublishWindow(options.window, options.window_bytes)
         self._unconfirmed: Unconfirmed[Sent] = Unconfirmed()
+        self._opened: PublishChannel  # and two of its parts, at hand
         self._channel: Channel
         self._encoder: Encoder
-        self._reported_s = self._opened_s = 0.0
+        self._reported_s = 0.0
+        self._refuse_invalid = refuse_invalid  # a message that AMQP cannot carry is a failure, not the end of the run
         self._stale = False  # the next message to be sent was nacked on this channel
 
     def publish(self, messages: Iterable[Message | None]) -> PublishReport:
@@ -149,24 +108,32 @@ class Publisher:
         for a message AMQP cannot carry, ConnectionLost, AuthenticationFailed or NotConfirmed when it had to give up:
         then the error's `report` has the numbers.
         """
-        self._connection.recover(self._stop, self._open)
+        if idle := self._idle_channels.take(self._options):
+            self._use(idle)
+        else:
+            self._connection.recover(self._stop, self._open, deadline_s=self._end_s)
         try:
-            with self._stop.waking(self._wake):
+            with self._stop.waking(self.wake):
                 self._run(messages)
+            self._idle_channels.add(self._opened, self._options)
         except _GivenUp as given_up:
-            self._give_up()
+            self._give_up(given_up.error, drop_connection=given_up.stuck)
             if given_up.error is not None:
                 given_up.error.report = self._counts.report
                 raise given_up.error from None
-        except BaseException:  # of the iterable, after the messages before it are settled; or a signal that cannot wait
-            self._give_up()
+        except BaseException as exc:  # of the iterable, after the messages before it are settled; or of a signal
+            self._give_up(interrupted=not isinstance(exc, Exception))
             raise
         finally:
-            self._channel.close()
-            self._on_progress(self._counts.report)
+            self._report_progress()
         return self._counts.report
 
-    def _wake(self) -> None:
+    def _report_progress(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self._counts.report)
+
+    def wake(self) -> None:
+        """End a wait for the broker early; any thread may call this during a run."""
         self._channel.wake()  # whichever it is by then
 
     def _run(self, messages: Iterable[Message | None]) -> None:
@@ -187,8 +154,12 @@ class Publisher:
             if message is None:
                 self._drain()
                 continue
-            if not isinstance(message.body, bytes):
-                raise PayloadError(f"a body has to be bytes, not {type(message.body).__name__}")
+            if message is NOTHING_YET:
+                self._flush()
+                self._make_room()
+                continue
+            if type(message) is not Message or type(message.body) is not bytes:
+                check(message)
             queue.append(Sent(counts.published, message, len(message.body)))
             counts.published += 1
             try:
@@ -219,14 +190,20 @@ class Publisher:
                 unconfirmed = self._unconfirmed
             sent = queue.popleft()
             if self._missing and sent.message.exchange in self._missing:
-                self._counts.fail(sent, Fate.REFUSED, self._missing[sent.message.exchange])
+                self._refuse(sent, self._missing[sent.message.exchange])
                 continue
-            data = self._encoder.encode(sent.message)
+            try:
+                data = self._encoder.encode(sent.message)
+            except PayloadError as exc:
+                if not self._refuse_invalid:
+                    raise
+                self._counts.fail(sent, Fate.REFUSED, exc.message, exc)
+                continue
             unconfirmed.add(sent)
             if sent.tries:
                 self._counts.republished += 1
             try:
-                self._channel.send(data)
+                self._channel.send(data, now=not in_flight)
             except BrokerError as exc:
                 self._reopen(exc)
                 unconfirmed = self._unconfirmed
@@ -244,7 +221,8 @@ class Publisher:
             self._fence()
             return
         timeout_s = WAIT_STOPPING_S if self._stop.requested else WAIT_S
-        self._receive(min(timeout_s, max(self._retries.due_in_s(), 0.001)))
+        left_s = min(self._retries.due_in_s(), self._end_s - time.monotonic())
+        self._receive(min(timeout_s, max(left_s, 0.001)))
 
     def _fence(self) -> None:
         """Without confirms, bound the messages in flight by a method that the broker answers in turn, after them."""
@@ -285,11 +263,13 @@ class Publisher:
             self._check_deadline()
         if due := self._retries.take_due():
             self._queue.extend(due)
-            self._stale = time.monotonic() - self._opened_s > FRESH_S
+            self._stale = time.monotonic() - self._opened.opened_s > FRESH_S
         now = time.monotonic()
+        if now >= self._end_s and (number := len(self._unconfirmed) + len(self._queue) + len(self._retries)):
+            raise _GivenUp(unconfirmed(number, self._timeout_s or 0.0, self._connection.blocked))
         if now - self._reported_s >= PROGRESS_EVERY_S:
             self._reported_s = now
-            self._on_progress(self._counts.report)
+            self._report_progress()
 
     def _process(self, events: list[Event]) -> None:
         for event in events:
@@ -316,11 +296,12 @@ class Publisher:
     # Failures.
 
     def _open(self, channel: Channel) -> None:
-        if self._options.confirms:
-            channel.confirm_select()
-        self._channel, self._opened_s, self._stale = channel, time.monotonic(), False
-        self._unconfirmed = Unconfirmed()
-        self._encoder = Encoder(channel.number, channel.transport.frame_max, mandatory=self._options.mandatory)
+        self._use(PublishChannel.prepare(channel, self._options))
+
+    def _use(self, opened: PublishChannel) -> None:
+        self._opened, self._stale = opened, False
+        self._channel, self._encoder, self._unconfirmed = opened.channel, opened.encoder, opened.unconfirmed
+        self._channel.stop = self._stop
 
     def _reopen(self, error: BrokerError) -> None:
         """Open a new channel, and queue the unconfirmed messages of the old one ahead of all others, in order."""
@@ -349,7 +330,7 @@ class Publisher:
 
     def _recover(self) -> None:
         try:
-            self._connection.recover(self._stop, self._open)
+            self._connection.recover(self._stop, self._open, deadline_s=self._end_s)
         except BrokerError as exc:
             raise _GivenUp(None if self._stop.requested else exc) from exc
 
@@ -363,11 +344,13 @@ class Publisher:
         if isinstance(error, ConnectionLost) and unsettled[0].tries < TRIES:
             return  # the cause may lie in the broker
         culprit = unsettled.pop()
-        reason = f"{error.reply_code} {error.reply_text}"
-        self._counts.fail(culprit, Fate.REFUSED, reason)
+        self._refuse(culprit, error)
         self._deadline.restart()
         if isinstance(error, NotFound):
-            self._missing[culprit.message.exchange] = reason
+            self._missing[culprit.message.exchange] = error
+
+    def _refuse(self, sent: Sent, error: Refused | ConnectionLost) -> None:
+        self._counts.fail(sent, Fate.REFUSED, f"{error.reply_code} {error.reply_text}", error)
 
     def _check_deadline(self) -> None:
         unconfirmed = len(self._unconfirmed)
@@ -378,16 +361,28 @@ class Publisher:
                 blocked=self._connection.blocked, stopping=self._stop.requested, waiting_for=unconfirmed
             )
         except (StoppedWaiting, NotConfirmed) as exc:
-            raise _GivenUp(exc if isinstance(exc, NotConfirmed) else None) from exc
+            raise _GivenUp(exc if isinstance(exc, NotConfirmed) else None, stuck=True) from exc
 
-    def _give_up(self) -> None:
-        """Count all unsettled messages as unknown, and drop the connection, so that none is sent later."""
+    def _give_up(
+        self, error: BrokerError | None = None, *, drop_connection: bool = False, interrupted: bool = False
+    ) -> None:
+        """Count all unsettled messages as unknown, and close the channel that they are on.
+
+        Dropping the connection keeps unwritten messages from being sent later; but other threads may use it.
+        """
         returned = self._unconfirmed.returned
         pending = [*self._unconfirmed.take_all(), *self._queue, *self._retries.take_all()]
-        if pending:
+        if pending and (drop_connection or self._connection.blocked):
             self._connection.reset()
+        if pending or interrupted:
+            self._channel.abandon()
+        else:
+            self._idle_channels.add(self._opened, self._options)
         for sent in sorted(pending):
             reason = returned.pop(sent.position, "")
-            self._counts.fail(sent, Fate.RETURNED if reason else Fate.UNKNOWN, reason or "no answer from the broker")
+            if reason:
+                self._counts.fail(sent, Fate.RETURNED, reason)
+            else:
+                self._counts.fail(sent, Fate.UNKNOWN, "no answer from the broker", error)
         self._counts.balance()
         self._counts.interrupted = self._stop.requested

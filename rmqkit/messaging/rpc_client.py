@@ -132,7 +132,7 @@ class RpcClient:
             call = self._unsent[0]
             try:
                 if self._channel is None:
-                    self._connection.recover(Stop(), self._open, timeout_s=self._options.timeout_s)
+                    self._connection.recover(Stop(), self._open, retry_s=self._options.timeout_s)
                 self._send(call)
             except PayloadError as exc:
                 self._unsent.popleft().end(exc)

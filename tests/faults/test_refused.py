@@ -212,7 +212,7 @@ def test_a_publish_that_fails_leaves_no_channel_behind(connection: rmqkit.Connec
     for _ in range(3):
         with pytest.raises(ValueError):  # noqa: PT011
             connection.publish(breaking())
-    assert not connection._publishing._connected()._channels
+    assert len(connection._publishing._connected()._channels) == 1  # the next publish uses it
 
 
 def test_iterating_again_after_a_break_resumes_with_buffered_messages(
