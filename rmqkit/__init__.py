@@ -29,6 +29,7 @@ _MODULES = {
     ),
     "handlers.runner": "handle",
     "message": "Delivery Message Properties Verdict",
+    "messaging.background_publisher": "BackgroundPublisher",
     "messaging.consumer": "Consumer",
     "model": "Binding Contract Exchange Policy Queue Retry Suppression Target Topology",
     "options": "ApplyOptions FailurePolicy Offset PublishOptions Replay WaitFor",
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from rmqkit.message import Message as Message
     from rmqkit.message import Properties as Properties
     from rmqkit.message import Verdict as Verdict
+    from rmqkit.messaging.background_publisher import BackgroundPublisher as BackgroundPublisher
     from rmqkit.messaging.consumer import Consumer as Consumer
     from rmqkit.model import Binding as Binding
     from rmqkit.model import Contract as Contract
