@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, Self
@@ -11,6 +13,9 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.stop import Stop, StoppedAtOnce, StopRequested
 
+_RECEIVED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_NUDGE = signal.SIGURG  # ignored by default
+_NUDGE_EVERY_S = 0.1
 _STOPPING = b"\nStopping: finishing messages in progress. Press Ctrl-C again to stop now.\n"
 
 
@@ -28,12 +33,13 @@ class Signals:
         self.received = 0
 
     def __enter__(self) -> Self:
-        is_hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        numbers = (signal.SIGINT, signal.SIGTERM, *(() if is_hangup_ignored else (signal.SIGHUP,)))
-        self._before = {number: signal.signal(number, self._receive) for number in numbers}
+        ignored = [number for number in (signal.SIGHUP,) if signal.getsignal(number) is signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._receive) for number in _RECEIVED if number not in ignored}
+        self._nudger = _Nudger()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._nudger.close()
         for number, handler in self._before.items():
             signal.signal(number, _exit if self.received else handler)
 
@@ -46,6 +52,45 @@ class Signals:
         if os.isatty(2) and not self._silent:
             os.write(2, _STOPPING)
         self.stop.request()
+
+
+class _Nudger:
+    """Have the main thread handle each signal soon, even one that arrived just before a system call blocked it.
+
+    Python calls handlers between two instructions of the main thread; a further signal interrupts the system call.
+    """
+
+    def __init__(self) -> None:
+        self._handled = self._closed = False
+        self._main = threading.get_ident()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = (
+            signal.signal(_NUDGE, self._handle),
+            signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False),
+        )
+        threading.Thread(target=self._run, name="rmqkit-signals", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop; signals are handled as before."""
+        handler, descriptor = self._before
+        signal.set_wakeup_fd(descriptor)
+        signal.signal(_NUDGE, handler)
+        self._closed = True
+        os.close(self._writer)  # ends the thread
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self._handled = True  # and so were the others: Python calls handlers in the order of their numbers
+
+    def _run(self) -> None:
+        while numbers := os.read(self._reader, 1024):  # written when they arrive
+            if {*_RECEIVED}.isdisjoint(numbers):
+                continue
+            self._handled = False
+            while not (self._handled or self._closed):
+                signal.pthread_kill(self._main, _NUDGE)
+                time.sleep(_NUDGE_EVERY_S)
+        os.close(self._reader)
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
