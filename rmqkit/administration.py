@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -141,8 +141,9 @@ class Administration:
         except (Unreachable, AuthenticationFailed, Refused):
             return {"x-queue-type": "stream"} if self.is_stream(queue) else None
 
-    def _look_cost(self, settings: Mapping[str, Any] | None) -> LookCost:
-        """Return what a look costs the messages of a queue with these settings."""
+    def _look_cost(self, queue: str) -> LookCost:
+        """Return what a look costs the messages of a queue. Raises the errors of `queue_settings`."""
+        settings = self.queue_settings(queue)
         with closing(self._consuming.channel()) as channel:
             return LookCost.of(settings, channel.transport.version)
 

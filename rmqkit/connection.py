@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from rmqkit.administration import Administration
 from rmqkit.deploy.subscription import Subscription, Subscriptions
+from rmqkit.errors import InputError
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.messaging.consumer import Consumer
+from rmqkit.messaging.look import Look, LookBounds, LookCost
 from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
@@ -265,14 +268,40 @@ class Connection(Administration):
         Unless forced, raises InputError where a look may dead-letter or delay messages. Raises NotFound,
         ResourceLocked, AccessRefused, ConsumerCancelled, ConnectionLost.
         """
-        from rmqkit.messaging.peek import Peek  # noqa: PLC0415 - start-up time: few commands look
+        from rmqkit.messaging import peek  # noqa: PLC0415 - start-up time: few commands look
 
         scan, matches = (max(limit, scan), matches) if matches else (limit, lambda _: True)
-        settings = self.queue_settings(queue)
-        cost = self._look_cost(settings)
+        cost, stop = self._look_cost(queue), stop or Stop()
+        if cost.type == "stream":
+            options = ConsumeOptions(
+                min(scan, peek.STREAM_PREFETCH), scan, peek.STREAM_IDLE_S, offset=offset or "first"
+            )
+            return peek.peek_stream(Consumer(self._consuming, queue, options, stop=stop), cost, limit, scan, matches)
+        if offset is not None:
+            raise InputError(f"queue {queue!r} has no offsets: it is not a stream")
+        look = self._look(queue, cost, scan, peek.HOLD_S, peek.BODY_BYTES, force=force, stop=stop)
+        return peek.peek(look, limit, scan, matches)
+
+    def look(
+        self, queue: str, *, limit: int = 1000, hold_s: float = 60.0, force: bool = False, stop: Stop | None = None
+    ) -> Look:
+        """Return a look at the first `limit` messages of a queue: iterate over it, in a `with` block.
+
+        It holds the messages until the block ends, and then requeues them in their order; iterating ends when it has
+        held them for `hold_s`. Consumers receive the messages behind them meanwhile. Raises InputError for a stream,
+        which `consume` reads by offset, and the errors of `peek`.
+        """
+        cost = self._look_cost(queue)
+        if cost.type == "stream":
+            raise InputError(f"queue {queue!r} is a stream", advice="Consume it with an offset: that changes nothing.")
+        return self._look(queue, cost, limit, hold_s, math.inf, force=force, stop=stop or Stop())
+
+    def _look(
+        self, queue: str, cost: LookCost, limit: int, hold_s: float, body_bytes: float, *, force: bool, stop: Stop
+    ) -> Look:
         if not force:
             cost.check(queue)
-        return Peek(self._consuming, queue, settings, limit, scan, matches, offset, cost, stop or Stop()).run()
+        return Look(self._consuming.channel(stop), queue, LookBounds(limit, hold_s, body_bytes), stop, cost)
 
     def move(
         self,
@@ -301,8 +330,8 @@ class Connection(Administration):
         from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415
         from rmqkit.messaging.move import Move  # noqa: PLC0415
 
-        if dry_run and not force and (settings := self.queue_settings(source)):
-            self._look_cost(settings).check(source)
+        if dry_run and not force and (cost := self._look_cost(source)).type:
+            cost.check(source)
         drops = LiveRouter(self).drops_dead_letter
         options, calls = MoveOptions(limit, None if dry_run else rate, dry_run), (on_progress, on_warning, drops)
         return Move(self._publishing, source, destination_for(to), matches, options, stop or Stop(), *calls).run()

@@ -83,9 +83,10 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit export --format definitions --vhost shop -o shop.json",
         ),
         "diff": (
-            "Compare two topologies: files, definitions or live brokers.",
+            "Compare two topologies: files, definitions or live brokers; or two snapshots of queues.",
             "rmqkit diff orders.yaml amqp://localhost/shop",
             "rmqkit diff staging.json production.json --vhost shop",
+            "rmqkit diff before.jsonl.gz after.jsonl.gz",
         ),
         "status": (
             "Show the depth, consumers and message rates of queues.",
@@ -146,6 +147,16 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit peek orders",
             "rmqkit peek parked --filter 'death.reason == \"expired\"' --full",
             "rmqkit peek events --offset last --format json",
+        ),
+        "snapshot": (
+            "Save the messages of a queue in a file, and leave them there.",
+            "rmqkit snapshot orders orders.jsonl.gz",
+            "rmqkit snapshot events events.jsonl.zst --limit 1000000",
+        ),
+        "restore": (
+            "Publish the messages of a snapshot again.",
+            "rmqkit restore orders.jsonl.gz --queue orders",
+            "rmqkit restore orders.jsonl --to-origin --resume orders.state",
         ),
         "move": (
             "Move messages: replay a dead-letter queue, or drain one queue into another.",

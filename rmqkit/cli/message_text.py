@@ -11,7 +11,7 @@ from typing import Any
 from rmqkit.cli import output
 from rmqkit.cli.report_text import age
 from rmqkit.errors import Location, PayloadError
-from rmqkit.message import Delivery
+from rmqkit.message import Delivery, Message
 from rmqkit.payload import amqp_json
 from rmqkit.payload.compression import contents
 from rmqkit.payload.death_headers import DELIVERY_COUNT, Death, deaths, known_time
@@ -77,7 +77,7 @@ def _row(message: PeekedMessage, now: datetime) -> tuple[str, ...]:
         delivery.exchange or "(default)",
         delivery.routing_key or "-",
         f"{died[0].reason} in {died[0].queue}" if died else "-",
-        _text(delivery)[:_SHOWN_CHARACTERS],
+        beginning(delivery),
     )
 
 
@@ -112,7 +112,12 @@ def _lines(message: PeekedMessage, now: datetime) -> Iterator[str]:
     yield _text(delivery)
 
 
-def _text(delivery: Delivery) -> str:
+def beginning(message: Delivery | Message) -> str:
+    """Return the first characters of a body."""
+    return _text(message)[:_SHOWN_CHARACTERS]
+
+
+def _text(delivery: Delivery | Message) -> str:
     """Return the body as text, decompressed if need be; of any other body, its type."""
     given = delivery.properties
     try:

@@ -290,7 +290,7 @@ class PublishInput:
             replay = EnvelopeReplay(self._defaults, self._stop, override=override_target, speed=inputs.timing)
             if os.path.isdir(path) and inputs.resume is None:  # noqa: PTH112 - never fails
                 return replay.folder(path)
-        stream = InputStream(path, self._stop)
+        stream = InputStream(path, self._stop, decompress=replay is not None)
 
         def read(place: InputPosition) -> Iterator[Message | None]:
             if template is not None:

@@ -42,12 +42,15 @@ class LookBounds:
 class LookCost:
     """The cost of a look for each message, as the rest of a sentence, and the harm it may do; empty: none.
 
-    `limit` is the delivery limit of the queue; None if it has none, or if that is unknown.
+    `type` is the type of the queue, None if it is unknown, and `limit` its delivery limit, None if it has none;
+    `single` tells that a single active consumer alone receives its messages.
     """
 
-    text: str
+    text: str = ""
     harm: str = ""
+    type: str | None = None
     limit: int | None = None
+    single: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None, version: tuple[int, ...]) -> LookCost:
@@ -58,18 +61,23 @@ class LookCost:
         """
         if settings is None:
             return cls("marked as redelivered", "" if version >= NACK_IS_FREE else _UNKNOWN)
-        if settings["x-queue-type"] != "quorum":
-            return cls("marked as redelivered")
+        kind, single = settings["x-queue-type"], settings.get("x-single-active-consumer") is True
+        if kind == "stream":
+            return cls("read by offset, which changes nothing", type=kind)
+        if kind != "quorum":
+            return cls("marked as redelivered", type=kind, single=single)
         limit = settings.get("x-delivery-limit", _DEFAULT_LIMIT if version >= _LIMITED_SINCE else None)
         limit = limit if isinstance(limit, int) and limit >= 0 else None
+        text, harm = "marked as redelivered, which does not count toward the delivery limit", ""
         delay_ms = settings.get("x-delayed-retry-min")
-        if version >= NACK_IS_FREE and settings.get("x-delayed-retry-type") in ("all", "returned") and delay_ms:
+        if version < NACK_IS_FREE:
+            text = "counted as delivered once more"
+            if limit is not None:
+                harm = f"a look counts as a delivery, and one more than {limit} failed ones ends in a dead letter"
+        elif settings.get("x-delayed-retry-type") in ("all", "returned") and delay_ms:
+            text = f"delayed for {delay_ms} ms by the queue's delayed retry"
             harm = f"its delayed retry would delay each message for {delay_ms} ms, and others would overtake it"
-            return cls(f"delayed for {delay_ms} ms by the queue's delayed retry", harm, limit)
-        if version >= NACK_IS_FREE:
-            return cls("marked as redelivered, which does not count toward the delivery limit", limit=limit)
-        harm = f"a look counts as a delivery, and one more than {limit} failed ones ends in a dead letter"
-        return cls("counted as delivered once more", "" if limit is None else harm, limit)
+        return cls(text, harm, kind, limit, single)
 
     def check(self, queue: str) -> None:
         """Raise InputError if a look may harm the messages of this queue."""
@@ -95,20 +103,36 @@ class Look:
     """The first messages of a queue, held on a channel until `close`, which requeues them in their place.
 
     `ready` counts the messages that were ready at the start, and `consumers` the consumers: they receive the messages
-    behind those that are held. At most `ready` messages are looked at. Raises NotFound, ResourceLocked, AccessRefused.
+    behind those that are held. `looked` counts the messages that were looked at, `ready` at most. Raises InputError if
+    a single active consumer receives the messages, NotFound, ResourceLocked, AccessRefused.
     """
 
-    def __init__(self, channel: Channel, queue: str, bounds: LookBounds, stop: Stop) -> None:
+    def __init__(
+        self, channel: Channel, queue: str, bounds: LookBounds, stop: Stop, cost: LookCost = LookCost("")
+    ) -> None:
+        self.cost = cost
         self._channel, self._queue, self._bounds, self._stop = channel, queue, bounds, stop
         self._subject = f"queue {queue!r}"
         counts = channel.queue_counts(queue)
         self.ready: int = counts.message_count
         self.consumers: int = counts.consumer_count
         self.received = self.body_bytes = 0
+        if cost.single and self.consumers:
+            channel.close()
+            raise InputError(
+                f"queue {queue!r} delivers to its single active consumer alone: nobody else can look into it",
+                advice="Stop its consumers first.",
+            )
+        self.looked = 0
         self._wanted = min(self.ready, bounds.messages)
         self._largest = 0
         self._subscriptions = self._subscribed_to = 0  # consumers so far, and the deliveries that they all receive
         self._until_s = float("inf")
+
+    @property
+    def expired(self) -> bool:
+        """Tell whether the time was over before all messages were looked at."""
+        return self.looked < self._wanted and time.monotonic() >= self._until_s
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +152,7 @@ class Look:
         with self._stop.waking(self._channel.wake):
             for batch in self._batches():
                 for delivery in batch:
+                    self.looked += 1
                     yield delivery
                     if self._stop.requested or time.monotonic() >= self._until_s:
                         return

@@ -6,19 +6,21 @@ encoding of the text behind it: `gzip:UTF-8`.
 
 from __future__ import annotations
 
+import gzip
 import re
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-from rmqkit.errors import Location
+from rmqkit.errors import Location, PayloadError
 from rmqkit.payload.formats import error_at
 
 MAX_BYTES = 32 * 1024 * 1024  # of contents: a small body may hold any number of zeros
 _MAX_MEMBERS = 100  # of a body, each of which costs a copy of the rest
+_CHUNK_BYTES = 8192  # of a file, which may hold thousands of times as many
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's wbits
 _TOO_LARGE = f"the body holds more than {MAX_BYTES // 1024 // 1024} MiB when decompressed"
 
@@ -63,11 +65,15 @@ def _deflate(body: bytes) -> bytes:
     return _inflate(body, partial(zlib.decompressobj, _ZLIB if has_header else _RAW))
 
 
-def _zstd(body: bytes) -> bytes:
+def _load_zstd() -> Any:
     try:
-        zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+        return import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     except ImportError:
         raise ValueError("reading it before Python 3.14 requires `pip install 'rmqkit[zstd]'`") from None
+
+
+def _zstd(body: bytes) -> bytes:
+    zstd = _load_zstd()
     try:
         return _inflate(body, zstd.ZstdDecompressor)
     except zstd.ZstdError as exc:
@@ -75,3 +81,61 @@ def _zstd(body: bytes) -> bytes:
 
 
 _DECOMPRESS = {"gzip": _gzip, "x-gzip": _gzip, "deflate": _deflate, "zstd": _zstd}
+
+
+class Codec(NamedTuple):
+    """The compression of a file: a member is compressed at once, and any file is decompressed in parts."""
+
+    compress: Callable[[bytes], bytes]
+    decompressor: Callable[[], Any]
+    error: type[Exception]
+
+
+def _gzip_codec() -> Codec:
+    return Codec(partial(gzip.compress, mtime=0), partial(zlib.decompressobj, _GZIP), zlib.error)
+
+
+def _zstd_codec() -> Codec:
+    zstd = _load_zstd()
+    return Codec(zstd.compress, zstd.ZstdDecompressor, zstd.ZstdError)
+
+
+CODECS = {".gz": _gzip_codec, ".zst": _zstd_codec}
+"""The codec of a file by the end of its name."""
+
+
+def codec_of(name: str) -> Codec | None:
+    """Return the codec of a file, None if its name has none. Raises PayloadError if its library is not installed."""
+    make = next((make for suffix, make in CODECS.items() if name.endswith(suffix)), None)
+    try:
+        return make() if make else None
+    except ValueError as exc:
+        raise PayloadError(f"{name}: {exc}") from exc
+
+
+def members(source: BinaryIO, codec: Codec | None) -> Iterator[tuple[bytes, int | None]]:
+    """Yield the contents of a file in parts, with the offset behind each that ends a member, or a line without a codec.
+
+    The last offset is None if the file was cut short. Raises ValueError for bytes that the codec cannot read.
+    """
+    read = 0
+    if codec is None:
+        for line in source:
+            read += len(line)
+            yield line, read if line.endswith(b"\n") else None
+        return
+    member, data = None, b""
+    try:
+        while data or (data := source.read(_CHUNK_BYTES)):
+            read += len(data)
+            member = member or codec.decompressor()
+            text = member.decompress(data)
+            if member.eof:
+                read -= len(data := member.unused_data)
+                yield text, read
+                member = None
+            else:
+                data = b""
+                yield text, None
+    except codec.error as exc:
+        raise ValueError(str(exc)) from exc

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import select
 import stat
+import tempfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from rmqkit.errors import PayloadError
+from rmqkit.payload import compression
 from rmqkit.stop import Stop, StopRequested
 
 STDIN = "-"
@@ -30,16 +32,19 @@ class InputStream:
     """An open input. Opening a FIFO waits for its writer.
 
     `rereadable` is true for a file other than standard input, part of which another program may have read. `offset`
-    and `line` count the bytes and lines up to the end of the last line yielded. Raises PayloadError if it cannot be
+    and `line` count the bytes and lines up to the end of the last line yielded. To `decompress` a file that its name
+    says is compressed, it is copied to a temporary one, on disk. Raises PayloadError if it cannot be
     opened, and StopRequested when asked to stop while it waits.
     """
 
-    def __init__(self, path: str, stop: Stop) -> None:
+    def __init__(self, path: str, stop: Stop, *, decompress: bool = False) -> None:
         self.name = "standard input" if path == STDIN else path
         self._stop = stop
         self.offset = self.line = self._bytes_read = 0
         try:
             self._fd = 0 if path == STDIN else self._open(path)
+            if decompress and path != STDIN and (codec := compression.codec_of(path)):
+                self._fd = self._decompressed(codec)
             status = os.fstat(self._fd)
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(21, "it is a folder")
@@ -56,6 +61,22 @@ class InputStream:
     def _open(self, path: str) -> int:
         with self._stop.interruptible():
             return os.open(path, os.O_RDONLY)
+
+    def _decompressed(self, codec: compression.Codec) -> int:
+        """Return a temporary file with the contents of a compressed one. Raises PayloadError, StopRequested."""
+        end: int | None = 0
+        with os.fdopen(self._fd, "rb") as source, tempfile.TemporaryFile() as plain:
+            try:
+                for text, end in compression.members(source, codec):  # noqa: B007 - the last one counts
+                    plain.write(text)
+                    if self._stop.requested:
+                        raise StopRequested
+            except ValueError as exc:
+                raise PayloadError(f"{self.name}: cannot be decompressed: {exc}") from exc
+            if end is None:
+                raise PayloadError(f"{self.name}: it was cut short")
+            plain.seek(0)
+            return os.dup(plain.fileno())
 
     def lines(self) -> Iterator[bytes | None]:
         r"""Yield lines without their `\n`, the only line end: `\r` and U+2028 are kept. The last line needs none.

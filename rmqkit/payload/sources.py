@@ -264,7 +264,7 @@ class EnvelopeReplay:
         if self.override or not envelope.addressed:
             message = replace(message, exchange=defaults.exchange, routing_key=defaults.routing_key)
         to_queue = self.override and not message.exchange
-        properties = _sent_again(message.properties, to_queue=to_queue)
+        properties = sent_again(message.properties, to_queue=to_queue)
         if properties is not message.properties:
             message = replace(message, properties=properties)
         if check := defaults.contract_of(message.exchange, message.routing_key):
@@ -278,7 +278,7 @@ class EnvelopeReplay:
         return envelope.received_at
 
 
-def _sent_again(given: Properties, *, to_queue: bool) -> Properties:
+def sent_again(given: Properties, *, to_queue: bool) -> Properties:
     """Return the properties of a recorded message: its deaths and counts belong to its earlier life."""
     if not (given.headers or {}).keys() & {X_DEATH, CC, *COUNTS}:
         return given

@@ -265,7 +265,7 @@ def test_a_look_ends_in_time_and_after_so_many_bytes(
 ) -> None:
     declare(vhost_url, "orders")
     connection.publish(rmqkit.Message(b"%d" % number, "orders") for number in range(500))
-    monkeypatch.setattr(peek, "_HOLD_S", 0.2)
+    monkeypatch.setattr(peek, "HOLD_S", 0.2)
     report = connection.peek("orders", matches=lambda _: not threading.Event().wait(0.005), limit=500)
     assert 0 < report.scanned < 500
     assert report.seconds < 20

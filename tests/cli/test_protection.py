@@ -38,6 +38,7 @@ def env(vhost_url: str, broker: object, tmp_path: Path) -> dict[str, str]:
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "shop.yaml"
     file.write_text(TOPOLOGY)
+    Path(f"{file}.jsonl").write_text('{"body": "saved"}\n')
     return file
 
 
@@ -48,6 +49,7 @@ def file(tmp_path: Path) -> Path:
         "apply --prune {file}",
         "apply --replace {file}",
         "move kept --to-queue other",
+        "restore {file}.jsonl --queue kept",
         "purge kept",
         "delete queue kept",
     ],

@@ -6,16 +6,21 @@ from typing import Annotated, Any
 import typer
 
 from rmqkit import exit_codes
-from rmqkit.cli import output, topology_source
+from rmqkit.cli import message_text, output, topology_source
 from rmqkit.cli.files import STANDARD
 from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
 from rmqkit.cli.output import Style
+from rmqkit.cli.signals import run_and_exit
 from rmqkit.cli.topology_source import TopologySource
 from rmqkit.errors import InputError
+from rmqkit.payload import snapshot_file
+from rmqkit.plural import plural
+from rmqkit.stop import Stop
 from rmqkit.topology import comparison
 from rmqkit.topology.comparison import Diff
 
-_SOURCE = "A topology file, definitions (.json), - for stdin, or the amqp:// URL of a broker"
+_SOURCE = "A topology file, definitions (.json), - for stdin, the amqp:// URL of a broker, or a snapshot"
+_SHOWN = 20  # messages of each side
 
 
 @grouped
@@ -28,12 +33,16 @@ def diff(
     vhost_b: Annotated[str | None, option("--vhost-b NAME", "Virtual host of B. [default: --vhost]")] = None,
     json: Json = False,
 ) -> None:
-    """Show in which exchanges, queues, bindings and policies two topologies differ.
+    """Show in which exchanges, queues, bindings and policies two topologies differ, or in which messages two snapshots.
 
     Each is a topology file, RabbitMQ's definitions, or a live broker, which is read from its HTTP API. The exit code is
     0 if they are equal and 3 if they differ. --vhost also chooses from definitions of several virtual hosts, --vhost-a
     and --vhost-b for each side; to compare two brokers whose HTTP APIs are at unusual ports, export one of them first.
     """
+    if snapshots := [each.endswith(snapshot_file.SUFFIXES) for each in (first, second)].count(True):
+        if snapshots == 1:
+            raise typer.BadParameter("a snapshot can only be compared with another snapshot")
+        run_and_exit(lambda stop: _diff_snapshots(first, second, stop, json=json))
     if first == second == STANDARD:
         raise InputError("only one of the two can be standard input")
     a, b = topology_source.read(first, broker, vhost_a), topology_source.read(second, broker, vhost_b)
@@ -49,6 +58,34 @@ def diff(
     else:
         _show(a, b, found)
     raise typer.Exit(exit_codes.DONE if found.equal else exit_codes.PARTLY_DONE)
+
+
+def _diff_snapshots(first: str, second: str, stop: Stop, *, json: bool) -> int:
+    found = snapshot_file.diff((first, second), stop)
+    sides = [(side, line, each) for side, named in zip("ab", found.named, strict=True) for line, each in named]
+    if json:
+        messages = [
+            {"only_in": side, "line": line, "exchange": each.exchange, "routing_key": each.routing_key}
+            for side, line, each in sides
+        ]
+        counts = {"only_a": found.only[0], "only_b": found.only[1], "reordered": found.reordered}
+        output.out_json({"a": first, "b": second, "equal": found.equal, **counts, "messages": messages})
+        return exit_codes.DONE if found.equal else exit_codes.PARTLY_DONE
+    shown = [(first, *each) for each in found.named[0][:_SHOWN]] + [(second, *each) for each in found.named[1][:_SHOWN]]
+    if shown:
+        rows = [
+            (name, f"{line:,}", each.exchange or "(default)", each.routing_key, message_text.beginning(each))
+            for name, line, each in shown
+        ]
+        styles: list[Style | None] = ["red" if name == first else "green" for name, *_ in shown]
+        header = ("only in", "line", "exchange", "routing key", "body")
+        output.out(output.table(rows, header=header, styles=styles, numbers=(1,), shortened=(0, 2, 3, 4)))
+    parts = [f"{count:,} only in {name}" for name, count in zip((first, second), found.only, strict=True) if count]
+    if found.reordered:
+        parts.append("the messages in both are in another order")
+    equal = f"{first} and {second} hold the same {plural(found.totals[0], 'message')} in the same order"
+    output.note(output.safe(f"{', '.join(parts) or equal}."))
+    return exit_codes.DONE if found.equal else exit_codes.PARTLY_DONE
 
 
 def _as_json(a: TopologySource, b: TopologySource, found: Diff) -> dict[str, Any]:

@@ -1,26 +1,24 @@
 """`rmqkit publish`: confirmed messages from any input to an exchange."""
 
 import os
-from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from rmqkit.cli import error_output, last_applied, output, report_text
+from rmqkit.cli import last_applied, output, publish_run, report_text
 from rmqkit.cli.contract_options import SchemaOptions
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.publish_input import InputOptions, PropertyOptions, PublishInput, TargetOptions
 from rmqkit.cli.signals import run_and_exit
 from rmqkit.connection import Connection
-from rmqkit.errors import AccessRefused, InputError, NotFound, Refused, ResourceLocked, RmqkitError
+from rmqkit.errors import AccessRefused, InputError, NotFound, Refused, ResourceLocked
 from rmqkit.message import Properties
 from rmqkit.model import Contract, Target
 from rmqkit.options import PublishOptions
 from rmqkit.payload.formats import Format
 from rmqkit.payload.sources import MessageDefaults
-from rmqkit.report import Fate, PublishReport, as_json
 from rmqkit.settings import Settings
-from rmqkit.stop import Stop, StoppedAtOnce
+from rmqkit.stop import Stop
 
 WORK = Target("", "worker_queue")  # the `publish:` section of the packaged `work` topology
 
@@ -61,16 +59,7 @@ def publish(
                 _check_queue(connection, queue)
             elif inputs.payloads and named != Target("", inputs.payloads[0]):
                 _refuse_queue_name(connection, inputs.payloads[0])
-            report, error, stopped_at_once = _send(connection, messages, options, stop)
-            unsaved = _save_progress(messages)
-            error = error or report_text.error_of(report, mandatory=mandatory) or messages.failure or unsaved
-            connection.complete_advice(error)
-            code = report_text.exit_code(report, error)
-            _print_report(report, error, messages, as_json_object=json)
-            if stopped_at_once and code:
-                output.flush()
-                os._exit(code)  # closing would wait for the broker
-        return code
+            return publish_run.run(connection, messages, options, stop, mandatory=mandatory, json=json)
 
     run_and_exit(body)
 
@@ -156,60 +145,3 @@ def _default_target(applied: last_applied.LastApplied | None) -> Target:
         raise typer.BadParameter(f"{files}, applied last, has no `publish:` section. Use --queue or --exchange.")
     output.note(f"No target given: publishing to {output.safe(str(applied.target))}, the target of {files}.")
     return applied.target
-
-
-def _send(
-    connection: Connection, messages: PublishInput, options: PublishOptions, stop: Stop
-) -> tuple[PublishReport, RmqkitError | None, bool]:
-    """Publish; return the report, the error that ended it early, and whether a second signal did."""
-    report = PublishReport(confirms=options.confirms)
-    with output.progress("publishing", messages.total) as show:
-
-        def on_progress(progress: PublishReport) -> None:
-            nonlocal report
-            report = progress
-            show(report.confirmed if report.confirms else report.published, connection.blocked)
-
-        try:
-            report = connection.publish(
-                messages,
-                options=options,
-                check=False,
-                stop=stop,
-                on_progress=on_progress,
-                on_settled=messages.resume.settled if messages.resume else None,
-                on_failure=lambda _: None,  # the first of each fate are enough to print
-                on_warning=output.warn,
-            )
-        except RmqkitError as exc:
-            return report, exc, False
-        except StoppedAtOnce:
-            known = sum(getattr(report, fate.value) for fate in Fate if fate is not Fate.UNKNOWN)
-            return replace(report, unknown=report.published - known, interrupted=True), None, True
-    return report, None, False
-
-
-def _save_progress(messages: PublishInput) -> RmqkitError | None:
-    """Save the state of a run that can be resumed; return the error if it cannot be saved."""
-    try:
-        if messages.resume is not None:
-            messages.resume.finish(complete=messages.ended)
-    except RmqkitError as exc:
-        return exc
-    return None
-
-
-def _print_report(
-    report: PublishReport, error: RmqkitError | None, messages: PublishInput, *, as_json_object: bool
-) -> None:
-    if as_json_object:
-        names = ("skipped", "retried", "doubtful")
-        resumed = {"resumed": {name: getattr(resume, name) for name in names}} if (resume := messages.resume) else {}
-        output.out_json(as_json(report) | resumed | (error_output.as_json(error) if error else {}))
-        return
-    if report.published or not error:
-        output.note(report_text.publish_summary(report))
-    if warning := report_text.warning(report, error):
-        output.warn(warning)
-    if error:
-        output.error(error_output.as_text(error))

@@ -1,0 +1,55 @@
+"""`rmqkit restore`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rmqkit.cli import output, protection, publish_run, report_text
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, parse_target
+from rmqkit.cli.publish_input import InputOptions, PublishInput
+from rmqkit.cli.signals import run_and_exit
+from rmqkit.options import PublishOptions
+from rmqkit.payload.sources import MessageDefaults
+from rmqkit.stop import Stop
+
+
+@grouped
+def restore(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file of `rmqkit snapshot`.")],
+    broker: ConnectionOptions,
+    *,
+    queue: Annotated[str | None, option("-q --queue NAME", "Into this queue alone.")] = None,
+    to_origin: Annotated[
+        bool, option("--to-origin", "To the exchange of each message, with its key: to every queue bound there.")
+    ] = False,
+    resume: Annotated[str | None, option("--resume STATE", "Save progress in STATE and resume from it.")] = None,
+    rate: Annotated[float | None, option("--rate N", "Publish at most N messages a second.", min=0.001)] = None,
+    yes: protection.Yes = None,
+    json: Json = False,
+) -> None:
+    """Publish the messages of a snapshot again, each confirmed, byte for byte and in their order.
+
+    Into a queue, they get its name as their routing key. Their deaths are kept in another header, and the counts of
+    deliveries are left out. The queue has to exist. The exit code is 0 only if every message is known to have arrived.
+    """
+    if (queue is None) is not to_origin:
+        raise typer.BadParameter("name the target: either --queue NAME or --to-origin")
+    target, settings = parse_target(queue=queue, exchange=None, routing_key=None), broker.settings()
+    protection.confirm(settings, yes, f"restore {file} {'to its origin' if target is None else f'to {target}'}")
+
+    def body(stop: Stop) -> int:
+        messages = PublishInput(
+            InputOptions(envelopes=file, resume=resume),
+            MessageDefaults(routing_key=queue or ""),
+            stop,
+            override_target=target is not None,
+            job=f"{'to where each came from' if target is None else f'to {target}'} at {settings.addresses[0].key}",
+        )
+        if messages.resume and (resuming := report_text.resuming(messages.resume)):
+            output.note(resuming)
+        with connect(settings) as connection:
+            return publish_run.run(connection, messages, PublishOptions(rate=rate), stop, mandatory=True, json=json)
+
+    run_and_exit(body)

@@ -1,0 +1,157 @@
+"""`rmqkit snapshot`."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rmqkit import exit_codes
+from rmqkit.cli import output
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field
+from rmqkit.cli.signals import run_and_exit
+from rmqkit.errors import InputError
+from rmqkit.message import Verdict
+from rmqkit.payload.envelopes import EnvelopeWriter
+from rmqkit.plural import plural
+from rmqkit.stop import Stop
+
+if TYPE_CHECKING:
+    from rmqkit.connection import Connection
+    from rmqkit.payload.snapshot_file import SnapshotWriter
+
+_MOST = 100_000  # messages that are held, unless --limit says more
+_HOLD_S = 300.0  # far below RabbitMQ's consumer timeout of 30 minutes
+_STREAM_IDLE_S, _STREAM_CHUNK_S = 1.0, 5.0  # by then, the messages at the start are in chunks that are complete
+_OFFSET = "x-stream-offset"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOptions:
+    """How much of the queue to save."""
+
+    limit: int | None = option_field(
+        "-n --limit N",
+        "Save the first N messages. [default: all; of a queue that is no stream, 100,000 at most]",
+        min=1,
+    )
+    force: bool = option_field(
+        "--force", "Save even where that may delay messages, or dead-letter them by the delivery limit.", default=False
+    )
+
+
+@grouped
+def snapshot(
+    queue: Annotated[str, typer.Argument(help="The queue.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file; .gz and .zst are compressed.")],
+    broker: ConnectionOptions,
+    *,
+    options: SnapshotOptions,
+    json: Json = False,
+) -> None:
+    """Save the messages of a queue in a file, and leave them in the queue, in their order.
+
+    All of them are held until the last is written, because each returns to its place only then: consumers do not
+    receive them for so long. What that costs is as for `rmqkit peek`. A stream holds nothing; an interrupted snapshot
+    of one resumes from FILE.part. FILE appears once it is complete; `rmqkit restore` publishes it.
+    """
+    from rmqkit.payload.snapshot_file import SnapshotWriter  # noqa: PLC0415 - lazy: not needed for --help
+
+    def body(stop: Stop) -> int:
+        started_s = time.monotonic()
+        with connect(broker.settings()) as connection:
+            settings = connection.queue_settings(queue)
+            is_stream = settings is not None and settings["x-queue-type"] == "stream"
+            writer, complete = SnapshotWriter(file, resumable=is_stream), False
+            try:
+                with output.progress("saving", None if is_stream else connection.queue_state(queue).ready) as show:
+                    save = _save_stream if is_stream else _save_queue
+                    cost = save(connection, queue, writer, options=options, stop=stop, show=show)
+                complete = not stop.requested
+                if complete:
+                    writer.finish()
+            finally:
+                if not complete:
+                    writer.abandon(keep=is_stream)
+        if not complete:
+            kept = f"; {file}.part resumes it" if is_stream else ""
+            output.note(output.safe(f"Stopped: {file} was not written{kept}."))
+            return exit_codes.DONE
+        _report(queue, file, writer.count, cost, time.monotonic() - started_s, json=json)
+        return exit_codes.DONE
+
+    run_and_exit(body)
+
+
+def _save_queue(
+    connection: Connection,
+    queue: str,
+    writer: SnapshotWriter,
+    *,
+    options: SnapshotOptions,
+    stop: Stop,
+    show: output.Update,
+) -> str:
+    """Save the messages of a queue that is no stream; return what that has cost them."""
+    limit, envelopes = options.limit or _MOST, EnvelopeWriter()
+    with connection.look(queue, limit=limit, hold_s=_HOLD_S, force=options.force, stop=stop) as look:
+        if options.limit is None and look.ready > _MOST:
+            raise InputError(
+                f"queue {queue!r} has {look.ready:,} messages: a snapshot would hold all of them until it is written",
+                advice=f"Add --limit {look.ready} to do so; consumers receive none of them meanwhile.",
+            )
+        for delivery in look:
+            writer.add(envelopes.write(delivery))
+            show(writer.count, "")
+        if look.expired:
+            raise InputError(
+                f"after {_HOLD_S:g} s only {writer.count:,} of {look.ready:,} messages were written; nothing was saved",
+                advice="Save the first ones with --limit.",
+            )
+    return f"they are {look.cost.text}"
+
+
+def _save_stream(
+    connection: Connection,
+    queue: str,
+    writer: SnapshotWriter,
+    *,
+    options: SnapshotOptions,
+    stop: Stop,
+    show: output.Update,
+) -> str:
+    """Save the messages of a stream, up to those published a few seconds after the start."""
+    envelopes, started_s = EnvelopeWriter(), time.monotonic()
+    count = None if options.limit is None else options.limit - writer.count
+    begin = _offset_of(json_module.loads(writer.last)["headers"]) + 1 if writer.last else "first"
+    end: int | None = None
+    with connection.consume(queue, count=count, idle_timeout_s=_STREAM_IDLE_S, offset=begin, stop=stop) as consumer:
+        for batch in consumer.batches() if count is None or count > 0 else ():
+            for delivery in batch:
+                writer.add(envelopes.write(delivery))
+            consumer.settle(batch, Verdict.ACK)  # which only asks for more
+            show(writer.count, "")
+            if end is None and time.monotonic() - started_s > _STREAM_CHUNK_S:
+                end = connection.peek(queue, limit=1, offset="last", stop=stop).messages[0].position
+            if end is not None and _offset_of(batch[-1].properties.headers or {}) >= end:
+                break
+    return "a stream is read by offset, which changes nothing"
+
+
+def _offset_of(headers: Mapping[str, Any]) -> int:
+    return int(headers[_OFFSET])
+
+
+def _report(queue: str, file: Path, saved: int, cost: str, seconds: float, *, json: bool) -> None:
+    size = file.stat().st_size
+    if json:
+        numbers = {"saved": saved, "bytes": size, "seconds": round(seconds, 3)}
+        output.out_json({"queue": queue, "file": str(file), **numbers, "cost": cost})
+        return
+    saving = f"Saved {plural(saved, 'message')} of {queue!r} in {file} ({size:,} bytes) in {seconds:.2f} s"
+    output.note(output.safe(f"{saving}; {cost}."))
