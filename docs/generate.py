@@ -134,6 +134,52 @@ def _help(command: Any, path: str) -> str:
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
+_KINDS = {  # of arguments, by their names in the help, and of options
+    "queue": ("QUEUE", "DESTINATION", "FILE|PATTERN", "--queue", "--to-queue", "--durable"),
+    "exchange": ("EXCHANGE", "--exchange", "--to-exchange"),
+    "vhost": ("--vhost", "--vhost-a", "--vhost-b"),
+    "routing_key": ("--routing-key", "--to-routing-key"),
+    "context": ("--context",),
+}
+_NAMES = {"unsubscribe": "queue"} | {f"context {each}": "context" for each in ("edit", "show", "use", "remove")}
+
+
+def completion() -> Iterator[str]:
+    """Yield the table for rmqkit/cli/completion.py: the kinds of arguments, and those of options with a value."""
+    from rmqkit.cli.app import COMMANDS, TOPICS, load  # noqa: PLC0415
+
+    commands: dict[str, Any] = {}
+    for name in (*COMMANDS, *TOPICS):
+        command = load(name)
+        inner = {f"{name} {each}": subcommand for each, subcommand in getattr(command, "commands", {}).items()}
+        commands |= inner or {name: command}
+    table = {name: _kinds(name, command.params) for name, command in commands.items()}
+    common = table["connection"][1].items()
+    rows = [f'"connection": {json.dumps(table.pop("connection"))}']
+    for name, (arguments, options) in table.items():
+        own = dict(sorted(options.items() - common))
+        rows.append(f'"{name}": {json.dumps([arguments, own])}')
+    yield "{" + ",\n".join(rows) + "}"
+
+
+def _kinds(name: str, params: Any) -> tuple[list[str], dict[str, str]]:
+    connects = any("--url" in param.opts for param in params)
+    offline = ("routing_key", "context")
+    kinds = {each: kind for kind, names in _KINDS.items() for each in names if connects or kind in offline}
+    arguments = [
+        kinds.get((param.metavar or param.name).upper().split("]")[0].strip("[]."), _NAMES.get(name, ""))
+        for param in params
+        if param.param_type_name == "argument"
+    ]
+    options = {
+        option: next((kinds[each] for each in param.opts if each in kinds), "")
+        for param in params
+        if param.param_type_name == "option" and not param.is_flag and "--yes" not in param.opts
+        for option in param.opts
+    }
+    return arguments, options
+
+
 def topologies() -> Iterator[str]:
     """Yield the page of diagrams of the topologies shipped with rmqkit."""
     from rmqkit.topology.diagram import graph, mermaid_dot  # noqa: PLC0415
@@ -154,13 +200,14 @@ PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "testing-topologies.md": testing_topologies,
     "exit-codes.md": exit_codes,
     "command-reference.md": command_reference,
+    "../rmqkit/cli/completion.json": completion,
 }
 
 
 def page(name: str) -> str:
     """Return the text of a page."""
     os.environ["NO_COLOR"] = "1"
-    return NOTE + "\n" + "\n".join(PAGES[name]())
+    return (NOTE + "\n") * name.endswith(".md") + "\n".join(PAGES[name]())
 
 
 def main(arguments: list[str]) -> int:

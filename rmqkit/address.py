@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
 PORTS = {"amqp": 5672, "amqps": 5671}
+API_PORTS = {"http": 15672, "https": 15671}  # of RabbitMQ's HTTP API
 MECHANISMS = ("PLAIN", "EXTERNAL")
 
 

@@ -12,18 +12,15 @@ The command line reads and writes the file; the library reads it only for a cont
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from rmqkit.address import Tls, parse_urls, split_urls
-from rmqkit.atomic_file import replace_file
 from rmqkit.errors import Location, Problem, SettingsError
 from rmqkit.password import PasswordSource
 
@@ -100,7 +97,7 @@ class Contexts:
     def find(self, name: str) -> Context:
         """Return a context; raise SettingsError for an unknown name."""
         if name not in self.by_name:
-            close = get_close_matches(name, self.by_name)
+            close = _similar(name, self.by_name)
             advice = f"Did you mean {' or '.join(close)}?" if close else "`rmqkit context list` shows all of them."
             raise SettingsError(f"unknown context {name!r}", advice=advice)
         return self.by_name[name]
@@ -198,7 +195,11 @@ def _change(edit: Callable[[Any], object]) -> Contexts:
 
     Other programs that change it wait; a change that would make the file unusable is refused.
     """
-    import tomlkit  # noqa: PLC0415 - start-up time: only commands that write the file need it
+    import fcntl  # noqa: PLC0415 - start-up time: only commands that write the file need these
+
+    import tomlkit  # noqa: PLC0415
+
+    from rmqkit.atomic_file import replace_file  # noqa: PLC0415
 
     file = config_file()
     try:
@@ -242,7 +243,7 @@ def _problems(root: Mapping[str, Any], tables: object) -> Iterator[str]:
 def _problems_of(table: Mapping[str, Any]) -> Iterator[str]:
     for key, value in table.items():
         if key not in FIELDS:
-            close = get_close_matches(key, FIELDS, 1)
+            close = _similar(key, FIELDS)
             yield f"unknown key {key!r}{f'; did you mean {close[0]}?' if close else ''}"
         elif key in _FLAGS and not isinstance(value, bool):
             yield f"{key} must be true or false"
@@ -269,6 +270,12 @@ def _context(name: str, table: Mapping[str, Any], folder: Path) -> Context:
     for key in values.keys() & set(_PATHS):
         values[key] = str(folder / Path(values[key]).expanduser()) if values[key] else ""
     return Context(name, **values)
+
+
+def _similar(name: str, known: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches  # noqa: PLC0415 - only for errors
+
+    return get_close_matches(name, known)
 
 
 def has_password(url: str) -> bool:

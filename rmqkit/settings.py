@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from rmqkit.address import DEFAULT_URL, SYSTEM_TRUST, Address, Tls, is_loopback, parse_urls, read_secret
+from rmqkit.address import API_PORTS, DEFAULT_URL, SYSTEM_TRUST, Address, Tls, is_loopback, parse_urls, read_secret
 from rmqkit.contexts import Context, config_file
 from rmqkit.contexts import load as load_contexts
 from rmqkit.errors import SettingsError
@@ -60,6 +60,13 @@ class Settings:
         if self.password_source:
             return self.password_source()
         return read_secret(_OPTION, self.password_file) if self.password_file else address.password or ""
+
+    def http_api_url(self, address: Address) -> str:
+        """Return the URL of the HTTP API of the broker at an address: the given one, a known one, or the default."""
+        scheme = "https" if address.tls else "http"
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        known = self.api_url or (self.find_api_url and self.find_api_url(address))
+        return known or f"{scheme}://{host}:{API_PORTS[scheme]}"
 
     def tls_context(self, address: Address) -> ssl.SSLContext:
         """Build the TLS context for the broker at an address; flags take precedence over parameters of the URL."""

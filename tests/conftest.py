@@ -32,8 +32,8 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
+from rmqkit.address import API_PORTS
 from rmqkit.errors import NodeError
-from rmqkit.http_api import client
 from rmqkit.node import installation
 from rmqkit.node.node import Node
 from rmqkit.node.reaper import reap_when_done
@@ -80,7 +80,7 @@ def _missing_marks() -> Iterator[str]:
         except OSError:
             yield "http_api"
         else:
-            if urlsplit(broker.api_url).port == client.PORT:
+            if urlsplit(broker.api_url).port == API_PORTS["http"]:
                 yield "unguessed_api"
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from rmqkit.address import DEFAULT_URL, Address, Tls, is_loopback
-from rmqkit.cli import output
+from rmqkit.address import DEFAULT_URL, Address, Tls
+from rmqkit.cli import output, private_node
 from rmqkit.cli.help import CONNECTION
 from rmqkit.errors import SettingsError, Unreachable
 from rmqkit.model import Target
@@ -130,7 +130,7 @@ class ConnectionOptions:
             output.warn_once(caution)
         return replace(
             settings,
-            find_api_url=_api_url_of_node,
+            find_api_url=private_node.api_url,
             blocked_timeout_s=self.blocked_timeout,
             on_blocked=_warn_of_alarm,
         )
@@ -165,23 +165,8 @@ def connect(settings: Settings) -> Connection:
         return Connection(settings)
     except Unreachable as error:
         if settings.source == "default":
-            error.advice = _advise_node() or error.advice
+            error.advice = private_node.advice() or error.advice
         raise
-
-
-def _api_url_of_node(address: Address) -> str:
-    """Return the URL of the HTTP API of the user's private node if the address is its own, else an empty text."""
-    from rmqkit.node.cluster import last_started  # noqa: PLC0415 - only where the HTTP API is needed
-
-    nodes = [node.status() for node in last_started().nodes] if is_loopback(address.host) else []
-    return next((each.management_url for each in nodes if each.running and each.port == address.port), "")
-
-
-def _advise_node() -> str:
-    from rmqkit.node.cluster import last_started  # noqa: PLC0415 - only where there is no broker
-
-    port = next((str(node.status().port) for node in last_started().nodes if node.pid), "")
-    return f'Your private node runs on port {port}. Use it: eval "$(rmqkit broker env)"' if port else ""
 
 
 def parse_target(*, queue: str | None, exchange: str | None, routing_key: str | None) -> Target | None:

@@ -52,7 +52,6 @@ _PART_BYTES = 1 << 20
 _OWN_USER = "whoami"
 _log = logging.getLogger("rmqkit.http_api")
 T = TypeVar("T")
-PORT, TLS_PORT = 15672, 15671
 _ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
 
 
@@ -76,12 +75,8 @@ class HttpApiClient:
         self._settings = settings
         self._address = address
         self._vhost = path_part(address.vhost)
-        scheme = "https" if address.tls else "http"
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        default = f"{scheme}://{host}:{TLS_PORT if address.tls else PORT}"
-        url = settings.api_url or (settings.find_api_url and settings.find_api_url(address)) or default
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(settings.http_api_url(address))
             self._tls, self._host = parts.scheme == "https", parts.hostname or ""
             self._port = parts.port or (http.client.HTTPS_PORT if self._tls else http.client.HTTP_PORT)
             self._host.encode("idna")  # as a lookup does

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from rmqkit.http_api import client
+from rmqkit.address import API_PORTS
 from rmqkit.node import installation
 from rmqkit.node.cluster import Cluster
 from rmqkit.node.node import Node
@@ -78,7 +78,7 @@ def test_env_lets_a_shell_and_its_commands_use_the_node(running: Environment) ->
 
 def test_the_http_api_of_the_node_is_found_on_any_port(running: Environment) -> None:
     found = status(running)
-    assert urlsplit(found["management_url"]).port != client.PORT
+    assert urlsplit(found["management_url"]).port != API_PORTS["http"]
     assert "rmqkit broker env" in broker(running, "start").stderr
     command = [sys.executable, "-c", "from rmqkit.cli import main; main()", "status", "--json", "-u", found["url"]]
     environment = {name: value for name, value in running.items() if name != "RMQKIT_API_URL"}

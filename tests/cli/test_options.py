@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from rmqkit.address import Tls
-from rmqkit.cli import options
+from rmqkit.cli import private_node
 from rmqkit.cli.options import ConnectionOptions, grouped
 from rmqkit.errors import SettingsError, Unreachable
 from rmqkit.node.node import Node
@@ -53,15 +53,15 @@ def test_the_broker_options_become_settings() -> None:
 @pytest.mark.own_node
 def test_a_node_of_the_user_is_named_only_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert options._advise_node() == ""
+    assert private_node.advice() == ""
     node = Node()
     try:
         port = node.start(port=0).port
-        assert f"port {port}" in options._advise_node()
-        assert 'eval "$(rmqkit broker env)"' in options._advise_node()
+        assert f"port {port}" in private_node.advice()
+        assert 'eval "$(rmqkit broker env)"' in private_node.advice()
     finally:
         node.discard()
-    assert options._advise_node() == ""
+    assert private_node.advice() == ""
 
 
 def test_a_refused_connection_to_an_explicit_address_has_the_general_advice() -> None:

@@ -8,13 +8,12 @@ from urllib.parse import urlsplit
 
 import typer
 
-from rmqkit.address import PORTS
+from rmqkit.address import API_PORTS, PORTS
 from rmqkit.cli import output
 from rmqkit.cli.app import SETTINGS
 from rmqkit.cli.options import option
 from rmqkit.errors import NodeError
 from rmqkit.exit_codes import DONE, PARTLY_DONE, SIGNALLED, UNREACHABLE
-from rmqkit.http_api import client as http_api
 from rmqkit.node.cluster import Cluster, ClusterStatus, last_started
 from rmqkit.node.node import Node, NodeStatus
 
@@ -78,7 +77,7 @@ def start(
         output.note(f"The {'cluster' if isinstance(broker, Cluster) else 'node'} is already running.")
     _show(broker.status())
     first = broker.nodes[0].status()
-    if first.port != PORTS["amqp"] or urlsplit(first.management_url).port != http_api.PORT:
+    if first.port != PORTS["amqp"] or urlsplit(first.management_url).port != API_PORTS["http"]:
         output.note('\nTo use it in this shell:  eval "$(rmqkit broker env)"')
 
 
