@@ -20,6 +20,7 @@ from rmqkit import Fate, Message
 from rmqkit.node.node import Node
 from tests.faults.fault_run import DeclareLedger
 from tests.support.cli import rmqkit as run
+from tests.support.nodes import evaluate
 from tests.support.queues import ready
 from tests.support.wait import wait_until
 
@@ -27,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("leak_free")
 
 
 ALARMS = {  # a setting of the broker, and its value: for an alarm, and without
-    "memory": ("set_vm_memory_high_watermark", "0.000001", "0.4"),
-    "disk": ("set_disk_free_limit", "100000GB", "50MB"),
+    "memory": ("vm_memory_monitor:set_vm_memory_high_watermark", "0.000001", "0.4"),
+    "disk": ("rabbit_disk_monitor:set_disk_free_limit", '"100000GB"', '"50MB"'),
 }
 
 
@@ -36,25 +37,28 @@ ALARMS = {  # a setting of the broker, and its value: for an alarm, and without
 def alarm(node: Node, kind: str = "memory") -> Iterator[None]:
     """Have the broker believe that it is out of memory, or of disk space."""
     command, raised, lifted = ALARMS[kind]
-    assert node.ctl(command, raised).returncode == 0
+    assert evaluate(node, f"{command}({raised})") == "ok"
     try:
         yield
     finally:
-        assert node.ctl(command, lifted).returncode == 0
+        assert evaluate(node, f"{command}({lifted})") == "ok"
 
 
 @contextmanager
 def setting(node: Node, **values: int) -> Iterator[None]:
     """Change settings of the running broker, for connections to come."""
-    names = list(values)
-    before = [node.ctl("-q", "eval", f"application:get_env(rabbit, {name}).").stdout.strip() for name in names]
-    for name, value in values.items():
-        change = f"application:set_env(rabbit, {name}, {value}), persistent_term:put({name}, {value})."  # 3, and 4
-        assert node.ctl("eval", change).returncode == 0
-    yield
-    for name, old in zip(names, before, strict=True):
-        back = f"V = element(2, {old}), application:set_env(rabbit, {name}, V), persistent_term:put({name}, V)."
-        node.ctl("eval", back)
+    before = {name: evaluate(node, f"element(2, application:get_env(rabbit, {name}))") for name in values}
+    try:
+        for name, value in values.items():
+            _set(node, name, value)
+        yield
+    finally:
+        for name, old in before.items():
+            _set(node, name, old)
+
+
+def _set(node: Node, name: str, value: object) -> None:
+    evaluate(node, f"application:set_env(rabbit, {name}, {value}), persistent_term:put({name}, {value})")  # 3, and 4
 
 
 @pytest.mark.fault(9)
@@ -263,12 +267,15 @@ def test_messages_behind_a_slow_one_are_neither_handled_nor_counted_until_redeli
 ) -> None:
     queue, warnings, handled = node_ledger(x_queue_type="quorum").queue, list[str](), list[bytes]()
 
-    def handle(delivery: rmqkit.Delivery) -> None:
-        handled.append(delivery.body)
-        if len(handled) == 1:
-            wait_until(lambda: ready(node.url, queue) > 0, "the broker waited")
-
     with setting(node, consumer_timeout=1000, channel_tick_interval=500), rmqkit.connect(node.url) as connection:
+
+        def handle(delivery: rmqkit.Delivery) -> None:
+            handled.append(delivery.body)
+            if len(handled) == 1:  # until the broker has ended the consumer; 3.10 requeues only when that is answered
+                transport = connection._consuming._transport
+                assert transport
+                wait_until(lambda: any(each.ended for each in transport._channels.values()), "the broker waited")
+
         connection.publish(rmqkit.Message(b"%d" % number, queue) for number in range(4))
         report = rmqkit.handle(
             connection, queue, handle, count=4, failed=rmqkit.FailurePolicy.REJECT, on_warning=warnings.append

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import threading
 
+from rmqkit.node import installation
 from rmqkit.node.node import Node
 
 # Mnesia writes a declaration to disk a moment after it is confirmed; Khepri, RabbitMQ 4's store, writes it before. Both
@@ -17,10 +20,19 @@ _SYNC = (
 
 
 def evaluate(node: Node, expression: str) -> str:
-    """Evaluate an Erlang expression on a node; return the result as Erlang prints it."""
-    done = node.ctl("-q", "eval", f"{expression}.")
-    assert done.returncode == 0, done.stderr or done.stdout
-    return done.stdout.strip()
+    """Evaluate an Erlang expression on a node; return the result as Erlang prints it.
+
+    Erlang's own `erl_call` takes a hundredth of the time of `rabbitmqctl`, which starts a node to ask another one.
+    """
+    if not (erl_call := shutil.which("erl_call")):
+        done = node.ctl("-q", "eval", f"{expression}.")
+        assert done.returncode == 0, done.stderr or done.stdout
+        return done.stdout.strip()
+    env = installation.environment(node.folder, node._identity, node._load_state().ports)
+    command = [erl_call, "-name", env["RABBITMQ_NODENAME"], "-e"]
+    done = subprocess.run(command, input=f"{expression}.\n", env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("{ok, "), done.stderr or done.stdout
+    return done.stdout.removeprefix("{ok, ").removesuffix("}")
 
 
 def wait_until_on_disk(node: Node) -> None:
