@@ -94,6 +94,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit status orders.yaml --watch",
             "rmqkit status 'orders.*' --sort name",
         ),
+        "check": (
+            "Check that a broker is well: for probes, cron and monitoring.",
+            "rmqkit check orders.yaml",
+            "rmqkit check --queue 'orders.*' --max-ready 1000 --min-consumers 1 --max-age 5m",
+            "rmqkit check --nagios",
+        ),
         "connections": (
             "Show the connections of clients, or close one.",
             "rmqkit connections",

@@ -235,3 +235,25 @@ def test_an_expired_token_that_is_not_renewed_ends_the_run(tls: TlsNode, tmp_pat
     settings = by_token(tls, tmp_path / "token", 2)
     with rmqkit.connect(settings=settings) as connection, pytest.raises(AuthenticationFailed, match="login refused"):
         publish_until_republished(connection)
+
+
+def _checks(done: Any) -> dict[str, tuple[str, str]]:
+    return {each["name"]: (each["level"], each["message"]) for each in json.loads(done.stdout)["checks"]}
+
+
+def test_check_tells_how_long_the_certificate_is_valid(tls: TlsNode) -> None:
+    options = ("check", "-u", tls.url("right"), "--tls-ca-file", tls.files["ca.pem"], "--json")
+    env = {"RMQKIT_API_URL": f"https://guest:guest@localhost:{tls.ports['https']}"}
+
+    def level(*more: str) -> tuple[str, str]:
+        return _checks(command(*options, *more, env=env))["certificate"]
+
+    days = int(level("--min-cert-days=0")[1].rpartition(" days")[0].rpartition(" ")[2].replace(",", ""))
+    assert level("--min-cert-days=0")[0] == "ok"
+    assert level(f"--min-cert-days={days - 1}")[0] == "warning"
+    assert level(f"--min-cert-days={days + 2}")[0] == "critical"
+    assert _checks(command(*options, env=env))["listeners"][0] == "ok"
+    insecure = _checks(command("check", "-u", tls.url("right"), "--tls-insecure", "--json", env=env))
+    assert insecure["certificate"][0] == "unknown"
+    expired = command("check", "-u", tls.url("expired"), "--tls-ca-file", tls.files["ca.pem"], "--json", env=env)
+    assert (expired.returncode, list(_checks(expired))) == (4, ["connection"])
