@@ -22,6 +22,8 @@ from rmqkit.topology.lint.linter import lint
 from rmqkit.topology.lint.rule import rules
 from rmqkit.topology.policies import SUPPORTED_BY
 from tests.conftest import Broker
+from tests.support.versions import version
+from tests.support.wait import wait_for_queue
 
 _VALUES: dict[str, Any] = {
     "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "a", "x-dead-letter-strategy": "at-most-once",
@@ -116,3 +118,16 @@ def put(broker: Broker, path: str, body: dict[str, Any]) -> int:
     with closing(HTTPConnection(where.hostname or "", where.port, timeout=10)) as http:
         http.request("PUT", f"/api/{path}", json.dumps(body), {"authorization": f"Basic {user}"})
         return http.getresponse().status
+
+
+def test_a_delivery_limit_of_minus_one_is_no_limit_since_rabbitmq_4(channel: BlockingChannel, broker: Broker) -> None:
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": -1, "x-dead-letter-exchange": "amq.fanout"}
+    channel.queue_declare("q", durable=True, arguments=arguments)
+    channel.queue_declare("dead")
+    channel.queue_bind("dead", "amq.fanout")
+    channel.confirm_delivery()
+    channel.basic_publish("", "q", b"x")
+    wait_for_queue(channel, "q", ready=1)
+    method, _, _ = channel.basic_get("q")
+    channel.basic_reject(method.delivery_tag, requeue=True)
+    wait_for_queue(channel, "q" if version(broker) >= (4,) else "dead", ready=1)

@@ -126,10 +126,15 @@ def _outdated(entity: Queue | Policy, key: str, value: object) -> str:
 
 @check
 def newer_setting(index: TopologyIndex) -> Violations:
-    """Find arguments and policies that older releases refuse."""
+    """Find arguments and policies that older releases refuse or take for something else."""
     for queue in index.queues.values():
+        faults = {}
         if queue_type(queue) == "classic" and "x-queue-leader-locator" in queue.arguments:
-            yield from _release(queue, {"x-queue-leader-locator": "is refused by RabbitMQ 3.10 for classic queues"})
+            faults["x-queue-leader-locator"] = "is refused by RabbitMQ 3.10 for classic queues"
+        is_for_4_3 = any(f"x-{key}" in queue.arguments for key in _NEWER)
+        if queue_type(queue) == "quorum" and queue.arguments.get("x-delivery-limit") == -1 and not is_for_4_3:
+            faults["x-delivery-limit: -1"] = "makes RabbitMQ 3 drop or dead-letter a message instead of redelivering it"
+        yield from _release(queue, faults)
     for policy in index.policies:
         faults = {key: "is refused by RabbitMQ 3.10" for key in policy.definition if key in _NEWER}
         if policy.apply_to not in ("all", "exchanges", "queues"):
