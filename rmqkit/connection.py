@@ -217,15 +217,17 @@ class Connection(Administration):
         self,
         *,
         options: PublishOptions = PublishOptions(),  # noqa: B008 - frozen
+        warn_of_failures: bool = True,
         on_warning: OnWarning = _log.warning,
     ) -> BackgroundPublisher:
         """Return a publisher that any number of threads may use: it publishes in the background.
 
         Each message gets a future of its outcome. See `PublishOptions` for the options. Close the publisher, as a
-        `with` block does, to wait for the outcomes; closing the connection closes it, too.
+        `with` block does, to wait for the outcomes; closing the connection closes it, too. `on_warning` receives each
+        fault that publishing recovered from, and unless every future is looked at, how many messages failed.
         """
         publisher = BackgroundPublisher(
-            self._publishing, options, self._idle_channels, on_warning=on_warning, warn_of_failures=True
+            self._publishing, options, self._idle_channels, on_warning=on_warning, warn_of_failures=warn_of_failures
         )
         self._publishers.add(publisher)
         return publisher

@@ -86,6 +86,16 @@ class BackgroundPublisher:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(0 if kind is StoppedAtOnce else None)
 
+    @property
+    def blocked(self) -> str:
+        """Return why the broker currently blocks publishers; empty if it does not."""
+        return self._connection.blocked
+
+    @property
+    def confirms(self) -> bool:
+        """Tell whether the broker confirms the messages."""
+        return self._options.confirms
+
     def publish(self, message: Message, *, timeout_s: float | None = None) -> Future[Fate]:
         """Queue a message and return a future of its outcome: `Fate.CONFIRMED`, or `UNKNOWN` without confirms.
 

@@ -59,42 +59,60 @@ class SharedPublisher:
 
     def _publish_with_others(self, message: Message, timeout_s: float | None) -> PublishReport:
         started_s = time.monotonic()
-        outcome = _Outcome()
+        outcome = _LockedOutcome()
         self._background.queue(message, outcome, timeout_s)
         if timeout_s is None:
             outcome.wait()
         elif not outcome.wait(timeout_s - (time.monotonic() - started_s)):
-            error = unconfirmed(1, timeout_s, self._connection.blocked, sent=not outcome.cancel())
-            raise Failure(0, message, Fate.UNKNOWN, error.message, error).error()
-        if outcome.error is None:
-            return PublishReport(published=1, confirmed=1, seconds=time.monotonic() - started_s)
-        report = outcome.error.report if isinstance(outcome.error, BrokerError) else None
-        if isinstance(report, PublishReport) and not report.unknown:
-            return report
-        raise outcome.error
+            raise timed_out(message, timeout_s, self._connection.blocked, sent=not outcome.cancel())
+        return report_of(outcome.error, started_s)
 
 
-class _Outcome:
-    """An outcome that one thread waits for: cheaper than a future."""
+def report_of(error: RmqkitError | None, started_s: float) -> PublishReport:
+    """Return the report of a single message; raise the error if its fate is not known, or it is no message."""
+    if error is None:
+        return PublishReport(published=1, confirmed=1, seconds=time.monotonic() - started_s)
+    report = error.report if isinstance(error, BrokerError) else None
+    if isinstance(report, PublishReport) and not report.unknown:
+        return report
+    raise error
+
+
+def timed_out(message: Message, timeout_s: float, blocked: str, *, sent: bool) -> RmqkitError:
+    """Return the error of a message that was not confirmed in time."""
+    error = unconfirmed(1, timeout_s, blocked, sent=sent)
+    return Failure(0, message, Fate.UNKNOWN, error.message, error).error()
+
+
+class CancellableOutcome:
+    """The part of an outcome that decides between sending its message and cancelling it."""
 
     def __init__(self) -> None:
-        self.error: RmqkitError | None = None
-        self._known = threading.Lock()
-        self._known.acquire()
-        self._unsent = [True]  # who takes it decides: the message is sent, or it was cancelled
+        self._unsent = [True]  # whoever takes it decides: it works without a lock
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Return whether the outcome is known in time."""
-        return self._known.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0))
+    def set_running_or_notify_cancel(self) -> bool:
+        """Return whether the message is still to be sent."""
+        with suppress(IndexError):
+            return self._unsent.pop()
+        return False
 
     def cancel(self) -> bool:
         """Return whether this keeps the message from being sent."""
         return self.set_running_or_notify_cancel()
 
-    def set_running_or_notify_cancel(self) -> bool:
-        with suppress(IndexError):
-            return self._unsent.pop()
-        return False
+
+class _LockedOutcome(CancellableOutcome):
+    """An outcome that one thread waits for: cheaper than a future."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: RmqkitError | None = None
+        self._known = threading.Lock()
+        self._known.acquire()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Return whether the outcome is known in time."""
+        return self._known.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0))
 
     def set_result(self, _: Fate, /) -> None:
         self._known.release()

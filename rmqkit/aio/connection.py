@@ -1,0 +1,162 @@
+"""A connection for the tasks of an event loop, over a synchronous one: its threads do the work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import ParamSpec, Self, TypeVar
+
+from rmqkit import connection as synchronous
+from rmqkit.aio.consumer import AsyncConsumer
+from rmqkit.aio.mailbox import Mailbox
+from rmqkit.aio.publishing import publish_all, publish_one
+from rmqkit.errors import RmqkitError
+from rmqkit.message import Delivery, Message
+from rmqkit.messaging.background_publisher import BackgroundPublisher
+from rmqkit.messaging.shared_publisher import CancellableOutcome
+from rmqkit.model import Topology
+from rmqkit.options import ApplyOptions, ConsumeOptions, Offset, PublishOptions
+from rmqkit.plan import Plan
+from rmqkit.report import Failure, PublishReport, QueueState
+from rmqkit.settings import Settings
+from rmqkit.stop import Stop
+
+THREADS = 64  # calls at a time
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def connect(
+    *urls: str,
+    context: str | None = None,
+    settings: Settings | None = None,
+    name: str = "rmqkit",
+    wait_s: float = 0.0,
+    recover_s: float | None = 60.0,
+) -> AsyncConnection:
+    """Return a connection that `async with` opens; see `rmqkit.connect` for the arguments and the errors."""
+    options = {"context": context, "settings": settings, "name": name, "wait_s": wait_s, "recover_s": recover_s}
+    return AsyncConnection(partial(synchronous.connect, *urls, **options))  # type: ignore[arg-type]
+
+
+class AsyncConnection:
+    """A connection to a broker, for the tasks of one event loop.
+
+    A task may be cancelled at any `await`: a message that was not sent yet is not sent, and a delivery that was not
+    handled is requeued. `sync` is the synchronous connection, for everything else: see `run`.
+    """
+
+    sync: synchronous.Connection
+
+    def __init__(self, open_connection: Callable[[], synchronous.Connection]) -> None:
+        self._open = open_connection
+        self._wanted = CancellableOutcome()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="rmqkit-aio")
+        self._publishers: dict[PublishOptions, BackgroundPublisher] = {}
+        self._mailbox: Mailbox
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._mailbox = Mailbox(loop)
+        opening = loop.run_in_executor(self._threads, self._open_wanted)
+        try:
+            await asyncio.shield(opening)
+        except BaseException:
+            opening.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            if not self._wanted.cancel():  # it was opened in the meantime
+                self._threads.submit(self.sync.close)
+            self._threads.shutdown(wait=False)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _open_wanted(self) -> None:
+        self.sync = self._open()
+        if not self._wanted.set_running_or_notify_cancel():
+            self.sync.close()
+
+    async def close(self) -> None:
+        """Wait for the outcomes of all messages, and close the connection; unsettled deliveries are requeued."""
+        closing = asyncio.get_running_loop().run_in_executor(self._threads, self.sync.close)
+        self._threads.shutdown(wait=False)
+        await asyncio.shield(closing)
+
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether the connection is open, as far as is known; a lost one is reopened by its next use."""
+        return self.sync.is_connected
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function on a thread: `await connection.run(connection.sync.move, "parked")`.
+
+        A task that is cancelled does not wait for it.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args, **kwargs))
+
+    async def apply(self, topology: Topology, *, options: ApplyOptions = ApplyOptions()) -> Plan:  # noqa: B008 - frozen
+        """Declare a topology, as `rmqkit.Connection.apply` does; when cancelled, what was begun is finished first."""
+        stop = Stop()
+        applying = asyncio.ensure_future(self.run(self.sync.apply, topology, options=options, stop=stop))
+        try:
+            return await asyncio.shield(applying)
+        except asyncio.CancelledError:
+            stop.request()
+            with suppress(RmqkitError):
+                await applying
+            raise
+
+    async def queue_state(self, queue: str) -> QueueState:
+        """Return the numbers of ready messages and of consumers of a queue; see `rmqkit.Connection.queue_state`."""
+        return await self.run(self.sync.queue_state, queue)
+
+    async def call(self, request: Message, *, timeout_s: float = 10.0) -> Delivery:
+        """Send a request and return its reply; see `rmqkit.Connection.call`."""
+        return await self.run(self.sync.call, request, timeout_s=timeout_s)
+
+    async def publish(
+        self,
+        messages: Message | Iterable[Message] | AsyncIterable[Message],
+        *,
+        options: PublishOptions = PublishOptions(),  # noqa: B008 - frozen
+        check: bool = True,
+        timeout_s: float | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
+    ) -> PublishReport:
+        """Publish messages and return when the outcome of each is known: see `rmqkit.Connection.publish`.
+
+        The messages of all tasks share a channel and the window of the options: while that is full, the next one
+        waits. `timeout_s` bounds the call: then raises NotConfirmed.
+        """
+        publisher = self._publishers.get(options)
+        if publisher is None:
+            publisher = self._publishers[options] = self.sync.publisher(options=options, warn_of_failures=False)
+        if isinstance(messages, Message):
+            report = await publish_one(publisher, self._mailbox, messages, timeout_s)
+        else:
+            report = await publish_all(publisher, self._mailbox, messages, timeout_s, on_failure)
+        if check and (error := report.error()):
+            raise error
+        return report
+
+    def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int = 1000,
+        count: int | None = None,
+        idle_timeout_s: float | None = None,
+        no_ack: bool = False,
+        offset: Offset | None = None,
+    ) -> AsyncConsumer:
+        """Return a consumer of a queue: iterate over it with `async for`, or over its `batches`.
+
+        See `rmqkit.Connection.consume` for the options.
+        """
+        options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack, offset)
+        return AsyncConsumer(partial(self.sync.consume, queue), options, self._mailbox)
