@@ -52,6 +52,7 @@ def file(tmp_path: Path) -> Path:
         "restore {file}.jsonl --queue kept",
         "purge kept",
         "delete queue kept",
+        "unsubscribe kept --force",
     ],
 )
 def test_a_protected_context_is_named_before_anything_is_deleted_or_moved(

@@ -267,10 +267,9 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str | bool, str]]:
     yield "url", ", ".join(map(str, settings.addresses)), origins["url"]
     yield "api_url", contexts.shown(settings.api_url), origins["api_url"]
     yield "vhost", settings.addresses[0].vhost, origins["vhost"]
-    has_password = settings.password_source or settings.password_file or settings.addresses[0].password
     yield (
         "password",
-        (_place(context) if origins["password"] == str(context) else "given") * bool(has_password),
+        _password(settings),
         (origins["password"]),
     )
     tls = settings.tls_options(settings.addresses[0])
@@ -279,6 +278,12 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str | bool, str]]:
     yield "tls_insecure", tls.insecure, origins["tls_insecure"]
     yield "color", context.color, str(context)
     yield "protected", context.protected, str(context)
+
+
+def _password(settings: Settings) -> str:
+    if settings.origins["password"] == str(settings.context) and (place := _place(settings.context)):
+        return place
+    return "given" * bool(settings.password_file or settings.addresses[0].password)
 
 
 def _values_of(context: Context) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rmqkit.cli import last_applied, output, signals, worker_processes
+from rmqkit.cli import last_applied, output, protection, signals, worker_processes
 from rmqkit.cli.consume_command import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.handler_options import HandlerOptions
@@ -127,6 +127,7 @@ def unsubscribe(
             "--force", "Delete it even if it holds messages, which are lost, has consumers, or is not a subscription."
         ),
     ] = False,
+    yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
     """Remove the queue of `rmqkit subscribe --durable NAME`, unless it holds messages or has consumers.
@@ -134,7 +135,9 @@ def unsubscribe(
     Unacknowledged messages count, too. Any other queue is refused: RabbitMQ's HTTP API shows the argument that marks
     the queue of a subscription.
     """
-    with broker.connect() as connection:
+    settings = broker.settings()
+    protection.confirm(settings, yes, f"delete queue {queue!r}")
+    with connect(settings) as connection:
         state = connection.unsubscribe(queue, force=force)
     if json:
         output.out_json({"queue": state.name, "ready": state.ready, "consumers": state.consumers})
