@@ -94,6 +94,10 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit status orders.yaml --watch",
             "rmqkit status 'orders.*' --sort name",
         ),
+        "why": (
+            "Explain why the messages of a queue wait, with the next command.",
+            "rmqkit why orders",
+        ),
         "check": (
             "Check that a broker is well: for probes, cron and monitoring.",
             "rmqkit check orders.yaml",

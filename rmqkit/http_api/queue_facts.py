@@ -1,0 +1,99 @@
+"""Everything about one queue that may tell why its messages wait, from RabbitMQ's HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from rmqkit.http_api import activity
+from rmqkit.http_api.activity import ClientConnection, QueueConsumer
+from rmqkit.http_api.client import HttpApiClient, path_part
+from rmqkit.http_api.mapping import status_of
+from rmqkit.model import Queue, Topology
+from rmqkit.report import QueueStatus
+from rmqkit.topology import policies
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """A queue, its place in the cluster, its consumers and settings, and what else may hold messages back.
+
+    `members` are the nodes with a copy of a quorum queue or stream, `online` those of them that run. `settings` are in
+    argument form. Of the policies that match, `policy` applies, and the `overruled` ones, of lower priority, do not.
+    `feeders` are the queues whose dead letters come here; `slowed` the connections that RabbitMQ slows down or blocks.
+    `redelivered` counts redeliveries since the queue was declared, or its statistics were reset.
+    """
+
+    status: QueueStatus
+    consumers: tuple[QueueConsumer, ...] = ()
+    leader: str = ""
+    members: tuple[str, ...] = ()
+    online: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    policy: str = ""
+    overruled: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
+    slowed: tuple[ClientConnection, ...] = ()
+    feeders: tuple[str, ...] = ()
+    redelivered: int = 0
+    oldest: datetime | None = None
+    version: tuple[int, ...] = ()
+
+    @property
+    def has_majority(self) -> bool:
+        """Tell whether more than half of the members are online; a classic queue has none."""
+        return not self.members or len(self.online) > len(self.members) // 2
+
+
+def queue_facts(api: HttpApiClient, name: str) -> QueueFacts:
+    """Return the facts about a queue. Raises NotFound, and the errors of `HttpApiClient.live`."""
+    consumers = activity.consumers(api, name)
+    settings = api.queue_settings(name)
+    topology = api.live().topology
+    version = api.fetch("overview", lambda found: str(found["rabbitmq_version"]))
+    queue = Queue(name, arguments={"x-queue-type": settings["x-queue-type"]})
+    matching = [each for each in topology.policies if policies.applies(each, queue)]
+    matching.sort(key=lambda each: (-each.priority, each.name))
+    policy = policies.policy_of(topology, queue)
+    facts = api.fetch(f"queues/{{vhost}}/{path_part(name)}", _facts)
+    return replace(
+        facts,
+        consumers=consumers,
+        settings=settings,
+        policy=policy.name if policy else "",
+        overruled=tuple(
+            each.name for each in sorted(matching, key=lambda each: (-each.priority, each.name)) if each is not policy
+        ),
+        alarms=api.alarms(),
+        slowed=tuple(each for each in activity.connections(api) if each.state in ("flow", "blocked", "blocking")),
+        feeders=tuple(_feeders(topology, name)),
+        version=tuple(int(part) for part in version.split(".") if part.isdecimal()),
+    )
+
+
+def _facts(found: Mapping[str, Any]) -> QueueFacts:
+    stats = found.get("message_stats") or {}
+    timestamp = found.get("head_message_timestamp")
+    return QueueFacts(
+        status_of(found),
+        leader=found.get("leader") or found.get("node") or "",
+        members=tuple(found.get("members") or ()),
+        online=tuple(found.get("online") or ()),
+        redelivered=stats.get("redeliver", 0),
+        oldest=datetime.fromtimestamp(timestamp, UTC) if isinstance(timestamp, int) else None,
+    )
+
+
+def _feeders(topology: Topology, name: str) -> list[str]:
+    """Return the queues whose dead letters reach a queue, or may: by the default exchange, or a binding of another."""
+    sources = {
+        each.source for each in topology.bindings if (each.destination_type, each.destination) == ("queue", name)
+    }
+    found = []
+    for queue in topology.queues:
+        target = policies.dead_letter_target(topology, queue)
+        if target and (target.exchange in sources if target.exchange else target.routing_key == name):
+            found.append(queue.name)
+    return found
