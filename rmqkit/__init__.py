@@ -31,13 +31,15 @@ _MODULES = {
     "message": "Delivery Message Properties Verdict",
     "messaging.background_publisher": "BackgroundPublisher",
     "messaging.consumer": "Consumer",
+    "messaging.look": "Look",
+    "messaging.peek": "PeekedMessage PeekReport",
     "model": "Binding Contract Exchange Policy Queue Retry Suppression Target Topology",
     "options": "ApplyOptions FailurePolicy Offset PublishOptions Replay WaitFor",
     "payload.contracts": "compile_contract",
     "payload.message_template": "fill",
     "plan": "Difference Outcome Plan Step",
     "report": (
-        "Answer ConsumeReport Failure Fate MoveGroup MoveReport PeekReport PeekedMessage PublishReport PurgeReport "
+        "Answer ConsumeReport Failure Fate MoveGroup MoveReport PublishReport PurgeReport "
         "QueueState QueueStatus ServeReport WaitReport"
     ),
     "settings": "Settings load_settings",
@@ -85,6 +87,9 @@ if TYPE_CHECKING:
     from rmqkit.message import Verdict as Verdict
     from rmqkit.messaging.background_publisher import BackgroundPublisher as BackgroundPublisher
     from rmqkit.messaging.consumer import Consumer as Consumer
+    from rmqkit.messaging.look import Look as Look
+    from rmqkit.messaging.peek import PeekedMessage as PeekedMessage
+    from rmqkit.messaging.peek import PeekReport as PeekReport
     from rmqkit.model import Binding as Binding
     from rmqkit.model import Contract as Contract
     from rmqkit.model import Exchange as Exchange
@@ -112,8 +117,6 @@ if TYPE_CHECKING:
     from rmqkit.report import Fate as Fate
     from rmqkit.report import MoveGroup as MoveGroup
     from rmqkit.report import MoveReport as MoveReport
-    from rmqkit.report import PeekedMessage as PeekedMessage
-    from rmqkit.report import PeekReport as PeekReport
     from rmqkit.report import PublishReport as PublishReport
     from rmqkit.report import PurgeReport as PurgeReport
     from rmqkit.report import QueueState as QueueState

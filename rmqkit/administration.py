@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
@@ -20,13 +20,15 @@ from rmqkit.http_api import permission_advice
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.message import Delivery
-from rmqkit.messaging.look import LookCost
 from rmqkit.model import Binding, Exchange, Queue, Target, Topology
 from rmqkit.options import ApplyOptions, WaitFor
 from rmqkit.plan import Plan
 from rmqkit.report import PurgeReport, QueueState, WaitReport
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
+
+if TYPE_CHECKING:
+    from rmqkit.messaging.look import LookCost
 
 _log = logging.getLogger("rmqkit")
 
@@ -143,6 +145,8 @@ class Administration:
 
     def _look_cost(self, queue: str) -> LookCost:
         """Return what a look costs the messages of a queue. Raises the errors of `queue_settings`."""
+        from rmqkit.messaging.look import LookCost  # noqa: PLC0415 - start-up time: few commands look
+
         settings = self.queue_settings(queue)
         with closing(self._consuming.channel()) as channel:
             return LookCost.of(settings, channel.transport.version)

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import logging
-import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from rmqkit.administration import Administration
 from rmqkit.deploy.subscription import Subscription, Subscriptions
-from rmqkit.errors import InputError
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.messaging.consumer import Consumer
-from rmqkit.messaging.look import Look, LookBounds, LookCost
 from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
 from rmqkit.messaging.shared_publisher import SharedPublisher
-from rmqkit.model import Exchange, Target, Topology
+from rmqkit.model import Topology
 from rmqkit.options import (
     CallOptions,
     ConsumeOptions,
-    MoveOptions,
     Offset,
     PublishOptions,
-    Replay,
     ServeOptions,
 )
 from rmqkit.payload.contracts import ContractCache
+from rmqkit.queue_contents import QueueContents
 from rmqkit.report import (
     Answer,
     Failure,
     Fate,
-    MoveReport,
-    PeekReport,
     PublishReport,
     QueueState,
     ServeReport,
@@ -74,7 +67,7 @@ def connect(
     return Connection(settings, name, wait_s=wait_s)
 
 
-class Connection(Administration):
+class Connection(QueueContents):
     """A connection to one broker, or to one of several equivalent brokers.
 
     Publishing has a separate TCP connection, because a broker under an alarm stops reading from publishers only
@@ -251,92 +244,6 @@ class Connection(Administration):
         options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack, offset)
         open_queue = self._subscriptions.open_queue(queue)
         return Consumer(self._consuming, queue, options, stop=stop, on_warning=on_warning, open_queue=open_queue)
-
-    def peek(
-        self,
-        queue: str,
-        *,
-        limit: int = 10,
-        matches: Callable[[Delivery], bool] | None = None,
-        scan: int = 1000,
-        offset: Offset | None = None,
-        force: bool = False,
-        stop: Stop | None = None,
-    ) -> PeekReport:
-        """Show the first messages of a queue, or of a stream from an offset on, and leave them there, in their order.
-
-        At most the first `limit` messages, or with `matches` those that match among the first `scan`. They are held
-        meanwhile, for five seconds and up to about 64 MiB of bodies: consumers receive the messages behind them.
-        Unless forced, raises InputError where a look may dead-letter or delay messages. Raises NotFound,
-        ResourceLocked, AccessRefused, ConsumerCancelled, ConnectionLost.
-        """
-        from rmqkit.messaging import peek  # noqa: PLC0415 - start-up time: few commands look
-
-        scan, matches = (max(limit, scan), matches) if matches else (limit, lambda _: True)
-        cost, stop = self._look_cost(queue), stop or Stop()
-        if cost.type == "stream":
-            options = ConsumeOptions(
-                min(scan, peek.STREAM_PREFETCH), scan, peek.STREAM_IDLE_S, offset=offset or "first"
-            )
-            return peek.peek_stream(Consumer(self._consuming, queue, options, stop=stop), cost, limit, scan, matches)
-        if offset is not None:
-            raise InputError(f"queue {queue!r} has no offsets: it is not a stream")
-        look = self._look(queue, cost, scan, peek.HOLD_S, peek.BODY_BYTES, force=force, stop=stop)
-        return peek.peek(look, limit, scan, matches)
-
-    def look(
-        self, queue: str, *, limit: int = 1000, hold_s: float = 60.0, force: bool = False, stop: Stop | None = None
-    ) -> Look:
-        """Return a look at the first `limit` messages of a queue: iterate over it, in a `with` block.
-
-        It holds the messages until the block ends, and then requeues them in their order; iterating ends when it has
-        held them for `hold_s`. Consumers receive the messages behind them meanwhile. Raises InputError for a stream,
-        which `consume` reads by offset, and the errors of `peek`.
-        """
-        cost = self._look_cost(queue)
-        if cost.type == "stream":
-            raise InputError(f"queue {queue!r} is a stream", advice="Consume it with an offset: that changes nothing.")
-        return self._look(queue, cost, limit, hold_s, math.inf, force=force, stop=stop or Stop())
-
-    def _look(
-        self, queue: str, cost: LookCost, limit: int, hold_s: float, body_bytes: float, *, force: bool, stop: Stop
-    ) -> Look:
-        if not force:
-            cost.check(queue)
-        return Look(self._consuming.channel(stop), queue, LookBounds(limit, hold_s, body_bytes), stop, cost)
-
-    def move(
-        self,
-        source: str,
-        to: Replay | Target | Exchange = Replay.QUEUE,
-        *,
-        matches: Callable[[Delivery], bool] = lambda _: True,
-        limit: int | None = None,
-        rate: float | None = None,
-        dry_run: bool = False,
-        force: bool = False,
-        stop: Stop | None = None,
-        on_progress: Callable[[int, str], None] = lambda _scanned, _blocked: None,
-        on_warning: OnWarning = _log.warning,
-    ) -> MoveReport:
-        """Move the messages of a queue back to their origin, or to a target; to an Exchange with their own routing key.
-
-        Each message is acknowledged once its copy is confirmed. Messages that do not match or cannot be moved stay; the
-        queue is scanned once, up to its length at the start. `limit` bounds the moved messages, `rate` their number a
-        second; `on_progress` receives the number scanned, and why the broker blocks publishers. A dry run inspects the
-        first 1,000 messages, or up to 10,000 if `limit` says so, as many as half a second allows. Raises InputError for
-        a stream, and unless forced for a dry run that might dead-letter or delay messages. Raises NotFound,
-        AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost, whose `report` has the numbers.
-        """
-        from rmqkit.deploy.live_router import LiveRouter  # noqa: PLC0415 - start-up time: few commands move
-        from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415
-        from rmqkit.messaging.move import Move  # noqa: PLC0415
-
-        if dry_run and not force and (cost := self._look_cost(source)).type:
-            cost.check(source)
-        drops = LiveRouter(self).drops_dead_letter
-        options, calls = MoveOptions(limit, None if dry_run else rate, dry_run), (on_progress, on_warning, drops)
-        return Move(self._publishing, source, destination_for(to), matches, options, stop or Stop(), *calls).run()
 
     def scenario_runner(self, *, stop: Stop | None = None) -> ScenarioRunner:
         """Return the runner of `rmqkit test --live`, for use in a `with` block; it needs AMQP alone."""

@@ -71,11 +71,15 @@ DRY_RUN = 1000  # messages that a dry run of a move inspects, unless its limit a
 
 @dataclass(frozen=True, slots=True)
 class MoveOptions:
-    """How to move: at most `limit` messages, `rate` messages a second; a `dry_run` inspects and requeues the first."""
+    """How to move: at most `limit` messages, `rate` messages a second; a `dry_run` inspects and requeues the first.
+
+    With `copy` the messages stay in their queue.
+    """
 
     limit: int | None = None
     rate: float | None = None
     dry_run: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

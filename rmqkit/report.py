@@ -178,8 +178,8 @@ class MoveReport:
 
     `ready` is the number of messages at the start. `redelivered` counts the moved messages that had been delivered
     before: only these may be duplicates. `unmatched` were excluded by the filter; `stayed` counts by reason those that
-    could not be moved. Of a `dry_run`, `moved` counts what a move would move, and `groups` has all matching messages,
-    the largest group first.
+    could not be moved. Of a `copy`, all stay in the queue. Of a `dry_run`, `moved` counts what a move would move, and
+    `groups` has all matching messages, the largest group first.
     """
 
     ready: int = 0
@@ -189,6 +189,7 @@ class MoveReport:
     stayed: Mapping[str, int] = field(default_factory=dict)
     groups: tuple[MoveGroup, ...] = ()
     dry_run: bool = False
+    copy: bool = False
     interrupted: bool = False
     seconds: float = 0.0
 
@@ -224,36 +225,6 @@ class WaitReport:
     met: bool
     state: str
     unseen: str = ""
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PeekedMessage:
-    """A message that was looked at: its position in the queue, from 1, or its offset in a stream, and its delivery.
-
-    `deliveries_left` is how many more may fail before the queue dead-letters it; None if it has no delivery limit.
-    """
-
-    position: int
-    delivery: Delivery
-    deliveries_left: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PeekReport:
-    """The messages that were looked at and match, in the order of the queue, out of the `scanned` first ones.
-
-    `ready` is the number of messages at the start, 0 for a stream; `cost` says how the look changed them, as the rest
-    of a sentence. `type` and `delivery_limit` are those of the queue, `type` None if it is unknown.
-    """
-
-    messages: tuple[PeekedMessage, ...]
-    type: str | None = None
-    ready: int = 0
-    consumers: int = 0
-    scanned: int = 0
-    delivery_limit: int | None = None
-    cost: str = ""
     seconds: float = 0.0
 
 
@@ -364,6 +335,8 @@ def as_json(report: Report) -> dict[str, Any]:
             return numbers | {"shares": dict(report.shares)}
         case MoveReport():
             numbers = _numbers(report, "ready scanned moved redelivered unmatched")
+            if report.copy:
+                numbers["copied"] = numbers.pop("moved")
             groups = [_group_as_json(group) for group in report.groups]
             return {"dry_run": report.dry_run, **numbers, "stayed": dict(report.stayed), "groups": groups}
         case Plan():

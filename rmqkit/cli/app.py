@@ -173,6 +173,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit move parked --dry-run",
             "rmqkit move parked --filter 'death.reason == \"rejected\" and death.age < 3600' --rate 100",
             "rmqkit move old_orders --to-queue orders",
+            "rmqkit move orders --to-url amqps://new.example.com/shop",
+        ),
+        "copy": (
+            "Copy the messages of a queue to another queue, exchange or broker, and leave them there.",
+            "rmqkit copy orders --to-queue orders_test",
+            "rmqkit copy orders --to-url amqp://localhost/test -n 1000",
         ),
         "purge": (
             "Delete the messages of a queue, or those that match a filter.",
@@ -212,7 +218,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }
-_TARGETS = {"test": "test:run", "unsubscribe": "subscribe:unsubscribe", "consumers": "connections:consumers"}
+_TARGETS = {
+    "test": "test:run",
+    "unsubscribe": "subscribe:unsubscribe",
+    "copy": "move:copy",
+    "consumers": "connections:consumers",
+}
 _TARGETS |= {name: f"{name}:app" for name in ("broker", "context", "delete")}  # with subcommands
 COMMANDS = {
     name: CommandEntry(f"rmqkit.cli.commands.{_TARGETS.get(name, f'{name}:{name}')}", summary, panel, tuple(examples))

@@ -141,7 +141,7 @@ class HandlerOptions:
 
     def check_target(self, settings: Settings, *, queue: str = "", exchange: str = "") -> None:
         """Raise a usage error if forwarded messages would return to the queue, or to the exchange it is bound to."""
-        if not self._forwards or not _same_broker(settings, self._target_settings(settings)):
+        if not self._forwards or not same_broker(settings, self._target_settings(settings)):
             return
         to_queue = self.to_queue if self.to_exchange != "" else self.to_routing_key
         if queue and to_queue == queue:
@@ -173,7 +173,7 @@ class HandlerOptions:
         if self._forwards:
             target = self._target_settings(settings)
             exchange, key = (self.to_exchange, self.to_routing_key) if self.to_queue is None else ("", self.to_queue)
-            return Forwarder(connect(target), exchange, key, queue if _same_broker(settings, target) else None)
+            return Forwarder(connect(target), exchange, key, queue if same_broker(settings, target) else None)
         return Printer(as_json=self.format is PrintFormat.JSON, lock_fd=lock_fd)
 
     @property
@@ -188,7 +188,7 @@ class HandlerOptions:
         return [name for name, value in options.items() if value is not None] + ["--to-..."] * self._forwards
 
 
-def _same_broker(one: Settings, other: Settings) -> bool:
+def same_broker(one: Settings, other: Settings) -> bool:
     """Tell whether two settings have an address in common."""
     places = [
         {("localhost" if is_loopback(each.host) else each.host, each.port, each.vhost) for each in settings.addresses}

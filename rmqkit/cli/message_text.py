@@ -12,11 +12,11 @@ from rmqkit.cli import output
 from rmqkit.cli.report_text import age
 from rmqkit.errors import Location, PayloadError
 from rmqkit.message import Delivery, Message
+from rmqkit.messaging.peek import PeekedMessage, PeekReport
 from rmqkit.payload import amqp_json
 from rmqkit.payload.compression import contents
 from rmqkit.payload.death_headers import DELIVERY_COUNT, Death, deaths, known_time
 from rmqkit.payload.envelopes import EnvelopeWriter
-from rmqkit.report import PeekedMessage, PeekReport
 
 _SHOWN_CHARACTERS = 60  # of a body in a table
 _HEADER = ("#", "age", "bytes", "redelivered", "exchange", "routing key", "died", "body")

@@ -73,8 +73,10 @@ def move_summary(report: MoveReport, source: str) -> str:
     if report.dry_run:
         parts = [f"{'Stopped: would' if report.interrupted else 'Would'} move {plural(report.moved, 'message')}"]
     else:
-        parts = [_done("moved", report.moved, report.seconds, interrupted=report.interrupted)]
-        if report.redelivered:
+        parts = [
+            _done("copied" if report.copy else "moved", report.moved, report.seconds, interrupted=report.interrupted)
+        ]
+        if report.redelivered and not report.copy:
             duplicates = "duplicates are possible only if an earlier move was interrupted"
             parts.append(f"{report.redelivered:,} redelivered ({duplicates})")
     if report.unmatched:

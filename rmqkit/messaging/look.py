@@ -6,6 +6,7 @@ place. What that costs the message differs by the type of queue and by the versi
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from rmqkit.stop import Stop
 # Each consumer receives at most so many times as many messages as those before it: they tell how large messages are.
 _FIRST_PREFETCH, _GROWTH, _PREFETCH = 1, 16, 6000
 _PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
+MOST = 100_000  # messages that a snapshot or a copy holds, unless its limit says more
+# What a closed channel returns to a quorum queue, it returns consumer by consumer; of more than 32, in any order.
+MOST_CONSUMERS = 24
 _FIRST_S = 10.0  # until the first delivery
 _IDLE_S = 0.1  # without a delivery, then the queue may be empty
 _EMPTY = 2  # times in a row
@@ -35,7 +39,7 @@ class LookBounds:
 
     messages: int
     seconds: float
-    body_bytes: float = float("inf")
+    body_bytes: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +128,29 @@ class Look:
                 advice="Stop its consumers first.",
             )
         self.looked = 0
+        sorts = channel.transport.version >= NACK_IS_FREE or cost.type == "classic"
+        self._most_consumers = math.inf if sorts else MOST_CONSUMERS
         self._wanted = min(self.ready, bounds.messages)
         self._largest = 0
         self._subscriptions = self._subscribed_to = 0  # consumers so far, and the deliveries that they all receive
-        self._until_s = float("inf")
+        self._until_s = math.inf
+
+    def check_length(self, limit: int | None) -> None:
+        """Raise InputError if there is no limit and the queue is too long to hold all of its messages."""
+        if limit is None and self.ready > MOST:
+            raise InputError(
+                f"{self._subject} has {self.ready:,} messages, and all of them would be held until the last is done",
+                advice=f"Add --limit {self.ready} to do so; consumers receive none of them meanwhile.",
+            )
 
     @property
-    def expired(self) -> bool:
-        """Tell whether the time was over before all messages were looked at."""
-        return self.looked < self._wanted and time.monotonic() >= self._until_s
+    def cut_short(self) -> str:
+        """Return why the look ended before all messages were looked at; empty if it did not, or if others took them."""
+        if self.looked == self._wanted:
+            return ""
+        if self.received == self._subscribed_to and self._subscriptions == self._most_consumers:
+            return "before RabbitMQ 4.3, no more messages of a quorum queue can be returned in their order"
+        return f"{self._bounds.seconds:g} s were over" if time.monotonic() >= self._until_s else ""
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +179,8 @@ class Look:
         idle_until_s, empty = time.monotonic() + _FIRST_S, 0
         while self.received < self._wanted and self.body_bytes < self._bounds.body_bytes and not self._stop.requested:
             if self.received == self._subscribed_to:
+                if self._subscriptions == self._most_consumers:
+                    return
                 self._subscribe()
             wait_s = min(self._until_s - time.monotonic(), _IDLE_S)
             events = self._channel.wait(max(wait_s, 0), subject=self._subject)

@@ -90,6 +90,7 @@ class Move:
     """One move, over a connection that broker alarms may block.
 
     `on_progress` receives, from time to time, how many messages were inspected and why the broker blocks publishers.
+    `target` is a connection to another broker, to which the messages are published over `out`, a channel for each pass.
     `drops_dead_letter` tells whether a queue drops a dead letter with this routing key and headers; None: unknown.
     """
 
@@ -102,6 +103,8 @@ class Move:
     on_progress: Callable[[int, str], None]
     on_warning: Callable[[str], None]
     drops_dead_letter: Callable[[str, str, Headers], bool | None]
+    target: ReconnectingConnection | None = None
+    out: Channel | None = field(default=None, init=False)
     ready: int = 0
     moved: int = 0
     redelivered: int = 0
@@ -126,7 +129,7 @@ class Move:
                 failures = failures + 1 if self.moved == moved_before else 0
                 moved_before = self.moved
                 assert self._failure is not None  # noqa: S101 - an incomplete pass has one
-                if failures == _FAILURES:
+                if failures == _FAILURES or self.options.copy:  # another pass would copy the same messages again
                     raise self._failure
                 self.on_warning(f"{self._failure}; continuing")
                 self.stop.wait(_PAUSE_S * failures)
@@ -134,6 +137,11 @@ class Move:
             exc.report = self.report
             raise
         return self.report
+
+    @property
+    def publishing(self) -> ReconnectingConnection:
+        """Return the connection to the broker that receives the messages."""
+        return self.target or self.connection
 
     def open_pass(self, channel: Channel) -> MovePass:
         """Return a pass over the queue on a new channel."""
@@ -150,6 +158,7 @@ class Move:
             stayed=dict(self.stayed),
             groups=self.groups.groups,
             dry_run=self.options.dry_run,
+            copy=self.options.copy,
             interrupted=self.stop.requested,
             seconds=time.monotonic() - self._started_s,
         )
@@ -158,7 +167,7 @@ class Move:
         """Call `on_progress`, unless that was done a moment ago."""
         if time.monotonic() - self._reported_s >= _PROGRESS_EVERY_S:
             self._reported_s = time.monotonic()
-            self.on_progress(self.moved + self.unmatched + self.stayed.total(), self.connection.blocked)
+            self.on_progress(self.moved + self.unmatched + self.stayed.total(), self.publishing.blocked)
 
     def _refuse_stream(self) -> None:
         with EntityInspector(self.connection) as inspector:
@@ -173,7 +182,7 @@ class Move:
         """Inspect the first messages, count what a move would do with each, and leave them in their queue."""
         bounds = LookBounds(min(max(self.options.limit or 0, DRY_RUN), _DRY_RUN_MOST), _HOLD_S)
         with (
-            EntityInspector(self.connection, self.stop) as inspector,
+            EntityInspector(self.publishing, self.stop) as inspector,
             Look(session.channel, self.source, bounds, self.stop) as look,
         ):
             self.ready = look.ready
@@ -188,13 +197,14 @@ class Move:
         self.unmatched, self.stayed, self.groups = 0, Counter(), MoveGroups()
         if self.options.dry_run:
             self.moved = 0
+        self.out = self.target.recover(self.stop, _same) if self.target else None
         session = self.connection.recover(self.stop, self.open_pass)
         try:
             if self.options.dry_run:
                 self._look(session)
                 return True
             self.ready = self.ready or session.held.ready()
-            with self.stop.waking(session.channel.wake), EntityInspector(self.connection, self.stop) as inspector:
+            with self.stop.waking(session.channel.wake), EntityInspector(self.publishing, self.stop) as inspector:
                 # After a failure the same messages may be there again, as far as acknowledgements were lost: then the
                 # pass ends when no more arrive, and it is no longer than the first.
                 session.run(inspector, self.ready)
@@ -206,15 +216,19 @@ class Move:
             self._failure = exc
             return False
         finally:
-            session.channel.close()
+            session.close()
         return True
+
+
+def _same(channel: Channel) -> Channel:
+    return channel
 
 
 class MovePass(Transfer):
     """One pass over the queue, on one channel; it ends early when its channel does."""
 
     def __init__(self, move: Move, channel: Channel) -> None:
-        super().__init__(move.connection, channel, move.source, self._existing_destination, move.stop)
+        super().__init__(move.publishing, channel, move.source, self._existing_destination, move.stop, out=move.out)
         self.held = HeldDeliveries(channel, move.source)
         self._move = move
         self._inspector: EntityInspector
@@ -358,7 +372,11 @@ class MovePass(Transfer):
         """Acknowledge deliveries and count them."""
         if self._full:
             self._full.difference_update([each.destination.routing_key for each in confirmed])
-        self.held.settle([each.delivery.delivery_tag for each in confirmed])
+        if self._move.options.copy:
+            for each in confirmed:
+                self.held.keep(each.delivery.delivery_tag)
+        else:
+            self.held.settle([each.delivery.delivery_tag for each in confirmed])
         self._move.moved += len(confirmed)
         self._move.redelivered += sum([each.delivery.redelivered for each in confirmed])
 

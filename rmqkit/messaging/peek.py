@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.consumer import Consumer
 from rmqkit.messaging.look import Look, LookCost
-from rmqkit.report import PeekedMessage, PeekReport
 
 BODY_BYTES = 64 * 1024 * 1024  # of the bodies that are held, about
 HOLD_S = 5.0  # consumers do not receive the messages meanwhile
@@ -17,6 +17,36 @@ STREAM_PREFETCH, STREAM_IDLE_S = 100, 1.0
 _OFFSET = "x-stream-offset"  # the header that holds a message's offset
 
 Matches = Callable[[Delivery], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class PeekedMessage:
+    """A message that was looked at: its position in the queue, from 1, or its offset in a stream, and its delivery.
+
+    `deliveries_left` is how many more may fail before the queue dead-letters it; None if it has no delivery limit.
+    """
+
+    position: int
+    delivery: Delivery
+    deliveries_left: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeekReport:
+    """The messages that were looked at and match, in the order of the queue, out of the `scanned` first ones.
+
+    `ready` is the number of messages at the start, 0 for a stream; `cost` says how the look changed them, as the rest
+    of a sentence. `type` and `delivery_limit` are those of the queue, `type` None if it is unknown.
+    """
+
+    messages: tuple[PeekedMessage, ...]
+    type: str | None = None
+    ready: int = 0
+    consumers: int = 0
+    scanned: int = 0
+    delivery_limit: int | None = None
+    cost: str = ""
+    seconds: float = 0.0
 
 
 def peek(look: Look, limit: int, scan: int, matches: Matches) -> PeekReport:

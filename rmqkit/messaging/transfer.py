@@ -19,13 +19,15 @@ from rmqkit.options import PublishOptions
 from rmqkit.stop import Stop
 
 WAIT_S = 1.0  # between two checks of the clocks
+_CONFIRM_CHECK_S = 0.005  # between two looks for the confirms of another broker
 LATE_S = 0.05  # a quorum queue may miss acknowledgements sent just before its channel closes
 
 
 class Transfer(ABC):
     """Deliveries of one channel, published over it, and settled once the broker answers for their copies.
 
-    A subclass decides which deliveries to `publish`, and what follows a confirm, a nack and a return.
+    They are published over `out` instead, if it is given: a channel of `connection`, which leads to another broker. A
+    subclass decides which deliveries to `publish`, and what follows a confirm, a nack and a return.
     """
 
     def __init__(
@@ -35,19 +37,22 @@ class Transfer(ABC):
         queue: str,
         destination_for: DestinationFor,
         stop: Stop,
+        *,
+        out: Channel | None = None,
     ) -> None:
         self.channel = channel
         self.subject = f"queue {queue!r}"
         self.stop = stop
         self._connection = connection
+        self._out = out = out or channel
         self._destination_for = destination_for
-        self._username = channel.transport.address.username
-        self._encoder = Encoder(channel.number, channel.transport.frame_max)
+        self._username = out.transport.address.username
+        self._encoder = Encoder(out.number, out.transport.frame_max)
         self._unconfirmed: Unconfirmed[Transferred] = Unconfirmed(always_exact=True)
         self._deadline = ConfirmDeadline(PublishOptions(), connection.settings.blocked_timeout_s)
         self._origin: Origin | None = None
         self._destination: Destination | str = ""  # for that origin
-        channel.confirm_select()
+        out.confirm_select()
 
     @abstractmethod
     def take(self, deliveries: list[Delivery]) -> None:
@@ -89,7 +94,7 @@ class Transfer(ABC):
                 self.failed(message, exc)
         if frames:  # writing no bytes is no frame
             self._unconfirmed.extend(messages)
-            self.channel.send(b"".join(frames))
+            self._out.send(b"".join(frames))
 
     def receive(self, timeout_s: float) -> bool:
         """Process the events that have arrived, or wait for some; return whether there were any.
@@ -97,7 +102,11 @@ class Transfer(ABC):
         Raises ConsumerCancelled when the queue was deleted, NotConfirmed when the broker confirms nothing for too long,
         StoppedWaiting, Refused, ConnectionLost.
         """
-        events = self.channel.wait(timeout_s, subject=self.subject)
+        if self._out is self.channel:
+            events = self.channel.wait(timeout_s, subject=self.subject)
+        else:
+            wait_s = min(timeout_s, _CONFIRM_CHECK_S) if self.in_flight else timeout_s
+            events = [*self.channel.wait(wait_s, subject=self.subject), *self._out.wait(0, subject="the target")]
         for event in events:
             if isinstance(event, list):
                 self.take(event)
@@ -111,6 +120,12 @@ class Transfer(ABC):
             self._deadline.restart()
         self._deadline.check(blocked=self._connection.blocked, stopping=self.stop.requested, waiting_for=self.in_flight)
         return bool(events)
+
+    def close(self) -> None:
+        """Close the channels."""
+        if self._out is not self.channel:
+            self._out.close()
+        self.channel.close()
 
     def _settle(self, confirm: Confirm) -> None:
         returned, settled = self._unconfirmed.returned, self._unconfirmed.settle(confirm)

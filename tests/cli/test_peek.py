@@ -260,6 +260,22 @@ def test_of_a_long_queue_no_more_is_held_than_is_looked_at(connection: Connectio
     assert drain(vhost_url, "long") == [b"%d" % number for number in range(3000)]
 
 
+def test_a_look_with_many_consumers_ends_before_the_broker_would_mix_up_what_returns(
+    connection: Connection, vhost_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look, "_PREFETCH", 5)
+    declare(vhost_url, "orders", x_queue_type="quorum")
+    sent = [b"%d" % number for number in range(300)]
+    connection.publish(rmqkit.Message(body, "orders") for body in sent)
+    with connection.look("orders") as held:
+        seen = [each.body for each in held]
+    assert seen == sent[: len(seen)]
+    assert (len(seen) == 300) is looks_are_free(broker)
+    assert bool(held.cut_short) is not looks_are_free(broker)
+    wait_until(lambda: ready(vhost_url, "orders") == 300)
+    assert drain(vhost_url, "orders") == sent
+
+
 def test_a_look_ends_in_time_and_after_so_many_bytes(
     connection: Connection, vhost_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,22 +1,29 @@
-"""`rmqkit move`: replay a dead-letter queue, or drain one queue into another."""
+"""`rmqkit move` and `copy`: replay a dead-letter queue, drain one queue into another, or copy its messages."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import error_output, output, protection, report_text
-from rmqkit.cli.handler_options import FILTER_HELP, delivery_filter
+from rmqkit.cli.handler_options import FILTER_HELP, delivery_filter, same_broker
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field, parse_target
 from rmqkit.cli.signals import run_and_exit
 from rmqkit.errors import BrokerError
 from rmqkit.model import Exchange, Target
 from rmqkit.options import DRY_RUN, Replay
 from rmqkit.report import MoveReport, as_json
+from rmqkit.settings import Settings, load_settings
 from rmqkit.stop import Stop
+
+if TYPE_CHECKING:
+    from rmqkit.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +39,57 @@ class MoveTargetOptions:
     to_exchange: str | None = option_field("--to-exchange NAME", "To this exchange, with their own keys.")
     routing_key: str | None = option_field("-r --routing-key KEY", "With --to-exchange: the key.")
 
-    def target(self, source: str) -> Replay | Target | Exchange:
+    to_url: str | None = option_field("--to-url URL", "To another broker: by default, to its queue of the same name.")
+
+    def target(self, source: str, settings: Settings) -> Replay | Target | Exchange:
         """Return the target of a queue's messages. Raises a usage error."""
-        if sum(each is not None for each in (self.to_origin, self.to_queue, self.to_exchange)) > 1:
-            raise typer.BadParameter("use only one of --to-origin, --to-queue, --to-exchange")
-        if self.routing_key is not None and self.to_exchange is None:
-            raise typer.BadParameter("--routing-key needs --to-exchange")
-        if self.to_queue == source:
-            raise typer.BadParameter(f"the messages are already in queue {source!r}")
-        if self.to_exchange is not None and self.routing_key is None:
-            return Exchange(self.to_exchange)
-        target = parse_target(queue=self.to_queue, exchange=self.to_exchange, routing_key=self.routing_key)
-        return target or self.to_origin or Replay.QUEUE
+        target = _target(self.to_queue, self.to_exchange, self.routing_key, replay=self.to_origin is not None)
+        if target is None and (self.to_origin or not self.to_url):
+            return self.to_origin or Replay.QUEUE
+        target = target or Target("", source)
+        _check_other_queue(source, target, settings, self.to_url)
+        return target
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTargetOptions:
+    """The target of the copies."""
+
+    to_queue: str | None = option_field("--to-queue NAME", "To this queue.")
+    to_exchange: str | None = option_field("--to-exchange NAME", "To this exchange, with their own keys.")
+    routing_key: str | None = option_field("-r --routing-key KEY", "With --to-exchange: the key.")
+    to_url: str | None = option_field("--to-url URL", "To another broker: by default, to its queue of the same name.")
+
+    def target(self, source: str, settings: Settings) -> Target | Exchange:
+        """Return the target of a queue's messages. Raises a usage error."""
+        target = _target(self.to_queue, self.to_exchange, self.routing_key)
+        if target is None and not self.to_url:
+            raise typer.BadParameter("name a target: --to-queue, --to-exchange or --to-url")
+        target = target or Target("", source)
+        _check_other_queue(source, target, settings, self.to_url)
+        return target
+
+
+def _target(
+    queue: str | None, exchange: str | None, routing_key: str | None, *, replay: bool = False
+) -> Target | Exchange | None:
+    if sum((replay, queue is not None, exchange is not None)) > 1:
+        raise typer.BadParameter("use only one of --to-origin, --to-queue, --to-exchange")
+    if routing_key is not None and exchange is None:
+        raise typer.BadParameter("--routing-key needs --to-exchange")
+    if exchange is not None and routing_key is None:
+        return Exchange(exchange)
+    return parse_target(queue=queue, exchange=exchange, routing_key=routing_key)
+
+
+def _check_other_queue(source: str, target: Target | Exchange, settings: Settings, to_url: str | None) -> None:
+    if target == Target("", source) and (to_url is None or same_broker(settings, _other(to_url))):
+        raise typer.BadParameter(f"the messages are already in queue {source!r}")
+
+
+def _other(url: str) -> Settings:
+    """Return the settings of the broker that --to-url names."""
+    return load_settings([url], source="--to-url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +107,18 @@ class MoveFilterOptions:
     )
     force: bool = option_field(
         "--force", "With --dry-run: scan even where that might delay messages, or dead-letter them.", default=False
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFilterOptions:
+    """The messages to copy, and how fast."""
+
+    filter: str | None = option_field("--filter EXPRESSION", FILTER_HELP.replace("Handle", "Copy"))
+    limit: int | None = option_field("-n --limit N", "Copy at most N messages. [default: all, up to 100,000]", min=1)
+    rate: float | None = option_field("--rate N", "Copy at most N messages a second.", min=0.001)
+    force: bool = option_field(
+        "--force", "Copy even where that may delay messages, or dead-letter them by the delivery limit.", default=False
     )
 
 
@@ -83,40 +141,96 @@ def move(
     """
     if selection.force and not selection.dry_run:
         raise typer.BadParameter("--force needs --dry-run")
-    to, matches, settings = target.target(source), delivery_filter(selection.filter), broker.settings()
+    settings = broker.settings()
+    to, matches = target.target(source, settings), delivery_filter(selection.filter)
     if not selection.dry_run:
         protection.confirm(settings, yes, f"move the messages of queue {source!r}")
 
-    def body(stop: Stop) -> int:
-        error = None
-        with connect(settings) as connection:
-            ready = connection.queue_state(source).ready
-            limit = selection.limit or (DRY_RUN if selection.dry_run else ready)
-            total = min(ready, limit)
-            try:
-                with output.progress("scanning" if selection.dry_run else "moving", total) as show:
-                    report = connection.move(
-                        source,
-                        to,
-                        matches=matches or (lambda _: True),
-                        limit=selection.limit,
-                        rate=selection.rate,
-                        dry_run=selection.dry_run,
-                        force=selection.force,
-                        stop=stop,
-                        on_progress=show,
-                        on_warning=output.warn,
-                    )
-            except BrokerError as exc:
-                if exc.report is None or json:
-                    raise
-                report, error = exc.report, exc
-        _print_report(report, source, as_json_object=json)
-        if error:
-            output.error(error_output.as_text(error))
-        return exit_codes.exit_code(error or (None if stop.requested else report))
+    def start(connection: Connection, broker: Connection | None, stop: Stop, show: output.Update) -> MoveReport:
+        return connection.move(
+            source,
+            to,
+            broker=broker,
+            matches=matches or (lambda _: True),
+            limit=selection.limit,
+            rate=selection.rate,
+            dry_run=selection.dry_run,
+            force=selection.force,
+            stop=stop,
+            on_progress=show,
+            on_warning=output.warn,
+        )
 
-    run_and_exit(body)
+    label = "scanning" if selection.dry_run else "moving"
+    most = selection.limit or (DRY_RUN if selection.dry_run else None)
+    run_and_exit(partial(_run, source, settings, target.to_url, start, label=label, most=most, json=json))
+
+
+@grouped
+def copy(
+    source: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue whose messages are copied.")],
+    broker: ConnectionOptions,
+    *,
+    target: CopyTargetOptions,
+    selection: CopyFilterOptions,
+    json: Json = False,
+) -> None:
+    """Copy the messages of a queue to another queue, an exchange or another broker, and leave them there.
+
+    Each copy is confirmed. All messages are held until the last copy is, because each returns to its place only then:
+    consumers do not receive them meanwhile. What that costs the messages is as for `rmqkit peek`. If any could not be
+    copied, the exit code is 6.
+    """
+    settings = broker.settings()
+    to, matches = target.target(source, settings), delivery_filter(selection.filter)
+
+    def start(connection: Connection, broker: Connection | None, stop: Stop, show: output.Update) -> MoveReport:
+        return connection.copy(
+            source,
+            to,
+            broker=broker,
+            matches=matches or (lambda _: True),
+            limit=selection.limit,
+            rate=selection.rate,
+            force=selection.force,
+            stop=stop,
+            on_progress=show,
+            on_warning=output.warn,
+        )
+
+    run_and_exit(
+        partial(_run, source, settings, target.to_url, start, label="copying", most=selection.limit, json=json)
+    )
+
+
+def _run(
+    source: str,
+    settings: Settings,
+    to_url: str | None,
+    start: Callable[[Connection, Connection | None, Stop, output.Update], MoveReport],
+    stop: Stop,
+    *,
+    label: str,
+    most: int | None,
+    json: bool,
+) -> int:
+    """Move or copy, print the report and return the exit code."""
+    error = None
+    with ExitStack() as stack:
+        connection = stack.enter_context(connect(settings))
+        other = stack.enter_context(connect(_other(to_url))) if to_url else None
+        ready = connection.queue_state(source).ready
+        try:
+            with output.progress(label, min(ready, most or ready)) as show:
+                report = start(connection, other, stop, show)
+        except BrokerError as exc:
+            if exc.report is None or json:
+                raise
+            report, error = exc.report, exc
+    _print_report(report, source, as_json_object=json)
+    if error:
+        output.error(error_output.as_text(error))
+    return exit_codes.exit_code(error or (None if stop.requested else report))
 
 
 def _print_report(report: MoveReport, source: str, *, as_json_object: bool) -> None:

@@ -14,7 +14,7 @@ from rmqkit.cli.handler_options import FILTER_HELP, OFFSET_HELP, delivery_filter
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option_field
 from rmqkit.cli.signals import run_and_exit
 from rmqkit.handlers.printer import Printer
-from rmqkit.report import PeekReport
+from rmqkit.messaging.peek import PeekReport
 from rmqkit.stop import Stop
 
 

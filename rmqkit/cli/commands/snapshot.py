@@ -17,6 +17,7 @@ from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.signals import run_and_exit
 from rmqkit.errors import InputError
 from rmqkit.message import Verdict
+from rmqkit.messaging.look import MOST
 from rmqkit.payload.envelopes import EnvelopeWriter
 from rmqkit.plural import plural
 from rmqkit.stop import Stop
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from rmqkit.connection import Connection
     from rmqkit.payload.snapshot_file import SnapshotWriter
 
-_MOST = 100_000  # messages that are held, unless --limit says more
 _HOLD_S = 300.0  # far below RabbitMQ's consumer timeout of 30 minutes
 _STREAM_IDLE_S, _STREAM_CHUNK_S = 1.0, 5.0  # by then, the messages at the start are in chunks that are complete
 _OFFSET = "x-stream-offset"
@@ -98,19 +98,15 @@ def _save_queue(
     show: output.Update,
 ) -> str:
     """Save the messages of a queue that is no stream; return what that has cost them."""
-    limit, envelopes = options.limit or _MOST, EnvelopeWriter()
+    limit, envelopes = options.limit or MOST, EnvelopeWriter()
     with connection.look(queue, limit=limit, hold_s=_HOLD_S, force=options.force, stop=stop) as look:
-        if options.limit is None and look.ready > _MOST:
-            raise InputError(
-                f"queue {queue!r} has {look.ready:,} messages: a snapshot would hold all of them until it is written",
-                advice=f"Add --limit {look.ready} to do so; consumers receive none of them meanwhile.",
-            )
+        look.check_length(options.limit)
         for delivery in look:
             writer.add(envelopes.write(delivery))
             show(writer.count, "")
-        if look.expired:
+        if look.cut_short:
             raise InputError(
-                f"after {_HOLD_S:g} s only {writer.count:,} of {look.ready:,} messages were written; nothing was saved",
+                f"{writer.count:,} of {look.ready:,} messages were written: {look.cut_short}; nothing was saved",
                 advice="Save the first ones with --limit.",
             )
     return f"they are {look.cost.text}"
