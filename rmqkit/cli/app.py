@@ -31,6 +31,12 @@ class CommandEntry(NamedTuple):
 # By panel and name: the help of each command, then its examples.
 _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "Topologies": {
+        "init": (
+            "Write a topology that is shipped with rmqkit into a folder, as a start for your own.",
+            "rmqkit init",
+            "rmqkit init work",
+            "rmqkit init orders shop --force",
+        ),
         "validate": (
             "Check topology files for errors and suspicious declarations.",
             "rmqkit validate topologies/work.yaml",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,3 +23,14 @@ def find(name: str) -> Path:
     if name not in known:
         raise DocumentError(f"no example topology {name!r}", advice=f"Available: {', '.join(known)}.")
     return known[name]
+
+
+def description(path: Path) -> str:
+    """Return what a shipped topology is for, in a sentence."""
+    found = re.search(r"^description: (.+)$", path.read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def text(path: Path) -> str:
+    """Return the text of a shipped file without the path of its schema, which holds only next to rmqkit's own files."""
+    return re.sub(r"\A# yaml-language-server: .*\n#\n", "", path.read_text("utf-8"))

@@ -45,6 +45,7 @@ LINES: dict[str, list[str]] = {
     "diff": ["diff {topology} {url}"],
     "status": ["status", "status {topology} --json"],
     "schema": ["schema"],
+    "init": ["init", "init work {folder}/shipped"],
     "publish": [
         "publish -q work -n 20 {body}",
         "publish -q missing {body}",
@@ -79,6 +80,9 @@ LINES: dict[str, list[str]] = {
     "delete queue": ["delete queue work --dry-run", "delete queue missing --yes"],
     "delete exchange": ["delete exchange missing --yes"],
     "delete binding": ["delete binding missing work --yes"],
+    "copy": ["copy work --to-queue other --limit 1", "copy missing --to-queue other"],
+    "why": ["why work", "why missing"],
+    "check": ["check --queue work", "check --json", "check {topology}"],
     "wait": ["wait work --ready 0 --timeout 0", "wait missing --consumers 1 --timeout 0"],
     "context add": ["context add mine {url}", "context add mine amqp://ada@h --password-command 'printf {body}'"],
     "context edit": ["context edit mine {url}", "context edit mine --protected"],
@@ -94,7 +98,17 @@ LINES: dict[str, list[str]] = {
     "broker env": ["broker env"],
     "broker ctl": ["broker ctl status"],
 }
-OFFLINE = {"validate", "route", "graph", "convert", "schema", "demo", *(name for name in LINES if " " in name)}
+OFFLINE = {
+    "init",
+    "restore",
+    "validate",
+    "route",
+    "graph",
+    "convert",
+    "schema",
+    "demo",
+    *(name for name in LINES if " " in name),
+}
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,20 @@ def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
             with Path(path).open("rb") as stream:
                 content = stream.read(limit + 1)
     except OSError as error:
-        raise fatal(Location(file), f"the file cannot be read: {error.strerror or error}") from error
+        advice = _advise_init(Path(path)) if isinstance(error, FileNotFoundError) else ""
+        raise fatal(Location(file), f"the file cannot be read: {error.strerror or error}", advice) from error
     except ValueError as error:  # a NUL in the path
         raise fatal(Location(file), f"invalid path: {error}") from error
     if max(status.st_size, len(content)) > limit:
         raise fatal(Location(file), f"the file is larger than {limit:,} bytes", "Check that this is the right file.")
     return _decode(content, file)
+
+
+def _advise_init(path: Path) -> str:
+    from rmqkit.topology.examples import example_names  # noqa: PLC0415 - start-up time: only if a file is missing
+
+    is_shipped = path.parts == ("topologies", path.name) and path.name.partition(".")[0] in example_names()
+    return f"`rmqkit init {path.name.partition('.')[0]}` writes it." if is_shipped else ""
 
 
 def _decode(content: bytes, file: str) -> str:

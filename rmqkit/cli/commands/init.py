@@ -1,0 +1,52 @@
+"""`rmqkit init`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmqkit.cli import files, output
+from rmqkit.cli.options import Json, option
+from rmqkit.errors import InputError
+from rmqkit.topology import examples
+
+
+def init(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A topology; without one, all are listed.")] = "",
+    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where its files are written.")] = "topologies",
+    *,
+    force: Annotated[bool, option("--force", "Replace files that exist.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a topology that is shipped with rmqkit into a folder, as a start for your own.
+
+    Its scenarios for `rmqkit test` and its contracts are written next to it.
+    """
+    if not name:
+        _list(json=json)
+        return
+    source = examples.find(name)
+    sources = sorted(source.parent.glob(f"{name}.*"))
+    targets = [Path(folder) / each.name for each in sources]
+    if not force and (existing := [target for target in targets if target.exists()]):
+        raise InputError(f"{existing[0]} already exists", advice="Name another folder, or add --force.")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"folder {folder} cannot be made: {reason}") from error
+    for each, target in zip(sources, targets, strict=True):
+        files.write(str(target), examples.text(each), force=force)
+    if json:
+        output.out_json({"written": list(map(str, targets))})
+        return
+    output.out("\n".join(map(str, targets)))
+    output.note(f"Declare it with `rmqkit apply {output.safe(str(Path(folder) / source.name))}`.")
+
+
+def _list(*, json: bool) -> None:
+    found = {name: examples.description(path) for name, path in examples.example_names().items()}
+    if json:
+        output.out_json(found)
+    else:
+        output.out(output.table(list(found.items()), header=("NAME", "TOPOLOGY"), shortened=(1,)))
