@@ -9,6 +9,7 @@ from typing import Any
 from rmqkit.errors import SettingsError
 
 _TO_FILES = {"call", "export", "graph"}  # commands whose -o names a file
+_GROUPS = {"context", "delete"}  # whose subcommands connect
 _SHORT, _LONG = {"-q", "-v"}, {"--quiet", "--verbose"}  # before the command; -q of publish is a queue
 
 
@@ -41,7 +42,8 @@ def _behind_command(words: list[str], are_flags: Mapping[str, bool]) -> list[str
         size = 1 if are_flags[name] or rest[0] != name else 2
         moved += rest[:size]
         rest = rest[size:]
-    return [*rest[:1], *moved, *rest[1:]]
+    size = 2 if rest and rest[0] in _GROUPS else 1
+    return [*rest[:size], *moved, *rest[size:]]
 
 
 def complete_yes(words: Sequence[str], parameters: Iterable[Any]) -> list[str]:

@@ -227,6 +227,7 @@ def _parameters_of(group: type) -> list[inspect.Parameter]:
 def connection(options: ConnectionOptions) -> None:
     """Connect to a broker with these options, which all commands that need one share.
 
-    An option takes precedence over an environment variable, and that over the default. `eval "$(rmqkit broker env)"`
-    sets the variables for a private node. A URL needs no password: it may come from a file, a variable or a prompt.
+    An option takes precedence over an environment variable, that over the context in use, and that over the default.
+    `rmqkit context show` says where each value comes from. `eval "$(rmqkit broker env)"` sets the variables for a
+    private node. A URL needs no password: it may come from a file, a variable or a prompt.
     """

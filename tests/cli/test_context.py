@@ -80,6 +80,7 @@ def test_the_password_is_kept_only_where_an_option_says(config: Path) -> None:
         "--password-in-file needs a terminal"
         in rmqkit("context", "add", "prod", "amqps://ada@h", "--password-in-file", as_process=True).stderr
     )
+    assert "No closing quotation" in fail("context", "add", "prod", "amqps://ada@h", "--password-command", "pass 'x")
     assert not config.exists()
     succeed("context", "add", "prod", url, "--password-in-file")
     assert f'url = "amqps://ada@rabbit.example"\npassword = "{SECRET}"' in config.read_text()

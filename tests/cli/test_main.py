@@ -21,7 +21,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit import exit_codes
 from rmqkit.cli import app, error_output, signals
-from rmqkit.cli.argv import _TO_FILES, normalize
+from rmqkit.cli.argv import _GROUPS, _TO_FILES, normalize
 from rmqkit.cli.options import ConnectionOptions
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
@@ -374,6 +374,7 @@ def test_zsh_keeps_the_apostrophes_of_help() -> None:
     [
         ("-u amqp://b --vhost v publish -q q hi", "publish -u amqp://b --vhost v -q q hi"),
         ("--url=amqp://b -uamqp://c --tls-insecure status", "status --url=amqp://b -uamqp://c --tls-insecure"),
+        ("--context prod delete queue q", "delete queue --context prod q"),
         ("--version", "--version"),
         ("-u amqp://b", "-u amqp://b"),
         ("status -o json", "status --json"),
@@ -396,6 +397,14 @@ def test_commands_whose_o_option_names_a_file_are_known() -> None:
         return any("-o" in each.opts for each in getattr(app.load(name), "params", ()))
 
     assert set(filter(names_files, app.COMMANDS)) == _TO_FILES
+
+
+def test_groups_whose_commands_connect_are_known() -> None:
+    def connects(name: str) -> bool:
+        inner = getattr(app.load(name), "commands", {}).values()
+        return any("--url" in each.opts for command in inner for each in command.params)
+
+    assert set(filter(connects, app.COMMANDS)) == _GROUPS
 
 
 def test_a_command_uses_the_broker_named_before_it() -> None:

@@ -57,7 +57,10 @@ class PasswordOptions:
             advice = "Leave it out, or add --password-keyring, or --password-in-file to keep it unencrypted."
             raise SettingsError(f"context {name!r}: the URL contains a password", advice=advice)
         if self.password_command:
-            return {"password_command": shlex.split(self.password_command)}
+            try:
+                return {"password_command": shlex.split(self.password_command)}
+            except ValueError as error:
+                raise SettingsError(f"--password-command: {error}") from None
         if self.password_file:
             return {"password_file": os.path.abspath(self.password_file)}  # noqa: PTH100 - links stay
         if not self.keeps:
