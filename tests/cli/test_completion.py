@@ -6,8 +6,10 @@ import os
 import shlex
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,24 +124,37 @@ def test_the_routing_keys_of_a_file_are_completed_without_a_broker(tmp_path: Pat
     assert ask(f"rmqkit route {file} -e o -r ord", "bash").split() == ["order.\\*", "order.eu"]
 
 
-def test_a_password_is_never_asked_for(complete: Complete, vhost_url: str, tmp_path: Path) -> None:
+def test_a_password_is_never_asked_for(complete: Complete, broker: Broker, vhost_url: str, tmp_path: Path) -> None:
     login = vhost_url.replace("guest:guest@", "guest@")
     command = ["touch", str(tmp_path / "asked")]
     write_contexts(tmp_path, prod={"url": login, "password_command": command})
-    assert complete("rmqkit purge --context prod ", RMQKIT_URL="") == []
-    assert complete("rmqkit purge ", RMQKIT_URL=login) == []
+    api_url = broker.api_url.replace("guest:guest@", "")
+    assert complete("rmqkit purge --context prod ", RMQKIT_URL="", RMQKIT_API_URL=api_url) == []
+    assert complete("rmqkit purge ", RMQKIT_URL=login, RMQKIT_API_URL=api_url) == []
     assert not (tmp_path / "asked").exists()
 
 
 @pytest.fixture
-def silent_server() -> Iterator[str]:
-    """A server that accepts connections and never answers."""
+def endless_server() -> Iterator[str]:
+    """A server whose answer to one client does not end, and which accepts others in silence."""
+    done = threading.Event()
+
+    def answer() -> None:
+        with suppress(OSError), server.accept()[0] as client:
+            while not done.wait(0.1):
+                client.sendall(b"x")
+
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        answering = threading.Thread(target=answer)
+        answering.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        done.set()
+        answering.join()
 
 
-def test_a_broker_that_does_not_answer_completes_nothing(complete: Complete, silent_server: str) -> None:
-    for url in (silent_server, "http://127.0.0.1:1", "nonsense", "http://[::1"):
+def test_a_broker_that_does_not_answer_completes_nothing(complete: Complete, endless_server: str) -> None:
+    for url in (endless_server, endless_server, "http://127.0.0.1:1", "nonsense", "http://[::1"):
         start = time.monotonic()
         assert complete("rmqkit purge o", RMQKIT_API_URL=url) == []
         assert time.monotonic() - start < TIMEOUT_S + 20  # a busy machine; without a limit it would not end
