@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -76,7 +76,7 @@ def connections(api: HttpApiClient, *, all_vhosts: bool = False) -> tuple[Client
 
     Raises the errors of `HttpApiClient.live`.
     """
-    found = api.fetch(f"{'' if all_vhosts else 'vhosts/{vhost}/'}connections", lambda each: [*map(_connection, each)])
+    found = api.fetch(f"{'' if all_vhosts else 'vhosts/{vhost}/'}connections", _connections)
     return tuple(sorted(found, key=lambda each: (each.client_name, each.place)))
 
 
@@ -86,7 +86,7 @@ def consumers(api: HttpApiClient, queue: str) -> tuple[QueueConsumer, ...]:
     Raises NotFound, and the errors of `HttpApiClient.live`.
     """
     known = {each.name: each for each in connections(api)}
-    channels = api.fetch("vhosts/{vhost}/channels", lambda found: {each["name"]: each for each in found})
+    channels = api.fetch("vhosts/{vhost}/channels", lambda found: {each.get("name"): each for each in found})
 
     def convert(found: Mapping[str, Any]) -> list[QueueConsumer]:
         return [_consumer(each, known, channels) for each in found.get("consumer_details") or ()]
@@ -99,12 +99,16 @@ def consumers(api: HttpApiClient, queue: str) -> tuple[QueueConsumer, ...]:
     )
 
 
+def _connections(found: Iterable[Mapping[str, Any]]) -> list[ClientConnection]:
+    return [_connection(each) for each in found if "name" in each]  # else it was closed meanwhile
+
+
 def _connection(found: Mapping[str, Any]) -> ClientConnection:
     properties = found.get("client_properties") or {}
     own = {
         "client_name": found.get("user_provided_name") or properties.get("connection_name") or "",
         "host": found.get("peer_host") or "",
-        "port": found.get("peer_port") or 0,
+        "port": _port(found),
         "client": properties.get("product", ""),
         "version": properties.get("version", ""),
         "tls": bool(found.get("ssl")),
@@ -118,18 +122,20 @@ def _connection(found: Mapping[str, Any]) -> ClientConnection:
 def _consumer(
     found: Mapping[str, Any], known: Mapping[str, ClientConnection], channels: Mapping[str, Mapping[str, Any]]
 ) -> QueueConsumer:
-    place = found["channel_details"]
-    channel = channels.get(place["name"], {})
-    name = place["connection_name"]
-    host, port = place.get("peer_host") or "", place.get("peer_port") or 0
+    place = found.get("channel_details") or {}  # empty at first, and once the channel is closed
+    channel = channels.get(place.get("name", ""), {})
+    name = place.get("connection_name", "")
+    connection = known.get(name) or ClientConnection(
+        name, user=place.get("user", ""), host=place.get("peer_host") or "", port=_port(place)
+    )
     stats = channel.get("message_stats") or {}
     return read(
         QueueConsumer,
         {
             "tag": found["consumer_tag"],
             "queue": found["queue"]["name"],
-            "connection": known.get(name) or ClientConnection(name, user=place.get("user", ""), host=host, port=port),
-            "channel": place["number"],
+            "connection": connection,
+            "channel": place.get("number", 0),
             "prefetch": found["prefetch_count"],
             "active": found.get("active", True),
             "exclusive": found["exclusive"],
@@ -139,9 +145,14 @@ def _consumer(
             "delivered_per_s": _rate(stats, "deliver") if channel else None,
             "acknowledged_per_s": _rate(stats, "ack") if channel else None,
             "idle_since": _time(channel.get("idle_since")),
-            "timeout_ms": found.get("consumer_timeout"),
+            "timeout_ms": timeout if isinstance(timeout := found.get("consumer_timeout"), int) else None,
         },
     )
+
+
+def _port(found: Mapping[str, Any]) -> int:
+    port = found.get("peer_port")
+    return port if isinstance(port, int) else 0  # or "unknown"
 
 
 def _rate(found: Mapping[str, Any], name: str) -> float:

@@ -73,7 +73,8 @@ def _consumers(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
     if not consumers:
         if status.ready and not status.consumers:
             wait = "waits" if status.ready == 1 else "wait"
-            yield Cause("no_consumer", f"It has no consumer: {plural(status.ready, 'message')} {wait}.", _ask(facts))
+            message = f"It has no consumer: {plural(status.ready, 'message')} {wait}. Start a service that consumes it."
+            yield Cause("no_consumer", message, f"rmqkit peek {_quoted(facts)}")
         return
     active = [each for each in consumers if each.active]
     substitutes = len(consumers) - len(active)
@@ -83,9 +84,10 @@ def _consumers(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
         message = f"Its single active consumer, {_who(active[0], now)}, takes no message; {others}."
         yield Cause("single_active_consumer", message, _close(active[0]))
     elif full and len(full) == len(active):
-        begin = "Its only consumer is full" if len(full) == 1 else f"All {len(full):,} consumers are full"
-        rule = "RabbitMQ sends no more before one acknowledges"
-        yield Cause("consumers_full", f"{begin}, {rule}: {_most(full, now)}.", f"rmqkit consumers {_quoted(facts)}")
+        begin = f"All {len(full):,} consumers are full, and get no more before they acknowledge"
+        if len(full) == 1:
+            begin = "Its only consumer is full, and gets no more before it acknowledges"
+        yield Cause("consumers_full", f"{begin}: {_most(full, now)}.", _consumers_command(facts))
     held = sum(each.unacknowledged or 0 for each in consumers)
     if (status.unacknowledged or 0) > held and all(each.unacknowledged is not None for each in consumers):
         rest = plural((status.unacknowledged or 0) - held, "message")
@@ -105,10 +107,10 @@ def _timeout(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
         timeout_s = (each.timeout_ms or _TIMEOUT_MS) / 1000
         idle_s = _idle_s(each, now)
         if each.ack_required and each.unacknowledged and idle_s >= timeout_s * _NEAR:
-            assumed = "" if each.timeout_ms else ", if it is the default,"
+            timeout = f"{_span(timeout_s)}{'' if each.timeout_ms else ' by default'}"
             message = (
                 f"{_who(each, now)} has acknowledged nothing for {_span(idle_s)}: after the consumer timeout"
-                f"{assumed} of {_span(timeout_s)} RabbitMQ takes its messages back."
+                f" ({timeout}) RabbitMQ takes its messages back."
             )
             yield Cause("consumer_timeout", message[:1].upper() + message[1:], _close(each))
 
@@ -137,7 +139,11 @@ def _length_limit(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
         dead = facts.settings.get("x-dead-letter-exchange") is not None
         fate = "publishers are rejected" if overflow.startswith("reject") else "the oldest messages are dropped"
         fate = "the oldest messages are dead-lettered" if overflow == "drop-head" and dead else fate
-        yield Cause("length_limit", f"It has reached its limit of {plural(limit, 'message')}: {fate}.", _ask(facts))
+        yield Cause(
+            "length_limit",
+            f"It has reached its limit of {plural(limit, 'message')}: {fate}.",
+            _consumers_command(facts),
+        )
 
 
 def _rates(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
@@ -147,7 +153,7 @@ def _rates(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
         return
     rates = f"{published:,.1f} messages a second arrive, and {acknowledged:,.1f} are acknowledged"
     if published > _GROWING * acknowledged:
-        yield Cause("growing", f"It grows: {rates}. More or faster consumers are needed.", _ask(facts))
+        yield Cause("growing", f"It grows: {rates}. More or faster consumers are needed.", _consumers_command(facts))
     elif acknowledged > published:
         left_s = status.ready / (acknowledged - published)
         yield Cause("draining", f"It drains: {rates}; it will be empty in about {_span(left_s)}.", _wait(facts))
@@ -188,8 +194,8 @@ def _quoted(facts: QueueFacts) -> str:
     return shlex.quote(facts.status.name)
 
 
-def _ask(facts: QueueFacts) -> str:
-    return f"rmqkit consume {_quoted(facts)}"
+def _consumers_command(facts: QueueFacts) -> str:
+    return f"rmqkit consumers {_quoted(facts)}"
 
 
 def _wait(facts: QueueFacts) -> str:

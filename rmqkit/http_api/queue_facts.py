@@ -63,9 +63,7 @@ def queue_facts(api: HttpApiClient, name: str) -> QueueFacts:
         consumers=consumers,
         settings=settings,
         policy=policy.name if policy else "",
-        overruled=tuple(
-            each.name for each in sorted(matching, key=lambda each: (-each.priority, each.name)) if each is not policy
-        ),
+        overruled=tuple(each.name for each in matching if each is not policy),
         alarms=api.alarms(),
         slowed=tuple(each for each in activity.connections(api) if each.state in ("flow", "blocked", "blocking")),
         feeders=tuple(_feeders(topology, name)),

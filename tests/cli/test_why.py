@@ -51,10 +51,13 @@ def orders(vhost_channel: BlockingChannel) -> BlockingChannel:
 
 def test_a_queue_without_a_consumer(live: Run, orders: BlockingChannel, explained: Explain) -> None:
     cause = explained("orders", "no_consumer")
-    assert (cause["first"], cause["message"]) == (True, "It has no consumer: 5 messages wait.")
+    assert (cause["first"], cause["message"]) == (
+        True,
+        "It has no consumer: 5 messages wait. Start a service that consumes it.",
+    )
     header, first, command = live("why", "orders").stdout.splitlines()
     assert header.startswith("classic queue 'orders': 5 ready, 0 unacknowledged, 0 consumers, in ")
-    assert (first, command) == ("1. It has no consumer: 5 messages wait.", "   rmqkit consume orders")
+    assert (first, command) == (f"1. {cause['message']}", "   rmqkit peek orders")
     assert orders.is_open
 
 
@@ -67,7 +70,7 @@ def test_consumers_that_are_full_are_named(
     with client(vhost_url, holder("orders", prefetch=1), "slow"), client(vhost_url, holder("orders", 2), "slower"):
         cause = explained("orders", "consumers_full")
         assert cause["first"]
-        assert cause["message"].startswith("All 2 consumers are full, RabbitMQ sends no more before one acknowledges: ")
+        assert cause["message"].startswith("All 2 consumers are full, and get no more before they acknowledge: ")
         for name, held in (("slow", "1 unacknowledged message"), ("slower", "2 unacknowledged messages")):
             assert f"'{name}' from 127.0.0.1:" in cause["message"]
             assert f"({held}" in cause["message"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import random
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +16,11 @@ import rmqkit
 from rmqkit.node.cluster import Cluster
 from tests.faults import scenarios_cluster as scenarios
 from tests.faults.scenarios_cluster import ClusterSetup
+from tests.support.cli import rmqkit as rmqkit_command
+from tests.support.nodes import evaluate
 from tests.support.proxy import Proxy
-from tests.support.queues import declare
+from tests.support.queues import declare, open_channel
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("leak_free")]
 
@@ -81,3 +86,33 @@ def test_the_url_of_a_lost_connection_is_tried_last(broker_url: str, queue_name:
         one.reset()
         assert connection.publish(message).confirmed == 1
         assert (one.accepted, other.accepted) == (tried, 1)
+
+
+def test_why_and_check_name_the_nodes_that_are_away(cluster: Cluster) -> None:
+    home, *others = cluster.nodes
+    env = {"RMQKIT_URL": home.url, "RMQKIT_API_URL": home.status().management_url.replace("://", "://guest:guest@")}
+    queue = f"faults-{uuid.uuid4().hex[:12]}"
+    member = f"(quorum_queues, {{'%2F_{queue}', node()}})"
+
+    def codes() -> dict[str, str]:
+        causes = json.loads(rmqkit_command("why", queue, "--json", env=env).stdout)["causes"]
+        return {each["code"]: each["message"] for each in causes}
+
+    def levels() -> dict[str, str]:
+        done = rmqkit_command("check", "--json", env=env)
+        return {each["name"]: each["level"] for each in json.loads(done.stdout)["checks"]}
+
+    declare(home.url, queue, x_queue_type="quorum")
+    try:
+        wait_until(lambda: cluster.leader(queue) and not codes() and levels()["quorum"] == "ok")
+        others[0].kill()
+        wait_until(lambda: "member_away" in codes() and levels()["nodes"] == levels()["quorum"] == "critical")
+        assert others[0].name in codes()["member_away"]
+        assert evaluate(others[1], f"ra:stop_server{member}") == "ok"  # a node without majority would pause
+        wait_until(lambda: "no_majority" in codes())
+        assert "1 of its 3 members is online" in codes()["no_majority"]
+    finally:
+        evaluate(others[1], f"ra:restart_server{member}")
+        cluster.start()
+        with open_channel(home.url) as channel:
+            channel.queue_delete(queue)

@@ -65,7 +65,7 @@ def test_a_consumer_timeout_is_near_after_half_of_it(idle_min: int, timeout_ms: 
     if near and timeout_ms is None:
         cause = next(each for each in diagnose(found, NOW) if each.code == "consumer_timeout")
         assert "'billing' from 10.0.0.7:4242" in cause.message
-        assert "if it is the default, of 30 min" in cause.message
+        assert "the consumer timeout (30 min by default)" in cause.message
         assert cause.command == "rmqkit connections --close 10.0.0.7:4242"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -62,8 +65,10 @@ def _text(facts: QueueFacts, causes: Sequence[Cause]) -> str:
     counts += [f"oldest {age(facts.oldest)}"] if facts.oldest and status.ready else []
     counts += [f"policy {facts.policy!r}"] * bool(facts.policy)
     lines = [f"{status.type or 'queue'} queue {status.name!r}: {', '.join(counts)}"]
+    columns = shutil.get_terminal_size().columns if output.is_terminal(sys.stdout) else 0
     for number, cause in enumerate(causes, 1):
-        lines.append(f"{number}. {cause.message}")
+        line = f"{number}. {cause.message}"
+        lines += textwrap.wrap(line, columns, subsequent_indent="   ", break_on_hyphens=False) if columns else [line]
         lines += [f"   {cause.command}"] * bool(cause.command)
     if not causes:
         waits = "no message waits" if not status.ready else "its consumers are at work"
