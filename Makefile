@@ -40,6 +40,7 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python -m tests.benchmarks.handlers
 	$(BIN)/python -m tests.benchmarks.contracts
 	$(BIN)/python -m tests.benchmarks.rpc
+	$(BIN)/python -m tests.benchmarks.services
 	$(BIN)/python -m tests.benchmarks.completion
 
 setup: .venv/dev rabbitmq clients ## what `make test` needs, and no more

@@ -34,7 +34,10 @@ _MODULES = {
     "messaging.look": "Look",
     "messaging.peek": "PeekedMessage PeekReport",
     "model": "Binding Contract Exchange Policy Queue Retry Suppression Target Topology",
-    "options": "ApplyOptions FailurePolicy Offset PublishOptions Replay WaitFor",
+    "options": (
+        "ApplyOptions CallOptions ConsumeOptions FailurePolicy MoveOptions Offset PublishOptions Replay ServeOptions "
+        "WaitFor"
+    ),
     "payload.contracts": "compile_contract",
     "payload.message_template": "fill",
     "plan": "Difference Outcome Plan Step",
@@ -100,10 +103,14 @@ if TYPE_CHECKING:
     from rmqkit.model import Target as Target
     from rmqkit.model import Topology as Topology
     from rmqkit.options import ApplyOptions as ApplyOptions
+    from rmqkit.options import CallOptions as CallOptions
+    from rmqkit.options import ConsumeOptions as ConsumeOptions
     from rmqkit.options import FailurePolicy as FailurePolicy
+    from rmqkit.options import MoveOptions as MoveOptions
     from rmqkit.options import Offset as Offset
     from rmqkit.options import PublishOptions as PublishOptions
     from rmqkit.options import Replay as Replay
+    from rmqkit.options import ServeOptions as ServeOptions
     from rmqkit.options import WaitFor as WaitFor
     from rmqkit.payload.contracts import compile_contract as compile_contract
     from rmqkit.payload.message_template import fill as fill

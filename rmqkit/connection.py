@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=rpc_server.Function)
 OnWarning = Callable[[str], None]
+DEFAULTS = PublishOptions()
 _log = logging.getLogger("rmqkit")
 
 
@@ -158,7 +159,7 @@ class Connection(QueueContents):
         messages: Message | Iterable[Message | None],
         *,
         topology: Topology | None = None,
-        options: PublishOptions = PublishOptions(),  # noqa: B008 - frozen
+        options: PublishOptions = DEFAULTS,
         check: bool = True,
         timeout_s: float | None = None,
         stop: Stop | None = None,
@@ -186,7 +187,7 @@ class Connection(QueueContents):
         source = (messages,) if isinstance(messages, Message) else messages
         if topology:
             source = self._contracts.of_topology(topology).checked(source)
-        plain = not topology and options == PublishOptions() and on_warning == _log.warning
+        plain = not topology and (options is DEFAULTS or options == DEFAULTS) and on_warning == _log.warning
         if isinstance(messages, Message) and plain and not any((stop, on_progress, on_settled, on_failure)):
             report = self._shared_publisher.publish(messages, timeout_s)
         else:
@@ -209,7 +210,7 @@ class Connection(QueueContents):
     def publisher(
         self,
         *,
-        options: PublishOptions = PublishOptions(),  # noqa: B008 - frozen
+        options: PublishOptions = DEFAULTS,
         warn_of_failures: bool = True,
         on_warning: OnWarning = _log.warning,
     ) -> BackgroundPublisher:

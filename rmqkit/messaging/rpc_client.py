@@ -146,7 +146,7 @@ class RpcClient:
         assert channel is not None, "it was opened just now"  # noqa: S101
         data = self._encoder.encode(call.message)
         try:
-            channel.send(data)
+            channel.send(data, now=not self._waiting)
         except BrokerError as exc:  # known before any of it was sent, so it stays unsent
             self._lose(exc)
             return

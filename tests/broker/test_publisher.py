@@ -332,3 +332,17 @@ def test_only_messages_are_published(connection: rmqkit.Connection) -> None:
         connection.publish(b"raw")  # type: ignore[arg-type]
     with connection.publisher() as publisher, pytest.raises(rmqkit.PayloadError, match="Message, not bytes"):
         publisher.publish(b"raw")  # type: ignore[arg-type]
+
+
+def test_json_is_published_and_read(connection: rmqkit.Connection, queue: str) -> None:
+    connection.publish(Message.json({"total": 7, "city": "Łódź"}, queue, message_id="7"))
+    (delivery,) = connection.consume(queue, count=1)
+    assert delivery.json() == {"total": 7, "city": "Łódź"}
+    assert delivery.body == '{"total":7,"city":"Łódź"}'.encode()
+    assert (delivery.properties.content_type, delivery.properties.message_id) == ("application/json", "7")
+    connection.publish(Message(b"{", queue))
+    (delivery,) = connection.consume(queue, count=1)
+    with pytest.raises(rmqkit.PayloadError, match=r"not JSON: .*line 1 column 2"):
+        delivery.json()
+    with pytest.raises(rmqkit.PayloadError, match="cannot be written as JSON"):
+        Message.json({"total": object()})

@@ -35,6 +35,7 @@ from tests.faults import scenarios_cluster as cluster
 from tests.faults import scenarios_input_output as input_output
 from tests.faults import scenarios_network as network
 from tests.faults import scenarios_process as process
+from tests.faults import scenarios_services as services
 from tests.faults import scenarios_topology as topology
 from tests.faults import scenarios_volume as volume
 from tests.faults.fault_run import FaultSetup, Result, io_threads, open_files
@@ -104,6 +105,9 @@ class Fault:
 FAULTS = (
     Fault("1", "the broker is killed while publishing", broker.killed_while_publishing),
     Fault("2", "the broker is killed while consuming", broker.killed_while_consuming),
+    Fault("1", "the broker is killed under twenty threads that share a connection", services.killed_under_threads),
+    Fault("1, 2", "the broker is killed under tasks that publish and consume", services.killed_under_tasks),
+    Fault("5", "the connection that twenty threads share is cut", services.cut_under_threads),
     Fault("3", "an operator closes all connections, again and again", broker.connections_closed),
     Fault("3", "the broker's application is stopped and started", broker.application_stopped),
     Fault("4", "the broker is frozen for 5 s", broker.frozen),
