@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rmqkit.administration import Administration
@@ -146,7 +147,7 @@ class QueueContents(Administration):
             with self._look(source, cost, 0, 0.0, math.inf, force=force, stop=stop) as look:
                 look.check_length(limit)
         options = MoveOptions(limit, rate, copy=True)
-        return self._move(
+        report = self._move(
             source,
             to,
             broker,
@@ -156,6 +157,7 @@ class QueueContents(Administration):
             on_progress=on_progress,
             on_warning=on_warning,
         )
+        return replace(report, cost=cost.text)
 
     def _move(
         self,

@@ -178,8 +178,8 @@ class MoveReport:
 
     `ready` is the number of messages at the start. `redelivered` counts the moved messages that had been delivered
     before: only these may be duplicates. `unmatched` were excluded by the filter; `stayed` counts by reason those that
-    could not be moved. Of a `copy`, all stay in the queue. Of a `dry_run`, `moved` counts what a move would move, and
-    `groups` has all matching messages, the largest group first.
+    could not be moved. Of a `copy`, all stay in the queue, and `cost` says what that has changed. Of a `dry_run`,
+    `moved` counts what a move would move, and `groups` has all matching messages, the largest group first.
     """
 
     ready: int = 0
@@ -190,6 +190,7 @@ class MoveReport:
     groups: tuple[MoveGroup, ...] = ()
     dry_run: bool = False
     copy: bool = False
+    cost: str = ""
     interrupted: bool = False
     seconds: float = 0.0
 
@@ -336,7 +337,7 @@ def as_json(report: Report) -> dict[str, Any]:
         case MoveReport():
             numbers = _numbers(report, "ready scanned moved redelivered unmatched")
             if report.copy:
-                numbers["copied"] = numbers.pop("moved")
+                numbers |= {"copied": numbers.pop("moved"), "cost": report.cost}
             groups = [_group_as_json(group) for group in report.groups]
             return {"dry_run": report.dry_run, **numbers, "stayed": dict(report.stayed), "groups": groups}
         case Plan():

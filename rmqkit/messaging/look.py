@@ -26,8 +26,8 @@ MOST = 100_000  # messages that a snapshot or a copy holds, unless its limit say
 # What a closed channel returns to a quorum queue, it returns consumer by consumer; of more than 32, in any order.
 MOST_CONSUMERS = 24
 _FIRST_S = 10.0  # until the first delivery
-_IDLE_S = 0.1  # without a delivery, then the queue may be empty
-_EMPTY = 2  # times in a row
+_IDLE_S = 0.2  # without a delivery, then the queue may be empty
+_EMPTY = 3  # times in a row
 _PRIORITY = {"x-priority": -100}  # a consumer with room for a message receives it first
 _DEFAULT_LIMIT = 20  # of a quorum queue since RabbitMQ 4.0 (https://www.rabbitmq.com/docs/quorum-queues)
 _LIMITED_SINCE = (4,)
@@ -130,7 +130,7 @@ class Look:
         self.looked = 0
         sorts = channel.transport.version >= NACK_IS_FREE or cost.type == "classic"
         self._most_consumers = math.inf if sorts else MOST_CONSUMERS
-        self._wanted = min(self.ready, bounds.messages)
+        self._wanted: int = min(self.ready, bounds.messages)
         self._largest = 0
         self._subscriptions = self._subscribed_to = 0  # consumers so far, and the deliveries that they all receive
         self._until_s = math.inf
@@ -144,9 +144,14 @@ class Look:
             )
 
     @property
+    def missing(self) -> int:
+        """Count the messages that were ready at the start and were not looked at."""
+        return self._wanted - self.looked
+
+    @property
     def cut_short(self) -> str:
         """Return why the look ended before all messages were looked at; empty if it did not, or if others took them."""
-        if self.looked == self._wanted:
+        if not self.missing:
             return ""
         if self.received == self._subscribed_to and self._subscriptions == self._most_consumers:
             return "before RabbitMQ 4.3, no more messages of a quorum queue can be returned in their order"
@@ -193,10 +198,10 @@ class Look:
             if events:
                 idle_until_s, empty = time.monotonic() + _FIRST_S, 0
                 continue
-            # A delivery may be on its way behind the first answer, and would have arrived before the second.
-            empty = 0 if self._channel.queue_counts(self._queue).message_count else empty + 1
             if empty == _EMPTY or time.monotonic() > min(idle_until_s, self._until_s):
                 return  # other consumers have received the rest
+            # A delivery may be on its way behind the first answer, but arrives before the second.
+            empty = 0 if self._channel.queue_counts(self._queue).message_count else empty + 1
 
     def close(self) -> None:
         """Requeue the messages in their order, in the way that costs them least, and close the channel."""

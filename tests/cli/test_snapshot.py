@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,26 @@ def test_a_file_that_exists_a_long_queue_and_a_missing_target_are_refused(
     assert live("restore", file, "-q", "orders", "--to-origin").returncode == 2
     assert live("restore", file, "-q", "nowhere").returncode == 6
     wait_for_queue(vhost_channel, "orders", ready=5)
+    assert drain(vhost_channel, "orders") == sent
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_no_file_and_every_message(
+    live: Run, vhost_channel: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(vhost_channel, "orders")
+    sent = fill(vhost_channel, "orders", 200)
+    monkeypatch.setattr(snapshot_file, "_BLOCK_BYTES", 100)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))  # as on a full disk
+        done = live("snapshot", "orders", tmp_path / "orders.jsonl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (done.returncode, "cannot be written" in done.stderr) == (3, True)
+    assert not [*tmp_path.glob("orders*")]
+    wait_for_queue(vhost_channel, "orders", ready=200)
     assert drain(vhost_channel, "orders") == sent
 
 

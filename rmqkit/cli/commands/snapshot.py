@@ -109,6 +109,8 @@ def _save_queue(
                 f"{writer.count:,} of {look.ready:,} messages were written: {look.cut_short}; nothing was saved",
                 advice="Save the first ones with --limit.",
             )
+        if look.missing and not stop.requested:
+            output.warn(f"{plural(look.missing, 'message')} left queue {queue!r} meanwhile")
     return f"they are {look.cost.text}"
 
 
