@@ -148,11 +148,22 @@ def put(contexts: Mapping[str, Mapping[str, Any]], *, force: bool = False) -> No
     """Add contexts by name; raise SettingsError, having added none, if one exists, unless `force`."""
 
     def add(known: Any) -> None:
-        if existing := ", ".join(name for name in contexts if name in known) if not force else "":
-            raise SettingsError(f"already a context: {existing}", advice="Add --force to replace it.")
+        if not force:
+            _refuse(name for name in contexts if name in known)
         known.update({name: _as_toml(values) for name, values in contexts.items()})
 
     _change(lambda document: add(document["contexts"]))
+
+
+def check_new(names: Iterable[str]) -> None:
+    """Raise SettingsError if one of the names is taken: before a password is stored under it."""
+    known = load().by_name
+    _refuse(name for name in names if name in known)
+
+
+def _refuse(taken: Iterable[str]) -> None:
+    if names := ", ".join(taken):
+        raise SettingsError(f"already a context: {names}", advice="Add --force to replace it.")
 
 
 def edit(name: str, values: Mapping[str, Any], unset: Iterable[str]) -> Context:

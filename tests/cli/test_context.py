@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit import contexts
 from tests.conftest import Broker
 from tests.support.cli import rmqkit
+from tests.support.file_keyring import FileKeyring
+from tests.support.queues import fill
 from tests.support.terminal import prompted, terminal
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -91,6 +94,38 @@ def test_the_password_is_kept_only_where_an_option_says(config: Path) -> None:
     assert 'password_command = ["pass", "show", "my rabbit"]' in config.read_text()
     assert "other" not in config.read_text()
     assert listed()["prod"]["password"] == "command pass"
+
+
+def test_a_context_that_exists_keeps_its_password_in_the_keyring(tmp_path: Path) -> None:
+    import keyring  # noqa: PLC0415 - an extra
+
+    before = keyring.get_keyring()
+    keyring.set_keyring(FileKeyring(tmp_path / "keys"))
+    try:
+        succeed("context", "add", "prod", f"amqps://ada:{SECRET}@h", "--password-keyring")
+        assert "already a context" in fail("context", "add", "prod", "amqps://ada:other@h", "--password-keyring")
+        assert "already a context" in fail("context", "import", "amqps://ada:other@prod", "--password-keyring")
+        assert keyring.get_password("rmqkit", "prod") == SECRET
+        succeed("context", "edit", "prod", "--password-command", "pass rabbit")
+        assert keyring.get_password("rmqkit", "prod") is None
+        succeed("context", "add", "prod", f"amqps://ada:{SECRET}@h", "--password-keyring", "--force")
+        assert listed()["prod"]["password"] == "keyring"
+        succeed("context", "remove", "prod")
+        assert (tmp_path / "keys").read_text() == "{}"
+    finally:
+        keyring.set_keyring(before)
+
+
+def test_a_password_command_logs_in_over_amqp_and_http_and_in_worker_processes(
+    vhost_url: str, vhost_channel: BlockingChannel, broker: Broker
+) -> None:
+    vhost_channel.queue_declare("work", durable=True)
+    fill(vhost_channel, "work", 3)
+    url = vhost_url.replace("guest:guest@", "guest@")
+    succeed("context", "add", "here", url, "--api-url", api(broker), "--password-command", "printf guest")
+    assert "work" in succeed("status", "--context", "here").stdout
+    done = rmqkit("consume", "work", "--context", "here", "--workers", 2, "-n", 3, as_process=True)
+    assert (done.returncode, sorted(done.stdout.split())) == (0, ["0", "1", "2"])
 
 
 def test_a_password_is_typed_without_being_shown(config: Path) -> None:

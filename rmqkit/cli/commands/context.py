@@ -117,6 +117,8 @@ def add(
     force: Annotated[bool, option("--force", "Replace a context of this name.")] = False,
 ) -> None:
     """Add a context. The password of a URL is kept only where an option says."""
+    if not force:
+        contexts.check_new([name])
     contexts.put({name: _values(name, urls, place, more)}, force=force)
     output.note(f"Added context {name}. Use it with --context {name}, or `rmqkit context use {name}`.")
 
@@ -247,6 +249,8 @@ def import_contexts(
     found = rabbitmqadmin_file.read(source, name)
     if len(found) > 1 and (place.password_command or place.password_file):
         raise SettingsError("--password-command and --password-file need a single context")
+    if not force:
+        contexts.check_new(found)
     for each, values in found.items():
         secret = str(values.pop("password", ""))
         if secret and place == PasswordOptions():
