@@ -27,6 +27,7 @@ def run(
     report, error, stopped_at_once = _send(connection, messages, options, stop)
     unsaved = _save_progress(messages)
     error = error or report_text.error_of(report, mandatory=mandatory) or messages.failure or unsaved
+    connection.complete_advice(error)
     code = report_text.exit_code(report, error)
     _print_report(report, error, messages, as_json_object=json)
     if stopped_at_once and code:

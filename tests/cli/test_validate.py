@@ -64,7 +64,7 @@ warned.yaml:1:20: warning: nothing is bound to exchange 'b', and it has no alter
   https://www.rabbitmq.com/docs/publishers#unroutable
 
 hinted.yaml:1:10: hint: queue 'a' drops poison messages, and has no dead-letter exchange [delivery-limit-drops]
-  Set x-dead-letter-exchange, or set x-delivery-limit: -1 for no limit.
+  Set x-dead-letter-exchange or, for RabbitMQ 4 alone, x-delivery-limit: -1 for no limit.
   Since RabbitMQ 4.0, a quorum queue drops a message at the end of the 21st delivery that counts as failed.
   https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 """
