@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _DAY_S = 86_400
 _TLS_S = 10.0
+_CLOCKS_DIFFER_S = 60.0
 _FREE_LOOK = (4, 3)  # the first version whose quorum queues do not count a look as a delivery
 _BROKEN = ("down", "crashed", "stopped", "minority")
 _DRIFT = (Outcome.CREATE, Outcome.CHANGE, Outcome.CONFLICT, Outcome.MISSING, Outcome.UNSUPPORTED, Outcome.EXTRA)
@@ -224,7 +225,7 @@ def _age(
         return 0.0, ""
     if queue.type == "classic":
         timestamp = health.head_timestamp(api, queue.name)
-        return (max(time.time() - timestamp, 0.0), "") if timestamp is not None else (None, "it has no timestamp")
+        return _since(timestamp)
     if queue.type == "quorum" and version < _FREE_LOOK:
         return None, "before RabbitMQ 4.3 a look at a quorum queue counts as a delivery"
     try:
@@ -232,4 +233,12 @@ def _age(
     except (InputError, AccessRefused) as exc:
         return None, exc.message
     found = messages[0].delivery.properties.timestamp if messages else None
-    return (max(time.time() - found.timestamp(), 0.0), "") if found else (None, "it has no timestamp")
+    return _since(found.timestamp() if found else None)
+
+
+def _since(timestamp: float | None) -> tuple[float | None, str]:
+    """Return the seconds since a time; a time that is not past, such as one in milliseconds, tells no age."""
+    if timestamp is None:
+        return None, "it has no timestamp"
+    age_s = time.time() - timestamp
+    return (max(age_s, 0.0), "") if age_s > -_CLOCKS_DIFFER_S else (None, "its timestamp is in the future")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -112,7 +113,7 @@ def _connection(found: Mapping[str, Any]) -> ClientConnection:
         "client": properties.get("product", ""),
         "version": properties.get("version", ""),
         "tls": bool(found.get("ssl")),
-        "connected_at": _time(found.get("connected_at")),
+        "connected_at": to_time(found.get("connected_at")),
         "received_per_s": _rate(found, "recv_oct"),
         "sent_per_s": _rate(found, "send_oct"),
     }
@@ -144,7 +145,7 @@ def _consumer(
             "consumers_on_channel": channel.get("consumer_count") or 1,
             "delivered_per_s": _rate(stats, "deliver") if channel else None,
             "acknowledged_per_s": _rate(stats, "ack") if channel else None,
-            "idle_since": _time(channel.get("idle_since")),
+            "idle_since": to_time(channel.get("idle_since")),
             "timeout_ms": timeout if isinstance(timeout := found.get("consumer_timeout"), int) else None,
         },
     )
@@ -159,10 +160,14 @@ def _rate(found: Mapping[str, Any], name: str) -> float:
     return float((found.get(f"{name}_details") or {}).get("rate", 0.0))
 
 
-def _time(value: object) -> datetime | None:
-    """Return a time that RabbitMQ writes in milliseconds since 1970, or as text, in UTC unless it says otherwise."""
+def to_time(value: object) -> datetime | None:
+    """Return a time that RabbitMQ writes in milliseconds since 1970, or as text, in UTC unless it says otherwise.
+
+    None stands for none, and for one beyond the year 9999.
+    """
     if isinstance(value, int):
-        return datetime.fromtimestamp(value / 1000, UTC)
+        with suppress(ValueError, OverflowError, OSError):
+            return datetime.fromtimestamp(value / 1000, UTC)
     if not isinstance(value, str):
         return None
     found = datetime.fromisoformat(value)

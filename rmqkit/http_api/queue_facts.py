@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rmqkit.http_api import activity
-from rmqkit.http_api.activity import ClientConnection, QueueConsumer
+from rmqkit.http_api.activity import ClientConnection, QueueConsumer, to_time
 from rmqkit.http_api.client import HttpApiClient, path_part
 from rmqkit.http_api.mapping import status_of
 from rmqkit.model import Queue, Topology
@@ -80,7 +80,7 @@ def _facts(found: Mapping[str, Any]) -> QueueFacts:
         members=tuple(found.get("members") or ()),
         online=tuple(found.get("online") or ()),
         redelivered=stats.get("redeliver", 0),
-        oldest=datetime.fromtimestamp(timestamp, UTC) if isinstance(timestamp, int) else None,
+        oldest=to_time(timestamp * 1000) if isinstance(timestamp, int) else None,
     )
 
 

@@ -73,8 +73,10 @@ def test_the_age_of_the_oldest_message_is_told_where_it_can_be(
         publish(vhost_channel, kind, 0)
     vhost_channel.queue_declare("none", durable=True)
     publish(vhost_channel, "none", None)
+    vhost_channel.queue_declare("milliseconds", durable=True)
+    publish(vhost_channel, "milliseconds", -1e12)
     vhost_channel.queue_declare("empty", durable=True)
-    queues = [f"--queue={name}" for name in ("classic", "quorum", "stream", "none", "empty")]
+    queues = [f"--queue={name}" for name in ("classic", "quorum", "stream", "none", "milliseconds", "empty")]
     found: dict[str, tuple[str, str]] = {}
 
     def is_known() -> bool:  # the HTTP API knows the first message after some seconds
@@ -92,6 +94,8 @@ def test_the_age_of_the_oldest_message_is_told_where_it_can_be(
             "age of the oldest message: before RabbitMQ 4.3 a look at a quorum queue counts as a delivery",
         )
     assert found["queue none"] == ("unknown", "age of the oldest message: it has no timestamp")
+    assert found["queue milliseconds"] == ("unknown", "age of the oldest message: its timestamp is in the future")
+    assert live("why", "milliseconds").returncode == 0
     assert found["queue empty"][0] == "ok"
     assert live("check", "--queue=classic", "--queue=stream", "--max-age=2h").returncode == 0
 
