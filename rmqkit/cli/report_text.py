@@ -82,7 +82,7 @@ def move_summary(report: MoveReport, source: str) -> str:
     if report.unmatched:
         parts.append(f"{report.unmatched:,} {'does' if report.unmatched == 1 else 'do'} not match")
     if report.cost and report.scanned:
-        parts.append(f"the messages of {source!r} are {report.cost}")
+        parts.append(f"the originals are {report.cost}")
     if report.scanned < report.ready:
         parts.append(f"scanned {report.scanned:,} of {plural(report.ready, 'message')} in {source!r}")
     return f"{'; '.join(parts)}."

@@ -111,7 +111,7 @@ def _save_queue(
             )
         if look.missing and not stop.requested:
             output.warn(f"{plural(look.missing, 'message')} left queue {queue!r} meanwhile")
-    return f"they are {look.cost.text}"
+    return look.cost.text
 
 
 def _save_stream(
@@ -138,7 +138,7 @@ def _save_stream(
                 end = connection.peek(queue, limit=1, offset="last", stop=stop).messages[0].position
             if end is not None and _offset_of(batch[-1].properties.headers or {}) >= end:
                 break
-    return "a stream is read by offset, which changes nothing"
+    return "read by offset, which changes nothing"
 
 
 def _offset_of(headers: Mapping[str, Any]) -> int:
@@ -151,5 +151,5 @@ def _report(queue: str, file: Path, saved: int, cost: str, seconds: float, *, js
         numbers = {"saved": saved, "bytes": size, "seconds": round(seconds, 3)}
         output.out_json({"queue": queue, "file": str(file), **numbers, "cost": cost})
         return
-    saving = f"Saved {plural(saved, 'message')} of {queue!r} in {file} ({size:,} bytes) in {seconds:.2f} s"
+    saving = f"Saved {plural(saved, 'message')} of {queue!r} in {file} ({size:,} bytes, {seconds:.2f} s)"
     output.note(output.safe(f"{saving}; {cost}."))
