@@ -15,8 +15,8 @@ import pika
 import pytest
 
 import rmqkit
+from rmqkit.address import API_PORTS
 from rmqkit.errors import AccessRefused, AuthenticationFailed, NotFound, RmqkitError, SettingsError, Unreachable
-from rmqkit.http_api import client
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import LiveTopology, queue_of
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
@@ -236,7 +236,7 @@ def test_a_broker_that_does_not_listen_on_the_amqp_port_is_refused(
     overview = json.loads(broker.api("GET", "overview"))
     overview["listeners"] = [{"port": 1}]
     api = serve(200, json.dumps(overview).encode())
-    monkeypatch.setattr(client, "PORT", urlsplit(api).port)
+    monkeypatch.setitem(API_PORTS, "http", urlsplit(api).port)
     with pytest.raises(Unreachable, match="belongs to a different broker"):
         look(broker.url, "")
     with rmqkit.connect(settings=load_settings([broker.url], environ={})) as connection:
