@@ -16,6 +16,7 @@ from tests.conftest import Broker
 from tests.support.cli import Run, rmqkit
 from tests.support.clients import client, holder
 from tests.support.queues import declare, fill, open_channel
+from tests.support.terminal import terminal
 from tests.support.versions import version
 from tests.support.wait import wait_for_queue, wait_until
 
@@ -244,3 +245,11 @@ def test_a_queue_whose_consumers_work_has_no_cause(live: Run, vhost_url: str, vh
 @pytest.mark.unguessed_api
 def test_why_needs_the_http_api(live: Run) -> None:
     assert live("why", "orders", RMQKIT_API_URL="").returncode == 4
+
+
+def test_on_a_terminal_lines_are_wrapped(broker: Broker, vhost_url: str, orders: BlockingChannel) -> None:
+    with terminal("why", "orders", env={"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url}) as screen:
+        code, shown = screen.end()
+    assert (code, "1. It has no consumer: 5 messages wait." in shown) == (0, True)
+    assert all(len(line.rstrip()) <= 80 for line in shown.splitlines()), shown
+    assert orders.is_open

@@ -64,16 +64,22 @@ def _text(facts: QueueFacts, causes: Sequence[Cause]) -> str:
     counts += [f"acknowledged {status.acknowledged_per_s or 0:,.1f}/s"]
     counts += [f"oldest {age(facts.oldest)}"] if facts.oldest and status.ready else []
     counts += [f"policy {facts.policy!r}"] * bool(facts.policy)
-    lines = [f"{status.type or 'queue'} queue {status.name!r}: {', '.join(counts)}"]
-    columns = shutil.get_terminal_size().columns if output.is_terminal(sys.stdout) else 0
+    lines = _wrapped(f"{status.type or 'queue'} queue {status.name!r}: {', '.join(counts)}")
     for number, cause in enumerate(causes, 1):
-        line = f"{number}. {cause.message}"
-        lines += textwrap.wrap(line, columns, subsequent_indent="   ", break_on_hyphens=False) if columns else [line]
+        lines += _wrapped(f"{number}. {cause.message}")
         lines += [f"   {cause.command}"] * bool(cause.command)
     if not causes:
         waits = "no message waits" if not status.ready else "its consumers are at work"
         lines.append(f"Nothing stands out: {waits}.")
     return "\n".join(lines)
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a line in parts as wide as the terminal, if standard output is one."""
+    if not output.is_terminal(sys.stdout):
+        return [line]
+    columns = shutil.get_terminal_size().columns
+    return textwrap.wrap(line, columns, subsequent_indent="   ", break_on_hyphens=False)
 
 
 def _as_json(facts: QueueFacts, causes: Sequence[Cause]) -> dict[str, Any]:
