@@ -110,7 +110,8 @@ def command_reference() -> Iterator[str]:
     """Yield the page of the help of every command, as `rmqkit COMMAND --help` prints it."""
     import typer  # noqa: PLC0415
 
-    from rmqkit.cli.app import COMMANDS, TOPICS, app, load  # noqa: PLC0415
+    from rmqkit.cli.app import app, load  # noqa: PLC0415
+    from rmqkit.cli.command_table import COMMANDS, TOPICS  # noqa: PLC0415
 
     yield "# Commands\n\nWhat `rmqkit --help` prints, and each command's own help.\n"
     yield _help(typer.main.get_command(app), "rmqkit")
@@ -146,7 +147,8 @@ _NAMES = {"unsubscribe": "queue"} | {f"context {each}": "context" for each in ("
 
 def completion() -> Iterator[str]:
     """Yield the table for rmqkit/cli/completion.py: the kinds of arguments, and those of options with a value."""
-    from rmqkit.cli.app import COMMANDS, TOPICS, load  # noqa: PLC0415
+    from rmqkit.cli.app import load  # noqa: PLC0415
+    from rmqkit.cli.command_table import COMMANDS, TOPICS  # noqa: PLC0415
 
     commands: dict[str, Any] = {}
     for name in (*COMMANDS, *TOPICS):

@@ -22,6 +22,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from rmqkit import exit_codes
 from rmqkit.cli import app, error_output, signals
 from rmqkit.cli.argv import _GROUPS, _TO_FILES, normalize
+from rmqkit.cli.command_table import COMMANDS
 from rmqkit.cli.options import ConnectionOptions
 from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
@@ -49,7 +50,7 @@ def on_a_terminal(arguments: Sequence[str], **env: str) -> str:
 
 
 def commands_that_are_there() -> list[str]:
-    return [name for name, entry in app.COMMANDS.items() if find_spec(entry.target.partition(":")[0])]
+    return [name for name, entry in COMMANDS.items() if find_spec(entry.target.partition(":")[0])]
 
 
 @pytest.mark.parametrize("word", ["--version", "-V", "version"])
@@ -92,7 +93,7 @@ def test_the_options_of_a_connection_are_explained_in_one_place(call: Call) -> N
 
 
 def test_help_shows_no_types_of_python_and_no_ranges() -> None:
-    for name in app.COMMANDS:
+    for name in COMMANDS:
         command = app.load(name)
         for each in getattr(command, "commands", {name: command}).values():
             with each.make_context(name, [], resilient_parsing=True) as context:
@@ -104,7 +105,7 @@ def test_help_lists_every_command_and_imports_none(flag: str) -> None:
     done = rmqkit(flag)
     assert done.returncode == 0
     assert done.stderr == ""
-    for name, entry in app.COMMANDS.items():
+    for name, entry in COMMANDS.items():
         assert f"{name} " in done.stdout
         assert entry.help.split(" and ")[0].split(",")[0][:40] in done.stdout
 
@@ -126,7 +127,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_every_command_has_help_with_examples(name: str) -> None:
     assert app.load(name).help
     shown = rmqkit(name, "--help").stdout
-    assert all(example in shown for example in app.COMMANDS[name].examples)
+    assert all(example in shown for example in COMMANDS[name].examples)
     assert "Examples" in shown
 
 
@@ -396,7 +397,7 @@ def test_commands_whose_o_option_names_a_file_are_known() -> None:
     def names_files(name: str) -> bool:
         return any("-o" in each.opts for each in getattr(app.load(name), "params", ()))
 
-    assert set(filter(names_files, app.COMMANDS)) == _TO_FILES
+    assert set(filter(names_files, COMMANDS)) == _TO_FILES
 
 
 def test_groups_whose_commands_connect_are_known() -> None:
@@ -404,7 +405,7 @@ def test_groups_whose_commands_connect_are_known() -> None:
         inner = getattr(app.load(name), "commands", {}).values()
         return any("--url" in each.opts for command in inner for each in command.params)
 
-    assert set(filter(connects, app.COMMANDS)) == _GROUPS
+    assert set(filter(connects, COMMANDS)) == _GROUPS
 
 
 def test_a_command_uses_the_broker_named_before_it() -> None:

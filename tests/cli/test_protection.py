@@ -11,6 +11,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.cli import app
+from rmqkit.cli.command_table import COMMANDS
 from tests.support.cli import rmqkit
 from tests.support.contexts import write_contexts
 from tests.support.queues import fill, ready
@@ -104,7 +105,7 @@ def test_yes_takes_a_word_only_if_a_context_has_this_name(env: dict[str, str], f
 
 
 def test_every_command_with_yes_has_the_same_option() -> None:
-    for name in app.COMMANDS:
+    for name in COMMANDS:
         for each in getattr(app.load(name), "params", ()):
             if "--yes" in each.opts:
                 assert not each.is_flag, name

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from rmqkit.cli import app
+from rmqkit.cli.command_table import COMMANDS
 from tests.conftest import Broker
 from tests.support.cli import rmqkit as command
 
@@ -155,7 +156,7 @@ def world(broker: Broker, vhost_url: str, tmp_path: Path) -> Iterator[World]:
 
 
 def commands() -> set[str]:
-    groups = {name: getattr(app.load(name), "commands", {}) for name in app.COMMANDS}
+    groups = {name: getattr(app.load(name), "commands", {}) for name in COMMANDS}
     return {name for name, inner in groups.items() if not inner} | {
         f"{name} {each}" for name, inner in groups.items() for each in inner
     }

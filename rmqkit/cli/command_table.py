@@ -1,0 +1,233 @@
+"""The commands by name, with the help and the examples that are shown before any of them is imported."""
+
+from typing import NamedTuple
+
+
+class CommandEntry(NamedTuple):
+    """One command: `module:attribute` (a function, or a Typer with subcommands) and its help."""
+
+    target: str
+    help: str
+    panel: str
+    examples: tuple[str, ...]
+
+
+# By panel and name: the help of each command, then its examples.
+_TABLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "Topologies": {
+        "init": (
+            "Write a topology that is shipped with rmqkit into a folder, as a start for your own.",
+            "rmqkit init",
+            "rmqkit init work",
+            "rmqkit init orders shop --force",
+        ),
+        "validate": (
+            "Check topology files for errors and suspicious declarations.",
+            "rmqkit validate topologies/work.yaml",
+            "rmqkit validate --strict orders.yaml audit.yaml",
+        ),
+        "route": (
+            "Show which queues a message would reach, and what happens to it there.",
+            "rmqkit route topologies/topics.yaml -e orders -r order.eu.paid",
+            "rmqkit route topologies/headers.yaml -e documents -H format=pdf -H pages:=1",
+        ),
+        "test": (
+            "Check that messages reach the queues that scenario files expect.",
+            "rmqkit test topologies/topics.test.yaml",
+            "rmqkit test --live --junit results.xml topologies/*.test.yaml",
+        ),
+        "plan": (
+            "Show what applying topology files would change, and change nothing.",
+            "rmqkit plan orders.yaml",
+            "rmqkit plan --detailed-exit-code orders.yaml audit.yaml",
+        ),
+        "apply": (
+            "Declare the exchanges, queues, bindings and policies of topology files.",
+            "rmqkit apply topologies/work.yaml",
+            "rmqkit apply --dry-run orders.yaml audit.yaml",
+        ),
+        "graph": (
+            "Draw a topology as a tree, Mermaid, DOT or SVG.",
+            "rmqkit graph topologies/topics.yaml",
+            "rmqkit graph orders.yaml -o orders.svg",
+        ),
+        "convert": (
+            "Convert RabbitMQ definitions to a topology file, or back.",
+            "rmqkit convert definitions.json orders.yaml --vhost shop",
+            "rmqkit convert orders.yaml orders.json",
+        ),
+        "destroy": (
+            "Delete the entities that topology files declare, unless they are in use.",
+            "rmqkit destroy --dry-run orders.yaml",
+            "rmqkit destroy orders.yaml",
+        ),
+        "delete": (
+            "Delete a queue, an exchange or bindings; show first what would go with them.",
+            "rmqkit delete queue old_orders --if-empty",
+            "rmqkit delete exchange old_orders --dry-run",
+            "rmqkit delete binding orders billing -r order.eu.paid --yes",
+        ),
+        "export": (
+            "Export a virtual host as a topology file, or as RabbitMQ definitions.",
+            "rmqkit export -o live.yaml",
+            "rmqkit export --format definitions --vhost shop -o shop.json",
+        ),
+        "diff": (
+            "Compare two topologies: files, definitions or live brokers; or two snapshots of queues.",
+            "rmqkit diff orders.yaml amqp://localhost/shop",
+            "rmqkit diff staging.json production.json --vhost shop",
+            "rmqkit diff before.jsonl.gz after.jsonl.gz",
+        ),
+        "status": (
+            "Show the depth, consumers and message rates of queues.",
+            "rmqkit status",
+            "rmqkit status orders.yaml --watch",
+            "rmqkit status 'orders.*' --sort name",
+        ),
+        "why": (
+            "Explain why the messages of a queue wait, with the next command.",
+            "rmqkit why orders",
+        ),
+        "check": (
+            "Check that a broker is well: for probes, cron and monitoring.",
+            "rmqkit check orders.yaml",
+            "rmqkit check --queue 'orders.*' --max-ready 1000 --min-consumers 1 --max-age 5m",
+            "rmqkit check --nagios",
+        ),
+        "connections": (
+            "Show the connections of clients, or close one.",
+            "rmqkit connections",
+            "rmqkit connections 'billing*' --all-vhosts",
+            "rmqkit connections --close 'billing worker' --reason 'stuck since 9:40'",
+        ),
+        "consumers": (
+            "Show the consumers of a queue, and what they hold.",
+            "rmqkit consumers orders",
+        ),
+        "wait": (
+            "Wait until a queue is empty, or has so many consumers or ready messages.",
+            "rmqkit wait orders --empty --timeout 300",
+            "rmqkit wait orders --consumers 3 && deploy-next-service",
+            "rmqkit wait orders --consumers 0",
+        ),
+        "schema": (
+            "Print the JSON Schema of topology files, for editors.",
+            "rmqkit schema > topology.schema.json",
+            "rmqkit schema scenarios > scenarios.schema.json",
+        ),
+    },
+    "Messages": {
+        "publish": (
+            "Publish messages, persistent and confirmed.",
+            "rmqkit publish --count 100000",
+            'rmqkit publish worker_queue "hello"',
+            "rmqkit publish -e orders -r order.eu.paid --lines orders.jsonl",
+        ),
+        "consume": (
+            "Consume a queue: print, save, forward, run a command or call a function, then acknowledge.",
+            "rmqkit consume worker_queue",
+            "rmqkit consume worker_queue --workers 3 --idle-timeout 5",
+            "rmqkit consume orders --exec './bill --now' --concurrency 4 --timeout 60",
+            "rmqkit consume events --offset first --idle-timeout 1",
+        ),
+        "subscribe": (
+            "Print the messages that an exchange routes, through a temporary or a durable queue.",
+            "rmqkit subscribe news",
+            "rmqkit subscribe orders -r 'order.eu.#' -r 'order.*.paid'",
+            "rmqkit subscribe documents -H format=pdf -H urgent:=true --match any",
+            "rmqkit subscribe letters --durable mailbox_ada",
+        ),
+        "unsubscribe": (
+            "Delete the queue of a durable subscription.",
+            "rmqkit unsubscribe mailbox_ada",
+            "rmqkit unsubscribe mailbox_ada --force",
+        ),
+        "peek": (
+            "Show the messages of a queue, and leave them there, in their order.",
+            "rmqkit peek orders",
+            "rmqkit peek parked --filter 'death.reason == \"expired\"' --full",
+            "rmqkit peek events --offset last --format json",
+        ),
+        "snapshot": (
+            "Save the messages of a queue in a file, and leave them there.",
+            "rmqkit snapshot orders orders.jsonl.gz",
+            "rmqkit snapshot events events.jsonl.zst --limit 1000000",
+        ),
+        "restore": (
+            "Publish the messages of a snapshot again.",
+            "rmqkit restore orders.jsonl.gz --queue orders",
+            "rmqkit restore orders.jsonl --to-origin --resume orders.state",
+        ),
+        "move": (
+            "Move messages: replay a dead-letter queue, or drain one queue into another.",
+            "rmqkit move parked --dry-run",
+            "rmqkit move parked --filter 'death.reason == \"rejected\" and death.age < 3600' --rate 100",
+            "rmqkit move old_orders --to-queue orders",
+            "rmqkit move orders --to-url amqps://new.example.com/shop",
+        ),
+        "copy": (
+            "Copy the messages of a queue to another queue, exchange or broker, and leave them there.",
+            "rmqkit copy orders --to-queue orders_test",
+            "rmqkit copy orders --to-url amqp://localhost/test -n 1000",
+        ),
+        "purge": (
+            "Delete the messages of a queue, or those that match a filter.",
+            "rmqkit purge parked",
+            "rmqkit purge parked --filter 'death.age > 86400' --yes",
+        ),
+        "call": (
+            "Send requests to a server, and print its replies.",
+            'rmqkit call rpc_requests "21"',
+            "rmqkit call rpc_requests -f picture.jpg -o smaller.jpg --timeout 60",
+            "rmqkit call rpc_requests --lines numbers.txt --window 100",
+        ),
+        "serve": (
+            "Answer requests with a command or a Python function.",
+            "rmqkit serve rpc_requests --exec 'jq .number*2' --format json",
+            "rmqkit serve rpc_requests --handler accounts:balance --concurrency 4",
+            "rmqkit serve pictures --exec 'convert - -resize 50% -' --content-type image/jpeg --timeout 30",
+        ),
+    },
+    "Brokers": {
+        "context": (
+            "Name brokers: `--context NAME` stands for URLs, a login and TLS files.",
+            "rmqkit context add prod amqps://ada@rabbit.example --password-command 'pass show rabbit' --protected",
+            "rmqkit context use prod",
+            "rmqkit context show",
+        ),
+        "broker": (
+            "Start and stop a private RabbitMQ node or cluster, on loopback only.",
+            "rmqkit broker start",
+            'eval "$(rmqkit broker env)"',
+        ),
+        "demo": (
+            "Demonstrate a messaging pattern on a private broker, and count lost messages.",
+            "rmqkit demo",
+            "rmqkit demo topics",
+            "rmqkit demo rpc --count 1000 --workers 5",
+        ),
+    },
+}
+_TARGETS = {
+    "test": "test:run",
+    "unsubscribe": "subscribe:unsubscribe",
+    "copy": "move:copy",
+    "consumers": "connections:consumers",
+}
+_TARGETS |= {name: f"{name}:app" for name in ("broker", "context", "delete")}  # with subcommands
+COMMANDS = {
+    name: CommandEntry(f"rmqkit.cli.commands.{_TARGETS.get(name, f'{name}:{name}')}", summary, panel, tuple(examples))
+    for panel, commands in _TABLE.items()
+    for name, (summary, *examples) in commands.items()
+}
+TOPICS: dict[str, CommandEntry] = {
+    "connection": CommandEntry(
+        "rmqkit.cli.options:connection",
+        "The options of commands that connect to a broker.",
+        "",
+        (
+            "rmqkit status --url amqps://ada@broker.example.com/shop --password-prompt",
+            "rmqkit publish --url amqp://node1,amqp://node2 --count 1000",
+        ),
+    ),
+}
