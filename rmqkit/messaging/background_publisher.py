@@ -71,7 +71,7 @@ class BackgroundPublisher:
         self._lock = threading.Lock()
         self._submitted: deque[tuple[Message | None, Outcome]] = deque()  # None: a barrier
         self._sent: dict[int, tuple[Message | None, Outcome]] = {}  # by their position in the current run
-        self._pending = self._pending_bytes = 0  # of both
+        self.pending = self._pending_bytes = 0  # messages of both, whose outcome is not known
         self._room: Future[Fate] | None = None  # ends when there is room; all that wait share it
         self._thread: threading.Thread | None = None
         self._woken: SimpleQueue[None] = SimpleQueue()
@@ -116,7 +116,7 @@ class BackgroundPublisher:
             try:
                 room.result(0 if threading.current_thread() is self._thread else left_s)
             except TimeoutError:
-                error = f"the window is full: {self._pending:,} messages are unconfirmed; the message was not sent"
+                error = f"the window is full: {self.pending:,} messages are unconfirmed; the message was not sent"
                 raise NotConfirmed(error, advice="Wait for earlier messages, or widen the window.") from None
 
     def submit(self, message: Message, outcome: Outcome) -> Future[Fate] | None:
@@ -131,10 +131,10 @@ class BackgroundPublisher:
         with self._lock:
             if self._closed:
                 raise ConnectionLost("the publisher was closed")
-            if self._room is not None or not self._window.has_room(self._pending, self._pending_bytes, size):
+            if self._room is not None or not self._window.has_room(self.pending, self._pending_bytes, size):
                 self._room = self._room or _uncancellable()
                 return self._room
-            self._pending += 1
+            self.pending += 1
             self._pending_bytes += size
             self._submitted.append((message, outcome))
             if self._thread is None:
@@ -154,7 +154,7 @@ class BackgroundPublisher:
         """Return a future that ends when the outcome of every message queued so far is known."""
         ended = _uncancellable()
         with self._lock:
-            if self._pending and os.getpid() == self._process:
+            if self.pending and os.getpid() == self._process:
                 self._submitted.append((None, ended))
             else:
                 ended.set_result(Fate.CONFIRMED)
@@ -264,10 +264,10 @@ class BackgroundPublisher:
     def _release(self, message: Message) -> None:
         """Note that a message is no longer pending; half a window has to be free before anyone may go on."""
         with self._lock:
-            self._pending -= 1
+            self.pending -= 1
             self._pending_bytes -= len(message.body)
             options = self._options
-            few = self._pending <= options.window // 2 and self._pending_bytes <= options.window_bytes // 2
+            few = self.pending <= options.window // 2 and self._pending_bytes <= options.window_bytes // 2
             if self._room is None or not few:
                 return
             room, self._room = self._room, None

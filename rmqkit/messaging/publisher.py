@@ -11,7 +11,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import cache
 
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import Confirm, Encoder, Event, QosOk, Returned, encode_qos
@@ -86,15 +85,15 @@ class Publisher:
         self._end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._on_progress = on_progress
         self._warn = on_warning or (lambda _: None)
-        self._warn_once = cache(self._warn)
+        self._warned: set[str] = set()
         self._counts = PublishCounts(confirms=options.confirms, on_settled=on_settled, on_failure=on_failure)
         self._deadline = ConfirmDeadline(options, connection.settings.blocked_timeout_s)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
         self._retries: RetryQueue[Sent] = RetryQueue()  # nacked, to be sent again after a pause
         self._missing: dict[str, NotFound] = {}  # exchanges that do not exist, and the broker's reply
         self._window = PublishWindow(options.window, options.window_bytes)
-        self._unconfirmed: Unconfirmed[Sent] = Unconfirmed()
-        self._opened: PublishChannel  # and two of its parts, at hand
+        self._opened: PublishChannel  # and three of its parts, at hand
+        self._unconfirmed: Unconfirmed[Sent]
         self._channel: Channel
         self._encoder: Encoder
         self._reported_s = 0.0
@@ -277,6 +276,11 @@ class Publisher:
                 self._settle(event)
             elif isinstance(event, Returned):
                 self._unconfirmed.note_return(event)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
 
     def _settle(self, confirm: Confirm) -> None:
         settled = self._unconfirmed.settle(confirm)

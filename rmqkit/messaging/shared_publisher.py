@@ -39,7 +39,7 @@ class SharedPublisher:
 
     def publish(self, message: Message, timeout_s: float | None) -> PublishReport:
         """Publish a message and return its report; raise what `Publisher.publish` raises."""
-        if not self._alone.acquire(blocking=False):
+        if self._background.pending or not self._alone.acquire(blocking=False):
             return self._publish_with_others(message, timeout_s)
         try:
             publisher = Publisher(
