@@ -28,6 +28,7 @@ class DirectWriter:
         if isinstance(stream, _AsyncPlaintextTransport):
             stream._buffer_tx_data = self._locked(stream._buffer_tx_data)  # type: ignore[method-assign] # noqa: SLF001
             stream._produce = self._locked(stream._produce)  # type: ignore[method-assign] # noqa: SLF001
+            stream._MAX_CONSUME_BYTES = 1  # noqa: SLF001 - read once, not until nothing is left: poll tells that
             self._stream = stream
 
     def write(self, data: bytes) -> bool:

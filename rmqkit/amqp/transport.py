@@ -79,8 +79,7 @@ class _Adapter(pika.SelectConnection):
         self.add_on_connection_unblocked_callback(owner.on_unblocked)
 
     def _proto_connection_made(self, transport: Any) -> None:
-        transport._MAX_RECV_BYTES = READ_BYTES  # noqa: SLF001 - pika has no settings for these
-        transport._MAX_CONSUME_BYTES = 1  # noqa: SLF001 - read once, not again until nothing is left: poll tells
+        transport._MAX_RECV_BYTES = READ_BYTES  # noqa: SLF001 - pika has no setting for it
         self._owner.writer.attach(transport)
         super()._proto_connection_made(transport)
 
