@@ -16,7 +16,7 @@ class CommandEntry(NamedTuple):
 _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "Topologies": {
         "init": (
-            "Write a topology that is shipped with rmqkit into a folder, as a start for your own.",
+            "Write an example topology into a folder, as a starting point for your own.",
             "rmqkit init",
             "rmqkit init work",
             "rmqkit init orders shop --force",
@@ -62,7 +62,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit destroy orders.yaml",
         ),
         "delete": (
-            "Delete a queue, an exchange or bindings; show first what would go with them.",
+            "Delete a queue, an exchange or bindings, after showing what else would be deleted.",
             "rmqkit delete queue old_orders --if-empty",
             "rmqkit delete exchange old_orders --dry-run",
             "rmqkit delete binding orders billing -r order.eu.paid --yes",
@@ -73,7 +73,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit export --format definitions --vhost shop -o shop.json",
         ),
         "diff": (
-            "Compare two topologies: files, definitions or live brokers; or two snapshots of queues.",
+            "Compare two topologies (files, definitions or live brokers), or two queue snapshots.",
             "rmqkit diff orders.yaml amqp://localhost/shop",
             "rmqkit diff staging.json production.json --vhost shop",
             "rmqkit diff before.jsonl.gz after.jsonl.gz",
@@ -85,27 +85,27 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit status 'orders.*' --sort name",
         ),
         "why": (
-            "Explain why the messages of a queue wait, with the next command.",
+            "Explain why a queue has a backlog, and suggest the next command.",
             "rmqkit why orders",
         ),
         "check": (
-            "Check that a broker is well: for probes, cron and monitoring.",
+            "Check the health of a broker, for probes, cron and monitoring systems.",
             "rmqkit check orders.yaml",
             "rmqkit check --queue 'orders.*' --max-ready 1000 --min-consumers 1 --max-age 5m",
             "rmqkit check --nagios",
         ),
         "connections": (
-            "Show the connections of clients, or close one.",
+            "Show client connections, or close one.",
             "rmqkit connections",
             "rmqkit connections 'billing*' --all-vhosts",
             "rmqkit connections --close 'billing worker' --reason 'stuck since 9:40'",
         ),
         "consumers": (
-            "Show the consumers of a queue, and what they hold.",
+            "Show the consumers of a queue, with their prefetch and unacknowledged messages.",
             "rmqkit consumers orders",
         ),
         "wait": (
-            "Wait until a queue is empty, or has so many consumers or ready messages.",
+            "Wait until a queue is empty, or has a given number of consumers or ready messages.",
             "rmqkit wait orders --empty --timeout 300",
             "rmqkit wait orders --consumers 3 && deploy-next-service",
             "rmqkit wait orders --consumers 0",
@@ -143,13 +143,13 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit unsubscribe mailbox_ada --force",
         ),
         "peek": (
-            "Show the messages of a queue, and leave them there, in their order.",
+            "Show messages of a queue without removing or reordering them.",
             "rmqkit peek orders",
             "rmqkit peek parked --filter 'death.reason == \"expired\"' --full",
             "rmqkit peek events --offset last --format json",
         ),
         "snapshot": (
-            "Save the messages of a queue in a file, and leave them there.",
+            "Save the messages of a queue to a file without removing or reordering them.",
             "rmqkit snapshot orders orders.jsonl.gz",
             "rmqkit snapshot events events.jsonl.zst --limit 1000000",
         ),
@@ -166,12 +166,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit move orders --to-url amqps://new.example.com/shop",
         ),
         "copy": (
-            "Copy the messages of a queue to another queue, exchange or broker, and leave them there.",
+            "Copy the messages of a queue to another queue, exchange or broker; the originals stay.",
             "rmqkit copy orders --to-queue orders_test",
             "rmqkit copy orders --to-url amqp://localhost/test -n 1000",
         ),
         "purge": (
-            "Delete the messages of a queue, or those that match a filter.",
+            "Delete the messages of a queue, or only those that match a filter.",
             "rmqkit purge parked",
             "rmqkit purge parked --filter 'death.age > 86400' --yes",
         ),
@@ -190,7 +190,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Brokers": {
         "context": (
-            "Name brokers: `--context NAME` stands for URLs, a login and TLS files.",
+            "Manage contexts: `--context NAME` stands for a broker's URLs, credentials and TLS files.",
             "rmqkit context add prod amqps://ada@rabbit.example --password-command 'pass show rabbit' --protected",
             "rmqkit context use prod",
             "rmqkit context show",

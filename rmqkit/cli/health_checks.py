@@ -1,4 +1,4 @@
-"""The checks of `rmqkit check`: each is a function that yields results, and raises nothing that a broker can cause."""
+"""The checks of `rmqkit check`: each is a function that yields results; errors of the broker become results, too."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 _DAY_S = 86_400
 _TLS_S = 10.0
 _CLOCKS_DIFFER_S = 60.0
-_FREE_LOOK = (4, 3)  # the first version whose quorum queues do not count a look as a delivery
+_FREE_LOOK = (4, 3)  # the first version whose quorum queues do not count peeking as a delivery
 _BROKEN = ("down", "crashed", "stopped", "minority")
 _DRIFT = (Outcome.CREATE, Outcome.CHANGE, Outcome.CONFLICT, Outcome.MISSING, Outcome.UNSUPPORTED, Outcome.EXTRA)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What queues may have: at most so many messages, and of this age in seconds, and at least so many consumers."""
+    """Limits of queues: at most this many messages, at most this age (seconds), and at least this many consumers."""
 
     max_ready: int | None = None
     max_unacked: int | None = None
@@ -96,7 +96,7 @@ def run(settings: Settings, wanted: Wanted) -> Iterator[Check]:
 
 
 def _made(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """Yield the results of a check, or that it could not be made."""
+    """Yield the results of a check, or one of level UNKNOWN if the broker gives none."""
     try:
         yield from check()
     except BrokerError as exc:
@@ -121,12 +121,12 @@ def _nodes(api: HttpApiClient, settings: Settings) -> Iterator[Check]:
 
 def _quorum(api: HttpApiClient, _settings: Settings) -> Iterator[Check]:
     reason = health.failure(api, "node-is-quorum-critical")
-    message = reason or "no queue would lose its majority with this node"
+    message = reason or "no queue would lose its majority if this node stopped"
     yield Check("quorum", Level.CRITICAL if reason else Level.OK, message)
 
 
 def _certificate(settings: Settings, address: Address, min_days: int) -> Check:
-    """Check how long the certificate of a broker is valid, over a TLS connection of its own."""
+    """Check how long the certificate of a broker is valid, over a separate TLS connection."""
     try:
         with (
             socket.create_connection((address.host, address.port), _TLS_S) as plain,
@@ -136,7 +136,7 @@ def _certificate(settings: Settings, address: Address, min_days: int) -> Check:
     except (OSError, InputError) as exc:
         return Check("certificate", Level.UNKNOWN, f"{address}: {exc}")
     if "notAfter" not in certificate:
-        return Check("certificate", Level.UNKNOWN, f"{address}: it is not verified, and cannot be read")
+        return Check("certificate", Level.UNKNOWN, f"{address}: without verification, its dates cannot be read")
     days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / _DAY_S
     level = Level.CRITICAL if days < min_days else Level.WARNING if days < 2 * min_days else Level.OK
     text = f"{address.host}:{address.port}: valid for {plural(int(days), 'day')}"
@@ -216,8 +216,9 @@ def _age(
 ) -> tuple[float | None, str]:
     """Return the age of the first ready message in seconds, by the timestamp that its publisher set; or why not.
 
-    RabbitMQ tells it for classic queues. A stream is read by its offset, which changes nothing. Before RabbitMQ 4.3 a
-    look at a quorum queue counts as a delivery: a check every minute would drive messages over their limit.
+    RabbitMQ reports the timestamp for classic queues. A stream is read by offset, which changes nothing. Before
+    RabbitMQ 4.3, peeking into a quorum queue counts as a delivery: with a check every minute, messages would soon
+    exceed their delivery limit.
     """
     if api is None:
         return None, "the HTTP API is needed"
@@ -227,7 +228,7 @@ def _age(
         timestamp = health.head_timestamp(api, queue.name)
         return _since(timestamp)
     if queue.type == "quorum" and version < _FREE_LOOK:
-        return None, "before RabbitMQ 4.3 a look at a quorum queue counts as a delivery"
+        return None, "before RabbitMQ 4.3, peeking into a quorum queue counts as a delivery"
     try:
         messages = connection.peek(queue.name, limit=1, offset="first" if queue.type == "stream" else None).messages
     except (InputError, AccessRefused) as exc:
@@ -237,7 +238,7 @@ def _age(
 
 
 def _since(timestamp: float | None) -> tuple[float | None, str]:
-    """Return the seconds since a time; a time that is not past, such as one in milliseconds, tells no age."""
+    """Return the seconds since a time; a time in the future, such as one in milliseconds, gives no age."""
     if timestamp is None:
         return None, "it has no timestamp"
     age_s = time.time() - timestamp

@@ -25,7 +25,7 @@ def wait_for_queue(
         queue_state(connection, queue)  # raises NotFound
         api, unseen = connect_if_available(connection)
         used = find_use(connection, api, (Queue(queue),), consumers=False, wait_s=timeout_s, pause=stop.wait)
-        met, state = not used, used[0][1] if used else "no message"
+        met, state = not used, used[0][1] if used else "no messages"
     else:
         met, state = _poll(connection, queue, wanted, started_s + timeout_s, stop)
     return WaitReport(queue, met, state, unseen, time.monotonic() - started_s)

@@ -1,4 +1,4 @@
-"""Tell why the messages of a queue wait. Pure: from facts to causes, the most likely first."""
+"""Explain why a queue has a backlog: from the facts about it to causes, the most likely first, without I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_LIMIT = 20  # redeliveries of a quorum queue since RabbitMQ 4.0
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A reason why messages wait or get lost: a code such as `no_consumer`, a sentence, and the next command."""
+    """A reason why messages wait or are lost: a code such as `no_consumer`, a sentence, and the next command."""
 
     code: str
     message: str
@@ -28,33 +28,32 @@ class Cause:
 
 
 def diagnose(facts: QueueFacts, now: datetime | None = None) -> tuple[Cause, ...]:
-    """Return the causes in the order of their likelihood; empty if nothing stands out."""
+    """Return the causes in the order of their likelihood; empty if no problem is found."""
     now = now or datetime.now(UTC)
     return tuple(cause for rule in _RULES for cause in rule(facts, now))
 
 
 def _unavailable(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
-    state, away = facts.status.state, [each for each in facts.members if each not in facts.online]
+    state, offline = facts.status.state, [each for each in facts.members if each not in facts.online]
     if not facts.has_majority:
-        online = f"{len(facts.online)} of its {plural(len(facts.members), 'member')}"
         message = (
-            f"It has no majority: {online} is online, without {', '.join(away)}. Nothing is confirmed or delivered."
+            f"It has no majority: {len(offline)} of {plural(len(facts.members), 'member')} offline"
+            f" ({', '.join(offline)}). Nothing is confirmed or delivered."
         )
         yield Cause("no_majority", message, "rmqkit check")
     elif state in _BROKEN:
-        yield Cause(
-            "unavailable", f"It is {state}: its node {facts.leader or '(unknown)'} does not run it.", "rmqkit check"
-        )
-    elif facts.leader in away:
-        yield Cause("leader_away", f"Its leader {facts.leader} is away, and no other was elected yet.", "rmqkit check")
-    elif away:
-        message = f"{', '.join(away)} is away: the majority works on, but the queue bears fewer further failures."
+        yield Cause("unavailable", f"It is {state} on its node {facts.leader or '(unknown)'}.", "rmqkit check")
+    elif facts.leader in offline:
+        message = f"Its leader {facts.leader} is offline, and no new leader has been elected yet."
+        yield Cause("leader_away", message, "rmqkit check")
+    elif offline:
+        message = f"Offline members: {', '.join(offline)}. The queue works, but tolerates fewer further failures."
         yield Cause("member_away", message, "rmqkit check")
 
 
 def _alarm(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
     if facts.alarms:
-        message = f"An alarm blocks all publishers: {', '.join(facts.alarms)}. Nothing arrives until it clears."
+        message = f"An alarm blocks all publishers: {', '.join(facts.alarms)}. No messages arrive until it clears."
         yield Cause("alarm", message, "rmqkit check")
 
 
@@ -62,9 +61,9 @@ def _dead_letters(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
     if not facts.feeders or not (facts.status.ready or facts.status.published_per_s):
         return
     rate = facts.status.published_per_s or 0.0
-    arriving = f", {rate:,.1f} messages a second arrive" if rate else ", none arrives now"
+    arriving = f"{rate:,.1f} messages a second are arriving" if rate else "none are arriving now"
     feeders = ", ".join(repr(each) for each in facts.feeders)
-    message = f"It receives the dead letters of {feeders}{arriving}: see how they died, then replay them."
+    message = f"It receives the dead letters of {feeders} ({arriving}). Find out why they failed, then replay them."
     yield Cause("dead_letters", message, f"rmqkit move {_quoted(facts)} --dry-run")
 
 
@@ -72,8 +71,8 @@ def _consumers(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
     status, consumers = facts.status, facts.consumers
     if not consumers:
         if status.ready and not status.consumers:
-            wait = "waits" if status.ready == 1 else "wait"
-            message = f"It has no consumer: {plural(status.ready, 'message')} {wait}. Start a service that consumes it."
+            waiting = f"{plural(status.ready, 'message')} {'is' if status.ready == 1 else 'are'} waiting"
+            message = f"It has no consumers: {waiting}. Start a service that consumes the queue."
             yield Cause("no_consumer", message, f"rmqkit peek {_quoted(facts)}")
         return
     active = [each for each in consumers if each.active]
@@ -81,19 +80,17 @@ def _consumers(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
     full = [each for each in active if each.is_full]
     if substitutes and len(active) <= 1 and (full or (active and _idle_s(active[0], now) and status.ready)):
         others = f"the other {plural(substitutes, 'consumer')} must wait for it"
-        message = f"Its single active consumer, {_who(active[0], now)}, takes no message; {others}."
+        message = f"Its single active consumer, {_who(active[0], now)}, is not taking messages; {others}."
         yield Cause("single_active_consumer", message, _close(active[0]))
     elif full and len(full) == len(active):
-        begin = f"All {len(full):,} consumers are full, and get no more before they acknowledge"
+        begin = f"All {len(full):,} consumers are full, and receive no more messages until they acknowledge some"
         if len(full) == 1:
-            begin = "Its only consumer is full, and gets no more before it acknowledges"
+            begin = "Its only consumer is full, and receives no more messages until it acknowledges some"
         yield Cause("consumers_full", f"{begin}: {_most(full, now)}.", _consumers_command(facts))
     held = sum(each.unacknowledged or 0 for each in consumers)
     if (status.unacknowledged or 0) > held and all(each.unacknowledged is not None for each in consumers):
         rest = plural((status.unacknowledged or 0) - held, "message")
-        yield Cause(
-            "held_without_consumer", f"{rest} are held by clients that got them without a consumer (basic.get)."
-        )
+        yield Cause("held_without_consumer", f"Clients hold {rest} that they fetched without a consumer (basic.get).")
 
 
 def _held_by_getters(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
@@ -109,8 +106,8 @@ def _timeout(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
         if each.ack_required and each.unacknowledged and idle_s >= timeout_s * _NEAR:
             timeout = f"{_span(timeout_s)}{'' if each.timeout_ms else ' by default'}"
             message = (
-                f"{_who(each, now)} has acknowledged nothing for {_span(idle_s)}: after the consumer timeout"
-                f" ({timeout}) RabbitMQ takes its messages back."
+                f"{_who(each, now)} has acknowledged nothing for {_span(idle_s)}. RabbitMQ requeues its messages after"
+                f" the consumer timeout ({timeout})."
             )
             yield Cause("consumer_timeout", message[:1].upper() + message[1:], _close(each))
 
@@ -122,13 +119,13 @@ def _delivery_limit(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
     times = plural(facts.redelivered, "time")
     if not isinstance(limit, int) or limit < 0:
         message = (
-            f"Messages were redelivered {times}, and there is no delivery limit: one that always fails never leaves."
+            f"Messages were redelivered {times}, and there is no delivery limit: a message that always fails stays."
         )
         yield Cause("no_delivery_limit", message, f"rmqkit peek {_quoted(facts)}")
         return
     exchange = facts.settings.get("x-dead-letter-exchange")
-    fate = "dropped, because it has no dead-letter exchange" if exchange is None else "dead-lettered"
-    message = f"Messages were redelivered {times}: after {limit + 1} failed deliveries, each is {fate}."
+    fate = "dropped, because the queue has no dead-letter exchange" if exchange is None else "dead-lettered"
+    message = f"Messages were redelivered {times}: after {limit + 1} failed deliveries, a message is {fate}."
     yield Cause("delivery_limit", message, f"rmqkit peek {_quoted(facts)}")
 
 
@@ -137,7 +134,7 @@ def _length_limit(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
     if isinstance(limit, int) and facts.status.ready >= limit > 0:
         overflow = str(facts.settings.get("x-overflow", "drop-head"))
         dead = facts.settings.get("x-dead-letter-exchange") is not None
-        fate = "publishers are rejected" if overflow.startswith("reject") else "the oldest messages are dropped"
+        fate = "new messages are rejected" if overflow.startswith("reject") else "the oldest messages are dropped"
         fate = "the oldest messages are dead-lettered" if overflow == "drop-head" and dead else fate
         yield Cause(
             "length_limit",
@@ -153,10 +150,12 @@ def _rates(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
         return
     rates = f"{published:,.1f} messages a second arrive, and {acknowledged:,.1f} are acknowledged"
     if published > _GROWING * acknowledged:
-        yield Cause("growing", f"It grows: {rates}. More or faster consumers are needed.", _consumers_command(facts))
+        yield Cause(
+            "growing", f"It is growing: {rates}. Add consumers, or make them faster.", _consumers_command(facts)
+        )
     elif acknowledged > published:
         left_s = status.ready / (acknowledged - published)
-        yield Cause("draining", f"It drains: {rates}; it will be empty in about {_span(left_s)}.", _wait(facts))
+        yield Cause("draining", f"It is shrinking: {rates}; it will be empty in about {_span(left_s)}.", _wait(facts))
 
 
 def _flow(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
@@ -168,11 +167,7 @@ def _flow(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
 def _policy(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
     if facts.overruled:
         names = ", ".join(repr(each) for each in facts.overruled)
-        verb = "does" if len(facts.overruled) == 1 else "do"
-        message = (
-            f"Of the policies that match, only {facts.policy!r} applies: {names} {verb} not, with a lower priority."
-        )
-        yield Cause("policy", message)
+        yield Cause("policy", f"Of the policies that match it, only {facts.policy!r} applies; it overrides {names}.")
 
 
 _RULES: tuple[Callable[[QueueFacts, datetime], Iterator[Cause]], ...] = (

@@ -91,7 +91,7 @@ def test_the_age_of_the_oldest_message_is_told_where_it_can_be(
     else:
         assert found["queue quorum"] == (
             "unknown",
-            "age of the oldest message: before RabbitMQ 4.3 a look at a quorum queue counts as a delivery",
+            "age of the oldest message: before RabbitMQ 4.3, peeking into a quorum queue counts as a delivery",
         )
     assert found["queue none"] == ("unknown", "age of the oldest message: it has no timestamp")
     assert found["queue milliseconds"] == ("unknown", "age of the oldest message: its timestamp is in the future")

@@ -67,7 +67,10 @@ def test_a_connection_is_closed_with_a_reason(live: Run, vhost_url: str) -> None
         several = live("connections", "--close", name)
         assert (several.returncode, several.stderr.splitlines()) == (
             2,
-            [f"error: 2 connections have the name {name!r}; none was closed", f"  Name one: {', '.join(places)}"],
+            [
+                f"error: 2 connections have the name {name!r}; none was closed",
+                f"  Choose one by its address: {', '.join(places)}",
+            ],
         )
         done = live("connections", "--close", places[0], "--reason", "stuck since 9:40")
         assert done.returncode == 0

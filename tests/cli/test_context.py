@@ -165,7 +165,7 @@ def test_use_warns_of_variables_that_take_precedence() -> None:
     done = succeed("context", "use", "dev", AMQP_URL="amqp://other")
     assert "AMQP_URL is set and takes precedence" in done.stderr
     assert "Commands now use no context" in succeed("context", "use", "--none").stderr
-    assert "name a context, or give --none" in fail("context", "use")
+    assert "name a context, or add --none" in fail("context", "use")
     assert "Did you mean dev?" in fail("context", "use", "dve")
 
 

@@ -51,7 +51,10 @@ def test_without_a_name_the_topologies_are_listed_with_their_purpose() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [(["nope"], "no example topology 'nope'"), (["work", "file/x"], "folder file/x cannot be made: Not a directory")],
+    [
+        (["nope"], "no example topology 'nope'"),
+        (["work", "file/x"], "folder file/x cannot be created: Not a directory"),
+    ],
 )
 def test_an_unknown_topology_and_an_impossible_folder_are_errors(
     tmp_path: Path, arguments: list[str], error: str

@@ -186,11 +186,11 @@ def test_a_filter_shows_what_matches_among_the_first_messages(live: Run, lines: 
     assert lines("orders", "--filter", expression, "--format", "raw", "-n", 2) == ['{"n": 9}', '{"n": 19}']
     wait_for_queue(vhost_channel, "orders", ready=50)
     done = live("peek", "orders", "--filter", expression, "-n", 2)
-    assert "Looked at 20 of 50 messages" in done.stderr
+    assert "Scanned 20 of 50 messages" in done.stderr
     assert "2 shown" in done.stderr
     wait_for_queue(vhost_channel, "orders", ready=50)
     done = live("peek", "orders", "--filter", "body.n > 40", "--scan", 40)
-    assert (done.returncode, done.stdout, "Looked at 40 of 50" in done.stderr) == (0, "", True)
+    assert (done.returncode, done.stdout, "Scanned 40 of 50" in done.stderr) == (0, "", True)
     wait_for_queue(vhost_channel, "orders", ready=50)
     assert [json.loads(body)["n"] for body in drain(vhost_channel, "orders")] == [*range(50)]
 
@@ -238,7 +238,7 @@ def test_what_cannot_be_looked_into_is_refused_with_the_reason(
 def test_an_empty_queue_has_nothing_to_show(live: Run, vhost_channel: Channel) -> None:
     declare(vhost_channel, "orders")
     done = live("peek", "orders")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Looked at 0 of 0 messages in 'orders'.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Scanned 0 of 0 messages in 'orders'.\n")
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])

@@ -31,7 +31,7 @@ def test_purge_deletes_the_ready_messages_and_no_unacknowledged_one(
     live: Run, filled: BlockingChannel, kind: str
 ) -> None:
     done = live("purge", "parked", "--yes")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Deleted 4 messages of queue 'parked'.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Deleted 4 messages from queue 'parked'.\n")
     filled.basic_nack(1, requeue=True)
     wait_for_queue(filled, "parked", ready=1)
     assert drain(filled, "parked") == [b"0 "], kind
@@ -49,9 +49,9 @@ def test_a_filtered_purge_deletes_only_the_messages_that_match(live: Run, filled
 def test_a_dry_run_counts_and_deletes_nothing(live: Run, filled: BlockingChannel) -> None:
     done = live("purge", "parked", "--dry-run")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "Would delete 4 messages of queue 'parked'; 1 unacknowledged stays.\n"
+    assert done.stderr == "Would delete 4 messages from queue 'parked'; 1 unacknowledged stays.\n"
     filtered = live("purge", "parked", "--dry-run", "--filter", "body|int > 3")
-    assert "Would delete 1 message of queue 'parked'; 3 do not match" in filtered.stderr
+    assert "Would delete 1 message from queue 'parked'; 3 do not match" in filtered.stderr
     assert json.loads(live("purge", "parked", "--dry-run", "--json").stdout)["purged"] == 4
     wait_for_queue(filled, "parked", ready=4)
 
@@ -59,7 +59,7 @@ def test_a_dry_run_counts_and_deletes_nothing(live: Run, filled: BlockingChannel
 def test_without_a_terminal_and_yes_purge_is_refused(live: Run, filled: BlockingChannel) -> None:
     done = live("purge", "parked")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Would delete 4 messages of queue 'parked'" in done.stderr
+    assert "Would delete 4 messages from queue 'parked'" in done.stderr
     assert "Add --yes." in done.stderr
     wait_for_queue(filled, "parked", ready=4)
 
@@ -88,6 +88,6 @@ def test_a_stream_and_a_missing_queue_are_refused(live: Run, vhost_channel: Bloc
 @pytest.mark.unguessed_api
 def test_purge_needs_no_http_api(live: Run, filled: BlockingChannel) -> None:
     done = live("purge", "parked", "--dry-run", RMQKIT_API_URL="")
-    assert "unacknowledged messages, which stay, cannot be seen" in done.stderr
+    assert "unacknowledged messages, which are kept, cannot be counted" in done.stderr
     assert live("purge", "parked", "--yes", RMQKIT_API_URL="").returncode == 0
     wait_for_queue(filled, "parked", ready=0)

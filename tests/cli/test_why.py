@@ -54,7 +54,7 @@ def test_a_queue_without_a_consumer(live: Run, orders: BlockingChannel, explaine
     cause = explained("orders", "no_consumer")
     assert (cause["first"], cause["message"]) == (
         True,
-        "It has no consumer: 5 messages wait. Start a service that consumes it.",
+        "It has no consumers: 5 messages are waiting. Start a service that consumes the queue.",
     )
     header, first, command = live("why", "orders").stdout.splitlines()
     assert header.startswith("classic queue 'orders': 5 ready, 0 unacknowledged, 0 consumers, in ")
@@ -71,7 +71,9 @@ def test_consumers_that_are_full_are_named(
     with client(vhost_url, holder("orders", prefetch=1), "slow"), client(vhost_url, holder("orders", 2), "slower"):
         cause = explained("orders", "consumers_full")
         assert cause["first"]
-        assert cause["message"].startswith("All 2 consumers are full, and get no more before they acknowledge: ")
+        assert cause["message"].startswith(
+            "All 2 consumers are full, and receive no more messages until they acknowledge some: "
+        )
         for name, held in (("slow", "1 unacknowledged message"), ("slower", "2 unacknowledged messages")):
             assert f"'{name}' from 127.0.0.1:" in cause["message"]
             assert f"({held}" in cause["message"]
@@ -89,7 +91,7 @@ def test_a_single_active_consumer_that_is_stuck(
         cause = explained("single", "single_active_consumer")
         assert cause["first"]
         assert cause["message"].startswith("Its single active consumer, 'active' from 127.0.0.1:")
-        assert cause["message"].endswith("takes no message; the other 2 consumers must wait for it.")
+        assert cause["message"].endswith("is not taking messages; the other 2 consumers must wait for it.")
         assert cause["command"].startswith("rmqkit connections --close 127.0.0.1:")
 
 
@@ -113,7 +115,7 @@ def test_dead_letters_and_where_they_come_from(vhost_channel: BlockingChannel, e
     vhost_channel.basic_reject(method.delivery_tag, requeue=False)
     cause = explained("parked", "dead_letters")
     assert cause["first"]
-    assert cause["message"].startswith("It receives the dead letters of 'billing', 'stock', ")
+    assert cause["message"].startswith("It receives the dead letters of 'billing', 'stock' (")
     assert cause["command"] == "rmqkit move parked --dry-run"
 
 
@@ -122,11 +124,11 @@ def test_dead_letters_and_where_they_come_from(vhost_channel: BlockingChannel, e
     [
         (
             {"x-delivery-limit": 5},
-            "each is dropped, because it has no dead-letter exchange.",
+            "a message is dropped, because the queue has no dead-letter exchange.",
         ),
         (
             {"x-delivery-limit": 5, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "parked"},
-            "after 6 failed deliveries, each is dead-lettered.",
+            "after 6 failed deliveries, a message is dead-lettered.",
         ),
     ],
 )
@@ -155,7 +157,7 @@ def fail_three_times(channel: BlockingChannel, arguments: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(
     ("arguments", "fate"),
-    [({}, "the oldest messages are dropped."), ({"x-overflow": "reject-publish"}, "publishers are rejected.")],
+    [({}, "the oldest messages are dropped."), ({"x-overflow": "reject-publish"}, "new messages are rejected.")],
 )
 def test_a_queue_that_has_reached_its_length(
     arguments: dict[str, Any], fate: str, vhost_channel: BlockingChannel, explained: Explain
@@ -172,9 +174,7 @@ def test_policies_that_match_and_lose(
         policy = {"pattern": "^ord", "definition": {"max-length": 100}, "apply-to": "queues", "priority": priority}
         broker.api("PUT", f"policies/{vhost_url.rpartition('/')[2]}/{name}", json.dumps(policy).encode())
     cause = explained("orders", "policy")
-    assert cause["message"] == (
-        "Of the policies that match, only 'strong' applies: 'weak', 'weaker' do not, with a lower priority."
-    )
+    assert cause["message"] == ("Of the policies that match it, only 'strong' applies; it overrides 'weak', 'weaker'.")
     assert "policy 'strong'" in live("why", "orders").stdout
     assert orders.is_open
 
@@ -203,7 +203,7 @@ def test_rates_tell_whether_it_grows_or_drains(
 
     with client(vhost_url, work):
         cause = explained("busy", code)
-    assert cause["message"].startswith("It grows: " if code == "growing" else "It drains: ")
+    assert cause["message"].startswith("It is growing: " if code == "growing" else "It is shrinking: ")
 
 
 @pytest.mark.parametrize("state", ["alarm", "consumer_timeout"])
@@ -238,7 +238,7 @@ def test_a_queue_whose_consumers_work_has_no_cause(live: Run, vhost_url: str, vh
     vhost_channel.queue_declare("calm", durable=True)
     with client(vhost_url, holder("calm", prefetch=5)):
         wait_until(lambda: "1 consumer" in live("why", "calm").stdout)
-        assert live("why", "calm").stdout.splitlines()[1] == "Nothing stands out: no message waits."
+        assert live("why", "calm").stdout.splitlines()[1] == "No problem found: the queue has no ready messages."
     assert live("why", "nowhere").returncode == 5
 
 
@@ -250,6 +250,6 @@ def test_why_needs_the_http_api(live: Run) -> None:
 def test_on_a_terminal_lines_are_wrapped(broker: Broker, vhost_url: str, orders: BlockingChannel) -> None:
     with terminal("why", "orders", env={"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url}) as screen:
         code, shown = screen.end()
-    assert (code, "1. It has no consumer: 5 messages wait." in shown) == (0, True)
+    assert (code, "1. It has no consumers: 5 messages are waiting." in shown) == (0, True)
     assert all(len(line.rstrip()) <= 80 for line in shown.splitlines()), shown
     assert orders.is_open

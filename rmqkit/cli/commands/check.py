@@ -1,4 +1,4 @@
-"""`rmqkit check`: for probes, cron and monitoring."""
+"""`rmqkit check`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ class LimitOptions:
     """The queues to check, and their limits."""
 
     queue: list[str] = option_field(
-        "--queue NAME", "Check the queues with this name, or pattern with * and ?; repeat it.", default_factory=list
+        "--queue NAME",
+        "Check this queue, or all queues that match a pattern with * and ?; repeatable.",
+        default_factory=list,
     )
-    max_ready: int | None = option_field("--max-ready N", "At most N ready messages in each.", min=0)
-    max_unacked: int | None = option_field("--max-unacked N", "At most N unacknowledged messages in each.", min=0)
-    min_consumers: int | None = option_field("--min-consumers N", "At least N consumers of each.", min=0)
-    max_age: str | None = option_field("--max-age TIME", "The oldest message at most so old: 30s, 5m, 1h.")
+    max_ready: int | None = option_field("--max-ready N", "Maximum number of ready messages in each queue.", min=0)
+    max_unacked: int | None = option_field(
+        "--max-unacked N", "Maximum number of unacknowledged messages in each queue.", min=0
+    )
+    min_consumers: int | None = option_field("--min-consumers N", "Minimum number of consumers of each queue.", min=0)
+    max_age: str | None = option_field(
+        "--max-age TIME", "Maximum age of the oldest message in each queue, such as 30s, 5m or 1h."
+    )
 
 
 @grouped
@@ -35,7 +41,7 @@ def check(
     broker: ConnectionOptions,
     *,
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE]", help="Topology files: check for drift from them.")
+        list[str] | None, typer.Argument(metavar="[FILE]", help="Topology files to check for drift.")
     ] = None,
     limits: LimitOptions,
     min_cert_days: Annotated[
@@ -43,15 +49,17 @@ def check(
     ] = 14,
     json: Json = False,
     prometheus: Annotated[bool, option("--prometheus", "Print metrics in Prometheus's text format.")] = False,
-    nagios: Annotated[bool, option("--nagios", "Print and exit as a plugin of Nagios does.")] = False,
+    nagios: Annotated[bool, option("--nagios", "Use the output format and exit codes of Nagios plugins.")] = False,
 ) -> None:
-    """Check that a broker is well: for probes, cron and monitoring.
+    """Check the health of a broker, for probes, cron and monitoring systems.
 
-    Checked are: connection and login; with TLS the certificate; with RabbitMQ's HTTP API alarms, nodes, listeners, and
-    whether a quorum queue would lose its majority with this node; drift from topology files; and the limits of queues.
+    The checks are: connection and login; with TLS, the certificate; through RabbitMQ's HTTP API, alarms, nodes,
+    listeners, and whether a quorum queue would lose its majority if this node stopped; drift from topology files; and
+    limits of queues.
 
-    The exit code is 0 if nothing is critical or unknown, 4 without a connection, else 9. With --nagios it is 0 (ok), 1
-    (warning), 2 (critical) or 3 (unknown). The age of a message is that of its timestamp, which its publisher sets.
+    The exit code is 0 if nothing is critical or unknown, 4 if the connection failed, and 9 otherwise. With --nagios it
+    is 0 (ok), 1 (warning), 2 (critical) or 3 (unknown). The age of a message is that of the timestamp that its
+    publisher set.
     """
     if sum((json, prometheus, nagios)) > 1:
         raise typer.BadParameter("use only one of --json, --prometheus, --nagios")

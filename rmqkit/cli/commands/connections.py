@@ -31,22 +31,24 @@ def connections(
     *,
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATTERN]", help="Names, hosts or users of connections, with * and ?."),
+        typer.Argument(
+            metavar="[PATTERN]", help="Show only connections with this name, host or user; * and ? are wildcards."
+        ),
     ] = None,
-    all_vhosts: Annotated[bool, option("--all-vhosts", "Show those to all virtual hosts.")] = False,
+    all_vhosts: Annotated[bool, option("--all-vhosts", "Show the connections to all virtual hosts.")] = False,
     close: Annotated[
         str | None, option("--close NAME", "Close the connection with this name, or from this HOST:PORT.")
     ] = None,
     reason: Annotated[
-        str, option("--reason TEXT", "With --close: the reason, which the client is told.", show_default=False)
+        str, option("--reason TEXT", "With --close: the reason to send to the client.", show_default=False)
     ] = "closed by an operator with rmqkit",
     json: Json = False,
 ) -> None:
-    """Show the connections of clients: who, from where, with which library, and how much they send and receive.
+    """Show client connections: name, address, user, client library and traffic.
 
-    A client chooses the name of its connection; one that did not has "-". Closing a connection requeues its
-    unacknowledged messages; most clients reconnect. RabbitMQ's HTTP API is needed, and the tag monitoring to see the
-    connections of other users; its numbers are up to five seconds old.
+    The name is chosen by the client; "-" means that it chose none. Closing a connection requeues its unacknowledged
+    messages; most clients reconnect. The command needs RabbitMQ's HTTP API, and the tag `monitoring` to show the
+    connections of other users. Statistics may be up to five seconds old.
     """
     if not reason.isascii() or not reason.isprintable():
         raise typer.BadParameter("--reason must be printable ASCII text")
@@ -68,7 +70,7 @@ def connections(
         output.out_json({"connections": [_plain(asdict(each)) for each in chosen]})
         return
     output.out(_connection_table(chosen, all_vhosts=all_vhosts))
-    output.note(f"{plural(len(chosen), 'connection')}. Numbers may be up to 5 s old.")
+    output.note(f"{plural(len(chosen), 'connection')}. Statistics may be up to 5 s old.")
 
 
 @grouped
@@ -78,11 +80,11 @@ def consumers(
     *,
     json: Json = False,
 ) -> None:
-    """Show the consumers of a queue: who, from where, with which library and prefetch, and what they hold.
+    """Show the consumers of a queue: address, client library, prefetch, unacknowledged messages and rates.
 
-    Unacknowledged messages and rates are those of the consumer's channel. A consumer is full if it holds as many
-    messages as its prefetch allows: it gets no more before it acknowledges one. RabbitMQ's HTTP API is needed; its
-    numbers are up to five seconds old.
+    Unacknowledged messages and rates are those of the consumer's channel. A consumer is `full` if it holds as many
+    unacknowledged messages as its prefetch allows: it receives no more until it acknowledges one. The command needs
+    RabbitMQ's HTTP API. Statistics may be up to five seconds old.
     """
     properties.check_names({"queue": queue})
     from rmqkit.http_api import activity  # noqa: PLC0415 - start-up time: pika
@@ -93,7 +95,7 @@ def consumers(
         output.out_json({"queue": queue, "consumers": [_plain(asdict(each)) for each in found]})
         return
     output.out(_consumer_table(found))
-    output.note(output.safe(f"{plural(len(found), 'consumer')} of queue {queue!r}. Numbers may be up to 5 s old."))
+    output.note(output.safe(f"{plural(len(found), 'consumer')} of queue {queue!r}. Statistics may be up to 5 s old."))
 
 
 def _named(found: Sequence[ClientConnection], name: str) -> ClientConnection:
@@ -101,12 +103,13 @@ def _named(found: Sequence[ClientConnection], name: str) -> ClientConnection:
     named = [each for each in found if name in (each.name, each.client_name, each.place)]
     if not named:
         subject = f"connection {name!r}"
-        advice = "`rmqkit connections --all-vhosts` lists them."
+        advice = "`rmqkit connections --all-vhosts` lists all connections."
         raise NotFound(404, "NOT_FOUND", subject, message=f"{subject} does not exist", advice=advice)
     if len(named) > 1:
         places = ", ".join(each.place for each in named)
         raise InputError(
-            f"{len(named)} connections have the name {name!r}; none was closed", advice=f"Name one: {places}"
+            f"{len(named)} connections have the name {name!r}; none was closed",
+            advice=f"Choose one by its address: {places}",
         )
     return named[0]
 

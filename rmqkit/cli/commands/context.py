@@ -1,4 +1,4 @@
-"""`rmqkit context`: brokers by name."""
+"""`rmqkit context`: named brokers."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ from rmqkit.settings import CONTEXT_VARIABLE, PASSWORD_VARIABLE, URL_VARIABLES, 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Name brokers: `--context NAME` stands for URLs, a login and TLS files.",
+    help="Manage contexts: `--context NAME` stands for a broker's URLs, credentials and TLS files.",
     **SETTINGS,
 )
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the context.")]
@@ -29,32 +29,36 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the cont
 
 @dataclass(frozen=True, slots=True)
 class PasswordOptions:
-    """Where the password is kept."""
+    """Where to keep the password."""
 
     password_command: str | None = option_field(
         "--password-command COMMAND", "Command that prints the password on its first line, such as 'pass show rabbit'."
     )
     password_file: str | None = option_field("--password-file FILE", "File containing the password.")
-    password_keyring: bool = option_field("--password-keyring", "Keep it in the system's keyring.", default=False)
+    password_keyring: bool = option_field(
+        "--password-keyring", "Keep the password in the system's keyring.", default=False
+    )
     password_in_file: bool = option_field(
-        "--password-in-file", "Keep it in the file of the contexts, unencrypted.", default=False
+        "--password-in-file", "Keep the password in the contexts file, unencrypted.", default=False
     )
 
     @property
     def keeps(self) -> bool:
-        """Tell whether rmqkit is to keep the password itself."""
+        """Tell whether rmqkit keeps the password itself."""
         return self.password_keyring or self.password_in_file
 
     def values(self, name: str, given: str, address: Address) -> dict[str, Any]:
-        """Return the values of a context for its password; `given` is the one that came with the URL, if one did.
+        """Return the values of a context that concern its password; `given` is the password from the URL, or empty.
 
-        A password to keep that was not given comes from its variable, or else from the terminal. Raises SettingsError.
+        A password to keep that is not `given` comes from RMQKIT_PASSWORD, or else from a prompt. Raises SettingsError.
         """
         places = (self.password_command, self.password_file, self.password_keyring, self.password_in_file)
         if sum(map(bool, places)) > 1:
-            raise SettingsError("use only one of --password-command, -file, -keyring and -in-file")
+            raise SettingsError(
+                "use only one of --password-command, --password-file, --password-keyring, --password-in-file"
+            )
         if given and not self.keeps:
-            advice = "Leave it out, or add --password-keyring, or --password-in-file to keep it unencrypted."
+            advice = "Remove it, or add --password-keyring, or --password-in-file to keep it unencrypted."
             raise SettingsError(f"context {name!r}: the URL contains a password", advice=advice)
         if self.password_command:
             try:
@@ -85,18 +89,20 @@ class ContextOptions:
     tls_ca_file: str | None = option_field("--tls-ca-file FILE", "CA certificates (PEM) to trust.")
     tls_cert_file: str | None = option_field("--tls-cert-file FILE", "Client certificate (PEM).")
     tls_key_file: str | None = option_field("--tls-key-file FILE", "Private key of the client certificate.")
-    tls_key_password_file: str | None = option_field("--tls-key-password-file FILE", "Password of that key.")
+    tls_key_password_file: str | None = option_field(
+        "--tls-key-password-file FILE", "File containing the password of that key."
+    )
     tls_insecure: bool | None = option_field("--tls-insecure/--tls-verify", "Skip verification of the certificate.")
-    color: str | None = option_field("--color COLOR", f"Of its name on terminals: {', '.join(contexts.COLORS)}.")
+    color: str | None = option_field("--color COLOR", f"Color of its name on terminals: {', '.join(contexts.COLORS)}.")
     protected: bool | None = option_field(
-        "--protected/--unprotected", "Ask for its name before anything is deleted or moved."
+        "--protected/--unprotected", "Require the context's name as confirmation before anything is deleted or moved."
     )
 
     def values(self) -> dict[str, Any]:
         """Return the values that are given, with absolute paths. Raises SettingsError."""
         values = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
         if self.api_url and contexts.shown(self.api_url) != self.api_url:
-            raise SettingsError("--api-url: the password would be kept unencrypted: leave out the login")
+            raise SettingsError("--api-url must not contain a login: its password would be kept unencrypted")
         return {
             name: os.path.abspath(value) if name.endswith("_file") else value  # noqa: PTH100 - links stay
             for name, value in values.items()
@@ -110,13 +116,13 @@ class ContextOptions:
 @grouped
 def add(
     name: _Name,
-    urls: Annotated[list[str], typer.Argument(metavar="URL", help="Broker URLs, to fail over.")],
+    urls: Annotated[list[str], typer.Argument(metavar="URL", help="Broker URLs; more than one for failover.")],
     place: PasswordOptions,
     more: ContextOptions,
     *,
     force: Annotated[bool, option("--force", "Replace a context of this name.")] = False,
 ) -> None:
-    """Add a context. The password of a URL is kept only where an option says."""
+    """Add a context. A password in a URL is refused unless an option says where to keep it."""
     if not force:
         contexts.check_new([name])
     contexts.put({name: _values(name, urls, place, more)}, force=force)
@@ -127,7 +133,7 @@ def add(
 @grouped
 def edit(
     name: _Name,
-    urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="Other broker URLs.")] = None,
+    urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="New broker URLs.")] = None,
     *,
     place: PasswordOptions,
     more: ContextOptions,
@@ -135,7 +141,7 @@ def edit(
         list[str] | None, option("--unset KEY", "Remove a value, such as vhost or tls_ca_file; repeat it.")
     ] = None,
 ) -> None:
-    """Change the values of a context that are given; the others, and comments in the file, stay."""
+    """Change the given values of a context; other values, and comments in the file, are kept."""
     known = contexts.load().find(name)
     if urls:
         values = _values(name, urls, place, more)
@@ -185,10 +191,11 @@ def show(
     broker: ConnectionOptions,
     json: Json = False,
 ) -> None:
-    """Show the broker that commands use with these options, and where each value comes from.
+    """Show which broker commands use with these options, and where each value comes from.
 
-    An option takes precedence over a variable, a variable over the context in use, and that over the default. A URL
-    from elsewhere is never used with the login, virtual host or TLS files of a context. No password is shown.
+    Options take precedence over environment variables, variables over the context in use, and the context over the
+    defaults. The login, virtual host and TLS files of a context are used only with its own URLs. Passwords are not
+    shown.
     """
     settings = (replace(broker, context=name) if name else broker).settings()
     rows = list(_rows(settings))
@@ -207,7 +214,7 @@ def use(
 ) -> None:
     """Use a context in all commands that name no broker, until another is chosen."""
     if (name is None) != none:
-        raise SettingsError("name a context, or give --none")
+        raise SettingsError("name a context, or add --none")
     contexts.use(name or "")
     output.note(f"Commands now use context {name}." if name else "Commands now use no context.")
     for variable in (*URL_VARIABLES, CONTEXT_VARIABLE):
@@ -237,13 +244,15 @@ def import_contexts(
         ),
     ] = None,
     *,
-    name: Annotated[str | None, option("--name NAME", "Of the context of a URL. [default: from its host]")] = None,
+    name: Annotated[
+        str | None, option("--name NAME", "With a URL: the name of the context. [default: the host]")
+    ] = None,
     place: PasswordOptions,
     force: Annotated[bool, option("--force", "Replace contexts of the same names.")] = False,
 ) -> None:
-    """Import the nodes of a configuration file of rabbitmqadmin, version 1 or 2, as contexts, or a URL.
+    """Import contexts from a configuration file of rabbitmqadmin (version 1 or 2), or from a URL.
 
-    AMQP is expected on its default port of the same host. A password is imported only with --password-keyring or
+    AMQP is assumed to use its default port on the same host. Passwords are imported only with --password-keyring or
     --password-in-file.
     """
     found = rabbitmqadmin_file.read(source, name)
@@ -254,7 +263,9 @@ def import_contexts(
     for each, values in found.items():
         secret = str(values.pop("password", ""))
         if secret and place == PasswordOptions():
-            output.warn(f"the password of {each} was not imported; name its place with `rmqkit context edit {each}`")
+            output.warn(
+                f"the password of {each} was not imported; choose where to keep it with `rmqkit context edit {each}`"
+            )
         elif secret or not place.keeps:
             values.update(place.values(each, secret if place.keeps else "", parse_urls(values["url"][0])[0]))
     contexts.put(found, force=force)
@@ -308,7 +319,7 @@ def _addresses(context: Context) -> list[str]:
 
 
 def _place(context: Context) -> str:
-    """Name the place of the password; the arguments of a command may be private."""
+    """Say where the password is kept; the arguments of a command may be secret, and are left out."""
     if context.password_command:
         return f"command {context.password_command[0]}"
     if context.password_file:

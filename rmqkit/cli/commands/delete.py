@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Delete a queue, an exchange or bindings. It shows what would go, and asks first.",
+    help="Delete a queue, an exchange or bindings, after showing what else would be deleted.",
     **SETTINGS,
 )
 DryRun = Annotated[bool, option("--dry-run", "Show what would be deleted, and change nothing.")]
@@ -35,10 +35,12 @@ class Conditions:
 
     if_empty: bool = option_field(
         "--if-empty",
-        "Only if it has no messages, not even unacknowledged ones; else exit code 5.",
+        "Only if it has no messages, ready or unacknowledged; otherwise the exit code is 5.",
         default=False,
     )
-    if_unused: bool = option_field("--if-unused", "Only if it has no consumers; else exit code 5.", default=False)
+    if_unused: bool = option_field(
+        "--if-unused", "Only if it has no consumers; otherwise the exit code is 5.", default=False
+    )
 
 
 @app.command("queue", epilog="rmqkit delete queue old_orders --if-empty\nrmqkit delete queue old_orders --yes")
@@ -55,7 +57,7 @@ def delete_queue(
     """Delete a queue with its messages and bindings.
 
     The plan counts its messages and consumers, and names its bindings, the queues whose dead letters it receives, and
-    its policy. The messages are not dead-lettered. To keep them, `rmqkit move` them first.
+    its policy. The messages are not dead-lettered. To keep them, move them first with `rmqkit move`.
     """
     properties.check_names({"queue": name})
     _delete(broker, lambda _: [Queue(name)], conditions, dry_run=dry_run, yes=yes, json=json)
@@ -67,12 +69,14 @@ def delete_exchange(
     name: Annotated[str, typer.Argument(metavar="EXCHANGE", help="The exchange.")],
     broker: ConnectionOptions,
     *,
-    if_unused: Annotated[bool, option("--if-unused", "Only if nothing is bound to it; else exit code 5.")] = False,
+    if_unused: Annotated[
+        bool, option("--if-unused", "Only if nothing is bound to it; otherwise the exit code is 5.")
+    ] = False,
     dry_run: DryRun = False,
     yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
-    """Delete an exchange with its bindings. What is published to it afterwards is an error for the publisher.
+    """Delete an exchange with its bindings. Publishing to it afterwards is an error.
 
     The plan names its bindings, the queues and exchanges that use it for dead letters or as an alternate, and its
     policy.
@@ -87,12 +91,13 @@ def delete_exchange(
 )
 @grouped
 def delete_binding(
-    source: Annotated[str, typer.Argument(metavar="EXCHANGE", help="The exchange that messages come from.")],
+    source: Annotated[str, typer.Argument(metavar="EXCHANGE", help="The source exchange.")],
     destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="The queue that is bound to it.")],
     broker: ConnectionOptions,
     *,
     routing_key: Annotated[
-        str | None, option("-r --routing-key KEY", "Only the bindings with this key. [default: all between the two]")
+        str | None,
+        option("-r --routing-key KEY", "Only the bindings with this key. [default: all bindings between the two]"),
     ] = None,
     to_exchange: Annotated[bool, option("--to-exchange", "DESTINATION is an exchange.")] = False,
     dry_run: DryRun = False,

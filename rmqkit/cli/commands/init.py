@@ -12,15 +12,17 @@ from rmqkit.topology import examples
 
 
 def init(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A topology; without one, all are listed.")] = "",
-    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where its files are written.")] = "topologies",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="An example topology. [default: list all of them]")
+    ] = "",
+    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="The folder to write its files to.")] = "topologies",
     *,
-    force: Annotated[bool, option("--force", "Replace files that exist.")] = False,
+    force: Annotated[bool, option("--force", "Replace existing files.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a topology that is shipped with rmqkit into a folder, as a start for your own.
+    """Write an example topology into a folder, as a starting point for your own.
 
-    Its scenarios for `rmqkit test` and its contracts are written next to it.
+    The example's scenarios for `rmqkit test` and its contracts are written to the same folder.
     """
     if not name:
         _list(json=json)
@@ -34,7 +36,7 @@ def init(
         Path(folder).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"folder {folder} cannot be made: {reason}") from error
+        raise InputError(f"folder {folder} cannot be created: {reason}") from error
     for each, target in zip(sources, targets, strict=True):
         files.write(str(target), examples.text(each), force=force)
     if json:

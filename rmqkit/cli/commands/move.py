@@ -39,7 +39,7 @@ class MoveTargetOptions:
     to_exchange: str | None = option_field("--to-exchange NAME", "To this exchange, with their own keys.")
     routing_key: str | None = option_field("-r --routing-key KEY", "With --to-exchange: the key.")
 
-    to_url: str | None = option_field("--to-url URL", "To another broker: by default, to its queue of the same name.")
+    to_url: str | None = option_field("--to-url URL", "To this broker, by default to its queue of the same name.")
 
     def target(self, source: str, settings: Settings) -> Replay | Target | Exchange:
         """Return the target of a queue's messages. Raises a usage error."""
@@ -58,7 +58,7 @@ class CopyTargetOptions:
     to_queue: str | None = option_field("--to-queue NAME", "To this queue.")
     to_exchange: str | None = option_field("--to-exchange NAME", "To this exchange, with their own keys.")
     routing_key: str | None = option_field("-r --routing-key KEY", "With --to-exchange: the key.")
-    to_url: str | None = option_field("--to-url URL", "To another broker: by default, to its queue of the same name.")
+    to_url: str | None = option_field("--to-url URL", "To this broker, by default to its queue of the same name.")
 
     def target(self, source: str, settings: Settings) -> Target | Exchange:
         """Return the target of a queue's messages. Raises a usage error."""
@@ -106,7 +106,7 @@ class MoveFilterOptions:
         default=False,
     )
     force: bool = option_field(
-        "--force", "With --dry-run: scan even where that might delay messages, or dead-letter them.", default=False
+        "--force", "With --dry-run: scan even if this might delay messages, or drop or dead-letter them.", default=False
     )
 
 
@@ -118,7 +118,9 @@ class CopyFilterOptions:
     limit: int | None = option_field("-n --limit N", "Copy at most N messages. [default: all, up to 100,000]", min=1)
     rate: float | None = option_field("--rate N", "Copy at most N messages a second.", min=0.001)
     force: bool = option_field(
-        "--force", "Copy even where that may delay messages, or dead-letter them by the delivery limit.", default=False
+        "--force",
+        "Copy even if this may delay messages, or drop or dead-letter them at the delivery limit.",
+        default=False,
     )
 
 
@@ -175,11 +177,11 @@ def copy(
     selection: CopyFilterOptions,
     json: Json = False,
 ) -> None:
-    """Copy the messages of a queue to another queue, an exchange or another broker, and leave them there.
+    """Copy the messages of a queue to another queue, an exchange or another broker; the originals stay, in order.
 
-    Each copy is confirmed. All messages are held until the last copy is, because each returns to its place only then:
-    consumers do not receive them meanwhile. What that costs the messages is as for `rmqkit peek`. If any could not be
-    copied, the exit code is 6.
+    All messages are held until the last copy is confirmed, so that they can be requeued in their order; until then,
+    consumers do not receive them. The side effects on the originals are those of `rmqkit peek`. If any message could
+    not be copied, the exit code is 6.
     """
     settings = broker.settings()
     to, matches = target.target(source, settings), delivery_filter(selection.filter)

@@ -28,23 +28,25 @@ class PeekFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PeekOptions:
-    """The messages to look at, and how to show them."""
+    """The messages to show, and their format."""
 
     limit: int = option_field("-n --limit N", "Show at most N messages.", default=10, min=1, max=10_000)
     filter: str | None = option_field("--filter EXPRESSION", FILTER_HELP.replace("Handle", "Show"))
     scan: int = option_field(
-        "--scan N", "With --filter: look at no more than the first N messages.", default=1000, min=1, max=10_000
+        "--scan N", "With --filter: scan at most the first N messages.", default=1000, min=1, max=10_000
     )
     offset: str | None = option_field("--offset WHERE", f"{OFFSET_HELP} [default: first]")
     format: PeekFormat = option_field(
         "--format",
-        "table: a row each; raw: each body and a newline; json: an envelope a line, as `publish` reads.",
+        "table: a row per message; raw: a body per line; json: an envelope per line, for `publish --envelopes`.",
         default=PeekFormat.TABLE,
         show_default=False,
     )
     full: bool = option_field("--full", "Show all properties and the whole body of each message.", default=False)
     force: bool = option_field(
-        "--force", "Look even where that may delay messages, or dead-letter them by the delivery limit.", default=False
+        "--force",
+        "Peek even if this may delay messages, or drop or dead-letter them at the delivery limit.",
+        default=False,
     )
 
 
@@ -56,11 +58,12 @@ def peek(
     options: PeekOptions,
     json: Json = False,
 ) -> None:
-    """Show the first messages of a queue, or those of a stream, and leave them there, in their order.
+    """Show messages of a queue or stream without removing or reordering them.
 
-    The broker delivers the messages and gets them back within moments; nothing is acknowledged. What that costs depends
-    on the type of queue and the version of RabbitMQ: the last line says it. Where a look may dead-letter or delay a
-    message, nothing is delivered without --force. It holds messages for 5 seconds and 64 MiB at most.
+    The broker delivers the messages, and they are requeued within seconds; none is acknowledged. The side effects
+    depend on the type of the queue and the version of RabbitMQ; the last line states them. If peeking might delay,
+    drop or dead-letter a message, the command refuses unless you add --force. At most 64 MiB of messages are held, for
+    at most 5 seconds.
     """
     if options.full and options.format is not PeekFormat.TABLE:
         raise typer.BadParameter("--full cannot be combined with --format: raw and json show everything")
@@ -97,10 +100,10 @@ def _show(report: PeekReport, options: PeekOptions, stop: Stop) -> None:
 
 def _summary(report: PeekReport, queue: str) -> str:
     total = "" if report.type == "stream" else f"{report.ready:,} "
-    looked = f"Looked at {report.scanned:,} of {total}message{'s' * (total != '1 ')} in {queue!r}"
+    scanned = f"Scanned {report.scanned:,} of {total}message{'s' * (total != '1 ')} in {queue!r}"
     if not report.scanned:
-        return f"{looked}."
+        return f"{scanned}."
     matching = f"; {len(report.messages):,} shown" if len(report.messages) < report.scanned else ""
     if report.type == "stream":
-        return f"{looked}, {report.cost}{matching}."
-    return f"{looked} for {report.seconds:.2f} s; they are {report.cost}{matching}."
+        return f"{scanned}, {report.cost}{matching}."
+    return f"{scanned} in {report.seconds:.2f} s; they are {report.cost}{matching}."

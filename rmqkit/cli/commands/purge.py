@@ -25,18 +25,19 @@ def purge(
     queue: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue whose messages are deleted.")],
     broker: ConnectionOptions,
     *,
-    filter: Annotated[str | None, option("--filter EXPRESSION", FILTER_HELP)] = None,  # noqa: A002 - the flag
-    dry_run: Annotated[bool, option("--dry-run", "Show how many messages would be deleted; delete none.")] = False,
+    filter: Annotated[str | None, option("--filter EXPRESSION", FILTER_HELP.replace("Handle", "Delete"))] = None,  # noqa: A002 - the flag
+    dry_run: Annotated[bool, option("--dry-run", "Show how many messages would be deleted, and delete none.")] = False,
     yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
     """Delete the ready messages of a queue, or those that match a filter. They are not dead-lettered.
 
-    Unacknowledged messages stay with their consumers. With --filter, messages that do not match keep their place, and
-    are marked redelivered; the question counts those that match among the first 1,000. `rmqkit move` keeps messages.
+    Unacknowledged messages stay with their consumers. With --filter, messages that do not match keep their places, and
+    are marked as redelivered; the confirmation prompt counts the matches among the first 1,000. To keep messages, move
+    them with `rmqkit move` instead.
     """
     matches, settings = delivery_filter(filter), broker.settings()
-    question = f"Delete messages of queue {queue!r}?"
+    question = f"Delete messages from queue {queue!r}?"
     with connect(settings) as connection:
         if dry_run or yes is None:
             preview = connection.purge(queue, matches=matches, dry_run=True)
@@ -45,7 +46,7 @@ def purge(
                 return
             scanned = preview.purged + preview.unmatched
             found = plural(preview.purged, "message") + (" or more" if scanned < preview.ready else "")
-            question = f"Delete {found} of queue {queue!r}?"
+            question = f"Delete {found} from queue {queue!r}?"
         protection.require(settings, yes, f"purge queue {queue!r}", question)
 
         def body(stop: Stop) -> int:
@@ -62,7 +63,7 @@ def _show(report: PurgeReport, queue: str, connection: Connection | None, *, jso
         output.out_json(as_json(report))
         return
     verb = "Would delete" if report.dry_run else "Stopped: deleted" if report.interrupted else "Deleted"
-    parts = [f"{verb} {plural(report.purged, 'message')} of queue {queue!r}"]
+    parts = [f"{verb} {plural(report.purged, 'message')} from queue {queue!r}"]
     if report.unmatched:
         parts.append(f"{report.unmatched:,} {'does' if report.unmatched == 1 else 'do'} not match")
     if (scanned := report.purged + report.unmatched) < report.ready:
@@ -77,6 +78,6 @@ def _unacknowledged(connection: Connection, queue: str) -> str:
     try:
         totals = connection.http_api().queue_totals()
     except (Unreachable, AuthenticationFailed, AccessRefused):
-        return "unacknowledged messages, which stay, cannot be seen without the HTTP API"
+        return "unacknowledged messages, which are kept, cannot be counted without the HTTP API"
     count = next((each.unacknowledged for each in totals if each.name == queue), 0)
     return f"{count:,} unacknowledged {'stays' if count == 1 else 'stay'}" if count else ""

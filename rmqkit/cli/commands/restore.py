@@ -17,22 +17,26 @@ from rmqkit.stop import Stop
 
 @grouped
 def restore(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A file of `rmqkit snapshot`.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file written by `rmqkit snapshot`.")],
     broker: ConnectionOptions,
     *,
-    queue: Annotated[str | None, option("-q --queue NAME", "Into this queue alone.")] = None,
+    queue: Annotated[str | None, option("-q --queue NAME", "Publish to this queue only.")] = None,
     to_origin: Annotated[
-        bool, option("--to-origin", "To the exchange of each message, with its key: to every queue bound there.")
+        bool,
+        option(
+            "--to-origin",
+            "Publish each message to its original exchange, with its key, and so to every matching queue.",
+        ),
     ] = False,
     resume: Annotated[str | None, option("--resume STATE", "Save progress in STATE and resume from it.")] = None,
     rate: Annotated[float | None, option("--rate N", "Publish at most N messages a second.", min=0.001)] = None,
     yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
-    """Publish the messages of a snapshot again, each confirmed, byte for byte and in their order.
+    """Publish the messages of a snapshot again, byte for byte and in order; each is confirmed.
 
-    Into a queue, they get its name as their routing key. Their deaths are kept in another header, and the counts of
-    deliveries are left out. The queue has to exist. The exit code is 0 only if every message is known to have arrived.
+    With --queue, which must exist, the name of the queue becomes the routing key. The dead-letter history is kept in
+    another header; delivery counts are not restored. The exit code is 0 only if every message is known to have arrived.
     """
     if (queue is None) is not to_origin:
         raise typer.BadParameter("name the target: either --queue NAME or --to-origin")

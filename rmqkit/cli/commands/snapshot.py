@@ -37,28 +37,31 @@ class SnapshotOptions:
 
     limit: int | None = option_field(
         "-n --limit N",
-        "Save the first N messages. [default: all; of a queue that is no stream, 100,000 at most]",
+        "Save the first N messages. [default: all, up to 100,000 except for streams]",
         min=1,
     )
     force: bool = option_field(
-        "--force", "Save even where that may delay messages, or dead-letter them by the delivery limit.", default=False
+        "--force",
+        "Save even if this may delay messages, or drop or dead-letter them at the delivery limit.",
+        default=False,
     )
 
 
 @grouped
 def snapshot(
     queue: Annotated[str, typer.Argument(help="The queue.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file; .gz and .zst are compressed.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; .gz and .zst are compressed.")],
     broker: ConnectionOptions,
     *,
     options: SnapshotOptions,
     json: Json = False,
 ) -> None:
-    """Save the messages of a queue in a file, and leave them in the queue, in their order.
+    """Save the messages of a queue to a file without removing or reordering them.
 
-    All of them are held until the last is written, because each returns to its place only then: consumers do not
-    receive them for so long. What that costs is as for `rmqkit peek`. A stream holds nothing; an interrupted snapshot
-    of one resumes from FILE.part. FILE appears once it is complete; `rmqkit restore` publishes it.
+    All messages are held until the last one is written, so that they can be requeued in their order; until then,
+    consumers do not receive them. The side effects are those of `rmqkit peek`. Messages of a stream are not held, and
+    an interrupted snapshot of a stream resumes from FILE.part. FILE appears once it is complete; `rmqkit restore`
+    publishes its messages.
     """
     from rmqkit.payload.snapshot_file import SnapshotWriter  # noqa: PLC0415 - lazy: not needed for --help
 
@@ -79,7 +82,7 @@ def snapshot(
                 if not complete:
                     writer.abandon(keep=is_stream)
         if not complete:
-            kept = f"; {file}.part resumes it" if is_stream else ""
+            kept = f"; the next run resumes from {file}.part" if is_stream else ""
             output.note(output.safe(f"Stopped: {file} was not written{kept}."))
             return exit_codes.DONE
         _report(queue, file, writer.count, cost, time.monotonic() - started_s, json=json)
@@ -97,7 +100,7 @@ def _save_queue(
     stop: Stop,
     show: output.Update,
 ) -> str:
-    """Save the messages of a queue that is no stream; return what that has cost them."""
+    """Save the messages of a queue that is not a stream, and return the side effects on them."""
     limit, envelopes = options.limit or MOST, EnvelopeWriter()
     with connection.look(queue, limit=limit, hold_s=_HOLD_S, force=options.force, stop=stop) as look:
         look.check_length(options.limit)
@@ -106,11 +109,11 @@ def _save_queue(
             show(writer.count, "")
         if look.cut_short:
             raise InputError(
-                f"{writer.count:,} of {look.ready:,} messages were written: {look.cut_short}; nothing was saved",
-                advice="Save the first ones with --limit.",
+                f"{writer.count:,} of {look.ready:,} messages were read: {look.cut_short}; nothing was saved",
+                advice="Save only the first messages with --limit.",
             )
         if look.missing and not stop.requested:
-            output.warn(f"{plural(look.missing, 'message')} left queue {queue!r} meanwhile")
+            output.warn(f"{plural(look.missing, 'message')} left queue {queue!r} during the snapshot")
     return look.cost.text
 
 
@@ -151,5 +154,5 @@ def _report(queue: str, file: Path, saved: int, cost: str, seconds: float, *, js
         numbers = {"saved": saved, "bytes": size, "seconds": round(seconds, 3)}
         output.out_json({"queue": queue, "file": str(file), **numbers, "cost": cost})
         return
-    saving = f"Saved {plural(saved, 'message')} of {queue!r} in {file} ({size:,} bytes, {seconds:.2f} s)"
+    saving = f"Saved {plural(saved, 'message')} of {queue!r} to {file} ({size:,} bytes, {seconds:.2f} s)"
     output.note(output.safe(f"{saving}; {cost}."))

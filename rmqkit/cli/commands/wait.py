@@ -21,26 +21,26 @@ def wait(
     queue: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")],
     broker: ConnectionOptions,
     *,
-    empty: Annotated[bool, option("--empty", "Until it has no messages, not even unacknowledged ones.")] = False,
+    empty: Annotated[bool, option("--empty", "Wait until the queue has no messages, ready or unacknowledged.")] = False,
     consumers: Annotated[
-        int | None, option("--consumers N", "Until it has at least N consumers; 0: until it has none.", min=0)
+        int | None, option("--consumers N", "Wait for at least N consumers, or for none if N is 0.", min=0)
     ] = None,
     ready: Annotated[
-        int | None, option("--ready N", "Until it has at least N ready messages; 0: until it has none.", min=0)
+        int | None, option("--ready N", "Wait for at least N ready messages, or for none if N is 0.", min=0)
     ] = None,
-    timeout: Annotated[float, option("--timeout SECONDS", "How long to wait.", min=0)] = 60.0,
+    timeout: Annotated[float, option("--timeout SECONDS", "Maximum time to wait.", min=0)] = 60.0,
     json: Json = False,
 ) -> None:
-    """Wait until a queue is empty, or has so many consumers or ready messages, as a deployment needs.
+    """Wait until a queue is empty, or has a given number of consumers or ready messages.
 
-    If the time passes first, the exit code is 9. A queue that does not exist yet is waited for, unless it is to be
-    empty. RabbitMQ's HTTP API counts unacknowledged messages, those of quorum queues every five seconds: for such a
-    queue --empty takes at least six seconds, and up to six more than the timeout. Without the HTTP API, unacknowledged
-    messages cannot be seen, and a warning says so.
+    On a timeout, the exit code is 9. If the queue does not exist yet, the command waits for it, except with --empty.
+    RabbitMQ's HTTP API counts unacknowledged messages, for quorum queues only every five seconds: there, --empty takes
+    at least six seconds, and up to six seconds longer than the timeout. Without the HTTP API, unacknowledged messages
+    cannot be counted, and a warning says so.
     """
     properties.check_names({"queue": queue})
     if not empty and consumers is None and ready is None:
-        raise typer.BadParameter("name what to wait for: --empty, --consumers N or --ready N")
+        raise typer.BadParameter("name a condition: --empty, --consumers N or --ready N")
     if empty and (consumers is not None or ready is not None):
         raise typer.BadParameter("--empty cannot be combined with --consumers or --ready")
     wanted = WaitFor(empty, ready, consumers)
@@ -49,7 +49,7 @@ def wait(
         with connect(broker.settings()) as connection:
             report = connection.wait_for_queue(queue, wanted, timeout_s=timeout, stop=stop)
         if report.unseen:
-            output.warn(f"unacknowledged messages cannot be seen, and were not waited for: {report.unseen}")
+            output.warn(f"unacknowledged messages could not be counted, and were ignored: {report.unseen}")
         if json:
             output.out_json(as_json(report))
         else:

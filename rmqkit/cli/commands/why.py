@@ -31,12 +31,13 @@ def why(
     *,
     json: Json = False,
 ) -> None:
-    """Explain why the messages of a queue wait, the most likely cause first, each with the next command.
+    """Explain why a queue has a backlog: the causes, the most likely first, each with the next command.
 
-    It knows: no majority, or the leader away; alarms and flow control; dead letters, and where they come from; no
-    consumer; consumers that are full, and who holds the messages; a single active consumer that takes none; a consumer
-    timeout that is near; length and delivery limits; rates in and out, and the time to drain; policies that lose.
-    RabbitMQ's HTTP API is needed; its numbers are up to five seconds old. It changes nothing.
+    Causes that it detects: a lost majority or leader; alarms and flow control; dead letters of other queues; no
+    consumers; consumers that are full; a stuck single active consumer; an approaching consumer timeout; length and
+    delivery limits; messages that arrive faster than they are acknowledged; and policies that another policy
+    overrides. The command needs RabbitMQ's HTTP API, whose statistics may be up to five seconds old. It changes
+    nothing.
     """
     properties.check_names({"queue": queue})
     from rmqkit.http_api.diagnosis import diagnose  # noqa: PLC0415 - start-up time: pika
@@ -69,13 +70,13 @@ def _text(facts: QueueFacts, causes: Sequence[Cause]) -> str:
         lines += _wrapped(f"{number}. {cause.message}")
         lines += [f"   {cause.command}"] * bool(cause.command)
     if not causes:
-        waits = "no message waits" if not status.ready else "its consumers are at work"
-        lines.append(f"Nothing stands out: {waits}.")
+        state = "the queue has no ready messages" if not status.ready else "its consumers are working"
+        lines.append(f"No problem found: {state}.")
     return "\n".join(lines)
 
 
 def _wrapped(line: str) -> list[str]:
-    """Return a line in parts as wide as the terminal, if standard output is one."""
+    """Wrap a line to the width of the terminal, if standard output is a terminal."""
     if not output.is_terminal(sys.stdout):
         return [line]
     columns = shutil.get_terminal_size().columns
