@@ -182,6 +182,7 @@ class Administration:
         *,
         matches: Callable[[Delivery], bool] | None = None,
         dry_run: bool = False,
+        force: bool = False,
         stop: Stop | None = None,
         on_progress: Callable[[int, str], None] = lambda _scanned, _blocked: None,
         on_warning: Callable[[str], None] = _log.warning,
@@ -189,12 +190,15 @@ class Administration:
         """Delete the ready messages of a queue, or in one pass those that match; none is dead-lettered.
 
         Messages that do not match, or are unacknowledged, stay. A dry run counts, with `matches` as that of a move.
+        Unless forced, raises InputError with `matches` where that might dead-letter or delay the messages that stay.
         Raises what `move` raises.
         """
         from rmqkit.messaging import purge  # noqa: PLC0415 - start-up time: few commands purge
 
         if matches is None:
             return purge.purge(self._consuming, queue, dry_run=dry_run)
+        if not force and (cost := self._look_cost(queue)).type:
+            cost.check(queue)
         return purge.purge_matching(
             self._consuming,
             queue,

@@ -150,9 +150,6 @@ class _Run:
             self._counts.fail(sent, failure.fate, failure.reason, failure.cause)
             if failure.fate is Fate.UNKNOWN:
                 self.error = error
-        elif isinstance(error, BrokerError):  # it was never sent
-            self._counts.fail(sent, Fate.UNKNOWN, error.message, error)
-            self.error = error
         else:
             self._counts.fail(sent, Fate.REFUSED, error.message, error)
         if not self._pending and self._all_settled is not None and not self._all_settled.done():

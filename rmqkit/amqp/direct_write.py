@@ -37,12 +37,13 @@ class DirectWriter:
         The caller holds the lock. When a signal handler raises, what was written is not known: the connection ends.
         """
         stream = self._stream
-        if stream is None or stream._tx_buffers or stream._state != stream._STATE_ACTIVE:  # noqa: SLF001
+        socket = None if stream is None else stream._sock  # noqa: SLF001 - the I/O thread sets it to None when it closes it
+        if socket is None or stream._tx_buffers or stream._state != stream._STATE_ACTIVE:  # noqa: SLF001
             return False
         known = False
         try:
             try:
-                sent = stream._sock.send(data)  # noqa: SLF001
+                sent = socket.send(data)
             except OSError:  # it is full, or broken: the I/O thread finds out
                 sent = 0
             if 0 < sent < len(data):

@@ -13,9 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from copy import copy
 from queue import SimpleQueue
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from rmqkit.amqp import error_mapping
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
@@ -42,6 +41,7 @@ class Outcome(Protocol):
         """Tell why the message was not confirmed."""
 
 
+T = TypeVar("T")
 _KNOWN = (None, None)
 _log = logging.getLogger("rmqkit")
 
@@ -189,7 +189,7 @@ class BackgroundPublisher:
                 self._wake = None
                 try:
                     self._run()
-                except Exception:  # noqa: BLE001 - of on_warning: every outcome is known, and others will be submitted
+                except BaseException:  # noqa: BLE001 - of on_warning: every outcome is known, and others will be submitted
                     _log.exception("publishing in the background failed")
             elif self._closed:
                 return
@@ -220,7 +220,7 @@ class BackgroundPublisher:
                 self._warn(str(failed))
         except BrokerError as exc:
             self._fail_all(exc)
-        except Exception as exc:
+        except BaseException as exc:
             self._fail_all(ConnectionLost(f"the publisher failed: {exc!r}"))
             raise
         finally:
@@ -254,12 +254,12 @@ class BackgroundPublisher:
         _, outcome = self._sent.pop(position, _KNOWN)
         self._release(message)
         if outcome is not None:
-            outcome.set_result(fate)
+            _call(outcome.set_result, fate)
 
     def _on_failure(self, failure: Failure) -> None:
         _, outcome = self._sent.pop(failure.index, _KNOWN)
         if outcome is not None:
-            outcome.set_exception(failure.error())
+            _call(outcome.set_exception, failure.error())
 
     def _release(self, message: Message) -> None:
         """Note that a message is no longer pending; half a window has to be free before anyone may go on."""
@@ -279,7 +279,7 @@ class BackgroundPublisher:
             if message is None:
                 outcome.set_result(Fate.CONFIRMED)  # of a barrier
             else:
-                outcome.set_exception(copy(error))
+                _call(outcome.set_exception, Failure(0, message, Fate.UNKNOWN, error.message, error).error())
                 self._release(message)
         self._sent.clear()
 
@@ -290,6 +290,14 @@ class BackgroundPublisher:
                 yield message, outcome
             else:
                 self._release(message)
+
+
+def _call(end: Callable[[T], None], outcome: T) -> None:
+    """End an outcome; a callback that exits, as by sys.exit, ends neither the thread nor the other outcomes."""
+    try:
+        end(outcome)
+    except BaseException:  # noqa: BLE001 - a future itself logs each Exception
+        _log.exception("a callback of a published message raised")
 
 
 def _uncancellable() -> Future[Fate]:

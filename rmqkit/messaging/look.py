@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from rmqkit.amqp.channel import NACK_IS_FREE, Channel
 from rmqkit.amqp.frames import ConsumerCancel
-from rmqkit.errors import ConsumerCancelled, InputError
+from rmqkit.errors import BrokerError, ConsumerCancelled, InputError
 from rmqkit.message import Delivery
 from rmqkit.payload.death_headers import DELIVERY_COUNT
 from rmqkit.stop import Stop
@@ -26,6 +27,7 @@ MOST = 100_000  # messages that a snapshot or a copy holds, unless its limit say
 # What a closed channel returns to a quorum queue, it returns consumer by consumer; of more than 32, in any order.
 MOST_CONSUMERS = 24
 _FIRST_S = 10.0  # until the first delivery
+_RETURNED_S = 10.0  # for messages that were returned before the look
 _IDLE_S = 0.2  # without a delivery, then the queue may be empty
 _EMPTY = 3  # times in a row
 _PRIORITY = {"x-priority": -100}  # a consumer with room for a message receives it first
@@ -132,6 +134,7 @@ class Look:
         self._most_consumers = math.inf if sorts else MOST_CONSUMERS
         self._wanted: int = min(self.ready, bounds.messages)
         self._largest = 0
+        self._redelivered = False  # the last one received
         self._subscriptions = self._subscribed_to = 0  # consumers so far, and the deliveries that they all receive
         self._until_s = math.inf
 
@@ -160,8 +163,11 @@ class Look:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.close()
+        else:
+            self._channel.release(self._tag)
 
     @property
     def _tag(self) -> str:
@@ -173,20 +179,20 @@ class Look:
         Raises ConsumerCancelled when the queue was deleted, Refused, ConnectionLost.
         """
         with self._stop.waking(self._channel.wake):
-            for batch in self._batches():
+            for batch in self._batches(self._wanted, self._stop):
                 for delivery in batch:
                     self.looked += 1
                     yield delivery
                     if self._stop.requested or time.monotonic() >= self._until_s:
                         return
 
-    def _batches(self) -> Iterator[list[Delivery]]:
+    def _batches(self, wanted: int, stop: Stop) -> Iterator[list[Delivery]]:
         idle_until_s, empty = time.monotonic() + _FIRST_S, 0
-        while self.received < self._wanted and self.body_bytes < self._bounds.body_bytes and not self._stop.requested:
+        while self.received < wanted and self.body_bytes < self._bounds.body_bytes and not stop.requested:
             if self.received == self._subscribed_to:
                 if self._subscriptions == self._most_consumers:
                     return
-                self._subscribe()
+                self._subscribe(wanted)
             wait_s = min(self._until_s - time.monotonic(), _IDLE_S)
             events = self._channel.wait(max(wait_s, 0), subject=self._subject)
             for event in events:
@@ -205,7 +211,24 @@ class Look:
 
     def close(self) -> None:
         """Requeue the messages in their order, in the way that costs them least, and close the channel."""
+        with suppress(BrokerError):
+            self._hold_returned()
         self._channel.release(self._tag)
+
+    def _hold_returned(self) -> None:
+        """Hold the messages, too, that were returned before the look, up to the first that was never delivered.
+
+        A quorum queue puts what returns behind all that was returned before and is ready, ahead of the others.
+        """
+        beyond, self._until_s = self.received, time.monotonic() + _RETURNED_S
+        self._bounds = replace(self._bounds, body_bytes=math.inf)  # these are not kept in memory
+        while self._redelivered and self.cost.type != "classic" and time.monotonic() < self._until_s:
+            before = self.received
+            wanted = max(self._subscribed_to, before + 1 + (before - beyond) // 2)
+            for _ in self._batches(min(wanted, self.ready), Stop()):
+                pass
+            if self.received == before:
+                return
 
     def _note(self, deliveries: list[Delivery]) -> None:
         if not self.received:
@@ -214,14 +237,15 @@ class Look:
         self.received += len(sizes)
         self.body_bytes += sum(sizes)
         self._largest = max(self._largest, *sizes)
+        self._redelivered = deliveries[-1].redelivered
 
-    def _subscribe(self) -> None:
+    def _subscribe(self, wanted: int) -> None:
         """Start the next consumer, for no more messages than memory has room for."""
         if self._subscriptions:
             self._channel.cancel(self._tag, subject=self._subject)
         room = int(min(_PREFETCH_BYTES, self._bounds.body_bytes - self.body_bytes) // (self._largest + 1))
         growth = max(_FIRST_PREFETCH, self.received * _GROWTH)
-        prefetch = max(min(self._wanted - self.received, room, growth, _PREFETCH), 1)
+        prefetch = max(min(wanted - self.received, room, growth, _PREFETCH), 1)
         self._subscriptions += 1
         self._subscribed_to += prefetch
         self._channel.qos(prefetch, subject=self._subject)

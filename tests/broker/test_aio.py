@@ -34,13 +34,13 @@ def proxy(broker_url: str) -> Iterator[Proxy]:
         yield started
 
 
-def use(url: str, test: Use) -> None:
+def use(url: str, test: Use, *, recover_s: float = 60.0) -> None:
     """Run a test with a connection; asyncio's debug mode reports what was never awaited, or never retrieved."""
 
     async def run() -> None:
         reports: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, report: reports.append(report))
-        async with asyncio.timeout(2 * IN_TIME_S), rmqkit.aio.connect(url) as connection:
+        async with asyncio.timeout(2 * IN_TIME_S), rmqkit.aio.connect(url, recover_s=recover_s) as connection:
             await test(connection)
         await asyncio.sleep(0)
         assert not reports
@@ -173,6 +173,27 @@ def test_cuts_lose_no_confirmed_message(proxy: Proxy, broker_url: str, queue: st
     use(proxy.url, test)
     assert proxy.accepted > 3
     assert {int(body) for body in drain(broker_url, queue)} == set(range(2000))
+
+
+def test_when_recovery_fails_every_publish_ends_those_too_that_were_called_during_it(
+    proxy: Proxy, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(connection: rmqkit.aio.AsyncConnection) -> None:
+        await connection.publish(Message(b"first", queue))
+        proxy.down.blackhole = True
+        publishes = [asyncio.create_task(connection.publish(Message(b"", queue))) for _ in range(3)]
+        await asyncio.sleep(0.05)  # they are sent
+        proxy.refuse()
+        while "reconnecting" not in caplog.text:
+            await asyncio.sleep(0.01)
+        publishes += [asyncio.create_task(connection.publish(Message(b"", queue))) for _ in range(3)]
+        publishes.append(asyncio.create_task(connection.publish([Message(b"", queue)] * 3)))
+        errors = await asyncio.wait_for(asyncio.gather(*publishes, return_exceptions=True), IN_TIME_S)
+        assert [type(error) for error in errors] == [rmqkit.ConnectionLost] * 7
+        reports = [error.report for error in errors if isinstance(error, rmqkit.ConnectionLost)]
+        assert [(report.published, report.unknown) for report in reports] == [(1, 1)] * 6 + [(3, 3)]
+
+    use(proxy.url, test, recover_s=0.5)
 
 
 # Consuming

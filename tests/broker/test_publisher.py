@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -158,6 +159,21 @@ def test_a_callback_may_publish_and_what_it_raises_harms_nobody(connection: rmqk
 
         publisher.publish(Message(b"1", queue)).add_done_callback(again)
         assert ended.wait(IN_TIME_S)
+
+
+def test_a_callback_that_exits_harms_neither_the_publisher_nor_the_other_messages(
+    connection: rmqkit.Connection, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connection.publisher() as publisher:
+        futures = []
+        for exchange in ("", "missing", "") * 3:
+            futures.append(publisher.publish(Message(b"", queue, exchange)))
+            futures[-1].add_done_callback(lambda _: sys.exit(1))
+        publisher.flush(IN_TIME_S)
+        assert publisher.publish(Message(b"", queue)).result(IN_TIME_S) is Fate.CONFIRMED
+    errors = [future.exception(0) for future in futures]
+    assert [error is None or type(error) for error in errors] == [True, rmqkit.NotFound, True] * 3
+    assert "a callback of a published message raised" in caplog.text
 
 
 def test_closing_waits_and_a_closed_publisher_says_so(connection: rmqkit.Connection, queue: str) -> None:

@@ -18,12 +18,11 @@ from rmqkit.messaging import look, peek
 from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.queues import declare, drain, drain_messages, fill, open_channel, ready
-from tests.support.versions import version
+from tests.support.versions import looks_are_free
 from tests.support.wait import wait_for_queue, wait_until
 
 Channel = BlockingChannel
 Lines = Callable[..., list[str]]
-FREE = (4, 3)  # since then, a nack does not count as a delivery
 
 
 @pytest.fixture
@@ -44,10 +43,6 @@ def lines(live: Run, capfd: pytest.CaptureFixture[str]) -> Callable[..., list[st
         return capfd.readouterr().out.splitlines()
 
     return run
-
-
-def looks_are_free(broker: Broker) -> bool:
-    return version(broker) >= FREE
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -239,6 +234,20 @@ def test_an_empty_queue_has_nothing_to_show(live: Run, vhost_channel: Channel) -
     declare(vhost_channel, "orders")
     done = live("peek", "orders")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "Scanned 0 of 0 messages in 'orders'.\n")
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_messages_that_were_returned_before_keep_their_order_if_a_look_sees_only_the_first_of_them(
+    connection: Connection, vhost_url: str, kind: str
+) -> None:
+    declare(vhost_url, "orders", x_queue_type=kind)
+    sent = [b"%d" % number for number in range(100)]
+    connection.publish(rmqkit.Message(body, "orders") for body in sent)
+    for limit in (60, 5, 20, 1):
+        report = connection.peek("orders", limit=limit)
+        assert [each.delivery.body for each in report.messages] == sent[:limit]
+        wait_until(lambda: ready(vhost_url, "orders") == 100)
+    assert drain(vhost_url, "orders") == sent
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])

@@ -11,6 +11,7 @@ from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.queues import drain, fill
 from tests.support.terminal import terminal
+from tests.support.versions import looks_are_free
 from tests.support.wait import wait_for_queue
 
 KINDS = pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -62,6 +63,24 @@ def test_without_a_terminal_and_yes_purge_is_refused(live: Run, filled: Blocking
     assert "Would delete 4 messages from queue 'parked'" in done.stderr
     assert "Add --yes." in done.stderr
     wait_for_queue(filled, "parked", ready=4)
+
+
+def test_a_filter_dead_letters_no_message_that_stays_unless_it_is_forced(
+    live: Run, vhost_channel: BlockingChannel, broker: Broker
+) -> None:
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": 1}
+    vhost_channel.queue_declare("orders", durable=True, arguments=arguments)
+    sent = fill(vhost_channel, "orders", 2)
+    free = looks_are_free(broker)
+    for extra in (("--yes",), ("--yes",), ("--dry-run",)):
+        done = live("purge", "orders", "--filter", "false", *extra)
+        assert (done.returncode, "ends in a dead letter" in done.stderr) == ((0, False) if free else (2, True))
+        wait_for_queue(vhost_channel, "orders", ready=2)
+    done = live("purge", "orders", "--filter", "false", "--yes", "--force")
+    assert done.stderr == "Deleted 0 messages from queue 'orders'; 2 do not match.\n"
+    wait_for_queue(vhost_channel, "orders", ready=2)
+    assert drain(vhost_channel, "orders") == sent
+    assert live("purge", "orders", "--force").returncode == 2
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n", 2), ("y", 0)])

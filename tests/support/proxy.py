@@ -114,6 +114,11 @@ class Proxy:
         """Reset every connection, as a restarted router does; new connections are accepted."""
         self._reset_all = True
 
+    def refuse(self) -> None:
+        """Reset every connection, and close new ones at once, as if nobody listened."""
+        self._target = ("127.0.0.1", 1)
+        self.reset()
+
     def heal(self) -> None:
         """Let new connections pass as they are; those that lost bytes are reset."""
         self.up.__init__()  # type: ignore[misc]

@@ -19,6 +19,11 @@ def version(broker: Broker) -> tuple[int, ...]:
     return tuple(map(int, json.loads(broker.api("GET", "overview"))["rabbitmq_version"].split(".")[:3]))
 
 
+def looks_are_free(broker: Broker) -> bool:
+    """Tell whether a nack does not count as a failed delivery of a quorum queue."""
+    return version(broker) >= (4, 3)
+
+
 def untyped(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return a queue's arguments as RabbitMQ 3 reports them: RabbitMQ 4 adds the type if none was declared."""
     return {name: value for name, value in arguments.items() if (name, value) != ("x-queue-type", "classic")}

@@ -27,6 +27,9 @@ def purge(
     *,
     filter: Annotated[str | None, option("--filter EXPRESSION", FILTER_HELP.replace("Handle", "Delete"))] = None,  # noqa: A002 - the flag
     dry_run: Annotated[bool, option("--dry-run", "Show how many messages would be deleted, and delete none.")] = False,
+    force: Annotated[
+        bool, option("--force", "With --filter: scan even where that might delay the others, or dead-letter them.")
+    ] = False,
     yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
@@ -36,11 +39,13 @@ def purge(
     are marked as redelivered; the confirmation prompt counts the matches among the first 1,000. To keep messages, move
     them with `rmqkit move` instead.
     """
+    if force and filter is None:
+        raise typer.BadParameter("--force needs --filter")
     matches, settings = delivery_filter(filter), broker.settings()
     question = f"Delete messages from queue {queue!r}?"
     with connect(settings) as connection:
         if dry_run or yes is None:
-            preview = connection.purge(queue, matches=matches, dry_run=True)
+            preview = connection.purge(queue, matches=matches, dry_run=True, force=force)
             _show(preview, queue, connection, json=json and dry_run)
             if dry_run:
                 return
@@ -51,7 +56,9 @@ def purge(
 
         def body(stop: Stop) -> int:
             with output.progress("scanning") as show:
-                report = connection.purge(queue, matches=matches, stop=stop, on_progress=show, on_warning=output.warn)
+                report = connection.purge(
+                    queue, matches=matches, force=force, stop=stop, on_progress=show, on_warning=output.warn
+                )
             _show(report, queue, None, json=json)
             return exit_codes.DONE
 
