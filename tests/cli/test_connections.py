@@ -42,9 +42,10 @@ def test_connections_show_who_is_connected_from_where_and_with_which_client(live
         client(vhost_url, lambda _: None, "billing worker"),
         client(vhost_url, lambda channel: channel.connection.channel(), "stock worker"),
     ):
+        known = [(1, "running"), (2, "running")]
+        wait_until(lambda: [(each["channels"], each["state"]) for each in listed(live, "*worker", count=2)] == known)
         (first, second) = listed(live, "*worker", count=2)
         assert (first["client_name"], second["client_name"]) == ("billing worker", "stock worker")
-        wait_until(lambda: [each["channels"] for each in listed(live, "*worker", count=2)] == [1, 2])
         assert (first["user"], first["client"], first["version"]) == (
             "guest",
             "Pika Python Client Library",
