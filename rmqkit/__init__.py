@@ -31,7 +31,7 @@ _MODULES = {
     "message": "Delivery Message Properties Verdict",
     "messaging.background_publisher": "BackgroundPublisher",
     "messaging.consumer": "Consumer",
-    "messaging.look": "Look",
+    "messaging.queue_browser": "QueueBrowser",
     "messaging.peek": "PeekedMessage PeekReport",
     "model": "Binding Contract Exchange Policy Queue Retry Suppression Target Topology",
     "options": (
@@ -90,9 +90,9 @@ if TYPE_CHECKING:
     from rmqkit.message import Verdict as Verdict
     from rmqkit.messaging.background_publisher import BackgroundPublisher as BackgroundPublisher
     from rmqkit.messaging.consumer import Consumer as Consumer
-    from rmqkit.messaging.look import Look as Look
     from rmqkit.messaging.peek import PeekedMessage as PeekedMessage
     from rmqkit.messaging.peek import PeekReport as PeekReport
+    from rmqkit.messaging.queue_browser import QueueBrowser as QueueBrowser
     from rmqkit.model import Binding as Binding
     from rmqkit.model import Contract as Contract
     from rmqkit.model import Exchange as Exchange

@@ -28,13 +28,13 @@ from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
 if TYPE_CHECKING:
-    from rmqkit.messaging.look import LookCost
+    from rmqkit.messaging.queue_browser import SideEffects
 
 _log = logging.getLogger("rmqkit")
 
 
 class Administration:
-    """What `Connection` can do besides passing messages."""
+    """The methods of `Connection` that do not send or receive messages."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._consuming = ReconnectingConnection(settings, f"{name} consumer")
@@ -124,9 +124,9 @@ class Administration:
         return http_api.connect(self._consuming, timeout_s=5.0).dead_letter_target(queue)
 
     def complete_advice(self, error: BaseException | None) -> None:
-        """Add to a refusal for a missing permission the command that grants it, if RabbitMQ's HTTP API answers.
+        """Add the command that grants a missing permission to the advice of an error, if RabbitMQ's HTTP API answers.
 
-        It shows permissions to administrators. Leaving the `with` block of a connection with such an error does this.
+        The HTTP API shows permissions only to administrators. Leaving the `with` block of a connection does this, too.
         """
         if isinstance(error, AccessRefused):
             permission_advice.complete(error, self._consuming)
@@ -143,13 +143,13 @@ class Administration:
         except (Unreachable, AuthenticationFailed, Refused):
             return {"x-queue-type": "stream"} if self.is_stream(queue) else None
 
-    def _look_cost(self, queue: str) -> LookCost:
-        """Return what a look costs the messages of a queue. Raises the errors of `queue_settings`."""
-        from rmqkit.messaging.look import LookCost  # noqa: PLC0415 - start-up time: few commands look
+    def _side_effects(self, queue: str) -> SideEffects:
+        """Return the side effects of browsing a queue. Raises the errors of `queue_settings`."""
+        from rmqkit.messaging.queue_browser import SideEffects  # noqa: PLC0415 - start-up time: few commands browse
 
         settings = self.queue_settings(queue)
         with closing(self._consuming.channel()) as channel:
-            return LookCost.of(settings, channel.transport.version)
+            return SideEffects.of(settings, channel.transport.version)
 
     def queue_state(self, queue: str) -> QueueState:
         """Return the numbers of ready messages and of consumers of a queue.
@@ -161,11 +161,11 @@ class Administration:
     def wait_for_queue(
         self, queue: str, wanted: WaitFor, *, timeout_s: float = 60.0, stop: Stop | None = None
     ) -> WaitReport:
-        """Wait until a queue has the wanted state, or the time has passed.
+        """Wait until a queue has the wanted state, or until the timeout.
 
-        A queue that does not exist is waited for, unless it is to be empty: raises NotFound then. For an empty queue
-        that is not classic, this takes 6 s, and up to 6 s longer than `timeout_s`: such a queue updates its number of
-        unacknowledged messages every 5 s. Raises ResourceLocked, AccessRefused, Unreachable, ConnectionLost.
+        If the queue does not exist yet, waits until it does; with `empty`, raises NotFound instead. Waiting for a queue
+        that is not classic to be empty takes at least 6 s, and up to 6 s longer than `timeout_s`, since its number of
+        unacknowledged messages is updated every 5 s. Raises ResourceLocked, AccessRefused, Unreachable, ConnectionLost.
         """
         from rmqkit.deploy.queue_wait import wait_for_queue  # noqa: PLC0415 - start-up time: few commands wait
 
@@ -189,16 +189,16 @@ class Administration:
     ) -> PurgeReport:
         """Delete the ready messages of a queue, or in one pass those that match; none is dead-lettered.
 
-        Messages that do not match, or are unacknowledged, stay. A dry run counts, with `matches` as that of a move.
-        Unless forced, raises InputError with `matches` where that might dead-letter or delay the messages that stay.
-        Raises what `move` raises.
+        Messages that do not match, or are unacknowledged, stay. A dry run only counts, with `matches` within the
+        bounds of a dry run of `move`. With `matches`, unless forced, raises InputError if that might delay, drop or
+        dead-letter the messages that stay. Raises the errors of `move`.
         """
         from rmqkit.messaging import purge  # noqa: PLC0415 - start-up time: few commands purge
 
         if matches is None:
             return purge.purge(self._consuming, queue, dry_run=dry_run)
-        if not force and (cost := self._look_cost(queue)).type:
-            cost.check(queue)
+        if not force and (effects := self._side_effects(queue)).type:
+            effects.check(queue)
         return purge.purge_matching(
             self._consuming,
             queue,

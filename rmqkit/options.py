@@ -84,9 +84,9 @@ class MoveOptions:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    """The state of a queue to wait for: `empty`, or numbers, where 0 means none and any other number at least so many.
+    """The state of a queue to wait for: `empty`, or minimum numbers, where 0 means exactly none.
 
-    An empty queue has no messages, not even unacknowledged ones, as far as RabbitMQ's HTTP API shows them.
+    An empty queue has no messages, ready or, as far as RabbitMQ's HTTP API shows them, unacknowledged.
     """
 
     empty: bool = False
@@ -94,7 +94,7 @@ class WaitFor:
     consumers: int | None = None
 
     def holds(self, ready: int, consumers: int) -> bool:
-        """Tell whether a queue with so many ready messages and consumers has the wanted numbers."""
+        """Tell whether these numbers of ready messages and consumers are the wanted ones."""
         pairs = ((self.ready, ready), (self.consumers, consumers))
         return all(wanted is None or (count >= wanted if wanted else count == 0) for wanted, count in pairs)
 

@@ -1,4 +1,4 @@
-"""The part of a connection that works on the messages in a queue: peek, look, move, copy."""
+"""The part of a connection that works on the messages in a queue: peek, browse, move, copy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rmqkit.report import MoveReport
 from rmqkit.stop import Stop
 
 if TYPE_CHECKING:
-    from rmqkit.messaging.look import Look, LookCost
     from rmqkit.messaging.peek import PeekReport
+    from rmqkit.messaging.queue_browser import QueueBrowser, SideEffects
 
 OnWarning = Callable[[str], None]
 _log = logging.getLogger("rmqkit")
 
 
 class QueueContents(Administration):
-    """What `Connection` can do with the messages in a queue."""
+    """The methods of `Connection` for the messages in a queue."""
 
     def peek(
         self,
@@ -39,49 +39,51 @@ class QueueContents(Administration):
         force: bool = False,
         stop: Stop | None = None,
     ) -> PeekReport:
-        """Show the first messages of a queue, or of a stream from an offset on, and leave them there, in their order.
+        """Return the first messages of a queue, or of a stream from an offset, without removing or reordering them.
 
-        At most the first `limit` messages, or with `matches` those that match among the first `scan`. They are held
-        meanwhile, for five seconds and up to about 64 MiB of bodies: consumers receive the messages behind them.
-        Unless forced, raises InputError where a look may dead-letter or delay messages. Raises NotFound,
+        Returns at most `limit` messages, or with `matches` those that match among the first `scan`. They are held for
+        at most five seconds, with at most about 64 MiB of bodies, while consumers receive the messages behind them.
+        Unless forced, raises InputError if peeking may delay, drop or dead-letter messages. Raises NotFound,
         ResourceLocked, AccessRefused, ConsumerCancelled, ConnectionLost.
         """
-        from rmqkit.messaging import peek  # noqa: PLC0415 - start-up time: few commands look
+        from rmqkit.messaging import peek  # noqa: PLC0415 - start-up time: few commands browse
 
         scan, matches = (max(limit, scan), matches) if matches else (limit, lambda _: True)
-        cost, stop = self._look_cost(queue), stop or Stop()
-        if cost.type == "stream":
+        effects, stop = self._side_effects(queue), stop or Stop()
+        if effects.type == "stream":
             options = ConsumeOptions(
                 min(scan, peek.STREAM_PREFETCH), scan, peek.STREAM_IDLE_S, offset=offset or "first"
             )
-            return peek.peek_stream(Consumer(self._consuming, queue, options, stop=stop), cost, limit, scan, matches)
+            return peek.peek_stream(Consumer(self._consuming, queue, options, stop=stop), effects, limit, scan, matches)
         if offset is not None:
             raise InputError(f"queue {queue!r} has no offsets: it is not a stream")
-        look = self._look(queue, cost, scan, peek.HOLD_S, peek.BODY_BYTES, force=force, stop=stop)
-        return peek.peek(look, limit, scan, matches)
+        browser = self._browse(queue, effects, scan, peek.HOLD_S, peek.BODY_BYTES, force=force, stop=stop)
+        return peek.peek(browser, limit, scan, matches)
 
-    def look(
+    def browse(
         self, queue: str, *, limit: int = 1000, hold_s: float = 60.0, force: bool = False, stop: Stop | None = None
-    ) -> Look:
-        """Return a look at the first `limit` messages of a queue: iterate over it, in a `with` block.
+    ) -> QueueBrowser:
+        """Return a browser of the first `limit` messages of a queue: iterate over it in a `with` block.
 
-        It holds the messages until the block ends, and then requeues them in their order; iterating ends when it has
-        held them for `hold_s`. Consumers receive the messages behind them meanwhile. Raises InputError for a stream,
-        which `consume` reads by offset, and the errors of `peek`.
+        The browser holds the messages until the block ends, and then requeues them in their order; the iteration ends
+        once it has held them for `hold_s`. Until then, consumers receive only the messages behind them. Raises
+        InputError for a stream, which `consume` reads by offset, and the errors of `peek`.
         """
-        cost = self._look_cost(queue)
-        if cost.type == "stream":
-            raise InputError(f"queue {queue!r} is a stream", advice="Consume it with an offset: that changes nothing.")
-        return self._look(queue, cost, limit, hold_s, math.inf, force=force, stop=stop or Stop())
+        effects = self._side_effects(queue)
+        if effects.type == "stream":
+            raise InputError(f"queue {queue!r} is a stream", advice="Consume it from an offset, which changes nothing.")
+        return self._browse(queue, effects, limit, hold_s, math.inf, force=force, stop=stop or Stop())
 
-    def _look(
-        self, queue: str, cost: LookCost, limit: int, hold_s: float, body_bytes: float, *, force: bool, stop: Stop
-    ) -> Look:
-        from rmqkit.messaging.look import Look, LookBounds  # noqa: PLC0415 - start-up time: few commands look
+    def _browse(
+        self, queue: str, effects: SideEffects, limit: int, hold_s: float, body_bytes: float, *, force: bool, stop: Stop
+    ) -> QueueBrowser:
+        from rmqkit.messaging.queue_browser import BrowseLimits, QueueBrowser  # noqa: PLC0415 - start-up time: few commands browse
 
         if not force:
-            cost.check(queue)
-        return Look(self._consuming.channel(stop), queue, LookBounds(limit, hold_s, body_bytes), stop, cost)
+            effects.check(queue)
+        return QueueBrowser(
+            self._consuming.channel(stop), queue, BrowseLimits(limit, hold_s, body_bytes), stop, effects
+        )
 
     def move(
         self,
@@ -108,8 +110,8 @@ class QueueContents(Administration):
         delay messages. Raises NotFound, AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost,
         whose `report` has the numbers.
         """
-        if dry_run and not force and (cost := self._look_cost(source)).type:
-            cost.check(source)
+        if dry_run and not force and (effects := self._side_effects(source)).type:
+            effects.check(source)
         options = MoveOptions(limit, None if dry_run else rate, dry_run)
         return self._move(
             source,
@@ -136,16 +138,16 @@ class QueueContents(Administration):
         on_progress: Callable[[int, str], None] = lambda _scanned, _blocked: None,
         on_warning: OnWarning = _log.warning,
     ) -> MoveReport:
-        """Copy the messages of a queue to a target, as `move` does, and leave them there, in their order.
+        """Copy the messages of a queue to a target, as `move` does; the originals stay in the queue, in their order.
 
-        All are held until the last copy is confirmed: consumers do not receive them meanwhile. Without a limit, at most
-        100,000. Unless forced, raises InputError where that may dead-letter or delay messages. A copy that was cut
-        short is not continued: the `report` of the error has the number of copies.
+        All messages are held until the last copy is confirmed; until then, consumers do not receive them. Without a
+        limit, copies at most 100,000. Unless forced, raises InputError if this may delay, drop or dead-letter messages.
+        An interrupted copy is not resumed: the `report` of the error has the number of copies.
         """
-        cost, stop = self._look_cost(source), stop or Stop()
-        if cost.type != "stream":
-            with self._look(source, cost, 0, 0.0, math.inf, force=force, stop=stop) as look:
-                look.check_length(limit)
+        effects, stop = self._side_effects(source), stop or Stop()
+        if effects.type != "stream":
+            with self._browse(source, effects, 0, 0.0, math.inf, force=force, stop=stop) as browser:
+                browser.check_length(limit)
         options = MoveOptions(limit, rate, copy=True)
         report = self._move(
             source,
@@ -157,7 +159,7 @@ class QueueContents(Administration):
             on_progress=on_progress,
             on_warning=on_warning,
         )
-        return replace(report, cost=cost.text)
+        return replace(report, side_effects=effects.text)
 
     def _move(
         self,

@@ -178,8 +178,8 @@ class MoveReport:
 
     `ready` is the number of messages at the start. `redelivered` counts the moved messages that had been delivered
     before: only these may be duplicates. `unmatched` were excluded by the filter; `stayed` counts by reason those that
-    could not be moved. Of a `copy`, all stay in the queue, and `cost` says what that has changed. Of a `dry_run`,
-    `moved` counts what a move would move, and `groups` has all matching messages, the largest group first.
+    could not be moved. Of a `copy`, all stay in the queue, and `side_effects` says how they were changed. Of a
+    `dry_run`, `moved` counts what a move would move, and `groups` has all matching messages, the largest group first.
     """
 
     ready: int = 0
@@ -190,7 +190,7 @@ class MoveReport:
     groups: tuple[MoveGroup, ...] = ()
     dry_run: bool = False
     copy: bool = False
-    cost: str = ""
+    side_effects: str = ""
     interrupted: bool = False
     seconds: float = 0.0
 
@@ -204,7 +204,7 @@ class MoveReport:
 class PurgeReport:
     """The outcome of purging: the `ready` messages at the start, and those `purged`, or that a `dry_run` would purge.
 
-    `unmatched` were excluded by the filter. A lost connection may count a message twice, as it is purged once more.
+    `unmatched` were excluded by the filter. After a lost connection, a message may be purged and counted twice.
     """
 
     ready: int = 0
@@ -219,7 +219,7 @@ class PurgeReport:
 class WaitReport:
     """The outcome of waiting for a queue: whether it has the wanted state, and its last `state` in words.
 
-    `unseen` says why unacknowledged messages, which would count, could not be seen; it is empty if they could.
+    `unseen` says why unacknowledged messages could not be counted; empty if they were.
     """
 
     queue: str
@@ -337,7 +337,7 @@ def as_json(report: Report) -> dict[str, Any]:
         case MoveReport():
             numbers = _numbers(report, "ready scanned moved redelivered unmatched")
             if report.copy:
-                numbers |= {"copied": numbers.pop("moved"), "cost": report.cost}
+                numbers |= {"copied": numbers.pop("moved"), "side_effects": report.side_effects}
             groups = [_group_as_json(group) for group in report.groups]
             return {"dry_run": report.dry_run, **numbers, "stayed": dict(report.stayed), "groups": groups}
         case Plan():

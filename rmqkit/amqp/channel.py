@@ -23,7 +23,7 @@ from rmqkit.stop import Stop
 _PIPELINED_CALLS = 100
 _CLOSE_S = 5.0
 _BLOCKED_S = 0.2  # between two checks for a stop, while an alarm keeps the broker from answering
-NACK_IS_FREE = (4, 3)  # the first version whose quorum queues do not count a nack as a failed delivery
+NACK_NOT_COUNTED = (4, 3)  # the first version whose quorum queues do not count a nack as a failed delivery
 _ANY_PERMISSION = (4, 3, 1)  # the first version that answers a passive declare with any permission; 4.3.0: configure
 CALL_TIMEOUT_S = 30.0  # a broker that does not answer a method for so long counts as gone
 
@@ -249,7 +249,7 @@ class Channel:
         count, and closing the channel does (https://www.rabbitmq.com/docs/nack); before, both count, and only closing
         keeps the order.
         """
-        if self.transport.version >= NACK_IS_FREE:
+        if self.transport.version >= NACK_NOT_COUNTED:
             with suppress(BrokerError):
                 self.call(spec.Basic.Cancel(tag), spec.Basic.CancelOk, subject="a consumer", timeout_s=_CLOSE_S)
                 self.send(encode_nack(self.number, 0, requeue=True, multiple=True))  # 0: all (AMQP 0-9-1, basic.ack)

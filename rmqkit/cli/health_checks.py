@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _DAY_S = 86_400
 _TLS_S = 10.0
 _CLOCKS_DIFFER_S = 60.0
-_FREE_LOOK = (4, 3)  # the first version whose quorum queues do not count peeking as a delivery
+_PEEK_NOT_COUNTED = (4, 3)  # the first version whose quorum queues do not count peeking as a delivery
 _BROKEN = ("down", "crashed", "stopped", "minority")
 _DRIFT = (Outcome.CREATE, Outcome.CHANGE, Outcome.CONFLICT, Outcome.MISSING, Outcome.UNSUPPORTED, Outcome.EXTRA)
 
@@ -227,7 +227,7 @@ def _age(
     if queue.type == "classic":
         timestamp = health.head_timestamp(api, queue.name)
         return _since(timestamp)
-    if queue.type == "quorum" and version < _FREE_LOOK:
+    if queue.type == "quorum" and version < _PEEK_NOT_COUNTED:
         return None, "before RabbitMQ 4.3, peeking into a quorum queue counts as a delivery"
     try:
         messages = connection.peek(queue.name, limit=1, offset="first" if queue.type == "stream" else None).messages

@@ -44,7 +44,7 @@ def as_json(report: PeekReport) -> dict[str, Any]:
         "consumers": report.consumers,
         "scanned": report.scanned,
         "delivery_limit": report.delivery_limit,
-        "cost": report.cost,
+        "side_effects": report.side_effects,
         "messages": [_message_as_json(each, writer) for each in report.messages],
         "seconds": round(report.seconds, 3),
     }

@@ -81,8 +81,8 @@ def move_summary(report: MoveReport, source: str) -> str:
             parts.append(f"{report.redelivered:,} redelivered ({duplicates})")
     if report.unmatched:
         parts.append(f"{report.unmatched:,} {'does' if report.unmatched == 1 else 'do'} not match")
-    if report.cost and report.scanned:
-        parts.append(f"the originals are {report.cost}")
+    if report.side_effects and report.scanned:
+        parts.append(f"the originals are {report.side_effects}")
     if report.scanned < report.ready:
         parts.append(f"scanned {report.scanned:,} of {plural(report.ready, 'message')} in {source!r}")
     return f"{'; '.join(parts)}."

@@ -1,4 +1,4 @@
-"""Who uses a broker: the connections of its clients, and the consumers of its queues, from RabbitMQ's HTTP API."""
+"""The connections of clients and the consumers of queues, from RabbitMQ's HTTP API."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class QueueConsumer:
 
     `unacknowledged`, the rates and `idle_since` are those of its channel, which has `consumers_on_channel` consumers; a
     prefetch of 0 is unlimited. `active` is false while another consumer is the single active one. `timeout_ms` is the
-    time to acknowledge a message, if RabbitMQ tells it (from 4.3 on).
+    time to acknowledge a message, if RabbitMQ reports it (4.3 and later).
     """
 
     tag: str
@@ -68,7 +68,7 @@ class QueueConsumer:
 
     @property
     def is_full(self) -> bool:
-        """Tell whether it gets no more messages before it acknowledges one, as far as can be seen."""
+        """Tell whether it receives no more messages until it acknowledges one, as far as is known."""
         return bool(self.prefetch) and (self.unacknowledged or 0) >= self.prefetch * self.consumers_on_channel
 
 

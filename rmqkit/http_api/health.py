@@ -13,7 +13,7 @@ from rmqkit.http_api.client import HttpApiClient, path_part
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The nodes of a cluster: those that are `down`, and by protocol those that listen; `version` is RabbitMQ's."""
+    """The nodes of a cluster: those that are `down`, and those that listen, by protocol; `version` is RabbitMQ's."""
 
     version: tuple[int, ...]
     nodes: tuple[str, ...]

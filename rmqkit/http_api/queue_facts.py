@@ -1,4 +1,4 @@
-"""Everything about one queue that may tell why its messages wait, from RabbitMQ's HTTP API."""
+"""The facts about one queue that may explain a backlog, from RabbitMQ's HTTP API."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ from rmqkit.errors import (
 )
 from rmqkit.message import Delivery, Headers, Origin
 from rmqkit.messaging.held_deliveries import HeldDeliveries
-from rmqkit.messaging.look import Look, LookBounds
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
+from rmqkit.messaging.queue_browser import BrowseLimits, QueueBrowser
 from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
 from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.model import Exchange, Queue
@@ -178,15 +178,15 @@ class Move:
                     advice=f"Copy them: `{copying}`.",
                 )
 
-    def _look(self, session: MovePass) -> None:
+    def _browse(self, session: MovePass) -> None:
         """Inspect the first messages, count what a move would do with each, and leave them in their queue."""
-        bounds = LookBounds(min(max(self.options.limit or 0, DRY_RUN), _DRY_RUN_MOST), _HOLD_S)
+        bounds = BrowseLimits(min(max(self.options.limit or 0, DRY_RUN), _DRY_RUN_MOST), _HOLD_S)
         with (
             EntityInspector(self.publishing, self.stop) as inspector,
-            Look(session.channel, self.source, bounds, self.stop) as look,
+            QueueBrowser(session.channel, self.source, bounds, self.stop) as browser,
         ):
-            self.ready = look.ready
-            for delivery in look:
+            self.ready = browser.ready
+            for delivery in browser:
                 session.preview(delivery, inspector)
                 if self.moved == self.options.limit:
                     break
@@ -201,7 +201,7 @@ class Move:
         session = self.connection.recover(self.stop, self.open_pass)
         try:
             if self.options.dry_run:
-                self._look(session)
+                self._browse(session)
                 return True
             self.ready = self.ready or session.held.ready()
             with self.stop.waking(session.channel.wake), EntityInspector(self.publishing, self.stop) as inspector:

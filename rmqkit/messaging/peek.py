@@ -1,4 +1,4 @@
-"""Show the first messages of a queue, or those of a stream from an offset on, and leave them there."""
+"""Show the first messages of a queue, or of a stream from an offset, without removing them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from itertools import chain
 
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.consumer import Consumer
-from rmqkit.messaging.look import Look, LookCost
+from rmqkit.messaging.queue_browser import QueueBrowser, SideEffects
 
 BODY_BYTES = 64 * 1024 * 1024  # of the bodies that are held, about
-HOLD_S = 5.0  # consumers do not receive the messages meanwhile
+HOLD_S = 5.0  # during which consumers do not receive the messages
 STREAM_PREFETCH, STREAM_IDLE_S = 100, 1.0
 _OFFSET = "x-stream-offset"  # the header that holds a message's offset
 
@@ -21,9 +21,9 @@ Matches = Callable[[Delivery], bool]
 
 @dataclass(frozen=True, slots=True)
 class PeekedMessage:
-    """A message that was looked at: its position in the queue, from 1, or its offset in a stream, and its delivery.
+    """A message that was peeked: its position in the queue, from 1, or its offset in a stream, and its delivery.
 
-    `deliveries_left` is how many more may fail before the queue dead-letters it; None if it has no delivery limit.
+    `deliveries_left` is how many more deliveries may fail before it is dropped or dead-lettered; None without a limit.
     """
 
     position: int
@@ -33,10 +33,10 @@ class PeekedMessage:
 
 @dataclass(frozen=True, slots=True)
 class PeekReport:
-    """The messages that were looked at and match, in the order of the queue, out of the `scanned` first ones.
+    """The matching messages, in the order of the queue, among the first `scanned` ones.
 
-    `ready` is the number of messages at the start, 0 for a stream; `cost` says how the look changed them, as the rest
-    of a sentence. `type` and `delivery_limit` are those of the queue, `type` None if it is unknown.
+    `ready` is the number of messages at the start, 0 for a stream; `side_effects` says how peeking changed them, as the
+    rest of a sentence. `type` and `delivery_limit` are those of the queue, `type` None if it is unknown.
     """
 
     messages: tuple[PeekedMessage, ...]
@@ -45,28 +45,28 @@ class PeekReport:
     consumers: int = 0
     scanned: int = 0
     delivery_limit: int | None = None
-    cost: str = ""
+    side_effects: str = ""
     seconds: float = 0.0
 
 
-def peek(look: Look, limit: int, scan: int, matches: Matches) -> PeekReport:
-    """Return up to `limit` messages that match, among the first `scan`, and end the look."""
-    started_s, cost = time.monotonic(), look.cost
-    with look:
-        messages, scanned = _select(look, cost, limit, scan, matches)
+def peek(browser: QueueBrowser, limit: int, scan: int, matches: Matches) -> PeekReport:
+    """Return up to `limit` messages that match, among the first `scan`, and close the browser."""
+    started_s, effects = time.monotonic(), browser.side_effects
+    with browser:
+        messages, scanned = _select(browser, effects, limit, scan, matches)
     return PeekReport(
         messages,
-        type=cost.type,
-        ready=look.ready,
-        consumers=look.consumers,
+        type=effects.type,
+        ready=browser.ready,
+        consumers=browser.consumers,
         scanned=scanned,
-        delivery_limit=cost.limit,
-        cost=cost.text,
+        delivery_limit=effects.limit,
+        side_effects=effects.text,
         seconds=time.monotonic() - started_s,
     )
 
 
-def peek_stream(consumer: Consumer, cost: LookCost, limit: int, scan: int, matches: Matches) -> PeekReport:
+def peek_stream(consumer: Consumer, effects: SideEffects, limit: int, scan: int, matches: Matches) -> PeekReport:
     """Return up to `limit` messages that match, among the next `scan` of a stream, and close its consumer."""
     started_s = time.monotonic()
 
@@ -78,13 +78,13 @@ def peek_stream(consumer: Consumer, cost: LookCost, limit: int, scan: int, match
                 return
 
     with consumer:
-        messages, scanned = _select(chain.from_iterable(batches()), cost, limit, scan, matches)
+        messages, scanned = _select(chain.from_iterable(batches()), effects, limit, scan, matches)
     seconds = time.monotonic() - started_s
-    return PeekReport(messages, cost.type, scanned=scanned, cost=cost.text, seconds=seconds)
+    return PeekReport(messages, effects.type, scanned=scanned, side_effects=effects.text, seconds=seconds)
 
 
 def _select(
-    deliveries: Iterable[Delivery], cost: LookCost, limit: int, scan: int, matches: Matches
+    deliveries: Iterable[Delivery], effects: SideEffects, limit: int, scan: int, matches: Matches
 ) -> tuple[tuple[PeekedMessage, ...], int]:
     """Return the messages that match, and how many were scanned for them."""
     found: list[PeekedMessage] = []
@@ -93,7 +93,7 @@ def _select(
         scanned += 1
         if matches(delivery):
             position = (delivery.properties.headers or {}).get(_OFFSET, scanned)
-            found.append(PeekedMessage(position, delivery, cost.deliveries_left(delivery)))
+            found.append(PeekedMessage(position, delivery, effects.deliveries_left(delivery)))
             size += len(delivery.body)
         if len(found) == limit or scanned == scan or size >= BODY_BYTES:
             break

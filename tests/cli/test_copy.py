@@ -15,7 +15,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Delivery, Target
-from rmqkit.messaging import look
+from rmqkit.messaging import queue_browser
 from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.proxy import Proxy
@@ -51,7 +51,7 @@ def test_copies_are_made_in_order_and_the_messages_stay_as_they_are(
     done = live("copy", "orders", "--to-queue", "copies", "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["copied"]) == (0, 300)
-    assert report["cost"].startswith(("marked as redelivered", "counted as delivered"))
+    assert report["side_effects"].startswith(("marked as redelivered", "counted as delivered"))
     wait_for_queue(vhost_channel, "orders", ready=300)
     copies = drain_messages(vhost_channel, "copies")
     assert [each.body for each in copies] == sent
@@ -161,7 +161,7 @@ def test_bad_usage_copies_nothing(
     ):
         done = live("copy", *words)
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
-    monkeypatch.setattr(look, "MOST", 4)
+    monkeypatch.setattr(queue_browser, "MOST", 4)
     done = live("copy", "orders", "--to-queue", "copies")
     assert (done.returncode, "--limit 5" in done.stderr) == (2, True)
     assert live("copy", "nowhere", "--to-queue", "copies").returncode == 5

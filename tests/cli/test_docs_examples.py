@@ -22,7 +22,7 @@ PAGES = (
     "docs/getting-started.md",
     "docs/handlers.md",
     "docs/library.md",
-    "docs/looking.md",
+    "docs/browsing.md",
     "docs/life-of-a-topology.md",
     "docs/messages.md",
     "docs/operations.md",

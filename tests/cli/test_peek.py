@@ -14,7 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Connection, Delivery
-from rmqkit.messaging import look, peek
+from rmqkit.messaging import peek, queue_browser
 from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.queues import declare, drain, drain_messages, fill, open_channel, ready
@@ -90,7 +90,7 @@ def test_no_look_dead_letters_a_message_unless_it_is_forced(
             assert (done.returncode, "no, 2 left" in done.stdout or "yes, 2 left" in done.stdout) == (0, True)
         else:
             assert (done.returncode, done.stdout) == (2, "")
-            assert "ends in a dead letter" in done.stderr
+            assert "is dropped or dead-lettered after" in done.stderr
             assert "--force" in done.stderr
         wait_for_queue(vhost_channel, "orders", ready=2)
     assert live("peek", "orders", "--force").returncode == 0
@@ -272,11 +272,11 @@ def test_of_a_long_queue_no_more_is_held_than_is_looked_at(connection: Connectio
 def test_a_look_with_many_consumers_ends_before_the_broker_would_mix_up_what_returns(
     connection: Connection, vhost_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(look, "_PREFETCH", 5)
+    monkeypatch.setattr(queue_browser, "_PREFETCH", 5)
     declare(vhost_url, "orders", x_queue_type="quorum")
     sent = [b"%d" % number for number in range(300)]
     connection.publish(rmqkit.Message(body, "orders") for body in sent)
-    with connection.look("orders") as held:
+    with connection.browse("orders") as held:
         seen = [each.body for each in held]
     assert seen == sent[: len(seen)]
     assert (len(seen) == 300) is looks_are_free(broker)
@@ -315,7 +315,7 @@ def test_large_messages_arrive_few_at_a_time(
 
 
 def test_other_consumers_with_room_receive_a_message_first(connection: Connection, vhost_url: str) -> None:
-    assert look._PRIORITY["x-priority"] < 0
+    assert queue_browser._PRIORITY["x-priority"] < 0
     declare(vhost_url, "orders")
     with open_channel(vhost_url) as worker:
         got: list[bytes] = []
@@ -334,7 +334,7 @@ def test_a_dry_run_of_a_move_is_refused_like_a_look(live: Run, vhost_channel: Ch
         if looks_are_free(broker):
             assert (done.returncode, "Would move 2 messages" in done.stderr) == (0, True)
         else:
-            assert (done.returncode, "ends in a dead letter" in done.stderr) == (2, True)
+            assert (done.returncode, "is dropped or dead-lettered after" in done.stderr) == (2, True)
         wait_for_queue(vhost_channel, "orders", ready=2)
     assert live("move", "orders", "--to-exchange", "amq.fanout", "--dry-run", "--force").returncode == 0
     wait_for_queue(vhost_channel, "orders", ready=2)

@@ -16,7 +16,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 import rmqkit
 from rmqkit import Connection, Stop
 from rmqkit.errors import InputError
-from rmqkit.messaging import look
+from rmqkit.messaging import queue_browser
 from rmqkit.payload import snapshot_file
 from rmqkit.payload.input_stream import InputStream
 from rmqkit.payload.snapshot_file import SnapshotWriter
@@ -132,7 +132,7 @@ def test_a_file_that_exists_a_long_queue_and_a_missing_target_are_refused(
     declare(vhost_channel, "orders")
     sent = fill(vhost_channel, "orders", 5)
     file = tmp_path / "orders.jsonl"
-    monkeypatch.setattr(look, "MOST", 4)
+    monkeypatch.setattr(queue_browser, "MOST", 4)
     done = live("snapshot", "orders", file)
     assert (done.returncode, "--limit 5" in done.stderr) == (2, True)
     assert not [*tmp_path.glob("orders*")]

@@ -105,5 +105,5 @@ def _summary(report: PeekReport, queue: str) -> str:
         return f"{scanned}."
     matching = f"; {len(report.messages):,} shown" if len(report.messages) < report.scanned else ""
     if report.type == "stream":
-        return f"{scanned}, {report.cost}{matching}."
-    return f"{scanned} in {report.seconds:.2f} s; they are {report.cost}{matching}."
+        return f"{scanned}, {report.side_effects}{matching}."
+    return f"{scanned} in {report.seconds:.2f} s; they are {report.side_effects}{matching}."

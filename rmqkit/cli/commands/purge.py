@@ -28,7 +28,10 @@ def purge(
     filter: Annotated[str | None, option("--filter EXPRESSION", FILTER_HELP.replace("Handle", "Delete"))] = None,  # noqa: A002 - the flag
     dry_run: Annotated[bool, option("--dry-run", "Show how many messages would be deleted, and delete none.")] = False,
     force: Annotated[
-        bool, option("--force", "With --filter: scan even where that might delay the others, or dead-letter them.")
+        bool,
+        option(
+            "--force", "With --filter: scan even if this may delay, drop or dead-letter messages that do not match."
+        ),
     ] = False,
     yes: protection.Yes = None,
     json: Json = False,

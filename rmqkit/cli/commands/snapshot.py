@@ -17,7 +17,7 @@ from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.signals import run_and_exit
 from rmqkit.errors import InputError
 from rmqkit.message import Verdict
-from rmqkit.messaging.look import MOST
+from rmqkit.messaging.queue_browser import MOST
 from rmqkit.payload.envelopes import EnvelopeWriter
 from rmqkit.plural import plural
 from rmqkit.stop import Stop
@@ -74,7 +74,7 @@ def snapshot(
             try:
                 with output.progress("saving", None if is_stream else connection.queue_state(queue).ready) as show:
                     save = _save_stream if is_stream else _save_queue
-                    cost = save(connection, queue, writer, options=options, stop=stop, show=show)
+                    side_effects = save(connection, queue, writer, options=options, stop=stop, show=show)
                 complete = not stop.requested
                 if complete:
                     writer.finish()
@@ -85,7 +85,7 @@ def snapshot(
             kept = f"; the next run resumes from {file}.part" if is_stream else ""
             output.note(output.safe(f"Stopped: {file} was not written{kept}."))
             return exit_codes.DONE
-        _report(queue, file, writer.count, cost, time.monotonic() - started_s, json=json)
+        _report(queue, file, writer.count, side_effects, time.monotonic() - started_s, json=json)
         return exit_codes.DONE
 
     run_and_exit(body)
@@ -102,19 +102,19 @@ def _save_queue(
 ) -> str:
     """Save the messages of a queue that is not a stream, and return the side effects on them."""
     limit, envelopes = options.limit or MOST, EnvelopeWriter()
-    with connection.look(queue, limit=limit, hold_s=_HOLD_S, force=options.force, stop=stop) as look:
-        look.check_length(options.limit)
-        for delivery in look:
+    with connection.browse(queue, limit=limit, hold_s=_HOLD_S, force=options.force, stop=stop) as browser:
+        browser.check_length(options.limit)
+        for delivery in browser:
             writer.add(envelopes.write(delivery))
             show(writer.count, "")
-        if look.cut_short:
+        if browser.cut_short:
             raise InputError(
-                f"{writer.count:,} of {look.ready:,} messages were read: {look.cut_short}; nothing was saved",
+                f"{writer.count:,} of {browser.ready:,} messages were read: {browser.cut_short}; nothing was saved",
                 advice="Save only the first messages with --limit.",
             )
-        if look.missing and not stop.requested:
-            output.warn(f"{plural(look.missing, 'message')} left queue {queue!r} during the snapshot")
-    return look.cost.text
+        if browser.missing and not stop.requested:
+            output.warn(f"{plural(browser.missing, 'message')} left queue {queue!r} during the snapshot")
+    return browser.side_effects.text
 
 
 def _save_stream(
@@ -148,11 +148,11 @@ def _offset_of(headers: Mapping[str, Any]) -> int:
     return int(headers[_OFFSET])
 
 
-def _report(queue: str, file: Path, saved: int, cost: str, seconds: float, *, json: bool) -> None:
+def _report(queue: str, file: Path, saved: int, side_effects: str, seconds: float, *, json: bool) -> None:
     size = file.stat().st_size
     if json:
         numbers = {"saved": saved, "bytes": size, "seconds": round(seconds, 3)}
-        output.out_json({"queue": queue, "file": str(file), **numbers, "cost": cost})
+        output.out_json({"queue": queue, "file": str(file), **numbers, "side_effects": side_effects})
         return
     saving = f"Saved {plural(saved, 'message')} of {queue!r} to {file} ({size:,} bytes, {seconds:.2f} s)"
-    output.note(output.safe(f"{saving}; {cost}."))
+    output.note(output.safe(f"{saving}; {side_effects}."))

@@ -1,4 +1,4 @@
-"""A look ends only when nothing more arrives; on a channel that is slower than any broker on a test's machine."""
+"""A browser ends only when nothing more arrives; on a channel that is slower than any broker on a test's machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import LazyOrigin
 from rmqkit.message import Delivery
-from rmqkit.messaging.look import Look, LookBounds
+from rmqkit.messaging.queue_browser import BrowseLimits, QueueBrowser
 from rmqkit.stop import Stop
 
 
@@ -45,6 +45,6 @@ class SlowChannel:
 
 
 def test_a_delivery_that_arrives_while_the_queue_is_counted_is_looked_at() -> None:
-    with Look(cast("Channel", SlowChannel(5)), "orders", LookBounds(10, 60.0), Stop()) as look:
-        assert len(list(look)) == look.ready == 5
-    assert look.missing == 0
+    with QueueBrowser(cast("Channel", SlowChannel(5)), "orders", BrowseLimits(10, 60.0), Stop()) as browser:
+        assert len(list(browser)) == browser.ready == 5
+    assert browser.missing == 0
