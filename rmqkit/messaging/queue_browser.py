@@ -89,7 +89,7 @@ class SideEffects:
         """Raise InputError if browsing may harm the messages of this queue."""
         if self.risk:
             raise InputError(
-                f"peeking into queue {queue!r} may harm its messages: {self.risk}",
+                f"delivering and requeueing the messages of queue {queue!r} may harm them: {self.risk}",
                 advice="Add --force (in Python: force=True) to do so anyway.",
             )
 
