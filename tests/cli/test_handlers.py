@@ -561,7 +561,10 @@ def test_a_closed_reader_ends_the_run_and_no_message_counts_as_failed(
 
 
 def send_two_signals(process: subprocess.Popen[bytes]) -> None:
-    """Send two signals at once; the system could make one of two equal ones."""
+    """Send two signals at once; the system could make one of two equal ones.
+
+    The kernel gives them to any thread, so either may be the first that is received.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         process.send_signal(number)
 
@@ -575,7 +578,7 @@ def test_two_signals_end_a_function_immediately(
     process = start(queue, "--handler", f"functions:{function}")
     assert readline(process) == b"begun\n"
     send_two_signals(process)
-    assert process.wait(90) == 130
+    assert process.wait(90) in {130, 143}
     wait_for_queue(channel, queue, ready=2, consumers=0)
 
 
@@ -594,7 +597,7 @@ def test_two_signals_end_a_function_immediately_although_the_broker_does_not_ans
     os.kill(node.pid, signal.SIGSTOP)
     try:
         send_two_signals(process)
-        assert process.wait(9) == 130  # closing channels and connections would take eleven seconds
+        assert process.wait(9) in {130, 143}  # closing channels and connections would take eleven seconds
     finally:
         os.kill(node.pid, signal.SIGCONT)
 
