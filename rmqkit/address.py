@@ -178,7 +178,7 @@ class _UrlParser:
                 "the address is not of the form host:port",
                 "The port is a number, an IPv6 address needs brackets, and a / in a password is written %2F.",
             )
-        host, port = self._decode("host", match[1].strip("[]")), int(match[2] or base.port)
+        host, port = self._decode("host", match[1].strip("[]")).lower(), int(match[2] or base.port)
         if not 0 < port < 1 << 16:
             self._fail("the port is not a number from 1 to 65535")
         if not host.isprintable() or " " in host:

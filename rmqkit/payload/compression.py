@@ -97,7 +97,8 @@ def _gzip_codec() -> Codec:
 
 def _zstd_codec() -> Codec:
     zstd = _load_zstd()
-    return Codec(zstd.compress, zstd.ZstdDecompressor, zstd.ZstdError)
+    options = {zstd.CompressionParameter.checksum_flag: 1}  # gzip always has one: a damaged message is not published
+    return Codec(partial(zstd.compress, options=options), zstd.ZstdDecompressor, zstd.ZstdError)
 
 
 CODECS = {".gz": _gzip_codec, ".zst": _zstd_codec}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import sys
 import zlib
@@ -15,7 +16,7 @@ from rmqkit.errors import Location, PayloadError
 from rmqkit.handlers.contract_filter import ContractFilter
 from rmqkit.handlers.delivery_filter import DeliveryFilter
 from rmqkit.message import Delivery, Message, Properties
-from rmqkit.payload.compression import contents
+from rmqkit.payload.compression import codec_of, contents, members
 from rmqkit.payload.envelopes import EnvelopeReader, EnvelopeWriter
 from tests.support.fuzzing import bounded
 from tests.support.origin import FakeOrigin
@@ -94,3 +95,22 @@ def test_zstd_without_the_library_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, ZSTD, None)
     with pytest.raises(PayloadError, match=r"rmqkit\[zstd\]"):
         contents(ZSTD_ORDER, "zstd", HERE)
+
+
+@pytest.mark.parametrize("name", ["orders.jsonl.gz", "orders.jsonl.zst"])
+def test_a_changed_byte_of_a_compressed_file_never_goes_unnoticed(name: str) -> None:
+    if name.endswith("zst"):
+        pytest.importorskip(ZSTD)
+    codec = codec_of(name)
+    assert codec is not None
+    lines = b"".join(b'{"body": "%d"}\n' % (number * 7919 % 1009) for number in range(200))
+    file = codec.compress(lines)
+    for position in range(len(file)):
+        damaged = bytearray(file)
+        damaged[position] ^= 1
+        try:
+            parts = [*members(io.BytesIO(damaged), codec)]
+        except ValueError:
+            continue
+        whole = parts[-1][1] is not None
+        assert not whole or b"".join(text for text, _ in parts) == lines, f"byte {position}"

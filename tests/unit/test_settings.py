@@ -40,6 +40,7 @@ APPENDIX: list[tuple[str, tuple[object, ...]]] = [
 ]
 MORE: list[tuple[str, tuple[object, ...]]] = [
     ("amqps://host", ("guest", "guest", "host", 5671, "/")),
+    ("amqp://Rabbit.Example", ("guest", "guest", "rabbit.example", 5672, "/")),
     ("AMQPS://host", ("guest", "guest", "host", 5671, "/")),
     ("amqp://u:a%2Fb%40c%25d%3F@h", ("u", "a/b@c%d?", "h", 5672, "/")),
     ("amqp://u:a:b@h", ("u", "a:b", "h", 5672, "/")),
