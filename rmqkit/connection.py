@@ -218,7 +218,7 @@ class Connection(QueueContents):
 
         Each message gets a future of its outcome. See `PublishOptions` for the options. Close the publisher, as a
         `with` block does, to wait for the outcomes; closing the connection closes it, too. `on_warning` receives each
-        fault that publishing recovered from, and unless every future is looked at, how many messages failed.
+        fault that publishing recovered from, and with `warn_of_failures`, how many messages failed.
         """
         publisher = BackgroundPublisher(
             self._publishing, options, self._idle_channels, on_warning=on_warning, warn_of_failures=warn_of_failures

@@ -1,4 +1,4 @@
-"""Contexts: brokers by name, in `config.toml` in the user's configuration folder.
+"""Contexts: named brokers, in `config.toml` in the user's configuration folder.
 
     current = "dev"
 
@@ -71,12 +71,12 @@ class Context:
 
     @property
     def has_password(self) -> bool:
-        """Tell whether it says where its password is."""
+        """Tell whether it says where the password is kept."""
         return any(getattr(self, each) for each in _PASSWORDS)
 
     @property
     def password_source(self) -> PasswordSource | None:
-        """Return the program that has the password, if one does."""
+        """Return the command or keyring entry that has the password, if any."""
         if self.password_command or self.password_keyring:
             return PasswordSource(self.name, self.password_command)
         return None
@@ -259,9 +259,9 @@ def _problems_of(table: Mapping[str, Any]) -> Iterator[str]:
         elif key in _FLAGS and not isinstance(value, bool):
             yield f"{key} must be true or false"
         elif key in _LISTS and not _is_list(value) and not (key == "url" and isinstance(value, str)):
-            yield f"{key} must be a list of texts"
+            yield f"{key} must be a list of strings"
         elif key not in _FLAGS | _LISTS and not isinstance(value, str):
-            yield f"{key} must be a text"
+            yield f"{key} must be a string"
     if not table.get("url"):
         yield "url is missing"
     if table.get("color", COLORS[0]) not in COLORS:

@@ -51,7 +51,7 @@ class PasswordSource:
         try:
             secret = done.stdout.decode().partition("\n")[0].removesuffix("\r")
         except UnicodeDecodeError:
-            raise SettingsError(f"{program} printed something that is not UTF-8") from None
+            raise SettingsError(f"{program} printed text that is not UTF-8") from None
         if not secret or "\0" in secret:
             raise SettingsError(f"{program} printed no password on its first line")
         return secret

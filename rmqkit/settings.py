@@ -254,7 +254,7 @@ def _check(address: Address, source: str, tls: Tls, *, has_source: bool) -> None
         url = f"amqp://{quote(address.username, safe='')}:PASSWORD@..."
         advice = f"Write {url}, or set --password-file or RMQKIT_PASSWORD."
         if source.startswith("context "):
-            advice = "Set --password-file or RMQKIT_PASSWORD, or its place with `rmqkit context edit`."
+            advice = "Set --password-file or RMQKIT_PASSWORD, or choose where to keep it with `rmqkit context edit`."
         raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)
 
 

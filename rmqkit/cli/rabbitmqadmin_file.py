@@ -45,7 +45,7 @@ def read(source: str | None, name: str | None = None) -> dict[str, dict[str, Any
     if source and "://" in source:
         return _of_url(source, name)
     if name:
-        raise SettingsError("--name is for a URL: a file names its nodes")
+        raise SettingsError("--name needs a URL: the nodes in a file have names")
     path = str(Path(source or DEFAULT_FILE).expanduser())
     text = read_file("FILE", path).decode(errors="replace")
     try:
@@ -59,7 +59,7 @@ def read(source: str | None, name: str | None = None) -> dict[str, dict[str, Any
         root = {section: dict(parser[section]) for section in parser.sections()}
     nodes = {node: values for node, values in root.items() if isinstance(values, dict)}
     if not nodes:
-        raise SettingsError(f"{path} names no node")
+        raise SettingsError(f"{path} contains no nodes")
     return {node: _of_node(values) for node, values in nodes.items()}
 
 

@@ -1,4 +1,4 @@
-"""A publisher that any thread may use: each message gets a future, and a thread of its own publishes them.
+"""A publisher for any number of threads: each message gets a future; a background thread publishes them.
 
 The thread runs a `Publisher` while there is something to publish or to confirm, so all threads share its channel, its
 writes and its recovery. User code runs on it only as a callback of a future, never on the I/O thread.
@@ -109,7 +109,7 @@ class BackgroundPublisher:
         return future
 
     def queue(self, message: Message, outcome: Outcome, timeout_s: float | None = None) -> None:
-        """Do as `publish`, with any outcome."""
+        """Queue a message as `publish` does, with any outcome."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while (room := self.submit(message, outcome)) is not None:
             left_s = None if deadline_s is None else max(deadline_s - time.monotonic(), 0)
@@ -117,7 +117,7 @@ class BackgroundPublisher:
                 room.result(0 if threading.current_thread() is self._thread else left_s)
             except TimeoutError:
                 error = f"the window is full: {self.pending:,} messages are unconfirmed; the message was not sent"
-                raise NotConfirmed(error, advice="Wait for earlier messages, or widen the window.") from None
+                raise NotConfirmed(error, advice="Wait for earlier messages, or enlarge the window.") from None
 
     def submit(self, message: Message, outcome: Outcome) -> Future[Fate] | None:
         """Queue a message; if the window is full, return a future that ends when there is room instead.

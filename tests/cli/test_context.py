@@ -269,6 +269,6 @@ def test_what_cannot_be_imported_is_an_error_without_its_text(tmp_path: Path) ->
     (tmp_path / "bad").write_text(f"= {SECRET}")
     assert "neither TOML nor an INI file" in fail("context", "import", tmp_path / "bad")
     (tmp_path / "bad").write_text("")
-    assert "names no node" in fail("context", "import", tmp_path / "bad")
+    assert "contains no nodes" in fail("context", "import", tmp_path / "bad")
     assert "No such file" in fail("context", "import", HOME=str(tmp_path))
     assert "not an amqp://" in fail("context", "import", f"ftp://a:{SECRET}@h")

@@ -18,7 +18,7 @@ from rmqkit.messaging import peek, queue_browser
 from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.queues import declare, drain, drain_messages, fill, open_channel, ready
-from tests.support.versions import looks_are_free
+from tests.support.versions import peeking_is_not_counted
 from tests.support.wait import wait_for_queue, wait_until
 
 Channel = BlockingChannel
@@ -66,7 +66,7 @@ def test_a_look_into_a_quorum_queue_counts_as_a_delivery_only_before_rabbitmq_4_
     for _ in range(2):
         done = live("peek", "orders")
         wait_for_queue(vhost_channel, "orders", ready=3)
-    free = looks_are_free(broker)
+    free = peeking_is_not_counted(broker)
     assert ("does not count toward the delivery limit" if free else "counted as delivered once more") in done.stderr
     counts = [
         (each.properties.headers or {}).get("x-delivery-count", 0) for each in drain_messages(vhost_channel, "orders")
@@ -86,7 +86,7 @@ def test_no_look_dead_letters_a_message_unless_it_is_forced(
     sent = fill(vhost_channel, "orders", 2)
     for _ in range(5):
         done = live("peek", "orders")
-        if looks_are_free(broker):
+        if peeking_is_not_counted(broker):
             assert (done.returncode, "no, 2 left" in done.stdout or "yes, 2 left" in done.stdout) == (0, True)
         else:
             assert (done.returncode, done.stdout) == (2, "")
@@ -105,7 +105,7 @@ def test_a_queue_that_delays_what_is_returned_is_looked_into_only_if_forced(
     declare(vhost_channel, "orders", x_queue_type="quorum", **retry)
     fill(vhost_channel, "orders", 2)
     done = live("peek", "orders")
-    if not looks_are_free(broker):  # it ignores these arguments
+    if not peeking_is_not_counted(broker):  # it ignores these arguments
         assert done.returncode == 0
         return
     assert (done.returncode, "delay each message for 60000 ms" in done.stderr) == (2, True)
@@ -122,7 +122,7 @@ def test_without_the_http_api_a_look_that_may_count_as_a_delivery_is_refused(
     sent = fill(vhost_channel, "orders", 1)
     nowhere = {"RMQKIT_API_URL": "http://127.0.0.1:1"}
     done = live("peek", "orders", **nowhere)
-    assert done.returncode == (0 if looks_are_free(broker) else 2)
+    assert done.returncode == (0 if peeking_is_not_counted(broker) else 2)
     assert live("peek", "orders", "--force", **nowhere).returncode == 0
     wait_for_queue(vhost_channel, "orders", ready=1)
     assert drain(vhost_channel, "orders") == sent
@@ -279,8 +279,8 @@ def test_a_look_with_many_consumers_ends_before_the_broker_would_mix_up_what_ret
     with connection.browse("orders") as held:
         seen = [each.body for each in held]
     assert seen == sent[: len(seen)]
-    assert (len(seen) == 300) is looks_are_free(broker)
-    assert bool(held.cut_short) is not looks_are_free(broker)
+    assert (len(seen) == 300) is peeking_is_not_counted(broker)
+    assert bool(held.cut_short) is not peeking_is_not_counted(broker)
     wait_until(lambda: ready(vhost_url, "orders") == 300)
     assert drain(vhost_url, "orders") == sent
 
@@ -331,7 +331,7 @@ def test_a_dry_run_of_a_move_is_refused_like_a_look(live: Run, vhost_channel: Ch
     sent = fill(vhost_channel, "orders", 2)
     for _ in range(4):
         done = live("move", "orders", "--to-exchange", "amq.fanout", "--dry-run")
-        if looks_are_free(broker):
+        if peeking_is_not_counted(broker):
             assert (done.returncode, "Would move 2 messages" in done.stderr) == (0, True)
         else:
             assert (done.returncode, "is dropped or dead-lettered after" in done.stderr) == (2, True)

@@ -19,7 +19,7 @@ def version(broker: Broker) -> tuple[int, ...]:
     return tuple(map(int, json.loads(broker.api("GET", "overview"))["rabbitmq_version"].split(".")[:3]))
 
 
-def looks_are_free(broker: Broker) -> bool:
+def peeking_is_not_counted(broker: Broker) -> bool:
     """Tell whether a nack does not count as a failed delivery of a quorum queue."""
     return version(broker) >= (4, 3)
 

@@ -107,14 +107,14 @@ def test_a_program_names_its_context(write: Write) -> None:
     ("text", "problem"),
     [
         ("[contexts.a]", "context 'a': url is missing"),
-        ("[contexts.a]\nurl = 1", "context 'a': url must be a list of texts"),
+        ("[contexts.a]\nurl = 1", "context 'a': url must be a list of strings"),
         ("[contexts.a]\nurl = 'x'\nvhots = 's3cr3t'", "context 'a': unknown key 'vhots'; did you mean vhost?"),
         ("[contexts.a]\nurl = 'x'\nprotected = 's3cr3t'", "context 'a': protected must be true or false"),
         (
             "[contexts.a]\nurl = 'x'\npassword_command = 's3cr3t'",
-            "context 'a': password_command must be a list of texts",
+            "context 'a': password_command must be a list of strings",
         ),
-        ("[contexts.a]\nurl = 'x'\nvhost = 7", "context 'a': vhost must be a text"),
+        ("[contexts.a]\nurl = 'x'\nvhost = 7", "context 'a': vhost must be a string"),
         ("[contexts.a]\nurl = 'x'\ncolor = 'pink'", "context 'a': color must be one of red, yellow"),
         (
             "[contexts.a]\nurl = 'x'\npassword = 's3cr3t'\npassword_file = 'f'",
@@ -182,7 +182,7 @@ def test_the_password_command_runs_once_a_minute_in_all_processes(
         (["false", SECRET], "password_command 'false' failed with exit code 1"),
         (["/nowhere/pass", SECRET], "password_command '/nowhere/pass': No such file or directory"),
         (["sh", "-c", f"echo; echo {SECRET}"], "printed no password on its first line"),
-        (["printf", "\\377" + SECRET], "printed something that is not UTF-8"),
+        (["printf", "\\377" + SECRET], "printed text that is not UTF-8"),
     ],
 )
 def test_a_failing_password_command_is_named_without_its_arguments(
