@@ -381,6 +381,10 @@ class HttpApiClient:
                 return AuthenticationFailed(message, advice=error_mapping.GUEST if "localhost" in reason else advice)
             case 401 | 403:
                 return AccessRefused(403, reason, subject, advice=self._tag_advice(reason, path))
+            case 404 if found := re.fullmatch(r"queues/[^/?]+/([^/?]+)(?:\?.*)?", path):
+                queue = unquote(found[1])
+                text = f"NOT_FOUND - no queue '{queue}' in vhost '{self._address.vhost}'"  # as over AMQP
+                return error_mapping.refused(404, text, f"queue {queue!r}")
             case 404:
                 return NotFound(404, reason, subject)
             case _:
