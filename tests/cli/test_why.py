@@ -25,9 +25,12 @@ Explain = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def explained(live: Run) -> Explain:
-    """Wait until a queue has a cause; return it. The HTTP API knows the state up to five seconds later."""
+    """Wait until a queue has a cause that mentions some texts; return it.
 
-    def wait(queue: str, code: str) -> dict[str, Any]:
+    The HTTP API knows the state, and the names of the clients, up to five seconds later.
+    """
+
+    def wait(queue: str, code: str, *mentioned: str) -> dict[str, Any]:
         found: dict[str, dict[str, Any]] = {}
 
         def is_known() -> bool:
@@ -35,7 +38,7 @@ def explained(live: Run) -> Explain:
             assert done.returncode == 0, done.stderr
             found.clear()
             found.update({each["code"]: each for each in json.loads(done.stdout)["causes"]})
-            return code in found
+            return code in found and all(text in found[code]["message"] for text in mentioned)
 
         wait_until(is_known, lambda: str(found))
         return found[code] | {"first": next(iter(found)) == code}
@@ -69,7 +72,7 @@ def test_consumers_that_are_full_are_named(
     vhost_channel.queue_declare("orders", durable=True, arguments={"x-queue-type": kind})
     fill(vhost_channel, "orders", 5)
     with client(vhost_url, holder("orders", prefetch=1), "slow"), client(vhost_url, holder("orders", 2), "slower"):
-        cause = explained("orders", "consumers_full")
+        cause = explained("orders", "consumers_full", "'slow' ", "'slower' ", "(1 unack", "(2 unack")
         assert cause["first"]
         assert cause["message"].startswith(
             "All 2 consumers are full, and receive no more messages until they acknowledge some: "
@@ -88,7 +91,7 @@ def test_a_single_active_consumer_that_is_stuck(
     with ExitStack() as stack:
         for name in ("active", "second", "third"):
             stack.enter_context(client(vhost_url, holder("single", prefetch=1), name))
-        cause = explained("single", "single_active_consumer")
+        cause = explained("single", "single_active_consumer", "'active' ", "other 2")
         assert cause["first"]
         assert cause["message"].startswith("Its single active consumer, 'active' from 127.0.0.1:")
         assert cause["message"].endswith("is not taking messages; the other 2 consumers must wait for it.")
