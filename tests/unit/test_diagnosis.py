@@ -50,7 +50,7 @@ def test_members_that_are_away(leader: str, online: tuple[str, ...], code: str) 
 
 def test_a_queue_that_is_down_names_its_node() -> None:
     (cause, *_) = diagnose(facts(status={"state": "down"}, leader="rabbit@b"), NOW)
-    assert cause.message == "It is down: its node rabbit@b does not run it."
+    assert cause.message == "It is down on its node rabbit@b."
 
 
 @pytest.mark.parametrize(
