@@ -61,7 +61,7 @@ def connect(
     Without a URL or the name of a `context`, use RMQKIT_URL, RMQKIT_CONTEXT, AMQP_URL or CLOUDAMQP_URL, else
     `amqp://guest:guest@localhost:5672/`: the choice of `rmqkit context use` holds for the command line only. A broker
     that does not answer, as at the start of a container, is tried again for `wait_s`. A connection that is lost later
-    is reopened for `recover_s`, unless `settings` are given; None is for ever. Raises SettingsError, Unreachable,
+    is reopened for `recover_s`, unless `settings` are given; None sets no limit. Raises SettingsError, Unreachable,
     AuthenticationFailed.
     """
     settings = settings or replace(load_settings(urls, context=context), recover_s=recover_s)

@@ -39,7 +39,7 @@ class Settings:
     otherwise it is the default port of the same host. While a broker alarm blocks publishers, work waits for
     `blocked_timeout_s`, and `on_blocked` gets the reason, on a thread of its own. A lost connection is reopened for
     `recover_s`, by default a minute: a broker restarts in seconds, and a host that is down for longer needs an
-    operator; None is for ever.
+    operator; None sets no limit.
     """
 
     addresses: tuple[Address, ...] = (Address(),)

@@ -45,10 +45,10 @@ def _unavailable(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
         yield Cause("unavailable", f"It is {state} on its node {facts.leader or '(unknown)'}.", "rmqkit check")
     elif facts.leader in offline:
         message = f"Its leader {facts.leader} is offline, and no new leader has been elected yet."
-        yield Cause("leader_away", message, "rmqkit check")
+        yield Cause("leader_offline", message, "rmqkit check")
     elif offline:
         message = f"Offline members: {', '.join(offline)}. The queue works, but tolerates fewer further failures."
-        yield Cause("member_away", message, "rmqkit check")
+        yield Cause("member_offline", message, "rmqkit check")
 
 
 def _alarm(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:

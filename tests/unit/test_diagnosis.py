@@ -39,8 +39,8 @@ def codes(found: QueueFacts) -> list[str]:
     [
         ("a", ("a",), "no_majority"),
         ("a", (), "no_majority"),
-        ("a", ("b", "c"), "leader_away"),
-        ("a", ("a", "b"), "member_away"),
+        ("a", ("b", "c"), "leader_offline"),
+        ("a", ("a", "b"), "member_offline"),
     ],
 )
 def test_members_that_are_away(leader: str, online: tuple[str, ...], code: str) -> None:
