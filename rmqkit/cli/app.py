@@ -1,6 +1,5 @@
 """The `rmqkit` command, which imports a command only when it is called."""
 
-import logging
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -100,6 +99,8 @@ def _be_quiet(value: bool) -> None:  # noqa: FBT001 - Typer calls it
 
 def _log_steps(value: bool) -> None:  # noqa: FBT001 - Typer calls it
     if value:
+        import logging  # noqa: PLC0415 - start-up time
+
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         logger = logging.getLogger("rmqkit")

@@ -10,6 +10,7 @@ from rmqkit.errors import SettingsError
 
 _TO_FILES = {"call", "export", "graph"}  # commands whose -o names a file
 _GROUPS = {"context", "delete"}  # whose subcommands connect
+_NO_COMMAND = {"-h", "--help", "-V", "--version"}
 _SHORT, _LONG = {"-q", "-v"}, {"--quiet", "--verbose"}  # before the command; -q of publish is a queue
 
 
@@ -26,7 +27,7 @@ def normalize(arguments: Sequence[str], connection_options: Callable[[], Iterabl
     words = [*(each for each in words[:end] if each not in _LONG), *words[end:]]
     while words and words[0] in _SHORT:
         first.append(words.pop(0))
-    if words and words[0].startswith("-"):
+    if words and words[0].startswith("-") and words[0] not in _NO_COMMAND:
         words = _behind_command(words, {name: each.is_flag for each in connection_options() for name in each.opts})
     end = words.index("--") if "--" in words else len(words)
     for at in range(1, end - 1):
