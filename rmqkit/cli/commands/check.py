@@ -63,14 +63,7 @@ def check(
     """
     if sum((json, prometheus, nagios)) > 1:
         raise typer.BadParameter("use only one of --json, --prometheus, --nagios")
-    if not limits.queue and any(
-        each is not None for each in (limits.max_ready, limits.max_unacked, limits.min_consumers, limits.max_age)
-    ):
-        raise typer.BadParameter("limits need --queue NAME; '*' stands for all queues")
-    if limits.max_age is not None and not _DURATION.fullmatch(limits.max_age):
-        raise typer.BadParameter("--max-age: expected a duration such as 30s, 5m or 1h")
-    for name in limits.queue:
-        properties.check_names({"queue": name})
+    _validate(limits)
     from rmqkit.cli import health_checks, health_text  # noqa: PLC0415 - start-up time: pika
 
     wanted = health_checks.Wanted(
@@ -99,3 +92,15 @@ def check(
         raise typer.Exit(exit_codes.UNREACHABLE)
     if worst in (health_text.Level.CRITICAL, health_text.Level.UNKNOWN):
         raise typer.Exit(exit_codes.TEST_FAILED)
+
+
+def _validate(limits: LimitOptions) -> None:
+    """Raise a usage error, or PayloadError for a name AMQP cannot carry."""
+    if not limits.queue and any(
+        each is not None for each in (limits.max_ready, limits.max_unacked, limits.min_consumers, limits.max_age)
+    ):
+        raise typer.BadParameter("limits need --queue NAME; '*' stands for all queues")
+    if limits.max_age is not None and not _DURATION.fullmatch(limits.max_age):
+        raise typer.BadParameter("--max-age: expected a duration such as 30s, 5m or 1h")
+    for name in limits.queue:
+        properties.check_names({"queue": name})
