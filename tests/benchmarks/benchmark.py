@@ -107,5 +107,5 @@ def main(measure_all: Measure, description: str, quick: str) -> int:
     text = "\n".join([head, "", *table, "", *requirement_table(requirements)])
     print(text)
     if options.write:
-        write(options.write, text, program)
+        write(options.write, text, program, status.version)
     return 0 if all(each.met for each in requirements) else 1

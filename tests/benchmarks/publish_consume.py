@@ -173,7 +173,7 @@ def main() -> int:
     text = render(rates, requirements, left_out, {"RabbitMQ": status.version} | versions(clients), scale)
     print(text)
     if options.write:
-        write(options.write, text, "publish_consume")
+        write(options.write, text, "publish_consume", status.version)
     return 0 if all(each.met for each in requirements) else 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.benchmarks.clients import CONSUME, PUBLISH, Contestant
 
-BEGIN = "<!-- benchmark: begin (written by tests.benchmarks.{}) -->"
+BEGIN = "<!-- benchmark: begin (written by tests.benchmarks.{}, RabbitMQ {}) -->"
 END = "<!-- benchmark: end -->"
 
 Rates = dict[Contestant, list[float]]
@@ -84,9 +84,9 @@ def render(
     return "\n".join(lines)
 
 
-def write(file: Path, text: str, program: str) -> None:
-    """Replace the text between the markers of a benchmark."""
-    begin = BEGIN.format(program)
+def write(file: Path, text: str, program: str, rabbitmq: str) -> None:
+    """Replace the text between the markers of a benchmark on this series of RabbitMQ, such as 4.3."""
+    begin = BEGIN.format(program, ".".join(rabbitmq.split(".")[:2]))
     before, found, rest = file.read_text().partition(begin)
     if not found:
         sys.exit(f"{file} has no line {begin}")
