@@ -17,6 +17,7 @@ from tests.conftest import Broker
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
+    "docs/README.md",
     "docs/contexts.md",
     "docs/contracts.md",
     "docs/getting-started.md",

@@ -52,7 +52,7 @@ def test_importing_rmqkit_imports_no_slow_module() -> None:
 
 
 def test_the_documented_examples_pass_mypy_strict(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "library.md").read_text() + (ROOT / "README.md").read_text()
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("library.md", "README.md"))
     examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(examples) > 5
     examples.append("import rmqkit\n\nrmqkit.conect()  # type: ignore[attr-defined]\n")  # unused ignores are errors
