@@ -59,7 +59,7 @@ _CLOSING_REFUSALS = {  # AMQP 0-9-1 section 1.8: the reply codes of connection e
     530: "",
     NOT_IMPLEMENTED: "This broker, or this type of queue, does not support it.",
 }
-_UNKNOWN_TYPE = re.compile(r"unknown exchange type '(.*)'")  # 503, and 406 from RabbitMQ 4 on
+_UNKNOWN_TYPE = re.compile(r"(?:unknown|invalid) exchange type '(.*)'")  # 503, and 406 from RabbitMQ 4 on
 _PLUGINS = {  # by the types that they provide
     "x-consistent-hash": "rabbitmq_consistent_hash_exchange",
     "x-delayed-message": "rabbitmq_delayed_message_exchange",
@@ -210,6 +210,11 @@ def refused(reply_code: int, reply_text: str, subject: str, method: tuple[int, i
     error = REFUSALS.get(reply_code, Refused)(reply_code, reply_text, subject, advice=advice)
     add_permission_advice(error, method)
     return error
+
+
+def is_unknown_type(error: Refused) -> bool:
+    """Tell whether the broker refused an exchange because it does not know its type."""
+    return bool(_UNKNOWN_TYPE.search(error.reply_text))
 
 
 def unknown_type_advice(exchange_type: str) -> str:

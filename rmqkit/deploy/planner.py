@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from rmqkit.amqp import entity_methods, error_mapping
-from rmqkit.amqp.entity_inspector import EntityInspector
+from rmqkit.amqp.entity_inspector import EntityInspector, unknown_exchange_types
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy.snapshot import BrokerSnapshot
 from rmqkit.errors import (
@@ -50,9 +50,13 @@ def plan(
 
     topology = expand(topology)
     live = snapshot.live
+    types = {each.type for each in topology.exchanges}
     if live is None:
-        planned = _inspect(connection, topology, snapshot)
+        unknown = unknown_exchange_types(connection, types)
+        planned = _inspect(connection, topology, snapshot, unknown)
     else:
+        known = snapshot.api.exchange_types if snapshot.api else frozenset()
+        unknown = frozenset(types - known if known else ())
         steps = compare(topology, live.topology, default_queue_type=live.default_queue_type)
         planned = Plan(steps, unseen=live.unseen)
     at = next((at for at, step in enumerate(planned.steps) if step.outcome is Outcome.EXTRA), len(planned.steps))
@@ -62,14 +66,13 @@ def plan(
     at_most_once: set[str] = set()
     if live is not None and live.default_queue_type == "quorum":
         at_most_once = {each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments}
-    types = snapshot.api.exchange_types if snapshot.api else ()
     declared = (Outcome.CREATE, Outcome.CONFLICT) if options.replace else (Outcome.CREATE,)
     decisions = {Outcome.EXTRA: Outcome.DELETE} if options.prune else {}
     if options.replace:
         decisions[Outcome.CONFLICT] = Outcome.REPLACE
 
     def decide(step: Step) -> Step:
-        if isinstance(step.entity, Exchange) and types and step.outcome in declared and step.entity.type not in types:
+        if isinstance(step.entity, Exchange) and step.entity.type in unknown and step.outcome in declared:
             note = f"the broker does not know exchange type {step.entity.type!r}"
             return replace(step, outcome=Outcome.UNSUPPORTED, differences=(), note=note)
         if (step.kind, step.name) in interrupted:
@@ -81,10 +84,13 @@ def plan(
     return replace(planned, steps=tuple(map(decide, planned.steps)))
 
 
-def _inspect(connection: ReconnectingConnection, topology: Topology, snapshot: BrokerSnapshot) -> Plan:
-    """Compare exchanges and queues over AMQP, which shows nothing else."""
+def _inspect(
+    connection: ReconnectingConnection, topology: Topology, snapshot: BrokerSnapshot, unknown: frozenset[str]
+) -> Plan:
+    """Compare exchanges and queues over AMQP, which shows nothing else; `unknown` are types of exchanges."""
     with EntityInspector(connection) as inspector:
-        steps = [*map(inspector.compare, topology.exchanges), *map(inspector.compare, topology.queues)]
+        steps = [inspector.compare(each, unknown) for each in topology.exchanges]
+        steps += map(inspector.compare, topology.queues)
     steps += [Step("binding", str(each), Outcome.DECLARE, entity=each) for each in topology.bindings]
     steps += [Step("policy", each.name, Outcome.DECLARE, entity=each) for each in topology.policies]
     unseen = f"Bindings, policies, extras and some arguments cannot be seen: {snapshot.unavailable}"

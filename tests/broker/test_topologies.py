@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import rmqkit
 from rmqkit import Outcome, exit_codes
+from rmqkit.amqp import entity_methods
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.options import ApplyOptions
 from rmqkit.settings import Settings, load_settings
 from rmqkit.topology.examples import example_names
@@ -80,13 +83,16 @@ def test_a_refusal_names_its_entity_even_if_it_closes_the_connection(
 ) -> None:
     if "locator" in text and version(broker) < LOCATOR_REFUSED:
         return  # accepted
-    with rmqkit.connect(vhost_url) as connection:
-        with pytest.raises(rmqkit.Refused) as caught:
-            connection.apply(loads(text))
-        assert caught.value.subject == subject
-        assert advice in caught.value.advice
-        report = connection.publish(rmqkit.Message(b"x", "", "first"), check=False)  # on a new connection
-        assert report.published == 1
+    topology = loads(text)
+    connection = ReconnectingConnection(load_settings([vhost_url]), "test")
+    with closing(connection), pytest.raises(rmqkit.Refused) as caught:
+        list(entity_methods.declare_all(connection, [*topology.exchanges, *topology.queues]))
+    assert caught.value.subject == subject
+    assert advice in caught.value.advice
+    with rmqkit.connect(vhost_url) as facade:
+        with pytest.raises(rmqkit.Refused):
+            facade.apply(topology)
+        assert facade.publish(rmqkit.Message(b"x", "test"), check=False).published == 1
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -110,3 +116,32 @@ def test_an_exchange_type_that_the_broker_does_not_know_is_found_before_anything
         assert "`rabbitmq-plugins list`" in second.advice
         assert "first" not in {each.name for each in connection.live().topology.exchanges}
         assert len(connection.destroy(wanted, dry_run=True).changes) == 2 * exists
+
+
+@pytest.mark.unguessed_api
+@pytest.mark.parametrize("exists", [False, True])
+def test_over_amqp_alone_an_unknown_exchange_type_is_found_and_nothing_is_created(
+    settings: Settings, vhost_url: str, *, exists: bool
+) -> None:
+    text = "exchanges: {first: {}, delayed: {type: x-delayed-message}, odd: {type: classic}, same: {type: topic}}"
+    wanted = loads(text, "d.yaml")
+    with rmqkit.connect(settings=settings) as seeing, rmqkit.connect(vhost_url) as blind:
+        if exists:
+            seeing.apply(loads("exchanges: {delayed: {type: fanout}, odd: {durable: false}, same: {type: topic}}"))
+        before = seeing.live().topology
+        temporary = blind.subscribe("amq.fanout")  # deleted with the connection
+        planned = blind.plan(wanted)
+        assert [step.name for step in planned.unsupported] == ([] if exists else ["delayed", "odd"])
+        types = [(step.name, step.remarks) for step in planned.conflicts]
+        assert (
+            types
+            == [
+                ("delayed", "type: fanout on the broker, x-delayed-message in the file"),
+                ("odd", "type: direct on the broker, classic in the file"),
+            ]
+            * exists
+        )
+        with pytest.raises(rmqkit.Refused, match="nothing was changed"):
+            blind.apply(wanted)
+        assert seeing.live().topology.exchanges == before.exchanges
+        assert blind.queue_state(temporary).ready == 0
