@@ -43,6 +43,7 @@ ROUNDS = 5
 STARTS = 15  # of `rmqkit --help`, and of Python with Typer
 START_FACTOR = 2.5
 MEMORY_FACTOR, MEMORY_MB = 1.1, 80.0
+WORK = Path(__file__).parents[2] / "topologies" / "work.yaml"  # what `rmqkit publish` without a target publishes to
 MEASURE_PROCESS = Path(__file__).with_name("measure_process.py")
 
 
@@ -55,6 +56,7 @@ class QueueBenchmark:
         self.built = build_consumer(folder)
         self.file, self.lines = folder / "out", folder / "lines"
         self._env = os.environ | {"RMQKIT_URL": url, "XDG_STATE_HOME": str(folder)}
+        subprocess.run([RMQKIT, "apply", str(WORK)], env=self._env, stdout=subprocess.DEVNULL, check=True)
 
     def measure_process(self, command: list[str], given: Path = Path(os.devnull)) -> tuple[float, float, bytes]:
         """Run a command; return its seconds, its peak memory in bytes, and its output."""
