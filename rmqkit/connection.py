@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -18,6 +19,7 @@ from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
 from rmqkit.messaging.shared_publisher import SharedPublisher
+from rmqkit.messaging.watched import watched
 from rmqkit.model import Topology
 from rmqkit.options import (
     CallOptions,
@@ -202,7 +204,11 @@ class Connection(QueueContents):
                 on_failure=on_failure,
                 on_warning=on_warning,
             )
-            report = publisher.publish(source)
+            if (on_settled or on_failure or on_progress) and not isinstance(source, Sequence):
+                with closing(watched(source, publisher.look)) as source:
+                    report = publisher.publish(source)
+            else:
+                report = publisher.publish(source)
         if check and (error := report.error()):
             raise error
         return report
@@ -294,6 +300,7 @@ class Connection(QueueContents):
     def serve(
         self,
         queue: str,
+        function: rpc_server.Function | None = None,
         *,
         prefetch: int = 1,
         count: int | None = None,
@@ -301,7 +308,7 @@ class Connection(QueueContents):
         reject_failed: bool = False,
         topology: Topology | None = None,
     ) -> Callable[[F], F]:
-        """Register the decorated function to answer the requests of a queue while `run` runs.
+        """Register a function to answer the requests of a queue while `run` runs; return a decorator that does this.
 
         The function receives a Delivery and returns the reply: bytes, str, a Message, or None for an empty one. If it
         raises a HandlerError, the requester receives its message; of any other exception only the name. A request that
@@ -315,6 +322,8 @@ class Connection(QueueContents):
             self._served.append(rpc_server.ServedFunction(served, queue, options))
             return function
 
+        if function is not None:
+            register(function)
         return register
 
     def run(

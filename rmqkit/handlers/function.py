@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from rmqkit.errors import HandlerError, OutputError, SettingsError
 from rmqkit.handlers.handler import OUTPUT_CLOSED, HandledBatch, Handler, Source, is_output_closed
@@ -16,7 +16,8 @@ from rmqkit.messaging.consumer import ACK_WITHIN_S
 from rmqkit.messaging.rpc_server import OnFailure
 from rmqkit.stop import Stop
 
-HandlerFunction = Callable[[Delivery], object]  # has to return None or a Verdict
+HandlerFunction = Callable[[Delivery], Verdict | None]
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def load(target: str) -> HandlerFunction:
@@ -33,9 +34,8 @@ def load(target: str) -> HandlerFunction:
         inspect.signature(found).bind(None)
     except (Exception, SystemExit) as exc:
         raise SettingsError(f"--handler {target}: {type(exc).__name__}: {exc}") from exc
-    if inspect.iscoroutinefunction(found):
-        raise SettingsError(f"--handler {target}: coroutine functions are not supported")
-    return found  # type: ignore[no-any-return]
+    function: HandlerFunction = require_plain(found)
+    return function
 
 
 class FunctionHandler(Handler):
@@ -43,11 +43,11 @@ class FunctionHandler(Handler):
 
     A result of None means Verdict.ACK. If the function raises, the message is rejected, to be dead-lettered; the
     failure names the exception and its place but not its text, which may contain a part of the body. `on_failure` gets
-    the exception.
+    the exception. Raises SettingsError for a coroutine function.
     """
 
     def __init__(self, function: HandlerFunction, on_failure: OnFailure = lambda _delivery, _error: None) -> None:
-        self._function = function
+        self._function = require_plain(function)
         self._on_failure = on_failure
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
@@ -89,12 +89,36 @@ class FunctionHandler(Handler):
             return Verdict.REJECT, f"the handler raised {name_and_line(exc)}", last_line
         except SystemExit as exc:
             raise HandlerError(f"the handler raised {name_and_line(exc)}") from exc
-        if verdict is None:
-            return Verdict.ACK, "", ""
-        if not isinstance(verdict, Verdict):
-            returned = f"the handler returned a value of type {type(verdict).__name__}"
-            raise HandlerError(f"{returned} instead of a Verdict or None; its message was requeued")
-        return verdict, "", ""
+        return as_verdict(verdict, self._function), "", ""
+
+
+def as_verdict(returned: object, function: Callable[..., object]) -> Verdict:
+    """Return the verdict that a function returned; None means Verdict.ACK. Raises HandlerError for anything else."""
+    if returned is None:
+        return Verdict.ACK
+    if isinstance(returned, Verdict):
+        return returned
+    raise HandlerError(
+        f"handler {name_of(function)} returned a value of type {type(returned).__name__} instead of a Verdict or None;"
+        " its message was requeued",
+        advice="Return None to acknowledge the message, else Verdict.REJECT or Verdict.REQUEUE.",
+    )
+
+
+def require_plain(function: F) -> F:
+    """Return a function that is called on a thread. Raises SettingsError for a coroutine function."""
+    if inspect.iscoroutinefunction(function):
+        raise SettingsError(
+            f"handler {name_of(function)} is a coroutine function",
+            advice="Coroutine functions run on an event loop: see `rmqkit.aio`.",
+        )
+    return function
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """Return the module and the name of a function, or of the class of another callable."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _flush() -> None:

@@ -135,6 +135,15 @@ class Publisher:
         """End a wait for the broker early; any thread may call this during a run."""
         self._channel.wake()  # whichever it is by then
 
+    def look(self) -> None:
+        """Process what the broker has answered: for another thread, while the iterable waits for its next message."""
+        try:
+            events = self._channel.wait(0)
+        except BrokerError:
+            return  # raised again when the next message is sent
+        self._process(events)
+        self._report_progress()
+
     def _run(self, messages: Iterable[Message | None]) -> None:
         try:
             self._feed(() if self._stop.requested else messages)
@@ -383,8 +392,7 @@ class Publisher:
         else:
             self._idle_channels.add(self._opened, self._options)
         for sent in sorted(pending):
-            reason = returned.pop(sent.position, "")
-            if reason:
+            if reason := returned.pop(sent.position, ""):
                 self._counts.fail(sent, Fate.RETURNED, reason)
             else:
                 self._counts.fail(sent, Fate.UNKNOWN, "no answer from the broker", error)

@@ -36,7 +36,7 @@ class _PendingCall:
     correlation_id: str
     request: Message
     message: Message
-    deadline_s: float = 0.0  # 0 until it is sent
+    deadline_s: float
     replies: list[Delivery] = field(default_factory=list)
     error: RmqkitError | None = None
     done: bool = False
@@ -122,7 +122,8 @@ class RpcClient:
             # A request whose requester no longer waits need not be handled (https://www.rabbitmq.com/docs/ttl).
             expiration=given.expiration or str(expiration_ms),
         )
-        call = _PendingCall(number, f"{self._prefix}.{number}", request, replace(request, properties=properties))
+        message = replace(request, properties=properties)
+        call = _PendingCall(number, f"{self._prefix}.{number}", request, message, time.monotonic() + timeout_s)
         self._unsent.append(call)
         return call
 
@@ -132,7 +133,7 @@ class RpcClient:
             call = self._unsent[0]
             try:
                 if self._channel is None:
-                    self._connection.recover(Stop(), self._open, retry_s=self._options.timeout_s)
+                    self._connection.recover(Stop(), self._open, deadline_s=call.deadline_s)
                 self._send(call)
             except PayloadError as exc:
                 self._unsent.popleft().end(exc)
@@ -151,7 +152,6 @@ class RpcClient:
             self._lose(exc)
             return
         self._unsent.popleft()
-        call.deadline_s = call.deadline_s or time.monotonic() + self._options.timeout_s
         self._waiting[call.correlation_id] = call
         self._unconfirmed.add(Sent(call.number, call.message, len(call.message.body)))
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,11 +204,26 @@ def test_a_wrong_return_value_ends_the_run_with_a_report_and_keeps_the_message(
     connection: rmqkit.Connection, vhost_url: str, concurrency: int
 ) -> None:
     connection.publish(Message(body, "orders") for body in (b"good", b"odd"))
-    odd: Callable[[Delivery], object] = lambda each: 7 if each.body == b"odd" else None  # noqa: E731
-    with pytest.raises(rmqkit.HandlerError, match="a value of type int") as caught:
+
+    def odd(delivery: Delivery) -> Verdict | None:
+        return True if delivery.body == b"odd" else None  # type: ignore[return-value]
+
+    expected = r"handler tests\.broker\.test_handle\.\S+odd returned a value of type bool instead of a Verdict or None"
+    with pytest.raises(rmqkit.HandlerError, match=expected) as caught:
         rmqkit.handle(connection, "orders", odd, topology=SHOP, prefetch=1, concurrency=concurrency)
     assert caught.value.report.acknowledged <= 1
     wait_until(lambda: ready(vhost_url, "orders") == 2 - caught.value.report.acknowledged)
+
+
+def test_a_coroutine_function_is_refused_before_anything_is_consumed(
+    connection: rmqkit.Connection, vhost_url: str
+) -> None:
+    async def later(_: Delivery) -> None: ...
+
+    connection.publish(Message(b"x", "orders"))
+    with pytest.raises(rmqkit.SettingsError, match=r"later is a coroutine function"):
+        rmqkit.handle(connection, "orders", later)  # type: ignore[arg-type]
+    assert ready(vhost_url, "orders") == 1
 
 
 def test_any_handler_can_replace_the_function(connection: rmqkit.Connection, witness: BlockingChannel) -> None:
@@ -318,8 +333,11 @@ def test_a_reason_that_is_not_valid_utf_8_has_replacement_characters(
 
 
 def test_failures_are_logged_by_default(connection: rmqkit.Connection, caplog: pytest.LogCaptureFixture) -> None:
+    def divide(_: Delivery) -> None:
+        raise ZeroDivisionError
+
     connection.publish(Message(b"secret", "orders"))
-    rmqkit.handle(connection, "orders", lambda _: 1 / 0, topology=PLAIN, count=1, failed=rmqkit.FailurePolicy.REJECT)
+    rmqkit.handle(connection, "orders", divide, topology=PLAIN, count=1, failed=rmqkit.FailurePolicy.REJECT)
     assert [(each.name, each.levelno) for each in caplog.records] == [
         ("rmqkit", logging.WARNING),  # that failures are dropped
         ("rmqkit", logging.ERROR),  # the traceback

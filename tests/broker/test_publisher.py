@@ -362,3 +362,36 @@ def test_json_is_published_and_read(connection: rmqkit.Connection, queue: str) -
         delivery.json()
     with pytest.raises(rmqkit.PayloadError, match="cannot be written as JSON"):
         Message.json({"total": object()})
+
+
+# Outcomes
+
+
+def test_outcomes_are_reported_while_the_iterable_waits(connection: rmqkit.Connection, queue: str) -> None:
+    fates: dict[bytes, Fate] = {}
+
+    def slow() -> Iterator[Message]:
+        yield Message(b"1", queue)
+        yield Message(b"2", "nowhere")
+        wait_until(lambda: len(fates) == 2)
+        yield Message(b"3", queue)
+
+    connection.publish(slow(), check=False, on_settled=lambda _, message, fate: fates.update({message.body: fate}))
+    assert fates == {b"1": Fate.CONFIRMED, b"2": Fate.RETURNED, b"3": Fate.CONFIRMED}
+
+
+def test_an_error_of_a_callback_ends_a_publish_whose_iterable_waits(connection: rmqkit.Connection, queue: str) -> None:
+    called = threading.Event()
+
+    def fail(*_: object) -> None:
+        called.set()
+        raise LookupError
+
+    def slow() -> Iterator[Message]:
+        yield Message(b"1", queue)
+        assert called.wait(IN_TIME_S)
+        yield Message(b"2", queue)
+
+    with pytest.raises(LookupError):
+        connection.publish(slow(), on_settled=fail)
+    wait_until(lambda: not [each for each in threading.enumerate() if each.name == "rmqkit-watch"])

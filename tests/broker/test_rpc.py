@@ -17,6 +17,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 import rmqkit
 from rmqkit import Delivery, Message, Properties, ServeReport, Stop
 from rmqkit.messaging.rpc_server import Function
+from tests.support.proxy import Proxy
 from tests.support.queues import consumers, ready
 from tests.support.wait import wait_until
 
@@ -137,6 +138,19 @@ def test_a_large_image_arrives_byte_for_byte(connection: rmqkit.Connection, queu
         assert connection.call(Message(image, queue)).body == image
 
 
+def test_a_function_that_is_defined_before_the_connection_is_passed_to_serve(
+    connection: rmqkit.Connection, broker_url: str, queue: str
+) -> None:
+    stop = Stop()
+    with rmqkit.connect(broker_url) as server:
+        server.serve(queue, _echo, prefetch=10)
+        thread = threading.Thread(target=server.run, kwargs={"stop": stop})
+        thread.start()
+        assert connection.call(Message(b"?", queue)).body == b"?"
+        stop.request()
+        thread.join()
+
+
 # One result or one error
 
 
@@ -154,6 +168,15 @@ def test_an_unanswered_request_is_an_error_after_its_timeout_and_expires(
     with pytest.raises(rmqkit.ReplyTimeout, match=r"no reply from queue .* within 0\.2 s"):
         connection.call(Message(b"?", queue), timeout_s=0.2)
     wait_until(lambda: ready(channel, queue) == 0, "the request did not expire")
+
+
+def test_the_timeout_of_a_call_bounds_connecting(broker_url: str, queue: str) -> None:
+    with Proxy(broker_url) as proxy, rmqkit.connect(proxy.url) as connection:
+        proxy.down.blackhole = True  # it accepts, and says nothing: connecting takes 15 s
+        begun_s = time.monotonic()
+        with pytest.raises(rmqkit.BrokerError):
+            connection.call(Message(b"?", queue), timeout_s=0.5)
+        assert time.monotonic() - begun_s < 10
 
 
 def test_a_request_keeps_its_expiration_and_does_not_survive_a_restart(
