@@ -104,12 +104,12 @@ class Administration:
 
         return delete_entities(self._consuming, entities, if_empty=if_empty, if_unused=if_unused, dry_run=dry_run)
 
-    def live(self) -> LiveTopology:
+    def live(self, *, timeout_s: float = http_api.TIMEOUT_S) -> LiveTopology:
         """Return all entities of the virtual host, from RabbitMQ's HTTP API.
 
-        Raises Unreachable, AuthenticationFailed, AccessRefused.
+        Raises Unreachable, after `timeout_s` without an answer, too; AuthenticationFailed, AccessRefused.
         """
-        return http_api.connect(self._consuming).live()
+        return http_api.connect(self._consuming, timeout_s).live()
 
     def http_api(self) -> HttpApiClient:
         """Return a client of RabbitMQ's HTTP API, verified to be that of this broker. Raises the errors of `live`."""

@@ -173,7 +173,8 @@ class HandlerOptions:
         if self._forwards:
             target = self._target_settings(settings)
             exchange, key = (self.to_exchange, self.to_routing_key) if self.to_queue is None else ("", self.to_queue)
-            return Forwarder(connect(target), exchange, key, queue if same_broker(settings, target) else None)
+            own = queue if same_broker(settings, target) else None
+            return Forwarder(connect(target), exchange, key, own, output.warn)
         return Printer(as_json=self.format is PrintFormat.JSON, lock_fd=lock_fd)
 
     @property

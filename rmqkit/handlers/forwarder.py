@@ -5,6 +5,7 @@ At least once: a delivery whose copy was confirmed, and whose acknowledgement wa
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
 from rmqkit.message import PERSISTENT, Delivery, Message, Origin, Properties
 from rmqkit.messaging.message_rewrite import sent_on
+from rmqkit.payload.death_headers import X_DEATH, deaths
 from rmqkit.payload.field_table import decode_properties
 from rmqkit.report import Fate
 from rmqkit.stop import Stop
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 Target = Callable[[Origin], tuple[str, str, Properties]]
 """From an origin to the routing key, the exchange and the properties of the copies of its deliveries."""
 
+_UNATTENDED = ("expired", "maxlen")  # deaths without a consumer
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
+_log = logging.getLogger("rmqkit")
 _RETURN_ADVICE = (
     "Remove the binding or name another exchange; `rmqkit move` makes one pass. The message stays in its queue."
 )
@@ -47,7 +51,8 @@ class Forwarder:
     """Publishes each delivery with its body and properties, byte for byte, over its own connection, which it closes.
 
     Where `exchange` or `routing_key` is None, that of the delivery is used. `queue` is the one that is consumed, if it
-    is on the same broker: a copy that would return to it is not sent.
+    is on the same broker: a copy that would return to it at once is not sent. For one that would return later, as a
+    dead letter of a queue where it expires, there is a warning: a delay may be meant.
     """
 
     may_fail = False  # on a message alone
@@ -56,14 +61,14 @@ class Forwarder:
     exchange: str | None
     routing_key: str | None
     queue: str | None = None
+    on_warning: Callable[[str], None] = _log.warning
     _queued: int = 0  # messages that were in the queue before it was consumed
 
     def __post_init__(self) -> None:
         """Count the messages in the queue, which may have arrived by a binding that was removed since."""
-        if self.exchange == "" and self.routing_key is not None:
-            self.queue = None  # it is another one
         with suppress(BrokerError):
-            self._queued = self.connection.queue_state(self.queue).ready if self.queue else 0
+            if self.queue and self.exchange != "":
+                self._queued = self.connection.queue_state(self.queue).ready
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
         """Forward deliveries in order.
@@ -71,7 +76,9 @@ class Forwarder:
         Raises Unroutable when a copy reached no queue, NotConfirmed when it was not confirmed for any other reason,
         HandlerError when it would return to the queue, ConnectionLost; unconfirmed messages stay in their queue.
         """
-        check = _ReturnCheck(self.connection, self.queue, self._queued, self._target) if self.queue else None
+        check = None
+        if self.queue:
+            check = _ReturnCheck(self.connection, self.queue, self._queued, self._target, self.on_warning)
         returning: Delivery | None = None
         publisher = _PublisherThread(self.connection, self._target, source.wake)
         try:
@@ -108,11 +115,15 @@ class Forwarder:
 class _ReturnCheck:
     """Tells whether the copies of deliveries would return to the queue, by the live bindings.
 
-    Without the HTTP API, it is known once a message arrives through the exchange, with the key, of its own copy.
+    Without the HTTP API, it is known once a message arrives through the exchange, with the key, of its own copy; or
+    once a dead letter arrives that was published there.
     """
 
-    def __init__(self, connection: Connection, queue: str, queued: int, target: Target) -> None:
+    def __init__(
+        self, connection: Connection, queue: str, queued: int, target: Target, on_warning: Callable[[str], None]
+    ) -> None:
         self._connection, self._queue, self._queued, self._target = connection, queue, queued, target
+        self._on_warning, self._has_warned = on_warning, False
         self._router = self._read_bindings()
         self._origin: Origin | None = None
         self._arrived_like_copy = False  # what this origin's deliveries did
@@ -137,10 +148,32 @@ class _ReturnCheck:
     def _find_route(self, origin: Origin) -> None:
         self._origin = origin
         key, exchange, properties = self._target(origin)
-        self._arrived_like_copy = (exchange, key) == (origin.exchange, origin.routing_key)
-        self._leads_back = key == self._queue
-        if exchange:
-            self._leads_back = self._router.leads_to(self._queue, exchange, key, properties.headers or {})
+        headers = properties.headers or {}
+        self._arrived_like_copy = bool(exchange) and (exchange, key) == (origin.exchange, origin.routing_key)
+        self._leads_back = (
+            self._router.leads_to(self._queue, exchange, key, headers) if exchange else key == self._queue
+        )
+        if not self._leads_back and not self._has_warned:
+            path = self._router.return_path(self._queue, exchange, key, headers)
+            self._warn_of(path or _path_taken(origin, exchange, key))
+
+    def _warn_of(self, path: Sequence[str]) -> None:
+        if path:
+            self._has_warned = True
+            queues = " and ".join(map(repr, path))
+            self._on_warning(
+                f"messages return to queue {self._queue!r} as dead letters of {queues}, and are forwarded again."
+                " End the run with Ctrl-C, or limit it with --count."
+            )
+
+
+def _path_taken(origin: Origin, exchange: str, key: str) -> list[str]:
+    """Return the queue that a message returned from by itself after it was published as its copy will be."""
+    headers = origin.properties.headers or {}
+    last = next(iter(deaths(headers)), None) if X_DEATH in headers else None
+    if last and last.reason in _UNATTENDED and last.exchange == exchange and key in last.routing_keys:
+        return [last.queue]
+    return []
 
 
 class _PublisherThread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,6 +15,7 @@ from rmqkit.topology.policies import doubt, queue_type
 from rmqkit.topology.routing import DeathReason, Deaths, Route, Router
 
 MAX_CYCLES = 10
+_UNATTENDED: tuple[DeathReason, ...] = ("expired", "maxlen")  # deaths without a consumer
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,26 @@ def dead_letters(topology: Topology, route: Route) -> tuple[DeadLetter, ...]:
             letters.append(DeadLetter(queue, reasons, following, tuple(islice(cycles, MAX_CYCLES))))
             pending += [(name, following, passed) for name in reversed(following.queues)]
     return tuple(letters)
+
+
+def return_path(router: Router, route: Route, queue: str) -> tuple[str, ...]:
+    """Return the queues through which the messages of a route reach a queue by themselves; empty if they do not.
+
+    They leave each because they expire by its TTL, or to make room for others. Of several paths, the shortest counts.
+    """
+    pending: deque[tuple[str, Route, tuple[str, ...]]] = deque((name, route, (name,)) for name in route.queues)
+    seen: set[str] = set()
+    while pending:
+        name, arrival, path = pending.popleft()
+        if name in seen:
+            continue
+        seen.add(name)
+        for reason in sorted(set(_UNATTENDED).intersection(_reasons(router, name))):
+            following = _leave(router, arrival, name, reason)
+            if queue in following.queues:
+                return path
+            pending += [(each, following, (*path, each)) for each in following.queues]
+    return ()
 
 
 def _outcomes(router: Router, arrival: Route, queue: str) -> Iterator[tuple[tuple[DeathReason, ...], Route]]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pika
 import pytest
@@ -21,7 +22,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.node.node import Node
 from tests.conftest import Broker, Namespace
-from tests.support.cli import Start, parse_report, rmqkit
+from tests.support.cli import Run, Start, parse_report, rmqkit
 from tests.support.queues import declare, drain, fill, open_channel, ready
 from tests.support.wait import wait_for_queue, wait_until
 
@@ -849,6 +850,29 @@ def test_a_binding_that_returns_messages_is_noticed_while_they_are_forwarded(
     _, stderr = process.communicate(timeout=90)
     assert (process.returncode, b"would return to queue" in stderr) == (8, True), stderr
     wait_for_queue(channel, queue, ready=1, consumers=0)
+
+
+@pytest.mark.parametrize("target", ["queue", "exchange", "queue, without the HTTP API"])
+def test_forwarding_warns_if_messages_would_return_as_dead_letters(
+    live: Run, vhost_channel: BlockingChannel, vhost_url: str, broker: Broker, target: str
+) -> None:
+    vhost_channel.queue_declare("work", durable=True)
+    returning = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "work"}
+    vhost_channel.queue_declare("delay", durable=True, arguments=returning)
+    vhost_channel.queue_bind("delay", "amq.direct", "late")
+    policy = {"pattern": "^delay$", "definition": {"message-ttl": 1}, "apply-to": "queues"}
+    broker.api("PUT", f"policies{urlsplit(vhost_url).path}/ttl", json.dumps(policy).encode())
+    fill(vhost_channel, "work", 2)
+    words = (
+        ("--to-exchange", "amq.direct", "--to-routing-key", "late") if target == "exchange" else ("--to-queue", "delay")
+    )
+    seen = {} if "without" not in target else {"RMQKIT_API_URL": "http://127.0.0.1:1"}
+    done = live("consume", "work", *words, "-n", 2 if not seen else 6, "--idle-timeout", 30, **seen)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("return to queue 'work' as dead letters of 'delay'") == 1
+    wait_for_queue(vhost_channel, "work", ready=2)
+    again = live("consume", "work", "--to-exchange", "amq.fanout", "-n", 1)  # which leads nowhere
+    assert "dead letters" not in again.stderr
 
 
 # Filters.
