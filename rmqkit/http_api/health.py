@@ -12,7 +12,7 @@ from rmqkit.http_api.client import HttpApiClient, path_part
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class ClusterHealth:
     """The nodes of a cluster: those that are `down`, and those that listen, by protocol; `version` is RabbitMQ's."""
 
     version: tuple[int, ...]
@@ -35,17 +35,17 @@ def failure(api: HttpApiClient, check: str) -> str:
     return ""
 
 
-def cluster(api: HttpApiClient) -> Cluster:
+def cluster(api: HttpApiClient) -> ClusterHealth:
     """Return the nodes of the cluster. Raises AccessRefused, Unreachable."""
     nodes: Mapping[str, bool] = api.fetch(
         "nodes?columns=name,running", lambda found: {str(each["name"]): bool(each["running"]) for each in found}
     )
 
-    def convert(found: Mapping[str, Any]) -> Cluster:
+    def convert(found: Mapping[str, Any]) -> ClusterHealth:
         listening: dict[str, set[str]] = {}
         for each in found["listeners"]:
             listening.setdefault(str(each["protocol"]), set()).add(str(each["node"]))
-        return Cluster(
+        return ClusterHealth(
             tuple(int(part) for part in str(found["rabbitmq_version"]).split(".") if part.isdecimal()),
             tuple(sorted(nodes)),
             tuple(sorted(name for name, running in nodes.items() if not running)),

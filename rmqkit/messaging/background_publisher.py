@@ -28,7 +28,7 @@ from rmqkit.report import Failure, Fate
 from rmqkit.stop import Stop, StoppedAtOnce
 
 
-class Outcome(Protocol):
+class MessageOutcome(Protocol):
     """The part of a `concurrent.futures.Future` that the publisher uses."""
 
     def set_running_or_notify_cancel(self) -> bool:
@@ -69,8 +69,8 @@ class BackgroundPublisher:
         self._warns_of_failures = warn_of_failures
         self._window = PublishWindow(options.window, options.window_bytes)
         self._lock = threading.Lock()
-        self._submitted: deque[tuple[Message | None, Outcome]] = deque()  # None: a barrier
-        self._sent: dict[int, tuple[Message | None, Outcome]] = {}  # by their position in the current run
+        self._submitted: deque[tuple[Message | None, MessageOutcome]] = deque()  # None: a barrier
+        self._sent: dict[int, tuple[Message | None, MessageOutcome]] = {}  # by their position in the current run
         self.pending = self._pending_bytes = 0  # messages of both, whose outcome is not known
         self._room: Future[Fate] | None = None  # ends when there is room; all that wait share it
         self._thread: threading.Thread | None = None
@@ -108,7 +108,7 @@ class BackgroundPublisher:
         self.queue(message, future, timeout_s)
         return future
 
-    def queue(self, message: Message, outcome: Outcome, timeout_s: float | None = None) -> None:
+    def queue(self, message: Message, outcome: MessageOutcome, timeout_s: float | None = None) -> None:
         """Queue a message as `publish` does, with any outcome."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while (room := self.submit(message, outcome)) is not None:
@@ -119,7 +119,7 @@ class BackgroundPublisher:
                 error = f"the window is full: {self.pending:,} messages are unconfirmed; the message was not sent"
                 raise NotConfirmed(error, advice="Wait for earlier messages, or enlarge the window.") from None
 
-    def submit(self, message: Message, outcome: Outcome) -> Future[Fate] | None:
+    def submit(self, message: Message, outcome: MessageOutcome) -> Future[Fate] | None:
         """Queue a message; if the window is full, return a future that ends when there is room instead.
 
         Raises PayloadError, ConnectionLost after `close`.
@@ -283,7 +283,7 @@ class BackgroundPublisher:
                 self._release(message)
         self._sent.clear()
 
-    def _take_submitted(self) -> Iterator[tuple[Message | None, Outcome]]:
+    def _take_submitted(self) -> Iterator[tuple[Message | None, MessageOutcome]]:
         for _ in range(len(self._submitted)):
             message, outcome = self._submitted.popleft()
             if message is None or outcome.set_running_or_notify_cancel():

@@ -29,7 +29,7 @@ KEYS = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "parked"}
 
 
 @pytest.fixture
-def witness(vhost_url: str) -> Iterator[BlockingChannel]:
+def pika_channel(vhost_url: str) -> Iterator[BlockingChannel]:
     """A channel of plain pika, on a virtual host with a queue `work`, bound to amq.topic; its dead go to `parked`."""
     declare(vhost_url, "work", **KEYS)
     declare(vhost_url, "parked")
@@ -40,7 +40,7 @@ def witness(vhost_url: str) -> Iterator[BlockingChannel]:
 
 
 @pytest.fixture
-def connection(vhost_url: str, witness: BlockingChannel) -> Iterator[Connection]:  # noqa: ARG001 - its queues
+def connection(vhost_url: str, pika_channel: BlockingChannel) -> Iterator[Connection]:  # noqa: ARG001 - its queues
     with rmqkit.connect(vhost_url) as connection:
         yield connection
 
@@ -72,22 +72,22 @@ def is_even(delivery: Delivery) -> bool:
 
 
 def test_dead_letters_go_back_to_the_queue_they_died_in_and_to_no_other_with_their_history_set_aside(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "audit")
-    witness.queue_bind("audit", "amq.topic", "#")
+    pika_channel.queue_bind("audit", "amq.topic", "#")
     sent: dict[str, Any] = {
         "headers": {"mine": [1, {"a": 25}], "CC": ["audit"]},
         "message_id": "m",
         "priority": 3,
         "type": "t",
     }
-    killed(witness, vhost_url, 3, **sent)
-    witness.queue_purge("audit")
+    killed(pika_channel, vhost_url, 3, **sent)
+    pika_channel.queue_purge("audit")
     report = connection.move("parked")
     assert (report.moved, report.stayed) == (3, {})
     assert report.redelivered in (0, 3)  # RabbitMQ 4.3 delivers every dead letter as redelivered
-    found = drained(witness, "work")
+    found = drained(pika_channel, "work")
     assert [body for body, *_ in found] == [b"0", b"1", b"2"]
     assert ready(vhost_url, "parked") == ready(vhost_url, "audit") == 0
     for number, (_, exchange, key, properties) in enumerate(found):
@@ -98,13 +98,13 @@ def test_dead_letters_go_back_to_the_queue_they_died_in_and_to_no_other_with_the
 
 
 def test_to_the_exchange_dead_letters_are_published_as_they_were_at_first(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
-    killed(witness, vhost_url, 2, headers={"CC": ["order.copy"]})
+    killed(pika_channel, vhost_url, 2, headers={"CC": ["order.copy"]})
     declare(vhost_url, "copies")
-    witness.queue_bind("copies", "amq.topic", "order.copy")
+    pika_channel.queue_bind("copies", "amq.topic", "order.copy")
     assert connection.move("parked", Replay.EXCHANGE).moved == 2
-    assert [found[:3] for found in drained(witness, "work")] == [
+    assert [found[:3] for found in drained(pika_channel, "work")] == [
         (b"0", "amq.topic", "order.0"),
         (b"1", "amq.topic", "order.1"),
     ]
@@ -112,11 +112,11 @@ def test_to_the_exchange_dead_letters_are_published_as_they_were_at_first(
 
 
 def test_a_message_that_died_repeatedly_returns_to_the_queue_it_died_in_last(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "graves", x_max_length=10)
     declare(vhost_url, "short", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="graves")
-    killed(witness, vhost_url, 1)
+    killed(pika_channel, vhost_url, 1)
     assert connection.move("parked", Target("", "short")).moved == 1
     wait_until(lambda: ready(vhost_url, "graves") == 1)
     (group,) = connection.move("graves", dry_run=True).groups
@@ -126,58 +126,58 @@ def test_a_message_that_died_repeatedly_returns_to_the_queue_it_died_in_last(
 
 
 def test_a_message_that_went_back_can_die_and_go_back_as_often_as_you_like(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
     """With its x-death header it would be taken for one in a cycle, and dropped, by RabbitMQ before 4.0."""
     declare(vhost_url, "hurry", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="parked")
-    witness.basic_publish("", "hurry", b"again", BasicProperties(delivery_mode=2))
+    pika_channel.basic_publish("", "hurry", b"again", BasicProperties(delivery_mode=2))
     for _ in range(3):
         wait_until(lambda: ready(vhost_url, "parked") == 1)
         assert connection.move("parked").moved == 1
     wait_until(lambda: ready(vhost_url, "parked") == 1)
-    assert [each["count"] for each in drained(witness, "parked")[0][3]["headers"]["x-death"]] == [1]
+    assert [each["count"] for each in drained(pika_channel, "parked")[0][3]["headers"]["x-death"]] == [1]
 
 
 @pytest.mark.parametrize("to", [Replay.QUEUE, Target("", "billing")], ids=["to-origin", "to-queue"])
 def test_a_message_that_went_back_is_dead_lettered_with_its_own_key_however_often(
-    vhost_url: str, witness: BlockingChannel, connection: Connection, to: Replay | Target
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection, to: Replay | Target
 ) -> None:
-    witness.exchange_declare("dlx", "topic")
+    pika_channel.exchange_declare("dlx", "topic")
     declare(vhost_url, "billing", x_dead_letter_exchange="dlx")
-    witness.queue_bind("billing", "amq.topic", "order.#")
-    witness.queue_unbind("work", "amq.topic", "order.#")
-    witness.queue_bind("parked", "dlx", "order.#")
-    killed(witness, vhost_url, 1, "billing")
+    pika_channel.queue_bind("billing", "amq.topic", "order.#")
+    pika_channel.queue_unbind("work", "amq.topic", "order.#")
+    pika_channel.queue_bind("parked", "dlx", "order.#")
+    killed(pika_channel, vhost_url, 1, "billing")
     for _ in range(3):
         assert connection.move("parked", to).moved == 1
         wait_until(lambda: ready(vhost_url, "billing") == 1)
-        method, _, _ = witness.basic_get("billing")
-        witness.basic_reject(method.delivery_tag, requeue=False)
+        method, _, _ = pika_channel.basic_get("billing")
+        pika_channel.basic_reject(method.delivery_tag, requeue=False)
         wait_until(lambda: ready(vhost_url, "parked") == 1)
     assert connection.move("parked", Replay.EXCHANGE).moved == 1
-    assert [found[:3] for found in drained(witness, "billing")] == [(b"0", "amq.topic", "order.0")]
+    assert [found[:3] for found in drained(pika_channel, "billing")] == [(b"0", "amq.topic", "order.0")]
 
 
 def test_a_key_that_is_the_name_of_another_queue_brings_no_copy_there(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
-    killed(witness, vhost_url, 1)
+    killed(pika_channel, vhost_url, 1)
     declare(vhost_url, "order.0")
     assert connection.move("parked").moved == 1
-    assert (drain(witness, "work"), ready(vhost_url, "order.0")) == ([b"0"], 0)
+    assert (drain(pika_channel, "work"), ready(vhost_url, "order.0")) == ([b"0"], 0)
 
 
 @pytest.mark.parametrize(("pattern", "stays"), [("order.#", "would"), ("#", "")])
 def test_a_message_stays_if_its_key_cannot_be_kept_and_no_queue_would_receive_its_next_dead_letter(
-    vhost_url: str, witness: BlockingChannel, broker: Broker, pattern: str, stays: str
+    vhost_url: str, pika_channel: BlockingChannel, broker: Broker, pattern: str, stays: str
 ) -> None:
     """A CC header with the name of a queue would bring a copy there."""
-    witness.exchange_declare("dlx", "topic")
+    pika_channel.exchange_declare("dlx", "topic")
     declare(vhost_url, "billing", x_dead_letter_exchange="dlx")
     declare(vhost_url, "order.0")
-    witness.queue_bind("billing", "amq.topic", "order.#")
-    witness.queue_bind("parked", "dlx", pattern)
-    killed(witness, vhost_url, 1, "billing")
+    pika_channel.queue_bind("billing", "amq.topic", "order.#")
+    pika_channel.queue_bind("parked", "dlx", pattern)
+    killed(pika_channel, vhost_url, 1, "billing")
     with rmqkit.connect(settings=rmqkit.load_settings([vhost_url], api_url="http://127.0.0.1:1")) as unknowing:
         (reason,) = unknowing.move("parked").stayed
     assert "'order.0', the name of another queue, would be lost" in reason
@@ -190,13 +190,13 @@ def test_a_message_stays_if_its_key_cannot_be_kept_and_no_queue_would_receive_it
 
 @pytest.mark.parametrize("how", ["move", "move to exchange", "forward"])
 def test_a_message_that_is_sent_on_is_not_dropped_where_it_expires_into_a_queue_it_expired_in(
-    vhost_url: str, witness: BlockingChannel, connection: Connection, how: str
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection, how: str
 ) -> None:
     dead = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "hurry"}
     declare(vhost_url, "delay", x_message_ttl=50, **dead)
     declare(vhost_url, "hurry", x_message_ttl=50, **KEYS)
-    witness.queue_bind("delay", "amq.direct", "delay")
-    witness.basic_publish("", "hurry", b"again")
+    pika_channel.queue_bind("delay", "amq.direct", "delay")
+    pika_channel.basic_publish("", "hurry", b"again")
     wait_until(lambda: ready(vhost_url, "parked") == 1)
     if how == "forward":
         forwarder = Forwarder(rmqkit.connect(vhost_url), "", "delay")
@@ -211,39 +211,39 @@ def test_a_message_that_is_sent_on_is_not_dropped_where_it_expires_into_a_queue_
 
 
 def test_a_message_that_was_moved_on_can_still_be_moved_to_its_origin(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "kept")
-    killed(witness, vhost_url, 2)
+    killed(pika_channel, vhost_url, 2)
     assert connection.move("parked", Target("", "kept")).moved == 2
     assert connection.move("kept", Replay.EXCHANGE, limit=1).moved == 1
     assert connection.move("kept").moved == 1
-    assert [found[1:3] for found in drained(witness, "work")] == [("amq.topic", "order.0"), ("", "work")]
+    assert [found[1:3] for found in drained(pika_channel, "work")] == [("amq.topic", "order.0"), ("", "work")]
 
 
 def test_a_forwarded_message_is_not_routed_by_its_cc_header(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "other")
-    witness.basic_publish("amq.topic", "order.1", b"x", BasicProperties(headers={"CC": ["parked"], "mine": 1}))
+    pika_channel.basic_publish("amq.topic", "order.1", b"x", BasicProperties(headers={"CC": ["parked"], "mine": 1}))
     wait_until(lambda: ready(vhost_url, "work") == 1)
     forwarder = Forwarder(rmqkit.connect(vhost_url), "", "other")
     rmqkit.handle(connection, "work", forwarder, count=1)
     forwarder.close()
-    assert [each.properties.headers for each in drain_messages(witness, "other")] == [{"mine": 1}]
+    assert [each.properties.headers for each in drain_messages(pika_channel, "other")] == [{"mine": 1}]
     assert ready(vhost_url, "parked") == 0
 
 
 @pytest.mark.parametrize("way", ["move", "forward"])
 def test_a_copy_has_no_delivery_counts_of_the_quorum_queue_that_it_left(
-    way: str, vhost_url: str, witness: BlockingChannel, connection: Connection
+    way: str, vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "quorum", x_queue_type="quorum")
     declare(vhost_url, "other")
-    witness.basic_publish("", "quorum", b"x", BasicProperties(headers={"mine": 1}))
-    for requeue in (witness.basic_nack, witness.basic_reject):
+    pika_channel.basic_publish("", "quorum", b"x", BasicProperties(headers={"mine": 1}))
+    for requeue in (pika_channel.basic_nack, pika_channel.basic_reject):
         wait_until(lambda: ready(vhost_url, "quorum") == 1)
-        method, _, _ = witness.basic_get("quorum")
+        method, _, _ = pika_channel.basic_get("quorum")
         requeue(method.delivery_tag, requeue=True)
     wait_until(lambda: ready(vhost_url, "quorum") == 1)
     if way == "move":
@@ -252,20 +252,20 @@ def test_a_copy_has_no_delivery_counts_of_the_quorum_queue_that_it_left(
         forwarder = Forwarder(rmqkit.connect(vhost_url), "", "other")
         rmqkit.handle(connection, "quorum", forwarder, count=1)
         forwarder.close()
-    assert [each.properties.headers for each in drain_messages(witness, "other")] == [{"mine": 1}]
+    assert [each.properties.headers for each in drain_messages(pika_channel, "other")] == [{"mine": 1}]
 
 
 def test_a_queue_is_drained_into_another_byte_for_byte_with_the_marks_of_death(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "other")
-    killed(witness, vhost_url, 2, content_type="text/plain", expiration="600000", headers={"mine": "x"})
+    killed(pika_channel, vhost_url, 2, content_type="text/plain", expiration="600000", headers={"mine": "x"})
     connection.publish(rmqkit.Message(size * b"\x00\xff", "parked") for size in (0, 1, 65_532, 65_536, 200_000))
-    before = drained(witness, "parked")
-    killed(witness, vhost_url, 2, content_type="text/plain", expiration="600000", headers={"mine": "x"})
+    before = drained(pika_channel, "parked")
+    killed(pika_channel, vhost_url, 2, content_type="text/plain", expiration="600000", headers={"mine": "x"})
     connection.publish(rmqkit.Message(size * b"\x00\xff", "parked") for size in (0, 1, 65_532, 65_536, 200_000))
     assert connection.move("parked", Target("", "other")).moved == 7
-    after = drained(witness, "other")
+    after = drained(pika_channel, "other")
 
     def without_time(found: list[tuple[bytes, str, str, dict[str, Any]]]) -> list[Any]:
         for *_, properties in found:
@@ -279,15 +279,15 @@ def test_a_queue_is_drained_into_another_byte_for_byte_with_the_marks_of_death(
 
 
 def test_an_exchange_gets_messages_with_their_own_keys_or_with_the_one_that_is_named(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
     declare(vhost_url, "all")
-    witness.queue_bind("all", "amq.direct", "parked")
-    witness.queue_bind("all", "amq.direct", "named")
+    pika_channel.queue_bind("all", "amq.direct", "parked")
+    pika_channel.queue_bind("all", "amq.direct", "named")
     connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(3))
     assert connection.move("parked", Exchange("amq.direct"), limit=2).moved == 2
     assert connection.move("parked", Target("amq.direct", "named")).moved == 1
-    assert [found[2] for found in drained(witness, "all")] == ["parked", "parked", "named"]
+    assert [found[2] for found in drained(pika_channel, "all")] == ["parked", "parked", "named"]
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -316,9 +316,9 @@ def test_a_move_ends_after_one_pass_when_messages_return_as_fast_as_they_leave(
 
 
 def test_a_limit_is_exact_and_a_dry_run_reports_the_same_and_changes_nothing(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
-    killed(witness, vhost_url, 20)
+    killed(pika_channel, vhost_url, 20)
     dry = connection.move("parked", matches=is_even, limit=5, dry_run=True)
     (group,) = dry.groups
     assert (group.messages, group.reason, group.queue, group.exchange) == (5, "rejected", "work", "amq.topic")
@@ -383,15 +383,15 @@ def test_unmatched_messages_of_a_partial_move_stay_in_front_of_the_rest(
 
 
 def test_messages_whose_origin_was_deleted_stay_and_the_others_are_moved(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
-    killed(witness, vhost_url, 3)
+    killed(pika_channel, vhost_url, 3)
     declare(vhost_url, "gone", **KEYS)
-    witness.queue_bind("gone", "amq.topic", "order.#")
-    killed(witness, vhost_url, 3, queue="gone")
-    witness.queue_purge("work")
-    witness.queue_delete("gone")
-    witness.basic_publish("", "parked", b"never died")
+    pika_channel.queue_bind("gone", "amq.topic", "order.#")
+    killed(pika_channel, vhost_url, 3, queue="gone")
+    pika_channel.queue_purge("work")
+    pika_channel.queue_delete("gone")
+    pika_channel.basic_publish("", "parked", b"never died")
     wait_until(lambda: ready(vhost_url, "parked") == 7)
     report = connection.move("parked")
     assert report.moved == 3
@@ -400,11 +400,11 @@ def test_messages_whose_origin_was_deleted_stay_and_the_others_are_moved(
 
 
 def test_unroutable_messages_stay_and_the_others_are_moved(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
-    killed(witness, vhost_url, 1000)
-    witness.queue_unbind("work", "amq.topic", "order.#")
-    witness.queue_bind("work", "amq.topic", "order.1")
+    killed(pika_channel, vhost_url, 1000)
+    pika_channel.queue_unbind("work", "amq.topic", "order.#")
+    pika_channel.queue_bind("work", "amq.topic", "order.1")
     report = connection.move("parked", Replay.EXCHANGE)
     assert (report.moved, sum(report.stayed.values())) == (500, 500)
     wait_until(lambda: ready(vhost_url, "parked") == 500)
@@ -454,17 +454,17 @@ def test_no_queue_is_an_error_and_an_empty_one_is_none(connection: Connection) -
 
 
 def test_messages_for_an_exchange_deleted_during_a_move_stay_and_others_are_moved(
-    vhost_url: str, witness: BlockingChannel, connection: Connection
+    vhost_url: str, pika_channel: BlockingChannel, connection: Connection
 ) -> None:
-    witness.exchange_declare("short-lived", "fanout", durable=True)
-    witness.queue_bind("work", "short-lived")
+    pika_channel.exchange_declare("short-lived", "fanout", durable=True)
+    pika_channel.queue_bind("work", "short-lived")
     connection.publish(rmqkit.Message(b"%d" % number, "parked") for number in range(1000))
     warnings: list[str] = []
 
     def delete(looked: int, _blocked: str) -> None:
         if looked and not warnings:
             warnings.append("deleted")
-            witness.exchange_delete("short-lived")
+            pika_channel.exchange_delete("short-lived")
 
     report = connection.move(
         "parked", Exchange("short-lived"), rate=1000, on_progress=delete, on_warning=warnings.append

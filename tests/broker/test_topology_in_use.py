@@ -112,8 +112,8 @@ def test_a_seed_makes_templated_messages_reproducible(
 
     connection.publish(made())
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as opened:
-        witness: BlockingChannel = opened.channel()
-        method, properties, body = witness.basic_get("anything")
+        pika_channel: BlockingChannel = opened.channel()
+        method, properties, body = pika_channel.basic_get("anything")
         assert method is not None
         assert body is not None
         assert (method.routing_key, properties.content_type) == ("order.eu", "application/json")

@@ -30,7 +30,7 @@ SHOP = Topology(queues=(Queue("work", retry=Retry((1, 1), "parked")), Queue("par
 
 
 @pytest.fixture
-def witness(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BlockingChannel]:
+def pika_channel(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BlockingChannel]:
     """A channel of pika that leaves properties as they are."""
     monkeypatch.setitem(spec.props, spec.BasicProperties.INDEX, RawProperties)
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as opened:
@@ -39,26 +39,26 @@ def witness(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Blockin
 
 
 @pytest.fixture
-def connection(vhost_url: str, witness: BlockingChannel) -> Iterator[rmqkit.Connection]:
+def connection(vhost_url: str, pika_channel: BlockingChannel) -> Iterator[rmqkit.Connection]:
     with rmqkit.connect(vhost_url) as opened:
         opened.apply(SHOP)
-        witness.queue_bind("work", "amq.topic", "#")
-        witness.queue_bind("other", "amq.fanout")
+        pika_channel.queue_bind("work", "amq.topic", "#")
+        pika_channel.queue_bind("other", "amq.fanout")
         yield opened
 
 
 @pytest.fixture
-def sent(witness: BlockingChannel, connection: rmqkit.Connection) -> list[Raw]:  # noqa: ARG001 - its queues
+def sent(pika_channel: BlockingChannel, connection: rmqkit.Connection) -> list[Raw]:  # noqa: ARG001 - its queues
     """The messages in queue work, in order, as RabbitMQ delivers them: 4.3 drops a header that is there twice."""
     seed = random.Random().randrange(1 << 32) if "RMQKIT_TEST_EXAMPLES" in os.environ else SEED
     print(f"seed {seed}")  # noqa: T201 - shown when the test fails
     messages = [*odd_messages(), *random_messages(random.Random(seed), NUMBER)]
-    witness.queue_declare("control")
-    witness.queue_bind("control", "amq.topic", "#")
-    raw_properties.publish(witness, messages, "amq.topic")
-    wait_until(lambda: raw_properties.ready(witness, "work") == len(messages))
-    delivered = raw_properties.drain(witness, "control")
-    witness.queue_delete("control")
+    pika_channel.queue_declare("control")
+    pika_channel.queue_bind("control", "amq.topic", "#")
+    raw_properties.publish(pika_channel, messages, "amq.topic")
+    wait_until(lambda: raw_properties.ready(pika_channel, "work") == len(messages))
+    delivered = raw_properties.drain(pika_channel, "control")
+    pika_channel.queue_delete("control")
     return delivered
 
 
@@ -79,58 +79,60 @@ def keyless(messages: list[Raw]) -> list[Raw]:
 
 @pytest.mark.parametrize("exchange", ["", "amq.fanout"])
 def test_forwarded_messages_keep_every_byte(
-    vhost_url: str, witness: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw], exchange: str
+    vhost_url: str, pika_channel: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw], exchange: str
 ) -> None:
     forwarder = Forwarder(rmqkit.connect(vhost_url), exchange, None if exchange else "other")
     rmqkit.handle(connection, "work", forwarder, count=len(sent))
     forwarder.close()
-    found = raw_properties.drain(witness, "other")
+    found = raw_properties.drain(pika_channel, "other")
     assert found == sent if exchange else keyless(found) == keyless(sent)
 
 
 @pytest.mark.parametrize("to", [Target("", "other"), Exchange("amq.fanout")])
 def test_moved_messages_keep_every_byte(
-    witness: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw], to: Target | Exchange
+    pika_channel: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw], to: Target | Exchange
 ) -> None:
     assert connection.move("work", to).moved == len(sent)
-    found = raw_properties.drain(witness, "other")
+    found = raw_properties.drain(pika_channel, "other")
     assert found == sent if isinstance(to, Exchange) else keyless(found) == keyless(sent)
 
 
 def test_messages_moved_between_quorum_queues_keep_every_byte(
-    witness: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw]
+    pika_channel: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw]
 ) -> None:
     """A void header and a message without a delivery mode among them; RabbitMQ changes the order of headers there."""
     for name in ("first", "second"):
-        witness.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
-    raw_properties.publish(witness, [each._replace(routing_key=b"first") for each in sent], "")
-    wait_until(lambda: raw_properties.ready(witness, "first") == len(sent))
+        pika_channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
+    raw_properties.publish(pika_channel, [each._replace(routing_key=b"first") for each in sent], "")
+    wait_until(lambda: raw_properties.ready(pika_channel, "first") == len(sent))
     assert connection.move("first", Target("", "second")).moved == len(sent)
-    wait_until(lambda: raw_properties.ready(witness, "second") == len(sent))
-    found = raw_properties.drain(witness, "second")
+    wait_until(lambda: raw_properties.ready(pika_channel, "second") == len(sent))
+    found = raw_properties.drain(pika_channel, "second")
     assert sorted(keyless(stripped(found))) == sorted(keyless(stripped(sent)))
 
 
 def test_dead_letters_return_to_their_exchange_with_their_key(
-    witness: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw]
+    pika_channel: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw]
 ) -> None:
-    witness.queue_declare("mortal", arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "parked"})
-    witness.queue_bind("mortal", "amq.topic", "#")
-    raw_properties.drain(witness, "work")
-    raw_properties.publish(witness, sent, "amq.topic")
-    wait_until(lambda: raw_properties.ready(witness, "mortal") == len(sent))
-    raw_properties.drain(witness, "work")
+    pika_channel.queue_declare(
+        "mortal", arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "parked"}
+    )
+    pika_channel.queue_bind("mortal", "amq.topic", "#")
+    raw_properties.drain(pika_channel, "work")
+    raw_properties.publish(pika_channel, sent, "amq.topic")
+    wait_until(lambda: raw_properties.ready(pika_channel, "mortal") == len(sent))
+    raw_properties.drain(pika_channel, "work")
     for _ in sent:
-        method, _, _ = witness.basic_get("mortal")
-        witness.basic_reject(method.delivery_tag, requeue=False)
-    witness.queue_delete("mortal")
-    wait_until(lambda: raw_properties.ready(witness, "parked") == len(sent))
+        method, _, _ = pika_channel.basic_get("mortal")
+        pika_channel.basic_reject(method.delivery_tag, requeue=False)
+    pika_channel.queue_delete("mortal")
+    wait_until(lambda: raw_properties.ready(pika_channel, "parked") == len(sent))
     assert connection.move("parked", Replay.EXCHANGE).moved == len(sent)
-    assert stripped(raw_properties.drain(witness, "work")) == stripped(sent)
+    assert stripped(raw_properties.drain(pika_channel, "work")) == stripped(sent)
 
 
 def test_messages_that_fail_are_retried_and_parked_with_every_byte(
-    witness: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw]
+    pika_channel: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw]
 ) -> None:
     def fail(_: Delivery) -> None:
         raise ValueError("no")
@@ -139,18 +141,18 @@ def test_messages_that_fail_are_retried_and_parked_with_every_byte(
         connection, "work", fail, topology=SHOP, count=3 * len(sent), on_failure=lambda *_: None, on_warning=print
     )
     assert (report.parked, report.retried) == (len(sent), 2 * len(sent))
-    found = raw_properties.drain(witness, "parked")
+    found = raw_properties.drain(pika_channel, "parked")
     assert sorted(keyless(stripped(found))) == sorted(keyless(stripped(sent)))
     assert connection.publish(rmqkit.Message(b"the end", "parked")).confirmed
-    raw_properties.publish(witness, found, "amq.topic")  # and from there back to where they were first published
-    wait_until(lambda: raw_properties.ready(witness, "work") == len(sent))
+    raw_properties.publish(pika_channel, found, "amq.topic")  # and from there back to where they were first published
+    wait_until(lambda: raw_properties.ready(pika_channel, "work") == len(sent))
     assert connection.move("work", Replay.EXCHANGE, limit=len(sent)).moved == len(sent)
-    assert sorted(stripped(raw_properties.drain(witness, "work"))) == sorted(stripped(sent))
+    assert sorted(stripped(raw_properties.drain(pika_channel, "work"))) == sorted(stripped(sent))
 
 
 @pytest.mark.parametrize("folder", [False, True])
 def test_recorded_messages_are_published_again_with_every_byte(
-    vhost_url: str, witness: BlockingChannel, sent: list[Raw], tmp_path: Path, *, folder: bool
+    vhost_url: str, pika_channel: BlockingChannel, sent: list[Raw], tmp_path: Path, *, folder: bool
 ) -> None:
     record = tmp_path / "record"
     how = ("--save-to", record) if folder else ("--format", "json")
@@ -160,30 +162,30 @@ def test_recorded_messages_are_published_again_with_every_byte(
         record.write_text(done.stdout)
     done = run("publish", "-u", vhost_url, "--envelopes", record)
     assert done.returncode == 0, done.stderr
-    assert raw_properties.drain(witness, "work") == sent
+    assert raw_properties.drain(pika_channel, "work") == sent
 
 
 @pytest.mark.parametrize("returns", ["the body", "the body and the properties"])
 def test_a_server_answers_any_bytes_with_the_same_correlation_id_and_lives_on(
-    witness: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw], returns: str
+    pika_channel: BlockingChannel, connection: rmqkit.Connection, sent: list[Raw], returns: str
 ) -> None:
-    raw_properties.drain(witness, "work")
+    raw_properties.drain(pika_channel, "work")
     ids = [UUID, *(size * bytes((byte,)) for size in (1, 85, 86, 255) for byte in (0, 0x80, 0xC3, 0xFF))]
     requests = [Raw(b"work", properties(reply_to=short(b"other"), correlation_id=short(each)), each) for each in ids]
     for each in sent:
         parts, headers = split_header(each.header)
         parts |= {"reply_to": short(b"other"), "correlation_id": short(each.body)}
         requests.append(Raw(b"work", join_header(parts, headers), each.body))
-    raw_properties.publish(witness, requests, "")
+    raw_properties.publish(pika_channel, requests, "")
     stop, ends = Stop(), threading.Thread(target=lambda: connection.run(stop=stop))
     connection.serve("work")(_echo_body if returns == "the body" else _echo_message)
     ends.start()
     try:
-        wait_until(lambda: raw_properties.ready(witness, "other") == len(requests))
+        wait_until(lambda: raw_properties.ready(pika_channel, "other") == len(requests))
     finally:
         stop.request()
         ends.join()
-    replies = raw_properties.drain(witness, "other")
+    replies = raw_properties.drain(pika_channel, "other")
     for reply in replies:
         assert split_header(reply.header)[0]["correlation_id"] == short(reply.body)
     if returns != "the body":

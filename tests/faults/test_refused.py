@@ -23,21 +23,21 @@ def connection(broker_url: str) -> Iterator[rmqkit.Connection]:
 
 
 @pytest.fixture
-def witness(broker_url: str) -> Iterator[Any]:
+def pika_channel(broker_url: str) -> Iterator[Any]:
     with pika.BlockingConnection(pika.URLParameters(broker_url)) as opened:
         yield opened.channel()
 
 
 @pytest.mark.fault(11)
 def test_deleting_the_queue_ends_its_consumer_with_an_error(
-    connection: rmqkit.Connection, ledger: Ledger, witness: Any
+    connection: rmqkit.Connection, ledger: Ledger, pika_channel: Any
 ) -> None:
     connection.publish(ledger.messages(range(10)))
 
     def handle(delivery: rmqkit.Delivery) -> None:
         ledger.handle(delivery)
         if len(ledger.handled) == 10:
-            witness.queue_delete(ledger.queue)
+            pika_channel.queue_delete(ledger.queue)
 
     with connection.consume(ledger.queue) as consumer, pytest.raises(rmqkit.ConsumerCancelled, match=ledger.queue):
         deque(map(handle, consumer), maxlen=0)
@@ -46,12 +46,12 @@ def test_deleting_the_queue_ends_its_consumer_with_an_error(
 
 @pytest.mark.fault(12)
 def test_messages_published_after_the_target_queue_is_deleted_are_returned(
-    connection: rmqkit.Connection, ledger: Ledger, witness: Any
+    connection: rmqkit.Connection, ledger: Ledger, pika_channel: Any
 ) -> None:
     def delete_on_the_way() -> Iterator[Message | None]:
         yield from ledger.messages(range(3000))
         yield None
-        witness.queue_delete(ledger.queue)
+        pika_channel.queue_delete(ledger.queue)
         yield from ledger.messages(range(3000, 6000))
 
     report = connection.publish(delete_on_the_way(), on_settled=ledger.settled, check=False)
@@ -113,25 +113,25 @@ def test_a_refused_channel_does_not_cost_the_connection(connection: rmqkit.Conne
 
 @pytest.mark.fault(14)
 def test_apply_reports_every_conflict_and_changes_nothing(
-    connection: rmqkit.Connection, namespace: Any, witness: Any
+    connection: rmqkit.Connection, namespace: Any, pika_channel: Any
 ) -> None:
     names = [namespace.queue(f"queue{number}") for number in range(3)]
     for name in names[:2]:
-        witness.queue_declare(name, durable=True, arguments={"x-max-length": 5})
+        pika_channel.queue_declare(name, durable=True, arguments={"x-max-length": 5})
     topology = Topology(queues=tuple(Queue(name) for name in names))
     with pytest.raises(rmqkit.PropertyMismatch) as raised:
         connection.apply(topology)
     assert [problem.message.count("x-max-length") for problem in raised.value.problems] == [1, 1]
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
-        witness.queue_declare(names[2], passive=True)
+        pika_channel.queue_declare(names[2], passive=True)
 
 
 @pytest.mark.fault(15)
 def test_the_error_for_an_exclusive_queue_of_another_connection_explains_it(
-    connection: rmqkit.Connection, namespace: Any, witness: Any
+    connection: rmqkit.Connection, namespace: Any, pika_channel: Any
 ) -> None:
     name = namespace.queue()
-    witness.queue_declare(name, exclusive=True)
+    pika_channel.queue_declare(name, exclusive=True)
     with pytest.raises(rmqkit.ResourceLocked, match=name):
         next(iter(connection.consume(name)))
 

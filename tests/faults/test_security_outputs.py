@@ -54,9 +54,9 @@ for each in /proc/$$/fd/*; do echo "descriptor: $(readlink $each)"; done
 def test_the_command_of_exec_inherits_no_credentials_and_no_socket(
     login: str, vhost_url: str, tmp_path: Path, workers: int
 ) -> None:
-    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as witness:
-        witness.channel().queue_declare("work", durable=True)
-        witness.channel().basic_publish("", "work", b"")
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as pika_channel:
+        pika_channel.channel().queue_declare("work", durable=True)
+        pika_channel.channel().basic_publish("", "work", b"")
     names = ("RMQKIT_URL", "AMQP_URL", "CLOUDAMQP_URL")
     secrets = dict.fromkeys(names, login) | {"RMQKIT_API_URL": f"http://u:{CANARY}@h", "RMQKIT_PASSWORD": CANARY}
     flags = [] if workers == 1 else ["--workers", str(workers), "--url", login]
