@@ -98,10 +98,10 @@ def fanout_with_one_full(
     setup.exchanges.append(exchange)
     full = setup.declare_ledger(x_max_length=room, x_overflow="reject-publish")
     every = [full, *(setup.declare_ledger() for _ in range(queues))]
-    with pika.BlockingConnection(pika.URLParameters(setup.url)) as pika_channel:
-        pika_channel.channel().exchange_declare(exchange, "fanout", durable=True)
+    with pika.BlockingConnection(pika.URLParameters(setup.url)) as pika_connection:
+        pika_connection.channel().exchange_declare(exchange, "fanout", durable=True)
         for each in every:
-            pika_channel.channel().queue_bind(each.queue, exchange)
+            pika_connection.channel().queue_bind(each.queue, exchange)
     progress, said, warned = Progress(), list[str](), threading.Event()
 
     def warn(text: str) -> None:
