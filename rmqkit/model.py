@@ -36,11 +36,13 @@ class Contract:
 class Retry:
     """The delays between tries of a message whose handler fails, and the queue it is moved to after the last one.
 
-    `delays_ms` are 1 to 20 delays in milliseconds, from 1 to 315,360,000,000, and may repeat.
+    `delays_ms` are 1 to 20 delays in milliseconds, from 1 to 315,360,000,000, and may repeat. A `native` retry is that
+    of a quorum queue itself where the broker has it, since RabbitMQ 4.3: no waiting queues are declared.
     """
 
     delays_ms: tuple[int, ...]
     then: str
+    native: bool = False
     where: Location | None = field(default=None, compare=False, repr=False)
 
 

@@ -152,7 +152,7 @@ def _retry(saved: Mapping[str, Any]) -> Retry:
     delays_ms = tuple(saved["delays_ms"])
     if not delays_ms or not all(type(each) is int and each > 0 for each in delays_ms):
         raise ValueError
-    return Retry(delays_ms, _text(saved["then"]))
+    return Retry(delays_ms, _text(saved["then"]), saved.get("native") is True)
 
 
 def _texts(saved: Iterable[object]) -> tuple[str, ...]:

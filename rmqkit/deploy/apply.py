@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rmqkit.amqp import entity_methods
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import delete
-from rmqkit.deploy.planner import INTERRUPTED, plan, require_applicable
+from rmqkit.deploy.planner import INTERRUPTED, adapted, plan, require_applicable
 from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import BrokerError, PropertyMismatch, Refused
 from rmqkit.http_api.client import HttpApiClient
@@ -20,7 +20,6 @@ from rmqkit.plan import Outcome, Plan, Step
 from rmqkit.plural import plural
 from rmqkit.stop import Stop
 from rmqkit.topology.comparison import extras
-from rmqkit.topology.retry import expand
 
 if TYPE_CHECKING:
     from rmqkit.deploy.replace.session import ReplaceResult
@@ -47,8 +46,8 @@ def apply(
     cannot be replaced, before anything is deleted; Unreachable for policies without the HTTP API; AccessRefused,
     ConnectionLost.
     """
-    topology = expand(topology)
     planned = plan(connection, topology, snapshot, options)
+    topology = adapted(connection, topology)
     require_applicable(planned, topology, snapshot, prune=options.prune)
     pruned = extras(topology, snapshot.topology) if options.prune and snapshot.topology else Topology()
     to_replace = (step for step in planned.steps if step.outcome is Outcome.REPLACE)

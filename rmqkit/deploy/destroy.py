@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import delete
-from rmqkit.deploy.planner import conflict_error, plan, require_http_api
+from rmqkit.deploy.planner import adapted, conflict_error, plan, require_http_api
 from rmqkit.deploy.queue_use import find_use
 from rmqkit.deploy.snapshot import BrokerSnapshot
 from rmqkit.model import Topology
 from rmqkit.options import ApplyOptions
 from rmqkit.plan import Outcome, Plan, Step
-from rmqkit.topology.retry import expand
 
 
 def destroy(
@@ -29,9 +28,9 @@ def destroy(
     Raises PropertyMismatch before anything is changed, Unreachable for policies without the HTTP API, AccessRefused,
     ConnectionLost.
     """
-    topology = expand(topology)
     require_http_api(topology, snapshot)
     planned = plan(connection, topology, snapshot, ApplyOptions())
+    topology = adapted(connection, topology)
     if not force:
         interrupted = tuple(step for step in planned.steps if step.interrupted)
         if interrupted:

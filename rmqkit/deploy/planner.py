@@ -7,7 +7,7 @@ the plan lists the facts that stay unknown.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from rmqkit.amqp import entity_methods, error_mapping
@@ -29,11 +29,13 @@ from rmqkit.options import ApplyOptions
 from rmqkit.plan import Kind, Outcome, Plan, Step
 from rmqkit.plural import plural
 from rmqkit.topology.comparison import compare
-from rmqkit.topology.retry import expand
+from rmqkit.topology.retry import NATIVE_SINCE, expand, for_broker, native_arguments
 
 _REPLACE_IT = "Run `rmqkit apply --replace` to recreate it and keep its messages, or rename it in the file."
 _REPLACE_THEM = "Run `rmqkit apply --replace` to recreate them and keep their messages, or rename them in the file."
 _AT_MOST_ONCE = "a quorum queue on this broker: write `type: quorum`, so that its retries lose no waiting message"
+_NATIVE = "the queue itself delays failed messages (a native retry)"
+_OLDER = f"failed messages wait in other queues: a native retry needs RabbitMQ {'.'.join(map(str, NATIVE_SINCE))}"
 INTERRUPTED = (
     "replacing it was interrupted, and some of its messages are in temporary queues: `rmqkit apply --replace` resumes"
 )
@@ -48,7 +50,8 @@ def plan(
     """
     from rmqkit.deploy.replace.replace import unfinished  # noqa: PLC0415 - start-up time: publishers replace nothing
 
-    topology = expand(topology)
+    native = {each.name for each in topology.queues if each.retry and each.retry.native}
+    topology = adapted(connection, topology)
     live = snapshot.live
     types = {each.type for each in topology.exchanges}
     if live is None:
@@ -63,9 +66,11 @@ def plan(
     missing = _missing_externals(connection, topology, snapshot.topology)
     planned = replace(planned, steps=(*planned.steps[:at], *missing, *planned.steps[at:]))
     interrupted = {(entity_methods.kind(each), each.name) for each in unfinished(connection, topology)}
-    at_most_once: set[str] = set()
+    delaying = {each.name for each in topology.queues if native_arguments(each)}
+    notes = {name: _NATIVE if name in delaying else _OLDER for name in native}
     if live is not None and live.default_queue_type == "quorum":
-        at_most_once = {each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments}
+        untyped = (each.name for each in topology.queues if each.retry and "x-queue-type" not in each.arguments)
+        notes |= dict.fromkeys(untyped, _AT_MOST_ONCE)
     declared = (Outcome.CREATE, Outcome.CONFLICT) if options.replace else (Outcome.CREATE,)
     decisions = {Outcome.EXTRA: Outcome.DELETE} if options.prune else {}
     if options.replace:
@@ -77,11 +82,19 @@ def plan(
             return replace(step, outcome=Outcome.UNSUPPORTED, differences=(), note=note)
         if (step.kind, step.name) in interrupted:
             step = replace(step, outcome=Outcome.CONFLICT, note=INTERRUPTED, interrupted=True)
-        elif step.kind == "queue" and step.name in at_most_once:
-            step = replace(step, note=_AT_MOST_ONCE)
+        elif step.kind == "queue" and step.name in notes:
+            step = replace(step, note=notes[step.name])
         return replace(step, outcome=decisions.get(step.outcome, step.outcome))
 
     return replace(planned, steps=tuple(map(decide, planned.steps)))
+
+
+def adapted(connection: ReconnectingConnection, topology: Topology) -> Topology:
+    """Return a topology as this broker is to have it: see `for_broker`. Raises ConnectionLost."""
+    if not any(each.retry and each.retry.native for each in topology.queues):
+        return expand(topology)
+    with closing(connection.channel()) as channel:
+        return for_broker(topology, channel.transport.version)
 
 
 def _inspect(

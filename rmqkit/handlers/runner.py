@@ -24,13 +24,13 @@ from rmqkit.handlers.contract_filter import ContractFilter, InvalidDelivery
 from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
+from rmqkit.handlers.retry_steps import live_retry, next_steps
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging import thread_group
 from rmqkit.messaging.rpc_server import OnFailure, log_failure
 from rmqkit.model import Contract, Retry, Target, Topology
 from rmqkit.options import ConsumeOptions, FailurePolicy, shares
 from rmqkit.payload.contracts import compile_contract, reason
-from rmqkit.payload.death_headers import ATTEMPTS, QUEUE
 from rmqkit.payload.formats import Check
 from rmqkit.plural import plural
 from rmqkit.report import ConsumeReport, add_up
@@ -122,8 +122,9 @@ class ConsumeJob:
                 advice="Use one consumer: omit --workers and --channels (in Python, concurrency=1).",
             )
         names = [self.invalid_to.routing_key] if self.invalid_to and not self.invalid_to.exchange else []
-        if self.retry:
+        if self.retry and not self.retry.native:
             names += (waiting_queue(self.queue, each) for each in self.retry.delays_ms)
+        if self.retry:
             names.append(self.retry.then)
         for name in dict.fromkeys(names):
             with suppress(AccessRefused):  # publishing requires no permission on a queue; inspecting does since 4.3
@@ -209,6 +210,8 @@ def run_handler(
 
     ending = Stop()  # requested by `stop`, or by a failure: that of the caller is left alone
     try:
+        if job.retry and not job.failed:
+            job = replace(job, retry=live_retry(connection, job.queue, job.retry))
         job.check(connection)
         if getattr(handler, "may_fail", True) or (job.contract and not job.invalid_to):
             job = job.with_policy(connection, on_warning)
@@ -311,7 +314,9 @@ class _ConsumerRun:
     def _settle(self, batch: HandledBatch) -> None:
         retry = self._job.retry
         if retry and batch.verdict is Verdict.REJECT:
-            for left in self._leave(next_steps(batch, self._job.queue, retry)):
+            again, failed = next_steps(batch, self._job.queue, retry)
+            self._counts["retried"] += self._consumer.return_failed(again)
+            for left in self._leave(failed):
                 parked = sum(each.target == each.end for each in left)
                 self._counts.update(parked=parked, retried=len(left) - parked)
             if batch.failure:
@@ -379,22 +384,3 @@ class _ConsumerRun:
         for left in publish_copies(self._connection, failed, self._consumer.frame_max, self._stop):
             self._consumer.settle([each.delivery for each in left], left[0].verdict)
             yield left
-
-
-def next_steps(rejected: HandledBatch, queue: str, retry: Retry) -> list[FailedDelivery]:
-    """Return where rejected deliveries go: to a waiting queue, or to the end if retries do not help or are used up."""
-    reason = ": ".join(filter(None, (rejected.failure or "the handler rejected it", rejected.detail)))
-    failed, end = [], Target("", retry.then)
-    for delivery in rejected.deliveries:
-        attempts = _attempts(delivery, queue)
-        again = bool(rejected.failure) and attempts <= len(retry.delays_ms)
-        target = Target("", waiting_queue(queue, retry.delays_ms[attempts - 1])) if again else end
-        failed.append(FailedDelivery(delivery, reason, target, {QUEUE: queue, ATTEMPTS: attempts}, end))
-    return failed
-
-
-def _attempts(delivery: Delivery, queue: str) -> int:
-    """Count the attempts, including this one; attempts in another queue do not count."""
-    headers = delivery.properties.headers or {}
-    before = headers.get(ATTEMPTS) if headers.get(QUEUE) == queue else 0
-    return 1 + (before if type(before) is int and before > 0 else 0)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.frames import encode_ack, encode_nack
+from rmqkit.amqp.frames import encode_ack, encode_nack, encode_reject
 from rmqkit.errors import BrokerError
 from rmqkit.message import Delivery, Verdict
 
@@ -110,6 +111,18 @@ class Acknowledger:
         else:
             self.backoff.reset()
         return len(tags)
+
+    def return_failed(self, deliveries: Sequence[Delivery]) -> int:
+        """Requeue unsettled deliveries at once, by basic.reject; return their number."""
+        channel = self._channel
+        if channel is None or channel.ended:
+            return 0
+        tags = [each.delivery_tag for each in deliveries if each.session == channel.session and each not in self]
+        with suppress(BrokerError):  # it is gone, and redelivers
+            for tag in tags:
+                channel.send(encode_reject(channel.number, tag, requeue=True))
+                self.settled.add((tag,))
+        return sum(tag in self.settled for tag in tags)
 
     def requeue_due(self) -> None:
         """Requeue the deliveries that have waited long enough."""

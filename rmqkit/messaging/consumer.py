@@ -201,6 +201,17 @@ class Consumer:
                     each.session == session and each not in self._acknowledger for each in deliveries
                 )
 
+    def return_failed(self, deliveries: Sequence[Delivery]) -> int:
+        """Requeue deliveries that failed, to a queue with a delayed retry, and return their number.
+
+        A quorum queue delays what is rejected, since RabbitMQ 4.3, and counts it as a failed delivery
+        (https://www.rabbitmq.com/docs/nack).
+        """
+        self._last_s = time.monotonic()
+        returned = self._acknowledger.return_failed(deliveries)
+        self._count(Verdict.REQUEUE, returned)
+        return returned
+
     def acknowledge(self, delivery: Delivery) -> None:
         """Acknowledge one delivery now."""
         self.settle((delivery,), Verdict.ACK)

@@ -17,7 +17,7 @@ from rmqkit.topology.file.definitions import not_in_definitions, to_definitions
 from rmqkit.topology.file.loader import load, loads
 from rmqkit.topology.file.writer import to_yaml
 from rmqkit.topology.lint.linter import lint
-from rmqkit.topology.retry import MAX_DELAY_MS, collapse, delay_text, expand, parse_delay
+from rmqkit.topology.retry import MAX_DELAY_MS, collapse, delay_text, expand, for_broker, parse_delay
 from rmqkit.topology.routing import route
 
 FILE = "queues:\n  orders: {type: quorum, retry: {delays: [5s, 90s, 5s], then: parked}}\n  parked: {}\n"
@@ -84,6 +84,30 @@ def test_a_broker_with_the_waiting_queues_equals_the_topology() -> None:
     topology = loads(FILE)
     live = Topology(queues=tuple(Queue(each.name, arguments=each.arguments) for each in topology.queues))
     assert {each.outcome for each in compare(topology, live)} == {Outcome.UNCHANGED}
+
+
+NATIVE = "queues:\n  orders: {type: quorum, retry: {delays: [5s, 10s], then: parked, native: true}}\n  parked: {}\n"
+
+
+def test_a_native_retry_is_arguments_since_rabbitmq_4_3_and_waiting_queues_before() -> None:
+    topology = loads(NATIVE)
+    assert [each.name for each in topology.queues] == ["orders", "parked"]
+    assert to_yaml(topology) == NATIVE
+    newest = for_broker(topology, (4, 3, 6))
+    assert newest.queues[0].arguments == {
+        "x-queue-type": "quorum",
+        "x-delayed-retry-type": "failed",
+        "x-delayed-retry-min": 5000,
+        "x-delayed-retry-max": 10_000,
+    }
+    assert newest.queues[1:] == topology.queues[1:]
+    assert for_broker(newest, (4, 3, 6)) == newest
+    assert for_broker(topology, (4, 2, 9)) == loads(NATIVE.replace(", native: true", ""))
+
+
+def test_a_diagram_shows_that_a_queue_with_a_native_retry_delays_messages_itself() -> None:
+    lines = ["".join(text for text, _ in line) for line in tree(graph.build_diagram(loads(NATIVE)))]
+    assert lines[1:3] == ["├─ orders  quorum, redelivered after 5 seconds", "│  └─ try 3 failed → parked"]
 
 
 def test_definitions_contain_the_waiting_queues_and_report_the_lost_retry() -> None:

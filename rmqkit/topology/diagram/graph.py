@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plural import plural
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.names import BUILT_IN
-from rmqkit.topology.retry import waiting_queue
+from rmqkit.topology.retry import native_arguments, waiting_queue
 
 KEPT = 3  # nodes drawn of a larger group
 FEW = 10  # nodes in the largest group that is drawn in full
@@ -72,7 +72,8 @@ def build_diagram(topology: Topology) -> Diagram:
             "exchange", exchange.name, exchange.type, _flags(exchange)
         )
     for queue in topology.queues:
-        builder.nodes["queue", queue.name] = _queue_node(queue, index.settings(queue.name))
+        shown = {**index.settings(queue.name), **native_arguments(queue)}
+        builder.nodes["queue", queue.name] = _queue_node(queue, shown)
     builder.external |= {("exchange", name) for name in topology.external_exchanges}
     builder.external |= {("queue", name) for name in topology.external_queues}
     if target := topology.publish:
@@ -87,7 +88,7 @@ def build_diagram(topology: Topology) -> Diagram:
             builder.edge(("exchange", exchange.name), ("exchange", alternate), "alternate")
     for queue in topology.queues:
         here: _Id = ("queue", queue.name)
-        for number, name in enumerate(_failures(queue), 1):
+        for number, name in _failures(queue):
             builder.edge(here, ("queue", name), "failure", f"try {number}")
         settings = index.settings(queue.name)
         to_exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key")
@@ -197,10 +198,12 @@ def _pairs(arguments: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _failures(queue: Queue) -> list[str]:
-    """Return the queues to which failed messages are published, by the number of the try."""
-    retry = queue.retry
-    return [*(waiting_queue(queue.name, each) for each in retry.delays_ms), retry.then] if retry else []
+def _failures(queue: Queue) -> Iterator[tuple[int, str]]:
+    """Yield the numbers of the tries after which a failed message is published to another queue, and the queue."""
+    if retry := queue.retry:
+        if not retry.native:
+            yield from ((number, waiting_queue(queue.name, each)) for number, each in enumerate(retry.delays_ms, 1))
+        yield len(retry.delays_ms) + 1, retry.then
 
 
 def collapse(graph: Diagram) -> Diagram:

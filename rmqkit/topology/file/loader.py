@@ -114,12 +114,12 @@ def _identity(entity: Exchange | Queue | Policy | Binding) -> str:
 
 def _part_identity(part: Contract | Retry) -> list[Any]:
     if isinstance(part, Retry):
-        return [part.delays_ms, part.then]
+        return [part.delays_ms, part.then, part.native]
     return [part.format, os.path.abspath(part.path)]  # noqa: PTH100 - resolves `..`, and keeps links
 
 
-def _retry(delays: list[str], then: str, where: Location) -> Retry:
-    return Retry(tuple(map(parse_delay, delays)), then, where)
+def _retry(delays: list[str], then: str, where: Location, *, native: bool = False) -> Retry:
+    return Retry(tuple(map(parse_delay, delays)), then, native, where)
 
 
 def _texts(values: Any) -> list[str]:

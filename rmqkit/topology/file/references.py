@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rmqkit.model import Binding, Exchange, Queue, Target
+from rmqkit.model import Binding, Exchange, Queue, Retry, Target
 from rmqkit.topology.cycles import cycle_from
 from rmqkit.topology.file.document import KeyPath
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.names import BUILT_IN, Fault, check_length, check_name, check_type, suggest
-from rmqkit.topology.retry import MAX_DELAY_MS, waiting_queues
+from rmqkit.topology.retry import MAX_DELAY_MS, delay_text, native_arguments, native_delays, waiting_queues
 
 Faults = Iterator[tuple[KeyPath, Fault | None]]
 """Results of checks, each with the value it is about; None if the value is right."""
@@ -90,16 +90,35 @@ def check_queue(queue: Queue, index: TopologyIndex) -> Faults:
 
 
 def _retry_fault(queue: Queue, kind: str, index: TopologyIndex) -> Fault | None:
-    """Explain why the waiting queues of a retry cannot be declared."""
+    """Explain why the waiting queues of a retry cannot be declared, or why the queue itself cannot delay messages."""
     if kind == "stream":
         return f"queue {queue.name!r} is a stream, which cannot have a retry", "Leave retry out."
     if queue.retry and max(queue.retry.delays_ms) > MAX_DELAY_MS:
         return f"a delay of queue {queue.name!r} is longer than ten years, which RabbitMQ refuses", "Shorten it."
+    if queue.retry and queue.retry.native:
+        return _native_fault(queue, queue.retry, kind)
     for name in (each.name for each in waiting_queues(queue)):
         if index.is_known_queue(name):
             return f"queue {name!r} belongs to this retry, and is declared too", "Rename or remove the declared one."
         if fault := check_name("queue", name):
             return fault
+    return None
+
+
+def _native_fault(queue: Queue, retry: Retry, kind: str) -> Fault | None:
+    subject = f"queue {queue.name!r} has a native retry"
+    if kind != "quorum":
+        return f"{subject}, and is not declared as a quorum queue", "Write `type: quorum`, or remove `native`."
+    if given := sorted(native_arguments(queue).keys() & queue.arguments.keys()):
+        return f"{subject}, and {given[0]} too", "Remove the argument: it is set by the retry."
+    if (delays := native_delays(retry)) != retry.delays_ms:
+        possible = ", ".join(map(delay_text, delays))
+        advice = f"Write delays like [{possible}], or remove `native`."
+        return f"{subject}, whose delays grow by the first one, up to the last one", advice
+    limit = queue.arguments.get("x-delivery-limit", -1)
+    if isinstance(limit, int) and 0 <= limit < len(delays):
+        advice = f"Write x-delivery-limit: {len(delays)} or more."
+        return f"{subject}, and its delivery limit of {limit} ends before the last delay", advice
     return None
 
 

@@ -71,7 +71,8 @@ def _given(entity: Any) -> dict[str, Any]:
 
 def _part(value: Any) -> Any:
     if isinstance(value, Retry):
-        return {"delays": [delay_text(each) for each in value.delays_ms], "then": value.then}
+        written = {"delays": [delay_text(each) for each in value.delays_ms], "then": value.then}
+        return written | ({"native": True} if value.native else {})
     return _given(value) if isinstance(value, Contract) else value
 
 

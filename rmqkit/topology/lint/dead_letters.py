@@ -203,7 +203,9 @@ def retry_delay_changed(index: TopologyIndex) -> Violations:
 
 @check
 def retry_changes_key(index: TopologyIndex) -> Violations:
-    return ((queue, {"exchange": exchange}) for queue, exchange in _lost_by_name(index) if queue.retry)
+    for queue, exchange in _lost_by_name(index):
+        if queue.retry and not queue.retry.native:
+            yield queue, {"exchange": exchange}
 
 
 @check
