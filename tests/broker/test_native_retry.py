@@ -51,6 +51,11 @@ def quiet(_delivery: Delivery, _error: Exception) -> None:
     """Hear of a failure, and log nothing."""
 
 
+def fail(_: Delivery) -> None:
+    """Fail as a handler."""
+    raise ValueError
+
+
 def names(plan: rmqkit.Plan) -> list[str]:
     return [step.name for step in plan.steps]
 
@@ -114,9 +119,6 @@ def test_a_message_that_returns_from_the_parking_queue_has_all_its_tries_again(
     connection.apply(NATIVE)
     connection.publish(Message(b"x", "orders"))
 
-    def fail(_: Delivery) -> None:
-        raise ValueError
-
     options: dict[str, Any] = {"topology": NATIVE, "on_failure": quiet, "on_warning": lambda _: None}
     for _ in range(2):
         report = rmqkit.handle(connection, "orders", fail, count=4, **options)
@@ -132,7 +134,7 @@ def test_a_queue_that_does_not_delay_messages_is_retried_through_waiting_queues(
     connection.apply(LADDER)
     connection.publish(Message(b"x", "orders"))
     report = rmqkit.handle(
-        connection, "orders", lambda _: 1 / 0, topology=NATIVE, count=1, on_failure=quiet, on_warning=lambda _: None
+        connection, "orders", fail, topology=NATIVE, count=1, on_failure=quiet, on_warning=lambda _: None
     )
     assert (report.retried, report.requeued) == (1, 0)
     wait_until(lambda: connection.queue_state("orders").ready == 1)
@@ -150,9 +152,7 @@ def test_apply_moves_a_queue_between_the_two_ways_and_loses_nothing(
     before, after = (LADDER, NATIVE) if to_native else (NATIVE, LADDER)
     connection.apply(before)
     connection.publish(Message(str(number).encode(), "orders") for number in range(20))
-    rmqkit.handle(
-        connection, "orders", lambda _: 1 / 0, topology=before, count=10, on_failure=quiet, on_warning=lambda _: None
-    )
+    rmqkit.handle(connection, "orders", fail, topology=before, count=10, on_failure=quiet, on_warning=lambda _: None)
     options = ApplyOptions(replace=True, wait_s=30)
     applied = connection.apply(after, options=options)
     outcomes = {step.name: step.outcome for step in applied.steps}
@@ -188,7 +188,7 @@ def test_consumers_that_are_killed_while_messages_fail_lose_nothing(
                 assert process.stdout.readline() == "called\n"
             process.kill()
     rmqkit.handle(
-        connection, "orders", lambda _: 1 / 0, topology=NATIVE, idle_timeout_s=3, on_failure=quiet,
+        connection, "orders", fail, topology=NATIVE, idle_timeout_s=3, on_failure=quiet,
         on_warning=lambda _: None,
     )  # fmt: skip
     assert ready(vhost_url, "orders") == 0
