@@ -28,6 +28,7 @@ _MODULES = {
         "Unroutable"
     ),
     "handlers.runner": "handle",
+    "hooks": "ConnectionEvent EventKind Hooks",
     "message": "Delivery Message Properties Verdict",
     "messaging.background_publisher": "BackgroundPublisher",
     "messaging.consumer": "Consumer",
@@ -84,6 +85,9 @@ if TYPE_CHECKING:
     from rmqkit.errors import Unreachable as Unreachable
     from rmqkit.errors import Unroutable as Unroutable
     from rmqkit.handlers.runner import handle as handle
+    from rmqkit.hooks import ConnectionEvent as ConnectionEvent
+    from rmqkit.hooks import EventKind as EventKind
+    from rmqkit.hooks import Hooks as Hooks
     from rmqkit.message import Delivery as Delivery
     from rmqkit.message import Message as Message
     from rmqkit.message import Properties as Properties

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from rmqkit.deploy.subscription import Subscription, Subscriptions
+from rmqkit.hooks import GuardedHooks, Hooks
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.background_publisher import BackgroundPublisher
@@ -57,16 +58,19 @@ def connect(
     name: str = "rmqkit",
     wait_s: float = 0.0,
     recover_s: float | None = 60.0,
+    hooks: Hooks | None = None,
 ) -> Connection:
     """Connect to the first broker that answers; RabbitMQ lists the connection under `name`.
 
     Without a URL or the name of a `context`, use RMQKIT_URL, RMQKIT_CONTEXT, AMQP_URL or CLOUDAMQP_URL, else
     `amqp://guest:guest@localhost:5672/`: the choice of `rmqkit context use` holds for the command line only. A broker
     that does not answer, as at the start of a container, is tried again for `wait_s`. A connection that is lost later
-    is reopened for `recover_s`, unless `settings` are given; None sets no limit. Raises SettingsError, Unreachable,
-    AuthenticationFailed.
+    is reopened for `recover_s`, unless `settings` are given; None sets no limit. `hooks` observe what is published and
+    consumed: see `Hooks`. Raises SettingsError, Unreachable, AuthenticationFailed.
     """
     settings = settings or replace(load_settings(urls, context=context), recover_s=recover_s)
+    if hooks is not None:
+        settings = replace(settings, hooks=GuardedHooks(hooks))
     return Connection(settings, name, wait_s=wait_s)
 
 
@@ -87,6 +91,7 @@ class Connection(QueueContents):
         self._publishers: weakref.WeakSet[BackgroundPublisher] = weakref.WeakSet()
         self._served: list[rpc_server.ServedFunction] = []
         self._contracts = ContractCache()
+        self._hooks = settings.hooks
         self._consuming.verify(wait_s)
 
     def __enter__(self) -> Self:
@@ -193,6 +198,8 @@ class Connection(QueueContents):
         if isinstance(messages, Message) and plain and not any((stop, on_progress, on_settled, on_failure)):
             report = self._shared_publisher.publish(messages, timeout_s)
         else:
+            if self._hooks is not None:
+                source = self._hooks.each_publishing(source)
             publisher = Publisher(
                 self._publishing,
                 options,

@@ -15,6 +15,7 @@ from rmqkit.address import API_PORTS, DEFAULT_URL, SYSTEM_TRUST, Address, Tls, i
 from rmqkit.contexts import Context, config_file
 from rmqkit.contexts import load as load_contexts
 from rmqkit.errors import SettingsError
+from rmqkit.hooks import GuardedHooks
 from rmqkit.password import PasswordSource
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Settings:
     otherwise it is the default port of the same host. While a broker alarm blocks publishers, work waits for
     `blocked_timeout_s`, and `on_blocked` gets the reason, on a thread of its own. A lost connection is reopened for
     `recover_s`, by default a minute: a broker restarts in seconds, and a host that is down for longer needs an
-    operator; None sets no limit.
+    operator; None sets no limit. `hooks` are those that `connect` was given.
     """
 
     addresses: tuple[Address, ...] = (Address(),)
@@ -54,6 +55,7 @@ class Settings:
     blocked_timeout_s: float = 600.0
     recover_s: float | None = 60.0
     on_blocked: Callable[[str], object] | None = field(default=None, repr=False, compare=False)
+    hooks: GuardedHooks | None = field(default=None, repr=False, compare=False)
 
     def password(self, address: Address) -> str:
         """Return the current password: the file is read on each call, so that a changed secret is used."""

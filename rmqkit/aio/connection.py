@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, Self, TypeVar
 
@@ -14,6 +15,7 @@ from rmqkit.aio.consumer import AsyncConsumer
 from rmqkit.aio.mailbox import Mailbox
 from rmqkit.aio.publishing import publish_all, publish_one
 from rmqkit.errors import RmqkitError
+from rmqkit.hooks import Hooks
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.messaging.shared_publisher import CancellableOutcome
@@ -37,10 +39,11 @@ def connect(
     name: str = "rmqkit",
     wait_s: float = 0.0,
     recover_s: float | None = 60.0,
+    hooks: Hooks | None = None,
 ) -> AsyncConnection:
     """Return a connection that `async with` opens; see `rmqkit.connect` for the arguments and the errors."""
     options = {"context": context, "settings": settings, "name": name, "wait_s": wait_s, "recover_s": recover_s}
-    return AsyncConnection(partial(synchronous.connect, *urls, **options))  # type: ignore[arg-type]
+    return AsyncConnection(partial(synchronous.connect, *urls, hooks=hooks, **options))  # type: ignore[arg-type]
 
 
 class AsyncConnection:
@@ -97,7 +100,8 @@ class AsyncConnection:
 
         A task that is cancelled does not wait for it.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args, **kwargs))
+        called = partial(copy_context().run, function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, called)
 
     async def apply(self, topology: Topology, *, options: ApplyOptions = ApplyOptions()) -> Plan:  # noqa: B008 - frozen
         """Declare a topology, as `rmqkit.Connection.apply` does; when cancelled, what was begun is finished first."""

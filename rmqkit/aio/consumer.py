@@ -71,7 +71,8 @@ class AsyncConsumer:
                 elif self._consumer.is_lost(delivery):
                     continue  # it is redelivered
                 self._busy = True
-                yield delivery
+                with self._consumer.handling((delivery,)):
+                    yield delivery
                 self._busy = False
                 if not self._no_ack:
                     self.settle((delivery,), Verdict.ACK)

@@ -60,6 +60,7 @@ async def publish_one(
 
 
 async def _submit(publisher: BackgroundPublisher, message: Message, outcome: _Outcome) -> None:
+    message = publisher.prepare(message)
     while (room := publisher.submit(message, outcome)) is not None:
         await asyncio.wrap_future(room)
 

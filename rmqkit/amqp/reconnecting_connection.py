@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from typing import Any, TypeVar
 
 import pika
@@ -27,6 +28,7 @@ from rmqkit.errors import (
     SettingsError,
     Unreachable,
 )
+from rmqkit.hooks import ConnectionEvent, EventKind, GuardedHooks
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 from rmqkit.version import VERSION
@@ -158,12 +160,18 @@ class ReconnectingConnection:
                 raise _TimeIsUp(failure)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
+    def tell(self, kind: EventKind, reason: str = "") -> None:
+        """Tell the hooks of an event of the open connection."""
+        transport = self._transport
+        _tell(self.settings.hooks, self._name, "" if transport is None else str(transport.address), kind, reason)
+
     def reset(self) -> None:
         """Drop the connection and all unwritten bytes; the next channel opens a new connection."""
         if self._forked:
             return
         with self._lock:
             if self._transport is not None:
+                self._transport.closing = True
                 self._transport.abort()
                 self._transport = None
 
@@ -206,7 +214,8 @@ class ReconnectingConnection:
                 mine.ended.set()
 
     def _connect(self, attempt: _Attempt, deadline_s: float) -> Transport:
-        self._next_address += self._transport is not None  # the lost address is tried last
+        was_lost = self._transport is not None
+        self._next_address += was_lost  # the lost address is tried last
         try:
             transport = self._open_any(deadline_s)
         except RmqkitError as exc:
@@ -217,7 +226,9 @@ class ReconnectingConnection:
         with self._lock:
             if not self._closed:
                 self._transport = transport
+                self.tell(EventKind.RECOVERED if was_lost else EventKind.CONNECTED)
                 return transport
+        transport.closing = True
         transport.abort()
         raise ConnectionLost("the connection was closed by rmqkit")
 
@@ -227,7 +238,8 @@ class ReconnectingConnection:
             address = addresses[self._next_address % len(addresses)]
             timeout_s = min(OPEN_TIMEOUT_S, max(deadline_s - time.monotonic(), 0))
             try:
-                transport = Transport.open(address, self._parameters(address), timeout_s, self.settings)
+                tell = partial(_tell, self.settings.hooks, self._name, str(address))
+                transport = Transport.open(address, self._parameters(address), timeout_s, self.settings, tell)
             except (Unreachable, AuthenticationFailed, NotFound) as exc:  # the last: of the virtual host
                 _log.debug("%s: %s", self._name, exc.message)
                 self._next_address += 1
@@ -260,6 +272,11 @@ class ReconnectingConnection:
                 "information": "https://pypi.org/project/rmqkit",
             },
         )
+
+
+def _tell(hooks: GuardedHooks | None, name: str, address: str, kind: EventKind, reason: str) -> None:
+    if hooks is not None:
+        hooks.event(ConnectionEvent(kind, name, address, reason))
 
 
 class _Credentials(pika.PlainCredentials):

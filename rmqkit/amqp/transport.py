@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from itertools import count
@@ -33,6 +34,7 @@ from rmqkit.amqp.direct_write import DirectWriter
 from rmqkit.amqp.frame_decoder import Decoder
 from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
+from rmqkit.hooks import EventKind
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
@@ -43,6 +45,7 @@ OWNER_CHECK_S = 1.0
 # Environment variable: decode with pika alone, to tell a fault of rmqkit from one of pika.
 PURE_PIKA = "RMQKIT_PURE_PIKA"
 
+Tell = Callable[[EventKind, str], None]  # an event of the connection, and the reason
 _sessions = count(1)
 _open_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
 
@@ -113,12 +116,14 @@ class _Adapter(pika.SelectConnection):
 class Transport:
     """An open connection, made by `Transport.open`; once it is lost, it is not reopened."""
 
-    def __init__(self, address: Address, parameters: pika.ConnectionParameters, settings: Settings) -> None:
+    def __init__(self, address: Address, parameters: pika.ConnectionParameters, settings: Settings, tell: Tell) -> None:
+        self._tell = tell
         self.address = address
         self.blocked_until_s = 0.0  # when waiting for an alarm to clear ends; 0: there is no alarm
         self.blocked = ""  # why the broker does not read, like "low on memory"; empty if it reads
         self.lost: BrokerError | None = None
         self.frame_max = 0
+        self.closing = False  # by this side: that is no loss
         self.cluster_name = ""  # from the properties of the broker, as is its version
         self.version: tuple[int, ...] = ()
         self._settings = settings
@@ -141,9 +146,10 @@ class Transport:
         parameters: pika.ConnectionParameters,
         timeout_s: float,
         settings: Settings = Settings(),  # noqa: B008
+        tell: Tell = lambda _kind, _reason: None,
     ) -> Transport:
-        """Connect and log in. Raises Unreachable, AuthenticationFailed."""
-        transport = cls(address, parameters, settings)
+        """Connect and log in; `tell` is called on the I/O thread. Raises Unreachable, AuthenticationFailed."""
+        transport = cls(address, parameters, settings, tell)
         _open_transports.add(transport)
         transport._thread.start()
         try:
@@ -209,6 +215,7 @@ class Transport:
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Close the connection and wait for close-ok; abort if it does not arrive in time, as under an alarm."""
+        self.closing = True
         if not self.blocked:
             self._ioloop.add_callback_threadsafe(self._close)
             self._thread.join(timeout_s)
@@ -263,6 +270,7 @@ class Transport:
 
     def _check_owner(self, owner: weakref.ref[object]) -> None:
         if owner() is None:  # not in a finalizer: it may run while any lock is held, on any thread
+            self.closing = True
             self._close()
         else:
             self._ioloop.call_later(OWNER_CHECK_S, partial(self._check_owner, owner))
@@ -297,6 +305,8 @@ class Transport:
 
     def _fail(self, error: BrokerError) -> None:
         self._failure = error
+        if self._ready.is_set() and not self.closing:
+            self._tell(EventKind.LOST, error.message)  # before any thread can reconnect
         self.blocked, self.blocked_until_s = "", 0.0
         with self._channels_lock:
             self.lost = error
@@ -310,6 +320,7 @@ class Transport:
         """Record that the broker stopped reading from publishers (https://www.rabbitmq.com/docs/connection-blocked)."""
         self.blocked_until_s = time.monotonic() + self._settings.blocked_timeout_s
         self.blocked = blocked.method.reason or "an alarm"
+        self._tell(EventKind.BLOCKED, self.blocked)
         if self._settings.on_blocked:  # on another thread: it may be slow
             threading.Thread(target=self._settings.on_blocked, args=(self.blocked,), daemon=True).start()
         self._wake_all()
@@ -317,6 +328,7 @@ class Transport:
     def on_unblocked(self, _adapter: Any, _unblocked: Any) -> None:
         """Record that the broker reads from publishers again."""
         self.blocked, self.blocked_until_s = "", 0.0
+        self._tell(EventKind.UNBLOCKED, "")
         self._wake_all()
 
     def _wake_all(self) -> None:

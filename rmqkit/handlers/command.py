@@ -341,7 +341,9 @@ class _CommandPool:
                 if self._source.is_lost(delivery):
                     self._done.put(HandledBatch((delivery,), Verdict.REQUEUE))
                 else:
-                    self._done.put(self._handler.run(delivery, on_slow=self._wake_source))
+                    with self._source.handling((delivery,)):
+                        handled = self._handler.run(delivery, on_slow=self._wake_source)
+                    self._done.put(handled)
             except BaseException as exc:  # noqa: BLE001 - raised again by `results`
                 self._done.put(exc)
             if self._waiting.qsize() < LOW_BACKLOG or time.monotonic() - self._woken_s >= ACK_WITHIN_S:

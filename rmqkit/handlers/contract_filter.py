@@ -1,6 +1,7 @@
 """Pass only deliveries that satisfy a contract to the handler."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from rmqkit.errors import Location, PayloadError
@@ -42,6 +43,10 @@ class ContractFilter:
     def is_lost(self, delivery: Delivery) -> bool:
         """Tell whether the broker requeued a delivery."""
         return self.source.is_lost(delivery)
+
+    def handling(self, deliveries: Sequence[Delivery]) -> AbstractContextManager[object]:
+        """Return a block in which deliveries are handled."""
+        return self.source.handling(deliveries)
 
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon."""

@@ -5,7 +5,8 @@ Deliveries to be requeued are held until the consumer closes: requeued immediate
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -110,6 +111,10 @@ class FilteredSource:
     def is_lost(self, delivery: Delivery) -> bool:
         """Tell whether the broker requeued a delivery."""
         return self.consumer.is_lost(delivery)
+
+    def handling(self, deliveries: Sequence[Delivery]) -> AbstractContextManager[object]:
+        """Return a block in which deliveries are handled."""
+        return self.consumer.handling(deliveries)
 
     def wake(self) -> None:
         """Have `batches` yield an empty batch soon."""

@@ -56,15 +56,15 @@ class FunctionHandler(Handler):
         Raises HandlerError for a function that cannot be called again, OutputError when its output cannot be written.
         """
         for batch in source.batches():
-            yield from self._call_each(batch, lambda each: stop.requested or source.is_lost(each))
+            yield from self._call_each(batch, source, stop)
 
-    def _call_each(self, batch: Sequence[Delivery], ended: Callable[[Delivery], bool]) -> Iterator[HandledBatch]:
+    def _call_each(self, batch: Sequence[Delivery], source: Source, stop: Stop) -> Iterator[HandledBatch]:
         done: list[Delivery] = []
         since_s = time.monotonic()
         for delivery in batch:
-            if ended(delivery):
+            if stop.requested or source.is_lost(delivery):
                 break
-            verdict, failure, detail = self._call(delivery)
+            verdict, failure, detail = self._call(delivery, source)
             if verdict is Verdict.ACK:
                 done.append(delivery)
                 if time.monotonic() - since_s < ACK_WITHIN_S:
@@ -79,9 +79,10 @@ class FunctionHandler(Handler):
             _flush()
             yield HandledBatch(done)
 
-    def _call(self, delivery: Delivery) -> tuple[Verdict, str, str]:
+    def _call(self, delivery: Delivery, source: Source) -> tuple[Verdict, str, str]:
         try:
-            verdict = self._function(delivery)
+            with source.handling((delivery,)):
+                verdict = self._function(delivery)
         except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
             _flush()
             self._on_failure(delivery, exc)

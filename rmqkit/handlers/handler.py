@@ -7,6 +7,7 @@ A handler settles nothing itself: deliveries it does not yield, because it was s
 
 import select
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from rmqkit.message import Delivery, Verdict
@@ -34,6 +35,10 @@ class Source(Protocol):
 
     def is_lost(self, delivery: Delivery) -> bool:
         """Tell whether the broker requeued a delivery; any thread may call this."""
+        ...
+
+    def handling(self, deliveries: Sequence[Delivery]) -> AbstractContextManager[object]:
+        """Return a block in which deliveries are handled, for hooks."""
         ...
 
     def wake(self) -> None:

@@ -21,8 +21,9 @@ from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, RmqkitError
 from rmqkit.message import Message
 from rmqkit.messaging.publish_channel import IdleChannels
+from rmqkit.messaging.publish_counts import NOTHING_YET
 from rmqkit.messaging.publish_window import PublishWindow
-from rmqkit.messaging.publisher import NOTHING_YET, Publisher, check
+from rmqkit.messaging.publisher import Publisher, check
 from rmqkit.options import PublishOptions
 from rmqkit.report import Failure, Fate
 from rmqkit.stop import Stop, StoppedAtOnce
@@ -111,6 +112,7 @@ class BackgroundPublisher:
     def queue(self, message: Message, outcome: MessageOutcome, timeout_s: float | None = None) -> None:
         """Queue a message as `publish` does, with any outcome."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        message = self.prepare(message)
         while (room := self.submit(message, outcome)) is not None:
             left_s = None if deadline_s is None else max(deadline_s - time.monotonic(), 0)
             try:
@@ -119,8 +121,14 @@ class BackgroundPublisher:
                 error = f"the window is full: {self.pending:,} messages are unconfirmed; the message was not sent"
                 raise NotConfirmed(error, advice="Wait for earlier messages, or enlarge the window.") from None
 
+    def prepare(self, message: Message) -> Message:
+        """Return the message to submit: as a hook changes it, on the thread of the caller. Raises PayloadError."""
+        check(message)
+        hooks = self._connection.settings.hooks
+        return message if hooks is None else hooks.publishing(message)
+
     def submit(self, message: Message, outcome: MessageOutcome) -> Future[Fate] | None:
-        """Queue a message; if the window is full, return a future that ends when there is room instead.
+        """Queue a message of `prepare`; if the window is full, return a future that ends when there is room instead.
 
         Raises PayloadError, ConnectionLost after `close`.
         """
@@ -275,10 +283,13 @@ class BackgroundPublisher:
 
     def _fail_all(self, error: RmqkitError) -> None:
         """End the outcomes that a publisher which gave up left behind, and those of the messages it never took."""
+        hooks = self._connection.settings.hooks
         for message, outcome in (*self._sent.values(), *self._take_submitted()):
             if message is None:
                 outcome.set_result(Fate.CONFIRMED)  # of a barrier
             else:
+                if hooks is not None:
+                    hooks.settled(message, Fate.UNKNOWN, 0.0)
                 _call(outcome.set_exception, Failure(0, message, Fate.UNKNOWN, error.message, error).error())
                 self._release(message)
         self._sent.clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Self
@@ -19,6 +19,7 @@ from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AccessRefused, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
+from rmqkit.hooks import EventKind
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger
 from rmqkit.messaging.offset_tracker import OffsetTracker
@@ -34,6 +35,7 @@ _SLOW = (
     " Lower the prefetch (--prefetch 1), limit the handler (--timeout), or set x-consumer-timeout on the quorum queue"
 )
 _IDLE_S = 1.0  # a longer time without a delivery counts as idle
+_UNOBSERVED = nullcontext()
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
 
@@ -83,6 +85,7 @@ class Consumer:
         self._events: deque[Event] = deque()  # that arrived together; the rest is for the next call
         self._rest: deque[Delivery] = deque()  # of a batch, likewise
         self._warn = on_warning or (lambda _: None)
+        self._hooks = connection.settings.hooks
 
     def __enter__(self) -> Self:
         self._entered = True
@@ -121,9 +124,13 @@ class Consumer:
                     delivery = rest.popleft()
                     if self._options.no_ack:
                         self.settle((delivery,), Verdict.ACK)
+                    if self._hooks is None:
                         yield delivery
+                    else:
+                        with self._hooks.handling(self.queue, (delivery,)):
+                            yield delivery
+                    if self._options.no_ack:
                         continue
-                    yield delivery
                     done.append(delivery)
                     now = time.monotonic()
                     if now - since_s >= ACK_WITHIN_S or len(done) >= ACK_TOGETHER:
@@ -192,9 +199,13 @@ class Consumer:
         self._last_s = time.monotonic()
         if self._options.no_ack:
             self._count(verdict, len(deliveries))
+            if self._hooks is not None:
+                self._hooks.consumed(self.queue, deliveries, verdict)
         elif self._channel is not None:
             settled = self._acknowledger.settle(deliveries, verdict)
             self._count(verdict, settled)
+            if settled and self._hooks is not None:
+                self._hooks.consumed(self.queue, deliveries, verdict)
             if not settled and verdict is not Verdict.REQUEUE and self._options.offset is None:
                 session = self._channel.session
                 self._lost_acks += sum(
@@ -223,6 +234,10 @@ class Consumer:
     def requeue(self, delivery: Delivery) -> None:
         """Requeue one delivery."""
         self.settle((delivery,), Verdict.REQUEUE)
+
+    def handling(self, deliveries: Sequence[Delivery]) -> AbstractContextManager[object]:
+        """Return a block in which deliveries are handled: see `Hooks.handling`."""
+        return _UNOBSERVED if self._hooks is None else self._hooks.handling(self.queue, deliveries)
 
     def is_settled(self, delivery: Delivery) -> bool:
         """Tell whether a delivery of the current channel was settled, or waits to be requeued."""
@@ -295,6 +310,8 @@ class Consumer:
         self._report = replace(self._report, consumed=consumed + len(wanted), redelivered=redelivered)
         if self._options.no_ack:
             self._handed_out += self._acknowledger.settle(wanted, Verdict.ACK)
+        if wanted and self._hooks is not None:
+            self._hooks.received(self.queue, wanted)
         return wanted
 
     def _receive(self, timeout_s: float) -> Iterator[list[Delivery]]:
@@ -332,6 +349,7 @@ class Consumer:
         Raises ConsumerCancelled if it does not, or if no delivery has arrived since the last time.
         """
         message = f"queue {self.queue!r}: the broker cancelled the consumer"
+        self._connection.tell(EventKind.CANCELLED, message)
         try:
             if self._open_queue is not None or self._received == self._cancelled_at:
                 raise ConsumerCancelled(message)

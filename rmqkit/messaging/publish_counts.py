@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from rmqkit.errors import RmqkitError
+from rmqkit.hooks import GuardedHooks
 from rmqkit.message import Message
 from rmqkit.messaging.unconfirmed import Sent
 from rmqkit.report import Failure, Fate, PublishReport
 
+NOTHING_YET = Message(b"")  # in place of the next message: wait for the broker, or for `Publisher.wake`
 MAX_FAILURES = 100  # of each fate in a report, if every one was passed on
 
 OnSettled = Callable[[int, Message, Fate], None]
@@ -77,3 +79,32 @@ class PublishCounts:
         self._fates[fate] += 1
         if self._on_settled is not None:
             self._on_settled(sent.position, sent.message, fate)
+
+
+class HookWatch:
+    """Tells hooks the fate of each message of one run of publishing, and how long it took; then calls `on_settled`."""
+
+    def __init__(self, hooks: GuardedHooks, on_settled: OnSettled | None) -> None:
+        self._hooks = hooks
+        self._on_settled = on_settled
+        self._taken_s: dict[int, float] = {}  # by position
+
+    def watch(self, messages: Iterable[Message | None]) -> Iterator[Message | None]:
+        """Yield the messages, and note when each is taken."""
+        position = 0
+        for message in messages:
+            if message is not None and message is not NOTHING_YET:
+                self._taken_s[position] = time.monotonic()
+                position += 1
+            yield message
+
+    def settle(self, position: int, message: Message, fate: Fate) -> None:
+        """Note the fate of a message."""
+        now_s = time.monotonic()
+        self._hooks.settled(message, fate, now_s - self._taken_s.pop(position, now_s))
+        if self._on_settled is not None:
+            self._on_settled(position, message, fate)
+
+    def refuse(self, position: int, message: Message) -> None:
+        """Note that a message was never sent: AMQP cannot carry it."""
+        self._hooks.settled(message, Fate.REFUSED, time.monotonic() - self._taken_s.pop(position))

@@ -18,7 +18,7 @@ from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, NotFound, PayloadError, Refused
 from rmqkit.message import Message
 from rmqkit.messaging.publish_channel import IdleChannels, PublishChannel
-from rmqkit.messaging.publish_counts import OnSettled, PublishCounts
+from rmqkit.messaging.publish_counts import NOTHING_YET, HookWatch, OnSettled, PublishCounts
 from rmqkit.messaging.publish_window import (
     TRIES,
     ConfirmDeadline,
@@ -36,7 +36,6 @@ RECEIVE_EVERY = 256  # messages between two checks for the broker's answers
 PROGRESS_EVERY_S = 0.1
 WAIT_S, WAIT_STOPPING_S = 1.0, 0.2  # between two checks of the clocks
 FRESH_S = 0.5  # nacked messages are sent on a channel that is not older
-NOTHING_YET = Message(b"")  # in place of the next message: wait for the broker, or for `Publisher.wake`
 HARD = 500  # from this reply code on, no operator closed the connection (AMQP 0-9-1 section 1.8)
 _NACKED = (
     f"the broker rejected the message (queue full or unavailable); retrying up to {TRIES - 1} times:"
@@ -86,6 +85,9 @@ class Publisher:
         self._on_progress = on_progress
         self._warn = on_warning or (lambda _: None)
         self._warned: set[str] = set()
+        hooks = connection.settings.hooks
+        self._watch = HookWatch(hooks, on_settled) if hooks is not None else None
+        on_settled = self._watch.settle if self._watch is not None else on_settled
         self._counts = PublishCounts(confirms=options.confirms, on_settled=on_settled, on_failure=on_failure)
         self._deadline = ConfirmDeadline(options, connection.settings.blocked_timeout_s)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
@@ -145,6 +147,8 @@ class Publisher:
         self._report_progress()
 
     def _run(self, messages: Iterable[Message | None]) -> None:
+        if self._watch is not None:
+            messages = self._watch.watch(messages)
         try:
             self._feed(() if self._stop.requested else messages)
         except _GivenUp:
@@ -174,6 +178,8 @@ class Publisher:
                 self._flush()
             except PayloadError:  # it was never sent
                 counts.published -= 1
+                if self._watch is not None:
+                    self._watch.refuse(counts.published, message)
                 raise
             if counts.published % RECEIVE_EVERY == 0:
                 self._receive(0)

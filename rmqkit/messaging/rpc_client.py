@@ -17,15 +17,33 @@ from uuid import uuid4
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import DIRECT_REPLY, Confirm, Encoder, Event, Returned
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, PayloadError, ReplyTimeout, RmqkitError, Unroutable
+from rmqkit.errors import (
+    BrokerError,
+    ConnectionLost,
+    NotConfirmed,
+    PayloadError,
+    RemoteError,
+    ReplyTimeout,
+    RmqkitError,
+    Unroutable,
+)
 from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_reply
 from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
 from rmqkit.options import CallOptions
 from rmqkit.payload.field_table import decode_properties
 from rmqkit.payload.properties import MAX_EXPIRATION_MS
-from rmqkit.report import Answer
+from rmqkit.report import Answer, Fate
 from rmqkit.stop import Stop
+
+# By the error of its call; any other leaves it unknown.
+_FATES: dict[type, Fate] = {
+    type(None): Fate.CONFIRMED,
+    RemoteError: Fate.CONFIRMED,
+    Unroutable: Fate.RETURNED,
+    NotConfirmed: Fate.NACKED,
+    PayloadError: Fate.REFUSED,
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +73,7 @@ class RpcClient:
     def __init__(self, connection: ReconnectingConnection) -> None:
         self.ignored = 0
         self._connection = connection
+        self._hooks = connection.settings.hooks
         self._prefix = uuid4().hex  # makes correlation ids hard to guess
         self._numbers = count()
         self._options = CallOptions()
@@ -82,6 +101,9 @@ class RpcClient:
             while more or calls:
                 while calls and calls[0].done:
                     call = calls.popleft()
+                    if self._hooks is not None:
+                        fate = _FATES.get(type(call.error), Fate.UNKNOWN)
+                        self._hooks.settled(call.message, fate, time.monotonic() - call.deadline_s + options.timeout_s)
                     yield Answer(call.request, tuple(call.replies), call.error)
                 room = room if calls else max(options.window, 1)
                 if more and len(calls) < room:
@@ -112,17 +134,18 @@ class RpcClient:
             raise PayloadError(f"a body has to be bytes, not {type(request.body).__name__}")
         if given.reply_to is not None or given.correlation_id is not None:
             raise PayloadError("the call sets reply_to and correlation_id: remove them")
+        message = request if self._hooks is None else self._hooks.publishing(request)
         number, timeout_s = next(self._numbers), self._options.timeout_s
         expiration_ms = min(max(int(timeout_s * 1000), 1), MAX_EXPIRATION_MS)
         properties = replace(
-            given,
+            message.properties,
             delivery_mode=1,  # its reply does not survive a restart of the broker, so the request need not
             reply_to=DIRECT_REPLY,
             correlation_id=f"{self._prefix}.{number}",
             # A request whose requester no longer waits need not be handled (https://www.rabbitmq.com/docs/ttl).
             expiration=given.expiration or str(expiration_ms),
         )
-        message = replace(request, properties=properties)
+        message = replace(message, properties=properties)
         call = _PendingCall(number, f"{self._prefix}.{number}", request, message, time.monotonic() + timeout_s)
         self._unsent.append(call)
         return call

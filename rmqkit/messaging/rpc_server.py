@@ -173,7 +173,8 @@ class RpcServer:
                 )
             self._counts["unaddressed"] += 1
         try:
-            result = self._served.function(request)
+            with self._consumer.handling((request,)):
+                result = self._served.function(request)
             made = rpc_reply.make_reply(request, result, self._consumer.frame_max) if wanted else None
             return (_reply(made, request, Verdict.ACK) if made else None), Verdict.ACK
         except Exception as exc:  # noqa: BLE001 - any error of the function is sent to the requester

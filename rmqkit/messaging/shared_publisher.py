@@ -49,7 +49,8 @@ class SharedPublisher:
                 timeout_s=timeout_s,
                 on_warning=self._warn,
             )
-            return publisher.publish((message,))
+            hooks = self._connection.settings.hooks
+            return publisher.publish((message,) if hooks is None else hooks.each_publishing((message,)))
         finally:
             self._alone.release()
 

@@ -6,7 +6,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,9 @@ class _Source:
 
     def is_lost(self, _delivery: Delivery) -> bool:
         return False
+
+    def handling(self, _deliveries: Sequence[Delivery]) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def wake(self) -> None:
         self._woken.set()
