@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from rmqkit.errors import Location
 Arguments = Mapping[str, Any]
 DestinationType = Literal["queue", "exchange"]
 QUEUE_TYPES = ("classic", "quorum", "stream")  # other types are of plugins
+_SECRET = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|PRIVATE|API_?KEY", re.IGNORECASE)
 AppliesTo = Literal["all", "exchanges", "queues", "classic_queues", "quorum_queues", "streams"]
 
 
@@ -138,12 +140,27 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable that a topology file uses, its value, and where this came from."""
+
+    name: str
+    value: str = field(repr=False)
+    origin: Literal["environment", "default"]
+
+    @property
+    def is_secret(self) -> bool:
+        """Tell whether the name suggests that the value must not be shown or saved."""
+        return bool(_SECRET.search(self.name))
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     """The entities that one or more topology files declare.
 
     Entities keep the order of the file; names are unique within exchanges and within queues. `publish` is the default
     target of `rmqkit publish`; the external exchanges and queues are declared by others. `scope` holds name patterns
-    (`*` matches any part): entities of the broker that match one and that no file declares are extra.
+    (`*` matches any part): entities of the broker that match one and that no file declares are extra. `vhost` is the
+    virtual host that the files name, if they do; `variables` are those of the `files` it was read from, by name.
     """
 
     description: str = ""
@@ -156,3 +173,6 @@ class Topology:
     policies: tuple[Policy, ...] = ()
     scope: tuple[str, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
+    vhost: str | None = None
+    variables: tuple[Variable, ...] = field(default=(), compare=False, repr=False)
+    files: tuple[str, ...] = field(default=(), compare=False, repr=False)

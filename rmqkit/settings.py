@@ -63,6 +63,10 @@ class Settings:
             return self.password_source()
         return read_secret(_OPTION, self.password_file) if self.password_file else address.password or ""
 
+    def in_vhost(self, vhost: str) -> Settings:
+        """Return the settings for another virtual host of the same brokers."""
+        return replace(self, addresses=tuple(replace(each, vhost=vhost) for each in self.addresses))
+
     def http_api_url(self, address: Address) -> str:
         """Return the URL of the HTTP API of the broker at an address: the given one, a known one, or the default."""
         scheme = "https" if address.tls else "http"

@@ -47,7 +47,7 @@ _NO_BROKER = (
     "Start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
     "or name an existing one with --url or RMQKIT_URL."
 )
-_VHOST = "Create it with `rabbitmqctl add_vhost`, or name another one with --vhost."
+_VHOST = "Create it with `rabbitmqctl add_vhost {}`, or name another one with --vhost."
 _NO_ACCESS = "Grant permissions with `rabbitmqctl set_permissions`, or name another virtual host with --vhost."
 _NO_AMQP = "It may be a TLS port (amqps://), an HTTP port, or another kind of server."
 _NO_ANSWER_IN_TLS = "It may require a client certificate (--tls-cert-file), or be another kind of server."
@@ -316,7 +316,8 @@ def _login_error(error: BaseException, address: Address) -> BrokerError | None:
             missing := _MISSING_VHOST.search(str(error))
         ):
             message = f"{address}: virtual host {address.vhost!r} does not exist"
-            return NotFound(530, missing[0], f"virtual host {address.vhost!r}", message=message, advice=_VHOST)
+            advice = _VHOST.format(shlex.quote(address.vhost))
+            return NotFound(530, missing[0], f"virtual host {address.vhost!r}", message=message, advice=advice)
         case exceptions.ConnectionClosedByBroker(reply_code=530) | exceptions.ProbableAccessDeniedError():
             message, advice = (
                 f"{user} has no access to virtual host {address.vhost!r}, or it does not exist",

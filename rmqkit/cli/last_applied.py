@@ -63,8 +63,18 @@ def from_topology(topology: Topology, files: Sequence[str]) -> LastApplied:
 
 
 def remember(settings: Settings, topology: Topology, files: Sequence[str]) -> None:
-    """Save a topology that was applied: its target, and its entities beside those of other files."""
+    """Save a topology that was applied: its target, and its entities beside those of other files.
+
+    Names and keys are saved as the broker knows them, with their variables resolved, and no other values. A topology is
+    not saved if one of them holds the value of a secret variable.
+    """
     applied, before = from_topology(topology, files), recall(settings)
+    text = json.dumps(asdict(applied))
+    for secret in topology.variables:
+        if secret.is_secret and secret.value and json.dumps(secret.value)[1:-1] in text:
+            message = f"not saved as the topology applied last: a name or key contains the value of {secret.name}"
+            output.warn(f"{', '.join(files)}: {message}")
+            return
     _save(settings, _merged(_without(before, topology), applied) if before else applied)
 
 

@@ -1,12 +1,15 @@
 """The text of a plan, and the options of the commands that make one."""
 
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 from rmqkit.cli import output
 from rmqkit.cli.options import option
 from rmqkit.cli.output import Style
 from rmqkit.cli.topology_source import broker_name
+from rmqkit.model import Topology, Variable
 from rmqkit.plan import Outcome, Plan
 from rmqkit.report import as_json
 from rmqkit.settings import Settings
@@ -38,6 +41,46 @@ _WORDS = {  # in the order of the summary
     Outcome.ABSENT: _Words(" ", "dim", "absent", "absent"),
     Outcome.UNCHANGED: _Words(" ", "dim", "unchanged", "unchanged"),
 }
+
+
+class VhostPlan(NamedTuple):
+    """A plan, the topology that it applies, and the settings for its virtual host."""
+
+    plan: Plan
+    topology: Topology
+    settings: Settings
+
+
+def show_all(plans: Sequence[VhostPlan], *, json: bool) -> None:
+    """Print the plans of a run, with the variables of each topology; several as one JSON object."""
+    if json:
+        reports = [as_json(each.plan) | {"variables": _variables_as_json(each.topology)} for each in plans]
+        several = {"vhosts": {_vhost(each): one for each, one in zip(plans, reports, strict=True)}}
+        output.out_json(reports[0] if len(plans) == 1 else several)
+        return
+    for each in plans:
+        if len(plans) > 1:
+            output.out(output.paint(output.safe(f"virtual host {_vhost(each)!r}"), "bold", sys.stdout))
+        if each.topology.variables:
+            named = ", ".join(map(_variable_text, each.topology.variables))
+            output.note(output.safe(f"Variables: {named}."))
+        show(each.plan, each.settings, json=False)
+
+
+def _vhost(planned: VhostPlan) -> str:
+    return planned.settings.addresses[0].vhost
+
+
+def _variable_text(variable: Variable) -> str:
+    value = "(not shown)" if variable.is_secret else variable.value or '""'
+    return f"{variable.name}={value} ({'default' if variable.origin == 'default' else 'from the environment'})"
+
+
+def _variables_as_json(topology: Topology) -> dict[str, dict[str, str | None]]:
+    return {
+        each.name: {"value": None if each.is_secret else each.value, "origin": each.origin}
+        for each in topology.variables
+    }
 
 
 def show(plan: Plan, settings: Settings, *, json: bool) -> None:

@@ -12,7 +12,7 @@ import typer
 from rmqkit.cli import output
 from rmqkit.cli.files import readable
 from rmqkit.cli.options import ConnectionOptions, connect
-from rmqkit.errors import InputError
+from rmqkit.errors import InputError, SettingsError
 from rmqkit.model import Topology
 from rmqkit.settings import Settings
 from rmqkit.topology.file.text import MAX_BYTES, read_text
@@ -59,6 +59,30 @@ def load_topology(files: Sequence[str]) -> Topology:
     from rmqkit.topology.file.loader import load  # noqa: PLC0415 - start-up time
 
     return load(*map(readable, files))
+
+
+def load_targets(files: Sequence[str], broker: ConnectionOptions) -> list[tuple[Topology, Settings]]:
+    """Read the files of a command line as a topology for each virtual host, with the settings of this one."""
+    from rmqkit.topology.file.loader import load_by_vhost  # noqa: PLC0415 - start-up time
+
+    topologies, settings = load_by_vhost(*map(readable, files)), broker.settings()
+    return [(each, in_vhost_of(each, settings)) for each in topologies]
+
+
+def in_vhost_of(topology: Topology | None, settings: Settings) -> Settings:
+    """Return settings for the virtual host that the files of a topology name, if they do.
+
+    It takes the place of the default one; raises SettingsError if the settings name another.
+    """
+    vhosts = {address.vhost for address in settings.addresses}
+    if topology is None or topology.vhost is None or vhosts == {topology.vhost}:
+        return settings
+    origin = settings.origins.get("vhost", settings.source)
+    if vhosts != {"/"} or origin == "--vhost":
+        files, named = ", ".join(topology.files), ", ".join(map(repr, sorted(vhosts)))
+        message = f"the virtual host of {files} is {topology.vhost!r}, but that of {origin} is {named}"
+        raise SettingsError(message, advice="Name the same one in both, or leave one of them out.")
+    return settings.in_vhost(topology.vhost)
 
 
 def read(argument: str, broker: ConnectionOptions, vhost: str | None = None) -> TopologySource:

@@ -140,7 +140,7 @@ _VALUES = st.recursive(
     )
 )
 def test_any_queue_that_the_broker_accepts_is_read_unchanged(queues: dict[str, dict[str, object]]) -> None:
-    text = json.dumps({"queues": queues})  # JSON is YAML, but for characters beyond 16 bits
+    text = json.dumps({"queues": queues}).replace("${", "$${")  # JSON is YAML, but for characters beyond 16 bits
     pairs = re.compile(r"\\u(d[89ab]..)\\u(d[c-f]..)")
     topology = loads(pairs.sub(lambda pair: f"\\U{ord(json.loads(chr(34) + pair[0] + chr(34))):08X}", text))
     assert {each.name: {"durable": each.durable, "arguments": each.arguments} for each in topology.queues} == queues

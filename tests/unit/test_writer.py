@@ -30,6 +30,7 @@ NASTY = (
     ": ", "a: b", "a #b", " ", " x ", "'", '"', "\\", "it's", "\\d+'\"", "{", "[a]", "&a", "!a", "%", "@", "`", "-",
     "- a", "---", ", ", ", a", "a, b", "a,, b", "a, #", "...", "?", "? a", "<<", "=", "|", ">", ",", "\0", "\x07", "\t",
     "\x7f", "\x85", "\ufeff", "\u2028", "\u200f",
+    "${", "${A}", "$${A}", "$$", "$A", "${A:-b}", "${}", "a${A} b",
     "🐇", "שלום", "é" * 127, "\x01" * 255, "x" * 255, "\U0010ffff", "3.10", ".5", "+1", "y", "a  b", "۳", "/", "//",
 )  # fmt: skip
 _characters = st.characters(exclude_categories=["Cs"])
@@ -118,7 +119,9 @@ def with_internals_unpublished(topology: Topology) -> Topology:
 
 def exact(topology: Topology) -> str:
     """Tell true from 1, and 1 from 1.0, which are equal."""
-    return re.sub(r'"where": (null|{.*?})', "", json.dumps(dataclasses.asdict(topology), sort_keys=True))
+    return re.sub(
+        r'"where": (null|{.*?})|"files": \[.*?\]', "", json.dumps(dataclasses.asdict(topology), sort_keys=True)
+    )
 
 
 @given(topologies().map(with_internals_unpublished))
@@ -131,7 +134,7 @@ def test_a_written_topology_reads_back_as_the_same(topology: Topology) -> None:
 @given(topologies())
 def test_another_reader_of_yaml_reads_the_same_data(topology: Topology) -> None:
     text = to_yaml(topology)
-    assert yaml.safe_load(text) == parse(text).data
+    assert yaml.safe_load(text.replace("$${", "${")) == parse(text).data
 
 
 @pytest.mark.parametrize("name", NASTY)

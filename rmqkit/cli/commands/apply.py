@@ -1,6 +1,8 @@
 """`rmqkit apply`."""
 
+import shlex
 import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -8,7 +10,11 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import last_applied, output, plan_text, protection, signals, topology_source
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
+from rmqkit.cli.plan_text import VhostPlan
+from rmqkit.connection import Connection
+from rmqkit.model import Topology
 from rmqkit.options import ApplyOptions
+from rmqkit.plan import Plan
 from rmqkit.stop import Stop
 
 
@@ -40,32 +46,55 @@ def apply(
     Entities that exist as declared stay as they are: applying twice equals applying once. If any exists with different
     properties, every conflict is listed, nothing is changed, and the exit code is 5. With --replace, each queue or
     exchange in conflict is replaced by a new one that keeps its messages and bindings, while publishers keep running.
+    The files may name several virtual hosts, which must exist: if one of them has a conflict, none is changed.
     """
-    topology, settings = topology_source.load_topology(files), broker.settings()
+    targets = topology_source.load_targets(files, broker)
     if (prune or replace) and not dry_run:
         what = "prune and replace" if prune and replace else "prune" if prune else "replace"
-        protection.confirm(settings, yes, f"{what} entities")
+        for _, settings in targets:
+            protection.confirm(settings, yes, f"{what} entities")
     options = ApplyOptions(prune=prune, force=force, replace=replace, wait_s=wait)
 
-    def run(stop: Stop) -> int:
-        with output.progress("applying") as update:
-            done = connection.apply(
-                topology,
-                options=options,
-                stop=stop,
-                on_progress=lambda done, _total: update(done, ""),
-                on_step=lambda step: output.note(output.paint(output.safe(step), "dim", sys.stderr)),
-            )
-        if not done.conflicts:
-            last_applied.remember(settings, topology, files)
-        plan_text.show(done, settings, json=json)
-        if topology.publish and not done.conflicts and not json:
-            output.note(f"`rmqkit publish` now publishes to {output.safe(str(topology.publish))}.")
-        return exit_codes.DONE if stop.requested else exit_codes.exit_code(done)
+    with ExitStack() as stack:
+        parts = [(stack.enter_context(connect(settings)), topology, settings) for topology, settings in targets]
+        if dry_run or len(parts) > 1:  # if one virtual host is refused, none is changed
+            plans = [VhostPlan(each.plan(topology, options=options), topology, its) for each, topology, its in parts]
+            code = max(exit_codes.exit_code(each.plan) for each in plans)
+            if dry_run or code != exit_codes.DONE:
+                plan_text.show_all(plans, json=json)
+                raise typer.Exit(code)
 
-    with connect(settings) as connection:
-        if not dry_run:
-            signals.run_and_exit(run)
-        planned = connection.plan(topology, options=options)
-    plan_text.show(planned, settings, json=json)
-    raise typer.Exit(exit_codes.exit_code(planned))
+        def run(stop: Stop) -> int:
+            done: list[VhostPlan] = []
+            for connection, topology, settings in parts:
+                if done and stop.requested:
+                    break
+                done.append(VhostPlan(_apply(connection, topology, options, stop), topology, settings))
+                if not done[-1].plan.conflicts:
+                    last_applied.remember(settings, topology, topology.files)
+            plan_text.show_all(done, json=json)
+            for each in () if json else done:
+                _note_target(each)
+            return exit_codes.DONE if stop.requested else max(exit_codes.exit_code(each.plan) for each in done)
+
+        signals.run_and_exit(run)
+
+
+def _apply(connection: Connection, topology: Topology, options: ApplyOptions, stop: Stop) -> Plan:
+    """Apply a topology, and show the progress."""
+    with output.progress("applying") as update:
+        return connection.apply(
+            topology,
+            options=options,
+            stop=stop,
+            on_progress=lambda done, _total: update(done, ""),
+            on_step=lambda step: output.note(output.paint(output.safe(step), "dim", sys.stderr)),
+        )
+
+
+def _note_target(applied: VhostPlan) -> None:
+    """Say where `rmqkit publish` publishes to now."""
+    target, vhost = applied.topology.publish, applied.topology.vhost
+    if target and not applied.plan.conflicts:
+        command = "rmqkit publish" + (f" --vhost {shlex.quote(vhost)}" if vhost else "")
+        output.note(output.safe(f"`{command}` now publishes to {target}."))

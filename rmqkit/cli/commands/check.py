@@ -78,7 +78,8 @@ def check(
         ),
         min_cert_days,
     )
-    checks = list(health_checks.run(broker.settings(), wanted))
+    settings = topology_source.in_vhost_of(wanted.topology, broker.settings())
+    checks = list(health_checks.run(settings, wanted))
     worst = health_text.worst(checks)
     if json:
         output.out_json(health_text.as_json(checks))

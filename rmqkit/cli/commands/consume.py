@@ -14,7 +14,6 @@ from rmqkit.cli.options import ConnectionOptions, Json, grouped, option_field
 from rmqkit.handlers.runner import ConsumeJob
 from rmqkit.message import Verdict
 from rmqkit.model import Retry, Target
-from rmqkit.settings import Settings
 from rmqkit.topology.retry import in_words
 
 
@@ -69,9 +68,10 @@ def consume(
     standard error.
     """
     handler.check()
-    settings = broker.settings()
+    topology = topology_source.load_topology(consumer.topology) if consumer.topology else None
+    settings = topology_source.in_vhost_of(topology, broker.settings())
     handler.check_target(settings, queue=queue)
-    applied = _applied(consumer.topology, settings)
+    applied = last_applied.from_topology(topology, topology.files) if topology else last_applied.recall(settings)
     retry = _retry(queue, applied) if handler.may_fail and applied and not handler.on_failure else None
     schema = contract.of(Target("", queue), applied)
     consumer.check(handler, checked=bool(schema))
@@ -93,13 +93,6 @@ def consume(
     command = ConsumeCommand(settings, job, handler, consumer.workers)
 
     signals.run_and_exit(lambda stop: worker_processes.run(command, stop, as_json_object=json))
-
-
-def _applied(files: list[str] | None, settings: Settings) -> LastApplied | None:
-    """Return the contracts and retries of these files, or else of the topology applied last."""
-    if not files:
-        return last_applied.recall(settings)
-    return last_applied.from_topology(topology_source.load_topology(files), files)
 
 
 def _retry(queue: str, applied: LastApplied) -> Retry | None:

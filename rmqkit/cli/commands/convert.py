@@ -54,6 +54,6 @@ def convert(
     else:
         topology = topology_source.load_topology([source])
         omitted = not_in_definitions(topology)
-    files.write(target, form.write(topology, vhost), force=force)
+    files.write(target, form.write(topology, topology.vhost if vhost is None else vhost), force=force)
     if omitted:
         output.note(f"Not converted: {output.safe(', '.join(omitted))}.")

@@ -7,6 +7,7 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import plan_text, topology_source
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
+from rmqkit.cli.plan_text import VhostPlan
 from rmqkit.options import ApplyOptions
 
 
@@ -26,10 +27,13 @@ def plan(
 
     Entities are to be created or changed (policies), unchanged, in conflict (they exist with different properties: exit
     code 5), or extra (they exist in the files' scope, and no file declares them). Without RabbitMQ's HTTP API,
-    bindings, policies and extras cannot be seen, and each binding counts as a change.
+    bindings, policies and extras cannot be seen, and each binding counts as a change. The files may name several
+    virtual hosts. The values of variables are shown, but not those whose names suggest a secret.
     """
-    topology, settings = topology_source.load_topology(files), broker.settings()
-    with connect(settings) as connection:
-        planned = connection.plan(topology, options=ApplyOptions(prune=prune, replace=replace))
-    plan_text.show(planned, settings, json=json)
-    raise typer.Exit(exit_codes.exit_code(planned, changes_count=detailed_exit_code))
+    options = ApplyOptions(prune=prune, replace=replace)
+    plans = []
+    for topology, settings in topology_source.load_targets(files, broker):
+        with connect(settings) as connection:
+            plans.append(VhostPlan(connection.plan(topology, options=options), topology, settings))
+    plan_text.show_all(plans, json=json)
+    raise typer.Exit(max(exit_codes.exit_code(each.plan, changes_count=detailed_exit_code) for each in plans))

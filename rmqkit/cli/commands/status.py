@@ -132,7 +132,8 @@ def status(
         properties.check_names({"queue": pattern})
     if files and all_vhosts:
         raise InputError("--all-vhosts cannot be combined with topology files, which declare one virtual host")
-    topology, settings = topology_source.load_topology(files) if files else None, broker.settings()
+    topology = topology_source.load_topology(files) if files else None
+    settings = topology_source.in_vhost_of(topology, broker.settings())
     if watch and not json and not output.is_terminal(sys.stdout):
         raise InputError("--watch needs a terminal", advice="Add --json to print one object a line.")
     with connect(settings) as connection:

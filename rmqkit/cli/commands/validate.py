@@ -45,9 +45,13 @@ def validate(
         raise typer.BadParameter("Name a topology file, or - for standard input.", param_hint="FILE")
     scenario_files = [file for file in files if file.endswith(scenarios.SUFFIX)]
     scenarios.load(*scenario_files)
-    topology = loader.load(*(readable(file) for file in files if file not in scenario_files))
-    contract_options.check(topology)
-    findings, suppressed = examine(topology)
+    findings: list[Finding] = []
+    suppressed: list[Finding] = []
+    for topology in loader.load_by_vhost(*(readable(file) for file in files if file not in scenario_files)):
+        contract_options.check(topology)
+        found, silenced = examine(topology)
+        findings += found
+        suppressed += silenced
     if json:
         output.out_json({"findings": [_as_json(finding) for finding in findings], "silenced": len(suppressed)})
     else:

@@ -7,18 +7,23 @@ problems, because their meaning is ambiguous.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rmqkit.errors import Location, Problem
+from rmqkit.model import Variable
+from rmqkit.topology.file import variables
 from rmqkit.topology.file.scalars import NOT_TEXT, read_scalar
 from rmqkit.topology.file.text import check_characters, failed, fatal, read_text
 from rmqkit.topology.file.yaml_errors import MAX_DEPTH, TOO_DEEP, Trap, explain, find_trap
+from rmqkit.topology.names import Fault
 
 MAX_PROBLEMS = 100  # a file with more is not a topology
 MAX_REPAIRS = 20  # each one reads the file again
@@ -36,7 +41,8 @@ class Document:
 
     `values` and `keys` hold the places of values and keys. `sources` holds the source text of values that are not text
     (a number, a boolean; for an empty value, the comment in its place). `problems` are those that did not end the
-    reading, and `doubtful` the values they are about: these are read as text, and not reported again.
+    reading, and `doubtful` the values they are about: these are read as text, and not reported again. `variables` are
+    those that were resolved.
     """
 
     file: str
@@ -46,6 +52,7 @@ class Document:
     sources: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     doubtful: set[KeyPath] = field(default_factory=set)
+    variables: set[Variable] = field(default_factory=set)
 
     def where(self, path: KeyPath) -> Location:
         """Return the place of a value, or of the innermost value around it."""
@@ -58,21 +65,22 @@ class Document:
         return self.keys.get(path) or self.where(path)
 
 
-def read(path: str | Path) -> Document:
+def read(path: str | Path, environ: Mapping[str, str] = os.environ) -> Document:
     """Read a file; raise DocumentError if it cannot be read, or is not a YAML mapping."""
-    return parse(read_text(path), str(path))
+    return parse(read_text(path), str(path), environ)
 
 
-def parse(text: str, file: str = "<text>") -> Document:
-    """Read YAML text; raise DocumentError if it is invalid.
+def parse(text: str, file: str = "<text>", environ: Mapping[str, str] = os.environ) -> Document:
+    """Read YAML text, with variables from `environ`; raise DocumentError if it is invalid.
 
     A routing key that YAML takes for a comment or an alias often breaks the syntax: it is reported and read as text, so
     that the rest of the file is checked too.
     """
     check_characters(text, file)
+    text = variables.hide_braces(text)
     traps: dict[int, Trap] = {}
     while True:
-        reader = _Reader(text, traps, Document(file))
+        reader = _Reader(text, traps, Document(file), environ)
         try:
             reader.read()
         except yaml.YAMLError as error:
@@ -105,6 +113,7 @@ class _Reader:
     text: str
     traps: dict[int, Trap]
     document: Document
+    environ: Mapping[str, str]
     problems: list[Problem] = field(default_factory=list)
     events: Iterator[Any] = field(init=False)
 
@@ -143,6 +152,9 @@ class _Reader:
 
     def problem(self, where: Location, message: str, advice: str) -> None:
         self.problems.append(Problem(where, message, advice))
+
+    def _fault(self, where: Location, fault: Fault) -> None:
+        self.problem(where, *fault)
 
     def _at(self, event: Any) -> Location:
         return Location(self.document.file, event.start_mark.line + 1, event.start_mark.column + 1)
@@ -184,7 +196,7 @@ class _Reader:
         if trap:
             value = trap.word[0] + str(value)[1:]
         if value is None and (comment := re.match(r"[ \t]*(#\S*)", self.text[event.end_mark.index :][:200])):
-            source = comment[1]
+            source = variables.show_braces(comment[1])
         if not isinstance(value, str):
             self.document.sources[path] = source
         if trap or len(self.problems) > count:
@@ -192,22 +204,24 @@ class _Reader:
         return value
 
     def _scalar(self, event: Any, where: Location) -> tuple[Any, str]:
-        """Return the value and source of a scalar; an ambiguous one is text."""
+        """Return the value and source of a scalar, with its variables resolved; an ambiguous one is text."""
         if isinstance(event, yaml.AliasEvent):
             source = f"*{event.anchor}"
             advice = f'Write "{source}" in quotes if the star is intended, or write the value out.'
             self.problem(where, f"{source} is a YAML alias, and aliases are not supported", advice)
             return source, source
         self._check_plain(event, where)
-        source = event.value
-        if surrogate := _SURROGATE.search(source):
+        text = source = variables.show_braces(event.value)
+        if "${" in source:
+            text = variables.resolve(source, self.environ, self.document.variables.add, partial(self._fault, where))
+        if surrogate := _SURROGATE.search(text):
             message = f"the lone surrogate U+{ord(surrogate[0]):04X} is not a character"
             self.problem(where, message, "Write the character itself.")
             return "?", source
-        if event.style:  # quoted, or a block: always text
-            return source, source
-        value, message, advice = read_scalar(source)
-        if message:
+        if event.style or (text != source and not variables.is_variable(source)):
+            return text, source  # quoted, a block, or with a variable in it: always text
+        value, message, advice = read_scalar(text)
+        if message and text == source:
             self.problem(where, message, advice)
         return value, source
 
@@ -219,7 +233,8 @@ class _Reader:
             self.problem(where, "a list or mapping cannot be a key", "Write text before the colon.")
             self._node(event, (*path, key))
             return key
-        value, key = self._scalar(event, where)
+        value, source = self._scalar(event, where)
+        key = value if isinstance(value, str) else source
         if value == "<<" and self.text.startswith("<<", event.start_mark.index):
             self.problem(where, "<< is a YAML merge key, and merge keys are not supported", "Write the entries out.")
         elif not isinstance(value, str):

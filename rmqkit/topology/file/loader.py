@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -23,31 +23,45 @@ from rmqkit.topology.names import Fault, check_arguments, check_length, check_na
 from rmqkit.topology.retry import expand, parse_delay
 
 _MAX_PROBLEMS = 1000
+_ONE_VHOST = "Name the files of one virtual host: `rmqkit apply`, `plan`, `destroy` and `validate` take several."
 _OF_DEFINITIONS = {"rabbit_version", "rabbitmq_version", "users", "vhosts", "permissions", "topic_permissions"}
 _Entity = TypeVar("_Entity", Exchange, Queue, Policy)
 
 
-def load(*paths: str | Path) -> Topology:
-    """Read topology files into one Topology, in the order given.
+def load(*paths: str | Path, environ: Mapping[str, str] = os.environ) -> Topology:
+    """Read topology files into one Topology, in the order given; variables have their values from `environ`.
 
     Several files may declare the same exchange, queue or binding if they agree. The last `publish:` applies;
     descriptions are joined, one per line. The waiting queues of retries are among the queues.
 
-    Raises DocumentError if a file cannot be read or is not YAML, and TopologyError if the files break the rules; either
-    way `problems` lists everything found, by file and line.
+    Raises DocumentError if a file cannot be read or is not YAML, or a variable has no value, and TopologyError if the
+    files break the rules, or name different virtual hosts; either way `problems` lists everything found, by file and
+    line.
 
         topology = rmqkit.load("topologies/work.yaml")
         print([queue.name for queue in topology.queues])
     """
-    return _load([partial(read, path) for path in paths])
+    topologies = load_by_vhost(*paths, environ=environ)
+    if len(topologies) > 1:
+        named = (f"{_vhost_text(each)} ({', '.join(each.files)})" for each in topologies)
+        raise TopologyError(f"the files are for different virtual hosts: {'; '.join(named)}", advice=_ONE_VHOST)
+    return topologies[0]
 
 
-def loads(text: str, file: str = "<text>") -> Topology:
+def load_by_vhost(*paths: str | Path, environ: Mapping[str, str] = os.environ) -> tuple[Topology, ...]:
+    """Read topology files into one Topology for each virtual host that they name, in the order of the files.
+
+    Files that name none are one Topology. Raises the errors of `load`.
+    """
+    return _load([partial(read, path, environ) for path in paths])
+
+
+def loads(text: str, file: str = "<text>", environ: Mapping[str, str] = os.environ) -> Topology:
     """Read text as a topology file, named `file` in errors; raises the same errors as `load`."""
-    return _load([partial(parse, text, file)])
+    return _load([partial(parse, text, file, environ)])[0]
 
 
-def _load(readers: list[Callable[[], Document]]) -> Topology:
+def _load(readers: list[Callable[[], Document]]) -> tuple[Topology, ...]:
     files: list[_TopologyFile] = []
     unreadable: list[Problem] = []
     for reader in readers:
@@ -60,16 +74,24 @@ def _load(readers: list[Callable[[], Document]]) -> Topology:
     problems = list(unreadable)
     for file in files:
         file.build()
-    topology = _merge(files)
-    index = TopologyIndex(topology)
+    by_vhost: dict[str | None, list[_TopologyFile]] = {}
     for file in files:
-        if not unreadable:  # unreadable files may declare names that the others use
+        by_vhost.setdefault(file.vhost, []).append(file)
+    topologies = [_merge(group) for group in by_vhost.values()] or [Topology()]
+    for topology, group in zip(topologies, by_vhost.values(), strict=False):
+        index = TopologyIndex(topology)
+        for file in () if unreadable else group:  # unreadable files may declare names that the others use
             file.check_references(index)
+    for file in files:
         problems += sorted(file.problems, key=lambda each: (each.where.line, each.where.column))
     if problems:
         failed = unreadable or any(file.document.problems for file in files)
         raise (DocumentError if failed else TopologyError)(headline(problems), problems=problems)
-    return expand(topology)
+    return tuple(map(expand, topologies))
+
+
+def _vhost_text(topology: Topology) -> str:
+    return "that of the URL" if topology.vhost is None else repr(topology.vhost)
 
 
 def _merge(files: list[_TopologyFile]) -> Topology:
@@ -95,6 +117,9 @@ def _merge(files: list[_TopologyFile]) -> Topology:
         policies=tuple(policies.values()),
         scope=tuple(dict.fromkeys(pattern for file in files for pattern in _texts(file.document.data.get("scope")))),
         suppressions=tuple(each for file in files for each in file.suppressions()),
+        vhost=files[0].vhost,
+        variables=tuple(sorted(set().union(*(file.document.variables for file in files)), key=lambda each: each.name)),
+        files=tuple(file.document.file for file in files),
     )
 
 
@@ -194,6 +219,7 @@ class _TopologyFile(FileReader):
         for index in range(len(self.section("bindings", []))):
             if index not in malformed:
                 self._binding(index, seen)
+        self.report(("vhost",), check_length("the name of the virtual host", self.vhost or ""))
         for kind in ("exchange", "queue"):
             for index, name in enumerate(self.section("external", {}).get(f"{kind}s") or ()):
                 if isinstance(name, str) and not name.startswith("amq."):
@@ -206,6 +232,11 @@ class _TopologyFile(FileReader):
 
     def external(self, kind: str) -> list[str]:
         return _texts(self.section("external", {}).get(kind))
+
+    @property
+    def vhost(self) -> str | None:
+        """Return the virtual host that the file names, if it does."""
+        return self.section("vhost", "") or None
 
     def suppressions(self) -> Iterator[Suppression]:
         for index, entry in enumerate(self.section("lint", [])):

@@ -10,6 +10,7 @@ from typing import Any
 
 from rmqkit.errors import TopologyError
 from rmqkit.model import QUEUE_TYPES, Contract, Queue, Retry, Suppression, Topology
+from rmqkit.topology.file import variables
 from rmqkit.topology.file.document import KeyPath
 from rmqkit.topology.file.scalars import LONGEST_NUMBER, read_scalar
 from rmqkit.topology.file.yaml_errors import MAX_DEPTH
@@ -36,6 +37,7 @@ def _sections(topology: Topology) -> dict[str, Any]:
     publish = topology.publish
     external = {"exchanges": topology.external_exchanges, "queues": topology.external_queues}
     return {
+        "vhost": topology.vhost,
         "description": topology.description,
         "exchanges": {each.name: {"type": each.type} | _given(each) for each in topology.exchanges},
         "queues": {each.name: _queue(each) for each in collapse(topology).queues},
@@ -141,6 +143,7 @@ def _text(text: str, path: KeyPath) -> str:
     """Write a text as it is, or in quotes if it needs them; raise TopologyError for half a surrogate pair."""
     if _is_plain(text):
         return text
+    text = variables.escape(text)
     if text.isprintable() and "'" not in text and ('"' in text or "\\" in text):
         return f"'{text}'"
     try:
