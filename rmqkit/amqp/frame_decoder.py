@@ -68,7 +68,7 @@ class _Content:
         self.method = method
         self.header = b""
         self.missing = -1  # body bytes still to arrive; -1 before the header
-        self.parts: list[bytes] = []
+        self.parts: list[memoryview] = []  # of what was read: copied once, when all is there
 
 
 class Decoder:
@@ -111,7 +111,7 @@ class Decoder:
                 break
             if data[stop] != FRAME_END[0]:
                 raise ProtocolError("a frame without end octet")
-            self._frame(kind, channel, data[position : stop + 1], events)
+            self._frame(kind, channel, memoryview(data)[position : stop + 1], events)
             position = stop + 1
         self._rest = data[position:]
         return events
@@ -139,7 +139,7 @@ class Decoder:
             events.append((channel, run))
         return position
 
-    def _frame(self, kind: int, channel: int, raw: bytes, events: list[tuple[int, Event]]) -> None:
+    def _frame(self, kind: int, channel: int, raw: memoryview, events: list[tuple[int, Event]]) -> None:
         payload = raw[FRAME_HEAD.size : -1]
         content = self._contents.get(channel)
         if kind == spec.FRAME_METHOD and channel and len(payload) >= _INDEX.size:
@@ -149,17 +149,17 @@ class Decoder:
                 events.append((channel, Confirm(tag, bool(bits & 1), index == ACK_INDEX)))
                 return
             if index in (_DELIVER, _RETURN):
-                self._contents[channel] = _Content(payload)
+                self._contents[channel] = _Content(bytes(payload))
                 return
         elif content is not None and kind in (spec.FRAME_HEADER, spec.FRAME_BODY):
             if self._extend(content, kind, payload):
                 del self._contents[channel]
                 self._complete(channel, content, events)
             return
-        self._leave_to_pika(channel, raw, events)
+        self._leave_to_pika(channel, bytes(raw), events)
 
     @staticmethod
-    def _extend(content: _Content, kind: int, payload: bytes) -> bool:
+    def _extend(content: _Content, kind: int, payload: memoryview) -> bool:
         """Add a header or body frame to a content; return whether it is complete."""
         if kind == spec.FRAME_HEADER:
             if content.missing >= 0 or len(payload) < _CONTENT_HEADER.size:
@@ -167,7 +167,7 @@ class Decoder:
             class_id, _, size = _CONTENT_HEADER.unpack_from(payload)
             if class_id != _BASIC_CLASS or size > MAX_BODY_BYTES:
                 raise ProtocolError(f"a content header of class {class_id} for a body of {size} bytes")
-            content.header, content.missing = payload, size
+            content.header, content.missing = bytes(payload), size
         else:
             if not payload or len(payload) > content.missing:
                 raise ProtocolError("a body whose length differs from its header")
@@ -177,7 +177,7 @@ class Decoder:
 
     def _complete(self, channel: int, content: _Content, events: list[tuple[int, Event]]) -> None:
         method, header = content.method, content.header
-        body = content.parts[0] if len(content.parts) == 1 else b"".join(content.parts)
+        body = b"".join(content.parts)
         try:
             if _INDEX.unpack_from(method)[0] == _RETURN:
                 events.append((channel, _returned(method, header[12:], body)))

@@ -215,9 +215,10 @@ class Encoder:
         if not size:
             return head  # an empty body has no body frame
         if size > self._room:
-            pieces = [head]
+            pieces: list[bytes | memoryview] = [head]
+            view = memoryview(body)  # its slices are no copies
             for start in range(0, size, self._room):
-                part = body[start : start + self._room]
+                part = view[start : start + self._room]
                 pieces += (FRAME_HEAD.pack(spec.FRAME_BODY, self._channel, len(part)), part, FRAME_END)
             return b"".join(pieces)
         head += FRAME_HEAD.pack(spec.FRAME_BODY, self._channel, size)

@@ -39,7 +39,7 @@ from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
 READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
-WRITE_BYTES = 256 * 1024  # a partial write copies the rest, so a write must not be too large
+WRITE_BYTES = 256 * 1024
 CLOSE_TIMEOUT_S = 3.0  # under an alarm the broker reads nothing, so close-ok never arrives
 OWNER_CHECK_S = 1.0
 # Environment variable: decode with pika alone, to tell a fault of rmqkit from one of pika.
@@ -105,7 +105,7 @@ class _Adapter(pika.SelectConnection):
 
     def emit(self, data: bytes) -> None:
         self.bytes_sent += len(data)
-        self._adapter_emit_data(data)
+        self._adapter_emit_data(memoryview(data))  # type: ignore[arg-type] # after a partial write, the rest is no copy
 
     def abort(self) -> None:
         """Close without the closing handshake."""
