@@ -7,6 +7,7 @@ TESTS ?= tests
 ROUNDS ?= 50# of each fault
 BIN := .venv/bin
 NEWEST := $(CURDIR)/.rabbitmq/newest
+export PYTHONDONTWRITEBYTECODE :=# or each of the processes that tests start compiles the package anew
 
 .PHONY: help demo test test-faults test-latest lint bench setup rabbitmq clients lock clean
 
