@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pika
@@ -15,9 +12,9 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conftest import Broker
+from tests.support.cli import Run, rmqkit
 from tests.support.versions import version
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ORDERS = """
 exchanges:
   orders: {type: topic}
@@ -33,11 +30,10 @@ publish: {exchange: orders, routing_key: order.eu}
 @pytest.fixture
 def run(vhost_url: str, tmp_path: Path) -> Run:
     """Run `rmqkit` on a virtual host of its own, with a state folder of its own."""
-    env = os.environ | {"RMQKIT_URL": vhost_url, "XDG_STATE_HOME": str(tmp_path / "state")}
+    env = {"RMQKIT_URL": vhost_url, "XDG_STATE_HOME": str(tmp_path / "state")}
 
-    def run(*arguments: object, stdin: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from rmqkit.cli import main; main()", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, input=stdin, env=env | more, check=False)
+    def run(*arguments: object, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        return rmqkit(*arguments, stdin=stdin, env=env | more)
 
     return run
 

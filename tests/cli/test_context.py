@@ -56,7 +56,7 @@ def test_a_context_is_added_used_changed_and_removed(vhost_url: str, broker: Bro
     succeed("publish", "--context", "here", "-e", "amq.fanout", "hello")
     assert json.loads(succeed("status", "--json", RMQKIT_CONTEXT="here").stdout)["queues"] == []
     assert "Commands now use context here" in succeed("context", "use", "here").stderr
-    assert rmqkit("--context", "here", "status", as_process=True).returncode == 0
+    assert rmqkit("--context", "here", "status").returncode == 0
     succeed("status")
     succeed("context", "edit", "here", "--vhost", "nowhere", "--color", "red")
     assert "virtual host 'nowhere'" in rmqkit("status").stderr
@@ -81,7 +81,7 @@ def test_the_password_is_kept_only_where_an_option_says(config: Path) -> None:
     assert "--api-url" in fail("context", "add", "prod", "amqp://h", "--api-url", f"http://ada:{SECRET}@h")
     assert (
         "--password-in-file needs a terminal"
-        in rmqkit("context", "add", "prod", "amqps://ada@h", "--password-in-file", as_process=True).stderr
+        in rmqkit("context", "add", "prod", "amqps://ada@h", "--password-in-file").stderr
     )
     assert "No closing quotation" in fail("context", "add", "prod", "amqps://ada@h", "--password-command", "pass 'x")
     assert not config.exists()
@@ -124,7 +124,7 @@ def test_a_password_command_logs_in_over_amqp_and_http_and_in_worker_processes(
     url = vhost_url.replace("guest:guest@", "guest@")
     succeed("context", "add", "here", url, "--api-url", api(broker), "--password-command", "printf guest")
     assert "work" in succeed("status", "--context", "here").stdout
-    done = rmqkit("consume", "work", "--context", "here", "--workers", 2, "-n", 3, as_process=True)
+    done = rmqkit("consume", "work", "--context", "here", "--workers", 2, "-n", 3)
     assert (done.returncode, sorted(done.stdout.split())) == (0, ["0", "1", "2"])
 
 

@@ -30,10 +30,8 @@ bindings:
 """
 
 
-def convert(
-    folder: Path, *arguments: str, stdin: str = "", as_process: bool = False
-) -> subprocess.CompletedProcess[str]:
-    return rmqkit("convert", *arguments, folder=folder, stdin=stdin, as_process=as_process)
+def convert(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return rmqkit("convert", *arguments, folder=folder, stdin=stdin)
 
 
 @pytest.fixture
@@ -74,7 +72,7 @@ def test_an_existing_file_is_replaced_only_by_force_and_keeps_its_permissions(fo
 
 
 def test_a_device_is_written_to_and_not_replaced(folder: Path) -> None:
-    to_device = convert(folder, "t.yaml", "/dev/stdout", "--to", "definitions", as_process=True)
+    to_device = convert(folder, "t.yaml", "/dev/stdout", "--to", "definitions")
     assert to_device.stdout == convert(folder, "t.yaml").stdout
     assert convert(folder, "t.yaml", "/dev/null", "--force").returncode == 0
     assert Path("/dev/null").is_char_device()

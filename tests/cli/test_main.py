@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import typer
@@ -28,19 +29,18 @@ from rmqkit.cli.output import safe, table
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
 from rmqkit.stop import Stop
 from tests.conftest import Broker, Namespace
+from tests.support import cli
+from tests.support.cli import COMMAND
 from tests.support.terminal import terminal
 
-RMQKIT = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
 CANARY = "c4n4ry"
 
 
-def rmqkit(
-    *arguments: str, env: Mapping[str, str] | None = None, stdin: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in {"RMQKIT_URL", "AMQP_URL", "NO_COLOR"}}
-    return subprocess.run(
-        [*RMQKIT, *arguments], capture_output=True, text=True, input=stdin, env=clean | dict(env or {}), check=False
-    )
+def rmqkit(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    with mock.patch.dict(os.environ):
+        for name in ("RMQKIT_URL", "AMQP_URL", "NO_COLOR"):
+            os.environ.pop(name, None)
+        return cli.rmqkit(*arguments, env=env)
 
 
 def on_a_terminal(arguments: Sequence[str], **env: str) -> str:
@@ -240,12 +240,12 @@ def test_schema_prints_the_json_schema() -> None:
 
 @pytest.mark.parametrize("arguments", ["schema", "--help", "--version"])
 def test_a_closed_standard_output_is_not_an_error(arguments: str) -> None:
-    done = subprocess.run(["sh", "-c", f'"$@" {arguments} >&-', "sh", *RMQKIT], capture_output=True, check=False)
+    done = subprocess.run(["sh", "-c", f'"$@" {arguments} >&-', "sh", *COMMAND], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_reader_that_closes_early_is_not_an_error() -> None:
-    process = subprocess.Popen([*RMQKIT, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*COMMAND, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()  # before a byte is written: Python has yet to start
     assert process.stderr is not None
@@ -256,7 +256,8 @@ def test_a_reader_that_closes_early_is_not_an_error() -> None:
 
 @pytest.mark.parametrize("arguments", ["schema", "--help"])
 def test_a_full_disk_is_an_output_error(arguments: str) -> None:
-    done = subprocess.run(["sh", "-c", f'"$@" {arguments} >/dev/full', "sh", *RMQKIT], capture_output=True, check=False)
+    command = ["sh", "-c", f'"$@" {arguments} >/dev/full', "sh", *COMMAND]
+    done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == exit_codes.PARTLY_DONE
     assert done.stderr == b"error: standard output: No space left on device\n"
 
@@ -272,7 +273,7 @@ def interrupt(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
 def test_interrupting_a_command_that_does_not_handle_it_exits_with_130(tmp_path: Path) -> None:
     pipe = tmp_path / "topology.yaml"
     os.mkfifo(pipe)
-    process = subprocess.Popen([*RMQKIT, "apply", str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*COMMAND, "apply", str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with pipe.open("w"):  # returns once the command has opened it, too
         out, err = interrupt(process)
     assert (process.returncode, out) == (130, b"")
@@ -352,7 +353,7 @@ def test_an_unknown_shell_is_an_error_that_names_the_known_ones(words: str) -> N
 
 def test_bash_completes_commands(tmp_path: Path) -> None:
     program = tmp_path / "rmqkit"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(RMQKIT)} "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
     program.chmod(0o755)
     script = """
         eval "$(rmqkit --show-completion bash)"
@@ -435,7 +436,8 @@ def test_quiet_shows_no_progress_on_a_terminal(broker_url: str, namespace: Names
 
 def test_verbose_logs_connections_and_requests_without_the_password(broker_url: str, broker: Broker) -> None:
     env = {"RMQKIT_URL": broker_url, "RMQKIT_API_URL": broker.api_url}
-    done = rmqkit("status", "--verbose", env=env)
+    command = [*COMMAND, "status", "--verbose"]  # as a process: logging would go on in this one
+    done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
     assert done.returncode == exit_codes.DONE
     assert re.search(
         r"rmqkit\.amqp: rmqkit consumer: connected to RabbitMQ \d+\.\d+\.\d+ at amqp://guest:\*\*\*@", done.stderr

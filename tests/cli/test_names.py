@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rmqkit.errors import Unreachable
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
+from tests.support.cli import run_bytes
 from tests.support.queues import drain
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -27,11 +27,8 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
     """Run `rmqkit` with arguments that may be bytes."""
 
     def run(*arguments: str | bytes, **more: str | bytes) -> subprocess.CompletedProcess[bytes]:
-        command = [os.fsencode(each) for each in (sys.executable, "-m", "rmqkit", *arguments)]
-        variables = {os.fsencode(name): os.fsencode(value) for name, value in (environment | more).items()}
-        return subprocess.run(
-            command, input=b"", capture_output=True, env=variables, cwd=tmp_path, check=False, timeout=60
-        )
+        variables = {name: os.fsdecode(value) for name, value in (environment | more).items()}
+        return run_bytes(*arguments, env=variables, folder=tmp_path)
 
     return run
 

@@ -20,7 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from rmqkit.amqp import transport
 from rmqkit.amqp.direct_write import DirectWriter
 from rmqkit.node.node import Node
-from tests.support.cli import rmqkit
+from tests.support.cli import rmqkit, run_bytes
 from tests.support.queues import declare, drain, drain_messages, ready
 from tests.support.wait import wait_for_queue, wait_until
 
@@ -35,10 +35,7 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
     """Run `rmqkit publish`; standard input is at its end unless given."""
 
     def run(*arguments: object, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
-        command = [*RMQKIT, "publish", *map(str, arguments)]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, env=environment | more, cwd=tmp_path, check=False, timeout=50
-        )
+        return run_bytes("publish", *arguments, stdin=stdin, env=environment | more, folder=tmp_path)
 
     return run
 

@@ -19,6 +19,7 @@ import typer
 from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.cli.publish_input import InputOptions
+from tests.support.cli import run_bytes
 from tests.support.queues import drain, drain_messages, ready
 from tests.support.wait import wait_until
 
@@ -32,10 +33,7 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
     """Run `rmqkit`; standard input is at its end unless given."""
 
     def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        command = [*RMQKIT, *map(str, arguments)]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, env=environment, cwd=tmp_path, check=False, timeout=50
-        )
+        return run_bytes(*arguments, stdin=stdin, env=environment, folder=tmp_path)
 
     return run
 

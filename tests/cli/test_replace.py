@@ -1,4 +1,4 @@
-"""`rmqkit apply --replace` as a process; what it does to messages is tested in tests/broker and tests/faults."""
+"""`rmqkit apply --replace`; what it does to messages is tested in tests/broker and tests/faults."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conftest import Broker
+from tests.support.cli import COMMAND, Run, rmqkit
 from tests.support.queues import drain, open_channel
 
 OLD = """
@@ -22,8 +22,6 @@ queues: {pay: {}, dead: {}}
 bindings: [{source: shop, destination: pay, routing_key: "#"}]
 """
 NEW = OLD.replace("pay: {}", 'pay: {arguments: {x-dead-letter-exchange: "", x-dead-letter-routing-key: dead}}')
-COMMAND = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -37,9 +35,7 @@ def env(broker: Broker, vhost_url: str, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def run(env: dict[str, str], tmp_path: Path) -> Run:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *arguments], capture_output=True, text=True, env=env, cwd=tmp_path, check=False
-        )
+        return rmqkit(*arguments, env=env, folder=tmp_path)
 
     return run
 

@@ -1,4 +1,4 @@
-"""`rmqkit call` and `rmqkit serve` as processes; the other side is pika, or the library."""
+"""`rmqkit call`, and `rmqkit serve` as a process; the other side is pika, or the library."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 
 import rmqkit
 from rmqkit import Delivery, HandlerError, Message, Stop
+from tests.support.cli import run_bytes
 from tests.support.terminal import terminal
 from tests.support.wait import wait_for_queue
 
@@ -29,14 +30,7 @@ def run(environment: dict[str, str], tmp_path: Path) -> Callable[..., Any]:
     """Run `rmqkit` in a folder of its own, with bytes for standard input and output."""
 
     def run(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [sys.executable, "-m", "rmqkit", *arguments],
-            capture_output=True,
-            env=environment,
-            cwd=tmp_path,
-            check=False,
-            input=stdin or b"",
-        )
+        return run_bytes(*arguments, stdin=stdin or b"", env=environment, folder=tmp_path)
 
     return run
 

@@ -59,12 +59,12 @@ def test_an_offset_is_refused_for_other_queues(queue: str, broker_url: str) -> N
 
 def test_a_filter_reads_past_unmatched_messages_in_a_stream(stream: str, environment: dict[str, str]) -> None:
     only = ("--filter", "body == 150", "--prefetch", 10, "-n", 1)
-    done = run("consume", stream, "--offset", "0", *only, env=environment, as_process=True)
+    done = run("consume", stream, "--offset", "0", *only, env=environment)
     assert (done.returncode, done.stdout) == (0, "150\n"), done.stderr
 
 
 def test_a_stream_is_read_with_no_ack_too(stream: str, environment: dict[str, str]) -> None:
-    done = run("consume", stream, "--offset", "0", "--no-ack", "-n", 3, env=environment, as_process=True)
+    done = run("consume", stream, "--offset", "0", "--no-ack", "-n", 3, env=environment)
     assert (done.returncode, done.stdout) == (0, "0\n1\n2\n"), done.stderr
 
 
@@ -77,7 +77,7 @@ def test_contradictory_options_of_a_stream_are_a_usage_error(more: list[str], en
 def test_several_consumers_would_each_receive_all_of_a_stream(
     stream: str, environment: dict[str, str], several: str
 ) -> None:
-    done = run("consume", stream, several, 2, "--idle-timeout", 1, env=environment, as_process=True)
+    done = run("consume", stream, several, 2, "--idle-timeout", 1, env=environment)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert f"queue '{stream}' is a stream: every consumer would receive all of its messages" in done.stderr
 

@@ -156,7 +156,7 @@ def test_recorded_messages_are_published_again_with_every_byte(
 ) -> None:
     record = tmp_path / "record"
     how = ("--save-to", record) if folder else ("--format", "json")
-    done = run("consume", "work", "-u", vhost_url, "-n", len(sent), *how, as_process=True)
+    done = run("consume", "work", "-u", vhost_url, "-n", len(sent), *how)
     assert done.returncode == 0, done.stderr
     if not folder:
         record.write_text(done.stdout)

@@ -1,22 +1,21 @@
-"""Run `rmqkit` in the tests' process, which saves a start of Python, or as a process."""
+"""Run `rmqkit` in the tests' process, which saves a start of Python."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import typer
-
-from rmqkit.cli import error_output
-from rmqkit.cli.app import app
+from rmqkit.cli import main
 
 COMMAND = [sys.executable, "-c", "from rmqkit.cli import main; main()"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -28,29 +27,73 @@ def rmqkit(
     folder: Path | None = None,
     stdin: str = "",
     env: Mapping[str, str] | None = None,
-    as_process: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `rmqkit` in a folder and with more variables; with standard input, or `as_process`, run it as a process."""
-    words = list(map(str, arguments))
-    if stdin or as_process:
-        return subprocess.run(
-            [*COMMAND, *words],
-            capture_output=True,
-            text=True,
-            input=stdin,
-            env=os.environ | dict(env or {}),
-            cwd=folder,
-            check=False,
-        )
-    out, err = io.StringIO(), io.StringIO()
+    """Run `rmqkit` in a folder, with more variables and with standard input, or its end."""
+    done = run_bytes(*arguments, folder=folder, stdin=stdin.encode(), env=env)
+    out, err = (each.decode(errors="replace") for each in (done.stdout, done.stderr))
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+
+def run_bytes(
+    *arguments: object,
+    folder: Path | None = None,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `rmqkit` likewise, with bytes for standard input and output."""
+    words = [os.fsdecode(each) if isinstance(each, bytes) else str(each) for each in arguments]
     with (
         contextlib.chdir(folder or Path.cwd()),
         mock.patch.dict(os.environ, env or {}),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "argv", ["rmqkit", *words]),
+        _standard_streams(stdin) as (out, err),
     ):
-        code = error_output.run(lambda: typer.main.get_command(app)(words, prog_name="rmqkit"), words)
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+        try:
+            main()
+            code: object = 0
+        except SystemExit as ending:
+            code = ending.code or 0
+    assert isinstance(code, int), code
+    return subprocess.CompletedProcess(words, code, bytes(out), bytes(err))
+
+
+@contextlib.contextmanager
+def _standard_streams(stdin: bytes) -> Iterator[tuple[bytearray, bytearray]]:
+    """Make pipes of file descriptors 0, 1 and 2, as for a process; yield what is written, complete after the block."""
+    out, err = bytearray(), bytearray()
+    with contextlib.ExitStack() as restoring:  # in reverse order: our ends of the pipes close before threads are joined
+        transfers: tuple[Callable[[int], None], ...] = (
+            partial(_write, stdin),
+            partial(_read, out),
+            partial(_read, err),
+        )
+        for number, transfer in enumerate(transfers):
+            ours, theirs = os.pipe() if number else reversed(os.pipe())
+            thread = threading.Thread(target=transfer, args=(ours,))
+            thread.start()
+            restoring.callback(thread.join)
+            kept = os.dup(number)
+            restoring.callback(os.close, kept)
+            os.dup2(theirs, number)
+            os.close(theirs)
+            restoring.callback(os.dup2, kept, number)
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            file = open(number, "wb" if number else "rb", closefd=False)  # noqa: SIM115
+            stream = TextIOWrapper(file, encoding="utf-8", errors="backslashreplace" if number == 2 else None)
+            restoring.enter_context(mock.patch.object(sys, name, stream))
+            restoring.callback(stream.detach)
+        yield out, err
+
+
+def _write(data: bytes, pipe: int) -> None:
+    with contextlib.suppress(BrokenPipeError), open(pipe, "wb") as stream:
+        stream.write(data)
+
+
+def _read(into: bytearray, pipe: int) -> None:
+    with open(pipe, "rb", buffering=0) as stream:
+        while chunk := stream.read(65536):
+            into += chunk
 
 
 def parse_report(stderr: bytes) -> dict[str, Any]:
