@@ -16,6 +16,7 @@ from rmqkit.message import Delivery, Message
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.messaging.consumer import Consumer
+from rmqkit.messaging.delayed_publishing import Delay, DelayedPublishing
 from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
@@ -92,6 +93,7 @@ class Connection(QueueContents):
         self._served: list[rpc_server.ServedFunction] = []
         self._contracts = ContractCache()
         self._hooks = settings.hooks
+        self._delayed = DelayedPublishing(self._consuming)
         self._consuming.verify(wait_s)
 
     def __enter__(self) -> Self:
@@ -166,6 +168,7 @@ class Connection(QueueContents):
         messages: Message | Iterable[Message | None],
         *,
         topology: Topology | None = None,
+        delay: Delay | None = None,
         options: PublishOptions = DEFAULTS,
         check: bool = True,
         timeout_s: float | None = None,
@@ -187,6 +190,11 @@ class Connection(QueueContents):
         rule. `timeout_s` bounds all of this, connecting and recovering included: then raises NotConfirmed or
         ConnectionLost.
 
+        With a `delay`, a timedelta or the time of delivery, messages wait on the broker, to the second, for up to 180
+        days before they go to their exchange with their key; if no queue receives one then, it waits until one does.
+        Raises NotFound for an exchange or queue that does not exist, InputError for a time in the past, PayloadError
+        for a message with an expiration.
+
         With `check`, as with `subprocess.run`, an unconfirmed message raises an error: NotConfirmed, or Unroutable if
         all that failed reached no queue. Raises PayloadError for messages that AMQP cannot carry, ConnectionLost when
         recovery fails. The `report` of a BrokerError has the numbers.
@@ -194,7 +202,14 @@ class Connection(QueueContents):
         source = (messages,) if isinstance(messages, Message) else messages
         if topology:
             source = self._contracts.of_topology(topology).checked(source)
-        plain = not topology and (options is DEFAULTS or options == DEFAULTS) and on_warning == _log.warning
+        if delay is not None:
+            source = self._delayed.each(source, delay, on_warning)
+        plain = (
+            not topology
+            and delay is None
+            and (options is DEFAULTS or options == DEFAULTS)
+            and on_warning == _log.warning
+        )
         if isinstance(messages, Message) and plain and not any((stop, on_progress, on_settled, on_failure)):
             report = self._shared_publisher.publish(messages, timeout_s)
         else:

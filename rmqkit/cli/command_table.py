@@ -122,6 +122,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit publish --count 100000",
             'rmqkit publish worker_queue "hello"',
             "rmqkit publish -e orders -r order.eu.paid --lines orders.jsonl",
+            'rmqkit publish reminders "call Ada" --at 2026-12-24T18:00Z',
         ),
         "consume": (
             "Consume a queue: print, save, forward, run a command or call a function, then acknowledge.",

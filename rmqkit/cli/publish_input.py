@@ -7,15 +7,16 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmqkit.cli.options import option_field, parse_target
-from rmqkit.errors import Location, PayloadError
+from rmqkit.errors import InputError, Location, PayloadError
 from rmqkit.message import Message, Properties
+from rmqkit.messaging.delayed_publishing import check
 from rmqkit.model import Target
 from rmqkit.payload import amqp_json, formats, properties, sources
 from rmqkit.payload.formats import Format
@@ -224,6 +225,27 @@ def parse_expiration(text: str) -> str:
         expected = f"milliseconds (0 to {properties.MAX_EXPIRATION_MS}), or a duration such as 5s"
         raise PayloadError(f"--expiration: expected {expected}")
     return str(ms)
+
+
+def parse_delay(delay: str | None, at: str | None) -> timedelta | datetime | None:
+    """Return the delay that `--delay` or `--at` names. Raises a usage error, InputError."""
+    if delay is not None and at is not None:
+        raise typer.BadParameter("--delay cannot be combined with --at")
+    later: timedelta | datetime | None = None
+    if delay is not None:
+        if not (found := re.fullmatch(r"(\d{1,8})(s|m|h|d)", delay, re.ASCII)):
+            raise InputError(f"--delay {delay}: expected a duration such as 90s, 5m, 2h or 30d")
+        later = timedelta(milliseconds=int(found[1]) * _UNITS_MS[found[2]])
+    if at is not None:
+        try:
+            later = datetime.fromisoformat(at)
+        except ValueError:
+            raise InputError(
+                f"--at {at}: expected a time such as 2026-12-24T18:00Z or 2026-12-24T19:00+01:00"
+            ) from None
+    if later is not None:
+        check(later)
+    return later
 
 
 def _parse_timestamp(text: str) -> datetime:

@@ -9,6 +9,7 @@ from rmqkit.cli import error_output, output, report_text
 from rmqkit.cli.publish_input import PublishInput
 from rmqkit.connection import Connection
 from rmqkit.errors import RmqkitError
+from rmqkit.messaging.delayed_publishing import Delay
 from rmqkit.options import PublishOptions
 from rmqkit.report import Fate, PublishReport, as_json
 from rmqkit.stop import Stop, StoppedAtOnce
@@ -21,10 +22,11 @@ def run(
     stop: Stop,
     *,
     mandatory: bool | None,
+    delay: Delay | None = None,
     json: bool,
 ) -> int:
     """Publish, print the report and return the exit code; `report_text.error_of` explains `mandatory`."""
-    report, error, stopped_at_once = _send(connection, messages, options, stop)
+    report, error, stopped_at_once = _send(connection, messages, options, delay, stop)
     unsaved = _save_progress(messages)
     error = error or report_text.error_of(report, mandatory=mandatory) or messages.failure or unsaved
     connection.complete_advice(error)
@@ -37,7 +39,7 @@ def run(
 
 
 def _send(
-    connection: Connection, messages: PublishInput, options: PublishOptions, stop: Stop
+    connection: Connection, messages: PublishInput, options: PublishOptions, delay: Delay | None, stop: Stop
 ) -> tuple[PublishReport, RmqkitError | None, bool]:
     """Publish; return the report, the error that ended it early, and whether a second signal did."""
     report = PublishReport(confirms=options.confirms)
@@ -51,6 +53,7 @@ def _send(
         try:
             report = connection.publish(
                 messages,
+                delay=delay,
                 options=options,
                 check=False,
                 stop=stop,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.plan import Difference, Kind, Outcome, Step
+from rmqkit.topology.delays import NAMES
 from rmqkit.topology.names import any_part
 
 _SECTIONS: Mapping[Kind, str] = {
@@ -97,10 +98,10 @@ def extras(expected: Topology, actual: Topology) -> Topology:
 
 
 def is_internal(entity: Exchange | Queue) -> bool:
-    """Tell whether the broker created an entity for itself, as federation does, or rmqkit for a replacement."""
+    """Tell whether the broker created an entity for itself, as federation does, or rmqkit, to replace or delay."""
     internal = entity.name.startswith("amq.") or "x-internal-purpose" in entity.arguments
     federated = isinstance(entity, Exchange) and entity.type == "x-federation-upstream"
-    return internal or federated or bool(_TEMPORARY.search(entity.name))
+    return internal or federated or entity.name.startswith(NAMES) or bool(_TEMPORARY.search(entity.name))
 
 
 def binding_key(binding: Binding) -> str:

@@ -20,6 +20,7 @@ PAGES = (
     "docs/README.md",
     "docs/contexts.md",
     "docs/contracts.md",
+    "docs/delayed-messages.md",
     "docs/getting-started.md",
     "docs/handlers.md",
     "docs/library.md",

@@ -8,7 +8,7 @@ import typer
 from rmqkit.cli import last_applied, output, publish_run, report_text
 from rmqkit.cli.contract_options import SchemaOptions
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
-from rmqkit.cli.publish_input import InputOptions, PropertyOptions, PublishInput, TargetOptions
+from rmqkit.cli.publish_input import InputOptions, PropertyOptions, PublishInput, TargetOptions, parse_delay
 from rmqkit.cli.signals import run_and_exit
 from rmqkit.connection import Connection
 from rmqkit.errors import AccessRefused, InputError, NotFound, Refused, ResourceLocked
@@ -32,6 +32,13 @@ def publish(
     broker: ConnectionOptions,
     *,
     rate: Annotated[float | None, option("--rate N", "Publish at most N messages a second.", min=0.001)] = None,
+    delay: Annotated[
+        str | None, option("--delay TIME", "Deliver the messages later: after 90s, 5m, 2h or 30d, up to 180d.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        option("--at TIME", "Deliver the messages at a time, such as 2026-12-24T18:00Z, up to 180 days ahead."),
+    ] = None,
     no_confirms: Annotated[
         bool, option("--no-confirms", "Do not wait for confirms: the outcome is unknown then.")
     ] = False,
@@ -48,6 +55,7 @@ def publish(
         named = None if queue is None else Target("", queue)
     if inputs.resume is not None and no_confirms:
         raise typer.BadParameter("--resume cannot be combined with --no-confirms: it saves what was confirmed")
+    later = parse_delay(delay, at)
     settings = broker.settings()
     options = PublishOptions(confirms=not no_confirms, rate=rate)
     mandatory = True if target.mandatory else False if target.allow_unroutable else None
@@ -59,7 +67,7 @@ def publish(
                 _check_queue(connection, queue)
             elif inputs.payloads and named != Target("", inputs.payloads[0]):
                 _refuse_queue_name(connection, inputs.payloads[0])
-            return publish_run.run(connection, messages, options, stop, mandatory=mandatory, json=json)
+            return publish_run.run(connection, messages, options, stop, mandatory=mandatory, delay=later, json=json)
 
     run_and_exit(body)
 

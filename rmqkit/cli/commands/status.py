@@ -36,6 +36,7 @@ from rmqkit.payload import properties
 from rmqkit.plan import Outcome
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
+from rmqkit.topology.delays import NAMES as DELAYS
 
 if TYPE_CHECKING:
     from rmqkit.connection import Connection
@@ -85,7 +86,9 @@ class Selection:
     all_vhosts: bool = False
 
     def of(self, queues: Iterable[QueueStatus], *, by_default: Order | None) -> tuple[QueueStatus, ...]:
-        """Return the selected queues in their order."""
+        """Return the selected queues in their order; without patterns, one stands for all with delayed messages."""
+        if not self.patterns:
+            queues = _folded(queues)
         found = [
             each for each in queues if not self.patterns or any(fnmatchcase(each.name, one) for one in self.patterns)
         ]
@@ -94,6 +97,20 @@ class Selection:
         keys = {Order.BUSY: _busy, Order.NAME: lambda queue: queue.name}
         order = self.order or by_default
         return tuple(sorted(found, key=keys[order]) if order else found)
+
+
+def _folded(queues: Iterable[QueueStatus]) -> Iterator[QueueStatus]:
+    """Yield the queues, and at the end one for each virtual host in whose place there are those of delayed messages."""
+    folded: dict[str | None, QueueStatus] = {}
+    for queue in queues:
+        if not queue.name.startswith(DELAYS):
+            yield queue
+            continue
+        total = folded.get(queue.vhost) or replace(queue, name=f"{DELAYS}*", ready=0, unacknowledged=0, waiting=0)
+        waiting = sum(each or 0 for each in (total.waiting, queue.ready, queue.unacknowledged, queue.waiting))
+        state = queue.state if total.state in _HEALTHY else total.state
+        folded[queue.vhost] = replace(total, waiting=waiting, state=state, published_per_s=None, delivered_per_s=None)
+    yield from folded.values()
 
 
 def _busy(queue: QueueStatus) -> tuple[float, ...]:
