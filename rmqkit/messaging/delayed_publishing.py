@@ -67,12 +67,12 @@ class DelayedPublishing:
         Raises NotFound if its target does not exist, PayloadError for an expiration, and the errors of declaring.
         """
         target = Target(message.exchange, "" if message.exchange else message.routing_key)
-        if target not in self._declared:
-            self._declare(target, on_warning)
-            self._declared.add(target)
         if (seconds := _seconds_left(delay)) <= 0:
             return message
         properties = self._properties(message.properties, target, seconds)
+        if target not in self._declared:
+            self._declare(target, on_warning)
+            self._declared.add(target)
         return Message(message.body, message.routing_key, delays.entrance(seconds), properties)
 
     def _properties(self, properties: Properties, target: Target, seconds: int) -> Properties:

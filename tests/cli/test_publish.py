@@ -409,3 +409,25 @@ def test_a_publish_is_at_most_thirty_calls_from_its_bytes(
     assert list(calls) == ["write", "send", "emit"]  # the first message on this thread, the others on the I/O thread
     assert len(calls["write"]) <= 30, calls
     assert len(calls["send"] + calls["emit"]) <= 30, calls
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--delay", "5"], b"--delay 5: expected a duration such as 90s"),
+        (["--delay", "0s"], b"the delay is not positive"),
+        (["--delay", "181d"], b"messages can be delayed by 180 days at most"),
+        (["--at", "tomorrow"], b"--at tomorrow: expected a time such as"),
+        (["--at", "2020-01-01T00:00Z"], b"2020-01-01T00:00:00+00:00 is in the past"),
+        (["--at", "2099-01-01T00:00"], b"has no time zone"),
+        (["--delay", "1s", "--at", "2099-01-01T00:00Z"], b"--delay cannot be combined with --at"),
+        (["--delay", "1s", "--expiration", "5s"], b"a message with an expiration cannot be delayed"),
+    ],
+)
+def test_an_impossible_delay_publishes_nothing(
+    run: Run, channel: BlockingChannel, queue: str, options: list[str], message: bytes
+) -> None:
+    done = run("-q", queue, "x", *options)
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert b"declaring" not in done.stderr
+    assert ready(channel, queue) == 0

@@ -302,3 +302,17 @@ def test_watching_on_a_terminal_redraws_the_table_until_it_is_stopped(
     assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
     assert "\x1b[2K" in shown  # in the place of the one before
     assert "Traceback" not in shown
+
+
+def test_delayed_messages_are_counted_in_one_line_unless_their_queues_are_named(
+    live: Run, vhost_channel: BlockingChannel
+) -> None:
+    vhost_channel.queue_declare("later", durable=True)
+    for delay in ("1h", "2d"):
+        assert live("publish", "later", "x", "--delay", delay).returncode == 0
+    wait_until(lambda: "2 waiting" in live("status").stdout)
+    queues = {each["name"]: each for each in json.loads(live("status", "--json").stdout)["queues"]}
+    assert queues.keys() == {"later", "rmqkit.delay.*"}
+    assert (queues["rmqkit.delay.*"]["ready"], queues["rmqkit.delay.*"]["waiting"]) == (0, 2)
+    (named,) = json.loads(live("status", "rmqkit.delay.11", "--json").stdout)["queues"]
+    assert (named["name"], named["ready"]) == ("rmqkit.delay.11", 1)
