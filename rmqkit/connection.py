@@ -202,8 +202,6 @@ class Connection(QueueContents):
         source = (messages,) if isinstance(messages, Message) else messages
         if topology:
             source = self._contracts.of_topology(topology).checked(source)
-        if delay is not None:
-            source = self._delayed.each(source, delay, on_warning)
         plain = (
             not topology
             and delay is None
@@ -215,6 +213,8 @@ class Connection(QueueContents):
         else:
             if self._hooks is not None:
                 source = self._hooks.each_publishing(source)
+            if delay is not None:
+                source = self._delayed.each(source, delay, on_warning)
             publisher = Publisher(
                 self._publishing,
                 options,
