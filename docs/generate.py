@@ -93,8 +93,34 @@ def lint() -> Iterator[str]:
     yield "\n".join(["| code | severity | why it matters |", "|---|---|---|", *rows]) + "\n"
     for rule in rules().values():
         page = f" [RabbitMQ's page]({rule.url})" if rule.url else ""
-        yield f"## {rule.code}\n\n{rule.severity.title()}. {rule.why}{page}\n"
+        release = f" The examples are for `--rabbitmq {rule.release}`." if rule.release else ""
+        yield f"## {rule.code}\n\n{rule.severity.title()}. {rule.why}{release}{page}\n"
         yield f"Bad:\n\n```yaml\n{rule.bad}```\n\nGood:\n\n```yaml\n{rule.good}```\n"
+
+
+class _Placeholders(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        return key.upper()
+
+
+def upgrading() -> Iterator[str]:
+    """Yield the page about upgrades, with the facts that findings are made of."""
+    from rmqkit.topology.lint.releases import facts  # noqa: PLC0415
+    from rmqkit.topology.lint.rule import rules  # noqa: PLC0415
+
+    yield (FOLDER / "upgrading.intro.md").read_text("utf-8")
+    rows = ["| versions | what | finding | measured on |", "|---|---|---|---|"]
+    for fact in facts():
+        effects = {"refused": fact.refused, "changed": fact.changed, "note": fact.noted}
+        versions = "; ".join(f"{effect} {each}" for effect, each in effects.items() if each)
+        values = ": " + " or ".join(map(str, fact.find["values"])) if "values" in fact.find else ""
+        names = ", ".join(f"`{name}{values}`" for name in fact.find.get("settings", ()))
+        text = f"{names} {fact.fault}" if names else fact.message.format_map(_Placeholders())
+        text = text or rules()[fact.rule].why
+        source = fact.url or rules()[fact.rule].url
+        finding = f"[{fact.rule}](lint.md#{fact.rule})"
+        rows.append(f"| {versions} | {text} ([source]({source})) | {finding} | {fact.measured or 'read only'} |")
+    yield "\n".join(rows) + "\n"
 
 
 def exit_codes() -> Iterator[str]:
@@ -201,6 +227,7 @@ PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "topologies.md": topologies,
     "testing-topologies.md": testing_topologies,
     "exit-codes.md": exit_codes,
+    "upgrading.md": upgrading,
     "command-reference.md": command_reference,
     "../rmqkit/cli/completion.json": completion,
 }

@@ -25,6 +25,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "Check topology files for errors and suspicious declarations.",
             "rmqkit validate topologies/work.yaml",
             "rmqkit validate --strict orders.yaml audit.yaml",
+            "rmqkit validate --rabbitmq 4.3 amqps://ada@rabbit.example --all-vhosts",
         ),
         "route": (
             "Show which queues a message would reach, and what happens to it there.",

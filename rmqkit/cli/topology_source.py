@@ -93,14 +93,36 @@ def read(argument: str, broker: ConnectionOptions, vhost: str | None = None) -> 
     from rmqkit.topology.file.loader import loads  # noqa: PLC0415 - start-up time
 
     broker = broker if vhost is None else replace(broker, vhost=vhost)
-    if _URL.match(argument):
-        return read_broker(replace(broker, url=[argument], context=None).settings(source="the URL"))
-    is_json = PurePath(argument).suffix.lower() == ".json"
-    path = readable(argument)
-    text = read_text(path, _MAX_DEFINITIONS_BYTES if is_json else MAX_BYTES)
-    if is_json or _JSON_OBJECT.match(text):
+    if is_url(argument):
+        return read_broker(broker_at(argument, broker))
+    path, text = readable(argument), read_file(argument)
+    if is_definitions(argument, text):
         return _of_definitions(text, path, vhost=broker.vhost)
     return TopologySource(path, loads(text, path))
+
+
+def is_url(argument: str) -> bool:
+    """Tell whether an argument is the URL of a broker."""
+    return bool(_URL.match(argument))
+
+
+def broker_at(url: str, broker: ConnectionOptions) -> Settings:
+    """Return the settings for a URL that is an argument, with the other options. Raises SettingsError."""
+    return replace(broker, url=[url], context=None).settings(source="the URL")
+
+
+def read_file(argument: str) -> str:
+    """Return the text of a topology file or definitions. Raises DocumentError."""
+    return read_text(readable(argument), _MAX_DEFINITIONS_BYTES if _is_json(argument) else MAX_BYTES)
+
+
+def is_definitions(argument: str, text: str) -> bool:
+    """Tell by its name, or else by how it begins, whether a file holds definitions."""
+    return _is_json(argument) or bool(_JSON_OBJECT.match(text))
+
+
+def _is_json(argument: str) -> bool:
+    return PurePath(argument).suffix.lower() == ".json"
 
 
 def read_definitions(path: str, vhost: str | None) -> TopologySource:

@@ -17,7 +17,7 @@ class ClientConnection:
     """A connection of a client; `name` is RabbitMQ's, `client_name` the one that the client chose, if any.
 
     `client` and `version` are those of its library, `state` is running, flow, blocked, ... The rates are in bytes a
-    second, to the broker (`received`) and from it.
+    second, to the broker (`received`) and from it. A `frame_max` of 0 is unlimited, or not negotiated yet.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ClientConnection:
     connected_at: datetime | None = None
     received_per_s: float = 0.0
     sent_per_s: float = 0.0
+    frame_max: int = 0
 
     @property
     def place(self) -> str:
@@ -116,6 +117,7 @@ def _connection(found: Mapping[str, Any]) -> ClientConnection:
         "connected_at": to_time(found.get("connected_at")),
         "received_per_s": _rate(found, "recv_oct"),
         "sent_per_s": _rate(found, "send_oct"),
+        "frame_max": found.get("frame_max") or 0,
     }
     return read(ClientConnection, dict.fromkeys(("user", "vhost", "protocol", "state"), "") | dict(found) | own)
 

@@ -16,6 +16,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -91,6 +92,15 @@ class HttpApiClient:
     def __str__(self) -> str:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}{self._path}"
+
+    @property
+    def address(self) -> Address:
+        """Return the AMQP address of the broker and virtual host."""
+        return self._address
+
+    def for_vhost(self, name: str) -> HttpApiClient:
+        """Return a client for another virtual host of the broker."""
+        return HttpApiClient(self._settings, replace(self._address, vhost=name), self._timeout_s)
 
     def verify(self, cluster_name: str) -> None:
         """Check by the name of the cluster that the HTTP API belongs to the broker of the AMQP connection.
@@ -354,6 +364,8 @@ class HttpApiClient:
         tag = "management"
         if "administrator" in reason:
             tag = "administrator"
+        elif "monitor" in reason:
+            tag = "monitoring"
         elif tag not in reason and path.startswith("policies"):
             tag = "policymaker"
         lacks = f"User {self._username!r} lacks the tag {tag}."

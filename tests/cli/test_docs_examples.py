@@ -38,6 +38,7 @@ PAGES = (
     "docs/patterns/streams.md",
     "docs/patterns/work-queue.md",
     "docs/testing-topologies.md",
+    "docs/upgrading.md",
 )
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")

@@ -36,7 +36,7 @@ scenarios: {{it arrives: {{publish: {{exchange: events, routing_key: k}}, expect
 # Every command, as often as it takes to see what it says. A new command is a new line here, or the test fails.
 LINES: dict[str, list[str]] = {
     "apply": ["apply {topology}", "apply --prune --dry-run {topology}"],
-    "validate": ["validate {topology}"],
+    "validate": ["validate {topology}", "validate --rabbitmq 4.3 --json", "validate --rabbitmq 4.3 {url}"],
     "route": ["route {topology} -e events -r k"],
     "test": ["test --live {scenario}", "test {scenario}"],
     "plan": ["plan {topology}"],

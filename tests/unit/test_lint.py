@@ -10,34 +10,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmqkit.errors import Location
+from rmqkit.errors import InputError, Location
+from rmqkit.http_api import upgrade
 from rmqkit.model import Binding, Exchange, Policy, Queue, Suppression, Target, Topology
 from rmqkit.topology.dead_letters import dead_letters
 from rmqkit.topology.examples import example_names
 from rmqkit.topology.file.loader import load, loads
-from rmqkit.topology.lint.linter import examine, lint
+from rmqkit.topology.lint.linter import examine, lint, upgrade_findings
+from rmqkit.topology.lint.releases import FINDERS, UPGRADE, Fact, facts, parse_release
 from rmqkit.topology.lint.rule import CHECKS, Rule, rules
 from rmqkit.topology.routing import route
 
 
-def of(text: str) -> list[str]:
-    """Return the codes of what lint finds in a topology."""
-    return [finding.code for finding in lint(loads(text))]
+def of(text: str, release: str = "") -> list[str]:
+    """Return the codes of what lint finds in a topology, for a release if there is one."""
+    return [finding.code for finding in examine(loads(text), parse_release(release) if release else None)[0]]
 
 
 @pytest.mark.parametrize("rule", rules().values(), ids=rules())
 def test_the_bad_example_of_a_rule_has_its_finding_and_no_other(rule: Rule) -> None:
-    assert {*of(rule.bad)} == {rule.code}
+    assert {*of(rule.bad, rule.release)} == {rule.code}
 
 
 @pytest.mark.parametrize("rule", rules().values(), ids=rules())
 def test_the_good_example_of_a_rule_has_no_finding_but_hints(rule: Rule) -> None:
     assert [finding for finding in lint(loads(rule.good)) if finding.severity != "hint"] == []
-    assert rule.code not in of(rule.good)
+    assert rule.code not in of(rule.good, rule.release)
 
 
 def test_every_rule_has_its_check() -> None:
-    assert {*CHECKS, "suppression-unused"} == {*rules()}
+    assert {*CHECKS, "suppression-unused", UPGRADE} == {*rules()}
 
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "lint").glob("*.yaml"))
@@ -48,6 +50,47 @@ def test_a_case_has_the_findings_that_its_lines_name(path: Path) -> None:
     lines = enumerate(path.read_text("utf-8").splitlines(), 1)
     expected = [(number, code) for number, line in lines for code in line.partition("# finds ")[2].split()]
     assert [(finding.where.line, finding.code) for finding in lint(load(path))] == sorted(expected)
+
+
+def test_each_line_of_a_case_has_what_release_4_3_does_to_it() -> None:
+    path = CASES[0].parents[1] / "upgrade" / "to_4_3.yaml"
+    lines = enumerate(path.read_text("utf-8").splitlines()[1:], 2)
+    words = {"refuses": "error", "changes": "warning"}
+    expected = [(number, words[word]) for number, line in lines for word in line.partition("  # ")[2].split()]
+    found = upgrade_findings(load(path), parse_release("4.3"))
+    assert [(finding.where.line, finding.severity) for finding in found] == expected
+    assert all(finding.advice and finding.url.startswith("https://") for finding in found)
+    assert upgrade_findings(load(path), parse_release("4.3"), current=(4, 3, 0)) == tuple(
+        finding for finding in found if finding.severity == "error"
+    )
+
+
+def test_a_suppression_of_what_another_release_does_is_not_unused() -> None:
+    text = "queues: {q: {durable: false}}\nlint: [{ignore: transient-queue, name: q, reason: permitted}]"
+    assert (of(text, "4.2"), of(text, "4.3"), of(text)) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "release"), [("3.10", (3, 10, 999)), ("4.3", (4, 3, 999)), ("4.3.6", (4, 3, 6)), ("4.4", (4, 4, 999))]
+)
+def test_a_version_without_a_patch_is_the_latest_of_its_series(text: str, release: tuple[int, ...]) -> None:
+    assert parse_release(text) == release
+
+
+@pytest.mark.parametrize(
+    "text", ["3.9", "3.14", "4.5", "5.0", "4", "four", "4.3.x", "-4.3", "4.3.6.1", "4.30", "1" * 5000]
+)
+def test_another_version_is_an_error_that_names_the_range(text: str) -> None:
+    with pytest.raises(InputError, match=r"not a version from 3\.10 to 4\.4"):
+        parse_release(text)
+
+
+@pytest.mark.parametrize("fact", facts(), ids=lambda fact: fact.name)
+def test_a_fact_has_a_rule_texts_and_a_source(fact: Fact) -> None:
+    rule = rules()[fact.rule]
+    assert fact.refused or fact.changed or fact.noted
+    assert (fact.finder in FINDERS) is not (fact.finder in upgrade.FINDERS)
+    assert all([fact.message or rule.message, fact.advice or rule.advice, fact.url or rule.url])
 
 
 @pytest.mark.parametrize("path", example_names().values(), ids=example_names())

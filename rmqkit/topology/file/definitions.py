@@ -67,6 +67,16 @@ def from_definitions(source: str | Mapping[str, Any], *, file: str, vhost: str |
     return Definitions(topology, omitted, reader.vhost, tuple(reader.untyped))
 
 
+def virtual_hosts(source: str, *, file: str) -> tuple[str | None, ...]:
+    """Return the names of the virtual hosts whose entities definitions hold; None if they name none.
+
+    Raises the errors of `from_definitions`.
+    """
+    reader = _DefinitionsReader(strict_json.parse(source, file), file)
+    reader.check()
+    return tuple(sorted(reader.used_vhosts())) or (None,)
+
+
 def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str, Any]:
     """Return the definitions of a virtual host; if `vhost` is given, with its name in each entity, as in a cluster's.
 
@@ -139,7 +149,7 @@ class _DefinitionsReader:
 
     def choose(self, vhost: str | None) -> None:
         """Choose the virtual host; raise InputError if it does not exist or the choice is ambiguous."""
-        used = {item["vhost"] for section in _CLASSES for item in self._list(section) if _has_text(item, "vhost")}
+        used = self.used_vhosts()
         known = used | {item["name"] for item in self._list("vhosts") if _has_text(item, "name")}
         if vhost is None and len(used) > 1:
             message = f"{self.file} has {len(used)} virtual hosts, and a topology describes one"
@@ -156,6 +166,10 @@ class _DefinitionsReader:
         for place in unnamed if len(unnamed) < len(entities) else ():
             self._problem(place, "names no virtual host, but other entities do")
         self.vhost = vhost if vhost is not None else next(iter(used), None)
+
+    def used_vhosts(self) -> set[str]:
+        """Return the names of the virtual hosts that have entities."""
+        return {item["vhost"] for section in _CLASSES for item in self._list(section) if _has_text(item, "vhost")}
 
     def build(self) -> Topology:
         exchanges, queues = self._named("exchanges", self._exchange), self._named("queues", self._queue)

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rmqkit.model import QUEUE_TYPES, Policy, Queue
 from rmqkit.topology.file.schema import schema
 from rmqkit.topology.index import TopologyIndex
+from rmqkit.topology.lint.releases import UPGRADE, facts, faults
 from rmqkit.topology.lint.rule import Violations, check, series
 from rmqkit.topology.names import suggest
 from rmqkit.topology.policies import SUPPORTED_BY, queue_type
-
-_OUTDATED = {
-    "queue-mode": "has no effect since RabbitMQ 3.12",
-    "queue-version": "1 is a format that RabbitMQ 4.0 removed",
-    "queue-master-locator": "was renamed queue-leader-locator, and RabbitMQ 4.3 refuses it",
-    "max-in-memory-length": "has no effect in RabbitMQ 4",
-    "max-in-memory-bytes": "has no effect in RabbitMQ 4",
-}
-_NEWER: dict[
-    str, str
-] = {  # with the type of queue that supports it; RabbitMQ 3.10 ignores such arguments, and refuses such policies
-    **dict.fromkeys(("consumer-timeout", "consumer-disconnected-timeout", "target-group-size"), "quorum"),
-    **dict.fromkeys(("delayed-retry-type", "delayed-retry-min", "delayed-retry-max"), "quorum"),
-    "stream-filter-size-bytes": "stream",
-}
 
 
 def known_arguments() -> dict[str, Any]:
@@ -104,49 +90,19 @@ def exclusive_queue(index: TopologyIndex) -> Violations:
 @check
 def outdated_setting(index: TopologyIndex) -> Violations:
     """Find arguments and policies of older releases."""
-    for queue in index.queues.values():
-        arguments = queue.arguments.items()
-        yield from _release(
-            queue, {name: _outdated(queue, name.removeprefix("x-"), value) for name, value in arguments}
-        )
-    for policy in index.policies:
-        yield from _release(policy, {key: _outdated(policy, key, value) for key, value in policy.definition.items()})
-
-
-def _outdated(entity: Queue | Policy, key: str, value: object) -> str:
-    if isinstance(entity, Policy) and key.startswith("ha-"):
-        return "is classic mirroring, which RabbitMQ 4.0 removed: it refuses such a policy"
-    kind = queue_type(entity) if isinstance(entity, Queue) else ""
-    if kind in QUEUE_TYPES and key != "target-group-size" and _NEWER.get(key, kind) != kind:
-        return f"is for {_NEWER[key]} queues, and RabbitMQ 4.3 refuses it"
-    if key == "queue-version" and value == 1 and kind:
-        return f"{_OUTDATED[key]}, and 4.3 refuses it"
-    return "" if key == "queue-version" and value != 1 else _OUTDATED.get(key, "")
+    yield from _in_words(faults("outdated-setting", index))
 
 
 @check
 def newer_setting(index: TopologyIndex) -> Violations:
     """Find arguments and policies that older releases refuse or take for something else."""
-    for queue in index.queues.values():
-        faults = {}
-        if queue_type(queue) == "classic" and "x-queue-leader-locator" in queue.arguments:
-            faults["x-queue-leader-locator"] = "is refused by RabbitMQ 3.10 for classic queues"
-        is_for_4_3 = any(f"x-{key}" in queue.arguments for key in _NEWER)
-        if queue_type(queue) == "quorum" and queue.arguments.get("x-delivery-limit") == -1 and not is_for_4_3:
-            faults["x-delivery-limit: -1"] = "makes RabbitMQ 3 drop or dead-letter a message instead of redelivering it"
-        yield from _release(queue, faults)
-    for policy in index.policies:
-        faults = {key: "is refused by RabbitMQ 3.10" for key in policy.definition if key in _NEWER}
-        if policy.apply_to not in ("all", "exchanges", "queues"):
-            faults[f"apply-to: {policy.apply_to}"] = "is refused before RabbitMQ 3.12"
-        yield from _release(policy, faults)
+    newer = {f"x-{name}" for fact in facts() if fact.rule == UPGRADE for name in fact.find.get("settings", ())}
+    for entity, by_fault in faults("newer-setting", index):
+        # A quorum queue with a newer setting is not meant for RabbitMQ 3, whatever its delivery limit.
+        if not (isinstance(entity, Queue) and queue_type(entity) == "quorum" and newer & entity.arguments.keys()):
+            yield from _in_words([(entity, by_fault)])
 
 
-def _release(entity: Queue | Policy, faults: dict[str, str]) -> Violations:
-    """Yield one violation for the settings of an entity, given the fault of each."""
-    groups: dict[str, list[str]] = {}
-    for name, fault in faults.items():
-        if fault:
-            groups.setdefault(fault, []).append(name)
-    if groups:
-        yield entity, {"faults": "; ".join(f"{series(names)} {fault}" for fault, names in groups.items())}
+def _in_words(found: Iterable[tuple[Queue | Policy, dict[str, list[str]]]]) -> Violations:
+    for entity, by_fault in found:
+        yield entity, {"faults": "; ".join(f"{series(names)} {fault}" for fault, names in by_fault.items())}

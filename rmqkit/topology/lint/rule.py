@@ -30,7 +30,8 @@ class Rule:
 
     `message` and `advice` are format strings, whose fields are the `entity`, its `name` and `kind`, and the values of a
     violation.
-    `bad` is a topology file that has the finding, `good` one that does not: the docs show them, and they are tests.
+    `bad` is a topology file that has the finding, `good` one that does not: the docs show them, and they are tests. A
+    rule with a `release` has its findings only for one, there for this release.
     """
 
     code: str
@@ -41,6 +42,7 @@ class Rule:
     bad: str
     good: str
     page: str = ""
+    release: str = ""
 
     @property
     def url(self) -> str:
