@@ -110,7 +110,8 @@ class QueueContents(Administration):
         delay messages. Raises NotFound, AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost,
         whose `report` has the numbers.
         """
-        if dry_run and not force and (effects := self._side_effects(source)).type:
+        effects = self._side_effects(source)
+        if dry_run and not force and effects.type:
             effects.check(source)
         options = MoveOptions(limit, None if dry_run else rate, dry_run)
         return self._move(
@@ -122,6 +123,7 @@ class QueueContents(Administration):
             stop=stop,
             on_progress=on_progress,
             on_warning=on_warning,
+            queue_type=effects.type,
         )
 
     def copy(
@@ -158,6 +160,7 @@ class QueueContents(Administration):
             stop=stop,
             on_progress=on_progress,
             on_warning=on_warning,
+            queue_type=effects.type,
         )
         return replace(report, side_effects=effects.text)
 
@@ -172,6 +175,7 @@ class QueueContents(Administration):
         stop: Stop | None,
         on_progress: Callable[[int, str], None],
         on_warning: OnWarning,
+        queue_type: str | None,
     ) -> MoveReport:
         from rmqkit.deploy.live_router import LiveRouter  # noqa: PLC0415 - start-up time: few commands move
         from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415
@@ -179,5 +183,7 @@ class QueueContents(Administration):
 
         calls = (on_progress, on_warning, LiveRouter(broker or self).drops_dead_letter)
         target = broker._publishing if broker else None  # noqa: SLF001 - its own class
-        move = Move(self._publishing, source, destination_for(to), matches, options, stop or Stop(), *calls, target)
+        move = Move(
+            self._publishing, source, destination_for(to), matches, options, stop or Stop(), *calls, target, queue_type
+        )
         return move.run()

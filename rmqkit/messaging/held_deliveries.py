@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.channel import NACK_NOT_COUNTED, Channel
 from rmqkit.amqp.frames import encode_nack
 from rmqkit.messaging.acknowledger import SettledTags
 
@@ -20,10 +20,31 @@ PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
 _LOT, _LOTS = 32, 20  # how many messages are requeued together, and how many times in a row
 _RETURN_S = 10.0  # a message that is not back in its queue by then may return out of order
 _PAUSE_S = 0.005  # between two checks whether it is
+_RETURNED_S = 10.0  # for messages that were requeued before
+# What a closed channel returns to a quorum queue, it returns consumer by consumer; of more than 32, in any order.
+MOST_CONSUMERS = 24
+
+
+def hold_returned(receive: Callable[[int, float], tuple[int, bool]]) -> None:
+    """Also hold the messages that were requeued before, up to the first one that was never delivered.
+
+    A quorum queue requeues a message behind all ready messages that were requeued before, and ahead of the others.
+    `receive` takes the number of messages to hold, and until when on the monotonic clock; it returns how many arrived,
+    and whether the last one is marked as redelivered.
+    """
+    until_s, held = time.monotonic() + _RETURNED_S, 0
+    while time.monotonic() < until_s:
+        received, redelivered = receive(1 + held // 2, until_s)
+        held += received
+        if not received or not redelivered:
+            return
 
 
 class HeldDeliveries:
-    """The deliveries of one queue on one channel, and the consumers that receive them, one after the other."""
+    """The deliveries of one queue on one channel, and the consumers that receive them, one after the other.
+
+    `received` counts the deliveries, and `kept` has the tags of those that stay.
+    """
 
     def __init__(self, channel: Channel, queue: str) -> None:
         self._subject = f"queue {queue!r}"
@@ -31,10 +52,10 @@ class HeldDeliveries:
         self._queue = queue
         self._settled = SettledTags()
         self._unacknowledged: list[int] = []  # delivery tags to be acknowledged
-        self._kept = array("Q")  # delivery tags of messages that stay
+        self.kept = array("Q")  # delivery tags of messages that stay
         self._consumers = self._prefetch = 0
         self._consuming = False
-        self._received = self._base = 0  # the last delivery tag, and that when the last consumer started
+        self.received = self._base = 0  # the last delivery tag, and that when the last consumer started
         self._held = self._acknowledged = 0  # of the last consumer's deliveries
 
     def ready(self) -> int:
@@ -46,30 +67,39 @@ class HeldDeliveries:
 
         The first one measures how large the messages are: `mean_bytes` is for the others.
         """
-        channel, first = self._channel, not self._consumers
-        self.cancel()
         wanted = max(LEAST_PREFETCH, min(PREFETCH, PREFETCH_BYTES // (mean_bytes + 1)))
-        self._prefetch = FIRST_PREFETCH if first else wanted
+        self._subscribe(wanted if self._consumers else FIRST_PREFETCH)
+
+    def subscribe_to(self, count: int) -> int:
+        """Replace the consumer by one that receives so many messages, or fewer; none if their order would be lost."""
+        if self._consumers >= MOST_CONSUMERS and self._channel.transport.version < NACK_NOT_COUNTED:
+            return 0
+        self._subscribe(min(count, PREFETCH))
+        return self._prefetch
+
+    def _subscribe(self, prefetch: int) -> None:
+        self.cancel()
+        self._prefetch = prefetch
         self._consumers += 1
         self._consuming = True
-        self._base, self._held, self._acknowledged = self._received, 0, 0
-        channel.qos(self._prefetch, subject=self._subject)
-        channel.consume(self._queue, tag=self._tag, subject=self._subject)
+        self._base, self._held, self._acknowledged = self.received, 0, 0
+        self._channel.qos(prefetch, subject=self._subject)
+        self._channel.consume(self._queue, tag=self._tag, subject=self._subject)
         self._acknowledge()
 
     def is_spent(self) -> bool:
         """Tell whether the consumer is to be replaced, and no delivery to it is in flight: it would lose its place."""
-        if self._received - self._base - self._acknowledged < self._prefetch:
+        if self.received - self._base - self._acknowledged < self._prefetch:
             return False
         return self._consumers == 1 or self._held >= self._prefetch // 2
 
     def receive(self, tag: int) -> None:
         """Note that deliveries have arrived, up to this tag."""
-        self._received = tag
+        self.received = tag
 
     def keep(self, tag: int) -> None:
         """Note a delivery that stays in the queue."""
-        self._kept.append(tag)
+        self.kept.append(tag)
         self._held += 1
 
     def settle(self, tags: Iterable[int]) -> None:
@@ -89,7 +119,7 @@ class HeldDeliveries:
         self.cancel()
         self._acknowledge()
         self.ready()  # once the queue has settled those
-        channel, tags = self._channel, sorted((*self._kept, *others))
+        channel, tags = self._channel, sorted((*self.kept, *others))
         if channel.transport.version < (4,) and not whole:
             return
         lasts = [*range(_LOT - 1, len(tags) - 1, _LOT), len(tags) - 1] if tags else []

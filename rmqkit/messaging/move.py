@@ -9,8 +9,7 @@ import shlex
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, field
 
 from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel
@@ -27,62 +26,26 @@ from rmqkit.errors import (
     Unroutable,
 )
 from rmqkit.message import Delivery, Headers, Origin
-from rmqkit.messaging.held_deliveries import HeldDeliveries
+from rmqkit.messaging.held_deliveries import HeldDeliveries, hold_returned
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
+from rmqkit.messaging.move_groups import MoveGroups
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
 from rmqkit.messaging.queue_browser import BrowseLimits, QueueBrowser
 from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
 from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.model import Exchange, Queue
 from rmqkit.options import DRY_RUN, MoveOptions
-from rmqkit.payload.death_headers import CC, deaths
-from rmqkit.report import MoveGroup, MoveReport
+from rmqkit.payload.death_headers import CC
+from rmqkit.report import MoveReport
 from rmqkit.stop import Stop
 
-MAX_GROUPS = 1000  # the messages of all others are one more group
 _IDLE_S, _LONGEST_IDLE_S = 1.0, 10.0  # without a message: if the queue is empty, and if it does not seem to be
+_QUIET_S, _EMPTY = 0.2, 3  # the queue is empty if it is so three times after that long without a message
 _FAILURES = 5  # in a row, with nothing moved in between
 _PAUSE_S = 0.2  # after the second failure, and longer after the next
 _PROGRESS_EVERY_S = 0.05
 _DRY_RUN_MOST = 10_000  # messages that a dry run inspects, if its limit asks for more than DRY_RUN
 _HOLD_S = 0.5  # a dry run holds messages no longer
-
-
-class MoveGroups:
-    """The messages of a dry run, counted by how they died and where they would go."""
-
-    def __init__(self) -> None:
-        self._groups: dict[MoveGroup, MoveGroup] = {}  # without its numbers -> with them
-        self._origin: Origin | None = None
-        self._kind = MoveGroup()
-        self._time: datetime | None = None
-
-    @property
-    def groups(self) -> tuple[MoveGroup, ...]:
-        """Return the groups, the largest first."""
-        return tuple(sorted(self._groups.values(), key=lambda group: -group.messages))
-
-    def add(self, origin: Origin, destination: Destination | str) -> None:
-        """Count a message; a text in place of its destination says why there is none."""
-        if origin is not self._origin:
-            self._origin = origin
-            self._kind, self._time = _kind(origin, destination)
-            if self._kind not in self._groups and len(self._groups) >= MAX_GROUPS:
-                self._kind = MoveGroup("other")
-        group = self._groups.get(self._kind, self._kind)
-        times = [each for each in (group.oldest, group.newest, self._time) if each is not None]
-        oldest, newest = min(times, default=None), max(times, default=None)
-        self._groups[self._kind] = replace(group, messages=group.messages + 1, oldest=oldest, newest=newest)
-
-
-def _kind(origin: Origin, destination: Destination | str) -> tuple[MoveGroup, datetime | None]:
-    died = deaths(origin.properties.headers)
-    target, reason = (None, destination) if isinstance(destination, str) else (destination.target, "")
-    if not died:
-        group = MoveGroup("", "", origin.exchange, (origin.routing_key,), target, reason)
-        return group, origin.properties.timestamp
-    death = died[0]
-    return MoveGroup(death.reason, death.queue, death.exchange, death.routing_keys, target, reason), death.time
 
 
 @dataclass
@@ -92,6 +55,7 @@ class Move:
     `on_progress` receives, from time to time, how many messages were inspected and why the broker blocks publishers.
     `target` is a connection to another broker, to which the messages are published over `out`, a channel for each pass.
     `drops_dead_letter` tells whether a queue drops a dead letter with this routing key and headers; None: unknown.
+    `queue_type` is that of the source, None if it is unknown.
     """
 
     connection: ReconnectingConnection
@@ -104,6 +68,7 @@ class Move:
     on_warning: Callable[[str], None]
     drops_dead_letter: Callable[[str, str, Headers], bool | None]
     target: ReconnectingConnection | None = None
+    queue_type: str | None = None
     out: Channel | None = field(default=None, init=False)
     ready: int = 0
     moved: int = 0
@@ -239,6 +204,7 @@ class MovePass(Transfer):
         self._inspected = self._selected = 0
         self._inspected_bytes = 0
         self._ending = False  # the backlog stays
+        self._redelivered = False  # the last one received
         self._started_s = self._last_event_s = time.monotonic()
 
     def run(self, inspector: EntityInspector, max_inspected: int) -> None:
@@ -263,8 +229,11 @@ class MovePass(Transfer):
             except StoppedWaiting:
                 break  # closing the channel requeues everything
         else:
-            whole = self._inspected + len(self._backlog) >= move.ready
-            self.held.requeue((each.delivery_tag for each in self._backlog), whole=whole)
+            others = [each.delivery_tag for each in self._backlog]
+            stays = bool(others or self.held.kept)
+            if stays and self._redelivered and move.queue_type != "classic" and self.held.received < move.ready:
+                hold_returned(self._receive_more)
+            self.held.requeue(others, whole=self.held.received >= move.ready)
         self.channel.wait(LATE_S)
 
     def _has_ended(self) -> bool:
@@ -299,9 +268,25 @@ class MovePass(Transfer):
         self._move.report_progress()
 
     def take(self, deliveries: list[Delivery]) -> None:
-        """Add deliveries to the backlog."""
-        self._backlog.extend(deliveries)
+        """Add deliveries to the backlog; at the end, they stay."""
+        if self._ending:
+            for each in deliveries:
+                self.held.keep(each.delivery_tag)
+        else:
+            self._backlog.extend(deliveries)
         self.held.receive(deliveries[-1].delivery_tag)
+        self._redelivered = deliveries[-1].redelivered
+
+    def _receive_more(self, count: int, until_s: float) -> tuple[int, bool]:
+        """Hold more messages, which stay."""
+        before, empty = self.held.received, 0
+        last = before + self.held.subscribe_to(count)
+        while self.held.received < last and empty < _EMPTY and time.monotonic() < until_s:
+            if not self.receive(_QUIET_S):
+                empty = 0 if self.held.ready() else empty + 1
+        self.held.cancel()
+        self.receive(0)
+        return self.held.received - before, self._redelivered
 
     def _inspect_backlog(self) -> None:
         move, selected = self._move, []

@@ -17,6 +17,7 @@ from rmqkit.amqp.channel import NACK_NOT_COUNTED, Channel
 from rmqkit.amqp.frames import ConsumerCancel
 from rmqkit.errors import BrokerError, ConsumerCancelled, InputError
 from rmqkit.message import Delivery
+from rmqkit.messaging.held_deliveries import MOST_CONSUMERS, hold_returned
 from rmqkit.payload.death_headers import DELIVERY_COUNT
 from rmqkit.stop import Stop
 
@@ -24,10 +25,7 @@ from rmqkit.stop import Stop
 _FIRST_PREFETCH, _GROWTH, _PREFETCH = 1, 16, 6000
 _PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
 MOST = 100_000  # messages that a snapshot or a copy holds, unless its limit says more
-# What a closed channel returns to a quorum queue, it returns consumer by consumer; of more than 32, in any order.
-MOST_CONSUMERS = 24
 _FIRST_S = 10.0  # until the first delivery
-_RETURNED_S = 10.0  # for messages that were requeued before
 _IDLE_S = 0.2  # without a delivery, then the queue may be empty
 _EMPTY = 3  # times in a row
 _PRIORITY = {"x-priority": -100}  # a consumer with room for a message receives it first
@@ -212,23 +210,17 @@ class QueueBrowser:
     def close(self) -> None:
         """Requeue the messages in their order, with the least side effects, and close the channel."""
         with suppress(BrokerError):
-            self._hold_returned()
+            if self._redelivered and self.side_effects.type != "classic":
+                hold_returned(self._receive_more)
         self._channel.release(self._tag)
 
-    def _hold_returned(self) -> None:
-        """Also hold the messages that were requeued before, up to the first one that was never delivered.
-
-        A quorum queue requeues a message behind all ready messages that were requeued before, and ahead of the others.
-        """
-        beyond, self._until_s = self.received, time.monotonic() + _RETURNED_S
-        self._bounds = replace(self._bounds, body_bytes=math.inf)  # these are not kept in memory
-        while self._redelivered and self.side_effects.type != "classic" and time.monotonic() < self._until_s:
-            before = self.received
-            wanted = max(self._subscribed_to, before + 1 + (before - beyond) // 2)
-            for _ in self._batches(min(wanted, self.ready), Stop()):
-                pass
-            if self.received == before:
-                return
+    def _receive_more(self, count: int, until_s: float) -> tuple[int, bool]:
+        """Hold more messages, which are not kept in memory."""
+        before, self._until_s = self.received, until_s
+        self._bounds = replace(self._bounds, body_bytes=math.inf)
+        for _ in self._batches(min(max(self._subscribed_to, before + count), self.ready), Stop()):
+            pass
+        return self.received - before, self._redelivered
 
     def _note(self, deliveries: list[Delivery]) -> None:
         if not self.received:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pika
@@ -380,6 +381,31 @@ def test_unmatched_messages_of_a_partial_move_stay_in_front_of_the_rest(
     assert sorted(left) == [*range(1, 99, 2), *range(99, 3000)]
     if kind == "classic":  # a quorum queue gets them back consumer by consumer
         assert sorted(left[:49]) == [*range(1, 99, 2)]
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("returned", [30, 400])
+@pytest.mark.parametrize("way", ["move", "copy", "move the matching", "stop"])
+def test_the_rest_keeps_its_order_although_messages_were_returned_earlier(
+    vhost_url: str, connection: Connection, kind: str, returned: int, way: str
+) -> None:
+    declare(vhost_url, "long", x_queue_type=kind)
+    connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(400))
+    with connection.browse("long", limit=returned, force=True) as browser:
+        assert len(list(browser)) == returned
+    wait_until(lambda: ready(vhost_url, "long") == 400)
+    stop = Stop()
+
+    def matches(delivery: Delivery) -> bool:
+        if way == "stop" and delivery.body == b"3":
+            stop.request()
+        return way != "move the matching" or is_even(delivery)
+
+    call = partial(connection.copy, force=True) if way == "copy" else connection.move
+    report = call("long", Target("", "work"), limit=None if way == "stop" else 3, matches=matches, stop=stop)
+    wait_until(lambda: ready(vhost_url, "long") == 400 - report.moved * (way != "copy"))
+    moved, rest = ([int(body) for body in drain(vhost_url, name)] for name in ("work", "long"))
+    assert (moved, rest) == (sorted(moved), sorted(rest))
 
 
 def test_messages_whose_origin_was_deleted_stay_and_the_others_are_moved(
