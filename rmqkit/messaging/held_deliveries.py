@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from rmqkit.amqp.channel import NACK_NOT_COUNTED, Channel
 from rmqkit.amqp.frames import encode_nack
+from rmqkit.errors import BrokerError
 from rmqkit.messaging.acknowledger import SettledTags
 
 PREFETCH, FIRST_PREFETCH, LEAST_PREFETCH = 6000, 20, 10
@@ -20,6 +22,8 @@ PREFETCH_BYTES = 16 * 1024 * 1024  # of bodies in memory, about
 _LOT, _LOTS = 32, 20  # how many messages are requeued together, and how many times in a row
 _RETURN_S = 10.0  # a message that is not back in its queue by then may return out of order
 _PAUSE_S = 0.005  # between two checks whether it is
+_IN_FLIGHT_S = 1.0  # for deliveries to a consumer that is to end
+_QUIET_S, _EMPTY = 0.02, 2  # so long without one and without a ready message, so many times: there are no more
 _RETURNED_S = 10.0  # for messages that were requeued before
 # What a closed channel returns to a quorum queue, it returns consumer by consumer; of more than 32, in any order.
 MOST_CONSUMERS = 24
@@ -54,7 +58,7 @@ class HeldDeliveries:
         self._unacknowledged: list[int] = []  # delivery tags to be acknowledged
         self.kept = array("Q")  # delivery tags of messages that stay
         self._consumers = self._prefetch = 0
-        self._consuming = False
+        self._consuming = self._ending = False
         self.received = self._base = 0  # the last delivery tag, and that when the last consumer started
         self._held = self._acknowledged = 0  # of the last consumer's deliveries
 
@@ -89,9 +93,7 @@ class HeldDeliveries:
 
     def is_spent(self) -> bool:
         """Tell whether the consumer is to be replaced, and no delivery to it is in flight: it would lose its place."""
-        if self.received - self._base - self._acknowledged < self._prefetch:
-            return False
-        return self._consumers == 1 or self._held >= self._prefetch // 2
+        return self._is_full and (self._consumers == 1 or self._held >= self._prefetch // 2)
 
     def receive(self, tag: int) -> None:
         """Note that deliveries have arrived, up to this tag."""
@@ -105,8 +107,27 @@ class HeldDeliveries:
     def settle(self, tags: Iterable[int]) -> None:
         """Acknowledge deliveries; those of the first consumer later, else more would be delivered to it."""
         self._unacknowledged += tags
-        if self._consumers > 1:
+        if self._consumers > 1 and not self._ending:
             self._acknowledge()
+
+    def cancel(self) -> None:
+        """End the consumer, if there is one: an acknowledgement would bring it one more message."""
+        if self._consuming:
+            self._consuming = False
+            self._channel.cancel(self._tag, subject=self._subject)
+
+    def end(self, receive: Callable[[float], bool], until_s: float | None = None) -> None:
+        """End the consumer once no delivery to it is in flight, which would lose its place in the queue.
+
+        `receive` waits for events and tells whether there were any. Deliveries are acknowledged later: each
+        acknowledgement would bring one more.
+        """
+        self._ending, empty = True, 0
+        until_s = time.monotonic() + _IN_FLIGHT_S if until_s is None else until_s
+        while self._consuming and not self._is_full and empty < _EMPTY and time.monotonic() < until_s:
+            if not receive(_QUIET_S):
+                empty = 0 if self.ready() else empty + 1
+        self.cancel()
 
     def requeue(self, others: Iterable[int], *, whole: bool) -> None:
         """End the consumer, send outstanding acknowledgements, and requeue those that stay and these others, in order.
@@ -129,6 +150,17 @@ class HeldDeliveries:
             while not number % _LOTS and self.ready() <= last and time.monotonic() < deadline_s:
                 channel.wait(_PAUSE_S)
 
+    def close(self) -> None:
+        """Close the channel: what is unsettled is requeued."""
+        self._channel.deadline_s = time.monotonic() + _IN_FLIGHT_S
+        with suppress(BrokerError):
+            self.end(self._skip)
+        self._channel.release(self._tag)
+
+    @property
+    def _is_full(self) -> bool:
+        return self.received - self._base - self._acknowledged >= self._prefetch
+
     @property
     def _tag(self) -> str:
         return f"rmqkit-move-{self._consumers:08}"  # the broker may sort by it
@@ -139,8 +171,9 @@ class HeldDeliveries:
             self._acknowledged += sum(tag > self._base for tag in tags)
             self._channel.send(self._settled.acknowledge(self._channel.number, tags))
 
-    def cancel(self) -> None:
-        """End the consumer, if there is one: an acknowledgement would bring it one more message."""
-        if self._consuming:
-            self._consuming = False
-            self._channel.cancel(self._tag, subject=self._subject)
+    def _skip(self, timeout_s: float) -> bool:
+        events = self._channel.wait(timeout_s, subject=self._subject)
+        for event in events:
+            if isinstance(event, list):
+                self.receive(event[-1].delivery_tag)
+        return bool(events)

@@ -40,7 +40,6 @@ from rmqkit.report import MoveReport
 from rmqkit.stop import Stop
 
 _IDLE_S, _LONGEST_IDLE_S = 1.0, 10.0  # without a message: if the queue is empty, and if it does not seem to be
-_QUIET_S, _EMPTY = 0.2, 3  # the queue is empty if it is so three times after that long without a message
 _FAILURES = 5  # in a row, with nothing moved in between
 _PAUSE_S = 0.2  # after the second failure, and longer after the next
 _PROGRESS_EVERY_S = 0.05
@@ -219,7 +218,7 @@ class MovePass(Transfer):
             self._receive()
             self._inspect_backlog()
         self._ending = True
-        self.held.cancel()
+        self.held.end(self.receive)
         self.receive(0)
         while self.in_flight or len(self._retries):
             if self.stop.requested:
@@ -235,6 +234,11 @@ class MovePass(Transfer):
                 hold_returned(self._receive_more)
             self.held.requeue(others, whole=self.held.received >= move.ready)
         self.channel.wait(LATE_S)
+
+    def close(self) -> None:
+        """Close the channels, also in the middle of a pass."""
+        self.held.close()
+        super().close()
 
     def _has_ended(self) -> bool:
         if self.stop.requested or self._inspected >= self._max_inspected or self._selected >= self._max_selected:
@@ -279,13 +283,10 @@ class MovePass(Transfer):
 
     def _receive_more(self, count: int, until_s: float) -> tuple[int, bool]:
         """Hold more messages, which stay."""
-        before, empty = self.held.received, 0
-        last = before + self.held.subscribe_to(count)
-        while self.held.received < last and empty < _EMPTY and time.monotonic() < until_s:
-            if not self.receive(_QUIET_S):
-                empty = 0 if self.held.ready() else empty + 1
-        self.held.cancel()
-        self.receive(0)
+        before, last = self.held.received, self.held.received + self.held.subscribe_to(count)
+        if last > before:
+            self.held.end(self.receive, until_s)
+            self.receive(0)
         return self.held.received - before, self._redelivered
 
     def _inspect_backlog(self) -> None:

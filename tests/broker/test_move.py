@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,11 @@ from rmqkit.errors import NotFound
 from rmqkit.handlers.forwarder import Forwarder
 from rmqkit.messaging import held_deliveries, publish_window
 from rmqkit.messaging.message_rewrite import USER_ID, Destination, destination_for
+from rmqkit.messaging.move import MovePass
+from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.payload.death_headers import DIED
 from rmqkit.payload.field_table import decode_properties, encode_properties
+from rmqkit.stop import StoppedAtOnce
 from tests.conftest import Broker
 from tests.support.queues import declare, drain, drain_messages, ready
 from tests.support.wait import wait_until
@@ -406,6 +410,36 @@ def test_the_rest_keeps_its_order_although_messages_were_returned_earlier(
     wait_until(lambda: ready(vhost_url, "long") == 400 - report.moved * (way != "copy"))
     moved, rest = ([int(body) for body in drain(vhost_url, name)] for name in ("work", "long"))
     assert (moved, rest) == (sorted(moved), sorted(rest))
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_rest_of_a_quorum_queue_keeps_its_order_if_a_move_is_interrupted(
+    vhost_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, *, at_once: bool
+) -> None:
+    monkeypatch.setattr(held_deliveries, "PREFETCH", 500)
+    declare(vhost_url, "long", x_queue_type="quorum")
+    connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(2000))
+    stop = Stop()
+
+    acknowledge = MovePass.acknowledge
+
+    def interrupted(session: MovePass, confirmed: list[Transferred]) -> None:
+        acknowledge(session, confirmed)
+        if int(confirmed[-1].delivery.body) > 600:
+            stop.request()
+
+    def stop_at_once(*_: object, **__: object) -> None:
+        raise StoppedAtOnce  # as a second signal does
+
+    monkeypatch.setattr(MovePass, "acknowledge", interrupted)
+    if at_once:
+        monkeypatch.setattr(held_deliveries.HeldDeliveries, "requeue", stop_at_once)
+    with suppress(StoppedAtOnce):
+        connection.move("long", Target("", "work"), rate=3000, stop=stop)
+    wait_until(lambda: ready(vhost_url, "long") + ready(vhost_url, "work") >= 2000)
+    moved, rest = ([int(body) for body in drain(vhost_url, name)] for name in ("work", "long"))
+    assert (moved, rest) == (sorted(moved), sorted(rest))
+    assert {*moved, *rest} == {*range(2000)}
 
 
 def test_messages_whose_origin_was_deleted_stay_and_the_others_are_moved(
