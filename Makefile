@@ -9,7 +9,7 @@ BIN := .venv/bin
 NEWEST := $(CURDIR)/.rabbitmq/newest
 export PYTHONDONTWRITEBYTECODE :=# or each of the processes that tests start compiles the package anew
 
-.PHONY: help demo test test-faults test-latest lint bench setup rabbitmq clients lock clean
+.PHONY: help demo test test-faults test-latest lint bench pictures setup rabbitmq clients lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,6 +45,9 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python -m tests.benchmarks.services
 	$(BIN)/python -m tests.benchmarks.completion
 
+pictures: .venv/docs rabbitmq ## record the terminals shown in docs/ anew, on private nodes
+	$(BIN)/python docs/record.py
+
 setup: .venv/dev rabbitmq clients ## what `make test` needs, and no more
 
 lock: ## refresh the locked versions of dependencies in .ci/locked
@@ -67,6 +70,10 @@ clients:
 
 .venv/dev: pyproject.toml .ci/locked/dev.txt
 	@.ci/setup venv $(PYTHON) dev
+	@touch $@ .venv/rmqkit
+
+.venv/docs: pyproject.toml .ci/locked/docs.txt
+	@.ci/setup venv $(PYTHON) docs
 	@touch $@ .venv/rmqkit
 
 .venv/bench: pyproject.toml .ci/locked/bench.txt

@@ -3,17 +3,25 @@
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from rmqkit.topology.file.loader import loads
 
 DOCS = Path(__file__).parents[2] / "docs"
-_spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-assert _spec
-assert _spec.loader
-generate = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(generate)
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generate, record = _script("generate"), _script("record")
 
 
 @pytest.mark.parametrize("name", generate.PAGES)
@@ -33,3 +41,19 @@ def test_every_test_that_a_page_names_exists(page: str) -> None:
     promised = re.findall(r"`(test_\w+)`", (DOCS / page).read_text())
     assert promised
     assert [name for name in promised if f"def {name}(" not in tests] == []
+
+
+def test_every_recorded_terminal_is_shown_and_its_commands_stand_in_its_page() -> None:
+    shown = "".join(page.read_text() for page in (DOCS.parent / "README.md", *DOCS.rglob("*.md")))
+    for name, recording in record.RECORDINGS.items():
+        commands = [command for file, command in record.steps(recording.page) if not file]
+        assert [each for each in recording.commands if each not in commands] == [], f"{name}: change docs/record.py"
+        assert f"pictures/{name}.svg)" in shown
+    drawn = {file.stem for file in (DOCS / "pictures").glob("*.svg")}
+    assert drawn == set(record.RECORDINGS), "run make pictures, and remove what docs/record.py no longer names"
+
+
+def test_a_recorded_terminal_needs_nothing_from_other_hosts() -> None:
+    for file in (DOCS / "pictures").glob("*.svg"):
+        foreign = re.findall(r"(?:https?:)?//[^\s\"')]+", file.read_text().replace("http://www.w3.org/2000/svg", ""))
+        assert [each for each in foreign if not each.startswith("//guest")] == [], file.name

@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Record the terminals shown in docs/: commands of a page, run on a private node, and drawn as SVG.
+
+`make pictures` runs it; names of recordings as arguments limit it to those. What stands in the page before a command,
+files and other commands, is run first, unseen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from shutil import copytree
+from typing import Any, NamedTuple
+
+from rich.text import Text
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "docs" / "pictures"
+COLUMNS, LINES = 104, 40
+
+
+class Recording(NamedTuple):
+    """Commands of a page, as they stand there after `$ `; with `until`, shown when this pattern first appears."""
+
+    page: str
+    commands: tuple[str, ...]
+    until: str = ""
+
+
+RECORDINGS = {
+    "work-queue": Recording(
+        "docs/getting-started.md",
+        (
+            "rmqkit apply topologies/work.yaml",
+            "rmqkit publish --count 60000",
+            "rmqkit consume worker_queue --workers 3 --idle-timeout 1 > numbers.txt",
+        ),
+    ),
+    "publish": Recording("docs/getting-started.md", ("rmqkit publish --count 60000",), until="[2-5].,.../60,000 .*/s"),
+    "consume": Recording(
+        "docs/getting-started.md",
+        (
+            "rmqkit consume worker_queue -n 5",
+            "rmqkit consume worker_queue --workers 3 --idle-timeout 1 > numbers.txt",
+        ),
+    ),
+    "plan": Recording("docs/life-of-a-topology.md", ("rmqkit plan --prune shop.yaml",)),
+    "status": Recording("docs/life-of-a-topology.md", ("rmqkit status shop.yaml",)),
+    "peek": Recording(
+        "docs/browsing.md", ("rmqkit peek worker_queue", "rmqkit peek worker_queue --filter 'body.total < 10' --full")
+    ),
+    "why": Recording("docs/operations.md", ("rmqkit why billing",)),
+    "check": Recording(
+        "docs/operations.md", ("rmqkit check shop.yaml --queue billing --max-ready 3 --min-consumers 1",)
+    ),
+}
+_BLOCK = re.compile(r"^```(yaml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# As rich draws it, without its fonts from another host, and with the title of a window in the same font.
+_SVG = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix, .{unique_id}-title {{
+  font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  font-size: {char_height}px;
+}}
+.{unique_id}-matrix {{ line-height: {line_height}px; white-space: pre; }}
+.{unique_id}-title {{ font-size: 18px; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal">
+  <rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" />
+</clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+
+
+def steps(page: str) -> Iterator[tuple[str, str]]:
+    """Yield the files (name, text) and the commands ("", command) of a page, in their order."""
+    for language, block in _BLOCK.findall((ROOT / page).read_text("utf-8")):
+        if language == "yaml" and (name := re.match(r"# (\S+\.yaml)\n", block)):
+            yield name[1], block
+        elif language == "console":
+            for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
+                yield "", command
+
+
+def play(recording: Recording, url: str, api_url: str, folder: Path) -> str:
+    """Run a recording in `folder`, and return what its terminal received."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLORTERM")} | {
+        "RMQKIT_URL": url,
+        "RMQKIT_API_URL": api_url,
+        "TERM": "xterm-256color",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    environment |= {f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("STATE", "CONFIG")}
+    copytree(ROOT / "topologies", folder / "topologies")
+    received, remaining = "", list(recording.commands)
+    for name, text in steps(recording.page):
+        if not remaining:
+            break
+        if name:
+            (folder / name).write_text(text, "utf-8")
+        elif text == remaining[0]:
+            del remaining[0]
+            received += f"\x1b[1;32m$\x1b[0m {text}\r\n" + _on_terminal(text, environment, folder, recording.until)
+        else:
+            subprocess.run(["bash", "-c", text], env=environment, cwd=folder, check=False, capture_output=True)  # noqa: S603, S607
+    if remaining:
+        raise SystemExit(f"{recording.page} does not have the command: {remaining[0]}")
+    return received
+
+
+def _on_terminal(command: str, environment: dict[str, str], folder: Path, until: str) -> str:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    streams: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    process = subprocess.Popen(["bash", "-c", command], env=environment, cwd=folder, **streams)  # noqa: S603, S607
+    os.close(theirs)
+    received, shown = b"", ""
+    while True:
+        try:
+            received += os.read(ours, 65536)
+        except OSError:  # how Linux reports that the process has ended
+            break
+        if until and not shown and re.search(until, _screen(received.decode(errors="replace"))[-1]):
+            shown = received.decode(errors="replace")
+    process.wait()
+    os.close(ours)
+    if until and not shown:
+        raise SystemExit(f"{command} did not show {until}")
+    return shown or received.decode()
+
+
+def _screen(received: str) -> list[str]:
+    """Return the lines that a terminal shows, without colors."""
+    return [line.plain for line in _lines(received)] or [""]
+
+
+def _lines(received: str) -> list[Text]:
+    import pyte  # noqa: PLC0415 - the extra "docs"
+    from rich.style import Style  # noqa: PLC0415
+
+    screen = pyte.Screen(COLUMNS, LINES)
+    pyte.Stream(screen).feed(received)
+
+    def style(cell: pyte.screens.Char) -> Style:
+        color = f"#{cell.fg}" if re.fullmatch("[0-9a-f]{6}", cell.fg) else {"brown": "yellow"}.get(cell.fg, cell.fg)
+        return Style(color=color, bold=cell.bold)
+
+    lines = []
+    for row in range(LINES):
+        line = Text()
+        for same, cells in groupby((screen.buffer[row][column] for column in range(COLUMNS)), style):
+            line.append("".join(cell.data for cell in cells), same)
+        line.rstrip()
+        lines.append(line)
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def draw(name: str, received: str) -> str:
+    """Return the SVG of what a terminal received."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.terminal_theme import MONOKAI  # noqa: PLC0415
+
+    lines = _lines(received)
+    width = max(80, *(len(line) for line in lines))
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    for line in lines:
+        console.print(line, no_wrap=True)
+    return console.export_svg(title="rmqkit", theme=MONOKAI, code_format=_SVG, unique_id=name)
+
+
+def main(names: list[str]) -> None:
+    """Record all terminals, or those named."""
+    from rmqkit.node.node import Node  # noqa: PLC0415
+
+    for name in names or RECORDINGS:
+        with tempfile.TemporaryDirectory() as folder:
+            node = Node(Path(folder) / "node")
+            try:
+                status = node.start()
+                (work := Path(folder) / "work").mkdir()
+                received = play(RECORDINGS[name], status.url, status.management_url, work)
+            finally:
+                node.stop()
+        (PICTURES / f"{name}.svg").write_text(draw(name, received), "utf-8")
+        sys.stdout.write(f"docs/pictures/{name}.svg\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
