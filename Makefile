@@ -9,7 +9,7 @@ BIN := .venv/bin
 NEWEST := $(CURDIR)/.rabbitmq/newest
 export PYTHONDONTWRITEBYTECODE :=# or each of the processes that tests start compiles the package anew
 
-.PHONY: help demo test test-faults test-latest lint bench pictures setup rabbitmq clients lock clean
+.PHONY: help demo test test-faults test-latest lint bench docs pictures setup rabbitmq clients lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +44,9 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python -m tests.benchmarks.rpc
 	$(BIN)/python -m tests.benchmarks.services
 	$(BIN)/python -m tests.benchmarks.completion
+
+docs: .venv/docs clients ## build the documentation site in build/site, and check its links
+	$(BIN)/python -m docs.website
 
 pictures: .venv/docs rabbitmq ## record the terminals shown in docs/ anew, on private nodes
 	$(BIN)/python docs/record.py

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,13 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 WIDTH = 100  # characters in a line of help
+# Files outside docs/ that are on the site, and their places there.
+OTHERS = {
+    "CONTRIBUTING.md": "architecture.md",
+    "CHANGELOG.md": "changes.md",
+    "SECURITY.md": "reporting.md",
+    "topologies": "shipped",
+}
 NOTE = "<!-- Written by docs/generate.py: do not edit. -->\n"
 
 
@@ -221,6 +229,58 @@ def topologies() -> Iterator[str]:
         yield f"```mermaid\n{mermaid_dot.mermaid(graph.build_diagram(topology))}```\n"
 
 
+def llms() -> Iterator[str]:
+    """Yield the list of pages for language models, as https://llmstxt.org describes it."""
+    yield "# rmqkit\n"
+    yield "> A messaging toolkit for RabbitMQ: YAML topologies, confirmed publishing, consumers that lose nothing.\n"
+    pages, last = sources(), ""
+    for section, title, place in nav():
+        if section != last:
+            yield f"{'' if not last else chr(10)}## {section}\n"
+        last = section
+        yield f"- [{title}]({place}): {_first_sentence(pages[place].read_text('utf-8'))}" if place in pages else ""
+
+
+def _first_sentence(markdown: str) -> str:
+    paragraphs = (each for each in markdown.split("\n\n") if not re.match(r"\s*(#|<!--|```|\||!\[|1\. |- )|$", each))
+    plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(next(paragraphs, "").split()))
+    return re.split(r"(?<=[.!?]) ", plain, maxsplit=1)[0].removesuffix(":")
+
+
+def nav() -> list[tuple[str, str, str]]:
+    """Return the pages of docs/mkdocs.yml in their order: section, title, and place on the site."""
+    import yaml  # noqa: PLC0415
+
+    decisions = [{_title(page): f"decisions/{page.name}"} for page in sorted(FOLDER.glob("decisions/[0-9]*.md"))]
+    found = []
+    for part in yaml.safe_load((FOLDER / "mkdocs.yml").read_text("utf-8"))["nav"]:
+        for section, pages in part.items():
+            for page in pages:
+                more = decisions if "decisions/README.md" in page.values() else []
+                found += [(section, title, place) for each in (page, *more) for title, place in each.items()]
+    return found
+
+
+def _title(page: Path) -> str:
+    return page.read_text("utf-8").split("\n", 1)[0].removeprefix("# ")
+
+
+def sources() -> dict[str, Path]:
+    """Return the pages by their place on the site; a part of a generated page (`*.intro.md`) is none."""
+    pages = (page for page in sorted(FOLDER.rglob("*.md")) if not page.name.endswith(".intro.md"))
+    others = {place: FOLDER.parent / file for file, place in OTHERS.items() if file.endswith(".md")}
+    return {page.relative_to(FOLDER).as_posix(): page for page in pages} | others
+
+
+def unlisted() -> list[str]:
+    """Return what is wrong with the list of pages in docs/mkdocs.yml, one sentence each."""
+    listed, pages = [place for _, _, place in nav()], sources()
+    missing = [
+        f"docs/{place} is not in the nav of docs/mkdocs.yml: add it there" for place in pages if place not in listed
+    ]
+    return missing + [f"docs/mkdocs.yml lists {place}, which does not exist" for place in listed if place not in pages]
+
+
 PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "topology-reference.md": topology_reference,
     "lint.md": lint,
@@ -230,6 +290,7 @@ PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "upgrading.md": upgrading,
     "command-reference.md": command_reference,
     "../rmqkit/cli/completion.json": completion,
+    "llms.txt": llms,
 }
 
 
@@ -248,10 +309,11 @@ def main(arguments: list[str]) -> int:
             stale.append(name)
             if "--check" not in arguments:
                 path.write_text(text, "utf-8")
+    problems = unlisted()
     if stale and "--check" in arguments:
-        sys.stderr.write(f"stale: {', '.join(stale)}; run python docs/generate.py\n")
-        return 1
-    return 0
+        problems.append(f"stale: {', '.join(stale)}; run python docs/generate.py")
+    sys.stderr.writelines(f"{each}\n" for each in problems)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

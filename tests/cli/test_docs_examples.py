@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "docs/README.md",
+    "docs/coming-from.md",
     "docs/contexts.md",
     "docs/contracts.md",
     "docs/delayed-messages.md",
@@ -32,6 +33,7 @@ PAGES = (
     "docs/patterns/offline-readers.md",
     "docs/patterns/priority.md",
     "docs/patterns/publish-subscribe.md",
+    "docs/patterns/publisher-confirms.md",
     "docs/patterns/request-reply.md",
     "docs/patterns/retry.md",
     "docs/patterns/routing.md",

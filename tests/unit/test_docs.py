@@ -29,6 +29,12 @@ def test_a_generated_page_is_up_to_date(name: str) -> None:
     assert (DOCS / name).read_text("utf-8") == generate.page(name), "run python docs/generate.py"
 
 
+def test_every_page_is_on_the_site() -> None:
+    assert generate.unlisted() == []
+    places = [place for _, _, place in generate.nav()]
+    assert len(places) == len(set(places))
+
+
 def test_the_example_of_the_topology_reference_is_valid() -> None:
     text = (DOCS / "topology-reference.md").read_text("utf-8")
     example = text.split("```yaml\n")[1].split("```")[0]
