@@ -9,7 +9,7 @@ BIN := .venv/bin
 NEWEST := $(CURDIR)/.rabbitmq/newest
 export PYTHONDONTWRITEBYTECODE :=# or each of the processes that tests start compiles the package anew
 
-.PHONY: help demo test test-faults test-latest lint bench docs pictures setup rabbitmq clients lock clean
+.PHONY: help demo test test-faults test-latest lint bench docs pictures release setup rabbitmq clients lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,9 @@ docs: .venv/docs clients ## build the documentation site in build/site, and chec
 
 pictures: .venv/docs rabbitmq ## record the terminals shown in docs/ anew, on private nodes
 	$(BIN)/python docs/record.py
+
+release: test docs ## build and check the wheel and the sdist in dist/, up to the upload
+	@.ci/release
 
 setup: .venv/dev rabbitmq clients ## what `make test` needs, and no more
 

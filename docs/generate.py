@@ -12,9 +12,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rmqkit.cli.command_table import COMMANDS
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds only the modules beside it
 FOLDER = Path(__file__).parent
 WIDTH = 100  # characters in a line of help
 # Files outside docs/ that are on the site, and their places there.
@@ -145,7 +149,7 @@ def command_reference() -> Iterator[str]:
     import typer  # noqa: PLC0415
 
     from rmqkit.cli.app import app, load  # noqa: PLC0415
-    from rmqkit.cli.command_table import COMMANDS, TOPICS  # noqa: PLC0415
+    from rmqkit.cli.command_table import TOPICS  # noqa: PLC0415
 
     yield "# Commands\n\nWhat `rmqkit --help` prints, and each command's own help.\n"
     yield _help(typer.main.get_command(app), "rmqkit")
@@ -182,7 +186,7 @@ _NAMES = {"unsubscribe": "queue"} | {f"context {each}": "context" for each in ("
 def completion() -> Iterator[str]:
     """Yield the table for rmqkit/cli/completion.py: the kinds of arguments, and those of options with a value."""
     from rmqkit.cli.app import load  # noqa: PLC0415
-    from rmqkit.cli.command_table import COMMANDS, TOPICS  # noqa: PLC0415
+    from rmqkit.cli.command_table import TOPICS  # noqa: PLC0415
 
     commands: dict[str, Any] = {}
     for name in (*COMMANDS, *TOPICS):
@@ -227,6 +231,26 @@ def topologies() -> Iterator[str]:
         topology = load(path)
         yield f"## {name}\n\n{topology.description} ([{path.name}](../topologies/{path.name}))\n"
         yield f"```mermaid\n{mermaid_dot.mermaid(graph.build_diagram(topology))}```\n"
+
+
+def man(name: str) -> Iterator[str]:
+    """Yield the man page of a command, or of all if the name is empty."""
+    import typer  # noqa: PLC0415
+
+    from docs.man_pages import man_page  # noqa: PLC0415
+    from rmqkit.cli.app import app, load  # noqa: PLC0415
+
+    if name:
+        yield man_page(f"rmqkit {name}", load(name), COMMANDS[name].help)
+    else:
+        yield man_page("rmqkit", typer.main.get_command(app), "a messaging toolkit for RabbitMQ")
+
+
+def shell_completion(shell: str) -> Iterator[str]:
+    """Yield the script that completes commands in a shell."""
+    from docs.man_pages import completions  # noqa: PLC0415
+
+    yield completions()[shell]
 
 
 def llms() -> Iterator[str]:
@@ -291,6 +315,9 @@ PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "command-reference.md": command_reference,
     "../rmqkit/cli/completion.json": completion,
     "llms.txt": llms,
+    "man/rmqkit.1": partial(man, ""),
+    **{f"man/rmqkit-{name}.1": partial(man, name) for name in COMMANDS},
+    **{f"completions/rmqkit.{shell}": partial(shell_completion, shell) for shell in ("bash", "zsh", "fish")},
 }
 
 
@@ -308,8 +335,10 @@ def main(arguments: list[str]) -> int:
         if not path.exists() or path.read_text("utf-8") != text:
             stale.append(name)
             if "--check" not in arguments:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text, "utf-8")
-    problems = unlisted()
+    old = {page.relative_to(FOLDER).as_posix() for page in FOLDER.glob("man/*")} - PAGES.keys()
+    problems = unlisted() + [f"docs/{page} is of no command: remove it" for page in sorted(old)]
     if stale and "--check" in arguments:
         problems.append(f"stale: {', '.join(stale)}; run python docs/generate.py")
     sys.stderr.writelines(f"{each}\n" for each in problems)

@@ -74,7 +74,7 @@ def _dot(mermaid: str) -> str:
 def _draw(name: str, dot: str) -> str:
     pictures = BUILD / "pages" / "pictures"
     file = pictures / f"{Path(name).stem}-diagram.svg"
-    subprocess.run(["dot", "-Tsvg", "-o", file], input=dot, text=True, check=True)  # noqa: S603, S607
+    subprocess.run(["dot", "-Tsvg", "-Gbgcolor=white", "-Gpad=0.1", "-o", file], input=dot, text=True, check=True)  # noqa: S603, S607
     return str(DOCS / "pictures" / file.name)  # which `link` makes relative
 
 
@@ -97,6 +97,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(DOCS / "pictures", pages / "pictures")
     shutil.copytree(ROOT / "topologies", pages / "shipped")
+    shutil.copytree(DOCS / "deployment", pages / "deployment")
     for place, page in sources().items():
         (pages / place).parent.mkdir(exist_ok=True)
         (pages / place).write_text(text(place, page), "utf-8")

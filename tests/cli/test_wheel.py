@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rmqkit.cli.command_table import COMMANDS
+from rmqkit.version import VERSION
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,7 +24,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The dependencies are this environment's; what was installed editable here does not count there.
     """
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)  # the wheel from the sdist
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     wheel = next(folder.glob("rmqkit-*.whl"))
@@ -62,3 +65,29 @@ def test_the_rules_of_lint_are_in_the_wheel(installed: Path) -> None:
 
 def test_the_wheel_is_marked_as_typed(installed: Path) -> None:
     assert run(installed / "python", "-c", "from importlib.resources import files; print(files('rmqkit') / 'py.typed')")
+
+
+def test_the_wheel_and_the_sdist_pass_the_checks_before_an_upload(installed: Path) -> None:
+    packages = sorted(installed.parents[1].glob("rmqkit-*"))
+    assert [each.name for each in packages] == [f"rmqkit-{VERSION}-py3-none-any.whl", f"rmqkit-{VERSION}.tar.gz"]
+    run(sys.executable, "-m", "twine", "check", "--strict", *packages)
+    run(sys.executable, "-m", "check_wheel_contents", packages[0])
+
+
+def test_man_pages_and_completions_are_installed(installed: Path) -> None:
+    share = installed.parent / "share"
+    pages = {page.stem for page in (share / "man" / "man1").iterdir()}
+    assert pages == {"rmqkit", *(f"rmqkit-{name}" for name in COMMANDS)}
+    scripts = (
+        "bash-completion/completions/rmqkit",
+        "zsh/site-functions/_rmqkit",
+        "fish/vendor_completions.d/rmqkit.fish",
+    )
+    for script in scripts:
+        assert "_RMQKIT_COMPLETE=complete_" in (share / script).read_text()
+
+
+def test_the_installed_bash_completion_completes(installed: Path) -> None:
+    script = installed.parent / "share" / "bash-completion" / "completions" / "rmqkit"
+    words = f"source {script}; COMP_WORDS=(rmqkit snaps); COMP_CWORD=1; _rmqkit_completion {installed / 'rmqkit'}"
+    assert run("bash", "-c", f'{words}; echo "${{COMPREPLY[@]}}"').split() == ["snapshot"]

@@ -1,0 +1,1 @@
+complete --command rmqkit --no-files --arguments "(env _RMQKIT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) rmqkit)" --condition "env _RMQKIT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) rmqkit"
