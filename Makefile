@@ -9,7 +9,7 @@ BIN := .venv/bin
 NEWEST := $(CURDIR)/.rabbitmq/newest
 export PYTHONDONTWRITEBYTECODE :=# or each of the processes that tests start compiles the package anew
 
-.PHONY: help demo test test-faults test-latest lint bench docs pictures release setup rabbitmq clients lock clean
+.PHONY: help demo test pytest test-faults test-latest lint bench docs pictures release setup rabbitmq clients lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,7 +17,9 @@ help: ## list the targets
 demo: .venv/rmqkit rabbitmq ## see it work: 100,000 messages, three workers, nothing lost
 	@$(BIN)/rmqkit demo work
 
-test: lint rabbitmq clients ## lint, types, layers, docs and all tests; RABBITMQ=newest: on the newest RabbitMQ
+test: lint pytest ## lint, types, layers, docs and all tests; RABBITMQ=newest: on the newest RabbitMQ
+
+pytest: .venv/dev rabbitmq clients
 	$(if $(RABBITMQ),RMQKIT_RABBITMQ=$(RABBITMQ:newest=$(NEWEST)) )$(BIN)/pytest $(TESTS) -n $(WORKERS) --dist worksteal
 
 test-faults: .venv/dev rabbitmq ## the faults at random moments, for hours: ROUNDS=50; SEED=... repeats a run
