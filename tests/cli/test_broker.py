@@ -27,14 +27,24 @@ Environment = Mapping[str, str]
 def environment() -> Iterator[Environment]:
     """The environment of a user who starts nodes; what the tests leave running ends."""
     state = Path(os.environ["RMQKIT_TEST_FOLDER"]) / f"user-{uuid.uuid4().hex[:12]}"
-    yield {name: value for name, value in os.environ.items() if name != "RMQKIT_URL"} | {"XDG_STATE_HOME": str(state)}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RMQKIT_URL", installation.VARIABLE)}
+    yield inherited | {"XDG_STATE_HOME": str(state)}
     Node(state / "rmqkit" / "broker").discard()
 
 
 @pytest.fixture(scope="module")
-def running(environment: Environment) -> Environment:
-    """The environment of a user whose node runs."""
-    broker(environment, "start", "--port", "0")
+def other_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the installed RabbitMQ: it is named as one of another version would be."""
+    folder = tmp_path_factory.mktemp("rabbitmq")
+    (folder / "sbin").symlink_to(installation.find().scripts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(environment: Environment, other_rabbitmq: Path) -> Environment:
+    """The environment of a user whose node runs, of a RabbitMQ in a folder."""
+    named = {**environment, installation.VARIABLE: "/nonexistent"}  # the option comes before it
+    broker(named, "start", "--port", "0", "--rabbitmq", str(other_rabbitmq))
     return environment
 
 
@@ -99,13 +109,16 @@ def test_logs_are_the_nodes_own(running: Environment) -> None:
     assert Path(str(status(running)["log"])).read_text().find(lines[0]) > 0
 
 
-def test_a_node_stops_and_starts_on_its_port_with_its_data(running: Environment) -> None:
+def test_a_node_stops_and_starts_on_its_port_with_its_data_and_its_rabbitmq(
+    running: Environment, other_rabbitmq: Path
+) -> None:
     before = status(running)
     broker(running, "ctl", "-q", "add_vhost", "kept")
     assert "Stopped" in broker(running, "stop").stderr
     assert "not running" in broker(running, "status", code=4).stdout
     assert str(before["url"]) in broker(running, "start").stdout
     assert "kept" in broker(running, "ctl", "-q", "list_vhosts").stdout.split()
+    assert Node(Path(status(running)["folder"]))._load_state().rabbitmq == str(other_rabbitmq)
 
 
 @pytest.fixture(scope="module")
@@ -147,25 +160,15 @@ def test_three_nodes_are_one_cluster_that_outlives_the_death_of_one_and_a_stop(c
     assert "kept" in broker(clustered, "ctl", "-q", "list_vhosts").stdout.split()
 
 
-def test_a_node_of_another_rabbitmq_is_started_listed_and_stopped_like_any(tmp_path: Path) -> None:
-    """The other RabbitMQ is a folder of links to the installed one: the version differs, not the way."""
-    installed = installation.find()
-    (tmp_path / "sbin").symlink_to(installed.scripts)
-    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "RMQKIT_RABBITMQ": str(tmp_path / "none")}
-    missing = broker(environment, "start", code=4).stderr
-    assert f"no RabbitMQ in {tmp_path / 'none'}" in missing
-    node = Node(tmp_path / "state" / "rmqkit" / "broker")
-    try:
-        broker(environment, "start", "--port", "0", "--rabbitmq", str(tmp_path))
-        assert node._load_state().rabbitmq == str(tmp_path)
-        assert broker(environment, "ctl", "version").returncode == 0  # of the RabbitMQ that runs
-        assert "stop it with" in broker(environment, "start", "--rabbitmq", str(tmp_path), code=4).stderr
-        broker(environment, "stop")
-        del environment["RMQKIT_RABBITMQ"]
-        broker(environment, "start")
-        assert node._load_state().rabbitmq == str(tmp_path)  # as last time
-    finally:
-        node.discard()
+def test_a_running_node_keeps_its_rabbitmq(running: Environment, other_rabbitmq: Path, tmp_path: Path) -> None:
+    assert Node(Path(status(running)["folder"]))._load_state().rabbitmq == str(other_rabbitmq)
+    assert broker(running, "ctl", "version").returncode == 0  # of the RabbitMQ that runs
+    assert "stop it with" in broker(running, "start", "--rabbitmq", str(tmp_path), code=4).stderr
+
+
+def test_a_folder_without_rabbitmq_is_named(tmp_path: Path) -> None:
+    nobody = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "RMQKIT_RABBITMQ": str(tmp_path / "none")}
+    assert f"no RabbitMQ in {tmp_path / 'none'}" in broker(nobody, "start", code=4).stderr
 
 
 def test_an_even_number_of_nodes_is_bad_usage(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,7 +22,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from rmqkit.node.node import Node
 from tests.conftest import Broker, Namespace
 from tests.support.cli import Run, Start, parse_report, rmqkit
-from tests.support.queues import declare, drain, fill, open_channel, ready
+from tests.support.queues import drain, fill, open_channel, ready
 from tests.support.wait import wait_for_queue, wait_until
 
 CANARY = "c4nary-p4ssword"
@@ -583,17 +582,15 @@ def test_two_signals_end_a_function_immediately(
     wait_for_queue(channel, queue, ready=2, consumers=0)
 
 
-@pytest.mark.own_node
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize("how", [(), ("--workers", 2), ("--channels", 2)])
 def test_two_signals_end_a_function_immediately_although_the_broker_does_not_answer(
-    start: Start, own_node: Callable[[], Node], how: tuple[object, ...]
+    start: Start, node: Node, how: tuple[object, ...]
 ) -> None:
-    node = own_node()
-    declare(node.url, "queue")
     with open_channel(node.url) as channel:
-        fill(channel, "queue", 2)
-    process = start("queue", "--handler", "functions:wait", *how, RMQKIT_URL=node.url)
+        queue = str(channel.queue_declare("", durable=True, arguments={"x-expires": 60_000}).method.queue)
+        fill(channel, queue, 2)
+    process = start(queue, "--handler", "functions:wait", *how, RMQKIT_URL=node.url)
     assert readline(process) == b"begun\n"
     os.kill(node.pid, signal.SIGSTOP)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -50,17 +51,20 @@ def test_the_broker_options_become_settings() -> None:
         ConnectionOptions(["amqp://u@h"]).settings()
 
 
-@pytest.mark.own_node
-def test_a_node_of_the_user_is_named_only_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_of_the_user_is_named_only_while_it_runs(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert private_node.advice() == ""
-    node = Node()
-    try:
-        port = node.start(port=0).port
-        assert f"port {port}" in private_node.advice()
-        assert 'eval "$(rmqkit broker env)"' in private_node.advice()
-    finally:
-        node.discard()
+    state = tmp_path / "rmqkit" / "broker" / "node.json"
+    state.parent.mkdir(parents=True)
+    state.symlink_to(node.folder / "node.json")
+    assert f"port {node.status().port}" in private_node.advice()
+    assert 'eval "$(rmqkit broker env)"' in private_node.advice()
+    known = json.loads(state.read_text())
+    known["broker"]["started"] = "an earlier process"
+    state.unlink()
+    state.write_text(json.dumps(known))
     assert private_node.advice() == ""
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
 
 import pytest
 
 import rmqkit
 from rmqkit.node.node import Node
+from tests.conftest import Namespace
 from tests.faults import scenarios_broker as scenarios
 from tests.faults.fault_run import DeclareLedger, FaultSetup, Progress, in_background, publish
 from tests.faults.ledger import Ledger
@@ -104,20 +104,21 @@ def test_publishing_reconnects_to_a_broker_frozen_for_longer_than_the_heartbeat(
 
 
 def test_a_connection_with_two_urls_fails_over_to_the_other_broker(
-    node: Node, own_node: Callable[[], Node], node_ledger: DeclareLedger
+    node: Node, node_ledger: DeclareLedger, broker_url: str, namespace: Namespace
 ) -> None:
-    ledger, progress, other = node_ledger(), Progress(), own_node()
-    declare(other.url, ledger.queue)
-    wait_until_on_disk(other)
+    ledger, progress = node_ledger(), Progress()
+    namespace.queues.append(ledger.queue)
+    declare(broker_url, ledger.queue)
+    wait_until_on_disk(node)
 
     def inject() -> None:
         progress.wait_for(3000)
-        other.kill()
+        node.kill()
 
-    with rmqkit.connect(other.url, node.url) as connection, in_background(inject):
+    with rmqkit.connect(node.url, broker_url) as connection, in_background(inject):
         report = publish(connection, ledger, ledger.messages(range(40_000)), progress)
     assert report.complete
+    ledger.drain(broker_url)
+    node.start()
     ledger.drain(node.url)
-    other.start()
-    ledger.drain(other.url)
     assert ledger.violations(report, ordered=False) == []
