@@ -32,6 +32,7 @@ __all__ = ["Cluster", "ClusterStatus", "last_started"]
 SIZE = 3
 _JOIN_S = 15.0  # from accepting logins until all nodes see each other
 _API_S = 2.0
+_ASK_EVERY_S = 0.2  # each node about all of them, which costs them time while they start
 _START_S = 45.0  # before a starting node is killed and started again
 _TRIES = 3
 
@@ -151,7 +152,8 @@ class Cluster(StateFolder):
             self._bring_up(nodes[:1], port, deadline, state.rabbitmq)
         for _ in range(_TRIES):
             self._bring_up(nodes, port, deadline, state.rabbitmq)
-            if wait_until(lambda: len(self._members()) == state.size, min(_JOIN_S, deadline - time.monotonic())):
+            left_s = min(_JOIN_S, deadline - time.monotonic())
+            if wait_until(lambda: len(self._members()) == state.size, left_s, pause_s=_ASK_EVERY_S):
                 self._save_state(replace(state, formed=True))
                 return
             members = self._members()  # a node that was partitioned or frozen may need a restart to rejoin

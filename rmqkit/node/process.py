@@ -73,13 +73,13 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Poll until the condition holds, at most `timeout_s` seconds; return whether it does."""
+def wait_until(condition: Callable[[], bool], timeout_s: float, *, pause_s: float = 0.02) -> bool:
+    """Check every `pause_s` seconds until the condition holds, at most `timeout_s`; return whether it does."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() >= deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(pause_s)
     return True
 
 
