@@ -49,7 +49,7 @@ class Tls:
         try:
             context = ssl.create_default_context(cafile=self.ca_file or None)
         except OSError as error:
-            raise SettingsError(f"--tls-ca-file: {self.ca_file}: not a PEM certificate") from error
+            raise SettingsError(f"`ca_file=`: {self.ca_file}: not a PEM certificate") from error
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -58,7 +58,7 @@ class Tls:
         return context
 
     def _load_certificate(self, context: ssl.SSLContext) -> None:
-        password = read_secret("--tls-key-password-file", self.key_password_file) if self.key_password_file else ""
+        password = read_secret("`key_password_file=`", self.key_password_file) if self.key_password_file else ""
         password = password or self.key_password
         encrypted = False
 
@@ -71,15 +71,15 @@ class Tls:
             context.load_cert_chain(self.cert_file, self.key_file or None, password=key_password)
         except (OSError, ValueError) as error:  # a ValueError for a password that OpenSSL finds too long
             message = "not a PEM certificate with its key"
-            advice = "" if self.key_file else "If the key is in a separate file, name it with --tls-key-file."
+            advice = "" if self.key_file else "If the key is in a separate file, name it with `key_file=`."
             if "MISMATCH" in str(error):
                 message, advice = "the key does not belong to the certificate", ""
             elif encrypted and password:
                 message, advice = "the password does not open the key", ""
             elif encrypted:
-                message, advice = "the key is encrypted", "Give its password with --tls-key-password-file."
+                message, advice = "the key is encrypted", "Give its password with `key_password_file=`."
             files = f"{self.cert_file} with {self.key_file}" if self.key_file else self.cert_file
-            raise SettingsError(f"--tls-cert-file: {files}: {message}", advice=advice) from error
+            raise SettingsError(f"`cert_file=`: {files}: {message}", advice=advice) from error
 
 
 SYSTEM_TRUST = Tls()
@@ -262,7 +262,7 @@ _TLS_FILES = {
 }
 _TLS_PARAMETERS = (*_TLS_FILES, "verify", "server_name_indication")
 _PARAMETERS = (*_NUMBERS, "auth_mechanism", *_TLS_PARAMETERS)
-_TLS_OPTIONS = ("--tls-ca-file", "--tls-cert-file", "--tls-key-file")
+_TLS_OPTIONS = ("`ca_file=`", "`cert_file=`", "`key_file=`")
 
 
 def read_file(option: str, file: str) -> bytes:

@@ -163,7 +163,7 @@ def check_new(names: Iterable[str]) -> None:
 
 def _refuse(taken: Iterable[str]) -> None:
     if names := ", ".join(taken):
-        raise SettingsError(f"already a context: {names}", advice="Add --force to replace it.")
+        raise SettingsError(f"already a context: {names}", advice="Use `force=True` to replace it.")
 
 
 def edit(name: str, values: Mapping[str, Any], unset: Iterable[str]) -> Context:
@@ -307,7 +307,7 @@ def split_password(urls: Iterable[str]) -> tuple[list[str], str]:
             continue
         found = _LOGIN.fullmatch(url)
         if not found or has_password(without := f"{found['user']}@{found['rest']}"):
-            raise SettingsError("the URL contains the password of a key", advice="Use --tls-key-password-file.")
+            raise SettingsError("the URL contains the password of a key", advice="Use `key_password_file=`.")
         bare.append(without)
         secrets.add(unquote(found["password"]))
     if len(secrets) > 1:

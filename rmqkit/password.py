@@ -61,7 +61,7 @@ def from_keyring(context: str) -> str:
     """Return the password of a context in the system's keyring; raise SettingsError if there is none."""
     password = _keyring("read", context)
     if not password:
-        advice = f"Store it with `rmqkit context edit {context} --password-keyring`."
+        advice = f"Store it with `rmqkit context edit {context}`."
         raise SettingsError(f"context {context!r}: the system's keyring holds no password for it", advice=advice)
     return password
 

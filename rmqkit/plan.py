@@ -30,7 +30,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A property with one value on the broker and another in the file; `none` means that it is unset."""
+    """A property with one value on the broker and another in the topology; `none` means that it is unset."""
 
     property: str
     actual: str
@@ -38,7 +38,7 @@ class Difference:
 
     def __str__(self) -> str:
         actual, expected = ("unset" if value == "none" else value for value in (self.actual, self.expected))
-        return f"{self.property}: {actual} on the broker, {expected} in the file"
+        return f"{self.property}: {actual} on the broker, {expected} in the topology"
 
 
 @dataclass(frozen=True, slots=True)

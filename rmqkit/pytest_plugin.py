@@ -63,7 +63,7 @@ def _failing_without_traceback(advice: str = "") -> Iterator[None]:
     try:
         yield
     except RmqkitError as error:
-        text = str(error).replace("--api-url", "--rmqkit-api-url").replace("RMQKIT_API_URL", API_URL_VARIABLE)
+        text = str(error).replace("`api_url=`", "--rmqkit-api-url").replace("RMQKIT_API_URL", API_URL_VARIABLE)
         raise pytest.fail.Exception("\n".join(filter(None, (text, advice))), pytrace=False) from None
 
 

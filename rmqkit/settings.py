@@ -26,7 +26,7 @@ CONTEXT_VARIABLE = "RMQKIT_CONTEXT"  # after the first of them
 API_URL_VARIABLE = "RMQKIT_API_URL"
 PASSWORD_VARIABLE = "RMQKIT_PASSWORD"  # noqa: S105 - a name
 TLS_FIELDS = ("ca_file", "cert_file", "key_file", "key_password_file", "insecure")
-_OPTION = "--password-file"
+_PASSWORD_FILE = "`password_file=`"  # noqa: S105 - a name
 MAX_SHORT_STRING_BYTES = 255  # AMQP 0-9-1 section 4.2.5.3
 
 
@@ -61,7 +61,7 @@ class Settings:
         """Return the current password: the file is read on each call, so that a changed secret is used."""
         if self.password_source:
             return self.password_source()
-        return read_secret(_OPTION, self.password_file) if self.password_file else address.password or ""
+        return read_secret(_PASSWORD_FILE, self.password_file) if self.password_file else address.password or ""
 
     def in_vhost(self, vhost: str) -> Settings:
         """Return the settings for another virtual host of the same brokers."""
@@ -106,7 +106,7 @@ def load_settings(
     tls: Tls = SYSTEM_TRUST,
     environ: Mapping[str, str] = os.environ,
     api_url: str = "",
-    source: str = "--url",
+    source: str = "`url=`",
     ask: Callable[[Address], str] | None = None,
     in_use: bool = False,
 ) -> Settings:
@@ -130,15 +130,15 @@ def load_settings(
         origins[name], value = next((each for each in candidates if each[1] is not None), candidates[-1])
         return value
 
-    vhost = first("vhost", ("--vhost", vhost), (str(chosen), chosen.vhost), (source, None))
+    vhost = first("vhost", ("`vhost=`", vhost), (str(chosen), chosen.vhost), (source, None))
     if vhost is not None:
         addresses = tuple(replace(address, vhost=vhost) for address in addresses)
     variable_url = None if is_foreign else environ.get(API_URL_VARIABLE)
-    candidates = ("--api-url", api_url), (API_URL_VARIABLE, variable_url), (str(chosen), chosen.api_url)
+    candidates = ("`api_url=`", api_url), (API_URL_VARIABLE, variable_url), (str(chosen), chosen.api_url)
     api_url = first("api_url", *((name, value or None) for name, value in candidates), ("default", ""))
     _check_tls(addresses, api_url, (tls, chosen.tls), source)
     for name in TLS_FIELDS:
-        layers = ("--tls-" + name.replace("_", "-"), tls), (str(chosen), chosen.tls), (source, addresses[0].tls_options)
+        layers = (f"`{name}=`", tls), (str(chosen), chosen.tls), (source, addresses[0].tls_options)
         first(f"tls_{name}", *((origin, getattr(each, name) or None) for origin, each in layers), ("default", None))
     tls = _combined(tls, chosen.tls)
     settings = Settings(addresses, _with_key_password(tls), source=source, api_url=api_url, context=chosen)
@@ -154,10 +154,10 @@ def _choose(
 ) -> tuple[str, str, Sequence[str], Context]:
     """Return what names the context, the source of the URLs, the URLs, and their context."""
     if urls and context is not None:
-        raise SettingsError(f"--context and {source} cannot be combined")
+        raise SettingsError(f"`context=` and {source} cannot be combined")
     if urls:
         return "", source, urls, Context()
-    chosen_by = "--context"
+    chosen_by = "`context=`"
     for name in () if context is not None else (URL_VARIABLES[0], CONTEXT_VARIABLE, *URL_VARIABLES[1:]):
         if (value := environ.get(name)) and name != CONTEXT_VARIABLE:
             return "", name, (value,), Context()
@@ -181,8 +181,8 @@ def _log_in(settings: Settings, file: str, password: str, ask: Callable[[Address
     origins = {**settings.origins, "password": settings.source}
     needed = any(each.password is None for each in addresses)
     if file or ask:
-        origins["password"] = _OPTION if file else "--password-prompt"
-        given = read_secret(_OPTION, file) if file else ask(addresses[0]) if ask else ""
+        origins["password"] = _PASSWORD_FILE if file else "a prompt"
+        given = read_secret(_PASSWORD_FILE, file) if file else ask(addresses[0]) if ask else ""
         if file and Path(file).is_file():  # see _with_key_password
             return replace(settings, password_file=file, origins=origins)
         addresses = tuple(replace(address, password=given) for address in addresses)
@@ -217,7 +217,7 @@ def _check_tls(addresses: Sequence[Address], api_url: str, options: Sequence[Tls
         message = f"TLS options need an amqps:// URL, and {source} has none: the connection would not be encrypted"
         raise SettingsError(message)
     if any(each.key_file and not each.cert_file for each in options):
-        raise SettingsError("--tls-key-file needs --tls-cert-file")
+        raise SettingsError("`key_file=` needs `cert_file=`")
 
 
 def _is_another_broker(addresses: Sequence[Address], inherited: str) -> bool:
@@ -243,7 +243,7 @@ def _with_key_password(tls: Tls) -> Tls:
     file = tls.key_password_file
     if not file or os.path.isfile(file):  # noqa: PTH113 - never fails
         return tls
-    return replace(tls, key_password_file="", key_password=read_secret("--tls-key-password-file", file))
+    return replace(tls, key_password_file="", key_password=read_secret("`key_password_file=`", file))
 
 
 def _check(address: Address, source: str, tls: Tls, *, has_source: bool) -> None:
@@ -255,12 +255,12 @@ def _check(address: Address, source: str, tls: Tls, *, has_source: bool) -> None
         raise SettingsError(f"the virtual host's name is longer than {MAX_SHORT_STRING_BYTES} bytes of UTF-8")
     if "EXTERNAL" in address.auth_mechanisms and not (tls.cert_file or address.tls_options.cert_file):
         message = f"{source}: auth_mechanism=external needs a client certificate"
-        raise SettingsError(message, advice="Name it with --tls-cert-file, or certfile in the URL.")
+        raise SettingsError(message, advice="Name it with `cert_file=`, or certfile in the URL.")
     if address.password is None and not has_source and "EXTERNAL" not in address.auth_mechanisms:
         url = f"amqp://{quote(address.username, safe='')}:PASSWORD@..."
-        advice = f"Write {url}, or set --password-file or RMQKIT_PASSWORD."
+        advice = f"Write {url}, or set `password_file=` or RMQKIT_PASSWORD."
         if source.startswith("context "):
-            advice = "Set --password-file or RMQKIT_PASSWORD, or choose where to keep it with `rmqkit context edit`."
+            advice = "Set `password_file=` or RMQKIT_PASSWORD, or choose where to keep it with `rmqkit context edit`."
         raise SettingsError(f"{source}: no password for the user {address.username!r}", advice=advice)
 
 

@@ -45,12 +45,12 @@ NOT_IMPLEMENTED = 540
 INTERNAL_ERROR = 541  # among others, a queue that cannot answer
 _NO_BROKER = (
     "Start one with `rmqkit broker start`, or in a container with `docker run -d -p 5672:5672 rabbitmq:4`; "
-    "or name an existing one with --url or RMQKIT_URL."
+    "or name an existing one with `url=` or RMQKIT_URL."
 )
-_VHOST = "Create it with `rabbitmqctl add_vhost {}`, or name another one with --vhost."
-_NO_ACCESS = "Grant permissions with `rabbitmqctl set_permissions`, or name another virtual host with --vhost."
+_VHOST = "Create it with `rabbitmqctl add_vhost {}`, or name another one with `vhost=`."
+_NO_ACCESS = "Grant permissions with `rabbitmqctl set_permissions`, or name another virtual host with `vhost=`."
 _NO_AMQP = "It may be a TLS port (amqps://), an HTTP port, or another kind of server."
-_NO_ANSWER_IN_TLS = "It may require a client certificate (--tls-cert-file), or be another kind of server."
+_NO_ANSWER_IN_TLS = "It may require a client certificate (`cert_file=`), or be another kind of server."
 HUNG_UP = "the server closed the connection after the TLS handshake", _NO_ANSWER_IN_TLS
 LEAST_FRAME_MAX = 8192  # since RabbitMQ 4.1
 _SMALL_FRAMES = "RabbitMQ 4.1 and later require a frame_max of 8192 or more: change it in the URL."
@@ -89,7 +89,7 @@ _ADVICE = {
 }
 
 TLS_ALERT = b"\x15\x03"  # the answer of a TLS port to anything but TLS (RFC 8446 section 5.1)
-_AUTHORITY = "Name the certificate of its authority with --tls-ca-file, or cacertfile in the URL."
+_AUTHORITY = "Name the certificate of its authority with `ca_file=`, or cacertfile in the URL."
 _NAME_MISMATCH = (62, 64)  # of a host's name, of an IP address
 _OTHER_NAME = (
     "does not match the host name",
@@ -189,9 +189,9 @@ def untrusted(error: ssl.SSLError) -> tuple[str, str]:
         return HUNG_UP
     reason = str(getattr(error, "reason", "") or error)
     if any(name in reason for name in _NO_CERTIFICATE):
-        return "the server requires a client certificate", "Set --tls-cert-file and --tls-key-file."
+        return "the server requires a client certificate", "Set `cert_file=` and `key_file=`."
     if "ALERT" in reason and any(name in reason for name in _BAD_CERTIFICATE):
-        advice = "The certificate of --tls-cert-file must be valid and signed by an authority in RabbitMQ's cacertfile."
+        advice = "The certificate of `cert_file=` must be valid and signed by an authority in RabbitMQ's cacertfile."
         return f"the server refused the client certificate ({reason})", advice
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
         advice = "Use amqps:// and https:// for TLS ports (5671, 15671), amqp:// and http:// for others."

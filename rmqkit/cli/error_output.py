@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rmqkit import exit_codes, report
@@ -78,9 +79,14 @@ def as_json(error: RmqkitError) -> dict[str, Any]:
     """Return the error object that `--json` prints: `error` is its class, `report` the work done until then."""
     return {
         "error": type(error).__name__,
-        "message": error.message,
-        "advice": error.advice,
-        "problems": [report.problem_as_json(problem) for problem in error.problems],
+        "message": output.in_options(error.message),
+        "advice": output.in_options(error.advice),
+        "problems": [
+            report.problem_as_json(
+                replace(each, message=output.in_options(each.message), advice=output.in_options(each.advice))
+            )
+            for each in error.problems
+        ],
     } | ({"report": report.as_json(done)} if (done := getattr(error, "report", None)) else {})
 
 

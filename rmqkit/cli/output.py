@@ -35,6 +35,9 @@ is_quiet = False  # set by --quiet: no notes and no progress
 
 # Characters that JSON may hold unescaped and a terminal obeys: Latin-1's controls, and changes of direction.
 _MIN_WIDTH = 8  # columns of a shortened cell
+_ARGUMENT = re.compile("`(?P<name>[a-z_]+)=(?:True)?(?P<value>[^`]*)`")  # as texts of the library write it
+_TLS_FIELDS = ("ca_file", "cert_file", "key_file", "key_password_file", "insecure")
+_OPTIONS = {"failed": "on-failure"} | {name: f"tls-{name.replace('_', '-')}" for name in _TLS_FIELDS}
 _CONTROLS = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -88,7 +91,7 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
 def error(text: str) -> None:
     """Print an error, or a report, on standard error; color codes in it stay."""
     with suppress(OutputError):  # there is nowhere to report it
-        _write(sys.stderr, text + "\n")
+        _write(sys.stderr, in_options(text) + "\n")
 
 
 def note(text: str) -> None:
@@ -108,6 +111,17 @@ def note_waiting(messages: str) -> None:
     """Tell a person at a terminal that the command waits for messages, which may never arrive."""
     if is_terminal(sys.stderr):
         note(safe(f"Waiting for {messages}. Press Ctrl-C to stop."))
+
+
+def in_options(text: str) -> str:
+    """Return a text of the library with options in place of arguments: --force for `force=True`."""
+    return _ARGUMENT.sub(_option, text)
+
+
+def _option(argument: re.Match[str]) -> str:
+    name, value = argument["name"], argument["value"]
+    name = _OPTIONS.get(name) or name.removesuffix("_s").replace("_", "-")
+    return f"--{name} {value}".strip()
 
 
 def warn(text: str) -> None:

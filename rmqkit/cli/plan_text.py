@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 from rmqkit.cli import output
@@ -86,7 +87,8 @@ def _variables_as_json(topology: Topology) -> dict[str, dict[str, str | None]]:
 def show(plan: Plan, settings: Settings, *, json: bool) -> None:
     """Print a plan: as a table of all but the unchanged entities and a summary, or as JSON."""
     if json:
-        output.out_json(as_json(plan))
+        steps = tuple(replace(step, note=output.in_options(step.note)) for step in plan.steps)
+        output.out_json(as_json(replace(plan, steps=steps)))
         return
     shown = [step for step in plan.steps if step.outcome is not Outcome.UNCHANGED]
     if shown:
@@ -94,9 +96,8 @@ def show(plan: Plan, settings: Settings, *, json: bool) -> None:
         for step in shown:
             words = _WORDS[step.outcome]
             done = plan.applied and step.outcome is not Outcome.CONFLICT
-            rows.append(
-                (f"{words.sign} {words.done if done else step.outcome.value}", step.kind, step.name, step.remarks)
-            )
+            action = f"{words.sign} {words.done if done else step.outcome.value}"
+            rows.append((action, step.kind, step.name, output.in_options(step.remarks)))
         output.out(output.table(rows, header=_HEADER, styles=[_WORDS[step.outcome].style for step in shown]))
     for sentence in () if plan.applied else plan.unseen:
         output.note(output.safe(sentence))

@@ -97,7 +97,7 @@ def _require_visible(connection: ReconnectingConnection, replaced: Iterable[Step
     if problems := delete.unseen_queues(connection, queues):
         unseen = "unacknowledged messages and policies of the temporary queues cannot be seen"
         message = f"{unseen}; nothing was changed: {snapshot.unavailable}"
-        advice = f"{delete.UNSEEN} --force replaces the queues anyway: stop all their clients first."
+        advice = f"{delete.UNSEEN} `force=True` replaces the queues anyway: stop all their clients first."
         raise PropertyMismatch(406, "cannot be seen", "replacing", message=message, advice=advice, problems=problems)
 
 

@@ -21,9 +21,9 @@ from rmqkit.plan import Outcome, Step
 from rmqkit.plural import plural
 from rmqkit.topology.comparison import binding_key
 
-_IN_USE = "Consume or move the messages and stop the consumers; --force deletes the queues with their messages."
-UNSEEN = "Set --api-url to RabbitMQ's HTTP API, which counts them."
-_BOUND = "Remove those bindings; --force deletes the exchanges, and the queues bound to them get no more messages."
+_IN_USE = "Consume or move the messages and stop the consumers; `force=True` deletes the queues with their messages."
+UNSEEN = "Set `api_url=` to RabbitMQ's HTTP API, which counts them."
+_BOUND = "Remove those bindings; `force=True` deletes the exchanges, and the queues bound to them get no more messages."
 
 
 def check_unused(
@@ -49,7 +49,7 @@ def check_unused(
         raise PropertyMismatch(406, "in use", "queues", message=message, advice=_IN_USE, problems=problems)
     if api is None and (unseen := unseen_queues(connection, deleted.queues)):
         message = f"unacknowledged messages cannot be seen; nothing was deleted: {unavailable}"
-        advice = f"{UNSEEN} --force deletes the queues with all messages that clients still hold."
+        advice = f"{UNSEEN} `force=True` deletes the queues with all messages that clients still hold."
         raise PropertyMismatch(406, "cannot be seen", "queues", message=message, advice=advice, problems=unseen)
     if problems := list(_undeclared_bindings(deleted, live.bindings if live else ())):
         bindings = plural(len(problems), "binding")

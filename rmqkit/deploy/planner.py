@@ -31,13 +31,14 @@ from rmqkit.plural import plural
 from rmqkit.topology.comparison import compare
 from rmqkit.topology.retry import NATIVE_SINCE, expand, for_broker, native_arguments
 
-_REPLACE_IT = "Run `rmqkit apply --replace` to recreate it and keep its messages, or rename it in the file."
-_REPLACE_THEM = "Run `rmqkit apply --replace` to recreate them and keep their messages, or rename them in the file."
+_REPLACE_IT = "Apply with `replace=True` to recreate it and keep its messages, or give it another name."
+_REPLACE_THEM = "Apply with `replace=True` to recreate them and keep their messages, or give them other names."
 _AT_MOST_ONCE = "a quorum queue on this broker: write `type: quorum`, so that its retries lose no waiting message"
 _NATIVE = "the queue itself delays failed messages (a native retry)"
 _OLDER = f"failed messages wait in other queues: a native retry needs RabbitMQ {'.'.join(map(str, NATIVE_SINCE))}"
 INTERRUPTED = (
-    "replacing it was interrupted, and some of its messages are in temporary queues: `rmqkit apply --replace` resumes"
+    "replacing it was interrupted, and some of its messages are in temporary queues;"
+    " applying with `replace=True` resumes"
 )
 
 
@@ -188,7 +189,7 @@ def require_applicable(planned: Plan, topology: Topology, snapshot: BrokerSnapsh
 
 def require_http_api(topology: Topology, snapshot: BrokerSnapshot, *, prune: bool = False) -> None:
     """Raise Unreachable for policies or pruning without the HTTP API."""
-    subjects = [name for name, needed in (("policies", topology.policies), ("--prune", prune)) if needed]
+    subjects = [name for name, needed in (("policies", topology.policies), ("`prune=True`", prune)) if needed]
     if subjects and snapshot.api is None:
-        advice = "Set its URL with --api-url; nothing was changed."
+        advice = "Set its URL with `api_url=`; nothing was changed."
         raise Unreachable(f"{' and '.join(subjects)} need RabbitMQ's HTTP API: {snapshot.unavailable}", advice=advice)

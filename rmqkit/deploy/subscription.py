@@ -198,8 +198,8 @@ def _check_mark(name: str, snapshot: BrokerSnapshot) -> None:
     elif any(each.name == name and MARK in each.arguments for each in snapshot.topology.queues):
         return
     else:
-        message = f"queue {name!r} is not a subscription: `rmqkit subscribe --durable` did not create it"
-    advice = "`rmqkit destroy` deletes what a topology declares; --force deletes the queue with its messages."
+        message = f"queue {name!r} is not a subscription: it was not created by subscribing"
+    advice = "Destroying a topology deletes what it declares; `force=True` deletes the queue with its messages."
     raise PropertyMismatch(406, "PRECONDITION_FAILED", f"queue {name!r}", message=message, advice=advice)
 
 

@@ -103,20 +103,20 @@ def parse(command: str) -> tuple[str, ...]:
     try:
         words = shlex.split(command)
     except ValueError as exc:
-        raise SettingsError(f"--exec: {exc}: {command}") from exc
+        raise SettingsError(f"{exc}: {command}") from exc
     if not words:
-        raise SettingsError("--exec: the command is empty")
+        raise SettingsError("the command is empty")
     if word := _shell_word(command):
         plain = not set(command) & set("'\"\\$`")
-        script = f"--exec \"sh -c '{command}'\"" if plain else "--exec with sh -c '...' around the command"
+        script = f"sh -c '{command}'" if plain else "sh -c '...' around the command"
         raise SettingsError(
-            f"--exec: {word!r} requires a shell, and --exec runs none",
+            f"{word!r} requires a shell, and none is run",
             advice=f"Write {script}, or quote {word} again to pass it as an argument.",
         )
     program = shutil.which(words[0])
     if program is None:
         raise SettingsError(
-            f"--exec: program {words[0]!r} not found, or not executable", advice="To use a shell, write sh -c '...'."
+            f"program {words[0]!r} not found, or not executable", advice="To use a shell, write sh -c '...'."
         )
     return (program, *words)
 

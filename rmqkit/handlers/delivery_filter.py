@@ -29,7 +29,7 @@ class DeliveryFilter:
     """
 
     def __init__(self, expression: str, on_warning: Callable[[str], None] = lambda _: None) -> None:
-        self._expression = Expression(expression, names=NAMES, origin="--filter")
+        self._expression = Expression(expression, names=NAMES, origin="`filter=`")
         self._warn = on_warning
         self._shown: set[str] = set()
         self._last: tuple[Origin, dict[str, Any]] | None = None
@@ -49,7 +49,7 @@ class DeliveryFilter:
         except PayloadError as exc:
             if exc.message not in self._shown:
                 self._shown.add(exc.message)
-                self._warn(f"--filter: {exc.message}; the message does not match")
+                self._warn(f"`filter=`: {exc.message}; the message does not match")
             return False
 
 
@@ -131,5 +131,5 @@ class FilteredSource:
             if before < self.prefetch <= self._held:
                 self.on_warning(
                     f"{self._held:,} non-matching messages fill the prefetch, so no more will arrive."
-                    " Raise --prefetch, or use --unmatched ack or reject."
+                    " Raise `prefetch=`, or use `unmatched=ack` or `unmatched=reject`."
                 )

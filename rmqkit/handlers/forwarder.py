@@ -36,7 +36,7 @@ _log = logging.getLogger("rmqkit")
 _RETURN_ADVICE = (
     "Remove the binding or name another exchange; `rmqkit move` makes one pass. The message stays in its queue."
 )
-_ADVICE = "Bind a queue there, or exclude these messages with --filter; the message stays in its queue."
+_ADVICE = "Bind a queue there, or exclude these messages with `filter=`; the message stays in its queue."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ def load(target: str) -> HandlerFunction:
     """Import `module:function`, also from the current folder. Raises SettingsError if it cannot take a delivery."""
     name, _, attribute = target.partition(":")
     if not name or not attribute:
-        raise SettingsError(f"--handler {target}: expected MODULE:FUNCTION, such as orders:bill")
+        raise SettingsError(f"handler {target}: expected MODULE:FUNCTION, such as orders:bill")
     if os.getcwd() not in sys.path:  # noqa: PTH109 - text, as sys.path holds
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
@@ -33,7 +33,7 @@ def load(target: str) -> HandlerFunction:
             found = getattr(found, each)
         inspect.signature(found).bind(None)
     except (Exception, SystemExit) as exc:
-        raise SettingsError(f"--handler {target}: {type(exc).__name__}: {exc}") from exc
+        raise SettingsError(f"handler {target}: {type(exc).__name__}: {exc}") from exc
     function: HandlerFunction = require_plain(found)
     return function
 

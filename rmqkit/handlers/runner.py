@@ -46,8 +46,7 @@ PROGRESS_EVERY_S = 0.05
 MAX_FAILURES_SHOWN = 20  # kinds of failure; any others are counted, not shown
 
 _ADVICE = (
-    "Give the queue a retry or a dead-letter exchange and apply it, or choose stop, requeue or reject with --on-failure"
-    " (in Python: failed=FailurePolicy.REJECT)."
+    "Give the queue a retry or a dead-letter exchange and apply it, or choose stop, requeue or reject with `failed=`."
 )
 OnWarning = Callable[[str], None]
 _log = logging.getLogger("rmqkit")
@@ -114,12 +113,12 @@ class ConsumeJob:
         if self.contract and self.invalid_to in (Target("", self.queue), Target("", "")):
             raise SettingsError(
                 f"messages that break the contract would return to queue {self.queue!r} forever",
-                advice="Name another queue with --invalid-to, or give the queue a retry that ends elsewhere.",
+                advice="Name another queue with `invalid_to=`, or give the queue a retry that ends elsewhere.",
             )
         if (self.shared or self.consumers > 1) and connection.is_stream(self.queue):
             raise SettingsError(
                 f"queue {self.queue!r} is a stream: every consumer would receive all of its messages",
-                advice="Use one consumer: omit --workers and --channels (in Python, concurrency=1).",
+                advice="Use one consumer.",
             )
         names = [self.invalid_to.routing_key] if self.invalid_to and not self.invalid_to.exchange else []
         if self.retry and not self.retry.native:

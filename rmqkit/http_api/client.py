@@ -53,7 +53,7 @@ _PART_BYTES = 1 << 20
 _OWN_USER = "whoami"
 _log = logging.getLogger("rmqkit.http_api")
 T = TypeVar("T")
-_ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set --api-url."
+_ENABLE = "Enable RabbitMQ's management plugin with `rabbitmq-plugins enable rabbitmq_management`, or set `api_url=`."
 
 
 def connect(connection: ReconnectingConnection, timeout_s: float = TIMEOUT_S) -> HttpApiClient:
@@ -84,7 +84,7 @@ class HttpApiClient:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", self._host):
-            raise SettingsError("--api-url: not an http:// or https:// URL", advice="Write http://localhost:15672.")
+            raise SettingsError("`api_url=`: not an http:// or https:// URL", advice="Write http://localhost:15672.")
         self._username = unquote(parts.username) if parts.username else address.username
         self._password = unquote(parts.password) if parts.password else None
         self._path = quote(parts.path.rstrip("/").removesuffix("/api"), safe="/%")
@@ -116,7 +116,7 @@ class HttpApiClient:
         if overview.get("cluster_name") != cluster_name or guessed_wrong:
             raise Unreachable(
                 f"the HTTP API at {self} belongs to a different broker than {self._address}",
-                advice=f"Set --api-url or RMQKIT_API_URL to the management URL of {self._address.host}.",
+                advice=f"Set `api_url=` or RMQKIT_API_URL to the management URL of {self._address.host}.",
             )
 
     def live(self) -> LiveTopology:
@@ -328,7 +328,7 @@ class HttpApiClient:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             return Unreachable(f"RabbitMQ's HTTP API does not answer at {self}: {reason}", advice=_ENABLE)
         elif str(error).encode("latin-1", "replace").startswith(error_mapping.TLS_ALERT):
-            reason, advice = "the server speaks TLS", "Write https:// in --api-url."
+            reason, advice = "the server speaks TLS", "Write https:// in `api_url=`."
         else:
             return self._not_the_api()
         return Unreachable(f"RabbitMQ's HTTP API at {self}: {reason}", advice=advice)
@@ -389,7 +389,7 @@ class HttpApiClient:
             # "Login failed", "User can only log in via localhost"; RabbitMQ 4 says "Not_Authorized" for the first.
             case 401 if "log" in reason.lower() or reason == "Not_Authorized":
                 message = f"{self}: login refused for user {self._username!r}: {reason}"
-                advice = "Set another login in --api-url: http://USER:PASSWORD@HOST:15672"
+                advice = "Set another login in `api_url=`: http://USER:PASSWORD@HOST:15672"
                 return AuthenticationFailed(message, advice=error_mapping.GUEST if "localhost" in reason else advice)
             case 401 | 403:
                 return AccessRefused(403, reason, subject, advice=self._tag_advice(reason, path))

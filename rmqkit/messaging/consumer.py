@@ -32,7 +32,7 @@ ACK_TOGETHER = 200
 _NO_ACK_TOGETHER = 100  # with `no_ack`, deliveries handed out at a time: those in hand can be lost
 _SLOW = (
     "A message was held for longer than the consumer timeout; the messages behind it are redelivered."
-    " Lower the prefetch (--prefetch 1), limit the handler (--timeout), or set x-consumer-timeout on the quorum queue"
+    " Lower the prefetch (`prefetch=1`), limit the handler's time, or set x-consumer-timeout on the quorum queue"
 )
 _IDLE_S = 1.0  # a longer time without a delivery counts as idle
 _UNOBSERVED = nullcontext()

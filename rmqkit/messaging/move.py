@@ -5,7 +5,6 @@ A move ends after one pass over the messages that were in the queue at the start
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -136,10 +135,9 @@ class Move:
     def _refuse_stream(self) -> None:
         with EntityInspector(self.connection) as inspector:
             if inspector.is_stream(self.source):
-                copying = f"rmqkit consume {shlex.quote(self.source)} --offset first --to-queue NAME --idle-timeout 1"
                 raise InputError(
                     f"queue {self.source!r} is a stream: acknowledging removes no message, so none can be moved",
-                    advice=f"Copy them: `{copying}`.",
+                    advice="Consume it from `offset=first`, and publish copies.",
                 )
 
     def _browse(self, session: MovePass) -> None:

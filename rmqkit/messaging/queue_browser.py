@@ -88,7 +88,7 @@ class SideEffects:
         if self.risk:
             raise InputError(
                 f"delivering and requeueing the messages of queue {queue!r} may harm them: {self.risk}",
-                advice="Add --force (in Python: force=True) to do so anyway.",
+                advice="Add `force=True` to do so anyway.",
             )
 
     def deliveries_left(self, delivery: Delivery) -> int | None:
@@ -141,7 +141,7 @@ class QueueBrowser:
         if limit is None and self.ready > MOST:
             raise InputError(
                 f"{self._subject} has {self.ready:,} messages, which would all be held until the last one is processed",
-                advice=f"Add --limit {self.ready} to do so; until then, consumers do not receive them.",
+                advice=f"Add `limit={self.ready}` to do so; until then, consumers do not receive them.",
             )
 
     @property

@@ -109,7 +109,7 @@ class MessageTemplate:
         defaults: MessageDefaults,
         *,
         body: str | None = None,
-        origin: str = "--template",
+        origin: str = "`template=`",
         routing_key: str | None = None,
         headers: Sequence[str] | Mapping[str, str] = (),
         seed: int | None = None,
@@ -124,7 +124,7 @@ class MessageTemplate:
             return self._templates[-1]
 
         self._body = None if body is None else compiled(body, origin)
-        self._key = None if routing_key is None else compiled(routing_key, "--routing-key")
+        self._key = None if routing_key is None else compiled(routing_key, "`routing_key=`")
         named = [(name, text, False) for name, text in headers.items()] if isinstance(headers, Mapping) else None
         self._headers = [
             (name, compiled(text, f"header {name!r}"), typed)

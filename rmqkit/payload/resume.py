@@ -30,7 +30,7 @@ MAX_FAILED = 1000  # failures noted; the checkpoint stays before the next one
 SAVE_EVERY = 10_000  # messages settled between two saves, at most
 SAVE_EVERY_S = 1.0
 _HASHED_BYTES = 1024 * 1024
-_ADVICE = "Name another file for --resume, or remove this one to publish everything from the beginning."
+_ADVICE = "Name another file for `resume=`, or remove this one to publish everything from the beginning."
 
 Read = Callable[[InputPosition], Iterator[Message | None]]  # yields the messages of an input, from a place on
 
@@ -115,7 +115,7 @@ class Resume:
         self._path, self._job, self._stream, self._read = Path(path), job, stream, read
         self._hash, self._hashed = hashlib.sha256(), 0
         if not stream.rereadable:
-            raise PayloadError(f"{stream.name}: --resume needs a file, which can be read again")
+            raise PayloadError(f"{stream.name}: `resume=` needs a file, which can be read again")
         self._unlock = self._lock()
         saved = _load(self._path) or _State(job, BEGINNING, self._hash.hexdigest())
         if saved.job != job:
@@ -193,7 +193,7 @@ class Resume:
                         return release
             except BlockingIOError:
                 release()
-                self._refuse("another run is using it", "Wait for that run to end, or name another file for --resume.")
+                self._refuse("another run is using it", "Wait for that run to end, or name another file for `resume=`.")
             except OSError as exc:
                 raise PayloadError(f"{self._path}: the state cannot be written: {exc.strerror}") from exc
             release()
@@ -249,7 +249,7 @@ def _load(path: Path) -> _State | None:
     except OSError as exc:
         raise PayloadError(f"{path}: the state cannot be read: {exc.strerror}") from exc
     except (ValueError, KeyError, TypeError, RecursionError):
-        advice = "Name another file for --resume; this one was not written by rmqkit, or was changed."
+        advice = "Name another file for `resume=`; this one was not written by rmqkit, or was changed."
         raise PayloadError(f"{path} is not the state of a run", advice=advice) from None
 
 

@@ -274,7 +274,7 @@ class EnvelopeReplay:
 
     def _due(self, envelope: Envelope) -> datetime | None:
         if self.speed and envelope.received_at is None:
-            raise error_at(envelope.where, "'received_at' is missing, and --timing needs it", summary="Bad envelope")
+            raise error_at(envelope.where, "'received_at' is missing, and `timing=` needs it", summary="Bad envelope")
         return envelope.received_at
 
 

@@ -92,7 +92,7 @@ def _difference(scenario: Scenario, case: Case, observed: Observation) -> tuple[
     """Say how the observed queues differ from the expected ones, and why; nothing if they do not."""
     if observed.unknown:
         message = f"expected {_names(case.queues)}, but offline the queues are unknown"
-        advice = [] if observed.note or unread(scenario.topology) else ["Run the test with --live to ask a broker."]
+        advice = [] if observed.note or unread(scenario.topology) else ["Run the test against a broker."]
         return message, [*observed.unknown, *advice]
     if observed.queues == tuple(sorted(case.queues)):
         return "", []

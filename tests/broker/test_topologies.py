@@ -136,8 +136,8 @@ def test_over_amqp_alone_an_unknown_exchange_type_is_found_and_nothing_is_create
         assert (
             types
             == [
-                ("delayed", "type: fanout on the broker, x-delayed-message in the file"),
-                ("odd", "type: direct on the broker, classic in the file"),
+                ("delayed", "type: fanout on the broker, x-delayed-message in the topology"),
+                ("odd", "type: direct on the broker, classic in the topology"),
             ]
             * exists
         )

@@ -112,9 +112,9 @@ def test_every_conflict_is_listed_and_nothing_is_changed(
     done = run("apply", topology)
     assert (done.returncode, done.stdout) == (5, "")
     assert f"{topology}:5:" in done.stderr
-    assert "durable: false on the broker, true in the file" in done.stderr
+    assert "durable: false on the broker, true in the topology" in done.stderr
     assert f"{topology}:3:" in done.stderr
-    assert "type: fanout on the broker, topic in the file" in done.stderr
+    assert "type: fanout on the broker, topic in the topology" in done.stderr
     error = json.loads(run("apply", topology, "--json").stdout)
     assert error["error"] == "PropertyMismatch"
     assert {problem["line"] for problem in error["problems"]} == {3, 5}

@@ -65,7 +65,7 @@ def test_a_policy_that_differs_is_changed(live: Run, orders: Path) -> None:
     assert planned.returncode == 0
     (line,) = [line for line in planned.stdout.splitlines() if "policy" in line]
     assert line.startswith("~ change ")
-    assert "priority: 0 on the broker, 2 in the file; max-length: 9 on the broker, 8 in the file" in line
+    assert "priority: 0 on the broker, 2 in the topology; max-length: 9 on the broker, 8 in the topology" in line
     assert "1 changed" in live("apply", orders).stderr
     assert set(outcomes(live("plan", orders, "--json")).values()) == {"unchanged"}
 
@@ -82,7 +82,7 @@ def test_the_detailed_exit_code_distinguishes_changes_and_conflicts(
     orders.write_text(ORDERS.replace("shop.billing: {}", "shop.billing: {type: quorum}"))
     conflict = live("plan", "--detailed-exit-code", orders)
     assert conflict.returncode == 5
-    assert "x-queue-type: classic on the broker, quorum in the file" in conflict.stdout
+    assert "x-queue-type: classic on the broker, quorum in the topology" in conflict.stdout
     assert live("plan", orders).returncode == 5
 
 

@@ -134,25 +134,35 @@ def differences(expected: Any, actual: Any, **options: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("expected", "actual", "said"),
     [
-        (Queue("q"), Queue("q", durable=False), ["durable: false on the broker, true in the file"]),
-        (Queue("q", arguments={"x": 1}), Queue("q", arguments={"x": True}), ["x: true on the broker, 1 in the file"]),
-        (Queue("q", arguments={"x": "1"}), Queue("q", arguments={"x": 1}), ['x: 1 on the broker, "1" in the file']),
-        (Queue("q", arguments={"x": None}), Queue("q"), ["x: unset on the broker, null in the file"]),
-        (Queue("q", arguments={"x": "none"}), Queue("q"), ['x: unset on the broker, "none" in the file']),
+        (Queue("q"), Queue("q", durable=False), ["durable: false on the broker, true in the topology"]),
+        (
+            Queue("q", arguments={"x": 1}),
+            Queue("q", arguments={"x": True}),
+            ["x: true on the broker, 1 in the topology"],
+        ),
+        (Queue("q", arguments={"x": "1"}), Queue("q", arguments={"x": 1}), ['x: 1 on the broker, "1" in the topology']),
+        (Queue("q", arguments={"x": None}), Queue("q"), ["x: unset on the broker, null in the topology"]),
+        (Queue("q", arguments={"x": "none"}), Queue("q"), ['x: unset on the broker, "none" in the topology']),
         (
             Queue("q"),
             Queue("q", arguments={"b": [1], "a": "é x"}),
-            ['a: "é x" on the broker, unset in the file', "b: [1] on the broker, unset in the file"],
+            ['a: "é x" on the broker, unset in the topology', "b: [1] on the broker, unset in the topology"],
         ),
         (
             Exchange("e"),
             Exchange("e", "topic", internal=True),
-            ["type: topic on the broker, direct in the file", "internal: true on the broker, false in the file"],
+            [
+                "type: topic on the broker, direct in the topology",
+                "internal: true on the broker, false in the topology",
+            ],
         ),
         (
             Policy("p", "^a", {"max-length": 1}),
             Policy("p", "^b", {"max-length": 1}, "queues"),
-            ['pattern: "^b" on the broker, "^a" in the file', "apply-to: queues on the broker, all in the file"],
+            [
+                'pattern: "^b" on the broker, "^a" in the topology',
+                "apply-to: queues on the broker, all in the topology",
+            ],
         ),
     ],
 )
@@ -164,7 +174,7 @@ def test_every_differing_property_is_named_and_a_missing_one_differs_from_any_va
 
 def test_a_queue_without_a_type_has_the_default_of_the_virtual_host() -> None:
     quorum = Queue("q", arguments={"x-queue-type": "quorum"})
-    assert differences(Queue("q"), quorum) == ["x-queue-type: quorum on the broker, classic in the file"]
+    assert differences(Queue("q"), quorum) == ["x-queue-type: quorum on the broker, classic in the topology"]
     assert differences(Queue("q"), quorum, default_queue_type="quorum") == []
     assert differences(quorum, Queue("q"), default_queue_type="quorum") == []
 

@@ -43,7 +43,7 @@ DEV, PROD = {"url": "amqp://dev"}, {"url": ["amqps://ada@one", "amqps://ada@two"
     ("arguments", "environ", "expected"),
     [
         ({"urls": ["amqp://u"]}, {"RMQKIT_URL": "amqp://v", "RMQKIT_CONTEXT": "prod"}, ("u", "", "")),
-        ({"context": "prod"}, {"RMQKIT_URL": "amqp://v", "RMQKIT_CONTEXT": "dev"}, ("one", "prod", "--context")),
+        ({"context": "prod"}, {"RMQKIT_URL": "amqp://v", "RMQKIT_CONTEXT": "dev"}, ("one", "prod", "`context=`")),
         ({}, {"RMQKIT_URL": "amqp://v", "RMQKIT_CONTEXT": "prod"}, ("v", "", "")),
         ({}, {"RMQKIT_CONTEXT": "prod", "AMQP_URL": "amqp://a"}, ("one", "prod", "RMQKIT_CONTEXT")),
         ({"in_use": True}, {"AMQP_URL": "amqp://a"}, ("a", "", "")),
@@ -80,9 +80,9 @@ def test_each_value_of_a_context_gives_way_to_an_option_and_a_variable(write: Wr
     )
     assert (given.api_url, login(given)[0]) == ("https://third", ("amqps://ada:***@one:5671/", "filed"))
     assert [given.origins[name] for name in ("api_url", "vhost", "password")] == [
-        "--api-url",
-        "--vhost",
-        "--password-file",
+        "`api_url=`",
+        "`vhost=`",
+        "`password_file=`",
     ]
 
 
@@ -90,7 +90,7 @@ def test_nothing_of_a_context_is_used_for_the_url_of_another_broker_nor_the_othe
     write(current="prod", prod=PROD)
     settings = load_settings(["amqps://ada:own@other"], in_use=True, environ={})
     assert login(settings) == [("amqps://ada:***@other:5671/", "own")]
-    with pytest.raises(SettingsError, match="--context and --url cannot be combined"):
+    with pytest.raises(SettingsError, match="`context=` and `url=` cannot be combined"):
         load_settings(["amqp://other"], context="prod", environ={})
     foreign = {"RMQKIT_URL": "amqp://v", "RMQKIT_API_URL": "http://v", "RMQKIT_PASSWORD": "for v"}
     settings = load_settings(context="prod", environ=foreign)

@@ -214,7 +214,7 @@ def test_of_several_virtual_hosts_one_must_be_chosen() -> None:
     definitions = {"queues": queues, "vhosts": [{"name": each} for each in ("a", "b", "empty")]}
     with pytest.raises(InputError, match="has 2 virtual hosts") as error:
         read(definitions)
-    assert error.value.advice == "Choose with --vhost: a, b."
+    assert error.value.advice == "Choose with `vhost=`: a, b."
     assert read(definitions, "a").queues == (Queue("a"),)
     assert read(definitions, "empty") == Topology()
     with pytest.raises(InputError, match="no virtual host 'c'"):

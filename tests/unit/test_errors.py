@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import inspect
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+import rmqkit
 from rmqkit import errors, exit_codes
+from rmqkit.cli import output
 from rmqkit.errors import Location, Problem, Refused, RmqkitError
 from rmqkit.report import PublishReport
 
@@ -74,3 +78,38 @@ def test_raising_copies_of_an_error_keeps_nothing_alive_through_it() -> None:
     with pytest.raises(errors.NotFound):
         raise copy.copy(kept)
     assert (kept.__traceback__, kept.__context__) == (None, None)
+
+
+def _texts(file: Path) -> Iterator[str]:
+    tree = ast.parse(file.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_no_text_of_the_library_names_an_option_of_the_command_line() -> None:
+    package = Path(rmqkit.__file__).parent
+    beside = ("cli", "node", "pytest_plugin.py", "exit_codes.py")  # exit codes and causes are for the command line
+    files = [each for each in package.rglob("*.py") if each.relative_to(package).parts[0] not in beside]
+    options = [
+        f"{file.relative_to(package)}: {text}"
+        for file in files
+        if file.name != "diagnosis.py"
+        for text in _texts(file)
+        if re.search(r"(?<![\w-])--[a-z]", text)
+    ]
+    assert len(files) > 100
+    assert options == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Use `force=True`, or wait with `wait_s=SECONDS`.", "Use --force, or wait with --wait SECONDS."),
+        ("`ca_file=`: x.pem: no such file", "--tls-ca-file: x.pem: no such file"),
+        ("write `type: quorum`", "write `type: quorum`"),
+    ],
+)
+def test_a_command_names_the_options_of_the_arguments_in_a_text(text: str, shown: str) -> None:
+    assert output.in_options(text) == shown

@@ -136,7 +136,7 @@ def test_rendered_bodies_are_checked_and_the_error_names_the_row(tmp_path: Path)
 def test_a_bad_template_is_refused_with_its_place(text: str, place: str) -> None:
     with pytest.raises(PayloadError) as caught:
         _bodies(text)
-    assert str(caught.value.problems[0]).startswith(f"--template:{place}")
+    assert str(caught.value.problems[0]).startswith(f"`template=`:{place}")
 
 
 def _doubled(first: str, step: str) -> str:

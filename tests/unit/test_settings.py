@@ -159,7 +159,7 @@ def test_flags_take_precedence_over_variables_and_variables_over_the_default() -
         settings = load_settings(urls, environ=variables)
         return settings.addresses[0].host, settings.source
 
-    assert found("amqp://flag") == ("flag", "--url")
+    assert found("amqp://flag") == ("flag", "`url=`")
     assert found() == ("ours", "RMQKIT_URL")
     variables["RMQKIT_URL"] = ""
     assert found() == ("plain", "AMQP_URL")
@@ -317,5 +317,5 @@ def test_a_bad_tls_file_is_named(tmp_path: Path, content: bytes | None, tls: str
     file = tmp_path / "bad.pem"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(SettingsError, match=r"--tls-.*bad\.pem: "):
+    with pytest.raises(SettingsError, match=r"`(ca|cert)_file=`: .*bad\.pem: "):
         Tls(**{tls: str(file)}).context()  # type: ignore[arg-type]

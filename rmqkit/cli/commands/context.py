@@ -280,7 +280,8 @@ def _values(name: str, urls: Sequence[str], place: PasswordOptions, more: Contex
 
 def _rows(settings: Settings) -> Iterator[tuple[str, str | bool, str]]:
     """Yield the name, the value and the origin of each setting; an empty value is not set."""
-    origins, context = settings.origins, settings.context
+    origins = {name: output.in_options(origin) for name, origin in settings.origins.items()}
+    context = settings.context
     yield "context", context.name, origins["context"]
     yield "url", ", ".join(map(str, settings.addresses)), origins["url"]
     yield "api_url", contexts.shown(settings.api_url), origins["api_url"]

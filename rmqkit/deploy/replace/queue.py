@@ -30,7 +30,7 @@ _FEW = 100  # messages that may be overtaken when new ones are routed directly a
 _IDLE_S = 5.0  # a broker may pause so long over messages it is known to have
 _DIRECT = "publishers still send to it directly, bypassing its bindings"
 _STOP_CONSUMER = "Stop that consumer, then run the command again."
-_ADVICE = "Stop them and apply again, or pass --wait SECONDS. Every binding of the queue has to be in the file."
+_ADVICE = "Stop them and apply again, or pass `wait_s=SECONDS`. Every binding of the queue has to be in the topology."
 
 
 class _NotYet(Exception):

@@ -147,7 +147,7 @@ def _check(session: ReplaceSession, entities: Sequence[tuple[Exchange | Queue, S
         wait_s = max([wait_s, *(delay_s for _, delay_s in queues if session.api)])
         used = session.use(*(queue for queue, _ in queues), ready=False, wait_s=wait_s)
         problems = [_problem(queue, f"has {contents}") for queue, contents in used]
-        advice = "Stop the clients that consume or hold messages, or wait for them with --wait SECONDS."
+        advice = "Stop the clients that consume or hold messages, or wait for them with `wait_s=SECONDS`."
     if problems:
         message = f"{plural(len(problems), 'entity')} cannot be replaced; nothing was replaced"
         raise PropertyMismatch(

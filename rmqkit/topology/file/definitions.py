@@ -153,7 +153,7 @@ class _DefinitionsReader:
         known = used | {item["name"] for item in self._list("vhosts") if _has_text(item, "name")}
         if vhost is None and len(used) > 1:
             message = f"{self.file} has {len(used)} virtual hosts, and a topology describes one"
-            raise InputError(message, advice=f"Choose with --vhost: {', '.join(sorted(used))}.")
+            raise InputError(message, advice=f"Choose with `vhost=`: {', '.join(sorted(used))}.")
         if vhost is not None and used and vhost not in known:
             raise InputError(f"{self.file}: no virtual host {vhost!r}", advice=f"Known: {', '.join(sorted(known))}.")
         entities = [
