@@ -27,7 +27,7 @@ _MODULES = {
         "Refused RemoteError ReplyTimeout ResourceLocked RmqkitError SettingsError TopologyError Unreachable "
         "Unroutable"
     ),
-    "handlers.runner": "handle",
+    "handlers.work": "handle",
     "hooks": "ConnectionEvent EventKind Hooks",
     "message": "Delivery Message Properties Verdict",
     "messaging.background_publisher": "BackgroundPublisher",
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from rmqkit.errors import TopologyError as TopologyError
     from rmqkit.errors import Unreachable as Unreachable
     from rmqkit.errors import Unroutable as Unroutable
-    from rmqkit.handlers.runner import handle as handle
+    from rmqkit.handlers.work import handle as handle
     from rmqkit.hooks import ConnectionEvent as ConnectionEvent
     from rmqkit.hooks import EventKind as EventKind
     from rmqkit.hooks import Hooks as Hooks

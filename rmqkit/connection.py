@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from rmqkit.deploy.subscription import Subscription, Subscriptions
 from rmqkit.hooks import GuardedHooks, Hooks
@@ -22,7 +22,7 @@ from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
 from rmqkit.messaging.shared_publisher import SharedPublisher
 from rmqkit.messaging.watched import watched
-from rmqkit.model import Topology
+from rmqkit.model import Target, Topology
 from rmqkit.options import (
     CallOptions,
     ConsumeOptions,
@@ -34,6 +34,7 @@ from rmqkit.payload.contracts import ContractCache
 from rmqkit.queue_contents import QueueContents
 from rmqkit.report import (
     Answer,
+    ConsumeReport,
     Failure,
     Fate,
     PublishReport,
@@ -45,6 +46,9 @@ from rmqkit.stop import Stop, StoppedAtOnce
 
 if TYPE_CHECKING:
     from rmqkit.deploy.scenario_runner import ScenarioRunner
+    from rmqkit.handlers.function import HandlerFunction
+    from rmqkit.handlers.handler import Handler
+    from rmqkit.handlers.work import BatchFunction, Transform, WorkOptions
 
 F = TypeVar("F", bound=rpc_server.Function)
 OnWarning = Callable[[str], None]
@@ -318,6 +322,54 @@ class Connection(QueueContents):
             yield from client.run(requests, options, on_warning)
         finally:
             self._idle_clients.append(client)
+
+    def handle(
+        self, queue: str, handler: HandlerFunction | Handler, *, concurrency: int = 1, **options: Unpack[WorkOptions]
+    ) -> ConsumeReport:
+        """Call a function with each delivery of a queue, and acknowledge it when it returns: see `rmqkit.handle`."""
+        from rmqkit.handlers.work import handle  # noqa: PLC0415 - start-up time
+
+        return handle(self, queue, handler, concurrency=concurrency, **options)
+
+    def handle_batches(
+        self,
+        queue: str,
+        function: BatchFunction,
+        *,
+        size: int = 500,
+        within_s: float = 0.05,
+        concurrency: int = 1,
+        **options: Unpack[WorkOptions],
+    ) -> ConsumeReport:
+        """Call a function with batches of deliveries, in order, and acknowledge a batch when the function returns.
+
+        A batch has `size` deliveries, or those that arrived in `within_s` seconds. The function may return a Verdict
+        for the batch, or a sequence with a Verdict or None for each delivery. If it raises, all messages of the batch
+        have failed. `prefetch` is twice the size; see `rmqkit.handle` for the rest.
+        """
+        from rmqkit.handlers.work import handle_batches  # noqa: PLC0415 - start-up time
+
+        return handle_batches(self, queue, function, size=size, within_s=within_s, concurrency=concurrency, **options)
+
+    def pipe(
+        self,
+        queue: str,
+        transform: Transform,
+        *,
+        to: Target | None = None,
+        concurrency: int = 1,
+        **options: Unpack[WorkOptions],
+    ) -> ConsumeReport:
+        """Publish what a function makes of each delivery, and acknowledge the delivery when all of that is confirmed.
+
+        The function returns a Message, an iterable of messages, a Verdict, or None to publish nothing. A message
+        without an exchange and a routing key goes `to` this target. If the function raises, or the broker does not take
+        one of the messages, as one that reaches no queue, the delivery has failed. `prefetch` is 1000; see
+        `rmqkit.handle` for the rest.
+        """
+        from rmqkit.handlers.work import pipe  # noqa: PLC0415 - start-up time
+
+        return pipe(self, queue, transform, to=to, concurrency=concurrency, **options)
 
     def serve(
         self,

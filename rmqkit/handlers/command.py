@@ -108,7 +108,7 @@ def parse(command: str) -> tuple[str, ...]:
         raise SettingsError("the command is empty")
     if word := _shell_word(command):
         plain = not set(command) & set("'\"\\$`")
-        script = f"sh -c '{command}'" if plain else "sh -c '...' around the command"
+        script = f"\"sh -c '{command}'\"" if plain else "sh -c '...' around the command"
         raise SettingsError(
             f"{word!r} requires a shell, and none is run",
             advice=f"Write {script}, or quote {word} again to pass it as an argument.",

@@ -48,6 +48,6 @@ class ContractFilter:
         """Return a block in which deliveries are handled."""
         return self.source.handling(deliveries)
 
-    def wake(self) -> None:
+    def wake(self, after_s: float = 0.0) -> None:
         """Have `batches` yield an empty batch soon."""
-        self.source.wake()
+        self.source.wake(after_s)

@@ -116,9 +116,9 @@ class FilteredSource:
         """Return a block in which deliveries are handled."""
         return self.consumer.handling(deliveries)
 
-    def wake(self) -> None:
+    def wake(self, after_s: float = 0.0) -> None:
         """Have `batches` yield an empty batch soon."""
-        self.consumer.wake()
+        self.consumer.wake(after_s)
 
     def _settle(self, deliveries: list[Delivery]) -> None:
         self.unmatched += len(deliveries)

@@ -4,12 +4,13 @@ A broker adds no headers of a client to the messages it dead-letters, hence the 
 copy was confirmed and whose acknowledgement was lost is copied again.
 """
 
+from __future__ import annotations
+
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rmqkit.amqp.frames import fits
-from rmqkit.connection import Connection
 from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
 from rmqkit.message import Delivery, Message, Verdict
 from rmqkit.messaging.message_rewrite import rename_properties
@@ -26,6 +27,9 @@ from rmqkit.payload.field_table import (
 )
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
+
+if TYPE_CHECKING:
+    from rmqkit.connection import Connection
 
 MAX_REASON = 500  # characters
 _ADVICE = "Declare a queue there; the message stays in its queue."

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from rmqkit.connection import Connection
 from rmqkit.errors import BrokerError, HandlerError
 from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
@@ -25,6 +24,7 @@ from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
 if TYPE_CHECKING:
+    from rmqkit.connection import Connection
     from rmqkit.deploy.live_router import LiveRouter
 
 Target = Callable[[Origin], tuple[str, str, Properties]]
@@ -163,7 +163,7 @@ class _ReturnCheck:
             queues = " and ".join(map(repr, path))
             self._on_warning(
                 f"messages return to queue {self._queue!r} as dead letters of {queues}, and are forwarded again."
-                " End the run with Ctrl-C, or limit it with --count."
+                " End the run with Ctrl-C, or limit it with `count=`."
             )
 
 

@@ -99,8 +99,13 @@ def as_verdict(returned: object, function: Callable[..., object]) -> Verdict:
         return Verdict.ACK
     if isinstance(returned, Verdict):
         return returned
-    raise HandlerError(
-        f"handler {name_of(function)} returned a value of type {type(returned).__name__} instead of a Verdict or None;"
+    raise wrong_result(returned, function, "a Verdict or None")
+
+
+def wrong_result(returned: object, function: Callable[..., object], wanted: str) -> HandlerError:
+    """Return the error about a value that means nothing: it names the function, and not the value."""
+    return HandlerError(
+        f"handler {name_of(function)} returned a value of type {type(returned).__name__} instead of {wanted};"
         " its message was requeued",
         advice="Return None to acknowledge the message, else Verdict.REJECT or Verdict.REQUEUE.",
     )

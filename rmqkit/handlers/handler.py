@@ -41,8 +41,8 @@ class Source(Protocol):
         """Return a block in which deliveries are handled, for hooks."""
         ...
 
-    def wake(self) -> None:
-        """Have `batches` yield an empty batch soon; any thread may call this."""
+    def wake(self, after_s: float = 0.0) -> None:
+        """Have `batches` yield an empty batch soon; any thread may call this, but with `after_s` only its own."""
         ...
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from rmqkit.connection import Connection
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Unreachable
 from rmqkit.handlers.failure_copy import FailedDelivery
 from rmqkit.handlers.handler import HandledBatch
@@ -12,6 +12,9 @@ from rmqkit.message import Delivery
 from rmqkit.model import Retry, Target
 from rmqkit.payload.death_headers import ATTEMPTS, DELIVERY_COUNT, QUEUE
 from rmqkit.topology.retry import DELAY_TYPE, FIRST_DELAY, waiting_queue
+
+if TYPE_CHECKING:
+    from rmqkit.connection import Connection
 
 
 def live_retry(connection: Connection, queue: str, retry: Retry) -> Retry:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rmqkit.connection import Connection
 from rmqkit.errors import (
     AccessRefused,
     BrokerError,
@@ -22,12 +21,10 @@ from rmqkit.errors import (
 )
 from rmqkit.handlers.contract_filter import ContractFilter, InvalidDelivery
 from rmqkit.handlers.failure_copy import FailedDelivery, publish_copies
-from rmqkit.handlers.function import FunctionHandler, HandlerFunction
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
 from rmqkit.handlers.retry_steps import live_retry, next_steps
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging import thread_group
-from rmqkit.messaging.rpc_server import OnFailure, log_failure
 from rmqkit.model import Contract, Retry, Target, Topology
 from rmqkit.options import ConsumeOptions, FailurePolicy, shares
 from rmqkit.payload.contracts import compile_contract, reason
@@ -39,6 +36,7 @@ from rmqkit.topology.policies import dead_letter_target
 from rmqkit.topology.retry import in_words, waiting_queue
 
 if TYPE_CHECKING:
+    from rmqkit.connection import Connection
     from rmqkit.deploy.live_router import LiveRouter
     from rmqkit.handlers.delivery_filter import DeliveryFilter, FilteredSource
 
@@ -128,43 +126,6 @@ class ConsumeJob:
         for name in dict.fromkeys(names):
             with suppress(AccessRefused):  # publishing requires no permission on a queue; inspecting does since 4.3
                 connection.queue_state(name)
-
-
-def handle(
-    connection: Connection,
-    queue: str,
-    handler: HandlerFunction | Handler,
-    *,
-    topology: Topology | None = None,
-    prefetch: int | None = None,
-    count: int | None = None,
-    idle_timeout_s: float | None = None,
-    concurrency: int = 1,
-    stop: Stop | None = None,
-    failed: FailurePolicy | None = None,
-    on_failure: OnFailure = log_failure,
-    on_warning: OnWarning = _log.warning,
-) -> ConsumeReport:
-    """Call a function with each delivery of a queue, and acknowledge the delivery when the function returns.
-
-    If the function raises, the message follows the retry that `topology` has for the queue: it waits, is delivered
-    again, and in the end is parked for inspection, with the reason in its headers. A message that breaks the queue's
-    contract is parked immediately, as is one the function returns Verdict.REJECT for; Verdict.REQUEUE requeues it.
-    Without a retry, a failed message is rejected if `topology` or RabbitMQ's HTTP API shows that it is dead-lettered.
-    Otherwise the run ends with HandlerError, and the message is still queued. `failed` decides in place of all this.
-
-    The run ends as a consumer does: see `ConsumeOptions`. `concurrency` is the number of threads that call the
-    function; each has a consumer, and `prefetch` is 100, or 2 with several threads, so that each gets a share of a
-    short queue. `on_failure` gets the exceptions; `on_warning` is called once for each kind of failure, and for
-    problems that were recovered from; both are logged by default. Any Handler may take the place of the function.
-    Raises what a consumer raises, NotFound if a queue of the retry is missing, Unroutable or NotConfirmed if a message
-    could not be parked or retried, HandlerError if the function returns anything else; their `report` has the counts.
-    """
-    job = job_for(queue, topology) if topology else ConsumeJob(queue)
-    options = ConsumeOptions(prefetch or (100 if concurrency == 1 else 2), count, idle_timeout_s)
-    job = replace(job, options=options, consumers=concurrency, failed=failed)
-    called = handler if isinstance(handler, Handler) else FunctionHandler(handler, on_failure)
-    return run_handler(connection, job, called, stop=stop or Stop(), on_warning=on_warning)
 
 
 def job_for(queue: str, topology: Topology) -> ConsumeJob:

@@ -7,6 +7,7 @@ are redelivered, and acknowledging an old delivery does nothing: at least once
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +75,7 @@ class Consumer:
         self._acknowledger = Acknowledger(None)
         self._arrived = self._prefetch = 0  # on this channel
         self._lost_acks = 0  # on this channel: handled, and not acknowledged, because it was lost
-        self._woken = False
+        self._woken, self._wake_s = False, math.inf
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
         self._received = self._timeouts = 0  # deliveries; consumer timeouts without an acknowledgement
         self._slow_warned = False
@@ -161,8 +162,9 @@ class Consumer:
         with self._stop.waking(self._end_wait):
             while not self._stop.requested and (self._report.consumed != self._options.count or self._has_lost()):
                 self._acknowledger.requeue_due()
-                if self._woken:
-                    self._woken = False
+                now_s = time.monotonic()
+                if self._woken or now_s >= self._wake_s:
+                    self._woken, self._wake_s = False, math.inf
                     yield []
                     self._last_s = time.monotonic()
                     continue
@@ -171,7 +173,8 @@ class Consumer:
                 left_s = _WAIT_S if idle_s is None else self._last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
-                for batch in self._receive(min(left_s, _WAIT_S, self._acknowledger.backoff.due_in_s())):
+                wait_s = min(left_s, _WAIT_S, self._wake_s - now_s, self._acknowledger.backoff.due_in_s())
+                for batch in self._receive(wait_s):
                     self._report = replace(self._report, idle_s=self._report.idle_s + self._gap_s(time.monotonic()))
                     together = no_ack_together if self._options.no_ack else len(batch)
                     for first in range(0, len(batch), together):
@@ -254,8 +257,11 @@ class Consumer:
         ended = self._open_queue is None and channel is not None and channel.ended
         return ended and len(self._acknowledger.settled) < yielded
 
-    def wake(self) -> None:
-        """Have `batches` yield an empty batch soon; any thread may call this."""
+    def wake(self, after_s: float = 0.0) -> None:
+        """Have `batches` yield an empty batch soon; any thread may call this, but with `after_s` only its own."""
+        if after_s:
+            self._wake_s = time.monotonic() + after_s
+            return
         self._woken = True  # first, for by now there may be another channel
         self._end_wait()
 

@@ -147,7 +147,7 @@ def test_the_path_of_the_url_may_end_with_or_without_slash_and_api(broker: Broke
     ],
 )  # fmt: skip
 def test_an_invalid_http_url_is_a_settings_error(broker: Broker, url: str) -> None:
-    with pytest.raises(SettingsError, match="--api-url"):
+    with pytest.raises(SettingsError, match="`api_url=`"):
         look(broker.url, url)
 
 

@@ -45,7 +45,7 @@ class _Source:
     def handling(self, _deliveries: Sequence[Delivery]) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def wake(self) -> None:
+    def wake(self, _after_s: float = 0.0) -> None:
         self._woken.set()
 
 

@@ -75,7 +75,7 @@ def parse_release(text: str) -> Release:
     if release[:2] not in _SERIES:
         first, last = (".".join(map(str, _SERIES[each])) for each in (0, -1))
         raise InputError(
-            f"--rabbitmq {text}: not a version from {first} to {last}", advice=f"Write one such as {last}."
+            f"`rabbitmq={text}`: not a version from {first} to {last}", advice=f"Write one such as {last}."
         )
     return release
 
