@@ -160,7 +160,8 @@ class Topology:
     Entities keep the order of the file; names are unique within exchanges and within queues. `publish` is the default
     target of `rmqkit publish`; the external exchanges and queues are declared by others. `scope` holds name patterns
     (`*` matches any part): entities of the broker that match one and that no file declares are extra. `vhost` is the
-    virtual host that the files name, if they do; `variables` are those of the `files` it was read from, by name.
+    virtual host that the files name, if they do; `variables` are those of the `files` it was read from, by name. With
+    `delay` the queues in which delayed messages wait belong to it.
     """
 
     description: str = ""
@@ -174,5 +175,6 @@ class Topology:
     scope: tuple[str, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
     vhost: str | None = None
+    delay: bool = False
     variables: tuple[Variable, ...] = field(default=(), compare=False, repr=False)
     files: tuple[str, ...] = field(default=(), compare=False, repr=False)

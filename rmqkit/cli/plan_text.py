@@ -11,9 +11,10 @@ from rmqkit.cli.options import option
 from rmqkit.cli.output import Style
 from rmqkit.cli.topology_source import broker_name
 from rmqkit.model import Topology, Variable
-from rmqkit.plan import Outcome, Plan
+from rmqkit.plan import Outcome, Plan, Step
 from rmqkit.report import as_json
 from rmqkit.settings import Settings
+from rmqkit.topology.delays import NAMES as DELAYS
 
 Prune = Annotated[bool, option("--prune", "Delete in-scope entities that no file declares.")]
 Replace = Annotated[bool, option("--replace", "Recreate conflicting queues and exchanges, keeping their messages.")]
@@ -84,13 +85,22 @@ def _variables_as_json(topology: Topology) -> dict[str, dict[str, str | None]]:
     }
 
 
+def _folded(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps to show: one for each outcome stands for the entities in which delayed messages wait."""
+    folded = [each for each in steps if each.name.startswith(DELAYS) and not each.remarks]
+    counts = Counter(each.outcome for each in folded)
+    notes = {outcome: f"{count} entities, in which delayed messages wait" for outcome, count in counts.items()}
+    kept = [each for each in steps if each not in folded]
+    return [Step("queue", f"{DELAYS}*", outcome, note=note) for outcome, note in notes.items()] + kept
+
+
 def show(plan: Plan, settings: Settings, *, json: bool) -> None:
     """Print a plan: as a table of all but the unchanged entities and a summary, or as JSON."""
     if json:
         steps = tuple(replace(step, note=output.in_options(step.note)) for step in plan.steps)
         output.out_json(as_json(replace(plan, steps=steps)))
         return
-    shown = [step for step in plan.steps if step.outcome is not Outcome.UNCHANGED]
+    shown = _folded([step for step in plan.steps if step.outcome is not Outcome.UNCHANGED])
     if shown:
         rows = []
         for step in shown:

@@ -20,6 +20,7 @@ from rmqkit.plan import Outcome, Plan, Step
 from rmqkit.plural import plural
 from rmqkit.stop import Stop
 from rmqkit.topology.comparison import extras
+from rmqkit.topology.delays import DELIVER
 
 if TYPE_CHECKING:
     from rmqkit.deploy.replace.session import ReplaceResult
@@ -126,9 +127,11 @@ def _declare(connection: ReconnectingConnection, planned: Plan, api: HttpApiClie
             api.put_policy(policy)
             yield
     missing = [each for each in entities if isinstance(each, entity_methods.Entity) and not _touches(each, replaced)]
+    complete = [each for each in missing if each == DELIVER]  # the last one: it says that all levels are there
     for kind in ("exchange", "queue", "binding"):
-        same_kind = [each for each in missing if entity_methods.kind(each) == kind]
+        same_kind = [each for each in missing if entity_methods.kind(each) == kind and each not in complete]
         yield from entity_methods.declare_all(connection, same_kind)
+    yield from entity_methods.declare_all(connection, complete)
 
 
 def _touches(entity: entity_methods.Entity, replaced: Collection[tuple[str, str]]) -> bool:

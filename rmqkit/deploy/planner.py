@@ -28,6 +28,7 @@ from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.options import ApplyOptions
 from rmqkit.plan import Kind, Outcome, Plan, Step
 from rmqkit.plural import plural
+from rmqkit.topology import delays
 from rmqkit.topology.comparison import compare
 from rmqkit.topology.retry import NATIVE_SINCE, expand, for_broker, native_arguments
 
@@ -91,7 +92,8 @@ def plan(
 
 
 def adapted(connection: ReconnectingConnection, topology: Topology) -> Topology:
-    """Return a topology as this broker is to have it: see `for_broker`. Raises ConnectionLost."""
+    """Return a topology as this broker is to have it: see `for_broker` and `delays.expand`. Raises ConnectionLost."""
+    topology = delays.expand(topology)
     if not any(each.retry and each.retry.native for each in topology.queues):
         return expand(topology)
     with closing(connection.channel()) as channel:

@@ -48,6 +48,19 @@ def ladder() -> Topology:
     return Topology(exchanges=(*exchanges, DELIVER), queues=tuple(queues), bindings=tuple(bindings))
 
 
+def expand(topology: Topology) -> Topology:
+    """Add the levels to a topology with `delay`, except those that it declares."""
+    if not topology.delay:
+        return topology
+    levels = ladder()
+    return replace(
+        topology,
+        exchanges=tuple({each.name: each for each in (*levels.exchanges, *topology.exchanges)}.values()),
+        queues=tuple({each.name: each for each in (*levels.queues, *topology.queues)}.values()),
+        bindings=(*(each for each in levels.bindings if each not in topology.bindings), *topology.bindings),
+    )
+
+
 def last_queue(target: Target) -> Queue:
     """Return the queue from which messages are dead-lettered to a target.
 

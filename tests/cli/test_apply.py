@@ -173,3 +173,22 @@ def test_the_error_for_a_refused_connection_explains_how_to_start_a_broker(run: 
     assert (done.returncode, done.stdout) == (4, "")
     assert "rmqkit broker start" in done.stderr
     assert "docker run" in done.stderr
+
+
+def test_a_topology_with_delay_declares_the_queues_of_delayed_messages(live: Run, tmp_path: Path) -> None:
+    """In one line of the plan; a publisher then declares nothing but the last queue."""
+    file = tmp_path / "reminders.yaml"
+    file.write_text("queues: {reminders: {type: quorum}}\ndelay: true\n")
+    planned = live("plan", file).stdout
+    assert [line.split()[:4] for line in planned.splitlines()[1:]] == [
+        ["+", "create", "queue", "rmqkit.delay.*"],
+        ["+", "create", "queue", "reminders"],
+    ]
+    assert "74 created" in live("apply", file).stderr
+    assert "74 unchanged" in live("apply", file).stderr
+    published = live("publish", "reminders", "x", "--delay", "1s")
+    assert (published.returncode, "declaring" in published.stderr) == (0, False)
+    assert live("consume", "reminders", "-n", "1", "--idle-timeout", "30").stdout == "x\n"
+    assert "rmqkit.delay.*" in live("status", file).stdout
+    exported = live("export")
+    assert (exported.stdout, exported.stderr) == ("queues:\n  reminders: {type: quorum}\n\ndelay: true\n", "")

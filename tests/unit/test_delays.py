@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -15,13 +16,20 @@ from rmqkit.model import Binding, Exchange, Queue, Target, Topology
 from rmqkit.topology.comparison import extras
 from rmqkit.topology.dead_letters import dead_letter
 from rmqkit.topology.delays import (
+    LEVELS,
     MAX_DELAY_S,
     delayed_properties,
     entrance,
+    expand,
     ladder,
     last_binding,
     last_queue,
 )
+from rmqkit.topology.diagram.graph import build_diagram
+from rmqkit.topology.diagram.text_tree import tree
+from rmqkit.topology.file.definitions import from_definitions, to_definitions
+from rmqkit.topology.file.loader import loads
+from rmqkit.topology.file.writer import to_yaml
 from rmqkit.topology.routing import route
 
 ORDERS = Target("orders")
@@ -101,3 +109,28 @@ def test_delays_up_to_180_days_and_times_in_any_zone_are_accepted() -> None:
     check(timedelta(seconds=1))
     check(timedelta(days=180))
     check((datetime.now(UTC) + timedelta(minutes=1)).astimezone(timezone(timedelta(hours=-11))))
+
+
+FILE = "queues:\n  reminders: {}\n\ndelay: true\n"
+
+
+def test_a_file_with_delay_is_written_as_it_is_read_and_drawn_as_one_node() -> None:
+    topology = loads(FILE)
+    assert [each.name for each in topology.queues] == ["reminders"]
+    assert to_yaml(topology) == FILE
+    (line, *_) = ["".join(text for text, _ in line) for line in tree(build_diagram(topology))]
+    assert line == "rmqkit.delay.*  delays messages up to 180 days"
+
+
+def test_definitions_contain_the_levels_and_are_read_as_delay() -> None:
+    definitions = to_definitions(loads(FILE))
+    assert len(definitions["queues"]) == LEVELS + 1
+    read = from_definitions(json.dumps(definitions), file="definitions.json")
+    assert (read.topology.delay, read.omitted) == (True, ())
+    assert [each.name for each in read.topology.queues] == ["reminders"]
+    assert expand(read.topology).exchanges == ladder().exchanges
+
+
+def test_expanding_twice_adds_nothing() -> None:
+    once = expand(loads(FILE))
+    assert expand(once) == once

@@ -201,8 +201,10 @@ def inspect(
             selection.of(known, by_default=Order.BUSY), unseen=("Statistics may be up to 5 s old",), alarms=alarms
         )
     by_name = {each.name: each for each in known}
+    waiting = [each for each in known if topology.delay and each.name.startswith(DELAYS)]
     queues = selection.of(
-        (_current(connection, queue.name, by_name.get(queue.name)) for queue in topology.queues), by_default=None
+        [*(_current(connection, each.name, by_name.get(each.name)) for each in topology.queues), *waiting],
+        by_default=None,
     )
     planned = connection.plan(topology)
     return Status(queues, Counter(step.outcome for step in planned.steps), (*planned.unseen, *unseen), alarms)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plural import plural
+from rmqkit.topology.delays import MAX_DELAY_S
+from rmqkit.topology.delays import NAMES as DELAYS
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.names import BUILT_IN
 from rmqkit.topology.retry import native_arguments, waiting_queue
@@ -71,6 +73,9 @@ def build_diagram(topology: Topology) -> Diagram:
         builder.nodes["exchange", exchange.name] = DiagramNode(
             "exchange", exchange.name, exchange.type, _flags(exchange)
         )
+    if topology.delay:
+        notes = (f"delays messages up to {_duration(MAX_DELAY_S * 1000)}",)
+        builder.nodes["exchange", f"{DELAYS}*"] = DiagramNode("exchange", f"{DELAYS}*", notes=notes)
     for queue in topology.queues:
         shown = {**index.settings(queue.name), **native_arguments(queue)}
         builder.nodes["queue", queue.name] = _queue_node(queue, shown)

@@ -16,7 +16,9 @@ from rmqkit import strict_json
 from rmqkit.errors import InputError, Location, Problem, TopologyError
 from rmqkit.model import AppliesTo, Binding, DestinationType, Exchange, Policy, Queue, Topology
 from rmqkit.plural import plural
+from rmqkit.topology import delays
 from rmqkit.topology.comparison import is_internal
+from rmqkit.topology.delays import DELIVER
 from rmqkit.topology.file.text import headline
 from rmqkit.topology.names import BUILT_IN, suggest
 
@@ -63,7 +65,7 @@ def from_definitions(source: str | Mapping[str, Any], *, file: str, vhost: str |
     topology = reader.build()
     if reader.problems:
         raise TopologyError(headline(reader.problems), problems=reader.problems)
-    omitted = (*reader.others(), *(plural(number, noun) for noun, number in reader.omitted.items()))
+    omitted = (*reader.others(), *(plural(number, noun) for noun, number in reader.omitted.items() if number))
     return Definitions(topology, omitted, reader.vhost, tuple(reader.untyped))
 
 
@@ -82,6 +84,7 @@ def to_definitions(topology: Topology, *, vhost: str | None = None) -> dict[str,
 
     `not_in_definitions` describes what is left out.
     """
+    topology = delays.expand(topology)
     place = {} if vhost is None else {"vhost": vhost}
     lost = {("queue", name) for name in _exclusive(topology)}
     kept = replace(
@@ -174,7 +177,8 @@ class _DefinitionsReader:
     def build(self) -> Topology:
         exchanges, queues = self._named("exchanges", self._exchange), self._named("queues", self._queue)
         bindings, policies = tuple(self._bindings()), self._named("policies", lambda entry, _: Policy(**entry))
-        return _with_externals(Topology("", exchanges, queues, bindings, policies=policies))
+        delay = ("exchange", DELIVER.name) in self.internal
+        return _with_externals(Topology("", exchanges, queues, bindings, policies=policies, delay=delay))
 
     def others(self) -> Iterator[str]:
         """Describe what the definitions hold besides a topology, section by section."""
@@ -266,7 +270,7 @@ class _DefinitionsReader:
         """Tell whether the broker or federation created an entity, and count it as omitted if so."""
         if internal := is_internal(entity):
             self.internal.add((kind, entity.name))
-            self.omitted[f"broker-owned {kind}"] += 1
+            self.omitted[f"broker-owned {kind}"] += not entity.name.startswith(delays.NAMES)
         return internal
 
     def _bindings(self) -> Iterator[Binding]:
@@ -275,7 +279,7 @@ class _DefinitionsReader:
         found = {json.dumps([*entry.values()], sort_keys=True, default=str): entry for entry in entries}
         for _, entry in sorted(found.items()):
             if {("exchange", entry["source"]), (entry["destination_type"], entry["destination"])} & self.internal:
-                self.omitted["broker-owned binding"] += 1
+                self.omitted["broker-owned binding"] += not entry["source"].startswith(delays.NAMES)
             elif entry["source"]:
                 yield Binding(**entry)
 

@@ -118,6 +118,7 @@ def _merge(files: list[_TopologyFile]) -> Topology:
         scope=tuple(dict.fromkeys(pattern for file in files for pattern in _texts(file.document.data.get("scope")))),
         suppressions=tuple(each for file in files for each in file.suppressions()),
         vhost=files[0].vhost,
+        delay=any(file.document.data.get("delay") is True for file in files),
         variables=tuple(sorted(set().union(*(file.document.variables for file in files)), key=lambda each: each.name)),
         files=tuple(file.document.file for file in files),
     )

@@ -43,6 +43,7 @@ def _sections(topology: Topology) -> dict[str, Any]:
         "queues": {each.name: _queue(each) for each in collapse(topology).queues},
         "bindings": [_given(each) for each in topology.bindings],
         "publish": publish and {"exchange": publish.exchange} | _given(publish),
+        "delay": topology.delay,
         "external": {kind: list(names) for kind, names in external.items() if names},
         "policies": {each.name: _given(each) for each in topology.policies},
         "scope": list(topology.scope),
