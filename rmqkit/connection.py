@@ -389,11 +389,9 @@ class Connection(QueueContents):
         breaks the queue's contract in `topology` is answered with an error, too. See `ServeOptions` for the options.
         """
         options = ServeOptions(prefetch, count, concurrency, reject_failed)
-        check = self._contracts.of_topology(topology).check("", queue) if topology else None
 
         def register(function: F) -> F:
-            served = rpc_server.checked(function, check) if check else function
-            self._served.append(rpc_server.ServedFunction(served, queue, options))
+            self._served.append(self._as_served(function, queue, options, topology))
             return function
 
         if function is not None:
@@ -412,6 +410,20 @@ class Connection(QueueContents):
         Each reply is confirmed before its request is acknowledged: at least once. `on_failure` receives each request
         whose function failed, and the exception; without it, failures are logged. Raises the errors of a consumer.
         """
-        report = on_failure or rpc_server.log_failure
-        context = rpc_server.ServeContext(self._consuming, self._publishing, stop or Stop(), report, on_warning)
-        return rpc_server.run(self._served, context)
+        return self._run_served(self._served, stop or Stop(), on_failure or rpc_server.log_failure, on_warning)
+
+    def _as_served(
+        self, function: rpc_server.Function, queue: str, options: ServeOptions, topology: Topology | None
+    ) -> rpc_server.ServedFunction:
+        check = self._contracts.of_topology(topology).check("", queue) if topology else None
+        return rpc_server.ServedFunction(rpc_server.checked(function, check) if check else function, queue, options)
+
+    def _run_served(
+        self,
+        served: Sequence[rpc_server.ServedFunction],
+        stop: Stop,
+        on_failure: rpc_server.OnFailure,
+        on_warning: OnWarning,
+    ) -> ServeReport:
+        context = rpc_server.ServeContext(self._consuming, self._publishing, stop, on_failure, on_warning)
+        return rpc_server.run(served, context)

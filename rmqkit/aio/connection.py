@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar, Unpack
 
 from rmqkit import connection as synchronous
 from rmqkit.aio.consumer import AsyncConsumer
 from rmqkit.aio.mailbox import Mailbox
 from rmqkit.aio.publishing import publish_all, publish_one
+from rmqkit.aio.work import LoopCalls, LoopFunction, result_of, run_on_thread
 from rmqkit.errors import RmqkitError
+from rmqkit.handlers.outputs import Transformed, collected
+from rmqkit.handlers.runner import OnWarning
+from rmqkit.handlers.work import (
+    MAX_PREFETCH,
+    BatchVerdicts,
+    WorkOptions,
+    batch_worker,
+    pipe_worker,
+    verdict_worker,
+    work,
+)
+from rmqkit.handlers.worker import Worker
 from rmqkit.hooks import Hooks
-from rmqkit.message import Delivery, Message
+from rmqkit.message import Delivery, Message, Verdict
 from rmqkit.messaging.background_publisher import BackgroundPublisher
+from rmqkit.messaging.rpc_reply import Result
+from rmqkit.messaging.rpc_server import OnFailure, log_failure
 from rmqkit.messaging.shared_publisher import CancellableOutcome
-from rmqkit.model import Topology
-from rmqkit.options import ApplyOptions, ConsumeOptions, Offset, PublishOptions
+from rmqkit.model import Target, Topology
+from rmqkit.options import ApplyOptions, ConsumeOptions, Offset, PublishOptions, ServeOptions
 from rmqkit.plan import Plan
-from rmqkit.report import Failure, PublishReport, QueueState
+from rmqkit.report import ConsumeReport, Failure, PublishReport, QueueState, ServeReport
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
+_log = logging.getLogger("rmqkit")
 THREADS = 64  # calls at a time
 
 P = ParamSpec("P")
@@ -164,3 +181,99 @@ class AsyncConnection:
         """
         options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack, offset)
         return AsyncConsumer(partial(self.sync.consume, queue), options, self._mailbox)
+
+    async def handle(
+        self,
+        queue: str,
+        function: Callable[[Delivery], Awaitable[Verdict | None]],
+        *,
+        concurrency: int = 100,
+        **options: Unpack[WorkOptions],
+    ) -> ConsumeReport:
+        """Call a coroutine function with each delivery of a queue, and acknowledge it when the call ends.
+
+        At most `concurrency` calls run at a time; `prefetch` is twice as many. The rest is as in `rmqkit.handle`. After
+        a stop, the running calls are awaited; if this task is cancelled, so are they, and their messages are requeued.
+        """
+        calls = self._calls(lambda group: result_of(function, group[0]), concurrency, options)
+        return await self._work(queue, verdict_worker(calls.open, function), calls, options, 2 * concurrency)
+
+    async def handle_batches(
+        self,
+        queue: str,
+        function: Callable[[Sequence[Delivery]], Awaitable[BatchVerdicts]],
+        *,
+        size: int = 500,
+        within_s: float = 0.05,
+        concurrency: int = 1,
+        **options: Unpack[WorkOptions],
+    ) -> ConsumeReport:
+        """Call a coroutine function with batches of deliveries: see `rmqkit.Connection.handle_batches`."""
+        calls = self._calls(lambda group: result_of(function, group), concurrency, options)
+        worker = batch_worker(calls.open, function, size, within_s)
+        return await self._work(queue, worker, calls, options, 2 * size * concurrency)
+
+    async def pipe(
+        self,
+        queue: str,
+        transform: Callable[[Delivery], Awaitable[Transformed]],
+        *,
+        to: Target | None = None,
+        concurrency: int = 100,
+        **options: Unpack[WorkOptions],
+    ) -> ConsumeReport:
+        """Publish what a coroutine function makes of each delivery: see `rmqkit.Connection.pipe`.
+
+        With a `concurrency` above 1, messages are published in the order in which the calls end.
+        """
+
+        async def call(group: Sequence[Delivery]) -> object:
+            return collected(await result_of(transform, group[0]))
+
+        calls = self._calls(call, concurrency, options)
+        worker = pipe_worker(self.sync, calls.open, transform, to, options)
+        return await self._work(queue, worker, calls, options, max(2 * concurrency, 1000))
+
+    async def serve(
+        self,
+        queue: str,
+        function: Callable[[Delivery], Awaitable[Result]],
+        *,
+        prefetch: int = 1,
+        count: int | None = None,
+        concurrency: int = 10,
+        reject_failed: bool = False,
+        topology: Topology | None = None,
+        stop: Stop | None = None,
+        on_failure: OnFailure = log_failure,
+        on_warning: OnWarning = _log.warning,
+    ) -> ServeReport:
+        """Answer the requests of a queue with a coroutine function, until a stop is requested.
+
+        See `rmqkit.Connection.serve` and `run`. Each of the `concurrency` servers has a thread, and two channels.
+        """
+        call, sync = LoopFunction(function), self.sync
+        options = ServeOptions(prefetch, count, concurrency, reject_failed)
+        served = sync._as_served(call, queue, options, topology)  # noqa: SLF001 - its own class
+
+        def run(ending: Stop) -> ServeReport:
+            return sync._run_served((served,), ending, on_failure, on_warning)  # noqa: SLF001 - its own class
+
+        return await run_on_thread(run, stop, call.cancel)
+
+    def _calls(
+        self, call: Callable[[Sequence[Delivery]], Awaitable[object]], concurrency: int, options: WorkOptions
+    ) -> LoopCalls:
+        return LoopCalls(self._mailbox, call, concurrency, options.get("on_failure", log_failure))
+
+    async def _work(
+        self, queue: str, worker: Worker, calls: LoopCalls, options: WorkOptions, prefetch: int
+    ) -> ConsumeReport:
+        def run(ending: Stop) -> ConsumeReport:
+            prefetching = min(prefetch, MAX_PREFETCH)
+            return work(self.sync, queue, worker, {**options, "stop": ending}, consumers=1, prefetch=prefetching)
+
+        try:
+            return await run_on_thread(run, options.get("stop"), calls.cancel)
+        finally:
+            await calls.finish()

@@ -124,6 +124,11 @@ def plain_calls(call: Callable[[Sequence[Delivery]], Any], options: WorkOptions)
     return lambda source, stop: PlainCalls(source, stop, call, on_failure)
 
 
+def verdict_worker(calls: OpenCalls, function: Callable[..., object]) -> Worker:
+    """Return a handler that calls a function with one delivery, and settles it by its verdict."""
+    return Worker(calls, lambda _: Verdicts(lambda result, _: (as_verdict(result, function),)))
+
+
 def batch_worker(calls: OpenCalls, function: Callable[..., object], size: int, within_s: float) -> Worker:
     """Return the handler of `handle_batches`. Raises SettingsError for a size that is no size."""
     if size < 1:
