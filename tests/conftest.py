@@ -105,6 +105,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
     if hasattr(config, "workeroutput"):
         config.workeroutput["left_out"] = sorted(_left_out)
+        items[:] = _dealt_out(items, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
+
+def _dealt_out(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Give each worker, which xdist starts on an equal share of the list, files with nodes first and unit tests last.
+
+    So no worker is left with a long test when the others are done.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+
+    def rank(path: Path) -> int:
+        has_nodes = any(item.get_closest_marker("own_node") for item in files[path])
+        return 0 if has_nodes else 2 if path.parent.name == "unit" else 1
+
+    ranked = sorted(files, key=rank)
+    return [item for worker in range(workers) for path in ranked[worker::workers] for item in files[path]]
 
 
 def _asks_broker(fixtures: Any) -> bool:
