@@ -122,6 +122,15 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}/{'' if self.vhost == '/' else quote(self.vhost, safe='')}"
 
+    @property
+    def broker(self) -> tuple[str, int]:
+        """Return the host and the port, equal for all spellings of a host, and for the default ports, TLS or not.
+
+        Two names of a host differ, and so do a name and an address: only a name server knows.
+        """
+        default = self.port in PORTS.values()
+        return _same_host(self.host), PORTS["amqp"] if default else self.port
+
     def __str__(self) -> str:
         login = "" if self.by_certificate else f"{quote(self.username, safe='')}:***@"
         return f"{'amqps' if self.tls else 'amqp'}://{login}{self.key}"
@@ -286,4 +295,20 @@ def read_secret(option: str, file: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Tell whether a host name means this machine's loopback interface."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return _same_host(host) == "localhost"
+
+
+def _same_host(host: str) -> str:
+    """Return one spelling for all names and addresses of a host that are the same without a name server."""
+    from ipaddress import IPv6Address, ip_address  # noqa: PLC0415 - start-up time
+
+    name = host.lower().rstrip(".")
+    if name in ("", "localhost") or name.endswith(".localhost") or re.fullmatch(r"127(\.\d+){1,3}", name):
+        return "localhost"
+    try:
+        found = ip_address(name)
+    except ValueError:
+        return name
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    found = mapped or found
+    return "localhost" if found.is_loopback or found.is_unspecified else str(found)

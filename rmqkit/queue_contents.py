@@ -91,7 +91,7 @@ class QueueContents(Administration):
         to: Replay | Target | Exchange = Replay.QUEUE,
         *,
         broker: QueueContents | None = None,
-        matches: Callable[[Delivery], bool] = lambda _: True,
+        matches: Callable[[Delivery], bool] | None = None,
         limit: int | None = None,
         rate: float | None = None,
         dry_run: bool = False,
@@ -106,19 +106,19 @@ class QueueContents(Administration):
         not match or cannot be moved stay; the queue is scanned once, up to its length at the start. `limit` bounds the
         moved messages, `rate` their number a second; `on_progress` receives the number scanned, and why the broker
         blocks publishers. A dry run inspects the first 1,000 messages, or up to 10,000 if `limit` says so, as many as
-        half a second allows. Raises InputError for a stream, and unless forced for a dry run that might dead-letter or
-        delay messages. Raises NotFound, AccessRefused, ResourceLocked, ConsumerCancelled, NotConfirmed, ConnectionLost,
-        whose `report` has the numbers.
+        half a second allows. Raises InputError for a stream, and unless forced for a dry run, or a move with `matches`,
+        that might dead-letter or delay messages that stay. Raises NotFound, AccessRefused, ResourceLocked,
+        ConsumerCancelled, NotConfirmed, ConnectionLost, whose `report` has the numbers.
         """
         effects = self._side_effects(source)
-        if dry_run and not force and effects.type:
+        if (dry_run or matches) and not force and effects.type:
             effects.check(source)
         options = MoveOptions(limit, None if dry_run else rate, dry_run)
         return self._move(
             source,
             to,
             broker,
-            matches=matches,
+            matches=matches or (lambda _: True),
             options=options,
             stop=stop,
             on_progress=on_progress,

@@ -231,11 +231,7 @@ def _is_another_broker(addresses: Sequence[Address], inherited: str) -> bool:
 
 def share_broker(some: Sequence[Address], others: Sequence[Address]) -> bool:
     """Tell whether an address of the first is one of the others, whatever its virtual host and login."""
-    return not {_host_and_port(each) for each in some}.isdisjoint(map(_host_and_port, others))
-
-
-def _host_and_port(address: Address) -> tuple[str, int]:
-    return "localhost" if is_loopback(address.host) else address.host, address.port
+    return not {each.broker for each in some}.isdisjoint(each.broker for each in others)
 
 
 def _with_key_password(tls: Tls) -> Tls:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from rmqkit.address import is_loopback
 from rmqkit.cli import output
 from rmqkit.cli.options import connect, option_field
 from rmqkit.errors import OutputError
@@ -191,10 +190,7 @@ class HandlerOptions:
 
 def same_broker(one: Settings, other: Settings) -> bool:
     """Tell whether two settings have an address in common."""
-    places = [
-        {("localhost" if is_loopback(each.host) else each.host, each.port, each.vhost) for each in settings.addresses}
-        for settings in (one, other)
-    ]
+    places = [{(each.broker, each.vhost) for each in settings.addresses} for settings in (one, other)]
     return not places[0].isdisjoint(places[1])
 
 

@@ -276,6 +276,7 @@ class PublishInput:
         routing_key: str | None = None,
         headers: Sequence[str] = (),
         job: str = "",
+        check_first: bool = False,
     ) -> None:
         self.failure: PayloadError | None = None
         self.total: int | None = None
@@ -284,7 +285,7 @@ class PublishInput:
         self._inputs, self._defaults, self._stop = inputs, defaults, stop
         template = self._compile_template(routing_key, headers) if inputs.templated else None
         if inputs.streams or not (template or inputs.payloads or inputs.file or inputs.count is not None):
-            self._messages = self._stream(template, job, override_target=override_target)
+            self._messages = self._stream(template, job, override_target=override_target, check_first=check_first)
         else:
             self._messages = self._repeat(template, 1 if inputs.count is None else inputs.count)
 
@@ -303,7 +304,9 @@ class PublishInput:
         self.total *= len(payloads) + len(files)
         return (message for _ in range(count) for source in (payloads, files) for message in source)
 
-    def _stream(self, template: MessageTemplate | None, job: str, *, override_target: bool) -> Iterable[Message | None]:
+    def _stream(
+        self, template: MessageTemplate | None, job: str, *, override_target: bool, check_first: bool
+    ) -> Iterable[Message | None]:
         """Return the messages of an input that is read message by message."""
         inputs = self._inputs
         flag, path = next(iter(inputs.streams.items()), ("--lines", STDIN))
@@ -325,11 +328,12 @@ class PublishInput:
         if inputs.resume is not None:
             self.resume = Resume(inputs.resume, f"{flag[2:]} {job}", stream, read)
             begin = self.resume.place
-        if template is not None and stream.rereadable:
-            for _ in read(begin):
-                pass
+        if (template is not None or check_first) and stream.rereadable:
+            count = sum(1 for _ in read(begin))
             if self._stop.requested:
                 raise StopRequested
+            if check_first:
+                self.total = count
         return self.resume.messages() if self.resume else read(begin)
 
     def __iter__(self) -> Iterator[Message | None]:

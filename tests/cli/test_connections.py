@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pika
@@ -13,6 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.clients import client, holder
+from tests.support.contexts import write_contexts
 from tests.support.queues import fill
 from tests.support.terminal import terminal
 from tests.support.wait import wait_until
@@ -83,6 +85,23 @@ def test_a_connection_is_closed_with_a_reason(live: Run, vhost_url: str) -> None
     missing = live("connections", "--close", name + "?")
     assert (missing.returncode, "does not exist" in missing.stderr) == (5, True)
     assert live("connections", "--close", "x", "--reason", "a\nb").returncode == 2
+
+
+def test_on_a_protected_context_closing_a_connection_needs_its_name(
+    live: Run, vhost_url: str, broker: Broker, tmp_path: Path
+) -> None:
+    shop = {"url": vhost_url, "api_url": broker.api_url, "protected": True}
+    config = write_contexts(tmp_path / "config", shop=shop)
+    with client(vhost_url, lambda _: None, f"worker {vhost_url[-6:]}") as errors:
+        (found,) = listed(live, f"worker {vhost_url[-6:]}", count=1)
+        line = ("connections", "--close", f"{found['host']}:{found['port']}")
+        for yes in ((), ("--yes",)):
+            done = live(*line, *yes, **config)
+            assert (done.returncode, "Confirm it with --yes shop." in done.stderr) == (2, True), done.stderr
+        assert not errors
+        assert live("connections", **config).returncode == 0
+        assert live(*line, "--yes", "shop", **config).returncode == 0
+        wait_until(lambda: errors)
 
 
 def test_consumers_show_what_each_holds(live: Run, vhost_url: str, orders: BlockingChannel) -> None:

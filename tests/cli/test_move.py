@@ -8,8 +8,10 @@ import pytest
 from pika import BasicProperties
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.conftest import Broker
 from tests.support.cli import Run
-from tests.support.queues import drain
+from tests.support.queues import declare, drain, fill
+from tests.support.versions import peeking_is_not_counted
 from tests.support.wait import wait_for_queue
 
 Channel = BlockingChannel
@@ -97,6 +99,22 @@ def test_all_messages_go_to_the_named_queue_or_exchange(live: Run, dead: Channel
 def test_bad_usage_moves_nothing(live: Run, arguments: tuple[str, ...], said: str) -> None:
     done = live("move", "parked", *arguments)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_a_delivery_limit_is_not_used_up_by_a_filter(live: Run, vhost_channel: Channel, broker: Broker) -> None:
+    declare(vhost_channel, "orders", x_queue_type="quorum", x_delivery_limit=1)
+    declare(vhost_channel, "other")
+    sent = fill(vhost_channel, "orders", 3)
+    line = ("move", "orders", "--to-queue", "other", "--filter", "routing_key == 'none'")
+    safe = peeking_is_not_counted(broker)
+    for _ in range(4):
+        done = live(*line)
+        assert (done.returncode, "may harm" in done.stderr) == ((0, False) if safe else (2, True)), done.stderr
+        wait_for_queue(vhost_channel, "orders", ready=3)
+    assert drain(vhost_channel, "orders") == sent
+    fill(vhost_channel, "orders", 3)
+    assert live(*line, "--force").returncode == 0
+    assert live("move", "orders", "--to-queue", "other", "--force").returncode == 2
 
 
 def test_a_queue_that_does_not_exist_is_refused(live: Run) -> None:

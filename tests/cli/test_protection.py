@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.cli import app
+from rmqkit.cli import app, protection
 from rmqkit.cli.command_table import COMMANDS
+from rmqkit.settings import load_settings
 from tests.support.cli import rmqkit
 from tests.support.contexts import write_contexts
 from tests.support.queues import fill, ready
@@ -72,6 +75,42 @@ def test_a_protected_context_is_named_before_anything_is_deleted_or_moved(
     vhost_channel.queue_purge("kept")
     done = rmqkit(*line, "--context", "shop", "--yes", "shop", env=env)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "vhost", "spelled"),
+    [
+        ("amqp://localhost", None, "amqp://guest:guest@127.0.0.1:5672/%2F"),
+        ("amqp://127.0.0.1:5673/shop", None, "amqp://guest:guest@LOCALHOST.:5673/shop"),
+        ("amqp://[::1]/shop", None, "amqp://guest:guest@[0:0:0:0:0:0:0:1]:5672/%73hop"),
+        ("amqp://localhost/shop", None, "amqp://guest:guest@[::ffff:127.0.0.1]/shop"),
+        ("amqp://localhost", "shop", "amqp://guest:guest@127.1/shop"),
+        ("amqp://Rabbit.example", None, "amqp://ada:x@rabbit.example.:5672/"),
+        ("amqps://ada@rabbit.example/shop", None, "amqp://ada:x@other.example,rabbit.example/shop"),
+        ("amqp://[2001:db8::1]", None, "amqp://ada:x@[2001:0DB8:0:0::1]"),
+    ],
+)
+def test_another_spelling_of_a_protected_broker_is_recognized(
+    url: str, vhost: str | None, spelled: str, tmp_path: Path
+) -> None:
+    shop = {"url": url, "protected": True} | ({} if vhost is None else {"vhost": vhost})
+    env = write_contexts(tmp_path / "config", shop=shop)
+    for command in ("destroy", "restore", "apply --prune"):
+        file = tmp_path / "shop.yaml"
+        file.write_text(TOPOLOGY)
+        words = ("--queue", "kept") if command == "restore" else ()
+        done = rmqkit(*command.split(), file, *words, "-u", spelled, env=env)
+        assert (done.returncode, "Confirm it with --yes shop." in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "other", ["amqp://guest:guest@127.example", "amqp://guest:guest@localhost:5673", "amqp://localhost/b"]
+)
+def test_another_broker_or_virtual_host_is_not_protected(other: str, tmp_path: Path) -> None:
+    env = write_contexts(tmp_path / "config", shop={"url": "amqp://localhost", "protected": True})
+    settings = load_settings([other])
+    with mock.patch.dict(os.environ, env):
+        assert not protection.confirm(settings, None, "test")
 
 
 def test_a_dry_run_and_an_unprotected_context_need_no_confirmation(env: dict[str, str], file: Path) -> None:

@@ -250,6 +250,25 @@ def test_a_restore_of_a_file_that_was_cut_short_publishes_nothing_and_a_whole_on
     wait_for_queue(vhost_channel, "other", ready=5)
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_restore_of_a_damaged_file_publishes_nothing(
+    live: Run, vhost_channel: Channel, tmp_path: Path, suffix: str
+) -> None:
+    declare(vhost_channel, "orders")
+    file = tmp_path / f"orders.jsonl{suffix}"
+    for lines, said in (
+        (b'{"body": "a"}\n{"body": "b"}\n{"body": \n', ":3:"),
+        (b"\n", "no message"),
+        (b"", "no message"),
+    ):
+        file.write_bytes(gzip.compress(lines) if suffix else lines)
+        done = live("restore", file, "-q", "orders")
+        assert (done.returncode, said in done.stderr, ready(vhost_channel, "orders")) == (2, True, 0), done.stderr
+    file.write_bytes(b"")
+    done = live("restore", file, "-q", "orders", "--resume", tmp_path / "state")
+    assert (done.returncode, "no message" in done.stderr) == (2, True), done.stderr
+
+
 def test_a_diff_names_the_messages_that_one_snapshot_has_alone_and_tells_another_order(
     live: Run, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pika
 import pytest
@@ -103,6 +104,23 @@ def test_messages_held_by_a_client_without_a_consumer(orders: BlockingChannel, e
         assert orders.basic_get("orders")[0]
     cause = explained("orders", "held_without_consumer")
     assert cause["message"] == "Clients without a consumer hold 2 unacknowledged messages."
+
+
+def test_a_consumer_that_has_just_left_is_not_called_a_client_without_a_consumer(
+    live: Run, vhost_url: str, vhost_channel: BlockingChannel, broker: Broker
+) -> None:
+    declare(vhost_channel, "held", x_queue_type="quorum")
+    fill(vhost_channel, "held", 5)
+    path = f"queues{urlsplit(vhost_url).path}/held"
+
+    def unacknowledged() -> int:
+        return int(json.loads(broker.api("GET", path)).get("messages_unacknowledged", 0))
+
+    with client(vhost_url, holder("held", prefetch=5), "leaving"):
+        wait_until(lambda: unacknowledged() == 5)
+    wait_for_queue(vhost_channel, "held", ready=5, consumers=0)
+    causes = json.loads(live("why", "held", "--json").stdout)["causes"]
+    assert [each["code"] for each in causes] == ["no_consumer"]
 
 
 def test_dead_letters_and_where_they_come_from(vhost_channel: BlockingChannel, explained: Explain) -> None:

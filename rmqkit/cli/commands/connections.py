@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmqkit.cli import output
-from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
+from rmqkit.cli import output, protection
+from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.output import Style
 from rmqkit.cli.report_text import age
 from rmqkit.errors import InputError, NotFound
@@ -42,6 +42,7 @@ def connections(
     reason: Annotated[
         str, option("--reason TEXT", "With --close: the reason to send to the client.", show_default=False)
     ] = "closed by an operator with rmqkit",
+    yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
     """Show client connections: name, address, user, client library and traffic.
@@ -54,7 +55,10 @@ def connections(
         raise typer.BadParameter("--reason must be printable ASCII text")
     from rmqkit.http_api import activity  # noqa: PLC0415 - start-up time: pika
 
-    with broker.connect() as connection:
+    settings = broker.settings()
+    if close is not None:
+        protection.confirm(settings, yes, f"close connection {close!r}")
+    with connect(settings) as connection:
         api = connection.http_api()
         found = activity.connections(api, all_vhosts=all_vhosts or close is not None)
         if close is not None:

@@ -106,7 +106,9 @@ class MoveFilterOptions:
         default=False,
     )
     force: bool = option_field(
-        "--force", "With --dry-run: scan even if this might delay messages, or drop or dead-letter them.", default=False
+        "--force",
+        "With --filter or --dry-run: scan even if this might delay messages, or drop or dead-letter them.",
+        default=False,
     )
 
 
@@ -141,8 +143,8 @@ def move(
     moved, keeps its place in the queue; it is marked redelivered, as after a dry run. If any could not be moved, the
     exit code is 6.
     """
-    if selection.force and not selection.dry_run:
-        raise typer.BadParameter("--force needs --dry-run")
+    if selection.force and not selection.dry_run and selection.filter is None:
+        raise typer.BadParameter("--force needs --filter or --dry-run")
     settings = broker.settings()
     to, matches = target.target(source, settings), delivery_filter(selection.filter)
     if not selection.dry_run:
@@ -153,7 +155,7 @@ def move(
             source,
             to,
             broker=broker,
-            matches=matches or (lambda _: True),
+            matches=matches,
             limit=selection.limit,
             rate=selection.rate,
             dry_run=selection.dry_run,

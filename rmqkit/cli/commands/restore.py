@@ -10,6 +10,7 @@ from rmqkit.cli import output, protection, publish_run, report_text
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, parse_target
 from rmqkit.cli.publish_input import InputOptions, PublishInput
 from rmqkit.cli.signals import run_and_exit
+from rmqkit.errors import PayloadError
 from rmqkit.options import PublishOptions
 from rmqkit.payload.sources import MessageDefaults
 from rmqkit.stop import Stop
@@ -49,8 +50,11 @@ def restore(
             MessageDefaults(routing_key=queue or ""),
             stop,
             override_target=target is not None,
+            check_first=True,
             job=f"{'to where each came from' if target is None else f'to {target}'} at {settings.addresses[0].key}",
         )
+        if messages.total == 0 and not (messages.resume and messages.resume.place.n):
+            raise PayloadError(f"{file}: there is no message in this file; nothing was published")
         if messages.resume and (resuming := report_text.resuming(messages.resume)):
             output.note(resuming)
         with connect(settings) as connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -36,21 +37,30 @@ def why(
     Causes that it detects: a lost majority or leader; alarms and flow control; dead letters of other queues; no
     consumers; consumers that are full; a stuck single active consumer; an approaching consumer timeout; length and
     delivery limits; messages that arrive faster than they are acknowledged; and policies that another policy
-    overrides. The command needs RabbitMQ's HTTP API, whose statistics may be up to five seconds old. It changes
-    nothing.
+    overrides. The command needs RabbitMQ's HTTP API, whose statistics may be up to five seconds old; messages held
+    without a consumer are counted twice for this reason, six seconds apart. It changes nothing.
     """
     properties.check_names({"queue": queue})
-    from rmqkit.http_api.diagnosis import diagnose  # noqa: PLC0415 - start-up time: pika
+    from rmqkit.deploy.queue_use import STALE_S  # noqa: PLC0415 - start-up time: pika
+    from rmqkit.http_api.diagnosis import diagnose  # noqa: PLC0415
     from rmqkit.http_api.queue_facts import queue_facts  # noqa: PLC0415
 
     with broker.connect() as connection:
         api = connection.http_api()
-        facts = queue_facts(api, queue)
-        if facts.has_majority:
-            with suppress(Refused):
-                state = connection.queue_state(queue)  # its numbers are current
-                facts = replace(facts, status=replace(facts.status, ready=state.ready, consumers=state.consumers))
-    causes = diagnose(facts)
+
+        def causes_now() -> tuple[QueueFacts, Sequence[Cause]]:
+            facts = queue_facts(api, queue)
+            if facts.has_majority:
+                with suppress(Refused):
+                    state = connection.queue_state(queue)  # its numbers are current
+                    facts = replace(facts, status=replace(facts.status, ready=state.ready, consumers=state.consumers))
+            return facts, diagnose(facts)
+
+        facts, causes = causes_now()
+        if any(each.code == "held_without_consumer" for each in causes):  # or a consumer has just left
+            output.note(f"Unacknowledged messages without a consumer: checking again in {STALE_S:.0f} s.")
+            time.sleep(STALE_S)
+            facts, causes = causes_now()
     if json:
         output.out_json(_as_json(facts, causes))
         return
