@@ -53,8 +53,9 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit graph orders.yaml -o orders.svg",
         ),
         "convert": (
-            "Convert RabbitMQ definitions to a topology file, or back.",
+            "Convert between topology files, RabbitMQ definitions and AsyncAPI documents.",
             "rmqkit convert definitions.json orders.yaml --vhost shop",
+            "rmqkit convert orders.yaml orders.asyncapi.json",
             "rmqkit convert orders.yaml orders.json",
         ),
         "destroy": (

@@ -29,11 +29,16 @@ class TopologyFormat(StrEnum):
 
     yaml = "yaml"
     definitions = "definitions"
+    asyncapi = "asyncapi"
 
     def write(self, topology: Topology, vhost: str | None = None) -> str:
         """Write a topology; with a `vhost`, the definitions of a cluster."""
         if self is TopologyFormat.yaml:
             return _to_yaml(topology)
+        if self is TopologyFormat.asyncapi:
+            from rmqkit.topology.file.asyncapi import to_asyncapi  # noqa: PLC0415 - start-up time
+
+            return output.to_json(to_asyncapi(topology)) + "\n"
         from rmqkit.topology.file.definitions import to_definitions  # noqa: PLC0415 - start-up time
 
         return output.to_json(to_definitions(topology, vhost=vhost)) + "\n"
@@ -86,19 +91,15 @@ def in_vhost_of(topology: Topology | None, settings: Settings) -> Settings:
 
 
 def read(argument: str, broker: ConnectionOptions, vhost: str | None = None) -> TopologySource:
-    """Read a topology file, definitions or a live broker; `vhost`, else `--vhost`, also chooses among definitions.
+    """Read a topology file, definitions, AsyncAPI or a live broker; `vhost`, else `--vhost`, chooses among definitions.
 
     Raises DocumentError, TopologyError, InputError, SettingsError, and what `read_broker` raises.
     """
-    from rmqkit.topology.file.loader import loads  # noqa: PLC0415 - start-up time
-
     broker = broker if vhost is None else replace(broker, vhost=vhost)
     if is_url(argument):
         return read_broker(broker_at(argument, broker))
     path, text = readable(argument), read_file(argument)
-    if is_definitions(argument, text):
-        return _of_definitions(text, path, vhost=broker.vhost)
-    return TopologySource(path, loads(text, path))
+    return read_as(recognize(argument, text), text, path, broker.vhost)
 
 
 def is_url(argument: str) -> bool:
@@ -125,9 +126,27 @@ def _is_json(argument: str) -> bool:
     return PurePath(argument).suffix.lower() == ".json"
 
 
-def read_definitions(path: str, vhost: str | None) -> TopologySource:
-    """Read definitions from a file, those of one virtual host if it has several. Raises DocumentError, InputError."""
-    return _of_definitions(read_text(path, _MAX_DEFINITIONS_BYTES), path, vhost)
+def recognize(argument: str, text: str) -> TopologyFormat:
+    """Return the format of a file, by how it begins, or by its name."""
+    from rmqkit.topology.file.asyncapi import is_asyncapi  # noqa: PLC0415 - start-up time
+
+    if is_asyncapi(text):
+        return TopologyFormat.asyncapi
+    return TopologyFormat.definitions if is_definitions(argument, text) else TopologyFormat.yaml
+
+
+def read_as(form: TopologyFormat, text: str, path: str, vhost: str | None) -> TopologySource:
+    """Read the text of a file of a known format. Raises DocumentError, TopologyError, InputError."""
+    from rmqkit.topology.file.asyncapi import from_asyncapi  # noqa: PLC0415 - start-up time
+    from rmqkit.topology.file.loader import loads  # noqa: PLC0415
+
+    match form:
+        case TopologyFormat.asyncapi:
+            return TopologySource(path, *from_asyncapi(text, file=path))
+        case TopologyFormat.definitions:
+            return _of_definitions(text, path, vhost)
+        case TopologyFormat.yaml:
+            return TopologySource(path, loads(text, path))
 
 
 def read_broker(settings: Settings) -> TopologySource:

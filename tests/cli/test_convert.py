@@ -38,6 +38,7 @@ def convert(folder: Path, *arguments: str, stdin: str = "") -> subprocess.Comple
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "d.json").write_text(json.dumps(DEFINITIONS))
     (tmp_path / "t.yaml").write_text(f"description: Orders\n{YAML}")
+    (tmp_path / "empty.json").touch()
     return tmp_path
 
 
@@ -88,13 +89,13 @@ def test_a_device_is_written_to_and_not_replaced(folder: Path) -> None:
         ),
         (["d.json", "new.json"], 2, "d.json already has the format definitions"),
         (["t.yaml", "new.yml"], 2, "t.yaml already has the format yaml"),
-        (["-", "new"], 2, "the file names do not tell the format"),
+        (["-", "new"], 2, "/dev/stdin: the file is empty"),
         (["t.yaml", "no/folder/new.json"], 2, "new.json cannot be written: No such file or directory"),
         (["t.yaml", "."], 2, ". cannot be written: Is a directory"),
         (["missing.json"], 2, "missing.json: the file cannot be read: No such file or directory"),
         (["t.yaml", "--to", "yaml"], 2, "t.yaml already has the format yaml"),
         (["t.yaml", "/dev/full"], 3, "/dev/full: No space left on device"),
-        (["-", "--to", "yaml"], 2, "/dev/stdin:1:1: not JSON"),
+        (["empty.json"], 2, "empty.json:1:1: not JSON"),
     ],
 )
 def test_a_failed_conversion_leaves_no_file(folder: Path, arguments: list[str], code: int, message: str) -> None:

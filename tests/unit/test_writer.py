@@ -91,7 +91,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         key = draw(texts)
         binding = Binding(draw(st.sampled_from(sources)), draw(st.sampled_from(ends)), kind, key, draw(tables))  # type: ignore[arg-type]
         bindings[binding.source + binding.destination + kind] = binding
-    definitions = st.dictionaries(keys, values, min_size=1, max_size=3)
+    definitions = st.dictionaries(keys.filter(lambda key: not key.startswith("x-")), values, min_size=1, max_size=3)
     priorities = st.integers(-(10**30), 10**30)
     policies = st.builds(Policy, names, texts, definitions, st.sampled_from(["all", "streams"]), priorities)
     topology = Topology(

@@ -1,6 +1,7 @@
 """`rmqkit demo`: a messaging pattern at work on a private broker, with a count of lost messages."""
 
 import difflib
+import inspect
 import signal
 import sys
 from typing import Annotated
@@ -67,8 +68,8 @@ def demo(
 
 
 _WIDTH = max(map(len, PATTERNS))
-demo.__doc__ = f"{demo.__doc__}\n    \b\n" + "\n".join(
-    f"    {name:<{_WIDTH}}  {pattern.sentence}" for name, pattern in PATTERNS.items()
+demo.__doc__ = f"{inspect.cleandoc(demo.__doc__ or '')}\n\n\b\n" + "\n".join(  # Python 3.13 dedents it already
+    f"{name:<{_WIDTH}}  {pattern.sentence}" for name, pattern in PATTERNS.items()
 )
 
 

@@ -178,7 +178,7 @@ class _DefinitionsReader:
         exchanges, queues = self._named("exchanges", self._exchange), self._named("queues", self._queue)
         bindings, policies = tuple(self._bindings()), self._named("policies", lambda entry, _: Policy(**entry))
         delay = ("exchange", DELIVER.name) in self.internal
-        return _with_externals(Topology("", exchanges, queues, bindings, policies=policies, delay=delay))
+        return with_externals(Topology("", exchanges, queues, bindings, policies=policies, delay=delay))
 
     def others(self) -> Iterator[str]:
         """Describe what the definitions hold besides a topology, section by section."""
@@ -284,7 +284,7 @@ class _DefinitionsReader:
                 yield Binding(**entry)
 
 
-def _with_externals(topology: Topology) -> Topology:
+def with_externals(topology: Topology) -> Topology:
     """List names that are used but not declared as external."""
     exchanges: list[Any] = [each.source for each in topology.bindings]
     queues: list[Any] = []
