@@ -30,6 +30,7 @@ class ConsumeCommand:
     handler: HandlerOptions
     workers: int = 1
     open_queue: Callable[[Connection], str] | None = None
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

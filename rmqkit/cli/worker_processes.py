@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from typing import IO, Any
 
 from rmqkit import errors
-from rmqkit.cli import consume_command, output
+from rmqkit.cli import consume_command, metrics, output
 from rmqkit.cli.consume_command import ConsumeCommand, ConsumeResult
 from rmqkit.cli.signals import Signals
 from rmqkit.errors import OutputError, RmqkitError
@@ -98,7 +98,7 @@ def run(command: ConsumeCommand, stop: Stop, *, as_json_object: bool) -> int:
     # On a terminal the messages themselves are progress enough.
     total = command.job.options.count
     progress = nullcontext(lambda _done, _blocked: None) if os.isatty(1) else output.progress("consuming", total)
-    with progress as update:
+    with metrics.serving(command.metrics_port, processes=command.workers) as hooks, progress as update:
 
         def on_consuming() -> None:
             if not as_json_object:
@@ -109,7 +109,8 @@ def run(command: ConsumeCommand, stop: Stop, *, as_json_object: bool) -> int:
             update(acknowledged, "")
 
         if command.workers == 1:
-            result = consume_command.run(command, stop, on_consuming=on_consuming, on_progress=on_progress)
+            observed = replace(command, settings=replace(command.settings, hooks=hooks))
+            result = consume_command.run(observed, stop, on_consuming=on_consuming, on_progress=on_progress)
         else:
             result = _run_workers(command, stop, on_consuming, on_progress)
     consume_command.print_report(command, result, as_json_object=as_json_object)
@@ -214,6 +215,8 @@ def main() -> None:
     with Signals(silent=True) as signals:  # the parent prints the notice
         try:
             command = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
+            if command.metrics_port:
+                command = replace(command, settings=replace(command.settings, hooks=metrics.hooks_of_worker()))
             threading.Thread(target=_end_with_parent, daemon=True).start()
             result = consume_command.run(
                 command,

@@ -28,6 +28,7 @@ PAGES = (
     "docs/browsing.md",
     "docs/life-of-a-topology.md",
     "docs/messages.md",
+    "docs/monitoring.md",
     "docs/operations.md",
     "docs/patterns/dead-letters.md",
     "docs/patterns/offline-readers.md",

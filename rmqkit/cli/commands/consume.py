@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rmqkit.cli import last_applied, output, signals, topology_source, worker_processes
+from rmqkit.cli import last_applied, metrics, output, signals, topology_source, worker_processes
 from rmqkit.cli.consume_command import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.handler_options import OFFSET_HELP, HandlerOptions, parse_offset
@@ -35,6 +35,7 @@ class ConsumerOptions:
         default=False,
     )
     offset: str | None = option_field("--offset WHERE", OFFSET_HELP)
+    metrics_port: int | None = option_field("--metrics-port PORT", metrics.HELP, min=1, max=65535)
 
     def check(self, handler: HandlerOptions, *, checked: bool) -> None:
         """Raise a usage error for options that contradict each other; `checked` says whether there is a contract."""
@@ -90,7 +91,7 @@ def consume(
         failed=handler.on_failure,
         drops=applied.dead_letters[queue] is None if applied and queue in applied.dead_letters else None,
     )
-    command = ConsumeCommand(settings, job, handler, consumer.workers)
+    command = ConsumeCommand(settings, job, handler, consumer.workers, metrics_port=consumer.metrics_port)
 
     signals.run_and_exit(lambda stop: worker_processes.run(command, stop, as_json_object=json))
 

@@ -1,6 +1,6 @@
 """`rmqkit serve`: answer the requests of a queue with a command or a Python function."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 import typer
@@ -8,6 +8,7 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import last_applied, output, report_text, signals
 from rmqkit.cli.contract_options import SchemaOptions
+from rmqkit.cli.metrics import MetricsPort, serving
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
 from rmqkit.errors import HandlerError
 from rmqkit.handlers import function
@@ -71,6 +72,7 @@ def serve(
     reject_failed: Annotated[
         bool, option("--reject-failed", "Dead-letter a request that failed, besides sending the error.")
     ] = False,
+    metrics_port: MetricsPort = None,
     json: Json = False,
 ) -> None:
     """Answer the requests of a queue, until Ctrl-C; each is acknowledged once its reply is confirmed.
@@ -88,7 +90,7 @@ def serve(
 
     def body(stop: Stop) -> int:
         try:
-            with connect(settings) as connection:
+            with serving(metrics_port) as hooks, connect(replace(settings, hooks=hooks)) as connection:
                 connection.serve(
                     queue, prefetch=prefetch, count=count, concurrency=concurrency, reject_failed=reject_failed
                 )(answer)

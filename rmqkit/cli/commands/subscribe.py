@@ -11,6 +11,7 @@ from rmqkit.cli import last_applied, output, protection, signals, worker_process
 from rmqkit.cli.consume_command import ConsumeCommand
 from rmqkit.cli.contract_options import ConsumedSchemaOptions
 from rmqkit.cli.handler_options import HandlerOptions
+from rmqkit.cli.metrics import MetricsPort
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, option_field
 from rmqkit.connection import Connection
 from rmqkit.handlers.runner import ConsumeJob
@@ -71,6 +72,7 @@ def subscribe(
     *,
     contract: ConsumedSchemaOptions,
     workers: Annotated[int, option("--workers N", "Consume with N processes, from a --durable queue.", min=1)] = 1,
+    metrics_port: MetricsPort = None,
     json: Json = False,
 ) -> None:
     """Print the messages an exchange routes from now on, until Ctrl-C: all, or those that match the keys or headers.
@@ -112,6 +114,7 @@ def subscribe(
             command = ConsumeCommand(settings, replace(job, queue=open_queue(connection)), handler, workers)
     else:
         command = ConsumeCommand(settings, job, handler, open_queue=open_queue)
+    command = replace(command, metrics_port=metrics_port)
 
     signals.run_and_exit(lambda stop: worker_processes.run(command, stop, as_json_object=json))
 
