@@ -1,5 +1,6 @@
 """The `rmqkit` command, which imports a command only when it is called."""
 
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typer.exceptions import TyperException
 from rmqkit.cli import argv, error_output, output
 from rmqkit.cli.command_table import COMMANDS, TOPICS
 from rmqkit.cli.help import Command, Group, Topic, usage_error
+from rmqkit.cli.output import LogFormat
 from rmqkit.errors import SettingsError
 from rmqkit.version import VERSION
 
@@ -99,13 +101,17 @@ def _be_quiet(value: bool) -> None:  # noqa: FBT001 - Typer calls it
 
 def _log_steps(value: bool) -> None:  # noqa: FBT001 - Typer calls it
     if value:
-        import logging  # noqa: PLC0415 - start-up time
+        from rmqkit.cli import log  # noqa: PLC0415 - start-up time
 
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
-        logger = logging.getLogger("rmqkit")
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG)
+        log.write(steps=True)
+
+
+def _log_as(value: LogFormat) -> None:
+    os.environ[output.LOG_FORMAT] = value.value
+    if value is LogFormat.JSON:
+        from rmqkit.cli import log  # noqa: PLC0415 - start-up time
+
+        log.write(steps=False)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - Typer calls it
@@ -145,6 +151,19 @@ def rmqkit(
         bool,
         typer.Option("-v", "--verbose", help="Log connections and HTTP requests.", callback=_log_steps, is_eager=True),
     ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            "--log-format",
+            help="Format of notes, warnings, errors and the log: text, or one JSON object a line."
+            f" [default: {output.LOG_FORMAT}, or text]",
+            envvar=output.LOG_FORMAT,
+            show_envvar=False,
+            show_default=False,
+            callback=_log_as,
+            is_eager=True,
+        ),
+    ] = LogFormat.TEXT,
     install: Annotated[
         str | None,
         typer.Option(

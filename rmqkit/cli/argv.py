@@ -13,9 +13,11 @@ _GROUPS = {"context", "delete"}  # whose subcommands connect
 _NO_COMMAND = {"-h", "--help", "-V", "--version"}
 _SHORT, _LONG = {"-q", "-v"}, {"--quiet", "--verbose"}  # before the command; -q of publish is a queue
 
+_LOG_FORMAT = "--log-format"
+
 
 def normalize(arguments: Sequence[str], connection_options: Callable[[], Iterable[Any]]) -> list[str]:
-    """Return the arguments with --quiet and --verbose first, options of a connection last, and --json for `-o json`.
+    """Return the arguments with --json for `-o json`, options of all commands first, and those of a connection last.
 
     `connection_options` returns Click's objects of these options, and is called only where an option comes first.
     """
@@ -23,8 +25,7 @@ def normalize(arguments: Sequence[str], connection_options: Callable[[], Iterabl
     end = words.index("--") if "--" in words else len(words)
     if words[:2] == ["broker", "ctl"]:  # what follows belongs to rabbitmqctl
         end = 0
-    first = [each for each in words[:end] if each in _LONG]
-    words = [*(each for each in words[:end] if each not in _LONG), *words[end:]]
+    first, words = _split(words, end)
     while words and words[0] in _SHORT:
         first.append(words.pop(0))
     if words and words[0].startswith("-") and words[0] not in _NO_COMMAND:
@@ -35,6 +36,19 @@ def normalize(arguments: Sequence[str], connection_options: Callable[[], Iterabl
             words[at : at + 2] = ["--json"]
             break
     return first + words
+
+
+def _split(words: list[str], end: int) -> tuple[list[str], list[str]]:
+    """Return the options among the words up to `end` that every command has, each one word, and the other words."""
+    first: list[str] = []
+    rest: list[str] = []
+    words, behind = words[:end], words[end:]
+    while words:
+        word = words.pop(0)
+        if word == _LOG_FORMAT and words:
+            word = f"{word}={words.pop(0)}"
+        (first if word in _LONG or word.startswith(f"{_LOG_FORMAT}=") else rest).append(word)
+    return first, rest + behind
 
 
 def _behind_command(words: list[str], are_flags: Mapping[str, bool]) -> list[str]:

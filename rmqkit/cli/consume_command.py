@@ -1,6 +1,5 @@
 """A consume job as the command line describes it: run in this process, and reported."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -87,7 +86,7 @@ def print_report(command: ConsumeCommand, result: ConsumeResult, *, as_json_obje
     """Print the report on standard error: standard output belongs to the messages."""
     job, report, error = command.job, result.report, result.error
     if as_json_object:
-        output.error(json.dumps(as_json(report) | (error_output.as_json(error) if error else {}), indent=2))
+        output.report(as_json(report) | (error_output.as_json(error) if error else {}))
         return
     if report.consumed and (command.workers > 1 or job.consumers > 1):
         output.note(report_text.consumer_shares(report))
@@ -95,4 +94,4 @@ def print_report(command: ConsumeCommand, result: ConsumeResult, *, as_json_obje
         invalid = Verdict.ACK if job.invalid_to else Verdict.REJECT
         output.note(report_text.consume_summary(report, job.unmatched, invalid, job.failed))
     if error:
-        output.error(error_output.as_text(error))
+        error_output.show(error)

@@ -53,11 +53,25 @@ def _report(error: RmqkitError, arguments: Sequence[str]) -> int:
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if "--json" in options:
         command = next((each for each in options if not each.startswith("-")), "")
-        write = output.error if command in _REPORTS_ON_STDERR else output.out
-        write(output.to_json(as_json(error)))
+        if command not in _REPORTS_ON_STDERR:
+            output.out_json(as_json(error))
+        elif not output.logs_json():
+            output.report(as_json(error))
+        else:
+            show(error)
     else:
-        output.error(as_text(error))
+        show(error)
     return exit_codes.exit_code(error)
+
+
+def show(error: RmqkitError, subject: str = "") -> None:
+    """Print an error on standard error, after the subject that it is about."""
+    if output.logs_json():
+        details = as_json(error)
+        message = details.pop("message")
+        output.log("error", subject + message, **{name: value for name, value in details.items() if value})
+    else:
+        output.error(subject + as_text(error))
 
 
 def as_text(error: RmqkitError) -> str:
@@ -95,9 +109,6 @@ def _report_bug(error: Exception) -> int:
         traceback.print_exception(error)
     else:  # the text of a foreign error may hold anything, even the body of a message: leave it out
         place = traceback.extract_tb(error.__traceback__)[-1]
-        output.error(
-            f"{output.paint('error:', 'red', sys.stderr)} a bug in rmqkit: {type(error).__name__}"
-            f" in {place.filename}, line {place.lineno}\n"
-            f"  Please report it, with the traceback that {DEBUG}=1 prints."
-        )
+        message = f"a bug in rmqkit: {type(error).__name__} in {place.filename}, line {place.lineno}"
+        show(RmqkitError(message, advice=f"Please report it, with the traceback that {DEBUG}=1 prints."))
     return exit_codes.BUG

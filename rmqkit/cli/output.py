@@ -12,6 +12,8 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from enum import Enum
 from io import TextIOWrapper
 from typing import Any, Literal, TextIO
 from unicodedata import combining, east_asian_width
@@ -29,6 +31,16 @@ _CODES: dict[str, str] = {
     "magenta": "35",
     "cyan": "36",
 }
+
+LOG_FORMAT = "RMQKIT_LOG_FORMAT"  # environment variable; set by --log-format, for worker processes too
+
+
+class LogFormat(Enum):
+    """How notes, warnings, errors and the log are written to standard error."""
+
+    TEXT = "text"
+    JSON = "json"
+
 
 warned: set[str] = set()  # the warnings and notes of this command that are printed once
 is_quiet = False  # set by --quiet: no notes and no progress
@@ -55,7 +67,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def is_colored(stream: TextIO | None) -> bool:
     """Return whether the stream shows colors: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
-    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and not (stream is sys.stderr and logs_json())
 
 
 def paint(text: str, style: str, stream: TextIO) -> str:
@@ -88,16 +100,44 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def error(text: str) -> None:
-    """Print an error, or a report, on standard error; color codes in it stay."""
+def logs_json() -> bool:
+    """Tell whether each line on standard error is one JSON object."""
+    return os.environ.get(LOG_FORMAT) == LogFormat.JSON.value
+
+
+def log(level: str, message: str, logger: str = "rmqkit.cli", **fields: Any) -> None:
+    """Print one JSON object on a line of standard error."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = {"time": time, "level": level, "logger": logger, "message": message} | fields
+    _to_stderr(to_json(line, indent=None))
+
+
+def error(text: str, level: str = "error") -> None:
+    """Print an error on standard error, or in its format a message of another level; color codes in it stay."""
+    text = in_options(text)
+    if logs_json():
+        log(level, text)
+    else:
+        _to_stderr(text)
+
+
+def report(value: Any) -> None:
+    """Print a report as JSON on standard error, for a command whose standard output belongs to messages."""
+    if logs_json():
+        log("info", "report", report=value)
+    else:
+        _to_stderr(json.dumps(value, indent=2))
+
+
+def _to_stderr(line: str) -> None:
     with suppress(OutputError):  # there is nowhere to report it
-        _write(sys.stderr, in_options(text) + "\n")
+        _write(sys.stderr, line + "\n")
 
 
 def note(text: str) -> None:
     """Print a note on standard error unless it is quiet; color codes in it stay."""
     if not is_quiet:
-        error(text)
+        error(text, "info")
 
 
 def note_once(text: str, style: str = "") -> None:
@@ -126,7 +166,7 @@ def _option(argument: re.Match[str]) -> str:
 
 def warn(text: str) -> None:
     """Print a warning on standard error; the command continues."""
-    error(f"{paint('warning:', 'yellow', sys.stderr)} {safe(text)}")
+    error(safe(text) if logs_json() else f"{paint('warning:', 'yellow', sys.stderr)} {safe(text)}", "warning")
 
 
 def warn_once(text: str) -> None:
@@ -246,7 +286,7 @@ def progress(label: str, total: int | None = None) -> Iterator[Update]:
 @contextmanager
 def progress_bars(*labels: str, total: int | None = None) -> Iterator[list[Update]]:
     """Show several bars, one below the other, as `progress` does one."""
-    if is_quiet or not is_terminal(sys.stderr):
+    if is_quiet or logs_json() or not is_terminal(sys.stderr):
         yield [lambda _done, _blocked: None for _ in labels]
         return
     from rich.console import Console  # noqa: PLC0415 - start-up time: rich is for terminals

@@ -93,4 +93,4 @@ def _print_report(
     if warning := report_text.warning(report, error):
         output.warn(warning)
     if error:
-        output.error(error_output.as_text(error))
+        error_output.show(error)

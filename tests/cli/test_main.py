@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -385,6 +386,9 @@ def test_zsh_keeps_the_apostrophes_of_help() -> None:
         ("graph a.yaml -o json", "graph a.yaml -o json"),
         ("status --quiet --json", "--quiet status --json"),
         ("-v -u amqp://b status --quiet", "--quiet -v status -u amqp://b"),
+        ("status --log-format json --json", "--log-format=json status --json"),
+        ("status --log-format=json -u amqp://b", "--log-format=json status -u amqp://b"),
+        ("publish -q q -- --log-format json", "publish -q q -- --log-format json"),
         ("publish -q q -- --quiet", "publish -q q -- --quiet"),
         ("broker ctl --quiet status", "broker ctl --quiet status"),
         ("", ""),
@@ -445,6 +449,45 @@ def test_verbose_logs_connections_and_requests_without_the_password(broker_url: 
     assert re.search(r"rmqkit\.http_api: GET http://.*/api/overview: 200 after \d+ ms", done.stderr)
     assert "guest:guest" not in done.stderr
     assert rmqkit("status", env=env).stderr.count("rmqkit.amqp") == 0
+
+
+def _entries(stderr: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stderr.splitlines()]
+
+
+def test_the_log_as_json_has_one_object_a_line(broker_url: str) -> None:
+    unreachable = rmqkit("publish", "-q", "q", "hello", "--log-format", "json", "-u", "amqp://guest@127.0.0.1:1/")
+    (entry,) = _entries(unreachable.stderr)
+    assert unreachable.returncode == exit_codes.BAD_INPUT
+    assert entry.keys() == {"time", "level", "logger", "message", "error", "advice"}
+    assert (entry["level"], entry["logger"], entry["error"]) == ("error", "rmqkit.cli", "SettingsError")
+    assert "no password" in entry["message"]
+    done = rmqkit(
+        "consume", "missing-queue", "--json", "--verbose", env={"RMQKIT_URL": broker_url, "RMQKIT_LOG_FORMAT": "json"}
+    )
+    *steps, report = _entries(done.stderr)
+    assert {each["logger"] for each in steps} >= {"rmqkit.amqp"}
+    assert (report["message"], report["report"]["error"]) == ("report", "NotFound")
+
+
+def test_a_usage_error_and_a_wrong_format_of_the_log_are_errors_in_the_format() -> None:
+    (entry,) = _entries(rmqkit("nonsense", env={"RMQKIT_LOG_FORMAT": "json"}).stderr)
+    assert entry["message"] == "unknown command 'nonsense'"
+    wrong = rmqkit("status", env={"RMQKIT_LOG_FORMAT": "xml"})
+    assert wrong.returncode == exit_codes.BAD_INPUT
+    assert wrong.stderr.startswith("error: --log-format: 'xml' is not one of 'text', 'json'")
+
+
+def test_worker_processes_log_as_their_parent_does(
+    broker_url: str, namespace: Namespace, channel: BlockingChannel
+) -> None:
+    queue = namespace.queue()
+    channel.queue_declare(queue)
+    channel.basic_publish("", queue, b"x")
+    line = ("consume", queue, "--workers", "2", "--exec", "false", "--on-failure", "reject", "--idle-timeout", "0.5")
+    done = rmqkit("--log-format", "json", *line, env={"RMQKIT_URL": broker_url})
+    messages = [(each["level"], each["message"]) for each in _entries(done.stderr)]
+    assert [text for level, text in messages if level == "warning" and "exit code 1" in text], messages
 
 
 def test_an_options_completion_imports_its_command() -> None:

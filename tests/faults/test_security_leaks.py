@@ -10,6 +10,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -195,6 +196,27 @@ def test_no_command_says_or_leaves_the_password_and_no_error_or_log_a_body(
     }, codes  # fmt: skip
     assert 1 not in codes.values(), codes
     assert len(set(codes.values())) >= 6, codes
+
+
+def test_every_line_of_the_json_log_is_an_object_without_the_password_or_a_body(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kinds = set()
+    for name in ("publish", "consume", "call", "serve", "status", "move", "subscribe"):
+        for line in LINES[name]:
+            done = world.run(f"--verbose {line}", RMQKIT_LOG_FORMAT="json", RMQKIT_DEBUG="")
+            capfd.readouterr()  # what a handler wrote to the descriptor
+            assert CANARY not in done.stderr, line
+            assert BODY not in done.stderr, line
+            for text in done.stderr.splitlines():
+                entry = json.loads(text)
+                assert entry["message"], text
+                assert datetime.fromisoformat(entry["time"]).tzinfo is UTC, text
+                kinds.add((entry["logger"], entry["level"]))
+    assert kinds >= {
+        ("rmqkit.amqp", "debug"), ("rmqkit.http_api", "debug"),
+        ("rmqkit.cli", "info"), ("rmqkit.cli", "warning"), ("rmqkit.cli", "error"),
+    }  # fmt: skip
 
 
 def without_password(url: str) -> str:

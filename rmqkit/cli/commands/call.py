@@ -1,6 +1,5 @@
 """`rmqkit call`: send requests to a server, and print its replies."""
 
-import json as codec
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ class _CallCounts:
         self._replies += len(answer.replies)
         self.error = self.error or answer.error
         if answer.error is not None and not quiet:
-            output.error((f"request {self.requests}: " if several else "") + error_output.as_text(answer.error))
+            error_output.show(answer.error, f"request {self.requests}: " if several else "")
 
     def as_json(self) -> dict[str, Any]:
         """Return the report that `--json` prints."""
@@ -148,10 +147,10 @@ def call(
     ending = ending or requests.failure
     error = ending or counts.error
     if json:
-        output.error(codec.dumps(counts.as_json() | (error_output.as_json(error) if error else {}), indent=2))
+        output.report(counts.as_json() | (error_output.as_json(error) if error else {}))
     else:
         if ending is not None and ending is not counts.error:  # else it was printed already
-            output.error(error_output.as_text(ending))
+            error_output.show(ending)
         if several:
             output.note(counts.summary())
     if isinstance(ending, InputError) and counts.requests:

@@ -233,7 +233,7 @@ def _run(
             report, error = exc.report, exc
     _print_report(report, source, as_json_object=json)
     if error:
-        output.error(error_output.as_text(error))
+        error_output.show(error)
     return exit_codes.exit_code(error or (None if stop.requested else report))
 
 
