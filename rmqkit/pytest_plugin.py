@@ -15,9 +15,12 @@ from uuid import uuid4
 import pytest
 
 if TYPE_CHECKING:
+    from rmqkit.aio import AsyncConnection
     from rmqkit.connection import Connection
     from rmqkit.http_api.client import HttpApiClient
+    from rmqkit.ledger import Ledger
     from rmqkit.model import Topology
+    from rmqkit.node.faults import Faults
     from rmqkit.node.node import Node
     from rmqkit.settings import Settings
 
@@ -96,6 +99,10 @@ def _rmqkit_broker(request: pytest.FixtureRequest) -> _Broker:
 @pytest.fixture(scope="session")
 def _rmqkit_http_api(_rmqkit_broker: _Broker) -> HttpApiClient:
     """Return the HTTP API of that broker, verified to belong to it."""
+    return _http_api(_rmqkit_broker)
+
+
+def _http_api(broker: _Broker) -> HttpApiClient:
     from rmqkit.amqp.reconnecting_connection import ReconnectingConnection  # noqa: PLC0415
     from rmqkit.http_api import client as http_api  # noqa: PLC0415
 
@@ -104,25 +111,35 @@ def _rmqkit_http_api(_rmqkit_broker: _Broker) -> HttpApiClient:
             "Each test needs its own virtual host, which AMQP cannot create. On a broker without the HTTP API use"
             " `rmqkit.connect` with unique names; without a URL, a private node with the HTTP API is started."
         ),
-        closing(ReconnectingConnection(_rmqkit_broker.settings(), "rmqkit pytest")) as connection,
+        closing(ReconnectingConnection(broker.settings(), "rmqkit pytest")) as connection,
     ):
         return http_api.connect(connection)
 
 
 @pytest.fixture
 def _rmqkit_virtual_host(_rmqkit_broker: _Broker, _rmqkit_http_api: HttpApiClient) -> Iterator[_Broker]:
+    with _virtual_host(_rmqkit_broker, _rmqkit_http_api) as broker:
+        yield broker
+
+
+@contextmanager
+def _virtual_host(broker: _Broker, api: HttpApiClient) -> Iterator[_Broker]:
     """Create a virtual host, where a service can use its fixed names without meeting another test."""
     name = f"rmqkit-test-{uuid4().hex[:12]}"
     with _failing_without_traceback():
-        _rmqkit_http_api.create_virtual_host(name)
-    yield _rmqkit_broker._replace(url=urlsplit(_rmqkit_broker.url)._replace(path=f"/{name}").geturl())
+        api.create_virtual_host(name)
+    yield broker._replace(url=urlsplit(broker.url)._replace(path=f"/{name}").geturl())
     with _failing_without_traceback():
-        _rmqkit_http_api.delete_virtual_host(name)
+        api.delete_virtual_host(name)
 
 
 @pytest.fixture
 def rmqkit_topology(request: pytest.FixtureRequest, _rmqkit_virtual_host: _Broker) -> Topology:
     """Apply the topology of the marker `rmqkit_topology`, and return it; without a marker it is empty."""
+    return _apply(request, _rmqkit_virtual_host)
+
+
+def _apply(request: pytest.FixtureRequest, broker: _Broker) -> Topology:
     import rmqkit  # noqa: PLC0415
 
     marker = request.node.get_closest_marker(_MARKER)
@@ -132,7 +149,7 @@ def rmqkit_topology(request: pytest.FixtureRequest, _rmqkit_virtual_host: _Broke
         pytest.fail(f'write @pytest.mark.{_MARKER}("orders.yaml"), with one or more files', pytrace=False)
     with _failing_without_traceback():
         topology = rmqkit.load(*(request.path.parent / file for file in marker.args))
-        with rmqkit.connect(settings=_rmqkit_virtual_host.settings()) as connection:
+        with rmqkit.connect(settings=broker.settings()) as connection:
             connection.apply(topology)
     return topology
 
@@ -150,3 +167,44 @@ def rmqkit_connection(_rmqkit_virtual_host: _Broker, rmqkit_topology: Topology) 
 
     with rmqkit.connect(settings=_rmqkit_virtual_host.settings()) as connection:
         yield connection
+
+
+@pytest.fixture
+def rmqkit_aio_connection(_rmqkit_virtual_host: _Broker, rmqkit_topology: Topology) -> AsyncConnection:  # noqa: ARG001
+    """Return a connection to the test's virtual host for asyncio, to be opened by `async with`."""
+    import rmqkit.aio  # noqa: PLC0415
+
+    return rmqkit.aio.connect(settings=_rmqkit_virtual_host.settings())
+
+
+@pytest.fixture(scope="session")
+def _rmqkit_faulty_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Start a node for faults: each worker of pytest-xdist has its own."""
+    from rmqkit.node.node import Node  # noqa: PLC0415
+    from rmqkit.node.reaper import reap_when_done  # noqa: PLC0415
+
+    with reap_when_done(tmp_path_factory.getbasetemp() / "rmqkit-faults") as folder:
+        node = Node(folder / "node")
+        with _failing_without_traceback("Faults need a RabbitMQ that is installed on this machine."):
+            node.start(port=0)
+        yield node
+
+
+@pytest.fixture
+def rmqkit_faults(request: pytest.FixtureRequest, _rmqkit_faulty_node: Node) -> Iterator[Faults]:
+    """Return the faults of a private node, whose URL leads to a virtual host of this test; the topology is applied."""
+    from rmqkit.node.faults import Faults  # noqa: PLC0415
+
+    status = _rmqkit_faulty_node.status()
+    broker = _Broker(status.url, status.management_url)
+    with _virtual_host(broker, _http_api(broker)) as own:
+        _apply(request, own)
+        yield Faults(_rmqkit_faulty_node, own.url)
+
+
+@pytest.fixture
+def rmqkit_ledger() -> Ledger:
+    """Return an empty ledger: it counts which messages a service lost or doubled."""
+    from rmqkit.ledger import Ledger  # noqa: PLC0415
+
+    return Ledger()

@@ -196,11 +196,12 @@ def test_the_example_of_the_page_passes_and_kill_9_leaves_no_node(tmp_path: Path
         """,
         "-v",
     )
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(argv, cwd=tmp_path, env=environment, stdout=output, stderr=output)
+    with (tmp_path / "output").open("w") as log:
+        process = subprocess.Popen(argv, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         assert wait_until(lambda: (tmp_path / "pid").exists() or process.poll() is not None, 100.0)
-        assert "test_an_order_is_billed PASSED" in (tmp_path / "output").read_text()
+        output = (tmp_path / "output").read_text()
+        assert output.count(" PASSED") == 3, output
         node = int((tmp_path / "pid").read_text())
         assert not gone(node)
     finally:
@@ -230,3 +231,90 @@ def test_a_forked_child_does_not_keep_a_node_running(tmp_path: Path) -> None:
     os.close(write)
     os.waitpid(child, 0)
     os.close(read)
+
+
+def test_a_connection_for_asyncio_is_opened_by_the_test(suite: Suite) -> None:
+    done = suite(
+        """
+        import asyncio
+
+        def test_asyncio(rmqkit_aio_connection, rmqkit_connection):
+            rmqkit_connection.apply(rmqkit.Topology(queues=(rmqkit.Queue("orders"),)))
+
+            async def publish():
+                async with rmqkit_aio_connection as connection:
+                    await connection.publish(rmqkit.Message(b"one", "orders"))
+
+            asyncio.run(publish())
+            assert rmqkit_connection.queue_state("orders").ready == 1
+        """
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.own_node
+@pytest.mark.timeout(150)  # a node takes its time to start
+def test_each_fault_happens_and_ends(tmp_path: Path) -> None:
+    (tmp_path / "orders.yaml").write_text("queues: {orders: {}}")
+    done = run(
+        tmp_path,
+        """
+        import threading, time
+
+        pytestmark = pytest.mark.rmqkit_topology("orders.yaml")
+        ONE = rmqkit.Message(b"one", "orders")
+
+        def test_kill(rmqkit_faults):
+            with rmqkit.connect(rmqkit_faults.url) as connection:
+                connection.publish(ONE)
+                rmqkit_faults.kill()
+                assert not connection.is_connected
+                assert connection.publish(ONE).confirmed == 1
+                assert connection.queue_state("orders").ready == 2
+
+        def test_cut(rmqkit_faults):
+            events = []
+
+            class Hooks(rmqkit.Hooks):
+                def event(self, event):
+                    events.append(event.kind.value)
+
+            with rmqkit.connect(rmqkit_faults.url, hooks=Hooks()) as connection:
+                client = pika.BlockingConnection(pika.URLParameters(rmqkit_faults.url))
+                assert rmqkit_faults.cut() >= 2
+                with pytest.raises(pika.exceptions.StreamLostError):
+                    client.process_data_events(time_limit=30)
+                assert connection.publish(ONE).confirmed == 1
+                assert "lost" in events
+
+        def test_freeze(rmqkit_faults):
+            with rmqkit.connect(rmqkit_faults.url) as connection:
+                connection.publish(ONE)
+                with rmqkit_faults.freeze(), pytest.raises(rmqkit.RmqkitError):
+                    connection.publish(ONE, timeout_s=0.3)
+                assert connection.publish(ONE).confirmed == 1
+
+        def test_alarm(rmqkit_faults):
+            with rmqkit.connect(rmqkit_faults.url) as connection:
+                with rmqkit_faults.alarm(), pytest.raises(rmqkit.NotConfirmed, match="memory"):
+                    connection.publish(ONE, timeout_s=2)
+                assert connection.publish(ONE).confirmed == 1
+                assert not connection.blocked
+
+        def test_ledger(rmqkit_faults, rmqkit_ledger):
+            with rmqkit.connect(rmqkit_faults.url) as connection:
+                rmqkit_ledger.publish(connection, [ONE, rmqkit.Message(b"gone", "nowhere")], key=lambda each: each.body)
+            assert rmqkit_ledger.lost == [b"one"]
+            with pytest.raises(AssertionError, match="of 2 messages, 1 lost: b'one'$"):
+                rmqkit_ledger.check()
+            for _ in range(2):
+                rmqkit_ledger.arrived(b"one")
+            rmqkit_ledger.check(may_double=True)
+            rmqkit_ledger.arrived(b"what")
+            assert (rmqkit_ledger.doubled, rmqkit_ledger.unexpected) == ({b"one": 2}, [b"what"])
+            with pytest.raises(AssertionError, match="1 unexpected: b'what'; 1 doubled: b'one'"):
+                rmqkit_ledger.check()
+        """,
+        "-n0",
+    )
+    assert "5 passed" in done.stdout, done.stdout + done.stderr
