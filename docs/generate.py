@@ -41,7 +41,19 @@ def topology_reference() -> Iterator[str]:
     yield (FOLDER / "topology-reference.intro.md").read_text("utf-8")
     yield "## Sections\n"
     yield from _fields(root)
-    for name in ("exchange", "queue", "contract", "retry", "binding", "policy", "publish", "external", "silence"):
+    for name in (
+        "exchange",
+        "queue",
+        "contract",
+        "retry",
+        "binding",
+        "policy",
+        "publish",
+        "external",
+        "service",
+        "publication",
+        "silence",
+    ):
         definition = definitions[name]
         yield f"## {definition['title']}\n\n{definition['description']}\n"
         yield from _fields(definition)

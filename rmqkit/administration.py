@@ -16,7 +16,7 @@ from rmqkit.deploy.queue_use import queue_state
 from rmqkit.deploy.snapshot import take_snapshot
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Refused, Unreachable
 from rmqkit.http_api import client as http_api
-from rmqkit.http_api import permission_advice
+from rmqkit.http_api import permissions
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.message import Delivery
@@ -129,7 +129,7 @@ class Administration:
         The HTTP API shows permissions only to administrators. Leaving the `with` block of a connection does this, too.
         """
         if isinstance(error, AccessRefused):
-            permission_advice.complete(error, self._consuming)
+            permissions.complete(error, self._consuming)
 
     def queue_settings(self, queue: str) -> dict[str, Any] | None:
         """Return the settings of a queue, in argument form, with those of its policies and its type.

@@ -154,6 +154,31 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
+class Publication:
+    """An exchange that a service publishes to (empty: the default exchange), and the routing keys; none stand for all.
+
+    Routing keys are patterns for a topic exchange, and names of queues for the default exchange.
+    """
+
+    exchange: str = ""
+    routing_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A program that uses the topology: where it publishes, the queues it consumes, and what it declares itself.
+
+    `declares` has names of queues and exchanges. The broker does not know services.
+    """
+
+    name: str
+    publishes: tuple[Publication, ...] = ()
+    consumes: tuple[str, ...] = ()
+    declares: tuple[str, ...] = ()
+    where: Location | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     """The entities that one or more topology files declare.
 
@@ -178,3 +203,4 @@ class Topology:
     delay: bool = False
     variables: tuple[Variable, ...] = field(default=(), compare=False, repr=False)
     files: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    services: tuple[Service, ...] = ()

@@ -112,6 +112,11 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit wait orders --consumers 3 && deploy-next-service",
             "rmqkit wait orders --consumers 0",
         ),
+        "permissions": (
+            "Print or set the permissions that a service needs, and no others.",
+            "rmqkit permissions orders.yaml --for billing",
+            "rmqkit permissions orders.yaml --for billing --user billing_prod --apply",
+        ),
         "schema": (
             "Print the JSON Schema of topology files, for editors.",
             "rmqkit schema > topology.schema.json",

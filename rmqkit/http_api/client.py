@@ -216,18 +216,6 @@ class HttpApiClient:
         """Return the operator policies, or none if the user has no permission to see them. Raises Unreachable."""
         return self._policies("operator-policies")[0]
 
-    def permissions(self, user: str, vhost: str, exchange: str | None = None) -> Mapping[str, str]:
-        """Return a user's patterns by their kinds, in RabbitMQ's order; with an exchange those for its topics.
-
-        They are shown to administrators. Raises the errors of `live`.
-        """
-        kinds = ("configure", "write", "read") if exchange is None else ("write", "read")
-        place = f"{'topic-' * (exchange is not None)}permissions/{path_part(vhost)}/{path_part(user)}"
-        with self._checking_format():
-            found = self._call("GET", place)
-            patterns = found if exchange is None else next(each for each in found if each["exchange"] == exchange)
-            return {kind: str(patterns[kind]) for kind in kinds}
-
     def fetch(self, path: str, convert: Callable[[Any], T]) -> T:
         """Return what `convert` makes of the JSON at a path below `/api/`; `{vhost}` in it is the virtual host.
 
@@ -237,6 +225,10 @@ class HttpApiClient:
         with self._checking_format():
             return convert(self._call("GET", path.format(vhost=self._vhost)))
 
+    def put(self, path: str, body: Mapping[str, Any]) -> None:
+        """Create or change what is at a path below `/api/`. Raises the errors of `live`, and Refused."""
+        self._call("PUT", path, body)
+
     def close_connection(self, name: str, reason: str) -> None:
         """Close a connection of a client, which sees the reason. Raises NotFound, AccessRefused, Unreachable."""
         self._call("DELETE", f"connections/{path_part(name)}", reason=reason)
@@ -244,7 +236,7 @@ class HttpApiClient:
     def put_policy(self, policy: Policy) -> None:
         """Create or change a policy. Raises Refused, Unreachable."""
         body = {"pattern": policy.pattern, "definition": dict(policy.definition), "priority": policy.priority}
-        self._call("PUT", self._policy(policy.name), body | {"apply-to": policy.apply_to})
+        self.put(self._policy(policy.name), body | {"apply-to": policy.apply_to})
 
     def delete_policy(self, name: str) -> None:
         """Delete a policy if it exists. Raises Refused, Unreachable."""

@@ -40,6 +40,7 @@ PAGES = (
     "docs/patterns/routing.md",
     "docs/patterns/streams.md",
     "docs/patterns/work-queue.md",
+    "docs/security.md",
     "docs/testing-topologies.md",
     "docs/upgrading.md",
 )

@@ -28,6 +28,7 @@ exchanges: {events: {type: topic}}
 queues: {work: {}, other: {}, full: {arguments: {x-max-length: 1, x-overflow: reject-publish}}}
 bindings: [{source: events, destination: other, routing_key: "#"}]
 publish: {routing_key: work}
+services: {reader: {consumes: [work]}}
 """
 SCENARIO = """
 topology: {topology}
@@ -76,6 +77,7 @@ LINES: dict[str, list[str]] = {
     "peek": ["peek work", "peek work --format json", "peek missing"],
     "snapshot": ["snapshot work {folder}/snapshot.jsonl", "snapshot missing {folder}/other.jsonl"],
     "restore": ["restore {lines} --queue other", "restore {lines} --to-origin"],
+    "permissions": ["permissions {topology} --for nobody", "permissions {topology} --for reader --user nobody --apply"],
     "connections": ["connections", "connections --close nobody"],
     "consumers": ["consumers work", "consumers --json"],
     "purge": ["purge work --dry-run", "purge missing --yes"],

@@ -115,6 +115,7 @@ def not_in_definitions(topology: Topology) -> tuple[str, ...]:
         "the names of external entities": topology.external_exchanges or topology.external_queues,
         "the scope": topology.scope,
         "the suppressed findings": topology.suppressions,
+        "the services": topology.services,
     }
     return tuple(name for name, part in parts.items() if part)
 

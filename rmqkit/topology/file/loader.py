@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmqkit.errors import DocumentError, Location, Problem, TopologyError
-from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Suppression, Target, Topology
+from rmqkit.model import (
+    Binding,
+    Contract,
+    Exchange,
+    Policy,
+    Publication,
+    Queue,
+    Retry,
+    Service,
+    Suppression,
+    Target,
+    Topology,
+)
 from rmqkit.topology.file import references
 from rmqkit.topology.file.document import Document, KeyPath, parse, read
 from rmqkit.topology.file.schema import check
@@ -25,7 +37,7 @@ from rmqkit.topology.retry import expand, parse_delay
 _MAX_PROBLEMS = 1000
 _ONE_VHOST = "Name the files of one virtual host: `rmqkit apply`, `plan`, `destroy` and `validate` take several."
 _OF_DEFINITIONS = {"rabbit_version", "rabbitmq_version", "users", "vhosts", "permissions", "topic_permissions"}
-_Entity = TypeVar("_Entity", Exchange, Queue, Policy)
+_Entity = TypeVar("_Entity", Exchange, Queue, Policy, Service)
 
 
 def load(*paths: str | Path, environ: Mapping[str, str] = os.environ) -> Topology:
@@ -99,11 +111,13 @@ def _merge(files: list[_TopologyFile]) -> Topology:
     exchanges: dict[str, Exchange] = {}
     queues: dict[str, Queue] = {}
     policies: dict[str, Policy] = {}
+    services: dict[str, Service] = {}
     bindings: dict[str, Binding] = {}
     for file in files:
         file.problems += _add(exchanges, file.exchanges, "exchange")
         file.problems += _add(queues, file.queues, "queue")
         file.problems += _add(policies, file.policies, "policy")
+        file.problems += _add(services, file.services, "service")
         for binding in file.bindings.values():
             bindings.setdefault(_identity(binding), binding)
     return Topology(
@@ -121,6 +135,7 @@ def _merge(files: list[_TopologyFile]) -> Topology:
         delay=any(file.document.data.get("delay") is True for file in files),
         variables=tuple(sorted(set().union(*(file.document.variables for file in files)), key=lambda each: each.name)),
         files=tuple(file.document.file for file in files),
+        services=tuple(services.values()),
     )
 
 
@@ -132,13 +147,15 @@ def _add(all_files: dict[str, _Entity], one_file: dict[str, _Entity], kind: str)
             yield Problem(entity.where, message, "Declare it the same way in both, or in one file only.")
 
 
-def _identity(entity: Exchange | Queue | Policy | Binding) -> str:
+def _identity(entity: Exchange | Queue | Policy | Binding | Service) -> str:
     """Return a key that identifies an entity by its properties; unlike ==, it distinguishes true from 1."""
     properties = {name: getattr(entity, name) for name in entity.__slots__ if name != "where"}
     return json.dumps(properties, sort_keys=True, default=_part_identity)
 
 
-def _part_identity(part: Contract | Retry) -> list[Any]:
+def _part_identity(part: Contract | Retry | Publication) -> list[Any]:
+    if isinstance(part, Publication):
+        return [part.exchange, part.routing_keys]
     if isinstance(part, Retry):
         return [part.delays_ms, part.then, part.native]
     return [part.format, os.path.abspath(part.path)]  # noqa: PTH100 - resolves `..`, and keeps links
@@ -188,6 +205,7 @@ class _TopologyFile(FileReader):
     queues: dict[str, Queue] = field(default_factory=dict)
     bindings: dict[int, Binding] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
 
     def check_shape(self) -> None:
         """Check the document against the schema; raise DocumentError if it seems to be another kind of file."""
@@ -215,6 +233,8 @@ class _TopologyFile(FileReader):
             self._queue(name)
         for name in self.section("policies", {}):
             self._policy(name)
+        for name in self.section("services", {}):
+            self._service(name)
         seen: dict[str, Binding] = {}
         malformed = {path[1] for path in self.faulty if path[:1] == ("bindings",) and len(path) > 1}
         for index in range(len(self.section("bindings", []))):
@@ -254,6 +274,7 @@ class _TopologyFile(FileReader):
         faults = [references.check_exchange(exchange, index) for exchange in self.exchanges.values()]
         faults += [references.check_queue(queue, index) for queue in self.queues.values()]
         faults += [references.check_binding(number, each, index) for number, each in self.bindings.items()]
+        faults += [references.check_service(service, index) for service in self.services.values()]
         if target := self.publish():
             faults.append(references.check_publish(target, index))
         for path, fault in chain.from_iterable(faults):
@@ -297,6 +318,17 @@ class _TopologyFile(FileReader):
                     self.report((*path, "definition", key), fault, key=True)
             given = {key.replace("-", "_"): value for key, value in self.document.data["policies"][name].items()}
             self.policies[name] = Policy(name, **given, where=self.document.where_key(path))
+
+    def _service(self, name: str) -> None:
+        self.report(("services", name), None if name else ("a service needs a name", ""), key=True)
+        if not self.is_faulty("services", name):
+            given = self.document.data["services"][name] or {}
+            names = {part: tuple(given.get(part) or ()) for part in ("consumes", "declares")}
+            publishes = tuple(
+                Publication(each.get("exchange", ""), tuple(each.get("routing_keys") or ()))
+                for each in given.get("publishes") or ()
+            )
+            self.services[name] = Service(name, publishes, **names, where=self.document.where_key(("services", name)))
 
     def _binding(self, index: int, seen: dict[str, Binding]) -> None:
         properties = self._properties("bindings", index, Binding)

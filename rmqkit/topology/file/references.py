@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rmqkit.model import Binding, Exchange, Queue, Retry, Target
+from rmqkit.model import Binding, Exchange, Queue, Retry, Service, Target
 from rmqkit.topology.cycles import cycle_from
 from rmqkit.topology.file.document import KeyPath
 from rmqkit.topology.index import TopologyIndex
@@ -177,3 +177,27 @@ def check_publish(publish: Target, index: TopologyIndex) -> Faults:
     else:
         fault = "publish names neither an exchange nor a queue", "Write {exchange: NAME} or {routing_key: QUEUE}."
         yield ("publish",), fault
+
+
+def check_service(service: Service, index: TopologyIndex) -> Faults:
+    """Check that what a service publishes to and consumes exists, and that the files declare what it declares."""
+    for number, each in enumerate(service.publishes):
+        path: KeyPath = ("services", service.name, "publishes", number)
+        if each.exchange:
+            yield (*path, "exchange"), publish_fault(index, each.exchange)
+        elif not each.routing_keys:
+            fault = "the default exchange needs routing_keys", "Write the names of queues, or the name of an exchange."
+            yield path, fault
+        for position, key in enumerate(each.routing_keys):
+            fault_of_key = (
+                check_length("the routing key", key) if each.exchange else queue_fault(index, key, "the queue")
+            )
+            yield (*path, "routing_keys", position), fault_of_key
+    for number, queue in enumerate(service.consumes):
+        yield ("services", service.name, "consumes", number), queue_fault(index, queue, "the queue")
+    known = (*index.queues, *index.exchanges)
+    for number, name in enumerate(service.declares):
+        fault = f"{name!r} is neither a queue nor an exchange of the file", "Declare it under queues: or exchanges:."
+        guess = suggest(name, known)
+        advice = f"Did you mean {guess!r}? {fault[1]}" if guess else fault[1]
+        yield ("services", service.name, "declares", number), None if name in known else (fault[0], advice)

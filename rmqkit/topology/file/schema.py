@@ -149,18 +149,24 @@ def _wrong_value(document: Document, path: KeyPath, violation: Any) -> Fault:
             return f"{name}: {violation.message}", ""
 
 
-_KINDS = {"exchanges": "exchange", "queues": "queue", "policies": "policy", "scenarios": "scenario"}
+_KINDS = {
+    "exchanges": "exchange",
+    "queues": "queue",
+    "policies": "policy",
+    "services": "service",
+    "scenarios": "scenario",
+}
 _ITEMS = {"bindings": "a binding", "lint": "an entry of lint", "scope": "a name pattern in scope"}
 
 
 def _name(path: KeyPath) -> str:
     """Name the value at a path: `durable of queue 'a'`, `queue 'a'`, `routing_key`."""
     match path:
-        case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name)):
+        case (str(section), str(name)) if section in _KINDS:
             return f"{_KINDS[section]} {name!r}"
-        case ("queues" | "scenarios" as section, str(name), *_, str(last), int()):
+        case ("queues" | "services" | "scenarios" as section, str(name), *_, str(last), int()):
             return f"an entry of {last} in {_KINDS[section]} {name!r}"
-        case ("exchanges" | "queues" | "policies" | "scenarios" as section, str(name), *_):
+        case (str(section), str(name), *_) if section in _KINDS:
             return f"{path[-1]} of {_KINDS[section]} {name!r}"
         case ("bindings" | "lint" | "scope" as section, int()):
             return _ITEMS[section]

@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from rmqkit.errors import TopologyError
-from rmqkit.model import QUEUE_TYPES, Contract, Queue, Retry, Suppression, Topology
+from rmqkit.model import QUEUE_TYPES, Contract, Publication, Queue, Retry, Suppression, Topology
 from rmqkit.topology.file import variables
 from rmqkit.topology.file.document import KeyPath
 from rmqkit.topology.file.scalars import LONGEST_NUMBER, read_scalar
@@ -46,6 +46,7 @@ def _sections(topology: Topology) -> dict[str, Any]:
         "delay": topology.delay,
         "external": {kind: list(names) for kind, names in external.items() if names},
         "policies": {each.name: _given(each) for each in topology.policies},
+        "services": {each.name: _given(each) for each in topology.services},
         "scope": list(topology.scope),
         "lint": [{"ignore": each.code} | _given(each) for each in topology.suppressions],
     }
@@ -76,7 +77,9 @@ def _part(value: Any) -> Any:
     if isinstance(value, Retry):
         written = {"delays": [delay_text(each) for each in value.delays_ms], "then": value.then}
         return written | ({"native": True} if value.native else {})
-    return _given(value) if isinstance(value, Contract) else value
+    if isinstance(value, tuple):
+        return [_part(each) for each in value]
+    return _given(value) if isinstance(value, Contract | Publication) else value
 
 
 def _default(field: Field[Any]) -> Any:
@@ -86,7 +89,7 @@ def _default(field: Field[Any]) -> Any:
 def _section(name: str, value: Any) -> str:
     if name == "description" and _is_plain(value.replace(", ", " ")):  # a comma ends a text only inside braces
         return f"{name}: {value}"
-    if name in ("exchanges", "queues", "bindings", "policies", "lint") and value:
+    if name in ("exchanges", "queues", "bindings", "policies", "services", "lint") and value:
         return "\n".join([f"{name}:", *_block(value, "  ", (name,))])
     return "\n".join(_entry(f"{name}:", value, (name,)))
 
