@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
@@ -15,6 +15,7 @@ from rmqkit.http_api.client import HttpApiClient, path_part
 from rmqkit.topology.permissions import Permissions, TopicPermission
 
 _TIMEOUT_S = 2.0
+_KINDS = ("configure", "write", "read")
 _NOTHING = ("", "^$")  # https://www.rabbitmq.com/docs/access-control#authorisation
 
 
@@ -24,7 +25,7 @@ def complete(error: AccessRefused, connection: ReconnectingConnection) -> None:
         return
     with suppress(BrokerError):
         found = read(client.connect(connection, _TIMEOUT_S), missing.user, missing.vhost)
-        names = ("configure", "write", "read") if missing.exchange is None else ("write", "read")
+        names = _KINDS if missing.exchange is None else _KINDS[1:]
         topics = {each.exchange: each for each in found.topics} if found else {}
         holder = found if missing.exchange is None else topics.get(missing.exchange)
         if holder is None:
@@ -44,7 +45,7 @@ def read(api: HttpApiClient, user: str, vhost: str) -> Permissions | None:
     """
     place = f"{path_part(vhost)}/{path_part(user)}"
     try:
-        found: Mapping[str, str] = api.fetch(f"permissions/{place}", dict)
+        patterns = api.fetch(f"permissions/{place}", lambda found: {kind: str(found[kind]) for kind in _KINDS})
     except NotFound as error:
         with suppress(NotFound):
             api.fetch(f"users/{path_part(user)}", dict)
@@ -56,9 +57,9 @@ def read(api: HttpApiClient, user: str, vhost: str) -> Permissions | None:
     with suppress(NotFound):
         topics = api.fetch(
             f"topic-permissions/{place}",
-            lambda each: [TopicPermission(topic["exchange"], topic["write"], topic["read"]) for topic in each],
+            lambda found: [TopicPermission(each["exchange"], each["write"], each["read"]) for each in found],
         )
-    return Permissions(found["configure"], found["write"], found["read"], tuple(topics))
+    return Permissions(**patterns, topics=tuple(topics))
 
 
 def put(api: HttpApiClient, user: str, vhost: str, permissions: Permissions) -> None:
@@ -74,8 +75,7 @@ def put(api: HttpApiClient, user: str, vhost: str, permissions: Permissions) -> 
             if error.reply_code == HTTPStatus.BAD_REQUEST:
                 error.advice = f"Exchange {topic.exchange!r} must exist: declare it first, with `rmqkit apply`."
             raise
-    names = ("configure", "write", "read")
-    api.put(f"permissions/{place}", {name: getattr(permissions, name) for name in names})
+    api.put(f"permissions/{place}", {kind: getattr(permissions, kind) for kind in _KINDS})
 
 
 def commands(vhost: str, user: str, permissions: Permissions) -> Iterator[str]:

@@ -100,19 +100,22 @@ def _read(api: HttpApiClient, *, all_vhosts: bool) -> _Broker:
             unseen.append(f"{what} are not shown: {exc.advice or exc.message}")
             return ()
 
+    def texts(path: str, *names: str) -> Callable[[], list[dict[str, str]]]:
+        return lambda: api.fetch(path, lambda found: [{name: str(each.get(name)) for name in names} for each in found])
+
     place = "" if all_vhosts else "vhosts/{vhost}/"
-    overview: Mapping[str, Any] = api.fetch("overview", dict)
-    nodes = optional("Nodes, and connections of other users,", lambda: api.fetch("nodes?columns=name,type", list))
-    used = optional("Deprecated features", lambda: api.fetch("deprecated-features/used", list))
-    channels = optional("Channels", lambda: api.fetch(f"{place}channels", list))
+    version, erlang = api.fetch("overview", lambda found: (found["rabbitmq_version"], found["erlang_version"]))
+    nodes = optional("Nodes, and connections of other users,", texts("nodes?columns=name,type", "name", "type"))
+    channels = optional("Channels", texts(f"{place}channels", "name", "global_prefetch_count"))
+    used = optional("Deprecated features", texts("deprecated-features/used", "name"))
     return _Broker(
-        version=str(overview["rabbitmq_version"]),
-        erlang=str(overview["erlang_version"]),
-        feature_flags=optional("Feature flags", lambda: api.fetch("feature-flags", list)),
-        deprecated_features=frozenset(str(each["name"]) for each in used),
-        node_types={str(each["name"]): str(each.get("type")) for each in nodes},
+        version=str(version),
+        erlang=str(erlang),
+        feature_flags=optional("Feature flags", texts("feature-flags", "name", "state", "stability")),
+        deprecated_features=frozenset(each["name"] for each in used),
+        node_types={each["name"]: each["type"] for each in nodes},
         connections=optional("Connections", lambda: activity.connections(api, all_vhosts=all_vhosts)),
-        channels=tuple(str(each["name"]) for each in channels if each.get("global_prefetch_count")),
+        channels=tuple(each["name"] for each in channels if each["global_prefetch_count"] not in ("None", "0")),
         unseen=tuple(unseen),
     )
 

@@ -77,7 +77,7 @@ LINES: dict[str, list[str]] = {
     "peek": ["peek work", "peek work --format json", "peek missing"],
     "snapshot": ["snapshot work {folder}/snapshot.jsonl", "snapshot missing {folder}/other.jsonl"],
     "restore": ["restore {lines} --queue other", "restore {lines} --to-origin"],
-    "permissions": ["permissions {topology} --for nobody", "permissions {topology} --for reader --user nobody --apply"],
+    "permissions": ["permissions {topology} --for reader --user nobody --apply", "permissions {topology} --for reader"],
     "connections": ["connections", "connections --close nobody"],
     "consumers": ["consumers work", "consumers --json"],
     "purge": ["purge work --dry-run", "purge missing --yes"],
