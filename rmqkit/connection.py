@@ -97,7 +97,7 @@ class Connection(QueueContents):
         self._served: list[rpc_server.ServedFunction] = []
         self._contracts = ContractCache()
         self._hooks = settings.hooks
-        self._delayed = DelayedPublishing(self._consuming)
+        self._delayed = DelayedPublishing(self._consuming, self.queue_settings)
         self._consuming.verify(wait_s)
 
     def __enter__(self) -> Self:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from rmqkit.amqp import entity_methods
 from rmqkit.amqp.entity_inspector import EntityInspector
@@ -21,6 +22,7 @@ Delay = timedelta | datetime
 """How long to delay a message, or until when; a datetime has a time zone."""
 
 _NEW_S = 3.0  # what a quorum queue confirms in about its first second is gone if the broker is killed then
+_HARMFUL = ("x-expires", "x-max-length", "x-max-length-bytes", "x-message-ttl")  # in a policy
 _DECLARING = "declaring the queues of delayed messages (rmqkit.delay.*), which takes a few seconds once"
 
 
@@ -46,10 +48,16 @@ def _seconds_left(delay: Delay) -> int:
 
 
 class DelayedPublishing:
-    """Delays messages; remembers the targets whose queues were declared."""
+    """Delays messages; remembers the targets whose queues were declared.
 
-    def __init__(self, connection: ReconnectingConnection) -> None:
+    `settings_of` returns the settings of a queue, those of its policies included; None if they cannot be seen.
+    """
+
+    def __init__(
+        self, connection: ReconnectingConnection, settings_of: Callable[[str], Mapping[str, Any] | None]
+    ) -> None:
         self._connection = connection
+        self._settings_of = settings_of
         self._declared: set[Target] = set()
         self._last = PERSISTENT, (Target(), 0), PERSISTENT
 
@@ -106,3 +114,18 @@ class DelayedPublishing:
         if not known:
             for entity in (delays.DELIVER, last, delays.last_binding(target)):  # the first says that all is there
                 list(entity_methods.declare_all(self._connection, (entity,)))
+        if not self._declared:
+            self._check_policies()
+
+    def _check_policies(self) -> None:
+        """Raise InputError if a policy would drop messages that wait, or shorten delays, as far as can be seen."""
+        longest = delays.ladder().queues[-1]
+        settings = self._settings_of(longest.name) or {}
+        if harmful := [
+            each for each in _HARMFUL if settings.get(each) != longest.arguments.get(each) and each in settings
+        ]:
+            keys = ", ".join(each.removeprefix("x-") for each in harmful)
+            advice = "Narrow the policy's pattern, for example by a leading ^(?!rmqkit\\.delay\\.)."
+            raise InputError(
+                f"a policy sets {keys} for the queues of delayed messages; nothing was delayed", advice=advice
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +14,19 @@ import pika
 import pytest
 
 import rmqkit
-from rmqkit import Binding, Contract, Exchange, Message, NotFound, PayloadError, Properties, Queue, Topology
+from rmqkit import (
+    Binding,
+    Contract,
+    Exchange,
+    InputError,
+    Message,
+    NotFound,
+    PayloadError,
+    Policy,
+    Properties,
+    Queue,
+    Topology,
+)
 from rmqkit.node.node import Node
 from rmqkit.settings import load_settings
 from rmqkit.topology.delays import ladder
@@ -156,6 +169,30 @@ def test_a_target_that_does_not_exist_is_an_error_before_anything_is_sent(connec
     for message in (Message(b"x", "missing"), Message(b"x", "key", "missing")):
         with pytest.raises(NotFound, match="'missing' does not exist; nothing was delayed"):
             connection.publish(message, delay=timedelta(seconds=1))
+
+
+def test_a_policy_that_would_drop_waiting_messages_or_shorten_delays_is_refused(
+    connection: rmqkit.Connection, url: str
+) -> None:
+    definition = {"expires": 600_000, "max-length": 1000, "message-ttl": 600_000}
+    longest = ladder().queues[-1]
+
+    def is_applied() -> bool:
+        """Ask RabbitMQ's HTTP API, which knows of a policy for a queue after five seconds."""
+        settings = connection.queue_settings(longest.name) or {}
+        return all(settings.get(f"x-{key}") != longest.arguments.get(f"x-{key}") for key in definition)
+
+    connection.apply(replace(SHOP, delay=True))
+    try:
+        connection.apply(replace(SHOP, policies=(Policy("everything", ".*", definition, "queues"),)))
+        wait_until(is_applied)
+        keys = ", ".join(sorted(definition))
+        with pytest.raises(InputError, match=f"a policy sets {keys} for the queues of delayed messages"):
+            connection.publish(Message(b"x", "jobs"), delay=timedelta(hours=1))
+        assert sum(ready(url, each.name) for each in ladder().queues) == 0
+    finally:
+        connection.http_api().delete_policy("everything")
+        wait_until(lambda: not is_applied())
 
 
 def test_a_message_that_breaks_its_contract_is_not_delayed(
