@@ -82,6 +82,15 @@ def connections(api: HttpApiClient, *, all_vhosts: bool = False) -> tuple[Client
     return tuple(sorted(found, key=lambda each: (each.client_name, each.place)))
 
 
+def sees_all(api: HttpApiClient) -> bool:
+    """Tell whether the user sees the connections and channels of other users, too.
+
+    See https://www.rabbitmq.com/docs/management#permissions. Raises the errors of `HttpApiClient.live`.
+    """
+    tags: Any = api.fetch("whoami", lambda found: found["tags"])
+    return not {"administrator", "monitoring"}.isdisjoint(tags.split(",") if isinstance(tags, str) else tags)
+
+
 def consumers(api: HttpApiClient, queue: str) -> tuple[QueueConsumer, ...]:
     """Return the consumers of a queue: those with the most unacknowledged messages first.
 

@@ -72,8 +72,11 @@ def _consumers(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
     if not consumers:
         if status.ready and not status.consumers:
             waiting = f"{plural(status.ready, 'message')} {'is' if status.ready == 1 else 'are'} waiting"
-            message = f"It has no consumers: {waiting}. Start a service that consumes the queue."
-            yield Cause("no_consumer", message, f"rmqkit peek {_quoted(facts)}")
+            advice, command = "Start a service that consumes the queue.", f"rmqkit peek {_quoted(facts)}"
+            if facts.owner:
+                advice = f"It is exclusive: only its client at {facts.owner} can consume it."
+                command = "rmqkit connections"
+            yield Cause("no_consumer", f"It has no consumers: {waiting}. {advice}", command)
         return
     active = [each for each in consumers if each.active]
     substitutes = len(consumers) - len(active)
@@ -91,6 +94,12 @@ def _consumers(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
     if (status.unacknowledged or 0) > held and all(each.unacknowledged is not None for each in consumers):
         rest = plural((status.unacknowledged or 0) - held, "message")
         yield Cause("held_without_consumer", f"Clients hold {rest} that they fetched without a consumer (basic.get).")
+
+
+def _unseen(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
+    if not facts.sees_all and facts.status.ready and (facts.consumers or facts.status.consumers):
+        message = "Whether its consumers are full cannot be seen: your user lacks the tag monitoring."
+        yield Cause("consumers_unseen", message, _consumers_command(facts))
 
 
 def _held_by_getters(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
@@ -175,6 +184,7 @@ _RULES: tuple[Callable[[QueueFacts, datetime], Iterator[Cause]], ...] = (
     _alarm,
     _dead_letters,
     _consumers,
+    _unseen,
     _held_by_getters,
     _timeout,
     _length_limit,

@@ -23,7 +23,8 @@ class QueueFacts:
     `members` are the nodes with a copy of a quorum queue or stream, `online` those of them that run. `settings` are in
     argument form. Of the policies that match, `policy` applies, and the `overruled` ones, of lower priority, do not.
     `feeders` are the queues whose dead letters come here; `slowed` the connections that RabbitMQ slows down or blocks.
-    `redelivered` counts redeliveries since the queue was declared, or its statistics were reset.
+    `redelivered` counts redeliveries since the queue was declared, or its statistics were reset. An exclusive queue
+    belongs to the client at the address `owner`. `sees_all` tells whether the user may see what consumers hold.
     """
 
     status: QueueStatus
@@ -40,6 +41,8 @@ class QueueFacts:
     redelivered: int = 0
     oldest: datetime | None = None
     version: tuple[int, ...] = ()
+    owner: str = ""
+    sees_all: bool = True
 
     @property
     def has_majority(self) -> bool:
@@ -67,6 +70,7 @@ def queue_facts(api: HttpApiClient, name: str) -> QueueFacts:
         alarms=api.alarms(),
         slowed=tuple(each for each in activity.connections(api) if each.state in ("flow", "blocked", "blocking")),
         feeders=tuple(_feeders(topology, name)),
+        sees_all=activity.sees_all(api),
         version=tuple(int(part) for part in version.split(".") if part.isdecimal()),
     )
 
@@ -74,12 +78,14 @@ def queue_facts(api: HttpApiClient, name: str) -> QueueFacts:
 def _facts(found: Mapping[str, Any]) -> QueueFacts:
     stats = found.get("message_stats") or {}
     timestamp = found.get("head_message_timestamp")
+    owner = found.get("owner_pid_details") or {}
     return QueueFacts(
         status_of(found),
         leader=found.get("leader") or found.get("node") or "",
         members=tuple(found.get("members") or ()),
         online=tuple(found.get("online") or ()),
         redelivered=stats.get("redeliver", 0),
+        owner=f"{owner['peer_host']}:{owner['peer_port']}" if owner else "",
         oldest=to_time(timestamp * 1000) if isinstance(timestamp, int) else None,
     )
 

@@ -94,7 +94,9 @@ def test_messages_are_copied_and_then_moved_to_another_broker_byte_for_byte(
     assert {each.properties.headers["raw"] for each in moved} == {b"\xff"}
 
 
-def test_what_the_other_broker_does_not_take_stays(live: Run, vhost_channel: Channel, other_url: str) -> None:
+def test_what_the_other_broker_does_not_take_stays(
+    live: Run, vhost_channel: Channel, other_url: str, broker: Broker
+) -> None:
     declare(vhost_channel, "orders")
     sent = fill(vhost_channel, "orders", 10)
     done = live("move", "orders", "--to-url", other_url, "--to-queue", "nowhere")
@@ -104,6 +106,15 @@ def test_what_the_other_broker_does_not_take_stays(live: Run, vhost_channel: Cha
     assert done.returncode == 6  # nothing is bound there
     done = live("move", "orders", "--to-url", "amqp://127.0.0.1:1")
     assert done.returncode == 4
+    low = urlsplit(other_url)
+    user = f"u{low.path[-8:]}"
+    broker.api("PUT", f"users/{user}", b'{"password": "secret", "tags": ""}')
+    broker.api("PUT", f"permissions{low.path}/{user}", b'{"configure": "", "write": "", "read": ""}')
+    url = low._replace(netloc=f"{user}:secret@{low.hostname}:{low.port}").geturl()
+    for command in ("move", "copy"):
+        done = live(command, "orders", "--to-url", url)
+        assert (done.returncode, "write permission on exchange 'amq.default'" in done.stderr) == (5, True), done.stderr
+    broker.api("DELETE", f"users/{user}")
     wait_for_queue(vhost_channel, "orders", ready=10)
     assert drain(vhost_channel, "orders") == sent
 

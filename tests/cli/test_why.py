@@ -123,6 +123,36 @@ def test_a_consumer_that_has_just_left_is_not_called_a_client_without_a_consumer
     assert [each["code"] for each in causes] == ["no_consumer"]
 
 
+def test_an_exclusive_queue_names_the_client_that_alone_can_consume_it(
+    vhost_channel: BlockingChannel, explained: Explain
+) -> None:
+    vhost_channel.queue_declare("mine", exclusive=True)
+    fill(vhost_channel, "mine", 1)
+    cause = explained("mine", "no_consumer", "It is exclusive: only its client at 127.0.0.1:")
+    assert cause["command"] == "rmqkit connections"
+
+
+def test_without_the_tag_monitoring_nobody_is_told_that_consumers_work(
+    live: Run, broker: Broker, vhost_url: str, orders: BlockingChannel
+) -> None:
+    user, vhost = f"u{vhost_url[-8:]}", urlsplit(vhost_url).path
+    broker.api("PUT", f"users/{user}", b'{"password": "secret", "tags": "management"}')
+    broker.api("PUT", f"permissions{vhost}/{user}", b'{"configure": ".*", "write": ".*", "read": ".*"}')
+    parts = urlsplit(vhost_url)
+    low = {
+        "RMQKIT_URL": parts._replace(netloc=f"{user}:secret@{parts.hostname}:{parts.port}").geturl(),
+        "RMQKIT_API_URL": f"http://{broker.api_url.rpartition('@')[2]}",
+    }
+    with client(vhost_url, holder("orders", prefetch=2), "worker"):
+        wait_for_queue(orders, "orders", ready=3)
+        done = live("why", "orders", **low)
+        assert (done.returncode, "lacks the tag monitoring" in done.stdout) == (0, True), done.stderr
+        assert "No problem found" not in done.stdout
+        done = live("connections", **low)
+        assert (done.returncode, "Only those of your user are shown" in done.stderr) == (0, True), done.stderr
+    broker.api("DELETE", f"users/{user}")
+
+
 def test_dead_letters_and_where_they_come_from(vhost_channel: BlockingChannel, explained: Explain) -> None:
     vhost_channel.exchange_declare("dead", "fanout")
     vhost_channel.queue_declare("parked", durable=True)

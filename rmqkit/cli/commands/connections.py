@@ -69,12 +69,13 @@ def connections(
             else:
                 output.note(output.safe(f"Closed the connection {_title(closed)}."))
             return
+        own = "" if activity.sees_all(api) else " Only those of your user are shown: it lacks the tag monitoring."
     chosen = [each for each in found if not patterns or _matches(each, patterns)]
     if json:
         output.out_json({"connections": [_plain(asdict(each)) for each in chosen]})
         return
     output.out(_connection_table(chosen, all_vhosts=all_vhosts))
-    output.note(f"{plural(len(chosen), 'connection')}. Statistics may be up to 5 s old.")
+    output.note(f"{plural(len(chosen), 'connection')}.{own} Statistics may be up to 5 s old.")
 
 
 @grouped
