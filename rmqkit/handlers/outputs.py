@@ -66,23 +66,24 @@ class Outputs:
     ) -> None:
         self._publisher, self._transform, self._to, self._wake = publisher, transform, to, wake
         self._verdicts = Verdicts(lambda *_: ())
+        self._made: list[tuple[Message, _Pending]] = []  # to be published together: fewer switches of threads
         self._ended: SimpleQueue[_Pending | None] = SimpleQueue()
         self._unfinished = 0
 
     def put(self, called: Called) -> None:
-        """Publish the messages of a call. Raises HandlerError for a result that is no Transformed."""
+        """Take the messages of a call. Raises HandlerError for a result that is no Transformed."""
         (delivery,) = called.deliveries
         result = called.result
         if called.failure:
             self._verdicts.reject(called)
         elif isinstance(result, Message):
-            self._publish(delivery, (result,))
+            self._add(delivery, (result,))
         elif not isinstance(result, list):
             self._verdicts.settle(delivery, as_verdict(result, self._transform))
         elif wrong := [each for each in result if not isinstance(each, Message)]:
             raise wrong_result(wrong[0], self._transform, "a Message among its messages")
         elif result:
-            self._publish(delivery, result)
+            self._add(delivery, result)
         else:
             self._verdicts.settle(delivery, Verdict.ACK)
 
@@ -91,7 +92,13 @@ class Outputs:
         return self._unfinished > 0
 
     def handled(self) -> Iterator[HandledBatch]:
-        """Yield the deliveries whose messages were confirmed, or failed; raise the error if this is not known."""
+        """Publish what was made; yield the deliveries whose messages were confirmed, or failed.
+
+        Raises the error if this is not known of a message.
+        """
+        made, self._made = self._made, []
+        for message, pending in made:
+            self._publisher.queue(message, pending)
         unknown: RmqkitError | None = None
         with suppress(Empty):
             while True:
@@ -115,13 +122,13 @@ class Outputs:
         """Publish nothing more."""
         self._publisher.close(0)
 
-    def _publish(self, delivery: Delivery, messages: Sequence[Message]) -> None:
+    def _add(self, delivery: Delivery, messages: Sequence[Message]) -> None:
         pending = _Pending(delivery, len(messages), self._end)
         self._unfinished += 1
         for message in messages:
             to = None if message.exchange or message.routing_key else self._to
             addressed = message if to is None else replace(message, exchange=to.exchange, routing_key=to.routing_key)
-            self._publisher.queue(addressed, pending)
+            self._made.append((addressed, pending))
 
     def _end(self, pending: _Pending) -> None:
         """Note that the outcomes of all messages of a delivery are known; called on the publisher's thread."""
@@ -146,6 +153,8 @@ class Outputs:
 
 def collected(result: object) -> object:
     """Return what a transform returned, with a list in place of any other iterable of messages."""
-    if isinstance(result, Message | Verdict | str | bytes) or not isinstance(result, Iterable):
+    if type(result) is Message or isinstance(result, Message | Verdict | str | bytes):
+        return result
+    if not isinstance(result, Iterable):
         return result
     return list(result)

@@ -1,4 +1,4 @@
-"""The benchmark of services: the time of one confirmed message, 32 threads, a thousand tasks, an asyncio consumer.
+"""The benchmark of services: one confirmed message, 32 threads, a thousand tasks, an asyncio consumer, a pipe.
 
     python -m tests.benchmarks.services [--quick] [--write docs/performance.md]
 
@@ -20,7 +20,7 @@ from tests.benchmarks.benchmark import BenchmarkNode, main, rate_row, require_ra
 from tests.benchmarks.results import Requirement
 
 PEERS = Path(__file__).parent / "peers"
-QUEUE = "services"
+QUEUE, OUTPUT = "services", "services.output"
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,24 @@ THEIR_CONSUME, OUR_CONSUME = (
     Contestant("aio-pika", "consume", CONSUME, 20_000),
     Contestant("rmqkit", "consume", CONSUME, 60_000),
 )
+PUBLISH = Contestant("rmqkit", "publish", "`connection.publish` of an iterable", 60_000)
+PIPE = Contestant("rmqkit", "pipe", "`connection.pipe`, one message for each delivery", 60_000)
 
 
 def run(each: Contestant, node: BenchmarkNode) -> list[float]:
     """Run a contestant on an empty queue, or on one with all that it consumes; return the numbers that it prints."""
     count = each.count // 10 * (1 if node.quick else 10)
     with connect(node.url) as connection:
-        connection.apply(Topology(queues=(Queue(QUEUE),)))
-        if each.what == "consume":
+        topology = Topology(queues=(Queue(QUEUE), Queue(OUTPUT)))
+        connection.apply(topology)
+        if each.what in ("consume", "pipe"):
             connection.publish(Message(b"x" * 100, QUEUE) for _ in range(count))
         script = PEERS / f"service_with_{each.client.replace('-', '_')}.py"
         command = [sys.executable, str(script), each.what, node.url, QUEUE, str(count)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         expected = 0 if each.what == "consume" else count
-        assert connection.queue_state(QUEUE).ready >= expected
-        connection.destroy(Topology(queues=(Queue(QUEUE),)), force=True)
+        assert connection.queue_state(OUTPUT if each.what == "pipe" else QUEUE).ready >= expected
+        connection.destroy(topology, force=True)
     return [float(number) for number in done.stdout.split()]
 
 
@@ -77,7 +80,8 @@ def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
         return number
 
     contestants = (
-        PIKA_ONE, OUR_ONE, PIKA_THREADS, OUR_THREADS, THEIR_TASKS, OUR_TASKS, THEIR_CONSUME, OUR_CONSUME
+        PIKA_ONE, OUR_ONE, PIKA_THREADS, OUR_THREADS, THEIR_TASKS, OUR_TASKS, THEIR_CONSUME, OUR_CONSUME,
+        PUBLISH, PIPE,
     )  # fmt: skip
     rates = run_in_turns(contestants, node.rounds, measure, "/s")
     table = ["| confirmed or acknowledged | median /s | slowest to fastest /s |", "|---|---:|---:|"]
@@ -92,6 +96,7 @@ def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
         require_ratio(rates, OUR_THREADS, PIKA_THREADS, 8.0),
         require_ratio(rates, OUR_TASKS, THEIR_TASKS, 4.0),
         require_ratio(rates, OUR_CONSUME, THEIR_CONSUME, 4.0),
+        require_ratio(rates, PIPE, PUBLISH, 0.7),
     ]
     return table, requirements
 

@@ -43,6 +43,21 @@ def threads(url: str, queue: str, count: int) -> tuple[float]:
         return (count / (time.perf_counter() - started_s),)
 
 
+def publish(url: str, queue: str, count: int) -> tuple[float]:
+    with rmqkit.connect(url) as connection:
+        started_s = time.perf_counter()
+        connection.publish(Message(BODY, queue) for _ in range(count))
+        return (count / (time.perf_counter() - started_s),)
+
+
+def pipe(url: str, queue: str, count: int) -> tuple[float]:
+    output = f"{queue}.output"
+    with rmqkit.connect(url) as connection:
+        started_s = time.perf_counter()
+        connection.pipe(queue, lambda delivery: Message(delivery.body, output), count=count)
+        return (count / (time.perf_counter() - started_s),)
+
+
 async def tasks(url: str, queue: str, count: int) -> float:
     message = Message(BODY, queue)
     async with rmqkit.aio.connect(url) as connection:
@@ -62,7 +77,7 @@ async def consume(url: str, queue: str, count: int) -> float:
 
 if __name__ == "__main__":
     what, url, queue, count = sys.argv[1:]
-    if what in ("one", "threads"):
-        print(*{"one": one, "threads": threads}[what](url, queue, int(count)))
+    if what in ("one", "threads", "publish", "pipe"):
+        print(*{"one": one, "threads": threads, "publish": publish, "pipe": pipe}[what](url, queue, int(count)))
     else:
         print(asyncio.run({"tasks": tasks, "consume": consume}[what](url, queue, int(count))))
