@@ -30,8 +30,8 @@ MEANINGS: dict[int, str] = {
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
     HANDLER_FAILED: "a handler failed, locally or on the called server; a consumed message broke its contract;"
     " or messages were lost with --no-ack",
-    TEST_FAILED: "a test failed: a message was not routed as its scenario expects; wait: the queue did not reach the"
-    " state in time; check: something is wrong, or cannot be checked",
+    TEST_FAILED: "a test failed: a message was not routed as its scenario expects, or with trace --check as predicted;"
+    " wait: the queue did not reach the state in time; check: something is wrong, or cannot be checked",
     SIGNALLED + 1: "stopped by SIGHUP (the terminal was closed), after finishing cleanly",
     SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",
     SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",

@@ -127,7 +127,7 @@ def _virtual_host(broker: _Broker, api: HttpApiClient) -> Iterator[_Broker]:
     """Create a virtual host, where a service can use its fixed names without meeting another test."""
     name = f"rmqkit-test-{uuid4().hex[:12]}"
     with _failing_without_traceback():
-        api.create_virtual_host(name)
+        api.put_virtual_host(name)
     yield broker._replace(url=urlsplit(broker.url)._replace(path=f"/{name}").geturl())
     with _failing_without_traceback():
         api.delete_virtual_host(name)

@@ -18,6 +18,7 @@ from rmqkit.report import MoveReport
 from rmqkit.stop import Stop
 
 if TYPE_CHECKING:
+    from rmqkit.messaging.firehose import Firehose
     from rmqkit.messaging.peek import PeekReport
     from rmqkit.messaging.queue_browser import QueueBrowser, SideEffects
 
@@ -59,6 +60,27 @@ class QueueContents(Administration):
             raise InputError(f"queue {queue!r} has no offsets: it is not a stream")
         browser = self._browse(queue, effects, scan, peek.HOLD_S, peek.BODY_BYTES, force=force, stop=stop)
         return peek.peek(browser, limit, scan, matches)
+
+    def trace(
+        self,
+        *keys: str,
+        max_length: int = 10_000,
+        idle_timeout_s: float | None = None,
+        on_open: Callable[[], None] = lambda: None,
+        stop: Stop | None = None,
+        on_warning: OnWarning = _log.warning,
+    ) -> Firehose:
+        """Return the messages that the virtual host receives and delivers, while `rabbitmqctl trace_on` is in effect.
+
+        Iterate over its `batches` in a `with` block. The `keys` are those of RabbitMQ's firehose: `publish.EXCHANGE`
+        and `deliver.QUEUE`, where `#` stands for all. The messages wait in a queue of this connection, which drops the
+        oldest beyond `max_length`. `on_open` is called on each new connection once this queue is bound.
+        """
+        from rmqkit.messaging.firehose import Firehose  # noqa: PLC0415 - start-up time: few commands trace
+
+        options = ConsumeOptions(idle_timeout_s=idle_timeout_s)
+        stop = stop or Stop()
+        return Firehose(self._consuming, keys, options, max_length, on_open=on_open, stop=stop, on_warning=on_warning)
 
     def browse(
         self, queue: str, *, limit: int = 1000, hold_s: float = 60.0, force: bool = False, stop: Stop | None = None

@@ -106,6 +106,13 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "Show the consumers of a queue, with their prefetch and unacknowledged messages.",
             "rmqkit consumers orders",
         ),
+        "trace": (
+            "Show the messages that are published and delivered, and whether they are routed as predicted.",
+            "rmqkit trace",
+            "rmqkit trace -e orders --topology orders.yaml --check --idle-timeout 30",
+            "rmqkit trace -q billing --filter 'body.total > 100' --json",
+            "rmqkit trace -e orders --format envelope -n 1000 > orders.jsonl",
+        ),
         "wait": (
             "Wait until a queue is empty, or has a given number of consumers or ready messages.",
             "rmqkit wait orders --empty --timeout 300",

@@ -111,7 +111,7 @@ def _key_of(target: Target) -> str:
 
 
 def _save(settings: Settings, applied: LastApplied) -> None:
-    file = _file(settings)
+    file = state_file(settings, "applied")
     saved = asdict(applied, dict_factory=lambda fields: {name: value for name, value in fields if name != "where"})
     saved = {"broker": _key(settings), "publish": saved.pop("target"), **saved}
     try:
@@ -123,7 +123,7 @@ def _save(settings: Settings, applied: LastApplied) -> None:
 
 def recall(settings: Settings) -> LastApplied | None:
     """Return the topology that was last applied to this broker and virtual host, if any."""
-    file = _file(settings)
+    file = state_file(settings, "applied")
     try:
         saved = json.loads(file.read_bytes())
         by_name: dict[str, Any] = {
@@ -191,6 +191,7 @@ def _key(settings: Settings) -> str:
     return address.key
 
 
-def _file(settings: Settings) -> Path:
+def state_file(settings: Settings, kind: str) -> Path:
+    """Return the path of the user's state of this kind for a broker and virtual host."""
     name = hashlib.sha256(_key(settings).encode(errors="surrogatepass")).hexdigest()[:32]
-    return Path(platformdirs.user_state_dir("rmqkit", appauthor=False)) / "applied" / f"{name}.json"
+    return Path(platformdirs.user_state_dir("rmqkit", appauthor=False)) / kind / f"{name}.json"

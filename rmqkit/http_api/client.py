@@ -75,6 +75,7 @@ class HttpApiClient:
         self._timeout_s = timeout_s
         self._settings = settings
         self._address = address
+        self.vhost = address.vhost
         self._vhost = path_part(address.vhost)
         try:
             parts = urlsplit(settings.http_api_url(address))
@@ -243,9 +244,9 @@ class HttpApiClient:
         with suppress(NotFound):
             self._call("DELETE", self._policy(name))
 
-    def create_virtual_host(self, name: str) -> None:
-        """Create a virtual host, with all permissions in it for the user. Raises Refused, Unreachable."""
-        self._call("PUT", f"vhosts/{path_part(name)}")
+    def put_virtual_host(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
+        """Create a virtual host, with all permissions in it for the user, or change it. Raises Refused, Unreachable."""
+        self._call("PUT", f"vhosts/{path_part(name)}", settings)
 
     def delete_virtual_host(self, name: str) -> None:
         """Delete a virtual host with everything in it. Raises Refused, Unreachable."""

@@ -42,6 +42,7 @@ LINES: dict[str, list[str]] = {
     "route": ["route {topology} -e events -r k"],
     "test": ["test --live {scenario}", "test {scenario}"],
     "plan": ["plan {topology}"],
+    "trace": ["trace --idle-timeout 0.2", "trace --no-switch --idle-timeout 0.2 --topology {topology}"],
     "graph": ["graph {topology}"],
     "convert": ["convert {topology} {folder}/converted.json"],
     "export": ["export -o {folder}/live.yaml"],
