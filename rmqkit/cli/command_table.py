@@ -41,6 +41,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "Show what applying topology files would change, and change nothing.",
             "rmqkit plan orders.yaml",
             "rmqkit plan --detailed-exit-code orders.yaml audit.yaml",
+            "rmqkit plan --all-vhosts live/*.yaml",
         ),
         "apply": (
             "Declare the exchanges, queues, bindings and policies of topology files.",
@@ -72,6 +73,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "export": (
             "Export a virtual host as a topology file, or as RabbitMQ definitions.",
             "rmqkit export -o live.yaml",
+            "rmqkit export --all-vhosts -o live",
             "rmqkit export --format definitions --vhost shop -o shop.json",
         ),
         "diff": (

@@ -53,12 +53,17 @@ class VhostPlan(NamedTuple):
     settings: Settings
 
 
-def show_all(plans: Sequence[VhostPlan], *, json: bool) -> None:
-    """Print the plans of a run, with the variables of each topology; several as one JSON object."""
+def show_all(plans: Sequence[VhostPlan], *, json: bool, others: Sequence[str] | None = None) -> None:
+    """Print the plans of a run, with the variables of each topology; several as one JSON object.
+
+    `others` are the other virtual hosts, if they are to be listed.
+    """
     if json:
         reports = [as_json(each.plan) | {"variables": _variables_as_json(each.topology)} for each in plans]
-        several = {"vhosts": {_vhost(each): one for each, one in zip(plans, reports, strict=True)}}
-        output.out_json(reports[0] if len(plans) == 1 else several)
+        several: dict[str, object] = {"vhosts": {_vhost(each): one for each, one in zip(plans, reports, strict=True)}}
+        if others is not None:
+            several["other_vhosts"] = list(others)
+        output.out_json(reports[0] if len(plans) == 1 and others is None else several)
         return
     for each in plans:
         if len(plans) > 1:
@@ -67,6 +72,8 @@ def show_all(plans: Sequence[VhostPlan], *, json: bool) -> None:
             named = ", ".join(map(_variable_text, each.topology.variables))
             output.note(output.safe(f"Variables: {named}."))
         show(each.plan, each.settings, json=False)
+    if others:
+        output.note(output.safe(f"No file is for virtual host {', '.join(map(repr, others))}."))
 
 
 def _vhost(planned: VhostPlan) -> str:

@@ -83,11 +83,19 @@ def in_vhost_of(topology: Topology | None, settings: Settings) -> Settings:
     if topology is None or topology.vhost is None or vhosts == {topology.vhost}:
         return settings
     origin = settings.origins.get("vhost", settings.source)
-    if vhosts != {"/"} or origin == "--vhost":
+    if vhosts != {"/"} or origin != settings.source:
         files, named = ", ".join(topology.files), ", ".join(map(repr, sorted(vhosts)))
         message = f"the virtual host of {files} is {topology.vhost!r}, but that of {origin} is {named}"
         raise SettingsError(message, advice="Name the same one in both, or leave one of them out.")
     return settings.in_vhost(topology.vhost)
+
+
+def vhosts(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the virtual hosts that the user may see, sorted. Raises the errors of `read_broker`."""
+    from rmqkit.http_api import virtual_hosts  # noqa: PLC0415 - start-up time
+
+    with connect(settings) as connection:
+        return virtual_hosts.names(connection.http_api())
 
 
 def read(argument: str, broker: ConnectionOptions, vhost: str | None = None) -> TopologySource:

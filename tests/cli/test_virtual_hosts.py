@@ -142,3 +142,39 @@ def test_a_convert_keeps_the_virtual_host_and_literal_braces(run: Run, tmp_path:
     (queue,) = json.loads(back.read_text())["queues"]
     assert (queue["vhost"], queue["arguments"]) == ("shop", {"x-text": "${A}"})
     assert "$${A}" in run("convert", back, "-", "--to", "yaml").stdout
+
+
+def test_an_export_of_all_virtual_hosts_is_planned_without_changes(
+    broker: Broker, run: Run, files: list[Path], vhosts: tuple[str, str], tmp_path: Path
+) -> None:
+    user, folder = f"user-{vhosts[0]}", tmp_path / "live"
+    broker.api("PUT", f"users/{user}", b'{"password": "pw", "tags": "policymaker"}')
+    try:
+        for each in vhosts:  # such a user sees no other virtual host
+            broker.api("PUT", f"permissions/{each}/{user}", b'{"configure": ".*", "write": ".*", "read": ".*"}')
+        where = urlsplit(broker.url)
+        own = {
+            "RMQKIT_URL": f"amqp://{user}:pw@{where.hostname}:{where.port}/{vhosts[0]}",
+            "RMQKIT_API_URL": broker.api_url.replace("guest:guest@", ""),
+        }
+        assert run("apply", *files).returncode == 0
+        exported = run("export", "--all-vhosts", "-o", folder, **own)
+        assert exported.returncode == 0, exported.stderr
+        made = [folder / f"{each}.yaml" for each in vhosts]
+        assert sorted(folder.iterdir()) == sorted(made)
+        assert f"vhost: {vhosts[1]}" in made[1].read_text()
+        again = run("export", "--all-vhosts", "-o", folder, **own)
+        assert (again.returncode, "nothing was written" in again.stderr) == (2, True)
+        assert run("plan", *made, "--detailed-exit-code").returncode == 0
+        one = run("plan", "--all-vhosts", made[0], **own)
+        assert f"No file is for virtual host {vhosts[1]!r}." in one.stderr
+        report = json.loads(run("plan", "--all-vhosts", made[0], "--json", **own).stdout)
+        assert (list(report["vhosts"]), report["other_vhosts"]) == ([vhosts[0]], [vhosts[1]])
+        definitions = run("export", "--all-vhosts", "-o", folder, "--format", "definitions", **own)
+        assert definitions.returncode == 0
+        (queue,) = json.loads((folder / f"{vhosts[1]}.json").read_text())["queues"]
+        assert (queue["name"], queue["vhost"]) == ("jobs", vhosts[1])
+    finally:
+        broker.api("DELETE", f"users/{user}")
+    for wrong in ((), ("-o", folder, "--vhost", "/")):
+        assert run("export", "--all-vhosts", *wrong).returncode == 2

@@ -1,28 +1,66 @@
 """`rmqkit export`."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
+
+import typer
 
 from rmqkit.cli import files, output, topology_source
 from rmqkit.cli.options import ConnectionOptions, grouped, option
 from rmqkit.cli.topology_source import TopologyFormat
+from rmqkit.errors import InputError
+from rmqkit.settings import Settings
 
 
 @grouped
 def export(
     broker: ConnectionOptions,
     *,
-    target: Annotated[str, option("-o --output FILE", "The file to write; else standard output.")] = files.STANDARD,
+    target: Annotated[
+        str, option("-o --output FILE", "The file to write, or the folder with --all-vhosts; else standard output.")
+    ] = files.STANDARD,
     form: Annotated[
         TopologyFormat, option("--format", "A topology file, or definitions that RabbitMQ imports.")
     ] = TopologyFormat.yaml,
     force: Annotated[bool, option("--force", "Replace FILE if it exists.")] = False,
+    all_vhosts: Annotated[bool, option("--all-vhosts", "Write a file for each virtual host into a folder.")] = False,
 ) -> None:
     """Write the exchanges, queues, bindings and policies of a virtual host as a topology file.
 
     Built-in exchanges and server-named and exclusive queues are left out. Anything else that a topology file cannot
-    declare is listed on standard error. Needs RabbitMQ's HTTP API.
+    declare is listed on standard error. Needs RabbitMQ's HTTP API. With --all-vhosts, each file names its virtual host;
+    these are the virtual hosts that the user may see.
     """
-    source = topology_source.read_broker(broker.settings())
+    settings = broker.settings()
+    if all_vhosts:
+        if target == files.STANDARD or broker.vhost is not None:
+            raise typer.BadParameter("--all-vhosts needs -o FOLDER, and cannot be combined with --vhost")
+        _export_all(settings, Path(target), form, force=force)
+        return
+    source = topology_source.read_broker(settings)
     files.write(target, form.write(source.topology), force=force)
     if source.omitted:
         output.note(f"Left out: {output.safe(', '.join(source.omitted))}.")
+
+
+def _export_all(settings: Settings, folder: Path, form: TopologyFormat, *, force: bool) -> None:
+    """Write a file for each virtual host, once all of them have been read."""
+    sources = {
+        vhost: topology_source.read_broker(settings.in_vhost(vhost)) for vhost in topology_source.vhosts(settings)
+    }
+    suffix = "yaml" if form is TopologyFormat.yaml else "json"
+    paths = {vhost: folder / f"{quote(vhost, safe='')}.{suffix}" for vhost in sources}
+    if existing := [str(path) for path in paths.values() if path.exists() and not force]:
+        raise InputError(f"{', '.join(existing)} already exists; nothing was written", advice="Add --force.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot create this folder: {error.strerror}") from error
+    for vhost, source in sources.items():
+        text = form.write(replace(source.topology, vhost=vhost), vhost)
+        files.write(str(paths[vhost]), text, force=force)
+        if source.omitted:
+            output.note(output.safe(f"Left out of {paths[vhost]}: {', '.join(source.omitted)}."))
+    output.note(output.safe(f"Wrote {', '.join(map(str, paths.values()))}."))

@@ -21,6 +21,7 @@ def plan(
     detailed_exit_code: Annotated[
         bool, option("--detailed-exit-code", "Exit with 3 if there is something to change, 0 if not.")
     ] = False,
+    all_vhosts: Annotated[bool, option("--all-vhosts", "Also list the virtual hosts that no file is for.")] = False,
     json: Json = False,
 ) -> None:
     """Show what applying topology files would do, and change nothing.
@@ -31,9 +32,11 @@ def plan(
     virtual hosts. The values of variables are shown, but not those whose names suggest a secret.
     """
     options = ApplyOptions(prune=prune, replace=replace)
-    plans = []
+    plans: list[VhostPlan] = []
     for topology, settings in topology_source.load_targets(files, broker):
         with connect(settings) as connection:
             plans.append(VhostPlan(connection.plan(topology, options=options), topology, settings))
-    plan_text.show_all(plans, json=json)
+    planned = {each.settings.addresses[0].vhost for each in plans}
+    others = [each for each in topology_source.vhosts(plans[0].settings) if each not in planned] if all_vhosts else None
+    plan_text.show_all(plans, others=others, json=json)
     raise typer.Exit(max(exit_codes.exit_code(each.plan, changes_count=detailed_exit_code) for each in plans))
