@@ -16,7 +16,7 @@ from rmqkit.aio.consumer import AsyncConsumer
 from rmqkit.aio.mailbox import Mailbox
 from rmqkit.aio.publishing import publish_all, publish_one
 from rmqkit.aio.work import LoopCalls, LoopFunction, result_of, run_on_thread
-from rmqkit.errors import RmqkitError
+from rmqkit.errors import ConnectionLost, RmqkitError
 from rmqkit.handlers.outputs import Transformed, collected
 from rmqkit.handlers.runner import OnWarning
 from rmqkit.handlers.work import (
@@ -70,16 +70,27 @@ class AsyncConnection:
     handled is requeued. `sync` is the synchronous connection, for everything else: see `run`.
     """
 
-    sync: synchronous.Connection
-
     def __init__(self, open_connection: Callable[[], synchronous.Connection]) -> None:
         self._open = open_connection
         self._wanted = CancellableOutcome()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="rmqkit-aio")
         self._publishers: dict[PublishOptions, BackgroundPublisher] = {}
         self._mailbox: Mailbox
+        self._sync: synchronous.Connection | None = None
+        self._entered = False
+        self._closing: asyncio.Future[None] | None = None
+
+    @property
+    def sync(self) -> synchronous.Connection:
+        """Return the synchronous connection; raise ConnectionLost before `async with` has opened it."""
+        if self._sync is None:
+            raise ConnectionLost("the connection is not open", advice="Open it with `async with`.")
+        return self._sync
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise ConnectionLost("the connection was opened before", advice="Make another with `rmqkit.aio.connect`.")
+        self._entered = True
         loop = asyncio.get_running_loop()
         self._mailbox = Mailbox(loop)
         opening = loop.run_in_executor(self._threads, self._open_wanted)
@@ -97,15 +108,16 @@ class AsyncConnection:
         await self.close()
 
     def _open_wanted(self) -> None:
-        self.sync = self._open()
+        self._sync = self._open()
         if not self._wanted.set_running_or_notify_cancel():
             self.sync.close()
 
     async def close(self) -> None:
         """Wait for the outcomes of all messages, and close the connection; unsettled deliveries are requeued."""
-        closing = asyncio.get_running_loop().run_in_executor(self._threads, self.sync.close)
-        self._threads.shutdown(wait=False)
-        await asyncio.shield(closing)
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().run_in_executor(self._threads, self.sync.close)
+            self._threads.shutdown(wait=False)
+        await asyncio.shield(self._closing)
 
     @property
     def is_connected(self) -> bool:
@@ -117,6 +129,8 @@ class AsyncConnection:
 
         A task that is cancelled does not wait for it.
         """
+        if self._closing is not None:
+            raise ConnectionLost("the connection was closed by rmqkit")
         called = partial(copy_context().run, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._threads, called)
 

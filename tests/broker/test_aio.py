@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -367,3 +368,32 @@ def test_connecting_can_be_cancelled_and_raises_the_errors_of_connect(broker_url
     asyncio.run(test())
     wait_until(lambda: not [each.name for each in threading.enumerate() if each.name.startswith("rmqkit-aio")])
     wait_until(lambda: not [each.name for each in threading.enumerate() if each.name.startswith("rmqkit-io")])
+
+
+def test_a_connection_that_is_not_open_says_so_and_closing_twice_is_nothing(broker_url: str, queue: str) -> None:
+    async def run() -> None:
+        connection = rmqkit.aio.connect(broker_url)
+        uses: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "one": lambda: connection.publish(Message(b"x", queue)),
+            "many": lambda: connection.publish([Message(b"x", queue)]),
+            "call": lambda: connection.call(Message(b"x", queue)),
+            "state": lambda: connection.queue_state(queue),
+            "consume": lambda: anext(aiter(connection.consume(queue))),
+        }
+        for use in uses.values():
+            with pytest.raises(rmqkit.ConnectionLost, match="the connection is not open\nOpen it with"):
+                await use()
+        async with connection:
+            await connection.publish(Message(b"x", queue))
+            with pytest.raises(rmqkit.ConnectionLost, match="opened before"):
+                await connection.__aenter__()
+        await asyncio.gather(connection.close(), connection.close())
+        for use in uses.values():
+            with pytest.raises(rmqkit.ConnectionLost, match="was closed") as raised:
+                await use()
+            assert pickle.loads(pickle.dumps(raised.value)).message == raised.value.message
+        with pytest.raises(rmqkit.ConnectionLost, match="opened before"):
+            await connection.__aenter__()
+
+    asyncio.run(run())
+    assert drain(broker_url, queue) == [b"x"]

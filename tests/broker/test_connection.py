@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -564,3 +565,28 @@ def test_the_progress_of_apply_counts_each_change(connection: rmqkit.Connection,
     progress: list[tuple[int, int]] = []
     connection.apply(topology, on_progress=lambda done, total: progress.append((done, total)))
     assert progress == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_closing_twice_is_nothing_and_every_use_of_a_closed_connection_says_so(broker_url: str, queue: str) -> None:
+    closed = rmqkit.connect(broker_url)
+    publisher, consumer = closed.publisher(), closed.consume(queue)
+    consumer.subscribe()
+    closed.close()
+    for close in (closed.close, publisher.close, consumer.close):
+        close()
+    uses: dict[str, Callable[[], object]] = {
+        "one": lambda: closed.publish(Message(b"x", queue)),
+        "many": lambda: closed.publish([Message(b"x", queue)]),
+        "in the background": lambda: publisher.publish(Message(b"x", queue)),
+        "by a new publisher": lambda: closed.publisher().publish(Message(b"x", queue)).result(60),
+        "consume": lambda: next(iter(closed.consume(queue))),
+        "call": lambda: closed.call(Message(b"x", queue)),
+        "apply": lambda: closed.apply(Topology(queues=(Queue(queue),))),
+        "state": lambda: closed.queue_state(queue),
+        "serve": lambda: rmqkit.handle(closed, queue, print),
+    }
+    for use in uses.values():
+        with pytest.raises(rmqkit.ConnectionLost, match="was closed") as raised:
+            use()
+        assert pickle.loads(pickle.dumps(raised.value)).message == raised.value.message
+    assert not closed.is_connected
