@@ -48,7 +48,8 @@ _MODULES = {
     ),
     "settings": "Settings load_settings",
     "stop": "Stop",
-    "topology.file.loader": "load",
+    "topology.file.loader": "load loads merge",
+    "topology.file.writer": "to_yaml",
     "topology.lint.linter": "Finding lint",
     "topology.routing": "Route route",
 }
@@ -138,6 +139,9 @@ if TYPE_CHECKING:
     from rmqkit.settings import load_settings as load_settings
     from rmqkit.stop import Stop as Stop
     from rmqkit.topology.file.loader import load as load
+    from rmqkit.topology.file.loader import loads as loads
+    from rmqkit.topology.file.loader import merge as merge
+    from rmqkit.topology.file.writer import to_yaml as to_yaml
     from rmqkit.topology.lint.linter import Finding as Finding
     from rmqkit.topology.lint.linter import lint as lint
     from rmqkit.topology.routing import Route as Route

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+import rmqkit
 from rmqkit.errors import DocumentError, TopologyError
-from rmqkit.model import Binding, Exchange, Queue, Target
+from rmqkit.model import Binding, Exchange, Queue, Retry, Target, Topology
 from rmqkit.topology.examples import example_names, find
 from rmqkit.topology.file.loader import load, loads
 from rmqkit.topology.file.schema import schema, schema_text
@@ -200,3 +201,22 @@ def test_a_shipped_topology_shows_a_learner_the_three_commands(path: Path) -> No
 def test_loading_the_loader_does_not_load_jsonschema() -> None:
     code = "import sys, rmqkit.topology.file.loader; sys.exit('jsonschema' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_topologies_made_in_python_are_merged_and_checked_as_files_are() -> None:
+    shipped = load(Path(__file__).parents[2] / "topologies" / "work.yaml")
+    more = Topology(queues=(Queue("audit", retry=Retry((1000,), then="parked")), Queue("parked")))
+    merged = rmqkit.merge(shipped, more)
+    assert {each.name for each in merged.queues} >= {each.name for each in (*shipped.queues, *more.queues)}
+    assert merged.files == shipped.files
+    assert rmqkit.merge(merged) == merged == rmqkit.loads(rmqkit.to_yaml(merged))
+    assert rmqkit.merge() == Topology()
+    for wrong, text in (
+        ([Topology(queues=(Queue("a"),)), Topology(queues=(Queue("a", durable=False),))], "topology 2:"),
+        ([Topology(queues=(Queue("a", retry=Retry((1,), then="a")),))], "topology 1:"),
+        ([Topology(bindings=(Binding("nowhere", "q"),))], "nowhere"),
+        ([Topology(vhost="a"), Topology(vhost="b")], "different virtual hosts"),
+    ):
+        with pytest.raises(rmqkit.TopologyError) as raised:
+            rmqkit.merge(*wrong)
+        assert text in str(raised.value)

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,6 +30,7 @@ from rmqkit.topology.file import references
 from rmqkit.topology.file.document import Document, KeyPath, parse, read
 from rmqkit.topology.file.schema import check
 from rmqkit.topology.file.text import headline
+from rmqkit.topology.file.writer import to_yaml
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.names import Fault, check_arguments, check_length, check_name
 from rmqkit.topology.retry import expand, parse_delay
@@ -53,7 +54,25 @@ def load(*paths: str | Path, environ: Mapping[str, str] = os.environ) -> Topolog
         topology = rmqkit.load("topologies/work.yaml")
         print([queue.name for queue in topology.queues])
     """
-    topologies = load_by_vhost(*paths, environ=environ)
+    return _only(load_by_vhost(*paths, environ=environ))
+
+
+def merge(*topologies: Topology) -> Topology:
+    """Check topologies that were made in Python, or loaded, and merge them into one, as `load` does with files.
+
+    Raises TopologyError as `load` does; the places are lines of the topologies as files, which `rmqkit.to_yaml` writes.
+
+        topology = rmqkit.merge(rmqkit.load("orders.yaml"), Topology(queues=(Queue("audit"),)))
+    """
+    readers: list[Callable[[], Document]] = [
+        partial(parse, to_yaml(each), f"topology {number}", {}) for number, each in enumerate(topologies, 1)
+    ]
+    files = tuple(dict.fromkeys(file for each in topologies for file in each.files))
+    variables = tuple(dict.fromkeys(variable for each in topologies for variable in each.variables))
+    return replace(_only(_load(readers)), files=files, variables=variables)
+
+
+def _only(topologies: tuple[Topology, ...]) -> Topology:
     if len(topologies) > 1:
         named = (f"{_vhost_text(each)} ({', '.join(each.files)})" for each in topologies)
         raise TopologyError(f"the files are for different virtual hosts: {'; '.join(named)}", advice=_ONE_VHOST)
