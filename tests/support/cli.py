@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def run_bytes(
         contextlib.chdir(folder or Path.cwd()),
         mock.patch.dict(os.environ, env or {}),
         mock.patch.object(sys, "argv", ["rmqkit", *words]),
+        _unchanged_log(),
         _standard_streams(stdin) as (out, err),
     ):
         try:
@@ -55,6 +57,18 @@ def run_bytes(
             code = ending.code or 0
     assert isinstance(code, int), code
     return subprocess.CompletedProcess(words, code, bytes(out), bytes(err))
+
+
+@contextlib.contextmanager
+def _unchanged_log() -> Iterator[None]:
+    """Undo what `--verbose` and `--log-format` set: the next command has its own options."""
+    logger = logging.getLogger("rmqkit")
+    handlers, level = logger.handlers[:], logger.level
+    try:
+        yield
+    finally:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
