@@ -22,7 +22,7 @@ def export(
         str, option("-o --output FILE", "The file to write, or the folder with --all-vhosts; else standard output.")
     ] = files.STANDARD,
     form: Annotated[
-        TopologyFormat, option("--format", "A topology file, or definitions that RabbitMQ imports.")
+        TopologyFormat, option("--format", "A topology file, definitions to import, or an AsyncAPI document.")
     ] = TopologyFormat.yaml,
     force: Annotated[bool, option("--force", "Replace FILE if it exists.")] = False,
     all_vhosts: Annotated[bool, option("--all-vhosts", "Write a file for each virtual host into a folder.")] = False,
@@ -31,7 +31,7 @@ def export(
 
     Built-in exchanges and server-named and exclusive queues are left out. Anything else that a topology file cannot
     declare is listed on standard error. Needs RabbitMQ's HTTP API. With --all-vhosts, each file names its virtual host;
-    these are the virtual hosts that the user may see.
+    virtual hosts that the user may not see are left out.
     """
     settings = broker.settings()
     if all_vhosts:

@@ -35,7 +35,7 @@ def permissions(
     """Print the permissions that a service needs: exact patterns, as commands of rabbitmqctl.
 
     They follow from the service's entry under `services:`: write on the exchanges it publishes to, read on the queues
-    it consumes, and for what it declares also configure. For topic exchanges, the routing keys are limited. With
+    it consumes, and also configure on what it declares. For topic exchanges, the routing keys are limited. With
     --apply, the user's present permissions in the virtual host are shown, and replaced after confirmation.
     """
     topology = topology_source.load_topology(files)

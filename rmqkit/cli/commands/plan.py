@@ -21,7 +21,7 @@ def plan(
     detailed_exit_code: Annotated[
         bool, option("--detailed-exit-code", "Exit with 3 if there is something to change, 0 if not.")
     ] = False,
-    all_vhosts: Annotated[bool, option("--all-vhosts", "Also list the virtual hosts that no file is for.")] = False,
+    all_vhosts: Annotated[bool, option("--all-vhosts", "Also list virtual hosts without a file.")] = False,
     json: Json = False,
 ) -> None:
     """Show what applying topology files would do, and change nothing.

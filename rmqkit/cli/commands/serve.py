@@ -70,7 +70,7 @@ def serve(
     ] = 1,
     count: Annotated[int | None, option("-n --count N", "Stop after N requests.", min=1)] = None,
     reject_failed: Annotated[
-        bool, option("--reject-failed", "Dead-letter a request that failed, besides sending the error.")
+        bool, option("--reject-failed", "Dead-letter a failed request, in addition to sending the error.")
     ] = False,
     metrics_port: MetricsPort = None,
     json: Json = False,

@@ -68,7 +68,7 @@ class TraceOptions:
     )
     buffer: int = option_field(
         "--buffer N",
-        "Hold at most N messages in the queue of the trace; the oldest are dropped.",
+        "Keep at most N messages in the trace's own queue; the oldest are dropped.",
         default=10_000,
         min=1,
     )
