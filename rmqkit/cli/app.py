@@ -107,7 +107,7 @@ def _log_steps(value: bool) -> None:  # noqa: FBT001 - Typer calls it
 
 
 def _log_as(value: LogFormat) -> None:
-    if os.environ.get(output.LOG_FORMAT, LogFormat.TEXT) != value:
+    if os.environ.get(output.LOG_FORMAT, LogFormat.TEXT.value) != value.value:
         os.environ[output.LOG_FORMAT] = value.value  # worker processes inherit it
     if value is LogFormat.JSON:
         from rmqkit.cli import log  # noqa: PLC0415 - start-up time
