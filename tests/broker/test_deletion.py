@@ -167,7 +167,7 @@ def test_without_the_http_api_only_force_deletes_a_queue(
     declare(vhost_url, "q")
     with pytest.raises(PropertyMismatch, match=r"unacknowledged messages.* cannot be seen") as refused:
         DELETIONS[deletion](blind, 0)
-    assert "--force" in refused.value.advice
+    assert "`force=True`" in refused.value.advice
     pika_channel.queue_declare("q", durable=True)
     if deletion == "destroy":
         blind.destroy(Topology(queues=(Queue("q"),)), force=True)

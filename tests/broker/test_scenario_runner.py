@@ -128,7 +128,6 @@ def test_an_unreadable_policy_matters_only_where_it_applies(vhost_url: str, tmp_
             assert judge(plain, observe).problems == ()
             (problem,) = judge(leaving, observe).problems
             assert "policy 'odd' applies to 'billing' is unknown" in problem.advice
-            assert "--live" not in problem.advice  # it would know no more
         assert judge(plain, runner.observe).notes[0].endswith("because of the pattern of policy 'odd'")
 
 

@@ -282,7 +282,7 @@ def test_messages_behind_a_slow_one_are_neither_handled_nor_counted_until_redeli
         )
     assert sorted(handled) == [b"0", b"0", b"1", b"2", b"3"]
     assert (report.consumed, report.acknowledged, ready(node.url, queue)) == (4, 4, 0)
-    assert ["--prefetch" in each for each in warnings].count(True) == 1
+    assert ["`prefetch=1`" in each for each in warnings].count(True) == 1
 
 
 @pytest.mark.fault(22)

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rmqkit
 from rmqkit.errors import TopologyError
 from rmqkit.model import Binding, Contract, Exchange, Policy, Queue, Retry, Suppression, Target, Topology
 from rmqkit.topology.examples import example_names
@@ -43,8 +44,12 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=6,
 )
-_KNOWN: set[str] = {"x-match", "x-expires"}
-# Names with a meaning for the schema have a test of their own below.
+_DEFINITIONS = json.loads((Path(rmqkit.__file__).parent / "topology" / "schema.json").read_text())["$defs"]
+# Names with a meaning for the schema have a test of their own below; Hypothesis finds them in the code.
+_KNOWN = {
+    name for each in ("queue", "exchange") for name in _DEFINITIONS[each]["properties"]["arguments"]["properties"]
+}
+_KNOWN |= {"x-match"}
 tables: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     keys.map("x-".__add__).filter(lambda name: name not in _KNOWN and len(name.encode()) < 256), values, max_size=3
 )
@@ -93,7 +98,14 @@ def topologies(draw: st.DrawFn) -> Topology:
         bindings[binding.source + binding.destination + kind] = binding
     definitions = st.dictionaries(keys.filter(lambda key: not key.startswith("x-")), values, min_size=1, max_size=3)
     priorities = st.integers(-(10**30), 10**30)
-    policies = st.builds(Policy, names, texts, definitions, st.sampled_from(["all", "streams"]), priorities)
+    policies = st.builds(
+        Policy,
+        names.filter(lambda name: name not in {".", ".."}),
+        texts,
+        definitions,
+        st.sampled_from(["all", "streams"]),
+        priorities,
+    )
     topology = Topology(
         draw(texts),
         tuple(exchanges),
