@@ -158,12 +158,12 @@ def test_an_unusable_file_is_named_with_the_reason_before_anything_is_sent(tls: 
         of_client(tls, key="encrypted.key"): "encrypted.key: the key is encrypted",
         of_client(tls, key="encrypted.key", key_password_file=secret): "the password does not open the key",
         of_client(tls, key=""): "client.pem: not a PEM certificate with its key",
-        Tls(ca, certificate, missing): "--tls-key-file: .*missing.pem: No such file",
-        Tls(ca, missing): "--tls-cert-file: .*missing.pem: No such file",
+        Tls(ca, certificate, missing): "`key_file=`: .*missing.pem: No such file",
+        Tls(ca, missing): "`cert_file=`: .*missing.pem: No such file",
         Tls(ca, empty): "empty.pem: not a PEM certificate",
-        Tls(missing): "--tls-ca-file: .*missing.pem: No such file",
-        Tls(empty): "--tls-ca-file: .*empty.pem: not a PEM certificate",
-        Tls(str(tmp_path)): "--tls-ca-file: .*: Is a directory",
+        Tls(missing): "`ca_file=`: .*missing.pem: No such file",
+        Tls(empty): "`ca_file=`: .*empty.pem: not a PEM certificate",
+        Tls(str(tmp_path)): "`ca_file=`: .*: Is a directory",
     }.items():
         with pytest.raises(SettingsError, match=says):
             logs_in(tls.url("mutual"), tls=bad)
