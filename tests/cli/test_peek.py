@@ -34,13 +34,13 @@ def connection(broker: Broker, vhost_url: str) -> Any:
 
 
 @pytest.fixture
-def lines(live: Run, capfd: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """Run `rmqkit peek` with a format for messages alone, which are written to the file descriptor."""
+def lines(live: Run) -> Callable[..., list[str]]:
+    """Run `rmqkit peek` with a format for messages alone."""
 
     def run(*arguments: object) -> list[str]:
-        capfd.readouterr()
-        assert live("peek", *arguments).returncode == 0
-        return capfd.readouterr().out.splitlines()
+        done = live("peek", *arguments)
+        assert done.returncode == 0
+        return done.stdout.splitlines()
 
     return run
 
