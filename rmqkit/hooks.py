@@ -143,7 +143,7 @@ class GuardedHooks(Hooks):
         except Exception:  # noqa: BLE001 - of the program
             if hook not in self._failed:
                 self._failed.add(hook)
-                _log.exception("the hook %s failed; its further errors are not logged", hook)
+                _log.exception("the hook %s failed; further errors of this hook are not logged", hook)
             return None
 
 

@@ -156,7 +156,7 @@ def rmqkit(
         LogFormat,
         typer.Option(
             "--log-format",
-            help="Format of notes, warnings, errors and the log: text, or one JSON object a line."
+            help="Format of notes, warnings, errors and the log: text, or JSON with one object per line."
             f" [default: {output.LOG_FORMAT}, or text]",
             envvar=output.LOG_FORMAT,
             show_envvar=False,

@@ -73,4 +73,4 @@ def _advice(state: str, api: HttpApiClient) -> str:
     command = f"`rabbitmqctl trace_{state} -p {shlex.quote(api.vhost)}`"
     if state == "off":
         return f"Run {command}, or trace again."
-    return f"Only administrators can switch tracing on. Or run {command}, and add --no-switch."
+    return f"Log in as an administrator, or have {command} run and add --no-switch."

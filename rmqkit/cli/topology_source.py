@@ -86,7 +86,7 @@ def in_vhost_of(topology: Topology | None, settings: Settings) -> Settings:
     if vhosts != {"/"} or origin != settings.source:
         files, named = ", ".join(topology.files), ", ".join(map(repr, sorted(vhosts)))
         message = f"the virtual host of {files} is {topology.vhost!r}, but that of {origin} is {named}"
-        raise SettingsError(message, advice="Name the same one in both, or leave one of them out.")
+        raise SettingsError(message, advice="Name the same virtual host in both, or omit one.")
     return settings.in_vhost(topology.vhost)
 
 

@@ -132,7 +132,7 @@ def verdict_worker(calls: OpenCalls, function: Callable[..., object]) -> Worker:
 def batch_worker(calls: OpenCalls, function: Callable[..., object], size: int, within_s: float) -> Worker:
     """Return the handler of `handle_batches`. Raises SettingsError for a size that is no size."""
     if size < 1:
-        raise SettingsError(f"a batch has at least one message, not {size}")
+        raise SettingsError(f"`size=` must be at least 1, not {size}")
     return Worker(calls, lambda _: Verdicts(partial(_verdicts, function)), (size, within_s))
 
 

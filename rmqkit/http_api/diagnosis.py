@@ -98,7 +98,7 @@ def _consumers(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
 
 def _unseen(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
     if not facts.sees_all and facts.status.ready and (facts.consumers or facts.status.consumers):
-        message = "Whether its consumers are full cannot be seen: your user lacks the tag monitoring."
+        message = "Cannot tell whether its consumers are full: your user lacks the tag monitoring."
         yield Cause("consumers_unseen", message, _consumers_command(facts))
 
 

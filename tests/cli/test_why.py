@@ -149,7 +149,7 @@ def test_without_the_tag_monitoring_nobody_is_told_that_consumers_work(
         assert (done.returncode, "lacks the tag monitoring" in done.stdout) == (0, True), done.stderr
         assert "No problem found" not in done.stdout
         done = live("connections", **low)
-        assert (done.returncode, "Only those of your user are shown" in done.stderr) == (0, True), done.stderr
+        assert (done.returncode, "Only your own are shown" in done.stderr) == (0, True), done.stderr
     broker.api("DELETE", f"users/{user}")
 
 

@@ -69,7 +69,7 @@ def connections(
             else:
                 output.note(output.safe(f"Closed the connection {_title(closed)}."))
             return
-        own = "" if activity.sees_all(api) else " Only those of your user are shown: it lacks the tag monitoring."
+        own = "" if activity.sees_all(api) else " Only your own are shown: your user lacks the tag monitoring."
     chosen = [each for each in found if not patterns or _matches(each, patterns)]
     if json:
         output.out_json({"connections": [_plain(asdict(each)) for each in chosen]})
