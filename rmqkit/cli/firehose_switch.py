@@ -47,6 +47,8 @@ def switched_on(api: HttpApiClient, settings: Settings) -> Iterator[Callable[[],
         try:
             ensure()
         except (AccessRefused, AuthenticationFailed, Unreachable) as error:
+            if not isinstance(error, Unreachable):  # it was not switched on
+                os.ftruncate(descriptor, 0)
             error.advice = f"{error.advice}\n{_advice('on', api)}".strip()
             raise
         yield ensure

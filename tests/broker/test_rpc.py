@@ -165,8 +165,9 @@ def test_a_request_that_no_queue_takes_is_an_error_at_once(connection: rmqkit.Co
 def test_an_unanswered_request_is_an_error_after_its_timeout_and_expires(
     connection: rmqkit.Connection, queue: str, channel: BlockingChannel
 ) -> None:
-    with pytest.raises(rmqkit.ReplyTimeout, match=r"no reply from queue .* within 0\.2 s"):
-        connection.call(Message(b"?", queue), timeout_s=0.2)
+    connection.publish(())  # connects, which the timeout would bound, too
+    with pytest.raises(rmqkit.ReplyTimeout, match=r"no reply from queue .* within 0\.5 s"):
+        connection.call(Message(b"?", queue), timeout_s=0.5)
     wait_until(lambda: ready(channel, queue) == 0, "the request did not expire")
 
 
@@ -182,8 +183,9 @@ def test_the_timeout_of_a_call_bounds_connecting(broker_url: str, queue: str) ->
 def test_a_request_keeps_its_expiration_and_does_not_survive_a_restart(
     connection: rmqkit.Connection, queue: str, channel: BlockingChannel
 ) -> None:
+    connection.publish(())  # connects, which the timeout would bound, too
     with pytest.raises(rmqkit.ReplyTimeout):
-        connection.call(Message(b"?", queue, properties=Properties(expiration="60000")), timeout_s=0.1)
+        connection.call(Message(b"?", queue, properties=Properties(expiration="60000")), timeout_s=0.5)
     properties = channel.basic_get(queue, auto_ack=True)[1]
     assert (properties.expiration, properties.delivery_mode) == ("60000", 1)
 
@@ -349,7 +351,8 @@ def test_a_request_to_an_exchange_collects_a_reply_from_every_server(
 
 
 def test_a_direct_reply_without_a_responder_is_an_error(connection: rmqkit.Connection, queue: str) -> None:
-    (answer,) = connection.call_many([Message(b"?", queue)], replies=None, timeout_s=0.1)
+    connection.publish(())  # connects, which the timeout would bound, too
+    (answer,) = connection.call_many([Message(b"?", queue)], replies=None, timeout_s=0.5)
     assert isinstance(answer.error, rmqkit.ReplyTimeout)
 
 

@@ -118,10 +118,10 @@ def test_a_call_to_an_exchange_waits_for_the_given_number_of_replies(
     exchange = namespace.exchange()
     channel.exchange_declare(exchange, "topic")
     channel.queue_bind(served, exchange, "question.#")
-    done = run("call", "-e", exchange, "-r", "question.first", "ping", "--replies", "2", "--timeout", "0.5")
+    done = run("call", "-e", exchange, "-r", "question.first", "ping", "--replies", "2", "--timeout", "1.5")
     assert (done.returncode, done.stdout) == (6, b"<ping>\n")
-    assert b"1 of 2 replies within 0.5 s" in done.stderr
-    done = run("call", "-e", exchange, "-r", "question.first", "ping", "--replies", "0", "--timeout", "0.5")
+    assert b"1 of 2 replies within 1.5 s" in done.stderr
+    done = run("call", "-e", exchange, "-r", "question.first", "ping", "--replies", "0", "--timeout", "1.5")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"<ping>\n", b"")
 
 
@@ -140,7 +140,7 @@ def test_one_failure_among_many_is_reported_and_the_others_are_answered(run: Any
 
 
 def test_no_reply_in_time_exits_6(run: Any, queue: str) -> None:
-    done = run("call", queue, "ping", "--timeout", "0.2")
+    done = run("call", queue, "ping", "--timeout", "1.5")
     assert (done.returncode, done.stdout) == (6, b"")
     assert b"no reply from queue" in done.stderr
     assert b"rmqkit serve" in done.stderr
