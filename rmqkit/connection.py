@@ -183,10 +183,10 @@ class Connection(RequestReply):
         rule. `timeout_s` bounds all of this, connecting and recovering included: then raises NotConfirmed or
         ConnectionLost.
 
-        With a `delay`, a timedelta or the time of delivery, messages wait on the broker, to the second, for up to 180
-        days before they go to their exchange with their key; if no queue receives one then, it waits until one does.
-        Raises NotFound for an exchange or queue that does not exist, InputError for a time in the past, PayloadError
-        for a message with an expiration.
+        With a `delay`, a timedelta or the time of delivery, messages wait on the broker for up to 180 days, in steps
+        of a second, before they go to their exchange with their key; if no queue receives one then, it waits until one
+        does. Raises NotFound for an exchange or queue that does not exist, InputError for a time in the past,
+        PayloadError for a message with an expiration.
 
         With `check`, as with `subprocess.run`, an unconfirmed message raises an error: NotConfirmed, or Unroutable if
         all that failed reached no queue. Raises PayloadError for messages that AMQP cannot carry, ConnectionLost when
