@@ -201,13 +201,23 @@ def serve() -> Iterator[Serve]:
         (301, b"moved"),
         (404, b"<html>not found</html>"),
         (404, b"[]"),
-        (500, b""),
         (401, b"login"),
         (200, b"[" * 100_000),
     ],
 )
 def test_another_http_server_is_not_taken_for_rabbitmq(broker: Broker, serve: Serve, status: int, body: bytes) -> None:
     with pytest.raises(Unreachable, match="not RabbitMQ's HTTP API"):
+        look(broker.url, serve(status, body))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [(500, b"", "failed: 500 Internal Server Error"), (502, b"<html>", "failed: 502 Bad Gateway"), (599, b"", "599")],
+)
+def test_a_failing_api_or_a_proxy_before_it_is_reported_with_its_status(
+    broker: Broker, serve: Serve, status: int, body: bytes, text: str
+) -> None:
+    with pytest.raises(Unreachable, match=text):
         look(broker.url, serve(status, body))
 
 

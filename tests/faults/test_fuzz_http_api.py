@@ -106,6 +106,13 @@ def test_the_answers_of_a_rabbitmq_are_decoded(api: Api) -> None:
     assert (status.ready, status.published_per_s) == (5, 1.5)
 
 
+@pytest.mark.parametrize("name", [name for name, answer in ANSWERS.items() if isinstance(answer, list)])
+def test_what_is_being_deleted_while_it_is_listed_is_left_out(api: Api, name: str) -> None:
+    before = look(api)
+    api.answers[name] = [{}, *ANSWERS[name]]
+    assert look(api) == before
+
+
 @examples(100)
 @given(st.sampled_from(sorted(ANSWERS)).flatmap(lambda name: st.tuples(st.just(name), tampered(ANSWERS[name]))))
 def test_answers_of_any_structure_are_decoded_or_reported_as_not_from_rabbitmq(
