@@ -245,6 +245,18 @@ def topologies() -> Iterator[str]:
         yield f"```mermaid\n{mermaid_dot.mermaid(graph.build_diagram(topology))}```\n"
 
 
+def services() -> Iterator[str]:
+    """Yield the page about services, with the programs of docs/services where it names them."""
+    text = (FOLDER / "services.intro.md").read_text("utf-8")
+    yield re.sub(r"^<!-- ((\w+)\.(\w+)) -->$", _program, text, flags=re.MULTILINE)
+
+
+def _program(name: re.Match[str]) -> str:
+    language = {"py": "python", "yaml": "yaml"}[name[3]]
+    text = (FOLDER / "services" / name[1]).read_text("utf-8")
+    return f"[{name[1]}](services/{name[1]}):\n\n```{language}\n{text}```"
+
+
 def man(name: str) -> Iterator[str]:
     """Yield the man page of a command, or of all if the name is empty."""
     import typer  # noqa: PLC0415
@@ -324,6 +336,7 @@ PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
     "testing-topologies.md": testing_topologies,
     "exit-codes.md": exit_codes,
     "upgrading.md": upgrading,
+    "services.md": services,
     "command-reference.md": command_reference,
     "../rmqkit/cli/completion.json": completion,
     "llms.txt": llms,

@@ -93,11 +93,12 @@ def main() -> int:
     if subprocess.run([sys.executable, DOCS / "generate.py", "--check"], check=False).returncode:  # noqa: S603
         return 1
     pages, site = BUILD / "pages", BUILD / "site"
-    for folder in (pages, site):
-        shutil.rmtree(folder, ignore_errors=True)
+    for old in (pages, site):
+        shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(DOCS / "pictures", pages / "pictures")
     shutil.copytree(ROOT / "topologies", pages / "shipped")
-    shutil.copytree(DOCS / "deployment", pages / "deployment")
+    for folder in ("deployment", "services"):
+        shutil.copytree(DOCS / folder, pages / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for place, page in sources().items():
         (pages / place).parent.mkdir(exist_ok=True)
         (pages / place).write_text(text(place, page), "utf-8")
