@@ -71,10 +71,11 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit delete binding orders billing -r order.eu.paid --yes",
         ),
         "export": (
-            "Export a virtual host as a topology file, or as RabbitMQ definitions.",
+            "Export a virtual host as a topology file, RabbitMQ definitions or AsyncAPI.",
             "rmqkit export -o live.yaml",
             "rmqkit export --all-vhosts -o live",
             "rmqkit export --format definitions --vhost shop -o shop.json",
+            "rmqkit export --asyncapi --contracts orders.yaml -o orders.asyncapi.json",
         ),
         "diff": (
             "Compare two topologies (files, definitions or live brokers), or two queue snapshots.",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rmqkit.address import Address
 from rmqkit.cli import output
 from rmqkit.cli.files import readable
 from rmqkit.cli.options import ConnectionOptions, connect
@@ -31,17 +32,23 @@ class TopologyFormat(StrEnum):
     definitions = "definitions"
     asyncapi = "asyncapi"
 
-    def write(self, topology: Topology, vhost: str | None = None) -> str:
-        """Write a topology; with a `vhost`, the definitions of a cluster."""
+    def write(self, topology: Topology, vhost: str | None = None, address: Address | None = None) -> str:
+        """Write a topology; a `vhost` makes definitions those of a cluster, an `address` becomes AsyncAPI's server."""
         if self is TopologyFormat.yaml:
             return _to_yaml(topology)
         if self is TopologyFormat.asyncapi:
             from rmqkit.topology.file.asyncapi import to_asyncapi  # noqa: PLC0415 - start-up time
 
-            return output.to_json(to_asyncapi(topology)) + "\n"
+            return output.to_json(to_asyncapi(topology, _server(address) if address else None)) + "\n"
         from rmqkit.topology.file.definitions import to_definitions  # noqa: PLC0415 - start-up time
 
         return output.to_json(to_definitions(topology, vhost=vhost)) + "\n"
+
+
+def _server(address: Address) -> dict[str, str]:
+    host, path = address.key.split("/", 1)
+    server = {"host": host, "protocol": "amqps" if address.tls else "amqp", "protocolVersion": "0-9-1"}
+    return server | ({"pathname": f"/{path}"} if path else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`rmqkit convert`: AsyncAPI 3 documents and topology files."""
+"""`rmqkit convert` and `rmqkit export`: AsyncAPI 3 documents, topology files and live brokers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 from rmqkit.topology.examples import example_names
 from rmqkit.topology.file.asyncapi import from_asyncapi, to_asyncapi
 from rmqkit.topology.file.loader import load
-from tests.support.cli import rmqkit
+from tests.support.cli import Run, rmqkit
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "schemas" / "asyncapi.json").read_text())
 FOREIGN = """\
@@ -69,6 +70,30 @@ def test_a_foreign_document_becomes_a_topology_and_the_rest_is_listed(tmp_path: 
     assert (done.returncode, done.stderr) == (0, f"Not converted: {rest}.\n")
     text = (tmp_path / "new.yaml").read_text()
     assert text == "description: Lights\n\nexchanges:\n  lights: {type: topic}\n\nqueues:\n  alarms: {}\n"
+
+
+def test_a_live_broker_and_the_contracts_of_a_file_become_a_document(
+    live: Run, vhost_url: str, vhost_channel: BlockingChannel
+) -> None:
+    orders = example_names()["orders"]
+    assert live("apply", orders).returncode == 0
+    done = live("export", "--asyncapi", "--contracts", orders)
+    assert (done.returncode, done.stderr) == (0, "Left out: 1 policy.\n")
+    document = json.loads(done.stdout)
+    assert jsonschema.Draft7Validator(SCHEMA).is_valid(document)
+    server = document["servers"]["broker"]
+    assert f"{server['protocol']}://guest:guest@{server['host']}{server['pathname']}" == vhost_url
+    expected = to_asyncapi(load(orders))
+    assert document["components"] == expected["components"]
+    assert document["info"] == expected["info"]
+    assert expected["channels"].keys() <= document["channels"].keys()  # and those of the queues where retries wait
+
+    vhost_channel.exchange_delete("orders.events")
+    missing = live("export", "--asyncapi", "--contracts", orders)
+    assert (missing.returncode, "components" in json.loads(missing.stdout)) == (0, False)
+    assert "contracts of what the broker does not have: orders.events" in missing.stderr
+    refused = live("export", "--contracts", orders)
+    assert (refused.returncode, "--contracts needs --asyncapi" in refused.stderr) == (2, True)
 
 
 def test_names_that_differ_only_in_special_characters_have_different_keys(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ LINES: dict[str, list[str]] = {
     "trace": ["trace --idle-timeout 0.2", "trace --no-switch --idle-timeout 0.2 --topology {topology}"],
     "graph": ["graph {topology}"],
     "convert": ["convert {topology} {folder}/converted.json"],
-    "export": ["export -o {folder}/live.yaml"],
+    "export": ["export -o {folder}/live.yaml", "export --asyncapi"],
     "diff": ["diff {topology} {url}"],
     "status": ["status", "status {topology} --json"],
     "schema": ["schema"],

@@ -9,8 +9,9 @@ import typer
 
 from rmqkit.cli import files, output, topology_source
 from rmqkit.cli.options import ConnectionOptions, grouped, option
-from rmqkit.cli.topology_source import TopologyFormat
+from rmqkit.cli.topology_source import TopologyFormat, TopologySource
 from rmqkit.errors import InputError
+from rmqkit.model import Topology
 from rmqkit.settings import Settings
 
 
@@ -24,6 +25,11 @@ def export(
     form: Annotated[
         TopologyFormat, option("--format", "A topology file, definitions to import, or an AsyncAPI document.")
     ] = TopologyFormat.yaml,
+    asyncapi: Annotated[bool, option("--asyncapi", "Write an AsyncAPI document, as --format asyncapi does.")] = False,
+    contracts: Annotated[
+        list[str] | None,
+        option("--contracts FILE", "A topology file, whose contracts AsyncAPI shows as messages; repeatable."),
+    ] = None,
     force: Annotated[bool, option("--force", "Replace FILE if it exists.")] = False,
     all_vhosts: Annotated[bool, option("--all-vhosts", "Write a file for each virtual host into a folder.")] = False,
 ) -> None:
@@ -32,17 +38,42 @@ def export(
     Built-in exchanges and server-named and exclusive queues are left out. Anything else that a topology file cannot
     declare is listed on standard error. Needs RabbitMQ's HTTP API. With --all-vhosts, each file names its virtual host;
     virtual hosts that the user may not see are left out.
+
+    RabbitMQ does not know contracts: --asyncapi takes them from the topology files that --contracts names.
     """
+    form = TopologyFormat.asyncapi if asyncapi else form
+    if contracts and form is not TopologyFormat.asyncapi:
+        raise typer.BadParameter("--contracts needs --asyncapi")
+    declared = topology_source.load_topology(contracts) if contracts else None
     settings = broker.settings()
     if all_vhosts:
+        if declared:
+            raise typer.BadParameter("--all-vhosts and --contracts cannot be combined")
         if target == files.STANDARD or broker.vhost is not None:
             raise typer.BadParameter("--all-vhosts needs -o FOLDER, and cannot be combined with --vhost")
         _export_all(settings, Path(target), form, force=force)
         return
-    source = topology_source.read_broker(settings)
-    files.write(target, form.write(source.topology), force=force)
-    if source.omitted:
-        output.note(f"Left out: {output.safe(', '.join(source.omitted))}.")
+    source = topology_source.read_broker(topology_source.in_vhost_of(declared, settings))
+    if declared:
+        source = _with_contracts(source, declared)
+    files.write(target, form.write(source.topology, address=settings.addresses[0]), force=force)
+    if omitted := _omitted(source, form):
+        output.note(f"Left out: {output.safe(', '.join(omitted))}.")
+
+
+def _with_contracts(source: TopologySource, declared: Topology) -> TopologySource:
+    from rmqkit.topology.file.asyncapi import with_contracts  # noqa: PLC0415 - start-up time
+
+    topology, missing = with_contracts(source.topology, declared)
+    if missing:
+        output.warn(output.safe(f"contracts of what the broker does not have: {', '.join(missing)}"))
+    return replace(source, topology=topology)
+
+
+def _omitted(source: TopologySource, form: TopologyFormat) -> tuple[str, ...]:
+    from rmqkit.topology.file.asyncapi import not_in_asyncapi  # noqa: PLC0415 - start-up time
+
+    return (*source.omitted, *(not_in_asyncapi(source.topology) if form is TopologyFormat.asyncapi else ()))
 
 
 def _export_all(settings: Settings, folder: Path, form: TopologyFormat, *, force: bool) -> None:
@@ -59,8 +90,9 @@ def _export_all(settings: Settings, folder: Path, form: TopologyFormat, *, force
     except OSError as error:
         raise InputError(f"{folder}: cannot create this folder: {error.strerror}") from error
     for vhost, source in sources.items():
-        text = form.write(replace(source.topology, vhost=vhost), vhost)
+        topology = replace(source.topology, vhost=vhost)
+        text = form.write(topology, vhost, settings.in_vhost(vhost).addresses[0])
         files.write(str(paths[vhost]), text, force=force)
-        if source.omitted:
-            output.note(output.safe(f"Left out of {paths[vhost]}: {', '.join(source.omitted)}."))
+        if omitted := _omitted(source, form):
+            output.note(output.safe(f"Left out of {paths[vhost]}: {', '.join(omitted)}."))
     output.note(output.safe(f"Wrote {', '.join(map(str, paths.values()))}."))

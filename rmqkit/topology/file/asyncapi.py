@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from rmqkit import strict_json
@@ -38,13 +38,32 @@ def is_asyncapi(text: str) -> bool:
     return bool(_BEGINNING.match(text))
 
 
-def to_asyncapi(topology: Topology) -> dict[str, Any]:
+def to_asyncapi(topology: Topology, server: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return a document with a channel for each exchange and queue, a message for each contract.
 
-    Applications send to exchanges, and receive from queues. A schema in JSON is part of the document; raises
-    DocumentError if it cannot be read. `not_in_asyncapi` describes what is left out.
+    Applications send to exchanges, and receive from queues. `server` is the broker, as AsyncAPI's server object. A
+    schema in JSON is part of the document; raises DocumentError if it cannot be read. `not_in_asyncapi` describes what
+    is left out.
     """
-    return _Writer(topology).document()
+    document = _Writer(topology).document()
+    return document | ({"servers": {"broker": dict(server)}} if server else {})
+
+
+def with_contracts(live: Topology, declared: Topology) -> tuple[Topology, tuple[str, ...]]:
+    """Return a live topology with the contracts, the description and the target of files; and what only they have.
+
+    The names of exchanges and queues with a contract that are not live are sorted.
+    """
+    entities: list[Exchange | Queue] = [*declared.exchanges, *declared.queues]
+    contracts = {(type(each), each.name): each.contract for each in entities if each.contract}
+    known = replace(
+        live,
+        description=declared.description,
+        publish=declared.publish,
+        exchanges=tuple(replace(each, contract=contracts.pop((Exchange, each.name), None)) for each in live.exchanges),
+        queues=tuple(replace(each, contract=contracts.pop((Queue, each.name), None)) for each in live.queues),
+    )
+    return known, tuple(sorted({name for _, name in contracts}))
 
 
 def not_in_asyncapi(topology: Topology) -> tuple[str, ...]:
@@ -54,6 +73,7 @@ def not_in_asyncapi(topology: Topology) -> tuple[str, ...]:
         "the queues of delayed messages": topology.delay,
         "the retries": any(each.retry for each in topology.queues),
         plural(len(topology.policies), "policy"): topology.policies,
+        "the services": topology.services,
         "the scope": topology.scope,
         "the suppressed findings": topology.suppressions,
     }
