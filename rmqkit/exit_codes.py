@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rmqkit import errors
-from rmqkit.plan import Plan
-from rmqkit.report import MoveReport, ScenarioReport, WaitReport
+
+if TYPE_CHECKING:
+    from rmqkit.plan import Plan
+    from rmqkit.report import MoveReport, ScenarioReport, WaitReport
 
 DONE = 0
 BUG = 1
@@ -55,17 +59,24 @@ def exit_code(
 
     With `changes_count` a plan with pending changes is PARTLY_DONE.
     """
-    match outcome:
-        case None:
-            return DONE
+    if outcome is None:
+        return DONE
+    if isinstance(outcome, BaseException):
+        return next((code for code, classes in _ERRORS.items() if isinstance(outcome, classes)), BUG)
+    return _report_code(outcome, changes_count=changes_count)
+
+
+def _report_code(report: MoveReport | Plan | ScenarioReport | WaitReport, *, changes_count: bool) -> int:
+    from rmqkit.plan import Plan  # noqa: PLC0415 - they load the model, which `--help` and an error do without
+    from rmqkit.report import MoveReport, ScenarioReport  # noqa: PLC0415
+
+    match report:
         case Plan():
-            pending = PARTLY_DONE if changes_count and outcome.changes else DONE
-            return REFUSED if outcome.conflicts or outcome.missing or outcome.unsupported else pending
+            pending = PARTLY_DONE if changes_count and report.changes else DONE
+            return REFUSED if report.conflicts or report.missing or report.unsupported else pending
         case ScenarioReport():
-            return TEST_FAILED if outcome.failed else DONE
-        case WaitReport():
-            return DONE if outcome.met else TEST_FAILED
+            return TEST_FAILED if report.failed else DONE
         case MoveReport():
-            return NOT_CONFIRMED if outcome.stayed else DONE
+            return NOT_CONFIRMED if report.stayed else DONE
         case _:
-            return next((code for code, classes in _ERRORS.items() if isinstance(outcome, classes)), BUG)
+            return DONE if report.met else TEST_FAILED

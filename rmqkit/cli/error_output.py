@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rmqkit import exit_codes, report
+from rmqkit import exit_codes
 from rmqkit.cli import output
 from rmqkit.errors import OutputError, RmqkitError
 
@@ -91,6 +91,8 @@ def _indented(advice: str) -> list[str]:
 
 def as_json(error: RmqkitError) -> dict[str, Any]:
     """Return the error object that `--json` prints: `error` is its class, `report` the work done until then."""
+    from rmqkit import report  # noqa: PLC0415 - it loads the model
+
     return {
         "error": type(error).__name__,
         "message": output.in_options(error.message),
