@@ -73,7 +73,7 @@ def show_all(plans: Sequence[VhostPlan], *, json: bool, others: Sequence[str] | 
             output.note(output.safe(f"Variables: {named}."))
         show(each.plan, each.settings, json=False)
     if others:
-        output.note(output.safe(f"No file is for virtual host {', '.join(map(repr, others))}."))
+        output.note(output.safe(f"No file describes virtual host {', '.join(map(repr, others))}."))
 
 
 def _vhost(planned: VhostPlan) -> str:

@@ -179,7 +179,10 @@ def test_the_commands_set_what_the_service_needs(topology: Path) -> None:
             r"rabbitmqctl set_permissions -p shop 'b 1' '^$' '^(invoices|amq\.default)$' '^billing$'",
             "rabbitmqctl set_topic_permissions -p shop 'b 1' invoices '.*' '^$'",
         ],
-        "Write permission on amq.default, the default exchange, lets it publish to every queue of the virtual host.\n",
+        (
+            "Write permission on amq.default, the default exchange, lets the user publish to every queue of the virtual"
+            " host.\n"
+        ),
     )
     report = json.loads("\n".join(lines("owner", "--json")[0]))
     assert report == {

@@ -167,7 +167,7 @@ def test_an_export_of_all_virtual_hosts_is_planned_without_changes(
         assert (again.returncode, "nothing was written" in again.stderr) == (2, True)
         assert run("plan", *made, "--detailed-exit-code").returncode == 0
         one = run("plan", "--all-vhosts", made[0], **own)
-        assert f"No file is for virtual host {vhosts[1]!r}." in one.stderr
+        assert f"No file describes virtual host {vhosts[1]!r}." in one.stderr
         report = json.loads(run("plan", "--all-vhosts", made[0], "--json", **own).stdout)
         assert (list(report["vhosts"]), report["other_vhosts"]) == ([vhosts[0]], [vhosts[1]])
         definitions = run("export", "--all-vhosts", "-o", folder, "--format", "definitions", **own)

@@ -55,8 +55,8 @@ def permissions(
         output.out(output.safe(line))
     if needed.writes_default_exchange:
         output.note(
-            f"Write permission on {DEFAULT_EXCHANGE}, the default exchange, lets it publish to every queue of the"
-            " virtual host."
+            f"Write permission on {DEFAULT_EXCHANGE}, the default exchange, lets the user publish to every queue of"
+            " the virtual host."
         )
 
 
