@@ -61,6 +61,7 @@ RECORDINGS = {
         "docs/browsing.md", ("rmqkit peek worker_queue", "rmqkit peek worker_queue --filter 'body.total < 10' --full")
     ),
     "why": Recording("docs/operations.md", ("rmqkit why billing",)),
+    "bench": Recording("docs/bench.md", ("rmqkit bench --duration 3 --warm-up 0",)),
     "check": Recording(
         "docs/operations.md", ("rmqkit check shop.yaml --queue billing --max-ready 3 --min-consumers 1",)
     ),

@@ -30,12 +30,13 @@ MEANINGS: dict[int, str] = {
     " with --detailed-exit-code: changes are pending; diff: there are differences",
     UNREACHABLE: "the broker is unreachable, the connection was lost, or the login was refused",
     REFUSED: "refused by the broker: missing, forbidden, locked, or declared with different properties",
-    NOT_CONFIRMED: "a message was not confirmed, reached no queue, or got no reply in time",
+    NOT_CONFIRMED: "a message was not confirmed, reached no queue, or got no reply in time; bench: or it was lost",
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
     HANDLER_FAILED: "a handler failed, locally or on the called server; a consumed message broke its contract;"
     " or messages were lost with --no-ack",
     TEST_FAILED: "a test failed: a message was not routed as its scenario expects, or with trace --check as predicted;"
-    " wait: the queue did not reach the state in time; check: something is wrong, or cannot be checked",
+    " wait: the queue did not reach the state in time; check: something is wrong, or cannot be checked;"
+    " bench --compare: a number is worse than before",
     SIGNALLED + 1: "stopped by SIGHUP (the terminal was closed), after finishing cleanly",
     SIGNALLED + 2: "stopped by SIGINT (Ctrl-C), after finishing cleanly",
     SIGNALLED + 15: "stopped by SIGTERM, after finishing cleanly",

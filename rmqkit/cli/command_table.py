@@ -218,6 +218,13 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit broker start",
             'eval "$(rmqkit broker env)"',
         ),
+        "bench": (
+            "Measure a broker's throughput and latency under a load, and check that no message is lost.",
+            "rmqkit bench",
+            "rmqkit bench quorum --producers 2 --rate 5000 --duration 60 --html report.html",
+            "rmqkit bench fanout --queues 10 --size 100 --json > old.json",
+            "rmqkit bench fanout --queues 10 --size 100 --compare old.json",
+        ),
         "demo": (
             "Demonstrate a messaging pattern on a private broker, and count lost messages.",
             "rmqkit demo",

@@ -1,26 +1,24 @@
 """Consume with several processes that share one standard output.
 
-A worker is `python -m rmqkit.cli.worker_processes`. It gets its command, including the credentials, as a pickle on
-standard input, where no other process can see it; when that input ends, its parent has ended. It reports over a pipe,
-in lines of JSON. It has its own process group, so that Ctrl-C reaches only the parent, which passes it on.
+A worker is a `ChildProcess`, which gets its command and reports how far it is.
 """
 
-import json
 import os
 import pickle
 import selectors
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, replace
-from typing import IO, Any
+from functools import partial
+from typing import Any
 
-from rmqkit import errors
+from rmqkit import child_process
+from rmqkit.child_process import ChildProcess, end_all, error_as_json, error_from_json
 from rmqkit.cli import consume_command, metrics, output
 from rmqkit.cli.consume_command import ConsumeCommand, ConsumeResult
 from rmqkit.cli.signals import Signals
@@ -29,65 +27,40 @@ from rmqkit.report import ConsumeReport, add_up
 from rmqkit.stop import Stop, StoppedAtOnce
 
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
-_KILL_AFTER_S = 5.0  # from the second signal to SIGKILL
 
 
-class _WorkerProcess:
+class _WorkerProcess(ChildProcess):
     """A child process and its latest report."""
 
     def __init__(self, number: int, lock_fd: int) -> None:
-        self.name = f"worker {number}"
+        super().__init__(f"worker {number}", "rmqkit.cli.worker_processes", lock_fd)
         self.report = ConsumeReport()
         self.error: RmqkitError | None = None
         self.started = self.consuming = self.finished = False
-        reports_fd, child_fd = os.pipe()
-        command = [sys.executable, "-P", "-m", "rmqkit.cli.worker_processes", str(child_fd), str(lock_fd)]
-        self.process = subprocess.Popen(  # noqa: S603 - this module
-            command, stdin=subprocess.PIPE, pass_fds=(child_fd, lock_fd), process_group=0
-        )
-        os.close(child_fd)
-        self.reports = os.fdopen(reports_fd, "rb", buffering=0)
-        self._unread = b""
 
     def start(self, command: ConsumeCommand) -> None:
-        """Send the command; standard input stays open as long as the parent lives."""
+        """Send the command."""
         self.started = True
-        with suppress(BrokenPipeError):  # the worker died: the end of its reports shows it
-            self._stdin.write(pickle.dumps(command))
-            self._stdin.flush()
+        self.send(command)
 
-    def dismiss(self) -> None:
-        """Close standard input, which ends the worker."""
-        with suppress(BrokenPipeError):
-            self._stdin.close()
-
-    def read(self) -> bool:
+    def update(self) -> bool:
         """Read its reports; return False when they have ended."""
-        data = self.reports.read(65_536)
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
-            self._handle(json.loads(line))
-        return bool(data)
+        events = self.read()
+        for event in events or ():
+            self._handle(event)
+        return events is not None
 
     def end(self, *, stopping: bool) -> None:
         """Wait for the worker to end; ending without a report is an error, unless it was stopping and not ready yet."""
-        self.reports.close()
-        self.dismiss()
-        code = self.process.wait()
+        how = self.wait()
         if self.started and not self.finished and (self.consuming or not stopping):
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             self.error = OutputError(f"{self.name} {how}; its unacknowledged messages were requeued")
-
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self.process.stdin is not None  # noqa: S101 - it is a pipe
-        return self.process.stdin
 
     def _handle(self, event: dict[str, Any]) -> None:
         self.consuming = True
         if "report" in event:
             self.report = ConsumeReport(**event["report"])
-            self.error = _error_from_json(event["error"])
+            self.error = error_from_json(event["error"])
             self.finished = True
         elif "acknowledged" in event:
             self.report = ConsumeReport(consumed=event["acknowledged"], acknowledged=event["acknowledged"])
@@ -163,7 +136,7 @@ def _supervise(
                     on_consuming()
             for key, _ in selector.select(_WAIT_S):
                 worker = key.data
-                if not worker.read():
+                if not worker.update():
                     selector.unregister(key.fileobj)
                     worker.end(stopping=stop.requested)
             on_progress(sum(worker.report.acknowledged for worker in workers))
@@ -171,46 +144,23 @@ def _supervise(
 
 def _signal(workers: list[_WorkerProcess], number: signal.Signals = signal.SIGTERM) -> None:
     for worker in workers:
-        if worker.process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.kill(worker.process.pid, number)
+        worker.signal(number)
 
 
 def _end_all(workers: list[_WorkerProcess]) -> None:
     """Make sure that no child outlives its parent; after anything but an exception, all have ended."""
     # The second signal, if the parent got one; a different one, because two SIGTERMs at once may arrive as one.
     _signal([worker for worker in workers if not worker.finished], signal.SIGINT)
-    deadline_s = time.monotonic() + _KILL_AFTER_S
-    for worker in workers:
-        try:
-            worker.process.wait(max(deadline_s - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
-        worker.reports.close()
-        worker.dismiss()
+    end_all(workers)
 
 
 # In the child.
 
 
-def _error_from_json(written: dict[str, str] | None) -> RmqkitError | None:
-    """Make an error of the same class, for its exit code, with the same message and advice."""
-    if written is None:
-        return None
-    kind = getattr(errors, written["type"], OutputError)
-    error: RmqkitError = kind.__new__(kind)
-    RmqkitError.__init__(error, written["message"], advice=written["advice"])
-    return error
-
-
 def main() -> None:
     """Run as a worker: read the command from standard input, and report to the descriptor given first."""
     reports_fd, lock_fd = map(int, sys.argv[1:])
-
-    def report(**event: Any) -> None:
-        with suppress(BrokenPipeError):
-            os.write(reports_fd, json.dumps(event).encode() + b"\n")
+    report = partial(child_process.report, reports_fd)
 
     with Signals(silent=True) as signals:  # the parent prints the notice
         try:
@@ -229,12 +179,7 @@ def main() -> None:
             return
         except StoppedAtOnce:
             os._exit(128 + signals.received)
-        written = (error := result.error) and {
-            "type": type(error).__name__,
-            "message": error.message,
-            "advice": error.advice,
-        }
-        report(report=asdict(result.report), error=written)
+        report(report=asdict(result.report), error=error_as_json(result.error))
 
 
 def _end_with_parent() -> None:

@@ -63,6 +63,8 @@ def rate_table(ours: Contestant, rates: Rates, scale: int) -> list[str]:
 
 def requirement_table(requirements: Sequence[Requirement]) -> list[str]:
     """Tabulate the requirements."""
+    if not requirements:
+        return []
     rows = [f"| {each.what} | {each.measured} | {each.needed} | {each.word} |" for each in requirements]
     return ["| must be reached | measured | needed | |", "|---|---:|---:|---|", *rows, ""]
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "docs/README.md",
+    "docs/bench.md",
     "docs/coming-from.md",
     "docs/contexts.md",
     "docs/contracts.md",

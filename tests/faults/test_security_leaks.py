@@ -75,6 +75,7 @@ LINES: dict[str, list[str]] = {
     "serve": ["serve work -n 1 --exec false", "serve missing --exec cat"],
     "destroy": ["destroy --dry-run {topology}", "destroy {topology}"],
     "demo": ["demo nothing"],
+    "bench": ["bench -n 5", "bench --compare {topology}"],
     "peek": ["peek work", "peek work --format json", "peek missing"],
     "snapshot": ["snapshot work {folder}/snapshot.jsonl", "snapshot missing {folder}/other.jsonl"],
     "restore": ["restore {lines} --queue other", "restore {lines} --to-origin"],

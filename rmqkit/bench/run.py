@@ -1,0 +1,291 @@
+"""Run a load in processes of its own, and gather what they count."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import selectors
+import signal
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rmqkit.bench.clients import Times
+from rmqkit.bench.entities import TemporaryEntities
+from rmqkit.bench.latency import Counts
+from rmqkit.bench.load import Lane, Load, lay_out
+from rmqkit.bench.sequences import Reader, published_bits
+from rmqkit.bench.worker import TICK_NS, Job
+from rmqkit.child_process import ChildProcess, end_all, error_from_json
+from rmqkit.errors import OutputError, RmqkitError
+from rmqkit.options import shares
+from rmqkit.settings import Settings
+from rmqkit.stop import Stop
+
+_SECOND_NS = 1_000_000_000
+_START_NS = 100_000_000  # after all are ready
+_WAIT_S = 0.05
+_STALLED_S = 5.0  # without a delivery, after which what is missing will not arrive
+_TICKS = _SECOND_NS // TICK_NS
+
+
+@dataclass
+class Measured:
+    """What a run counted: in each second, from 0 at the start of the measurement, and in all seconds from 0 on.
+
+    `publish_s` and `consume_s` are the seconds in which the messages were published and confirmed, and delivered.
+    `check` compares the messages of the whole run, warm-up included: confirmed + unconfirmed = published; of the
+    `expected` deliveries, `lost` were not received, and are not `left` in their queues either.
+    """
+
+    load: Load
+    broker: str = ""
+    seconds: dict[int, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    total: Counts = field(default_factory=Counts)
+    publish_s: float = 0.0
+    consume_s: float = 0.0
+    check: Counter[str] = field(default_factory=Counter)
+    blocked: str = ""
+    interrupted: bool = False
+
+
+class _Process(ChildProcess):
+    """A worker, whether it is ready, and its results."""
+
+    def __init__(self, name: str, job: Job) -> None:
+        super().__init__(name, "rmqkit.bench.worker")
+        self.ready = False
+        self.results: list[dict[str, Any]] | None = None
+        self.send(job)
+
+
+class Run:
+    """One run of a load; `on_second` gets the number of each second that has ended, and what was counted in it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        load: Load,
+        *,
+        stop: Stop,
+        on_second: Callable[[int, Counts, str], None] = lambda _number, _counts, _blocked: None,
+        on_warning: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        load.check()
+        self._settings = settings
+        self._load = load
+        self._stop = stop
+        self._on_second = on_second
+        self._warn = on_warning
+        self._warned: set[str] = set()
+        self._layout = lay_out(load, secrets.token_hex(4))
+        self._entities = TemporaryEntities(settings, load, self._layout)
+        self._measured = Measured(load)
+        self._received = 0  # in the whole run
+        self._received_s = 0.0  # when some last were
+        self._error: RmqkitError | None = None
+        self._shown = 0
+        self._times = Times(0, 0, None)
+
+    def run(self, folder: Path) -> Measured:
+        """Run the load, and return what was measured; `TemporaryEntities.declared` explains the folder.
+
+        Raises the error of a client or of a declaration, and OutputError for a process that was killed.
+        """
+        processes: list[_Process] = []
+        with self._entities.declared(folder, self._warn):
+            try:
+                processes += self._start()
+                self._work(processes)
+            finally:
+                for process in processes:
+                    if process.results is None:
+                        process.signal(signal.SIGTERM)
+                end_all(processes)
+            if self._error is not None:
+                raise self._error
+            self._judge(processes)
+        return self._measured
+
+    def _start(self) -> list[_Process]:
+        load, layout, cores = self._load, self._layout, os.cpu_count() or 1
+        counts = shares(load.count, load.producers)
+        counts += [0] * (load.producers - len(counts))  # fewer messages than producers
+        producers = [(number, lanes, counts[number]) for number, lanes in enumerate(layout.lanes)]
+        consumers = list(enumerate(layout.consumed))
+        jobs = [Job(self._settings, load, producers=producers[first::cores]) for first in range(cores)]
+        jobs += [Job(self._settings, load, consumers=consumers[first::cores]) for first in range(cores)]
+        return [
+            _Process("a process of producers" if job.producers else "a process of consumers", job)
+            for job in jobs
+            if job.producers or job.consumers
+        ]
+
+    def _work(self, processes: Sequence[_Process]) -> None:
+        """Start the processes together once all are ready, and stop those of consumers when all was received."""
+        publishing, consuming = processes[: self._publishing], processes[self._publishing :]
+        with selectors.DefaultSelector() as selector:
+            for process in processes:
+                selector.register(process.reports, selectors.EVENT_READ, process)
+            self._read_until(selector, lambda: all(each.ready for each in processes))
+            if self._ended:
+                return
+            start = time.monotonic_ns() + _START_NS
+            measured = start + round(self._load.warm_up_s * 1e9)
+            end = None if self._load.count is not None else measured + round(self._load.duration_s * 1e9)
+            self._times = Times(start, measured, end)
+            self._shown = -int(-(-self._load.warm_up_s // 1))
+            for process in publishing if self._load.fill_first else processes:
+                process.send(self._times)
+            self._read_until(selector, lambda: all(each.results is not None for each in publishing))
+            if self._error is None and self._stop.requested:
+                self._measured.interrupted = True
+                for process in publishing:
+                    process.send("stop")
+                self._read_until(selector, lambda: all(each.results is not None for each in publishing), stopping=True)
+            filled_ns = time.monotonic_ns()
+            if self._load.fill_first:
+                for process in consuming:
+                    process.send(self._times)
+            self._drain(selector, publishing)
+            for process in consuming:
+                process.send("stop")
+            self._read_until(selector, lambda: all(each.results is not None for each in consuming), stopping=True)
+        self._measure_time(processes, filled_ns)
+
+    @property
+    def _publishing(self) -> int:
+        return min(self._load.producers, os.cpu_count() or 1)
+
+    @property
+    def _ended(self) -> bool:
+        return self._stop.requested or self._error is not None
+
+    def _drain(self, selector: selectors.BaseSelector, publishing: Sequence[_Process]) -> None:
+        """Wait until all confirmed messages were received, or none is for some seconds."""
+        if not self._load.consumers or self._load.calls:
+            return
+        expected = 0
+        failed_and_published = [_lanes(each.results) for each in publishing]
+        for lane in chain.from_iterable(self._layout.lanes):
+            for published, failed in failed_and_published:
+                confirmed = published.get(lane.number, 0) - len(failed.get(lane.number, ()))
+                expected += confirmed * sum(self._readers[queue] for queue in lane.queues)
+        self._received_s = time.monotonic() + self._load.delay_s
+        self._read_until(
+            selector,
+            lambda: self._received >= expected or time.monotonic() - self._received_s > _STALLED_S,
+            stopping=True,
+        )
+
+    @property
+    def _readers(self) -> Counter[str]:
+        """Return how many copies of its messages each queue delivers."""
+        consumed = Counter(self._layout.consumed)
+        return consumed if self._load.streams else Counter(dict.fromkeys(consumed, 1))
+
+    def _read_until(
+        self, selector: selectors.BaseSelector, done: Callable[[], bool], *, stopping: bool = False
+    ) -> None:
+        """Read reports until something is done, a client failed or, unless `stopping`, a stop is requested."""
+        while not done() and self._error is None and (stopping or not self._stop.requested):
+            for key, _ in selector.select(_WAIT_S):
+                process = key.data
+                events = process.read()
+                for event in events or ():
+                    self._take(process, event)
+                if events is None:
+                    selector.unregister(key.fileobj)
+                    if process.results is None:
+                        self._error = self._error or OutputError(f"{process.name} {process.wait()}")
+            self._show()
+            self._entities.renew()
+
+    def _take(self, process: _Process, event: dict[str, Any]) -> None:
+        match event:
+            case {"ready": version}:
+                process.ready = True
+                self._measured.broker = ".".join(map(str, version))
+            case {"tick": tick, "counts": counts, "blocked": blocked}:
+                second = int(tick) // _TICKS
+                self._measured.seconds[second].add(counts)
+                self._measured.blocked = blocked or self._measured.blocked
+                if second >= 0:
+                    self._measured.total.add(counts)
+                if counts["received"]:
+                    self._received += counts["received"]
+                    self._received_s = max(time.monotonic(), self._received_s)
+            case {"done": results, "error": error}:
+                process.results = results
+                self._error = self._error or error_from_json(error)
+            case {"warning": text} if text not in self._warned:
+                self._warned.add(text)
+                self._warn(text)
+
+    def _show(self) -> None:
+        """Pass on the seconds of which all samples have arrived by now."""
+        if not self._times.start:
+            return
+        ended = (time.monotonic_ns() - self._times.measured - TICK_NS) // _SECOND_NS
+        while self._shown < ended:
+            self._on_second(self._shown, self._measured.seconds[self._shown], self._measured.blocked)
+            self._shown += 1
+
+    def _measure_time(self, processes: Sequence[_Process], filled_ns: int) -> None:
+        """Note how long publishing and consuming took, from the start of the measurement to the last message."""
+        start, end = self._times.measured, self._times.end
+        results = [result for each in processes for result in each.results or ()]
+        published = max((each["last_ns"] for each in results if "published" in each), default=start)
+        received = max((each["last_ns"] for each in results if "queue" in each), default=start)
+        if end is not None and not self._measured.interrupted:  # a slow load may have had nothing to do at the end
+            published, received = max(published, end), max(received, end)
+        first = filled_ns if self._load.fill_first else start + self._load.delay_s * _SECOND_NS
+        self._measured.publish_s = max(published - start, 1) / 1e9
+        self._measured.consume_s = max(received - first, 1) / 1e9
+
+    def _judge(self, processes: Sequence[_Process]) -> None:
+        """Compare what was published with what was received."""
+        check, load = self._measured.check, self._load
+        results = [result for process in processes for result in process.results or ()]
+        readers: dict[object, Reader] = defaultdict(lambda: Reader({}))
+        queues = {}
+        for number, result in enumerate(results):
+            check["republished"] += result.get("republished", 0)
+            check["redelivered"] += result.get("redelivered", 0)
+            if "queue" in result:
+                key = number if load.streams else result["queue"]
+                queues[key] = result["queue"]
+                readers[key].add(result["lanes"])
+        published, failed = _lanes(results)
+        lanes: list[Lane] = [lane for each in self._layout.lanes for lane in each]
+        missing = 0
+        for lane in lanes:
+            confirmed = published_bits(published.get(lane.number, 0), failed.get(lane.number, ()))
+            check["published"] += published.get(lane.number, 0)
+            check["confirmed"] += confirmed.bit_count()
+            for key, queue in queues.items():
+                if queue in lane.queues:
+                    check["expected"] += confirmed.bit_count()
+                    missing += readers[key].missing(lane.number, confirmed)
+            if not queues:
+                check["expected"] += confirmed.bit_count() * len(lane.queues)
+                missing += confirmed.bit_count() * len(lane.queues)
+        check["unconfirmed"] = check["published"] - check["confirmed"]
+        check["left"] = min(self._entities.ready(), missing) if missing and not (load.streams and queues) else 0
+        check["lost"] = missing - check["left"]
+        check["duplicated"] = sum(reader.duplicated for reader in readers.values())
+        check["out_of_order"] = sum(reader.out_of_order for reader in readers.values())
+
+
+def _lanes(results: Sequence[dict[str, Any]] | None) -> tuple[dict[int, int], dict[int, list[int]]]:
+    """Return how many messages each lane has, and the numbers of those that failed."""
+    published: dict[int, int] = {}
+    failed: dict[int, list[int]] = {}
+    for result in results or ():
+        published |= {int(lane): count for lane, count in result.get("published", {}).items()}
+        failed |= {int(lane): numbers for lane, numbers in result.get("failed", {}).items()}
+    return published, failed

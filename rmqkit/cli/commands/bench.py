@@ -1,0 +1,201 @@
+"""`rmqkit bench`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import typer
+
+from rmqkit import exit_codes
+from rmqkit.bench import comparison
+from rmqkit.bench import report as reports
+from rmqkit.bench.html import render
+from rmqkit.bench.latency import Counts
+from rmqkit.bench.load import PRESETS, QueueType, preset
+from rmqkit.bench.run import Run
+from rmqkit.cli import files, output, signals
+from rmqkit.cli.last_applied import state_file
+from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
+from rmqkit.stop import Stop
+
+_log = logging.getLogger("rmqkit.bench")
+
+
+def _complete(incomplete: str) -> list[tuple[str, str]]:
+    return [(name, each.sentence) for name, each in PRESETS.items() if name.startswith(incomplete)]
+
+
+@grouped
+def bench(
+    broker: ConnectionOptions,
+    *,
+    name: Annotated[
+        str, typer.Argument(metavar="[PRESET]", help="One of the loads above.", autocompletion=_complete)
+    ] = "work",
+    producers: Annotated[
+        int | None, option("-x --producers N", "Producers, each with a connection. [default: 1]", min=1, max=1000)
+    ] = None,
+    consumers: Annotated[
+        int | None,
+        option("-y --consumers N", "Consumers, each with a connection. [default: one a queue]", min=0, max=1000),
+    ] = None,
+    queues: Annotated[
+        int | None, option("--queues N", "Queues. [default: 1; fanout 3, topic 4]", min=1, max=1000)
+    ] = None,
+    queue_type: Annotated[
+        QueueType | None, option("--type TYPE", "Queue type: classic, quorum or stream. [default: classic]")
+    ] = None,
+    size: Annotated[
+        list[int] | None,
+        option("-s --size BYTES", "Size of the bodies, 16 at least; repeat it to mix sizes. [default: 1024]"),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        option(
+            "--rate N", "Publish N messages a second, all producers together. [default: as fast as possible]", min=0.01
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        option(
+            "--window N", "Unconfirmed messages of a producer, or unanswered calls. [default: 1000; rpc 100]", min=1
+        ),
+    ] = None,
+    prefetch: Annotated[
+        int | None,
+        option("--prefetch N", "Unacknowledged messages of a consumer. [default: 1000; rpc 100]", min=1, max=65535),
+    ] = None,
+    transient: Annotated[
+        bool, option("--transient", "Publish messages that a restart of the broker may lose.")
+    ] = False,
+    duration: Annotated[float, option("-t --duration SECONDS", "How long to measure.", min=0.1)] = 10.0,
+    count: Annotated[int | None, option("-n --count N", "Measure N messages, however long that takes.", min=1)] = None,
+    warm_up: Annotated[
+        float | None,
+        option("--warm-up SECONDS", "How long to run before measuring. [default: 1, or 0 with --count]", min=0),
+    ] = None,
+    delay: Annotated[
+        int | None, option("--delay SECONDS", "Delay of messages, for delay. [default: 2]", min=1, max=3600)
+    ] = None,
+    fill_first: Annotated[bool, option("--fill-first", "Start consumers when all messages are published.")] = False,
+    csv: Annotated[str | None, option("--csv FILE", "Write the numbers of each second to this file.")] = None,
+    html: Annotated[str | None, option("--html FILE", "Write a report with plots to this file.")] = None,
+    compare: Annotated[
+        str | None, option("--compare OLD", "Compare with the report that --json wrote to this file.")
+    ] = None,
+    tolerance: Annotated[
+        float, option("--tolerance PERCENT", "How far a number may differ from that of --compare.", min=0)
+    ] = 10.0,
+    json: Json = False,
+) -> None:
+    """Measure a broker's throughput and latency under a load, and check that no message is lost.
+
+    The load has its own temporary queues, which are deleted afterward, and its own processes. The exit code is 6 if a
+    message was not confirmed or lost, and 9 if --compare found a number to be worse.
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, 1)
+        raise typer.BadParameter(
+            f"unknown load {name!r}. "
+            + (f"Did you mean {close[0]}?" if close else f"The loads are {', '.join(PRESETS)}.")
+        )
+    if delay and name != "delay":
+        raise typer.BadParameter("--delay is for the load delay")
+    load = preset(
+        name,
+        producers=producers,
+        consumers=consumers,
+        queues=queues,
+        queue_type=queue_type,
+        sizes=tuple(size) if size else None,
+        rate=rate,
+        window=window,
+        prefetch=prefetch,
+        persistent=not transient,
+        duration_s=duration,
+        count=count,
+        warm_up_s=float(count is None) if warm_up is None else warm_up,
+        delay_s=delay,
+        fill_first=fill_first,
+    )
+    load.check()
+    if compare:
+        old = comparison.load_report(compare)
+        comparison.check_loads(compare, old, asdict(load))
+    settings = replace(broker.settings(), on_blocked=None)
+
+    def body(stop: Stop) -> int:
+        folder = state_file(settings, "bench").with_suffix("")
+        with _live() as show:
+            measured = Run(settings, load, stop=stop, on_second=show, on_warning=output.warn).run(folder)
+        report = reports.as_json(measured)
+        report["comparison"] = compared = comparison.compare(old, report, tolerance / 100) if compare else []
+        if csv:
+            files.write(csv, reports.csv(report), force=True)
+        if html:
+            files.write(html, render(report, compared), force=True)
+        if json:
+            output.out_json(report)
+        else:
+            output.out(_text(report))
+        if reports.has_failed(report):
+            return exit_codes.NOT_CONFIRMED
+        worse = any(each["verdict"] == comparison.WORSE for each in compared)
+        return exit_codes.TEST_FAILED if worse else exit_codes.DONE
+
+    signals.run_and_exit(body)
+
+
+_WIDTH = max(map(len, PRESETS))
+bench.__doc__ = f"{inspect.cleandoc(bench.__doc__ or '')}\n\n\b\n" + "\n".join(
+    f"{name:<{_WIDTH}}  {each.sentence}" for name, each in PRESETS.items()
+)
+
+
+def _text(report: dict[str, Any]) -> str:
+    lines = [reports.load_sentence(report), "", output.table(list(reports.rate_rows(report)), numbers=(1,))]
+    if rows := list(reports.latency_rows(report)):
+        lines += ["", output.table(rows, header=reports.latency_header(), numbers=range(1, 8))]
+    if report["comparison"]:
+        header, compared = reports.comparison_table(report["comparison"])
+        lines += ["", output.table(compared, header=header, styles=_styles(report), numbers=range(1, 4))]
+    return "\n".join([*lines, "", reports.check_sentence(report)])
+
+
+def _styles(report: dict[str, Any]) -> list[str | None]:
+    looks = {"worse": "red", "better": "green", "unclear": "yellow"}
+    return [looks.get(each["verdict"]) for each in report["comparison"]]
+
+
+@contextmanager
+def _live() -> Iterator[Callable[[int, Counts, str], None]]:
+    """Yield a function that shows a second: on a terminal in one line, else in the log."""
+    drawn = output.is_terminal(sys.stderr) and not output.is_quiet and not output.logs_json()
+
+    def show(second: int, counts: Counts, blocked: str) -> None:
+        text = f"{second + 1:>4} s  {counts.confirmed:>9,}/s confirmed  {counts.received:>9,}/s delivered"
+        if counts.latency.count:
+            median, high = counts.latency.quantiles(0.5, 0.99)
+            text += f"  latency {median:,.3g} ms, 99 % {high:,.3g} ms"
+        if second < 0:
+            text = f"warm-up {text}"
+        if blocked:
+            text += f"  blocked: {output.safe(blocked)}"
+        if drawn:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+        else:
+            _log.info(text)
+
+    try:
+        yield show
+    finally:
+        if drawn:
+            sys.stderr.write("\r\x1b[K")
