@@ -28,14 +28,21 @@ from rich.text import Text
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 COLUMNS, LINES = 104, 40
+SCREEN_COLUMNS, SCREEN_LINES = 80, 24
 
 
 class Recording(NamedTuple):
-    """Commands of a page, as they stand there after `$ `; with `until`, shown when this pattern first appears."""
+    """Commands of a page, as they stand there after `$ `; with `until`, shown when this pattern first appears.
+
+    A `screen` is a command that fills the terminal, of 80 columns and 24 lines; it runs after the last command, which
+    is not shown, and ends when `keys` are typed.
+    """
 
     page: str
     commands: tuple[str, ...]
     until: str = ""
+    screen: str = ""
+    keys: str = ""
 
 
 RECORDINGS = {
@@ -62,6 +69,13 @@ RECORDINGS = {
     ),
     "why": Recording("docs/operations.md", ("rmqkit why billing",)),
     "bench": Recording("docs/bench.md", ("rmqkit bench --duration 3 --warm-up 0",)),
+    "top": Recording(
+        "docs/operations.md",
+        ("rmqkit top --once --filter parked",),
+        until="parked .*\n(.*\n)*.* q Quit",
+        screen="rmqkit top",
+        keys="q",
+    ),
     "check": Recording(
         "docs/operations.md", ("rmqkit check shop.yaml --queue billing --max-ready 3 --min-consumers 1",)
     ),
@@ -123,7 +137,10 @@ def play(recording: Recording, url: str, api_url: str, folder: Path) -> str:
             (folder / name).write_text(text, "utf-8")
         elif text == remaining[0]:
             del remaining[0]
-            received += f"\x1b[1;32m$\x1b[0m {text}\r\n" + _on_terminal(text, environment, folder, recording.until)
+            if recording.screen:
+                received = _on_terminal(recording.screen, environment, folder, recording)
+            else:
+                received += f"\x1b[1;32m$\x1b[0m {text}\r\n" + _on_terminal(text, environment, folder, recording)
         else:
             subprocess.run(["bash", "-c", text], env=environment, cwd=folder, check=False, capture_output=True)  # noqa: S603, S607
     if remaining:
@@ -131,20 +148,23 @@ def play(recording: Recording, url: str, api_url: str, folder: Path) -> str:
     return received
 
 
-def _on_terminal(command: str, environment: dict[str, str], folder: Path, until: str) -> str:
+def _on_terminal(command: str, environment: dict[str, str], folder: Path, recording: Recording) -> str:
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    lines, columns = (SCREEN_LINES, SCREEN_COLUMNS) if recording.screen else (LINES, COLUMNS)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     streams: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     process = subprocess.Popen(["bash", "-c", command], env=environment, cwd=folder, **streams)  # noqa: S603, S607
     os.close(theirs)
-    received, shown = b"", ""
+    received, shown, until = b"", "", recording.until
     while True:
         try:
             received += os.read(ours, 65536)
         except OSError:  # how Linux reports that the process has ended
             break
-        if until and not shown and re.search(until, _screen(received.decode(errors="replace"))[-1]):
+        text = _screen(received.decode(errors="replace"))
+        if until and not shown and re.search(until, "\n".join(text) if recording.screen else text[-1]):
             shown = received.decode(errors="replace")
+            os.write(ours, recording.keys.encode())
     process.wait()
     os.close(ours)
     if until and not shown:
@@ -166,7 +186,7 @@ def _lines(received: str) -> list[Text]:
 
     def style(cell: pyte.screens.Char) -> Style:
         color = f"#{cell.fg}" if re.fullmatch("[0-9a-f]{6}", cell.fg) else {"brown": "yellow"}.get(cell.fg, cell.fg)
-        return Style(color=color, bold=cell.bold)
+        return Style(color=color, bold=cell.bold, reverse=cell.reverse)
 
     lines = []
     for row in range(LINES):

@@ -89,6 +89,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "rmqkit status orders.yaml --watch",
             "rmqkit status 'orders.*' --sort name",
         ),
+        "top": (
+            "Watch queues, connections, channels and consumers on a full screen.",
+            "rmqkit top",
+            "rmqkit top connections --sort 'in B/s' --all-vhosts",
+            "rmqkit top queues --filter 'orders*' --once",
+        ),
         "why": (
             "Explain why a queue has a backlog, and suggest the next command.",
             "rmqkit why orders",

@@ -100,6 +100,14 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a dataclass as JSON has them: times as text."""
+    return {
+        name: each.isoformat() if isinstance(each, datetime) else plain(each) if isinstance(each, dict) else each
+        for name, each in values.items()
+    }
+
+
 def logs_json() -> bool:
     """Tell whether each line on standard error is one JSON object."""
     return os.environ.get(LOG_FORMAT) == LogFormat.JSON.value
@@ -200,23 +208,40 @@ def table(
     `styles` has one a row, if any; `numbers` are the columns, from 0, that are aligned to the right. On a terminal that
     is too narrow, those that may be `shortened` are.
     """
-    cells = [[safe(cell).replace("\n", "\\n") for cell in row] for row in ([header] if header else []) + list(rows)]
-    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
-    if is_terminal(sys.stdout):
-        columns = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
-        while sum(widths) > columns and (widest := max(widths[each] for each in shortened)) > _MIN_WIDTH:
-            widths[next(each for each in shortened if widths[each] == widest)] -= 1
-        cells = [[shorten(cell, wide) for cell, wide in zip(row, widths, strict=True)] for row in cells]
-    aligned = []
-    for row in cells:
-        padded = [(" " * (wide - width(cell)), cell) for cell, wide in zip(row, widths, strict=True)]
-        aligned.append(pad + cell if column in numbers else cell + pad for column, (pad, cell) in enumerate(padded))
+    columns = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+    cells = ([header] if header else []) + list(rows)
+    gaps = 2 * (len(cells[0]) - 1) if cells else 0
+    aligned = align(cells, numbers=numbers, shortened=shortened, columns=columns and columns - gaps)
     lines = ["  ".join(row).rstrip() for row in aligned]
     looks: list[str | None] = ["bold"] if header else []
     looks += styles or [None] * len(rows)
     return "\n".join(
         paint(line, style, sys.stdout) if style else line for line, style in zip(lines, looks, strict=True)
     )
+
+
+def align(
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Collection[int] = (),
+    shortened: Collection[int] = (0,),
+    columns: int | None = None,
+) -> list[list[str]]:
+    """Return safe cells as wide as their columns, together in so many columns of the screen if they can be shortened.
+
+    `numbers` and `shortened` are as in `table`.
+    """
+    cells = [[safe(cell).replace("\n", "\\n") for cell in row] for row in rows]
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    if columns is not None:
+        while sum(widths) > columns and (widest := max(widths[each] for each in shortened)) > _MIN_WIDTH:
+            widths[next(each for each in shortened if widths[each] == widest)] -= 1
+        cells = [[shorten(cell, wide) for cell, wide in zip(row, widths, strict=True)] for row in cells]
+    aligned = []
+    for row in cells:
+        padded = [(" " * (wide - width(cell)), cell) for cell, wide in zip(row, widths, strict=True)]
+        aligned.append([pad + cell if column in numbers else cell + pad for column, (pad, cell) in enumerate(padded)])
+    return aligned
 
 
 def width(text: str) -> int:

@@ -149,7 +149,11 @@ def _row(group: MoveGroup, now: datetime) -> tuple[str, ...]:
 
 def age(time: datetime, now: datetime | None = None) -> str:
     """Return how long ago a time was, like `5 min`."""
-    seconds = max(((now or datetime.now(UTC)) - time).total_seconds(), 0)
+    return span(max(((now or datetime.now(UTC)) - time).total_seconds(), 0))
+
+
+def span(seconds: float) -> str:
+    """Return a time for people, like `5 min`."""
     size, unit = next(((size, unit) for size, unit in _AGES if seconds >= size), (1, "s"))
     return f"{seconds / size:.0f} {unit}"
 

@@ -1,4 +1,4 @@
-"""The connections of clients and the consumers of queues, from RabbitMQ's HTTP API."""
+"""The connections and channels of clients and the consumers of queues, from RabbitMQ's HTTP API."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from typing import Any
 
 from rmqkit.http_api.client import HttpApiClient, path_part
 from rmqkit.http_api.mapping import read
+
+# Of large clusters with thousands of clients, only the fields that are read.
+_CONNECTION_FIELDS = (
+    "name,user_provided_name,client_properties,user,vhost,peer_host,peer_port,protocol,ssl,state,channels,connected_at,"
+    "recv_oct_details,send_oct_details,frame_max"
+)
+_CHANNEL_FIELDS = (
+    "name,number,user,vhost,connection_details,state,consumer_count,prefetch_count,messages_unacknowledged,"
+    "messages_unconfirmed,message_stats,idle_since"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +54,30 @@ class ClientConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientChannel:
+    """A channel, and the connection it belongs to; `name` is RabbitMQ's, the rates are in messages a second.
+
+    `unacknowledged` counts messages that its consumers hold, `unconfirmed` those that RabbitMQ has not confirmed yet.
+    """
+
+    name: str
+    connection: ClientConnection
+    number: int = 0
+    vhost: str = ""
+    state: str = ""
+    consumers: int = 0
+    prefetch: int = 0
+    unacknowledged: int = 0
+    unconfirmed: int = 0
+    published_per_s: float = 0.0
+    delivered_per_s: float = 0.0
+    acknowledged_per_s: float = 0.0
+    idle_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueConsumer:
-    """A consumer of a queue, and the connection it belongs to, as far as the user may see it.
+    """A consumer of a queue of a virtual host, and the connection it belongs to, as far as the user may see it.
 
     `unacknowledged`, the rates and `idle_since` are those of its channel, which has `consumers_on_channel` consumers; a
     prefetch of 0 is unlimited. `active` is false while another consumer is the single active one. `timeout_ms` is the
@@ -66,6 +98,7 @@ class QueueConsumer:
     acknowledged_per_s: float | None = None
     idle_since: datetime | None = None
     timeout_ms: int | None = None
+    vhost: str = ""
 
     @property
     def is_full(self) -> bool:
@@ -78,8 +111,8 @@ def connections(api: HttpApiClient, *, all_vhosts: bool = False) -> tuple[Client
 
     Raises the errors of `HttpApiClient.live`.
     """
-    found = api.fetch(f"{'' if all_vhosts else 'vhosts/{vhost}/'}connections", _connections)
-    return tuple(sorted(found, key=lambda each: (each.client_name, each.place)))
+    path = f"{'' if all_vhosts else 'vhosts/{vhost}/'}connections?columns={_CONNECTION_FIELDS}"
+    return tuple(sorted(api.fetch(path, _connections), key=lambda each: (each.client_name, each.place)))
 
 
 def sees_all(api: HttpApiClient) -> bool:
@@ -91,23 +124,39 @@ def sees_all(api: HttpApiClient) -> bool:
     return not {"administrator", "monitoring"}.isdisjoint(tags.split(",") if isinstance(tags, str) else tags)
 
 
-def consumers(api: HttpApiClient, queue: str) -> tuple[QueueConsumer, ...]:
-    """Return the consumers of a queue: those with the most unacknowledged messages first.
+def channels(api: HttpApiClient, *, all_vhosts: bool = False) -> tuple[ClientChannel, ...]:
+    """Return the channels of the virtual host, or of all, that the user may see, sorted as their connections are.
+
+    Raises the errors of `HttpApiClient.live`.
+    """
+    known = {each.name: each for each in connections(api, all_vhosts=all_vhosts)}
+    found = (_channel(each, known) for each in _channels(api, all_vhosts=all_vhosts).values())
+    return tuple(sorted(found, key=lambda each: (each.connection.client_name, each.connection.place, each.number)))
+
+
+def consumers(api: HttpApiClient, queue: str | None = None, *, all_vhosts: bool = False) -> tuple[QueueConsumer, ...]:
+    """Return the consumers of a queue, of the virtual host or of all, those that hold the most messages first.
 
     Raises NotFound, and the errors of `HttpApiClient.live`.
     """
-    known = {each.name: each for each in connections(api)}
-    channels = api.fetch("vhosts/{vhost}/channels", lambda found: {each.get("name"): each for each in found})
+    known = {each.name: each for each in connections(api, all_vhosts=all_vhosts)}
+    channels = _channels(api, all_vhosts=all_vhosts)
 
-    def convert(found: Mapping[str, Any]) -> list[QueueConsumer]:
-        return [_consumer(each, known, channels) for each in found.get("consumer_details") or ()]
+    def convert(found: Iterable[Mapping[str, Any]]) -> list[QueueConsumer]:
+        return [_consumer(each, known, channels) for each in found]
 
-    return tuple(
-        sorted(
-            api.fetch(f"queues/{{vhost}}/{path_part(queue)}", convert),
-            key=lambda each: (-(each.unacknowledged or 0), each.connection.name, each.tag),
-        )
-    )
+    if queue is None:
+        listed = api.fetch(f"consumers{'' if all_vhosts else '/{vhost}'}", convert)
+    else:
+        path = f"queues/{{vhost}}/{path_part(queue)}"
+        listed = api.fetch(path, lambda found: convert(found.get("consumer_details") or ()))
+    return tuple(sorted(listed, key=lambda each: (-(each.unacknowledged or 0), each.connection.name, each.tag)))
+
+
+def _channels(api: HttpApiClient, *, all_vhosts: bool) -> dict[str, Mapping[str, Any]]:
+    """Return the channels by their names; one that was closed meanwhile has none."""
+    path = f"{'' if all_vhosts else 'vhosts/{vhost}/'}channels?columns={_CHANNEL_FIELDS}"
+    return api.fetch(path, lambda found: {each["name"]: each for each in found if "name" in each})
 
 
 def _connections(found: Iterable[Mapping[str, Any]]) -> list[ClientConnection]:
@@ -131,22 +180,41 @@ def _connection(found: Mapping[str, Any]) -> ClientConnection:
     return read(ClientConnection, dict.fromkeys(("user", "vhost", "protocol", "state"), "") | dict(found) | own)
 
 
+def _channel(found: Mapping[str, Any], known: Mapping[str, ClientConnection]) -> ClientChannel:
+    stats = found.get("message_stats") or {}
+    counts = {"consumers": "consumer_count", "prefetch": "prefetch_count"}
+    counts |= {field: f"messages_{field}" for field in ("unacknowledged", "unconfirmed")}
+    own = {
+        "connection": _owner(found.get("connection_details") or {}, found.get("user", ""), known),
+        "state": found.get("state", ""),
+        "published_per_s": _rate(stats, "publish"),
+        "delivered_per_s": _rate(stats, "deliver_get"),
+        "acknowledged_per_s": _rate(stats, "ack"),
+        "idle_since": to_time(found.get("idle_since")),
+    }
+    return read(ClientChannel, dict(found) | own | {field: found.get(name, 0) for field, name in counts.items()})
+
+
+def _owner(place: Mapping[str, Any], user: str, known: Mapping[str, ClientConnection]) -> ClientConnection:
+    """Return the connection of a channel, as far as the user may see it."""
+    name = place.get("connection_name") or place.get("name", "")
+    own = ClientConnection(name, user=user, host=place.get("peer_host") or "", port=_port(place))
+    return known.get(name) or own
+
+
 def _consumer(
     found: Mapping[str, Any], known: Mapping[str, ClientConnection], channels: Mapping[str, Mapping[str, Any]]
 ) -> QueueConsumer:
     place = found.get("channel_details") or {}  # empty at first, and once the channel is closed
     channel = channels.get(place.get("name", ""), {})
-    name = place.get("connection_name", "")
-    connection = known.get(name) or ClientConnection(
-        name, user=place.get("user", ""), host=place.get("peer_host") or "", port=_port(place)
-    )
     stats = channel.get("message_stats") or {}
     return read(
         QueueConsumer,
         {
             "tag": found["consumer_tag"],
             "queue": found["queue"]["name"],
-            "connection": connection,
+            "vhost": found["queue"].get("vhost", ""),
+            "connection": _owner(place, place.get("user", ""), known),
             "channel": place.get("number", 0),
             "prefetch": found["prefetch_count"],
             "active": found.get("active", True),

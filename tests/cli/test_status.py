@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from rmqkit.cli import output
+from rmqkit.cli import broker_tables, output
 from rmqkit.cli.commands import status
 from rmqkit.report import QueueStatus
 from tests.conftest import Broker
@@ -230,7 +230,7 @@ def test_messages_that_amqp_does_not_count_are_shown(live: Run, broker: Broker, 
 def test_remarks_are_in_the_last_column() -> None:
     def remark(**fields: Any) -> str:
         known = {"ready": 0, "consumers": 1, "published_per_s": 0.0, "delivered_per_s": 0.0} | fields
-        return status._remark(QueueStatus("q", **known))[0]
+        return broker_tables.queue_remark(QueueStatus("q", **known))[0]
 
     assert remark() == remark(ready=5) == ""
     assert remark(ready=5, consumers=0) == "no consumers"

@@ -47,6 +47,7 @@ LINES: dict[str, list[str]] = {
     "convert": ["convert {topology} {folder}/converted.json"],
     "export": ["export -o {folder}/live.yaml", "export --asyncapi"],
     "diff": ["diff {topology} {url}"],
+    "top": ["top --once", "top connections --json", "top"],
     "status": ["status", "status {topology} --json"],
     "schema": ["schema"],
     "init": ["init", "init work {folder}/shipped"],

@@ -89,7 +89,7 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._target = (parts.hostname or "127.0.0.1", parts.port or 5672)
+        self._broker = self._target = (parts.hostname or "127.0.0.1", parts.port or 5672)
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         self.url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}").geturl()
@@ -123,6 +123,7 @@ class Proxy:
         """Let new connections pass as they are; those that lost bytes are reset."""
         self.up.__init__()  # type: ignore[misc]
         self.down.__init__()  # type: ignore[misc]
+        self._target = self._broker
         self.reset()
 
     def _run(self) -> None:

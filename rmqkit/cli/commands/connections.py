@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmqkit.cli import output, protection
+from rmqkit.cli.broker_tables import CONNECTIONS, CONSUMERS
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
-from rmqkit.cli.output import Style
-from rmqkit.cli.report_text import age
 from rmqkit.errors import InputError, NotFound
 from rmqkit.payload import properties
 from rmqkit.plural import plural
 
 if TYPE_CHECKING:
-    from rmqkit.http_api.activity import ClientConnection, QueueConsumer
-
-_CONNECTIONS = ("name", "from", "user", "client", "channels", "in B/s", "out B/s", "open", "")
-_CONSUMERS = ("consumer", "name", "from", "client", "prefetch", "unacked", "out/s", "ack/s", "")
+    from rmqkit.http_api.activity import ClientConnection
 
 
 @grouped
@@ -65,16 +60,16 @@ def connections(
             closed = _named(found, close)
             api.close_connection(closed.name, reason)
             if json:
-                output.out_json({"closed": _plain(asdict(closed)), "reason": reason})
+                output.out_json({"closed": output.plain(asdict(closed)), "reason": reason})
             else:
                 output.note(output.safe(f"Closed the connection {_title(closed)}."))
             return
         own = "" if activity.sees_all(api) else " Only your own are shown: your user lacks the tag monitoring."
     chosen = [each for each in found if not patterns or _matches(each, patterns)]
     if json:
-        output.out_json({"connections": [_plain(asdict(each)) for each in chosen]})
+        output.out_json({"connections": [output.plain(asdict(each)) for each in chosen]})
         return
-    output.out(_connection_table(chosen, all_vhosts=all_vhosts))
+    output.out(CONNECTIONS.text(chosen, vhosts=all_vhosts))
     output.note(f"{plural(len(chosen), 'connection')}.{own} Statistics may be up to 5 s old.")
 
 
@@ -97,9 +92,9 @@ def consumers(
     with broker.connect() as connection:
         found = activity.consumers(connection.http_api(), queue)
     if json:
-        output.out_json({"queue": queue, "consumers": [_plain(asdict(each)) for each in found]})
+        output.out_json({"queue": queue, "consumers": [output.plain(asdict(each)) for each in found]})
         return
-    output.out(_consumer_table(found))
+    output.out(CONSUMERS.text(found))
     output.note(output.safe(f"{plural(len(found), 'consumer')} of queue {queue!r}. Statistics may be up to 5 s old."))
 
 
@@ -127,53 +122,3 @@ def _matches(found: ClientConnection, patterns: Iterable[str]) -> bool:
 def _title(found: ClientConnection) -> str:
     name = f"{found.client_name!r} " if found.client_name else ""
     return f"{name}of user {found.user!r} from {found.place}"
-
-
-def _client(found: ClientConnection) -> str:
-    return " ".join(filter(None, [found.client, found.version])) or "-"
-
-
-def _connection_table(found: Sequence[ClientConnection], *, all_vhosts: bool) -> str:
-    rows = []
-    styles: list[Style | None] = []
-    for each in found:
-        numbers = (f"{each.channels:,}", f"{each.received_per_s:,.0f}", f"{each.sent_per_s:,.0f}")
-        state = "" if each.state == "running" else each.state
-        opened = age(each.connected_at) if each.connected_at else "-"
-        names = [each.client_name or "-", *[each.vhost] * all_vhosts, each.place, each.user, _client(each)]
-        rows.append([*names, *numbers, opened, state])
-        styles.append("yellow" if state in ("flow", "blocked", "blocking") else None)
-    header = [_CONNECTIONS[0], *["vhost"] * all_vhosts, *_CONNECTIONS[1:]]
-    first = 4 + all_vhosts
-    return output.table(rows, header=header, styles=styles, numbers=range(first, first + 4), shortened=range(first))
-
-
-def _consumer_table(found: Sequence[QueueConsumer]) -> str:
-    rows = []
-    styles: list[Style | None] = []
-    for each in found:
-        remark, style = _remark(each)
-        connection = each.connection
-        unacknowledged = "-" if each.unacknowledged is None else f"{each.unacknowledged:,}"
-        rates = ("-" if rate is None else f"{rate:,.1f}" for rate in (each.delivered_per_s, each.acknowledged_per_s))
-        names = (each.tag, connection.client_name or "-", connection.place, _client(connection))
-        rows.append((*names, f"{each.prefetch:,}" if each.prefetch else "none", unacknowledged, *rates, remark))
-        styles.append(style)
-    return output.table(rows, header=_CONSUMERS, styles=styles, numbers=range(4, 8), shortened=range(4))
-
-
-def _remark(found: QueueConsumer) -> tuple[str, Style | None]:
-    """Return the remark about a consumer, and the style of its row."""
-    if not found.active:
-        return "waiting (single active consumer)", "dim"
-    if not found.ack_required:
-        return "no acknowledgements", "yellow"
-    return ("full", "yellow") if found.is_full else ("exclusive" if found.exclusive else "", None)
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as JSON has them: times as text."""
-    return {
-        name: each.isoformat() if isinstance(each, datetime) else _plain(each) if isinstance(each, dict) else each
-        for name, each in values.items()
-    }

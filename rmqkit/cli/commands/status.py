@@ -19,8 +19,8 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import error_output, output, topology_source
+from rmqkit.cli.broker_tables import HEALTHY, MISSING, QUEUES
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
-from rmqkit.cli.output import Style
 from rmqkit.errors import (
     AccessRefused,
     AuthenticationFailed,
@@ -41,14 +41,9 @@ from rmqkit.topology.delays import NAMES as DELAYS
 if TYPE_CHECKING:
     from rmqkit.connection import Connection
 
-MISSING = "missing"  # the state of a queue that a file declares and the broker does not have
-_HEADER = ("queue", "type", "ready", "unacked", "consumers", "in/s", "out/s", "")
-_BROKEN = (MISSING, "down", "crashed", "stopped", "minority")
-_HEALTHY = ("running", "idle", None)
 _SUFFIXES = (".yaml", ".yml", ".json")
 _SORT = "Order of the queues. [default: as in the files, else the busiest first]"
 _WILDCARD = re.compile(r"[*?\[]")
-_GROWING = 1.1  # rate in by rate out, above which a backlog grows
 _DRIFT = {
     Outcome.CREATE: "to create",
     Outcome.CHANGE: "to change",
@@ -108,7 +103,7 @@ def _folded(queues: Iterable[QueueStatus]) -> Iterator[QueueStatus]:
             continue
         total = folded.get(queue.vhost) or replace(queue, name=f"{DELAYS}*", ready=0, unacknowledged=0, waiting=0)
         waiting = sum(each or 0 for each in (total.waiting, queue.ready, queue.unacknowledged, queue.waiting))
-        state = queue.state if total.state in _HEALTHY else total.state
+        state = queue.state if total.state in HEALTHY else total.state
         folded[queue.vhost] = replace(total, waiting=waiting, state=state, published_per_s=None, delivered_per_s=None)
     yield from folded.values()
 
@@ -260,40 +255,8 @@ def _draw(statuses: Iterator[Status | BrokerError], files: Sequence[str]) -> Non
 
 
 def _table(status: Status) -> str:
-    rows: list[list[str]] = []
-    styles: list[Style | None] = []
     vhosts = len({queue.vhost for queue in status.queues} - {None}) > 1
-    for queue in status.queues:
-        remark, style = _remark(queue)
-        counts = (queue.ready, queue.unacknowledged, queue.consumers)
-        rates = (queue.published_per_s, queue.delivered_per_s)
-        numbers = [""] * 5 if queue.state == MISSING else [*map(_count, counts), *map(_rate, rates)]
-        rows.append([queue.name, *[queue.vhost or "-"] * vhosts, queue.type or "-", *numbers, remark])
-        styles.append(style)
-    header = [_HEADER[0], *["vhost"] * vhosts, *_HEADER[1:]]
-    numeric = range(2 + vhosts, 7 + vhosts)
-    return output.table(rows, header=header, styles=styles, numbers=numeric, shortened=range(1 + vhosts))
-
-
-def _remark(queue: QueueStatus) -> tuple[str, Style | None]:
-    """Return the remark about a queue that needs attention, and the style of its row."""
-    if queue.state not in _HEALTHY:
-        return queue.state, "red" if queue.state in _BROKEN else "yellow"
-    published, delivered = queue.published_per_s or 0, queue.delivered_per_s or 0
-    growing = queue.ready and published > _GROWING * delivered
-    if queue.waiting:
-        return f"{queue.waiting:,} waiting", "red" if growing else "yellow"
-    if queue.ready and not queue.consumers:
-        return "no consumers", "red" if growing else "yellow"
-    return ("growing", "red") if growing else ("", None)
-
-
-def _count(number: int | None) -> str:
-    return "-" if number is None else f"{number:,}"
-
-
-def _rate(number: float | None) -> str:
-    return "-" if number is None else f"{number:,.1f}" if 0 < number < 10 else f"{number:,.0f}"  # noqa: PLR2004
+    return QUEUES.text(status.queues, vhosts=vhosts)
 
 
 def _remarks(status: Status, files: Sequence[str]) -> Iterator[str]:
