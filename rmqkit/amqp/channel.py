@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import copy
 from itertools import islice
@@ -20,6 +20,8 @@ from rmqkit.amqp.frames import Event, encode_method, encode_nack
 from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, Refused
 from rmqkit.stop import Stop
 
+Data = bytes | Callable[[], bytes]  # to be sent; a function is called just before, in turn
+Received = list[Event] | BrokerError | None  # events, the end of the connection, or a wake-up
 _PIPELINED_CALLS = 100
 _CLOSE_S = 5.0
 _BLOCKED_S = 0.2  # between two checks for a stop, while an alarm keeps the broker from answering
@@ -47,11 +49,14 @@ class ChannelTransport(Protocol):
     frame_max: int
     version: tuple[int, ...]
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Data) -> None:
         """Send bytes; any thread may call this."""
 
     def send_now(self, data: bytes) -> None:
         """Send bytes on the caller's thread, if nothing else waits to be written."""
+
+    def write_now(self, make: Callable[[], bytes]) -> bool:
+        """Send what a function returns, on the caller's thread; return False if anything else waits to be written."""
 
     def abort(self) -> None:
         """Drop the connection without closing it first."""
@@ -81,7 +86,8 @@ class Channel:
         self.abandoned = False  # nobody waits for the answer to its closing
         self.number = number
         self.session = session
-        self.inbox: SimpleQueue[list[Event] | BrokerError | None] = SimpleQueue()
+        self.inbox: SimpleQueue[Received] = SimpleQueue()
+        self.receive: Callable[[Received], None] = self.inbox.put  # called on the I/O thread
         self.ended = (
             False  # by the broker, which requeued the unsettled deliveries: set before this is read from the inbox
         )

@@ -29,7 +29,7 @@ from pika.exceptions import ConnectionClosedByClient
 
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping, pika_decoder
-from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.channel import Channel, Data
 from rmqkit.amqp.direct_write import DirectWriter
 from rmqkit.amqp.frame_decoder import Decoder
 from rmqkit.amqp.frames import ConsumerCancel, Event
@@ -130,7 +130,7 @@ class Transport:
         self._parameters = parameters
         self._channels: dict[int, Channel] = {}
         self._channels_lock = threading.Lock()
-        self._outbox: deque[bytes] = deque()
+        self._outbox: deque[Data] = deque()
         self._idle = True
         self._ready = threading.Event()  # the connection is open, or opening failed
         self._failure: BrokerError | None = None
@@ -168,7 +168,7 @@ class Transport:
 
     # Called on the user's threads.
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Data) -> None:
         """Queue bytes for the I/O thread; the bounds on unconfirmed and unacknowledged messages bound the queue."""
         self._outbox.append(data)
         if self._idle:
@@ -177,13 +177,22 @@ class Transport:
 
     def send_now(self, data: bytes) -> None:
         """Write bytes on this thread if nothing else waits to be written: faster for a single message."""
-        if self.writer.lock.acquire(blocking=False):
-            try:
-                if not self._outbox and self._adapter is not None and self._adapter.is_open and self.writer.write(data):
-                    return
-            finally:
-                self.writer.lock.release()
-        self.send(data)
+        if not self.write_now(lambda: data):
+            self.send(data)
+
+    def write_now(self, make: Callable[[], bytes]) -> bool:
+        """Write what a function returns; or return False, and do not call it, while others write, or wait for it."""
+        if not self.writer.lock.acquire(blocking=False):
+            return False
+        try:
+            if self._outbox or self._adapter is None or not self._adapter.is_open:
+                return False
+            data = make()
+            if data and not self.writer.write(data):
+                self.send(data)  # before others can write: the order holds
+            return True
+        finally:
+            self.writer.lock.release()
 
     def open_channel(self, stop: Stop | None = None, deadline_s: float = math.inf) -> Channel:
         """Open a channel; a stop ends calls that wait for an alarm, a deadline on the monotonic clock all calls.
@@ -236,7 +245,7 @@ class Transport:
         self._channels_lock = threading.Lock()  # another thread may have held it
         self.lost = error_mapping.forked()
         for channel in self._channels.values():
-            channel.inbox.put(self.lost)
+            channel.receive(self.lost)
 
     # Called on the I/O thread.
 
@@ -258,10 +267,11 @@ class Transport:
                 with self.writer.lock:
                     pieces, size = [], 0
                     while outbox and size < WRITE_BYTES:
-                        piece = outbox.popleft()
+                        made = outbox.popleft()
+                        piece = made if isinstance(made, bytes) else made()
                         pieces.append(piece)
                         size += len(piece)
-                    if adapter is not None and adapter.is_open:
+                    if size and adapter is not None and adapter.is_open:
                         adapter.emit(b"".join(pieces))
             self._idle = True
             if not outbox:  # else a sender saw the busy flag just before the line above
@@ -312,7 +322,7 @@ class Transport:
             self.lost = error
             channels = tuple(self._channels.values())
         for channel in channels:
-            channel.inbox.put(error)
+            channel.receive(error)
         self._ready.set()
         self._ioloop.stop()
 
@@ -333,7 +343,7 @@ class Transport:
 
     def _wake_all(self) -> None:
         for channel in tuple(self._channels.values()):
-            channel.inbox.put(None)
+            channel.receive(None)
 
     def on_events(self, events: list[tuple[int, Event]]) -> None:
         """Pass events to their channels, with one put per channel and read."""
@@ -346,6 +356,6 @@ class Transport:
                 continue  # closed here; events that the broker sent before it knew are void
             if isinstance(batch[-1], ConsumerCancel | spec.Channel.Close):
                 channel.ended = True
-            channel.inbox.put(batch)
+            channel.receive(batch)
             if channel.abandoned:
                 channel.finish()

@@ -1,7 +1,8 @@
 """A publisher for any number of threads: each message gets a future; a background thread publishes them.
 
 The thread runs a `Publisher` while there is something to publish or to confirm, so all threads share its channel, its
-writes and its recovery. User code runs on it only as a callback of a future, never on the I/O thread.
+writes and its recovery. User code runs on it only as a callback of a future, never on the I/O thread. Where an outcome
+calls no user code, messages bypass the thread, on a `DirectChannel`, until anything but a confirm arrives.
 """
 
 from __future__ import annotations
@@ -13,34 +14,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Protocol, Self, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Self, TypeVar
 
 from rmqkit.amqp import error_mapping
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, RmqkitError
 from rmqkit.message import Message
+from rmqkit.messaging.direct_channel import DirectChannel, MessageOutcome, Submitted
 from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publish_counts import NOTHING_YET
 from rmqkit.messaging.publish_window import PublishWindow
-from rmqkit.messaging.publisher import Publisher, check
+from rmqkit.messaging.publisher import WAIT_S, Publisher, check
 from rmqkit.options import PublishOptions
 from rmqkit.report import Failure, Fate
 from rmqkit.stop import Stop, StoppedAtOnce
-
-
-class MessageOutcome(Protocol):
-    """The part of a `concurrent.futures.Future` that the publisher uses."""
-
-    def set_running_or_notify_cancel(self) -> bool:
-        """Return whether the message is still to be sent; from now on it cannot be cancelled."""
-
-    def set_result(self, result: Fate, /) -> None:
-        """Tell that the message was confirmed or, without confirms, sent."""
-
-    def set_exception(self, exception: RmqkitError, /) -> None:
-        """Tell why the message was not confirmed."""
-
 
 T = TypeVar("T")
 _KNOWN = (None, None)
@@ -62,7 +50,11 @@ class BackgroundPublisher:
         *,
         on_warning: Callable[[str], None],
         warn_of_failures: bool = False,
+        direct: bool = False,
+        write_now: bool = False,
     ) -> None:
+        self.direct = direct  # outcomes may end on the I/O thread: they call no user code
+        self._write_now = write_now  # each message on the thread of its caller, which waits for the outcome
         self._connection = connection
         self._options = options
         self._idle_channels = idle_channels
@@ -70,8 +62,10 @@ class BackgroundPublisher:
         self._warns_of_failures = warn_of_failures
         self._window = PublishWindow(options.window, options.window_bytes)
         self._lock = threading.Lock()
-        self._submitted: deque[tuple[Message | None, MessageOutcome]] = deque()  # None: a barrier
-        self._sent: dict[int, tuple[Message | None, MessageOutcome]] = {}  # by their position in the current run
+        self._submitted: deque[Submitted] = deque()
+        self._sent: dict[int, Submitted] = {}  # by their position in the current run
+        self._direct: DirectChannel | None = None  # while the thread has nothing to do
+        self._ended: DirectChannel | None = None  # the last one, until the thread takes over its channel
         self.pending = self._pending_bytes = 0  # messages of both, whose outcome is not known
         self._room: Future[Fate] | None = None  # ends when there is room; all that wait share it
         self._thread: threading.Thread | None = None
@@ -148,7 +142,10 @@ class BackgroundPublisher:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="rmqkit-publisher", daemon=True)
                 self._thread.start()
+            direct = self._direct
         self._wake_up()
+        if direct is not None:
+            direct.flush(now=self._write_now)
         return None
 
     def flush(self, timeout_s: float | None = None) -> None:
@@ -166,6 +163,7 @@ class BackgroundPublisher:
                 self._submitted.append((None, ended))
             else:
                 ended.set_result(Fate.CONFIRMED)
+        self._end_direct()
         self._wake_up()
         return ended
 
@@ -177,6 +175,7 @@ class BackgroundPublisher:
             self._closed, thread = True, self._thread
         if thread is None or thread is threading.current_thread():
             return
+        self._end_direct()
         self._wake_up()
         thread.join(timeout_s)
         if thread.is_alive():
@@ -188,15 +187,32 @@ class BackgroundPublisher:
         if wake is not None:
             wake()
 
+    def _end_direct(self) -> None:
+        direct = self._direct
+        if direct is not None:
+            direct.end()
+
+    def _on_direct_ended(self, direct: DirectChannel) -> None:
+        with self._lock:
+            self._ended, self._direct = direct, None
+        self._woken.put(None)
+
+    def _on_confirmed(self, message: Message, outcome: MessageOutcome) -> None:
+        self._release(message)
+        _call(outcome.set_result, Fate.CONFIRMED)
+
     # Called on the thread.
 
     def _work(self) -> None:
         while True:
             self._wake = self._wake_idle
-            if self._submitted:
+            if self._direct is not None:
+                self._watch(self._direct)
+            elif self._submitted or self._ended is not None:
                 self._wake = None
                 try:
                     self._run()
+                    self._open_direct()
                 except BaseException:  # noqa: BLE001 - of on_warning: every outcome is known, and others will be submitted
                     _log.exception("publishing in the background failed")
             elif self._closed:
@@ -204,11 +220,54 @@ class BackgroundPublisher:
             else:
                 self._woken.get()
 
+    def _watch(self, direct: DirectChannel) -> None:
+        """Sleep while messages are confirmed, or there are none; end the direct channel when it seems to be stuck."""
+        if self._closed:
+            direct.end()
+        elif not self.pending:
+            self._woken.get()
+        else:
+            self._wake = None
+            confirms = direct.confirms
+            try:
+                self._woken.get(timeout=WAIT_S)
+            except Empty:
+                if self.pending and direct.confirms == confirms:
+                    direct.end()
+
+    def _open_direct(self) -> None:
+        """From now on, bypass the thread, if the outcomes and the options permit it."""
+        connection, options = self._connection, self._options
+        if not self.direct or options.rate or connection.settings.hooks or connection.blocked:
+            return
+        if self._closed or self._submitted:
+            return
+        opened = self._idle_channels.take(options)
+        if opened is None:
+            return
+        direct = DirectChannel(
+            opened,
+            self._submitted,
+            on_confirmed=self._on_confirmed,
+            on_cancelled=self._release,
+            on_ended=self._on_direct_ended,
+        )
+        direct.start()
+        with self._lock:
+            if self._ended is None and not self._submitted and not self._closed:
+                self._direct = direct
+                return
+        direct.end()
+
     def _wake_idle(self) -> None:
         self._woken.put(None)
 
     def _run(self) -> None:
         """Publish until nothing is submitted or unconfirmed; every outcome is known at the end."""
+        ended, self._ended = self._ended, None
+        taken_over = None
+        if ended is not None:
+            taken_over, self._sent = ended.take_over()
         publisher = Publisher(
             self._connection,
             self._options,
@@ -218,6 +277,7 @@ class BackgroundPublisher:
             on_failure=self._on_failure,
             on_warning=self._warn,
             refuse_invalid=True,
+            taken_over=taken_over,
         )
         messages = self._messages(publisher.wake)
         try:
@@ -235,7 +295,7 @@ class BackgroundPublisher:
             messages.close()
 
     def _messages(self, wake: Callable[[], None]) -> Generator[Message | None]:
-        position = 0
+        position = len(self._sent)
         while True:
             while self._submitted:
                 submitted = self._submitted.popleft()

@@ -75,6 +75,7 @@ class Publisher:
         on_failure: Callable[[Failure], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
         refuse_invalid: bool = False,
+        taken_over: PublishChannel | None = None,
     ) -> None:
         self._connection = connection
         self._options = options
@@ -101,6 +102,7 @@ class Publisher:
         self._reported_s = 0.0
         self._refuse_invalid = refuse_invalid  # a message that AMQP cannot carry is a failure, not the end of the run
         self._stale = False  # the next message to be sent was nacked on this channel
+        self._taken_over = taken_over  # a channel with unconfirmed messages: the first of this run
 
     def publish(self, messages: Iterable[Message | None]) -> PublishReport:
         """Publish all messages and wait until the fate of each is known; a None waits for those before it.
@@ -109,8 +111,9 @@ class Publisher:
         for a message AMQP cannot carry, ConnectionLost, AuthenticationFailed or NotConfirmed when it had to give up:
         then the error's `report` has the numbers.
         """
-        if idle := self._idle_channels.take(self._options):
-            self._use(idle)
+        if opened := self._taken_over or self._idle_channels.take(self._options):
+            self._use(opened)
+            self._counts.published = len(opened.unconfirmed)
         else:
             self._connection.recover(self._stop, self._open, deadline_s=self._end_s)
         try:

@@ -35,7 +35,9 @@ class SharedPublisher:
         self._idle_channels = idle_channels
         self._warn = on_warning
         self._alone = threading.Lock()
-        self._background = BackgroundPublisher(connection, PublishOptions(), idle_channels, on_warning=on_warning)
+        self._background = BackgroundPublisher(
+            connection, PublishOptions(), idle_channels, on_warning=on_warning, direct=True, write_now=True
+        )
 
     def publish(self, message: Message, timeout_s: float | None) -> PublishReport:
         """Publish a message and return its report; raise what `Publisher.publish` raises."""

@@ -8,7 +8,7 @@ message, after the last one returned, that equals it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from rmqkit.amqp.frames import Confirm, Returned
@@ -163,6 +163,10 @@ class Unconfirmed(Generic[PublishedT]):
         self._holes += 1
         self.body_bytes -= published.body_bytes
         return [published]
+
+    def replace_each(self, replaced: Callable[[PublishedT], PublishedT]) -> None:
+        """Replace each message, in order of publishing, by the result of a function."""
+        self._window = deque(None if each is None else replaced(each) for each in self._window)
 
     def take_all(self) -> list[PublishedT]:
         """Remove and return all messages, in order of publishing, because the channel is gone."""

@@ -1,0 +1,172 @@
+"""Publish on one channel from many threads with the fewest switches: the I/O thread itself passes on the confirms.
+
+It knows nothing but confirms. Anything else that happens on the channel, or to its connection, ends it; then a
+`Publisher` takes over the channel and what is unconfirmed on it. So recovery, returns and refusals are written once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from rmqkit.amqp.channel import Received
+from rmqkit.amqp.frames import Confirm
+from rmqkit.errors import RmqkitError
+from rmqkit.message import Message
+from rmqkit.messaging.publish_channel import PublishChannel
+from rmqkit.messaging.unconfirmed import Sent
+from rmqkit.report import Fate
+
+WRITE_BYTES = 256 * 1024
+
+
+class MessageOutcome(Protocol):
+    """The part of a `concurrent.futures.Future` that publishers use."""
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Return whether the message is still to be sent; from now on it cannot be cancelled."""
+
+    def set_result(self, result: Fate, /) -> None:
+        """Tell that the message was confirmed or, without confirms, sent."""
+
+    def set_exception(self, exception: RmqkitError, /) -> None:
+        """Tell why the message was not confirmed."""
+
+
+Submitted = tuple[Message | None, MessageOutcome]  # None: a barrier
+
+
+class DirectChannel:
+    """Publishes what is `submitted`, in order, until it ends; then it leaves there what was not sent.
+
+    `on_confirmed` and `on_cancelled` are called without a lock, on any thread, the I/O thread included; so is
+    `on_ended`, once.
+    """
+
+    def __init__(
+        self,
+        opened: PublishChannel,
+        submitted: deque[Submitted],
+        *,
+        on_confirmed: Callable[[Message, MessageOutcome], None],
+        on_cancelled: Callable[[Message], None],
+        on_ended: Callable[[DirectChannel], None],
+    ) -> None:
+        self.confirms = 0  # that arrived
+        self._opened, self._submitted = opened, submitted
+        self._channel, self._unconfirmed = opened.channel, opened.unconfirmed
+        self._on_confirmed, self._on_cancelled, self._on_ended = on_confirmed, on_cancelled, on_ended
+        self._lock = threading.Lock()  # of the next four, and of what is unconfirmed
+        self._sent: dict[int, tuple[Message, MessageOutcome]] = {}  # by position
+        self._position = 0
+        self._ended = False
+        self._writing = threading.Lock()  # held by the thread that writes for all
+        self._queued = False  # for the I/O thread to be written
+        self._process = os.getpid()
+
+    def start(self) -> None:
+        """Receive what arrives for the channel; anything that has arrived already, but for wake-ups, ends this."""
+        inbox, self._channel.receive = self._channel.inbox, self._receive
+        while not inbox.empty():
+            if item := inbox.get_nowait():
+                self._receive(item)
+                return
+
+    def flush(self, *, now: bool) -> None:
+        """Have what was submitted be written: `now` on this thread, unless another one is writing; or soon.
+
+        A signal handler may raise on the main thread, which could break what all threads share: there it is soon.
+        """
+        transport, written = self._channel.transport, now and threading.current_thread() is not threading.main_thread()
+        while written and self._submitted and not self._ended and self._writing.acquire(blocking=False):
+            try:
+                written = transport.write_now(self._encode)
+            finally:
+                self._writing.release()
+        if not written and not self._queued:
+            self._queued = True
+            transport.send(self._encode)
+
+    def end(self) -> bool:
+        """Publish nothing more, and let events of the channel arrive in its inbox; return False if that was so."""
+        with self._lock:
+            if self._ended:
+                return False
+            self._ended = True
+            self._channel.receive = self._channel.inbox.put
+        self._on_ended(self)
+        return True
+
+    def take_over(self) -> tuple[PublishChannel, dict[int, Submitted]]:
+        """Return the channel, and the messages unconfirmed on it, which get new positions, from 0."""
+        assert self._ended, "from now on they belong to another publisher"  # noqa: S101
+        sent: dict[int, Submitted] = {}
+
+        def renumbered(each: Sent) -> Sent:
+            position = len(sent)
+            sent[position] = self._sent[each.position]
+            return each._replace(position=position)
+
+        self._unconfirmed.replace_each(renumbered)
+        return self._opened, sent
+
+    def _encode(self) -> bytes:
+        """Encode what was submitted, up to a limit; the caller holds the lock of the connection's writer."""
+        self._queued = False
+        pieces: list[bytes] = []
+        size, cancelled, refused = 0, [], False
+        with self._lock:
+            while self._submitted and not self._ended:
+                message, outcome = self._submitted[0]
+                if message is None or size >= WRITE_BYTES:
+                    break
+                try:
+                    data = self._opened.encoder.encode(message)
+                except Exception:  # noqa: BLE001 - the publisher that takes over encodes it again, and refuses it
+                    refused = True
+                    break
+                self._submitted.popleft()
+                if outcome.set_running_or_notify_cancel():
+                    self._unconfirmed.add(Sent(self._position, message, len(message.body)))
+                    self._sent[self._position] = message, outcome
+                    self._position += 1
+                    pieces.append(data)
+                    size += len(data)
+                else:
+                    cancelled.append(message)
+        for each in cancelled:
+            self._on_cancelled(each)
+        if refused:
+            self.end()
+        elif size >= WRITE_BYTES:
+            self._channel.transport.send(self._encode)
+        return b"".join(pieces)
+
+    def _receive(self, item: Received) -> None:
+        """Settle what was confirmed; called on the I/O thread, but for a forked process, where no thread waits."""
+        if os.getpid() != self._process:
+            return
+        confirmed: list[tuple[Message, MessageOutcome]] = []
+        rest: Received = item
+        if isinstance(item, list):
+            with self._lock:
+                done = 0
+                while not self._ended and done < len(item) and self._settle(item[done], confirmed):
+                    done += 1
+            rest = item[done:]
+        for message, outcome in confirmed:
+            self._on_confirmed(message, outcome)
+        if rest or rest is None:
+            self._channel.inbox.put(rest)
+            self.end()
+
+    def _settle(self, event: object, confirmed: list[tuple[Message, MessageOutcome]]) -> bool:
+        """Add what an event confirms; return False if it is anything else."""
+        if not isinstance(event, Confirm) or not event.ack or not (settled := self._unconfirmed.settle(event)):
+            return False
+        confirmed += [self._sent.pop(sent.position) for sent in settled]
+        self.confirms += 1
+        return True
