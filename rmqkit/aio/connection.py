@@ -171,7 +171,7 @@ class AsyncConnection:
         publisher = self._publishers.get(options)
         if publisher is None:
             publisher = self._publishers[options] = self.sync.publisher(options=options, warn_of_failures=False)
-            publisher.direct = True
+            publisher.direct, publisher.call_soon = True, asyncio.get_running_loop().call_soon
         if isinstance(messages, Message):
             report = await publish_one(publisher, self._mailbox, messages, timeout_s)
         else:

@@ -48,9 +48,13 @@ async def publish_one(
 
     outcome = _Outcome(mailbox, settle)
     try:
-        async with asyncio.timeout(timeout_s):
+        if timeout_s is None:
             await _submit(publisher, message, outcome)
             error = await settled
+        else:
+            async with asyncio.timeout(timeout_s):
+                await _submit(publisher, message, outcome)
+                error = await settled
     except TimeoutError:
         raise timed_out(message, timeout_s or 0.0, publisher.blocked, sent=not outcome.cancel()) from None
     except asyncio.CancelledError:

@@ -69,6 +69,8 @@ class Outputs:
         self._made: list[tuple[Message, _Pending]] = []  # to be published together: fewer switches of threads
         self._ended: SimpleQueue[_Pending | None] = SimpleQueue()
         self._unfinished = 0
+        self._to_call: list[Callable[[], None]] = []
+        publisher.direct, publisher.call_soon = True, self._to_call.append
 
     def put(self, called: Called) -> None:
         """Take the messages of a call. Raises HandlerError for a result that is no Transformed."""
@@ -99,6 +101,8 @@ class Outputs:
         made, self._made = self._made, []
         for message, pending in made:
             self._publisher.queue(message, pending)
+        while self._to_call:
+            self._to_call.pop()()
         unknown: RmqkitError | None = None
         with suppress(Empty):
             while True:

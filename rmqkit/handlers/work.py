@@ -144,7 +144,6 @@ def pipe_worker(
 
     def open_outputs(source: Source) -> Outputs:
         publisher = connection.publisher(on_warning=on_warning, warn_of_failures=False)
-        publisher.direct = True
         return Outputs(publisher, function, to, source.wake)
 
     return Worker(calls, open_outputs)

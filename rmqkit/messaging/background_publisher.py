@@ -21,7 +21,7 @@ from rmqkit.amqp import error_mapping
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, RmqkitError
 from rmqkit.message import Message
-from rmqkit.messaging.direct_channel import DirectChannel, MessageOutcome, Submitted
+from rmqkit.messaging.direct_channel import CallSoon, DirectChannel, MessageOutcome, Submitted
 from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publish_counts import NOTHING_YET
 from rmqkit.messaging.publish_window import PublishWindow
@@ -54,6 +54,7 @@ class BackgroundPublisher:
         write_now: bool = False,
     ) -> None:
         self.direct = direct  # outcomes may end on the I/O thread: they call no user code
+        self.call_soon: CallSoon | None = None  # see `DirectChannel.flush`
         self._write_now = write_now  # each message on the thread of its caller, which waits for the outcome
         self._connection = connection
         self._options = options
@@ -145,7 +146,7 @@ class BackgroundPublisher:
             direct = self._direct
         self._wake_up()
         if direct is not None:
-            direct.flush(now=self._write_now)
+            direct.flush(now=self._write_now, call_soon=self.call_soon)
         return None
 
     def flush(self, timeout_s: float | None = None) -> None:

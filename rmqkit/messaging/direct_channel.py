@@ -14,13 +14,14 @@ from typing import Protocol
 
 from rmqkit.amqp.channel import Received
 from rmqkit.amqp.frames import Confirm
+from rmqkit.amqp.transport import WRITE_BYTES
 from rmqkit.errors import RmqkitError
 from rmqkit.message import Message
 from rmqkit.messaging.publish_channel import PublishChannel
 from rmqkit.messaging.unconfirmed import Sent
 from rmqkit.report import Fate
 
-WRITE_BYTES = 256 * 1024
+_MANY = 100  # messages that do not wait for others to be written
 
 
 class MessageOutcome(Protocol):
@@ -36,6 +37,7 @@ class MessageOutcome(Protocol):
         """Tell why the message was not confirmed."""
 
 
+CallSoon = Callable[[Callable[[], None]], object]
 Submitted = tuple[Message | None, MessageOutcome]  # None: a barrier
 
 
@@ -64,7 +66,8 @@ class DirectChannel:
         self._position = 0
         self._ended = False
         self._writing = threading.Lock()  # held by the thread that writes for all
-        self._queued = False  # for the I/O thread to be written
+        self._queued = False  # the I/O thread will write
+        self._soon = False  # `_queue` will be called
         self._process = os.getpid()
 
     def start(self) -> None:
@@ -75,20 +78,30 @@ class DirectChannel:
                 self._receive(item)
                 return
 
-    def flush(self, *, now: bool) -> None:
-        """Have what was submitted be written: `now` on this thread, unless another one is writing; or soon.
+    def flush(self, *, now: bool, call_soon: CallSoon | None = None) -> None:
+        """Have what was submitted be written: `now`, unless another thread is writing; else by the I/O thread.
 
-        A signal handler may raise on the main thread, which could break what all threads share: there it is soon.
+        A signal handler may raise on the main thread, which could break what all threads share: it never writes here.
+        `call_soon` calls a function later: then one wake-up of the I/O thread is enough for many messages.
         """
-        transport, written = self._channel.transport, now and threading.current_thread() is not threading.main_thread()
+        written = now and threading.current_thread() is not threading.main_thread()
         while written and self._submitted and not self._ended and self._writing.acquire(blocking=False):
             try:
-                written = transport.write_now(self._encode)
+                written = self._channel.transport.write_now(self._encode)
             finally:
                 self._writing.release()
-        if not written and not self._queued:
+        if written or self._queued:
+            return
+        if call_soon is None or len(self._submitted) >= _MANY:
+            self._queue()
+        elif not self._soon:
+            self._soon = True
+            call_soon(self._queue)
+
+    def _queue(self) -> None:
+        if not self._queued:
             self._queued = True
-            transport.send(self._encode)
+            self._channel.transport.send(self._encode)
 
     def end(self) -> bool:
         """Publish nothing more, and let events of the channel arrive in its inbox; return False if that was so."""
@@ -115,7 +128,7 @@ class DirectChannel:
 
     def _encode(self) -> bytes:
         """Encode what was submitted, up to a limit; the caller holds the lock of the connection's writer."""
-        self._queued = False
+        self._queued = self._soon = False
         pieces: list[bytes] = []
         size, cancelled, refused = 0, [], False
         with self._lock:

@@ -19,6 +19,7 @@ from tests.support.proxy import Proxy
 from tests.support.queues import drain, ready
 from tests.support.wait import wait_until
 
+FULL = {"x-max-length": 0, "x-overflow": "reject-publish"}
 IN_TIME_S = 30.0  # generous: a busy machine is no failure
 
 
@@ -90,17 +91,55 @@ def test_200_threads_that_publish_one_message_each_time_share_a_connection(
     assert len(set(drain(broker_url, queue))) == 1000
 
 
+def test_threads_that_publish_together_survive_cuts_and_every_message_arrives(
+    queue: str, proxy: Proxy, broker_url: str
+) -> None:
+    with rmqkit.connect(proxy.url) as connection, ThreadPoolExecutor(8) as threads:
+
+        def publish(number: int) -> int:
+            if number % 200 == 100:
+                _bypass(connection)
+                proxy.up.cut_after = 700
+            return connection.publish(Message(b"%d" % number, queue), timeout_s=IN_TIME_S).confirmed
+
+        connection._shared_publisher._alone.acquire()
+        publish(0)
+        assert list(threads.map(publish, range(1, 800))) == [1] * 799
+    assert proxy.accepted > 4
+    assert {int(body) for body in drain(broker_url, queue)} == set(range(800))
+
+
+def _bypass(connection: rmqkit.Connection) -> None:
+    """Wait until messages of several threads bypass the background thread."""
+    wait_until(lambda: connection._shared_publisher._background._direct is not None, "there is a direct channel")
+
+
 def test_errors_are_the_same_whether_a_thread_is_alone_or_not(connection: rmqkit.Connection, queue: str) -> None:
+    connection.apply(Topology(queues=(Queue(f"{queue}.full", arguments=FULL),)))
     for alone in (True, False):
+
+        def bypass(alone: bool = alone) -> None:
+            if not alone:
+                connection.publish(Message(b"", queue))
+                _bypass(connection)
+
         if not alone:
             connection._shared_publisher._alone.acquire()
+        bypass()
         with pytest.raises(rmqkit.NotFound, match=r"exchange 'no\.such'"):
             connection.publish(Message(b"", queue, exchange="no.such"))
+        bypass()
         with pytest.raises(rmqkit.Unroutable) as unroutable:
             connection.publish(Message(b"", "no.such"))
         assert unroutable.value.report.returned == 1
+        bypass()
+        with pytest.raises(rmqkit.NotConfirmed) as nacked:
+            connection.publish(Message(b"", f"{queue}.full"))
+        assert nacked.value.report.nacked == 1
+        bypass()
         with pytest.raises(rmqkit.PayloadError, match="priority"):
             connection.publish(Message(b"", queue, properties=Properties(priority=300)))
+        bypass()
         assert connection.publish(Message(b"", "no.such"), check=False).failures[0].reason == "312 NO_ROUTE"
         assert connection.publish(Message(b"", queue)).confirmed == 1
 
