@@ -13,7 +13,7 @@ from rmqkit.amqp.channel import MethodCall
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.error_mapping import NOT_IMPLEMENTED
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy.queue_use import find_use
+from rmqkit.deploy.queue_use import STALE, find_use
 from rmqkit.errors import Location, Problem, PropertyMismatch, Refused
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.model import Binding, Queue, Topology
@@ -105,6 +105,10 @@ def remove(
     """
     delete = partial(_delete, connection, topology, if_unused=if_unused, if_empty=if_empty)
     types = {each.name: each.arguments.get("x-queue-type") for each in (live or topology).queues}
+    streams = [queue for queue in topology.queues if types.get(queue.name) == "stream"]
+    with EntityInspector(connection) as inspector:  # RabbitMQ counts none when it deletes a stream
+        answers = {queue.name: inspector.passive_declare(queue) for queue in streams}
+    stale = {name: answer.message_count for name, answer in answers.items() if answer is not None}
     hidden = {each.name: each.hidden for each in api.queue_totals()} if api and not if_empty and topology.queues else {}
     try:
         ready = delete(types, default_queue_type="classic")
@@ -121,6 +125,8 @@ def remove(
         counts = [(count, "message"), (hidden.get(queue.name, 0), "unacknowledged or delayed message")]
         if texts := [plural(number, noun) for number, noun in counts if number]:
             lost[queue.name] = " and ".join(texts)
+        if found := stale.get(queue.name):
+            lost[queue.name] = f"{plural(found, 'message')} ({STALE})"
     return lost
 
 

@@ -8,7 +8,7 @@ from rmqkit.amqp import entity_methods
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import delete
-from rmqkit.deploy.queue_use import contents_text, find_use
+from rmqkit.deploy.queue_use import STALE, contents_text, find_use
 from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import NotFound, PropertyMismatch
 from rmqkit.http_api.mapping import QueueTotal
@@ -84,8 +84,9 @@ def _steps(
     notes = []
     if isinstance(entity, Queue):
         totals = {each.name: each for each in snapshot.api.queue_totals()} if snapshot.api else {}
-        total = totals.get(entity.name, QueueTotal(entity.name))
-        notes.append(contents_text(answer.message_count, answer.consumer_count, total) or "empty")
+        total = totals.get(entity.name, QueueTotal(entity.name, current=False))
+        contents = contents_text(answer.message_count, answer.consumer_count, total) or "empty"
+        notes.append(contents if total.current else f"{contents} ({STALE})")
     notes += _effects(live, entity)
     yield Step(kind, entity.name, Outcome.DELETE, note="; ".join(notes), entity=entity)
     for binding in live.bindings:

@@ -12,6 +12,7 @@ from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.queues import fill
 from tests.support.terminal import terminal
+from tests.support.wait import wait_until
 
 KINDS = pytest.mark.parametrize("kind", ["classic", "quorum"])
 
@@ -69,6 +70,23 @@ def test_delete_deletes_a_queue_with_its_messages_and_bindings(live: Run, orders
     assert exists(orders, "stock")
     again = live("delete", "queue", "billing", "--yes")
     assert (again.returncode, again.stderr) == (5, "error: queue 'billing' does not exist\n")
+
+
+def test_counts_that_may_be_out_of_date_are_not_shown_as_facts(live: Run, vhost_channel: BlockingChannel) -> None:
+    """A stream counts its messages every five seconds, even for a passive declare, and none when it is deleted."""
+    vhost_channel.queue_declare("events", durable=True, arguments={"x-queue-type": "stream"})
+    vhost_channel.queue_declare("jobs", durable=True, arguments={"x-queue-type": "quorum"})
+    vhost_channel.confirm_delivery()
+    for _ in range(3):
+        vhost_channel.basic_publish("", "events", b"x")
+
+    def note(*arguments: str) -> str:
+        return str(json.loads(live("delete", "queue", *arguments, "--json").stdout)["entities"][0]["note"])
+
+    assert note("jobs", "--dry-run") == "empty (counts may be 5 s old)"
+    assert note("events", "--dry-run").endswith(" (counts may be 5 s old)")
+    wait_until(lambda: note("events", "--dry-run") == "3 messages (counts may be 5 s old)")
+    assert note("events", "--yes") == "with 3 messages (counts may be 5 s old)"
 
 
 def test_without_a_terminal_and_yes_delete_is_refused(live: Run, orders: BlockingChannel) -> None:
