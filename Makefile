@@ -9,7 +9,7 @@ BIN := .venv/bin
 NEWEST := $(CURDIR)/.rabbitmq/newest
 export PYTHONDONTWRITEBYTECODE :=# or each of the processes that tests start compiles the package anew
 
-.PHONY: help demo test pytest test-faults test-latest lint bench docs pictures release setup rabbitmq clients lock clean
+.PHONY: help demo test pytest test-faults test-latest lint bench docs pictures release setup rabbitmq clients browser lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,7 +48,7 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python -m tests.benchmarks.services
 	$(BIN)/python -m tests.benchmarks.completion
 
-docs: .venv/docs clients ## build the documentation site in build/site, and check its links
+docs: .venv/docs clients browser ## build the documentation site in build/site, and check its links
 	$(BIN)/python -m docs.website
 
 pictures: .venv/docs rabbitmq ## record the terminals shown in docs/ anew, on private nodes
@@ -69,7 +69,7 @@ clean: ## remove the virtual environments and what tools left
 rabbitmq:
 	@.ci/setup $(if $(filter newest,$(RABBITMQ)),newest,rabbitmq)
 
-clients:
+clients browser:
 	@.ci/setup $@
 
 # The stamps: installed anew when pyproject.toml or the locked versions change.

@@ -3,7 +3,8 @@
 
 The pages of docs/, CONTRIBUTING.md, CHANGELOG.md and SECURITY.md are put into one folder, with links that are right
 there and diagrams drawn by Graphviz, and zensical makes HTML of them. Exits with 1 for stale generated pages, pages
-that docs/mkdocs.yml does not list, dead links, and whatever would come from another host.
+that docs/mkdocs.yml does not list, dead links, whatever would come from another host, and a report of `rmqkit bench`
+that cannot be read on a phone or a desktop, in dark or in light.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from docs import browser
 from docs.generate import OTHERS, nav, sources
 
 DOCS = Path(__file__).resolve().parent
@@ -120,9 +122,9 @@ def main() -> int:
     ]
     built = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if built.returncode:
-        problems = [re.sub(r"\x1b\[[\d;]*m", "", built.stdout) + built.stderr[-200:]]
+        problems = [re.sub(r"\x1b\[[\d;]*m", "", built.stdout + built.stderr.partition("Traceback")[0])]
     else:
-        problems = foreign(site)
+        problems = foreign(site) + browser.problems("the report of a benchmark", browser.benchmark_page())
         for place in sources():  # llms.txt links to them
             shutil.copy(pages / place, site / place)
     sys.stderr.writelines(f"{each}\n" for each in problems)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rmqkit.bench import report as reports
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 210, 44, 10, 10, 24  # of a plot, and its margins
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 330, 200, 40, 10, 10, 24  # of a plot, and its margins
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --dim: #59636e; --line: #d1d9e0; --back: #fff; --card: #f6f8fa;
   --a: #0b62c4; --b: #b35000; --bad: #b42318; --good: #1a7f37; }
@@ -24,7 +24,7 @@ h1 { font-size: 24px; margin: 8px 0; } h2 { font-size: 17px; margin: 0 0 4px; } 
 .grid { display: grid; gap: 16px; margin: 16px 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)) }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; min-width: 0; }
-.big { font-size: 28px; font-weight: 600; } .scroll { overflow-x: auto }
+.big { font-size: 28px; font-weight: 600; } .scroll { overflow-x: auto; margin: 16px 0 }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 caption { text-align: left } th, td { padding: 4px 8px; text-align: right; border-top: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
@@ -131,7 +131,7 @@ def _decades(lines: Sequence[Line]) -> Axis:
     found = [y for line in lines for _, y in line.points if y > 0] or [1]
     low, high = math.floor(math.log10(min(found))), math.ceil(math.log10(max(found)))
     marks = [10.0**power for power in range(low, max(high, low + 1) + 1)]
-    return Axis(lambda value: math.log10(max(value, marks[0])), marks, lambda value: f"{value:,g}")
+    return Axis(lambda value: math.log10(max(value, marks[0])), marks, _short)
 
 
 def _short(number: float) -> str:
@@ -143,10 +143,8 @@ def _short(number: float) -> str:
 
 def _plot(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
     """Draw a plot, with a key above it."""
-    left, right = (
-        x.place(x.marks[0]),
-        max(x.place(x.marks[-1]), *(x.place(each) for line in lines for each, _ in line.points)),
-    )
+    places = [x.place(each) for line in lines for each, _ in line.points]
+    left, right = min(places), max(places)
     low, high = y.place(y.marks[0]), y.place(y.marks[-1])
 
     def across(value: float) -> float:
@@ -160,11 +158,14 @@ def _plot(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
         f'<text x="{_LEFT - 5}" y="{down(mark) + 3:.1f}" text-anchor="end">{escape(y.text(mark))}</text>'
         for mark in y.marks
     ]
-    drawn += [
-        f'<text x="{across(mark):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x.text(mark))}</text>'
-        for mark in x.marks
-        if across(mark) <= _WIDTH - _RIGHT
-    ]
+    for mark in x.marks:
+        place = across(mark)
+        if _LEFT <= place <= _WIDTH - _RIGHT + 1:
+            anchor = "middle" if place < _WIDTH - 2 * _RIGHT else "end"
+            place = place if anchor == "middle" else _WIDTH
+            drawn.append(
+                f'<text x="{place:.1f}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{escape(x.text(mark))}</text>'
+            )
     for line in lines:
         path = "L".join(f"{across(first):.1f} {down(second):.1f}" for first, second in line.points)
         drawn.append(f'<path class="{line.style}" d="M{path}"/>')

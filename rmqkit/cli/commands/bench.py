@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -179,18 +180,20 @@ def _live() -> Iterator[Callable[[int, Counts, str], None]]:
     """Yield a function that shows a second: on a terminal in one line, else in the log."""
     drawn = output.is_terminal(sys.stderr) and not output.is_quiet and not output.logs_json()
 
+    def draw(text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
     def show(second: int, counts: Counts, blocked: str) -> None:
-        text = f"{second + 1:>4} s  {counts.confirmed:>9,}/s confirmed  {counts.received:>9,}/s delivered"
+        text = f"{second + 1:>3} s {counts.confirmed:>9,}/s confirmed {counts.received:>9,}/s delivered"
         if counts.latency.count:
-            median, high = counts.latency.quantiles(0.5, 0.99)
-            text += f"  latency {median:,.3g} ms, 99 % {high:,.3g} ms"
+            text += "  {:,.3g} ms (99 %: {:,.3g} ms)".format(*counts.latency.quantiles(0.5, 0.99))
         if second < 0:
-            text = f"warm-up {text}"
+            text = f"{text} (warm-up)"
         if blocked:
-            text += f"  blocked: {output.safe(blocked)}"
+            text = f"{text}  blocked: {output.safe(blocked)}"
         if drawn:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
+            draw(output.shorten(text, shutil.get_terminal_size().columns - 1))
         else:
             _log.info(text)
 
@@ -198,4 +201,4 @@ def _live() -> Iterator[Callable[[int, Counts, str], None]]:
         yield show
     finally:
         if drawn:
-            sys.stderr.write("\r\x1b[K")
+            draw("")
