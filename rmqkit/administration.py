@@ -13,7 +13,7 @@ from rmqkit.deploy.apply import apply
 from rmqkit.deploy.destroy import destroy
 from rmqkit.deploy.planner import plan
 from rmqkit.deploy.queue_use import queue_state
-from rmqkit.deploy.snapshot import take_snapshot
+from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Refused, Unreachable
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api import permissions
@@ -26,6 +26,7 @@ from rmqkit.plan import Plan
 from rmqkit.report import PurgeReport, QueueState, WaitReport
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
+from rmqkit.topology.permissions import Permissions
 
 if TYPE_CHECKING:
     from rmqkit.messaging.queue_browser import SideEffects
@@ -46,6 +47,24 @@ class Administration:
         Raises AccessRefused, ConnectionLost, and Unreachable if the settings name an HTTP API that does not answer.
         """
         return plan(self._consuming, topology, take_snapshot(self._consuming), options)
+
+    def plan_virtual_host(self, topology: Topology) -> Plan:
+        """Return the plan of applying a topology in a virtual host that does not exist yet.
+
+        Raises ConnectionLost, and the errors of `live`.
+        """
+        snapshot = BrokerSnapshot(self.http_api(), LiveTopology(Topology()), is_new=True)
+        return plan(self._consuming, topology, snapshot, ApplyOptions())
+
+    def create_virtual_host(self, name: str) -> None:
+        """Create a virtual host in which the user of this connection has all permissions.
+
+        Needs the tag administrator. Raises Refused, and the errors of `live`.
+        """
+        api = self.http_api()
+        api.put_virtual_host(name)
+        everything = Permissions(".*", ".*", ".*")
+        permissions.put(api, api.address.username, name, everything)
 
     def apply(
         self,

@@ -9,7 +9,7 @@ from typing import Literal
 from rmqkit.errors import Location
 from rmqkit.model import Binding, Exchange, Policy, Queue
 
-Kind = Literal["exchange", "queue", "binding", "policy"]
+Kind = Literal["exchange", "queue", "binding", "policy", "vhost"]  # a vhost only where it is to be created
 
 
 class Outcome(Enum):

@@ -73,11 +73,16 @@ def load_topology(files: Sequence[str]) -> Topology:
     return load(*map(readable, files))
 
 
-def load_targets(files: Sequence[str], broker: ConnectionOptions) -> list[tuple[Topology, Settings]]:
-    """Read the files of a command line as a topology for each virtual host, with the settings of this one."""
+def load_topologies(files: Sequence[str]) -> tuple[Topology, ...]:
+    """Read the files of a command line as a topology for each virtual host that they name."""
     from rmqkit.topology.file.loader import load_by_vhost  # noqa: PLC0415 - start-up time
 
-    topologies, settings = load_by_vhost(*map(readable, files)), broker.settings()
+    return load_by_vhost(*map(readable, files))
+
+
+def load_targets(files: Sequence[str], broker: ConnectionOptions) -> list[tuple[Topology, Settings]]:
+    """Read the files of a command line as a topology for each virtual host, with the settings of this one."""
+    topologies, settings = load_topologies(files), broker.settings()
     return [(each, in_vhost_of(each, settings)) for each in topologies]
 
 

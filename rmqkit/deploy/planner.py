@@ -67,7 +67,8 @@ def plan(
     at = next((at for at, step in enumerate(planned.steps) if step.outcome is Outcome.EXTRA), len(planned.steps))
     missing = _missing_externals(connection, topology, snapshot.topology)
     planned = replace(planned, steps=(*planned.steps[:at], *missing, *planned.steps[at:]))
-    interrupted = {(entity_methods.kind(each), each.name) for each in unfinished(connection, topology)}
+    begun = () if snapshot.is_new else unfinished(connection, topology)
+    interrupted = {(entity_methods.kind(each), each.name) for each in begun}
     delaying = {each.name for each in topology.queues if native_arguments(each)}
     notes = {name: _NATIVE if name in delaying else _OLDER for name in native}
     if live is not None and live.default_queue_type == "quorum":

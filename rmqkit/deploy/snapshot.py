@@ -14,11 +14,15 @@ from rmqkit.model import Topology
 
 @dataclass(frozen=True, slots=True)
 class BrokerSnapshot:
-    """The HTTP API and everything in the virtual host, or neither and `unavailable`, the reason."""
+    """The HTTP API and everything in the virtual host, or neither and `unavailable`, the reason.
+
+    A virtual host that `is_new` does not exist yet, so that nothing can be inspected in it.
+    """
 
     api: HttpApiClient | None = None
     live: LiveTopology | None = None
     unavailable: str = ""
+    is_new: bool = False
 
     @property
     def topology(self) -> Topology | None:

@@ -120,8 +120,7 @@ def sees_all(api: HttpApiClient) -> bool:
 
     See https://www.rabbitmq.com/docs/management#permissions. Raises the errors of `HttpApiClient.live`.
     """
-    tags: Any = api.fetch("whoami", lambda found: found["tags"])
-    return not {"administrator", "monitoring"}.isdisjoint(tags.split(",") if isinstance(tags, str) else tags)
+    return not {"administrator", "monitoring"}.isdisjoint(api.user_tags())
 
 
 def channels(api: HttpApiClient, *, all_vhosts: bool = False) -> tuple[ClientChannel, ...]:

@@ -226,6 +226,11 @@ class HttpApiClient:
         with self._checking_format():
             return convert(self._call("GET", path.format(vhost=self._vhost)))
 
+    def user_tags(self) -> frozenset[str]:
+        """Return the tags of the user (https://www.rabbitmq.com/docs/management#permissions). Raises Unreachable."""
+        tags: Any = self.fetch(_OWN_USER, lambda found: found["tags"])
+        return frozenset(tags.split(",") if isinstance(tags, str) else tags)  # text before RabbitMQ 3.9
+
     def put(self, path: str, body: Mapping[str, Any]) -> None:
         """Create or change what is at a path below `/api/`. Raises the errors of `live`, and Refused."""
         self._call("PUT", path, body)

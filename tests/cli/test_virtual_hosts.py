@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -98,23 +99,70 @@ def test_the_virtual_host_of_a_file_replaces_the_default_one_and_no_other(
     assert consumed["acknowledged"] == 1
 
 
-def test_a_virtual_host_that_does_not_exist_is_named_with_the_command_that_creates_it(
-    run: Run, files: list[Path]
+def test_an_administrator_creates_a_virtual_host_that_the_files_name_and_others_get_the_command(
+    broker: Broker, run: Run, files: list[Path], vhosts: tuple[str, str]
 ) -> None:
-    refused = run("apply", *files, SECOND="no such")
-    assert refused.returncode == 5
-    assert "virtual host 'no such' does not exist" in refused.stderr
-    assert "rabbitmqctl add_vhost 'no such'" in refused.stderr
-    assert run("plan", files[0], "--detailed-exit-code").returncode == 3  # nothing was declared
+    user, name = f"user {vhosts[0]}", f"new {vhosts[0]}"
+    made = name.replace(" ", "%20")
+    broker.api("PUT", f"users/{user.replace(' ', '%20')}", b'{"password": "pw", "tags": "management"}')
+    broker.api("PUT", f"permissions/%2F/{user.replace(' ', '%20')}", b'{"configure": "", "write": "", "read": ""}')
+    where = urlsplit(broker.url)
+    own = {
+        "RMQKIT_URL": f"amqp://{user.replace(' ', '%20')}:pw@{where.hostname}:{where.port}/",
+        "RMQKIT_API_URL": broker.api_url.replace("guest:guest@", ""),
+        "SECOND": name,
+    }
+    try:
+        refused = run("apply", files[1], **own)
+        assert (refused.returncode, f"rabbitmqctl add_vhost '{name}'" in refused.stderr) == (5, True), refused.stderr
+        mistyped = run("apply", files[0], "--vhost", name)  # no file names it
+        assert mistyped.returncode == 2
+        files[1].write_text(files[1].read_text() + "exchanges: {odd: {type: x-odd}}\n")
+        unsupported = run("apply", files[1], SECOND=name)  # nothing is changed
+        assert (unsupported.returncode, "x-odd" in unsupported.stdout) == (5, True)
+        files[1].write_text(files[1].read_text().replace("type: x-odd", "type: topic"))
+        planned = json.loads(run("plan", *files, "--json", SECOND=name).stdout)["vhosts"][name]["entities"]
+        assert [(each["kind"], each["outcome"]) for each in planned] == [
+            ("vhost", "create"),
+            ("exchange", "create"),
+            ("queue", "create"),
+        ]
+        assert name.encode() not in broker.api("GET", "vhosts?columns=name")
+        applied = run("apply", files[1], SECOND=name)
+        assert applied.returncode == 0, applied.stderr
+        assert applied.stdout.splitlines()[1].split() == ["+", "created", "vhost", *name.split()]
+        assert run("plan", files[1], "--detailed-exit-code", SECOND=name).returncode == 0
+    finally:
+        broker.api("DELETE", f"users/{user.replace(' ', '%20')}")
+        with suppress(OSError):
+            broker.api("DELETE", f"vhosts/{made}")
 
 
-def test_commands_for_one_topology_refuse_files_of_two_virtual_hosts(run: Run, files: list[Path]) -> None:
+def test_graph_draws_all_virtual_hosts_and_route_finds_that_of_the_target(
+    run: Run, files: list[Path], vhosts: tuple[str, str]
+) -> None:
+    files[1].write_text(files[1].read_text().replace("jobs", "letters"))
     assert run("validate", *files).returncode == 0
-    for command in (("route", *files), ("graph", *files), ("status", *files)):
-        refused = run(*command)
-        assert (refused.returncode, "for different virtual hosts" in refused.stderr) == (2, True)
+    drawn = run("graph", *files).stdout.splitlines()
+    assert [drawn[0], drawn[4]] == [f"virtual host {each!r}" for each in vhosts]
+    assert "letters" in drawn[6]
+    mermaid, dot = (run("graph", "--format", form, *files).stdout for form in ("mermaid", "dot"))
+    frames = [line.strip() for line in mermaid.splitlines() if line.startswith(("  subgraph", "  end"))]
+    assert [each[:12] for each in frames] == ["subgraph v0[", "end", "subgraph v1[", "end"]
+    assert "n1 ==> n0" in mermaid
+    assert "n3 ==> n2" in mermaid
+    assert [dot.count(f"subgraph cluster{place}") for place in (0, 1, 2)] == [1, 1, 0]
+    assert "letters" in run("route", *files, "-q", "letters").stdout
     assert run("route", files[0], "-q", "jobs").returncode == 0
-    assert "jobs" in run("graph", files[0]).stdout
+    assert "jobs" in run("route", *files, "--vhost", vhosts[0]).stdout
+    for command, message in (
+        (("route", *files), "several virtual hosts of the files have this target"),
+        (("route", *files, "-q", "none"), "no virtual host of the files has this target"),
+        (("route", *files, "--vhost", "other"), "no file names virtual host 'other'"),
+        (("status", *files), "for different virtual hosts"),
+    ):
+        refused = run(*command)
+        assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr
 
 
 def test_the_value_of_a_secret_variable_is_neither_shown_nor_saved(live: Run, tmp_path: Path) -> None:

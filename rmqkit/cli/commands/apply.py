@@ -1,5 +1,6 @@
 """`rmqkit apply`."""
 
+import dataclasses
 import shlex
 import sys
 from contextlib import ExitStack
@@ -9,7 +10,8 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import last_applied, output, plan_text, protection, signals, topology_source
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
+from rmqkit.cli.new_virtual_host import NewVirtualHost, open_virtual_host
+from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
 from rmqkit.cli.plan_text import VhostPlan
 from rmqkit.connection import Connection
 from rmqkit.model import Topology
@@ -46,7 +48,8 @@ def apply(
     Entities that exist as declared stay as they are: applying twice equals applying once. If any exists with different
     properties, every conflict is listed, nothing is changed, and the exit code is 5. With --replace, each queue or
     exchange in conflict is replaced by a new one that keeps its messages and bindings, while publishers keep running.
-    The files may name several virtual hosts, which must exist: if one of them has a conflict, none is changed.
+    The files may name several virtual hosts: if one of them has a conflict, none is changed. One that does not exist is
+    created if the user is an administrator, with all permissions for this user; other users get the command to run.
     """
     targets = topology_source.load_targets(files, broker)
     if (prune or replace) and not dry_run:
@@ -56,8 +59,9 @@ def apply(
     options = ApplyOptions(prune=prune, force=force, replace=replace, wait_s=wait)
 
     with ExitStack() as stack:
-        parts = [(stack.enter_context(connect(settings)), topology, settings) for topology, settings in targets]
-        if dry_run or len(parts) > 1:  # if one virtual host is refused, none is changed
+        parts = [(stack.enter_context(open_virtual_host(its, each)), each, its) for each, its in targets]
+        new = [each for each, _, _ in parts if isinstance(each, NewVirtualHost)]
+        if dry_run or new or len(parts) > 1:  # if one virtual host is refused, none is changed
             plans = [VhostPlan(each.plan(topology, options=options), topology, its) for each, topology, its in parts]
             code = max(exit_codes.exit_code(each.plan) for each in plans)
             if dry_run or code != exit_codes.DONE:
@@ -66,10 +70,14 @@ def apply(
 
         def run(stop: Stop) -> int:
             done: list[VhostPlan] = []
-            for connection, topology, settings in parts:
+            for place, topology, settings in parts:
                 if done and stop.requested:
                     break
-                done.append(VhostPlan(_apply(connection, topology, options, stop), topology, settings))
+                connection = stack.enter_context(place.create()) if isinstance(place, NewVirtualHost) else place
+                applied = _apply(connection, topology, options, stop)
+                if isinstance(place, NewVirtualHost):
+                    applied = dataclasses.replace(applied, steps=(place.step, *applied.steps))
+                done.append(VhostPlan(applied, topology, settings))
                 if not done[-1].plan.conflicts:
                     last_applied.remember(settings, topology, topology.files)
             plan_text.show_all(done, json=json)

@@ -13,10 +13,10 @@ from rmqkit.cli import files, output
 from rmqkit.cli.options import option
 from rmqkit.cli.output import Style
 from rmqkit.errors import InputError
-from rmqkit.topology.diagram.graph import Diagram, build_diagram, collapse
+from rmqkit.topology.diagram.graph import Diagram, build_diagram, collapse, join
 from rmqkit.topology.diagram.mermaid_dot import dot, mermaid
-from rmqkit.topology.diagram.text_tree import tree
-from rmqkit.topology.file.loader import load
+from rmqkit.topology.diagram.text_tree import Line, tree
+from rmqkit.topology.file.loader import load_by_vhost
 from rmqkit.topology.policies import unread
 
 
@@ -62,12 +62,15 @@ def graph(
     """Draw a topology: exchanges, queues, bindings and the routes of dead letters.
 
     GitHub and GitLab render Mermaid in Markdown; SVG needs Graphviz. Of a group of more than ten similar exchanges or
-    queues, three are drawn, and the others counted.
+    queues, three are drawn, and the others counted. Several virtual hosts are drawn one below the other, or in frames.
     """
-    topology = load(*map(files.readable, sources))
-    for policy in unread(topology):
-        output.warn(f"policy {policy.name!r} is not drawn: its pattern cannot be read here")
-    diagram = build_diagram(topology) if everything else collapse(build_diagram(topology))
+    diagrams: dict[str, Diagram] = {}
+    for topology in load_by_vhost(*map(files.readable, sources)):
+        for policy in unread(topology):
+            output.warn(f"policy {policy.name!r} is not drawn: its pattern cannot be read here")
+        name = f"virtual host {topology.vhost!r}" if topology.vhost is not None else "files without a virtual host"
+        diagrams[name] = build_diagram(topology) if everything else collapse(build_diagram(topology))
+    diagram = join(diagrams) if len(diagrams) > 1 else next(iter(diagrams.values()))
     match format or _FORMATS.get(PurePath(target).suffix.lower(), DiagramFormat.tree):
         case DiagramFormat.mermaid:
             text = mermaid(diagram)
@@ -76,15 +79,19 @@ def graph(
         case DiagramFormat.svg:
             text = _svg(dot(diagram))
         case DiagramFormat.tree:
-            text = _tree(diagram, colored=target == files.STANDARD)
+            colored = target == files.STANDARD
+            trees = [_tree(each, name if diagram.vhosts else "", colored=colored) for name, each in diagrams.items()]
+            text = "\n".join(trees)
     files.write(target, text, force=force)
     if hidden := sum(node.more for node in diagram.nodes):
         output.note(f"{hidden:,} similar entities are not drawn. Draw them with --all.")
 
 
-def _tree(diagram: Diagram, *, colored: bool) -> str:
+def _tree(diagram: Diagram, title: str, *, colored: bool) -> str:
+    drawn: list[Line] = [[(title, "note")]] if title else []
     lines = [
-        [(output.safe(text).replace("\n", "\\n"), _STYLES.get(role)) for text, role in line] for line in tree(diagram)
+        [(output.safe(text).replace("\n", "\\n"), _STYLES.get(role)) for text, role in line]
+        for line in [*drawn, *tree(diagram)]
     ]
     return "".join(
         "".join(output.paint(text, style, sys.stdout) if style and colored else text for text, style in line) + "\n"

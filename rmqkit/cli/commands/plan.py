@@ -6,7 +6,8 @@ import typer
 
 from rmqkit import exit_codes
 from rmqkit.cli import plan_text, topology_source
-from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
+from rmqkit.cli.new_virtual_host import open_virtual_host
+from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
 from rmqkit.cli.plan_text import VhostPlan
 from rmqkit.options import ApplyOptions
 
@@ -29,14 +30,20 @@ def plan(
     Entities are to be created or changed (policies), unchanged, in conflict (they exist with different properties: exit
     code 5), or extra (they exist in the files' scope, and no file declares them). Without RabbitMQ's HTTP API,
     bindings, policies and extras cannot be seen, and each binding counts as a change. The files may name several
-    virtual hosts. The values of variables are shown, but not those whose names suggest a secret.
+    virtual hosts; `rmqkit apply` creates a missing one if the user is an administrator. The values of variables are
+    shown, but not those whose names suggest a secret.
     """
+    from rmqkit.http_api import virtual_hosts  # noqa: PLC0415 - start-up time: pika
+
     options = ApplyOptions(prune=prune, replace=replace)
     plans: list[VhostPlan] = []
+    others: tuple[str, ...] | None = None
     for topology, settings in topology_source.load_targets(files, broker):
-        with connect(settings) as connection:
-            plans.append(VhostPlan(connection.plan(topology, options=options), topology, settings))
+        with open_virtual_host(settings, topology) as place:
+            plans.append(VhostPlan(place.plan(topology, options=options), topology, settings))
+            if all_vhosts:
+                others = virtual_hosts.names(place.http_api())
     planned = {each.settings.addresses[0].vhost for each in plans}
-    others = [each for each in topology_source.vhosts(plans[0].settings) if each not in planned] if all_vhosts else None
+    others = others and tuple(each for each in others if each not in planned)
     plan_text.show_all(plans, others=others, json=json)
     raise typer.Exit(max(exit_codes.exit_code(each.plan, changes_count=detailed_exit_code) for each in plans))

@@ -10,9 +10,9 @@ import typer
 from rmqkit import exit_codes
 from rmqkit.cli import output, topology_source
 from rmqkit.cli.options import Json, option, parse_target
-from rmqkit.errors import Unroutable
+from rmqkit.errors import InputError, Unroutable
 from rmqkit.message import Properties
-from rmqkit.model import Retry
+from rmqkit.model import Retry, Target, Topology
 from rmqkit.payload import properties
 from rmqkit.topology.dead_letters import DeadLetter, dead_letters
 from rmqkit.topology.retry import in_words
@@ -39,6 +39,9 @@ def route(
     header: Annotated[
         list[str] | None, option("-H --header K=V", "A header: k=text, or k:=JSON; repeatable, CC and BCC too.")
     ] = None,
+    vhost: Annotated[
+        str | None, option("--vhost NAME", "The virtual host, if the files name several. [default: that of the target]")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show which queues a message reaches, through which bindings, and what may happen to it there, without a broker.
@@ -47,8 +50,9 @@ def route(
     a TTL or a length limit. Retries are shown too. A message that reaches no queue is an error, with exit code 6.
     """
     headers = properties.parse_headers(header or ())
-    topology = topology_source.load_topology(files)
-    target = parse_target(queue=queue, exchange=exchange, routing_key=routing_key) or topology.publish
+    target = parse_target(queue=queue, exchange=exchange, routing_key=routing_key)
+    topology = _topology(files, vhost, target)
+    target = target or topology.publish
     if not target:
         raise typer.BadParameter("Name a target: -e, -r or -q. The files have no `publish:`.")
     properties.check_target(target.exchange, target.routing_key)
@@ -70,6 +74,32 @@ def route(
         output.warn(sentence)
     if found.unroutable:
         raise Unroutable(f"the message reaches no queue: {found.why}")
+
+
+def _topology(files: list[str], vhost: str | None, target: Target | None) -> Topology:
+    """Return the topology of a virtual host: the named one, or the only one that has the target. Raises InputError."""
+    topologies = topology_source.load_topologies(files)
+    if vhost is not None:
+        found = [each for each in topologies if each.vhost == vhost]
+    elif len(topologies) > 1:
+        found = [each for each in topologies if _has(each, target)]
+    else:
+        found = list(topologies)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(repr(each.vhost) for each in topologies)
+    if vhost is not None:
+        raise InputError(f"no file names virtual host {vhost!r}", advice=f"The files name: {names}")
+    which = "several virtual hosts of the files have" if found else "no virtual host of the files has"
+    raise InputError(f"{which} this target", advice=f"Choose one with --vhost: {names}")
+
+
+def _has(topology: Topology, target: Target | None) -> bool:
+    if target is None:
+        return topology.publish is not None
+    if target.exchange:
+        return target.exchange in {each.name for each in topology.exchanges} | set(topology.external_exchanges)
+    return target.routing_key in {each.name for each in topology.queues} | set(topology.external_queues)
 
 
 class _Tree:

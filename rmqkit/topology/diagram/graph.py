@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -59,10 +59,38 @@ class DiagramEdge:
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """A graph: exchanges first, as in the file; at most one edge of each relation from node to node."""
+    """A graph: exchanges first, as in the file; at most one edge of each relation from node to node.
+
+    `vhosts` has the virtual hosts of a graph of several: the name of each, and the position behind its last node.
+    """
 
     nodes: tuple[DiagramNode, ...]
     edges: tuple[DiagramEdge, ...]
+    vhosts: tuple[tuple[str, int], ...] = ()
+
+    def framed(self, nodes: Sequence[str], head: Callable[[int, str], str], tail: str) -> Iterator[str]:
+        """Yield the line of each node, those of a virtual host between a head, of its position and name, and a tail."""
+        if not self.vhosts:
+            yield from nodes
+        begin = 0
+        for place, (name, end) in enumerate(self.vhosts):
+            yield head(place, name)
+            yield from (f"  {line}" for line in nodes[begin:end])
+            yield tail
+            begin = end
+
+
+def join(diagrams: Mapping[str, Diagram]) -> Diagram:
+    """Return one graph of those of several virtual hosts, by their names."""
+    nodes: list[DiagramNode] = []
+    edges: list[DiagramEdge] = []
+    vhosts = []
+    for name, diagram in diagrams.items():
+        first = len(nodes)
+        edges += (replace(each, source=each.source + first, target=each.target + first) for each in diagram.edges)
+        nodes += diagram.nodes
+        vhosts.append((name, len(nodes)))
+    return Diagram(tuple(nodes), tuple(edges), tuple(vhosts))
 
 
 def build_diagram(topology: Topology) -> Diagram:

@@ -28,10 +28,12 @@ def mermaid(graph: Diagram) -> str:
     """Return a flowchart in Mermaid, as GitHub and GitLab draw it in Markdown."""
     shapes = {"exchange": '{{{{"{}"}}}}', "queue": '[("{}")]', "publisher": '(["{}"])'}
     arrows = {"publish": "==>", "binding": "-->", "alternate": "-.->", "dead-letter": "-.->", "failure": "-.->"}
-    lines = ["flowchart LR"]
+    nodes = []
     for place, node in enumerate(graph.nodes):
         text = "<br/>".join(_texts(node, _mermaid_text))
-        lines.append(f"  n{place}{shapes[node.kind].format(text)}:::{_style(node)}")
+        nodes.append(f"  n{place}{shapes[node.kind].format(text)}:::{_style(node)}")
+    lines = ["flowchart LR"]
+    lines += graph.framed(nodes, lambda place, name: f'  subgraph v{place}["{_mermaid_text(name)}"]', "  end")
     for edge in graph.edges:
         text = "<br/>".join(_labels(edge, _mermaid_text))
         label = f'|"{text}"|' if text else ""
@@ -54,10 +56,12 @@ def dot(graph: Diagram) -> str:
         f'  node [style=filled, fontname="Helvetica", fontsize=11, fontcolor="{_TEXT}"]',
         '  edge [fontname="Helvetica", fontsize=10]',
     ]
+    nodes = []
     for place, node in enumerate(graph.nodes):
         text = "\\n".join(_texts(node, _dot_text))
         fill, border = _COLORS[_style(node)]
-        lines.append(f'  n{place} [label="{text}", shape={shapes[node.kind]}, fillcolor="{fill}", color="{border}"]')
+        nodes.append(f'  n{place} [label="{text}", shape={shapes[node.kind]}, fillcolor="{fill}", color="{border}"]')
+    lines += graph.framed(nodes, lambda place, name: f'  subgraph cluster{place} {{ label="{_dot_text(name)}"', "  }")
     for edge in graph.edges:
         text = "\\n".join(_labels(edge, _dot_text))
         style = styles.get(edge.relation, "style=dashed")
