@@ -42,6 +42,11 @@ class ConnectionEvent:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class MessageCopy(Message):
+    """A message that rmqkit makes of a delivery, byte for byte: it is passed to no hook."""
+
+
 class Hooks:
     """The methods that rmqkit calls for `rmqkit.connect(hooks=...)`: override those that you need.
 
@@ -94,6 +99,8 @@ class GuardedHooks(Hooks):
 
     def publishing(self, message: Message) -> Message:
         """Return the message of the hook, or the same one if it raises or returns anything else."""
+        if isinstance(message, MessageCopy):
+            return message
         changed = self.call("publishing", self._hooks.publishing, message)
         return changed if isinstance(changed, Message) else message
 
@@ -103,7 +110,8 @@ class GuardedHooks(Hooks):
 
     def settled(self, message: Message, fate: Fate, seconds: float) -> None:
         """Call the hook."""
-        self.call("settled", self._hooks.settled, message, fate, seconds)
+        if not isinstance(message, MessageCopy):
+            self.call("settled", self._hooks.settled, message, fate, seconds)
 
     def received(self, queue: str, deliveries: Sequence[Delivery]) -> None:
         """Call the hook."""

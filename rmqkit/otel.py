@@ -43,7 +43,8 @@ class Traces(Hooks):
     A message is sent in a span, whose context goes into its headers: `traceparent`, or what the global propagator
     writes. The span ends when the broker confirmed the message; a message that has a context already keeps it. A
     delivery is handled in a span that continues the trace of its message; a batch has links to the traces of all its
-    messages, as has the span of an acknowledgement. No span holds a body, a header, or the text of an exception.
+    messages, as have the spans of arrivals and acknowledgements. No span holds a body, a header, or the text of an
+    exception.
     """
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
@@ -95,13 +96,18 @@ class Traces(Hooks):
                 _fail(span, type(error).__qualname__)
                 raise
 
+    def received(self, queue: str, deliveries: Sequence[Delivery]) -> None:
+        """Note deliveries that arrived together."""
+        self._note("receive", "receive", queue, deliveries)
+
     def consumed(self, queue: str, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
         """Note an acknowledgement, a rejection or a requeue."""
-        name, attributes = _of_deliveries(verdict.value, "settle", queue, deliveries)
+        self._note(verdict.value, "settle", queue, deliveries)
+
+    def _note(self, operation: str, kind: str, queue: str, deliveries: Sequence[Delivery]) -> None:
+        name, attributes = _of_deliveries(operation, kind, queue, deliveries)
         links = [link for each in deliveries for link in _link(each.properties)]
-        self._tracer.start_span(
-            f"{verdict.value} {name}", kind=SpanKind.CLIENT, attributes=attributes, links=links
-        ).end()
+        self._tracer.start_span(f"{operation} {name}", kind=SpanKind.CLIENT, attributes=attributes, links=links).end()
 
 
 def _name(*parts: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rmqkit.amqp.frames import fits
 from rmqkit.errors import NotConfirmed, RmqkitError, Unroutable
+from rmqkit.hooks import MessageCopy
 from rmqkit.message import Delivery, Message, Verdict
 from rmqkit.messaging.message_rewrite import rename_properties
 from rmqkit.model import Target
@@ -55,7 +56,7 @@ class FailedDelivery(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _FailureCopy(Message):
+class _FailureCopy(MessageCopy):
     """The copy of a failed delivery."""
 
     failed: FailedDelivery

@@ -6,21 +6,20 @@ At least once: a delivery whose copy was confirmed, and whose acknowledgement wa
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from rmqkit.errors import BrokerError, HandlerError
+from rmqkit.errors import BrokerError, HandlerError, RmqkitError
 from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
-from rmqkit.message import PERSISTENT, Delivery, Message, Origin, Properties
+from rmqkit.handlers.outputs import Pending, PublishedDeliveries
+from rmqkit.hooks import MessageCopy
+from rmqkit.message import PERSISTENT, Delivery, Origin, Properties
 from rmqkit.messaging.message_rewrite import sent_on
 from rmqkit.payload.death_headers import X_DEATH, deaths
 from rmqkit.payload.field_table import decode_properties
-from rmqkit.report import Fate
 from rmqkit.stop import Stop
 
 if TYPE_CHECKING:
@@ -31,19 +30,11 @@ Target = Callable[[Origin], tuple[str, str, Properties]]
 """From an origin to the routing key, the exchange and the properties of the copies of its deliveries."""
 
 _UNATTENDED = ("expired", "maxlen")  # deaths without a consumer
-_WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 _log = logging.getLogger("rmqkit")
 _RETURN_ADVICE = (
     "Remove the binding or name another exchange; `rmqkit move` makes one pass. The message stays in its queue."
 )
 _ADVICE = "Bind a queue there, or exclude these messages with `filter=`; the message stays in its queue."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ForwardedMessage(Message):
-    """The copy of a delivery, and the delivery that is acknowledged once the copy is confirmed."""
-
-    delivery: Delivery
 
 
 @dataclass
@@ -79,21 +70,29 @@ class Forwarder:
         check = None
         if self.queue:
             check = _ReturnCheck(self.connection, self.queue, self._queued, self._target, self.on_warning)
+        origin, target = None, ("", "", PERSISTENT)
         returning: Delivery | None = None
-        publisher = _PublisherThread(self.connection, self._target, source.wake)
+        error: RmqkitError | None = None
+        published = PublishedDeliveries(self.connection.publisher(warn_of_failures=False), source.wake)
         try:
-            for batch in source.batches(busy=publisher.is_busy):
+            for batch in source.batches(busy=published.is_busy):
                 returning = next(filter(check.returns, batch), None) if check else None
-                publisher.put(batch[: batch.index(returning)] if returning else batch)
-                yield publisher.take_confirmed()
-                if returning or publisher.ended:
+                for delivery in batch[: batch.index(returning)] if returning else batch:
+                    if delivery.origin is not origin:
+                        origin, target = delivery.origin, self._target(delivery.origin)
+                    published.add(delivery, (MessageCopy(delivery.body, *target),))
+                ended = published.take()
+                yield _confirmed(ended)
+                error = _first_error(ended, stop)
+                if returning or error:
                     break
-            publisher.finish(at_once=stop.requested)
-            yield publisher.take_confirmed()
+            for ended in published.rest(stop, at_once=error is not None):
+                yield _confirmed(ended)
+                error = error or _first_error(ended, stop)
         finally:
-            publisher.halt()
-        if publisher.error:
-            raise publisher.error
+            published.close()
+        if error:
+            raise error
         if returning:
             exchange = self._target(returning.origin)[1]
             raise HandlerError(
@@ -176,85 +175,15 @@ def _path_taken(origin: Origin, exchange: str, key: str) -> list[str]:
     return []
 
 
-class _PublisherThread:
-    """A thread that publishes copies of deliveries, in one endless call, and collects those that were confirmed.
+def _confirmed(ended: Sequence[Pending]) -> HandledBatch:
+    return HandledBatch([each.delivery for each in ended if each.error is None])
 
-    `error` is what ended it early. When there is nothing to publish it waits for the confirms; the deliveries that
-    arrive meanwhile are published together.
-    """
 
-    def __init__(self, connection: Connection, target: Target, wake: Callable[[], None]) -> None:
-        self.ended = False  # nothing more will be published
-        self.error: BaseException | None = None
-        self._target = target
-        self._wake = wake
-        self._stop = Stop()
-        self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
-        self._confirmed: SimpleQueue[Delivery] = SimpleQueue()
-        self._in_flight = 0  # put and not taken
-        self._thread = threading.Thread(target=self._run, args=(connection,), name="rmqkit-forward", daemon=True)
-        self._thread.start()
-
-    def is_busy(self) -> bool:
-        """Tell whether a confirm is expected."""
-        return self._in_flight > 0 and not self.ended
-
-    def put(self, deliveries: Sequence[Delivery]) -> None:
-        """Publish copies of deliveries, in this order."""
-        self._in_flight += len(deliveries)
-        for delivery in deliveries:
-            self._deliveries.put(delivery)
-
-    def take_confirmed(self) -> HandledBatch:
-        """Return the deliveries whose copies were confirmed since the last call."""
-        confirmed: list[Delivery] = []
-        with suppress(Empty):
-            while True:
-                confirmed.append(self._confirmed.get_nowait())
-        self._in_flight -= len(confirmed)
-        return HandledBatch(confirmed)
-
-    def finish(self, *, at_once: bool) -> None:
-        """Wait until all copies are confirmed; `at_once`, only those that were sent already."""
-        if at_once:
-            self._stop.request()
-        self._deliveries.put(None)
-        while not self.ended:
-            self._thread.join(_WAIT_S)
-
-    def halt(self) -> None:
-        """Publish nothing more."""
-        self._stop.request()
-        self._deliveries.put(None)
-
-    def _run(self, connection: Connection) -> None:
-        try:
-            report = connection.publish(self._copies(), check=False, stop=self._stop, on_settled=self._on_settled)
-            self.error = copy_error(report, "a message cannot be forwarded", _ADVICE)
-        except BaseException as exc:  # noqa: BLE001 - raised again by the handler
-            self.error = exc
-        self.ended = True
-        self._wake()
-
-    def _copies(self) -> Iterator[Message | None]:
-        origin, target = None, ("", "", PERSISTENT)
-        while True:
-            try:
-                delivery = self._deliveries.get_nowait()
-            except Empty:
-                yield None  # waits for the confirms
-                delivery = self._deliveries.get()
-            if delivery is None:
-                return
-            if delivery.origin is not origin:
-                origin, target = delivery.origin, self._target(delivery.origin)
-            yield _ForwardedMessage(delivery.body, *target, delivery=delivery)
-
-    def _on_settled(self, _index: int, message: Message, fate: Fate) -> None:
-        if fate is not Fate.CONFIRMED:
-            self.halt()  # the report has the reason
-            return
-        assert isinstance(message, _ForwardedMessage)  # noqa: S101 - no other is published
-        self._confirmed.put(message.delivery)
-        if self._confirmed.qsize() == 1:  # else the source has been woken already
-            self._wake()
+def _first_error(ended: Sequence[Pending], stop: Stop) -> RmqkitError | None:
+    """Return the error of the first copy that was not confirmed; a stop may leave copies without an answer."""
+    for each in ended:
+        if each.error is not None and not (each.is_unknown and stop.requested):
+            report = each.error.report if isinstance(each.error, BrokerError) and not each.is_unknown else None
+            copied = copy_error(report, "a message cannot be forwarded", _ADVICE) if report else None
+            return copied or each.error
+    return None

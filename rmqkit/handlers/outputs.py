@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
-from rmqkit.errors import ConnectionLost, RmqkitError
+from rmqkit.errors import BrokerError, ConnectionLost, RmqkitError
 from rmqkit.handlers.calls import Called
 from rmqkit.handlers.function import as_verdict, wrong_result
 from rmqkit.handlers.handler import HandledBatch
@@ -26,28 +26,94 @@ Transformed = Message | Iterable[Message] | Verdict | None
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
 
-class _Pending:
-    """A delivery whose messages are unconfirmed: the outcome of each of them."""
+class Pending:
+    """A delivery whose messages are unconfirmed, and the first error of them."""
 
     __slots__ = ("_ended", "_left", "delivery", "error")
 
-    def __init__(self, delivery: Delivery, messages: int, ended: Callable[[_Pending], None]) -> None:
+    def __init__(self, delivery: Delivery, messages: int, ended: Callable[[Pending], None]) -> None:
         self.delivery = delivery
         self.error: RmqkitError | None = None
         self._left = messages
         self._ended = ended
 
     def set_running_or_notify_cancel(self) -> bool:
+        """Tell that the message is to be sent."""
         return True
 
     def set_result(self, _: Fate, /) -> None:
+        """Note that one of the messages was confirmed."""
         self._left -= 1
         if not self._left:
             self._ended(self)
 
     def set_exception(self, error: RmqkitError, /) -> None:
+        """Note why one of the messages was not confirmed."""
         self.error = self.error or error
         self.set_result(Fate.UNKNOWN)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Tell whether the broker may have taken the messages, or not."""
+        report = self.error.report if isinstance(self.error, BrokerError) else None
+        return isinstance(report, PublishReport) and bool(report.unknown)
+
+
+class PublishedDeliveries:
+    """Publishes messages made of the deliveries of one source; tells which deliveries may be settled."""
+
+    def __init__(self, publisher: BackgroundPublisher, wake: Callable[[], None]) -> None:
+        self._publisher, self._wake = publisher, wake
+        self._added: list[tuple[Message, Pending]] = []  # to be published together: fewer switches of threads
+        self._ended: SimpleQueue[Pending | None] = SimpleQueue()
+        self._unfinished = 0
+        self._to_call: list[Callable[[], None]] = []
+        publisher.direct, publisher.call_soon = True, self._to_call.append
+
+    def add(self, delivery: Delivery, messages: Sequence[Message]) -> None:
+        """Publish the messages of a delivery, in this order, with the next `take`."""
+        pending = Pending(delivery, len(messages), self._end)
+        self._unfinished += 1
+        self._added += [(message, pending) for message in messages]
+
+    def is_busy(self) -> bool:
+        """Tell whether confirms are expected."""
+        return self._unfinished > 0
+
+    def take(self) -> list[Pending]:
+        """Publish what was added; return the deliveries whose messages were confirmed, or failed, in this order."""
+        added, self._added = self._added, []
+        for message, pending in added:
+            self._publisher.queue(message, pending)
+        while self._to_call:
+            self._to_call.pop()()
+        ended: list[Pending] = []
+        with suppress(Empty):
+            while True:
+                if pending_or_woken := self._ended.get_nowait():
+                    ended.append(pending_or_woken)
+        self._unfinished -= len(ended)
+        return ended
+
+    def rest(self, stop: Stop, *, at_once: bool = False) -> Iterator[list[Pending]]:
+        """Wait for all confirms; `at_once` or after a stop, only for those of messages that were sent already."""
+        with stop.waking(lambda: self._ended.put(None)):
+            while self._unfinished and not (stop.requested or at_once):
+                with suppress(Empty):
+                    self._ended.put(self._ended.get(timeout=_WAIT_S))
+                yield self.take()
+        self._publisher.close(0)
+        yield self.take()
+
+    def close(self) -> None:
+        """Publish nothing more."""
+        self._publisher.close(0)
+
+    def _end(self, pending: Pending) -> None:
+        """Note that the outcomes of all messages of a delivery are known; called on any thread."""
+        self._ended.put(pending)
+        if self._ended.qsize() == 1:  # else the source has been woken already
+            self._wake()
 
 
 class Outputs:
@@ -57,20 +123,9 @@ class Outputs:
     one of its messages.
     """
 
-    def __init__(
-        self,
-        publisher: BackgroundPublisher,
-        transform: Callable[..., object],
-        to: Target | None,
-        wake: Callable[[], None],
-    ) -> None:
-        self._publisher, self._transform, self._to, self._wake = publisher, transform, to, wake
+    def __init__(self, published: PublishedDeliveries, transform: Callable[..., object], to: Target | None) -> None:
+        self._published, self._transform, self._to = published, transform, to
         self._verdicts = Verdicts(lambda *_: ())
-        self._made: list[tuple[Message, _Pending]] = []  # to be published together: fewer switches of threads
-        self._ended: SimpleQueue[_Pending | None] = SimpleQueue()
-        self._unfinished = 0
-        self._to_call: list[Callable[[], None]] = []
-        publisher.direct, publisher.call_soon = True, self._to_call.append
 
     def put(self, called: Called) -> None:
         """Take the messages of a call. Raises HandlerError for a result that is no Transformed."""
@@ -91,68 +146,46 @@ class Outputs:
 
     def is_busy(self) -> bool:
         """Tell whether confirms are expected."""
-        return self._unfinished > 0
+        return self._published.is_busy()
 
     def handled(self) -> Iterator[HandledBatch]:
         """Publish what was made; yield the deliveries whose messages were confirmed, or failed.
 
         Raises the error if this is not known of a message.
         """
-        made, self._made = self._made, []
-        for message, pending in made:
-            self._publisher.queue(message, pending)
-        while self._to_call:
-            self._to_call.pop()()
-        unknown: RmqkitError | None = None
-        with suppress(Empty):
-            while True:
-                unknown = self._take(self._ended.get_nowait()) or unknown
-        yield from self._verdicts.handled()
-        if unknown is not None:
-            raise unknown
+        return self._settled(self._published.take())
 
     def rest(self, stop: Stop) -> Iterator[HandledBatch]:
         """Wait for all confirms; after a stop, only for those of messages that were sent already."""
-        with stop.waking(lambda: self._ended.put(None)):
-            while self._unfinished and not stop.requested:
-                with suppress(Empty):
-                    self._ended.put(self._ended.get(timeout=_WAIT_S))
-                yield from self.handled()
-        self._publisher.close(0)
-        with suppress(ConnectionLost):
-            yield from self.handled()
+        for ended in self._published.rest(stop):
+            with suppress(*[ConnectionLost] * stop.requested):
+                yield from self._settled(ended)
 
     def close(self) -> None:
         """Publish nothing more."""
-        self._publisher.close(0)
+        self._published.close()
 
     def _add(self, delivery: Delivery, messages: Sequence[Message]) -> None:
-        pending = _Pending(delivery, len(messages), self._end)
-        self._unfinished += 1
-        for message in messages:
-            to = None if message.exchange or message.routing_key else self._to
-            addressed = message if to is None else replace(message, exchange=to.exchange, routing_key=to.routing_key)
-            self._made.append((addressed, pending))
+        self._published.add(delivery, [self._addressed(message) for message in messages])
 
-    def _end(self, pending: _Pending) -> None:
-        """Note that the outcomes of all messages of a delivery are known; called on the publisher's thread."""
-        self._ended.put(pending)
-        if self._ended.qsize() == 1:  # else the source has been woken already
-            self._wake()
+    def _addressed(self, message: Message) -> Message:
+        if self._to is None or message.exchange or message.routing_key:
+            return message
+        return replace(message, exchange=self._to.exchange, routing_key=self._to.routing_key)
 
-    def _take(self, pending: _Pending | None) -> RmqkitError | None:
-        """Note what becomes of a delivery; return the error if the broker may have taken its messages."""
-        if pending is None:
-            return None
-        self._unfinished -= 1
-        error = pending.error
-        if error is None:
-            self._verdicts.settle(pending.delivery, Verdict.ACK)
-        elif isinstance(error.report, PublishReport) and error.report.unknown:
-            return error
-        else:
-            self._verdicts.reject(Called((pending.delivery,), failure=f"an output was not confirmed: {error.message}"))
-        return None
+    def _settled(self, ended: Sequence[Pending]) -> Iterator[HandledBatch]:
+        unknown: RmqkitError | None = None
+        for each in ended:
+            if each.error is None:
+                self._verdicts.settle(each.delivery, Verdict.ACK)
+            elif each.is_unknown:
+                unknown = each.error
+            else:
+                failure = f"an output was not confirmed: {each.error.message}"
+                self._verdicts.reject(Called((each.delivery,), failure=failure))
+        yield from self._verdicts.handled()
+        if unknown is not None:
+            raise unknown
 
 
 def collected(result: object) -> object:

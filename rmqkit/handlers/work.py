@@ -12,7 +12,7 @@ from rmqkit.errors import HandlerError, SettingsError
 from rmqkit.handlers.calls import OpenCalls, PlainCalls
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction, as_verdict, name_of, require_plain
 from rmqkit.handlers.handler import Handler, Source
-from rmqkit.handlers.outputs import Outputs, Transformed, collected
+from rmqkit.handlers.outputs import Outputs, PublishedDeliveries, Transformed, collected
 from rmqkit.handlers.runner import ConsumeJob, OnWarning, job_for, run_handler
 from rmqkit.handlers.worker import Verdicts, Worker
 from rmqkit.message import Delivery, Verdict
@@ -144,7 +144,7 @@ def pipe_worker(
 
     def open_outputs(source: Source) -> Outputs:
         publisher = connection.publisher(on_warning=on_warning, warn_of_failures=False)
-        return Outputs(publisher, function, to, source.wake)
+        return Outputs(PublishedDeliveries(publisher, source.wake), function, to)
 
     return Worker(calls, open_outputs)
 

@@ -14,7 +14,8 @@ import pytest
 
 import rmqkit
 import rmqkit.aio
-from rmqkit import ConnectionEvent, Delivery, EventKind, Fate, Message, Stop, Verdict
+from rmqkit import ConnectionEvent, Delivery, EventKind, Fate, Message, Queue, Retry, Stop, Topology, Verdict
+from rmqkit.handlers.forwarder import Forwarder
 from tests.support.proxy import Proxy
 from tests.support.queues import declare, drain_messages
 from tests.support.wait import wait_until
@@ -215,6 +216,26 @@ def test_tasks_are_observed_in_their_own_context(broker_url: str, queue: str) ->
     assert hooks.users[-1] == "caller"
     assert hooks.fates.pop() == (b"request", Fate.RETURNED)
     assert len(hooks.fates) == len(hooks.arrived) == len(hooks.handled) == len(hooks.verdicts) == 50
+
+
+def test_copies_of_failed_and_of_forwarded_messages_are_passed_to_no_hook(vhost_url: str) -> None:
+    topology = Topology(queues=(Queue("orders", retry=Retry((1,), "parked")), Queue("parked"), Queue("other")))
+    recorder = Recorder()
+
+    def fail(_: Delivery) -> None:
+        raise ValueError
+
+    with rmqkit.connect(vhost_url, hooks=recorder) as connection:
+        connection.apply(topology)
+        connection.publish(Message(b"1", "orders"))
+        report = rmqkit.handle(connection, "orders", fail, topology=topology, count=2)
+        assert (report.retried, report.parked) == (1, 1)
+        forwarder = Forwarder(rmqkit.connect(vhost_url, hooks=recorder), "", "other")
+        assert rmqkit.handle(connection, "parked", forwarder, count=1).acknowledged == 1
+        forwarder.close()
+    (forwarded,) = drain_messages(vhost_url, "other")
+    assert forwarded.properties.headers["x-rmqkit-attempts"] == 2
+    assert (len(recorder.users), recorder.fates) == (1, [(b"1", Fate.CONFIRMED)])
 
 
 def test_hooks_that_raise_change_nothing_and_are_logged_once(

@@ -126,6 +126,7 @@ def test_a_batch_links_to_the_traces_of_its_messages(connection: rmqkit.Connecti
             consumer.settle(batch, Verdict.ACK)
     sent = {each.context.span_id for each in spans["send"]}
     assert (handled, len(sent)) == (3, 3)
+    assert {link.context.span_id for each in spans["receive"] for link in each.links} == sent
     assert {link.context.span_id for each in spans["process"] for link in each.links} == sent
     assert {link.context.span_id for each in spans["ack"] for link in each.links} == sent
 
