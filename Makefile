@@ -17,7 +17,9 @@ help: ## list the targets
 demo: .venv/rmqkit rabbitmq ## see it work: 100,000 messages, three workers, nothing lost
 	@$(BIN)/rmqkit demo work
 
-test: lint pytest ## lint, types, layers, docs and all tests; RABBITMQ=newest: on the newest RabbitMQ
+# Side by side, because tests often wait.
+test: setup ## lint, types, layers, docs and all tests; RABBITMQ=newest: on the newest RabbitMQ
+	@$(MAKE) --no-print-directory -j2 lint pytest
 
 pytest: .venv/dev rabbitmq clients
 	$(if $(RABBITMQ),RMQKIT_RABBITMQ=$(RABBITMQ:newest=$(NEWEST)) )$(BIN)/pytest $(TESTS) -n $(WORKERS) --dist worksteal
