@@ -114,7 +114,7 @@ class Producer(Client):
 
     def _messages(self, times: Times) -> Iterator[Message]:
         """Yield messages to the lanes in turn, until the end, or the count of those that are measured."""
-        clock, pack, counts, properties = time.monotonic_ns, STAMP.pack, self.counts, self._properties
+        clock, pack, properties = time.monotonic_ns, STAMP.pack, self._properties
         bodies = cycle([bytes(size - STAMP_BYTES) for size in self.load.sizes])
         rate = (self.load.rate or 0) / self.load.producers
         interval = round(1e9 / rate) if rate else 0
@@ -137,7 +137,6 @@ class Producer(Client):
                         now = due
                     due += interval
                 self._next[lane.number] += 1
-                counts.published += 1
                 yield Message(pack(head, now) + next(bodies), key, exchange, properties)
 
     def _settle(self, _: int, message: Message, fate: Fate) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmqkit.bench.report import FORMAT, whole_seconds
+from rmqkit.bench.report import FORMAT, names, whole_seconds
 from rmqkit.errors import InputError
 
 WORSE = "worse"
@@ -16,12 +16,12 @@ _ENOUGH = 4  # seconds that say how much a number varies
 _LENGTH = ("duration_s", "warm_up_s", "count")  # what may differ: it is not the load itself
 # The metric, where a report has it, the column of its seconds, and whether more of it is better.
 _METRICS = (
-    ("published, /s", ("published", "rate"), "published", True),
+    ("{published}, /s", ("published", "rate"), "published", True),
     ("delivered, /s", ("delivered", "rate"), "delivered", True),
-    ("confirm, median ms", ("confirm_ms", "median"), "confirm_median_ms", False),
-    ("confirm, 99 % ms", ("confirm_ms", "p99"), "confirm_p99_ms", False),
-    ("latency, median ms", ("latency_ms", "median"), "latency_median_ms", False),
-    ("latency, 99 % ms", ("latency_ms", "p99"), "latency_p99_ms", False),
+    ("{confirm_ms}, median ms", ("confirm_ms", "median"), "confirm_median_ms", False),
+    ("{confirm_ms}, 99 % ms", ("confirm_ms", "p99"), "confirm_p99_ms", False),
+    ("{latency_ms}, median ms", ("latency_ms", "median"), "latency_median_ms", False),
+    ("{latency_ms}, 99 % ms", ("latency_ms", "p99"), "latency_p99_ms", False),
 )
 
 
@@ -79,7 +79,13 @@ def _verdicts(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) 
             verdict = "unclear"
         else:
             verdict = "better" if (change > 0) == more_is_better else WORSE
-        yield {"metric": name, "old": before, "new": now, "change": round(change, 4), "verdict": verdict}
+        yield {
+            "metric": name.format(**names(new)),
+            "old": before,
+            "new": now,
+            "change": round(change, 4),
+            "verdict": verdict,
+        }
 
 
 def _middle(report: Mapping[str, Any], column: str) -> tuple[float, float] | None:

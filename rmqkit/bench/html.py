@@ -93,7 +93,7 @@ def _plots(report: Mapping[str, Any]) -> Iterable[str]:
         ]
 
     time = Axis(float, _steps([each["second"] for each in seconds], whole=True), lambda second: f"{second:g} s")
-    rates = lines(("Confirmed", "a", "published"), ("Delivered", "b", "delivered"))
+    rates = lines((names["published"], "a", "published"), (names["delivered"] or "requests", "b", "delivered"))
     numbers = [y for line in rates for _, y in line.points]
     if numbers:
         yield _plot("Messages a second", rates, time, Axis(float, _steps([0, *numbers]), _short))

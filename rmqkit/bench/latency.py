@@ -59,21 +59,20 @@ class Histogram:
 
 
 class Counts:
-    """What a client, or several, have published, had confirmed and received, and how long that took.
+    """How many messages a client, or several, had confirmed and received, and how long that took.
 
     `confirm` holds the times from publishing a message to its confirm, or from a request to its reply; `latency` those
     to its delivery, less its delay.
     """
 
-    __slots__ = ("confirm", "confirmed", "latency", "published", "received")
+    __slots__ = ("confirm", "confirmed", "latency", "received")
 
     def __init__(self) -> None:
-        self.published = self.confirmed = self.received = 0
+        self.confirmed = self.received = 0
         self.confirm, self.latency = Histogram(), Histogram()
 
     def add(self, counts: Mapping[str, Any]) -> None:
         """Add other counts, as `since` writes them."""
-        self.published += counts["published"]
         self.confirmed += counts["confirmed"]
         self.received += counts["received"]
         self.confirm.add(counts["confirm"])
@@ -82,7 +81,6 @@ class Counts:
     def as_json(self) -> dict[str, Any]:
         """Return a copy for `add`; it may be made by another thread than that of the client."""
         return {
-            "published": self.published,
             "confirmed": self.confirmed,
             "received": self.received,
             "confirm": self.confirm.buckets.copy(),
@@ -92,7 +90,7 @@ class Counts:
     def since(self, before: Counts) -> dict[str, Any]:
         """Return the differences from earlier counts."""
         now, then = self.as_json(), before.as_json()
-        found = {name: now[name] - then[name] for name in ("published", "confirmed", "received")}
+        found = {name: now[name] - then[name] for name in ("confirmed", "received")}
         for name in ("confirm", "latency"):
             old = then[name]
             found[name] = {key: more for key, count in now[name].items() if (more := count - old.get(key, 0))}

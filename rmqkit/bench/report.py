@@ -54,7 +54,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
         "seconds": [
             _second(number, counts)
             for number, counts in sorted(measured.seconds.items())
-            if counts.published or counts.received
+            if counts.confirmed or counts.received
         ],
     }
 
@@ -102,17 +102,17 @@ def has_failed(report: Mapping[str, Any]) -> bool:
 
 
 def names(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names of the two times for people, by their keys."""
-    load = report["load"]
-    confirm = "reply" if load["preset"] == "rpc" else "confirm"
-    latency = "request" if load["preset"] == "rpc" else "lateness" if load["delay_s"] else "end to end"
-    return {"confirm_ms": confirm, "latency_ms": latency}
+    """Return the names of rates and times for people, by their keys."""
+    if report["load"]["preset"] == "rpc":
+        return {"published": "answered", "delivered": "", "confirm_ms": "reply", "latency_ms": "request"}
+    latency = "lateness" if report["load"]["delay_s"] else "end to end"
+    return {"published": "confirmed", "delivered": "delivered", "confirm_ms": "confirm", "latency_ms": latency}
 
 
 def latency_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield rows of times in milliseconds: a name, then the quantiles."""
     for key, name in names(report).items():
-        if report[key]:
+        if key.endswith("_ms") and report[key]:
             yield (name, *(_number(report[key][quantile]) for quantile in QUANTILES))
 
 
@@ -123,12 +123,11 @@ def latency_header() -> tuple[str, ...]:
 
 def rate_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield what was done to messages, how often in a second, and how many in what time."""
-    calls = report["load"]["preset"] == "rpc"
-    for key, name in (("published", "answered" if calls else "confirmed"), ("delivered", "delivered")):
-        rate = report[key]
-        if rate["messages"] and not (calls and key == "delivered"):
-            messages = plural(rate["messages"], "call" if calls else "message")
-            yield name, f"{rate['rate']:,.0f}/s", f"{messages} in {rate['seconds']:,.2f} s"
+    noun = "call" if report["load"]["preset"] == "rpc" else "message"
+    for key in ("published", "delivered"):
+        rate, name = report[key], names(report)[key]
+        if rate["messages"] and name:
+            yield name, f"{rate['rate']:,.0f}/s", f"{plural(rate['messages'], noun)} in {rate['seconds']:,.2f} s"
 
 
 def check_sentence(report: Mapping[str, Any]) -> str:

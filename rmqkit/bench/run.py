@@ -8,7 +8,7 @@ import selectors
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -133,6 +133,7 @@ class Run:
                 selector.register(process.reports, selectors.EVENT_READ, process)
             self._read_until(selector, lambda: all(each.ready for each in processes))
             if self._ended:
+                self._measured.interrupted = self._stop.requested
                 return
             start = time.monotonic_ns() + _START_NS
             measured = start + round(self._load.warm_up_s * 1e9)
@@ -169,12 +170,11 @@ class Run:
         """Wait until all confirmed messages were received, or none is for some seconds."""
         if not self._load.consumers or self._load.calls:
             return
+        consumers = Counter(self._layout.consumed)
         expected = 0
-        failed_and_published = [_lanes(each.results) for each in publishing]
-        for lane in chain.from_iterable(self._layout.lanes):
-            for published, failed in failed_and_published:
-                confirmed = published.get(lane.number, 0) - len(failed.get(lane.number, ()))
-                expected += confirmed * sum(self._readers[queue] for queue in lane.queues)
+        for lane, count, failed in self._published(publishing):
+            copies = sum(consumers[queue] for queue in lane.queues) if self._load.streams else len(lane.queues)
+            expected += (count - len(failed)) * copies
         self._received_s = time.monotonic() + self._load.delay_s
         self._read_until(
             selector,
@@ -182,17 +182,18 @@ class Run:
             stopping=True,
         )
 
-    @property
-    def _readers(self) -> Counter[str]:
-        """Return how many copies of its messages each queue delivers."""
-        consumed = Counter(self._layout.consumed)
-        return consumed if self._load.streams else Counter(dict.fromkeys(consumed, 1))
+    def _published(self, processes: Sequence[_Process]) -> Iterator[tuple[Lane, int, list[int]]]:
+        """Yield each lane, the number of its messages, and the numbers of those that were not confirmed."""
+        lanes = {str(lane.number): lane for lane in chain.from_iterable(self._layout.lanes)}
+        for result in chain.from_iterable(process.results or () for process in processes):
+            for name, count in result.get("published", {}).items():
+                yield lanes[name], count, result["failed"].get(name, [])
 
     def _read_until(
         self, selector: selectors.BaseSelector, done: Callable[[], bool], *, stopping: bool = False
     ) -> None:
         """Read reports until something is done, a client failed or, unless `stopping`, a stop is requested."""
-        while not done() and self._error is None and (stopping or not self._stop.requested):
+        while not (done() or self._error or (self._ended and not stopping)):
             for key, _ in selector.select(_WAIT_S):
                 process = key.data
                 events = process.read()
@@ -249,43 +250,30 @@ class Run:
 
     def _judge(self, processes: Sequence[_Process]) -> None:
         """Compare what was published with what was received."""
-        check, load = self._measured.check, self._load
-        results = [result for process in processes for result in process.results or ()]
-        readers: dict[object, Reader] = defaultdict(lambda: Reader({}))
-        queues = {}
-        for number, result in enumerate(results):
+        check = self._measured.check
+        of_queues = {queue.name: Reader({}) for queue in self._layout.topology.queues}
+        readers = list(of_queues.items())
+        if self._load.streams and self._load.consumers:  # each of them receives all
+            readers = []
+        for result in chain.from_iterable(process.results or () for process in processes):
             check["republished"] += result.get("republished", 0)
             check["redelivered"] += result.get("redelivered", 0)
             if "queue" in result:
-                key = number if load.streams else result["queue"]
-                queues[key] = result["queue"]
-                readers[key].add(result["lanes"])
-        published, failed = _lanes(results)
-        lanes: list[Lane] = [lane for each in self._layout.lanes for lane in each]
+                if self._load.streams:
+                    of_queues[result["queue"]] = Reader({})
+                    readers.append((result["queue"], of_queues[result["queue"]]))
+                of_queues[result["queue"]].add(result["lanes"])
         missing = 0
-        for lane in lanes:
-            confirmed = published_bits(published.get(lane.number, 0), failed.get(lane.number, ()))
-            check["published"] += published.get(lane.number, 0)
-            check["confirmed"] += confirmed.bit_count()
-            for key, queue in queues.items():
-                if queue in lane.queues:
-                    check["expected"] += confirmed.bit_count()
-                    missing += readers[key].missing(lane.number, confirmed)
-            if not queues:
-                check["expected"] += confirmed.bit_count() * len(lane.queues)
-                missing += confirmed.bit_count() * len(lane.queues)
+        for lane, count, failed in self._published(processes):
+            confirmed = published_bits(count, failed)
+            check["published"] += count
+            check["confirmed"] += count - len(failed)
+            for reader in (reader for queue, reader in readers if queue in lane.queues):
+                check["expected"] += count - len(failed)
+                missing += reader.missing(lane.number, confirmed)
         check["unconfirmed"] = check["published"] - check["confirmed"]
-        check["left"] = min(self._entities.ready(), missing) if missing and not (load.streams and queues) else 0
+        in_queues = missing and not (self._load.streams and self._load.consumers)
+        check["left"] = min(self._entities.ready(), missing) if in_queues else 0
         check["lost"] = missing - check["left"]
-        check["duplicated"] = sum(reader.duplicated for reader in readers.values())
-        check["out_of_order"] = sum(reader.out_of_order for reader in readers.values())
-
-
-def _lanes(results: Sequence[dict[str, Any]] | None) -> tuple[dict[int, int], dict[int, list[int]]]:
-    """Return how many messages each lane has, and the numbers of those that failed."""
-    published: dict[int, int] = {}
-    failed: dict[int, list[int]] = {}
-    for result in results or ():
-        published |= {int(lane): count for lane, count in result.get("published", {}).items()}
-        failed |= {int(lane): numbers for lane, numbers in result.get("failed", {}).items()}
-    return published, failed
+        check["duplicated"] = sum(reader.duplicated for _, reader in readers)
+        check["out_of_order"] = sum(reader.out_of_order for _, reader in readers)

@@ -137,15 +137,16 @@ def bench(
         with _live() as show:
             measured = Run(settings, load, stop=stop, on_second=show, on_warning=output.warn).run(folder)
         report = reports.as_json(measured)
-        report["comparison"] = compared = comparison.compare(old, report, tolerance / 100) if compare else []
-        if csv:
-            files.write(csv, reports.csv(report), force=True)
-        if html:
-            files.write(html, render(report, compared), force=True)
+        compared = comparison.compare(old, report, tolerance / 100) if compare and not measured.interrupted else []
+        report["comparison"] = compared
         if json:
             output.out_json(report)
         else:
             output.out(_text(report))
+        if csv:
+            files.write(csv, reports.csv(report), force=True)
+        if html:
+            files.write(html, render(report, compared), force=True)
         if reports.has_failed(report):
             return exit_codes.NOT_CONFIRMED
         worse = any(each["verdict"] == comparison.WORSE for each in compared)
