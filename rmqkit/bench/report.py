@@ -50,6 +50,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
         "confirm_ms": total.confirm.summary(),
         "latency_ms": total.latency.summary(),
         "curves": {"confirm": _curve(total.confirm), "latency": _curve(total.latency)},
+        "cpu_s": {name: round(seconds, 3) for name, seconds in measured.cpu_s.items()},
         "check": dict(measured.check),
         "seconds": [
             _second(number, counts)

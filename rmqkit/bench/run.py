@@ -31,6 +31,10 @@ _START_NS = 100_000_000  # after all are ready
 _WAIT_S = 0.05
 _STALLED_S = 5.0  # without a delivery, after which what is missing will not arrive
 _TICKS = _SECOND_NS // TICK_NS
+_BUSY = 0.9  # of a core
+_LIMITED = (
+    "a process of {} used {:.0%} of a core: rmqkit, not the broker, may be the limit. Use more producers or consumers"
+)
 
 
 @dataclass
@@ -39,7 +43,8 @@ class Measured:
 
     `publish_s` and `consume_s` are the seconds in which the messages were published and confirmed, and delivered.
     `check` compares the messages of the whole run, warm-up included: confirmed + unconfirmed = published; of the
-    `expected` deliveries, `lost` were not received, and are not `left` in their queues either.
+    `expected` deliveries, `lost` were not received, and are not `left` in their queues either. `cpu_s` has the
+    processor's seconds that the clients used.
     """
 
     load: Load
@@ -49,6 +54,7 @@ class Measured:
     publish_s: float = 0.0
     consume_s: float = 0.0
     check: Counter[str] = field(default_factory=Counter)
+    cpu_s: dict[str, float] = field(default_factory=dict)
     blocked: str = ""
     interrupted: bool = False
 
@@ -120,7 +126,7 @@ class Run:
         jobs = [Job(self._settings, load, producers=producers[first::cores]) for first in range(cores)]
         jobs += [Job(self._settings, load, consumers=consumers[first::cores]) for first in range(cores)]
         return [
-            _Process("a process of producers" if job.producers else "a process of consumers", job)
+            _Process("producers" if job.producers else "consumers", job)
             for job in jobs
             if job.producers or job.consumers
         ]
@@ -202,7 +208,7 @@ class Run:
                 if events is None:
                     selector.unregister(key.fileobj)
                     if process.results is None:
-                        self._error = self._error or OutputError(f"{process.name} {process.wait()}")
+                        self._error = self._error or OutputError(f"a process of {process.name} {process.wait()}")
             self._show()
             self._entities.renew()
 
@@ -220,12 +226,20 @@ class Run:
                 if counts["received"]:
                     self._received += counts["received"]
                     self._received_s = max(time.monotonic(), self._received_s)
-            case {"done": results, "error": error}:
+            case {"done": results, "cpu_s": cpu_s, "error": error}:
                 process.results = results
+                self._measured.cpu_s[process.name] = self._measured.cpu_s.get(process.name, 0.0) + cpu_s
+                seconds = (time.monotonic_ns() - self._times.start) / 1e9
+                if seconds > 1 and cpu_s > _BUSY * seconds:
+                    self._warn_once(_LIMITED.format(process.name, cpu_s / seconds))
                 self._error = self._error or error_from_json(error)
-            case {"warning": text} if text not in self._warned:
-                self._warned.add(text)
-                self._warn(text)
+            case {"warning": text}:
+                self._warn_once(text)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
 
     def _show(self) -> None:
         """Pass on the seconds of which all samples have arrived by now."""

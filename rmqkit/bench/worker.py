@@ -58,11 +58,12 @@ class _Worker:
         try:
             versions = [client.open() for client in self.clients]
         except RmqkitError as error:
-            self.report(done=[], error=child_process.error_as_json(error))
+            self.report(done=[], cpu_s=0.0, error=child_process.error_as_json(error))
             return
         self.report(ready=versions[0])
         times: Times = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
         threading.Thread(target=self._await_stop, daemon=True).start()
+        started_s = time.process_time()
         threads = [threading.Thread(target=self._run, args=(client, times)) for client in self.clients]
         for thread in threads:
             thread.start()
@@ -76,7 +77,8 @@ class _Worker:
                 tick += 1
         self._sample(tick)
         results = [{**client.result(), "last_ns": client.last_ns} for client in self.clients]
-        self.report(done=results, error=child_process.error_as_json(self._error))
+        cpu_s = time.process_time() - started_s
+        self.report(done=results, cpu_s=cpu_s, error=child_process.error_as_json(self._error))
         for client in self.clients:
             client.connection.close()
 

@@ -8,6 +8,7 @@ The limit is limit.c (see tests.benchmarks.limit). Both publish, and then consum
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from tests.benchmarks.limit import COUNTS, SIZES, Contestant, build, run
 from tests.benchmarks.results import Requirement
 
 WORDS = {"publish": "published", "consume": "delivered"}
+CLIENTS = {"publish": "producers", "consume": "consumers"}
+cpu_us: dict[Contestant, float] = {}  # of the processor, a message
 
 
 def run_either(each: Contestant, node: BenchmarkNode, limit: Path) -> float:
@@ -30,24 +33,28 @@ def run_either(each: Contestant, node: BenchmarkNode, limit: Path) -> float:
     how = ("--fill-first",) if each.work == "consume" else ("--consumers", "0")
     command = [RMQKIT, "bench", "--json", *numbers, *how]
     done = subprocess.run(command, env=node.env, stdout=subprocess.PIPE, text=True, check=True)
-    report = json.loads(done.stdout)[WORDS[each.work]]
-    if report["messages"] != count:
-        sys.exit(f"{each} counted {report['messages']} messages")
-    return float(report["rate"])
+    report = json.loads(done.stdout)
+    measured = report[WORDS[each.work]]
+    if measured["messages"] != count:
+        sys.exit(f"{each} counted {measured['messages']} messages")
+    cpu_us[each] = min(cpu_us.get(each, math.inf), report["cpu_s"][CLIENTS[each.work]] / count * 1e6)
+    return float(measured["rate"])
 
 
 def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
     limit = build(node.folder)
     table = [
-        "| one connection, bodies of | the limit, median /s | `rmqkit bench`, median /s | of the limit |",
-        "|---|---:|---:|---:|",
+        "| one connection, bodies of | the limit, /s | `rmqkit bench`, /s | of the limit | its CPU, µs a message |",
+        "|---|---:|---:|---:|---:|",
     ]
     for work in WORDS:
         for size in COUNTS:
             pair = Contestant("the limit", work, size), Contestant("rmqkit bench", work, size)
             rates = run_in_turns(pair, node.rounds, lambda each: run_either(each, node, limit), "/s")
             most, ours = (statistics.median(rates[each]) for each in pair)
-            table.append(f"| {work}, {SIZES[size]} | {most:,.0f} | {ours:,.0f} | {ours / most:.2f} |")
+            table.append(
+                f"| {work}, {SIZES[size]} | {most:,.0f} | {ours:,.0f} | {ours / most:.2f} | {cpu_us[pair[1]]:.1f} |"
+            )
     return table, []
 
 

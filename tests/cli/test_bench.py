@@ -50,6 +50,7 @@ def test_numbers_of_a_run_add_up_and_its_files_hold_them(live: Run, names: Names
         "republished": 0, "redelivered": 0, "published": 301, "confirmed": 301, "expected": 301,
         "unconfirmed": 0, "left": 0, "lost": 0, "duplicated": 0, "out_of_order": 0,
     }  # fmt: skip
+    assert report["cpu_s"].keys() == {"producers", "consumers"}
     for times in (report["confirm_ms"], report["latency_ms"]):
         count, *quantiles = times.values()
         assert count == 301
