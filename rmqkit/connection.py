@@ -219,7 +219,7 @@ class Connection(RequestReply):
                 on_failure=on_failure,
                 on_warning=on_warning,
             )
-            if (on_settled or on_failure or on_progress) and not isinstance(source, Sequence):
+            if not isinstance(source, Sequence):
                 with closing(watched(source, publisher.look)) as source:
                     report = publisher.publish(source)
             else:

@@ -102,6 +102,7 @@ class Publisher:
         self._reported_s = 0.0
         self._refuse_invalid = refuse_invalid  # a message that AMQP cannot carry is a failure, not the end of the run
         self._stale = False  # the next message to be sent was nacked on this channel
+        self._looking: Stop | None = None  # ends a recovery on the thread that looks
         self._taken_over = taken_over  # a channel with unconfirmed messages: the first of this run
 
     def publish(self, messages: Iterable[Message | None]) -> PublishReport:
@@ -140,14 +141,18 @@ class Publisher:
         """End a wait for the broker early; any thread may call this during a run."""
         self._channel.wake()  # whichever it is by then
 
-    def look(self) -> None:
-        """Process what the broker has answered: for another thread, while the iterable waits for its next message."""
+    def look(self, ended: Stop) -> None:
+        """Process what the broker has answered, and send again what has to be, without waiting for room.
+
+        For another thread, while the iterable waits for its next message; `ended` ends a recovery early.
+        """
+        self._looking = ended
         try:
-            events = self._channel.wait(0)
-        except BrokerError:
-            return  # raised again when the next message is sent
-        self._process(events)
-        self._report_progress()
+            with self._stop.waking(ended.request):
+                self._receive(0)
+                self._flush(wait=False)
+        finally:
+            self._looking = None
 
     def _run(self, messages: Iterable[Message | None]) -> None:
         if self._watch is not None:
@@ -191,7 +196,7 @@ class Publisher:
             if stop.requested:  # checked after the send: a message that was taken from the input is never dropped
                 return
 
-    def _flush(self) -> None:
+    def _flush(self, *, wait: bool = True) -> None:
         """Send all queued messages; those that a reopened channel puts back are first, so the order holds."""
         queue, unconfirmed = self._queue, self._unconfirmed
         while queue:
@@ -199,6 +204,8 @@ class Publisher:
             if not in_flight:
                 self._deadline.restart()
             if not self._has_room(in_flight, queue[0].body_bytes):
+                if not wait:
+                    return
                 self._make_room()
                 unconfirmed = self._unconfirmed  # a new one, if the channel was reopened
                 continue
@@ -352,7 +359,7 @@ class Publisher:
 
     def _recover(self) -> None:
         try:
-            self._connection.recover(self._stop, self._open, deadline_s=self._end_s)
+            self._connection.recover(self._looking or self._stop, self._open, deadline_s=self._end_s)
         except BrokerError as exc:
             raise _GivenUp(None if self._stop.requested else exc) from exc
 

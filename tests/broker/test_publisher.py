@@ -419,6 +419,18 @@ def test_outcomes_are_reported_while_the_iterable_waits(connection: rmqkit.Conne
     assert fates == {b"1": Fate.CONFIRMED, b"2": Fate.RETURNED, b"3": Fate.CONFIRMED}
 
 
+def test_a_slow_iterable_does_not_delay_what_is_sent_again(queue: str, proxy: Proxy, broker_url: str) -> None:
+    def slow() -> Iterator[Message]:
+        proxy.up.cut_after = 2500
+        yield from (Message(bytes(1000), queue) for _ in range(3))
+        wait_until(lambda: ready(broker_url, queue) >= 3, "all are sent again while the iterable waits")
+
+    with rmqkit.connect(proxy.url) as connection:
+        report = connection.publish(slow(), on_warning=lambda _: None)
+    assert (report.confirmed, report.complete) == (3, True)
+    assert report.republished > 0
+
+
 def test_an_error_of_a_callback_ends_a_publish_whose_iterable_waits(connection: rmqkit.Connection, queue: str) -> None:
     called = threading.Event()
 
