@@ -17,6 +17,7 @@ from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.messaging.consumer import Consumer
 from rmqkit.messaging.delayed_publishing import Delay, DelayedPublishing
 from rmqkit.messaging.publish_channel import IdleChannels
+from rmqkit.messaging.publish_counts import PublishCallbacks
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.shared_publisher import SharedPublisher
 from rmqkit.messaging.watched import watched
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 OnWarning = Callable[[str], None]
 DEFAULTS = PublishOptions()
 _log = logging.getLogger("rmqkit")
+_LOGGED = PublishCallbacks(on_warning=_log.warning)
 
 
 def connect(
@@ -192,41 +194,43 @@ class Connection(RequestReply):
         all that failed reached no queue. Raises PayloadError for messages that AMQP cannot carry, ConnectionLost when
         recovery fails. The `report` of a BrokerError has the numbers.
         """
-        source = (messages,) if isinstance(messages, Message) else messages
-        if topology:
-            source = self._contracts.of_topology(topology).checked(source)
-        plain = (
-            not topology
-            and delay is None
-            and (options is DEFAULTS or options == DEFAULTS)
-            and on_warning == _log.warning
-        )
-        if isinstance(messages, Message) and plain and not any((stop, on_progress, on_settled, on_failure)):
+        callbacks = PublishCallbacks(on_progress, on_settled, on_failure, on_warning)
+        plain = not topology and delay is None and stop is None and options == DEFAULTS and callbacks == _LOGGED
+        if plain and isinstance(messages, Message):
             report = self._shared_publisher.publish(messages, timeout_s)
         else:
+            source = (messages,) if isinstance(messages, Message) else messages
+            if topology:
+                source = self._contracts.of_topology(topology).checked(source)
             if self._hooks is not None:
                 source = self._hooks.each_publishing(source)
             if delay is not None:
                 source = self._delayed.each(source, delay, on_warning)
-            publisher = Publisher(
-                self._publishing,
-                options,
-                idle_channels=self._idle_channels,
-                stop=stop,
-                timeout_s=timeout_s,
-                on_progress=on_progress,
-                on_settled=on_settled,
-                on_failure=on_failure,
-                on_warning=on_warning,
-            )
-            if not isinstance(source, Sequence):
-                with closing(watched(source, publisher.look)) as source:
-                    report = publisher.publish(source)
-            else:
-                report = publisher.publish(source)
+            report = self._publish_each(source, options, timeout_s, stop, callbacks)
         if check and (error := report.error()):
             raise error
         return report
+
+    def _publish_each(
+        self,
+        messages: Iterable[Message | None],
+        options: PublishOptions,
+        timeout_s: float | None,
+        stop: Stop | None,
+        callbacks: PublishCallbacks,
+    ) -> PublishReport:
+        publisher = Publisher(
+            self._publishing,
+            options,
+            idle_channels=self._idle_channels,
+            stop=stop,
+            timeout_s=timeout_s,
+            callbacks=callbacks,
+        )
+        if isinstance(messages, Sequence):  # none of them is waited for
+            return publisher.publish(messages)
+        with closing(watched(messages, publisher.look)) as each:
+            return publisher.publish(each)
 
     def publisher(
         self,

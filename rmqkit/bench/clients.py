@@ -19,6 +19,7 @@ from rmqkit.message import Delivery, Message, Properties, Verdict
 from rmqkit.messaging import rpc_server
 from rmqkit.messaging.consumer import Consumer
 from rmqkit.messaging.delayed_publishing import DelayedPublishing
+from rmqkit.messaging.publish_counts import PublishCallbacks
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_client import RpcClient
 from rmqkit.options import CallOptions, ConsumeOptions, PublishOptions, ServeOptions
@@ -102,9 +103,7 @@ class Producer(Client):
             self.connection,
             PublishOptions(window=self.load.window, rate=rate),
             stop=self.stop,
-            on_settled=self._settle,
-            on_failure=lambda _: None,
-            on_warning=self._warn,
+            callbacks=PublishCallbacks(None, self._settle, lambda _: None, self._warn),
         )
         self.republished = publisher.publish(messages).republished
 

@@ -23,9 +23,9 @@ from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, RmqkitError
 from rmqkit.message import Message
 from rmqkit.messaging.direct_channel import CallSoon, DirectChannel, MessageOutcome, Submitted
 from rmqkit.messaging.publish_channel import IdleChannels
-from rmqkit.messaging.publish_counts import NOTHING_YET
+from rmqkit.messaging.publish_counts import NOTHING_YET, PublishCallbacks, check
 from rmqkit.messaging.publish_window import PublishWindow
-from rmqkit.messaging.publisher import WAIT_S, Publisher, check
+from rmqkit.messaging.publisher import WAIT_S, Publisher
 from rmqkit.options import PublishOptions
 from rmqkit.report import Failure, Fate
 from rmqkit.stop import Stop, StoppedAtOnce
@@ -274,9 +274,7 @@ class BackgroundPublisher:
             self._options,
             idle_channels=self._idle_channels,
             stop=self._stop,
-            on_settled=self._on_settled,
-            on_failure=self._on_failure,
-            on_warning=self._warn,
+            callbacks=PublishCallbacks(None, self._on_settled, self._on_failure, self._warn),
             refuse_invalid=True,
             taken_over=taken_over,
         )

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 from itertools import chain
 from typing import Self
 
@@ -23,6 +22,7 @@ from rmqkit.errors import AccessRefused, ConnectionLost, ConsumerCancelled, NotF
 from rmqkit.hooks import EventKind
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger
+from rmqkit.messaging.consume_counts import ConsumeCounts
 from rmqkit.messaging.offset_tracker import OffsetTracker
 from rmqkit.options import ConsumeOptions
 from rmqkit.report import ConsumeReport
@@ -35,7 +35,6 @@ _SLOW = (
     "A message was held for longer than the consumer timeout; the messages behind it are redelivered."
     " Lower the prefetch (`prefetch=1`), limit the handler's time, or set x-consumer-timeout on the quorum queue"
 )
-_IDLE_S = 1.0  # a longer time without a delivery counts as idle
 _UNOBSERVED = nullcontext()
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
@@ -68,7 +67,6 @@ class Consumer:
         self._options = options
         self._open_queue = open_queue
         self._offsets = OffsetTracker(options.offset)
-        self._handed_out = 0  # with `no_ack`
         self._entered = False  # a `with` block closes the consumer, else leaving its loop does
         self._stop = stop or Stop()
         self._channel: Channel | None = None
@@ -80,9 +78,7 @@ class Consumer:
         self._received = self._timeouts = 0  # deliveries; consumer timeouts without an acknowledgement
         self._slow_warned = False
         self._consumed_before = 0  # this subscription
-        self._report = ConsumeReport()
-        self._started_s = time.monotonic()
-        self._last_s = self._started_s  # when a delivery last arrived or was settled, or the last subscription was made
+        self._counts = ConsumeCounts()
         self._events: deque[Event] = deque()  # that arrived together; the rest is for the next call
         self._rest: deque[Delivery] = deque()  # of a batch, likewise
         self._warn = on_warning or (lambda _: None)
@@ -100,11 +96,7 @@ class Consumer:
     @property
     def report(self) -> ConsumeReport:
         """Return the numbers so far."""
-        now = self._report
-        lost = max(self._handed_out - now.acknowledged - now.rejected - now.requeued, 0)
-        now_s = time.monotonic()
-        idle_s = now.idle_s + self._gap_s(now_s)
-        return replace(now, lost=lost, seconds=now_s - self._started_s, idle_s=idle_s)
+        return self._counts.report
 
     def subscribe(self) -> None:
         """Start consuming now, not when the first delivery is requested.
@@ -158,29 +150,29 @@ class Consumer:
     def _batches(self, busy: Callable[[], bool], no_ack_together: int) -> Iterator[list[Delivery]]:
         self.subscribe()
         idle_s = self._options.idle_timeout_s
-        self._last_s = time.monotonic()
+        self._counts.note_active()
         with self._stop.waking(self._end_wait):
-            while not self._stop.requested and (self._report.consumed != self._options.count or self._has_lost()):
+            while not self._stop.requested and (self._counts.consumed != self._options.count or self._has_lost()):
                 self._acknowledger.requeue_due()
                 now_s = time.monotonic()
                 if self._woken or now_s >= self._wake_s:
                     self._woken, self._wake_s = False, math.inf
                     yield []
-                    self._last_s = time.monotonic()
+                    self._counts.note_active()
                     continue
                 if busy():
-                    self._last_s = time.monotonic()
-                left_s = _WAIT_S if idle_s is None else self._last_s + idle_s - time.monotonic()
+                    self._counts.note_active()
+                left_s = _WAIT_S if idle_s is None else self._counts.last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
                 wait_s = min(left_s, _WAIT_S, self._wake_s - now_s, self._acknowledger.backoff.due_in_s())
                 for batch in self._receive(wait_s):
-                    self._report = replace(self._report, idle_s=self._report.idle_s + self._gap_s(time.monotonic()))
+                    self._counts.note_arrival()
                     together = no_ack_together if self._options.no_ack else len(batch)
                     for first in range(0, len(batch), together):
                         if wanted := self._cut(batch[first : first + together]):
                             yield wanted
-                        self._last_s = time.monotonic()
+                        self._counts.note_active()
 
     @property
     def frame_max(self) -> int:
@@ -199,14 +191,14 @@ class Consumer:
         A rejected message is sent to the queue's dead-letter exchange, or dropped where there is none. A redelivered
         one is requeued after a pause, which grows up to ten seconds.
         """
-        self._last_s = time.monotonic()
+        self._counts.note_active()
         if self._options.no_ack:
-            self._count(verdict, len(deliveries))
+            self._counts.settled[verdict] += len(deliveries)
             if self._hooks is not None:
                 self._hooks.consumed(self.queue, deliveries, verdict)
         elif self._channel is not None:
             settled = self._acknowledger.settle(deliveries, verdict)
-            self._count(verdict, settled)
+            self._counts.settled[verdict] += settled
             if settled and self._hooks is not None:
                 self._hooks.consumed(self.queue, deliveries, verdict)
             if not settled and verdict is not Verdict.REQUEUE and self._options.offset is None:
@@ -221,9 +213,9 @@ class Consumer:
         A quorum queue delays what is rejected, since RabbitMQ 4.3, and counts it as a failed delivery
         (https://www.rabbitmq.com/docs/nack).
         """
-        self._last_s = time.monotonic()
+        self._counts.note_active()
         returned = self._acknowledger.return_failed(deliveries)
-        self._count(Verdict.REQUEUE, returned)
+        self._counts.settled[Verdict.REQUEUE] += returned
         return returned
 
     def acknowledge(self, delivery: Delivery) -> None:
@@ -253,7 +245,7 @@ class Consumer:
 
     def _has_lost(self) -> bool:
         """Tell whether the broker requeued deliveries that were yielded."""
-        channel, yielded = self._channel, self._report.consumed - self._consumed_before
+        channel, yielded = self._channel, self._counts.consumed - self._consumed_before
         ended = self._open_queue is None and channel is not None and channel.ended
         return ended and len(self._acknowledger.settled) < yielded
 
@@ -280,42 +272,24 @@ class Consumer:
 
         They are as many as may be unacknowledged at a time: the broker sends another only when it has taken one.
         """
-        doubtful, report = 0, self._report
+        doubtful = 0
         if not self._options.no_ack and self._options.offset is None:
             doubtful = max(len(self._acknowledger.settled) - max(self._arrived - self._prefetch, 0), 0)
-        self._report = replace(
-            report, acknowledged=max(report.acknowledged - doubtful, 0), in_doubt=doubtful + self._lost_acks
-        )
-
-    def _gap_s(self, now_s: float) -> float:
-        """Return how long no delivery has arrived or been handled; 0 for a moment."""
-        gap_s = now_s - self._last_s
-        return gap_s if gap_s > _IDLE_S else 0.0
+        self._counts.doubt(doubtful, self._lost_acks)
 
     def _leave(self) -> None:
         if not self._entered:
             self.close()
 
-    def _count(self, verdict: Verdict, number: int) -> None:
-        report = self._report
-        match verdict:
-            case Verdict.ACK:
-                self._report = replace(report, acknowledged=report.acknowledged + number)
-            case Verdict.REJECT:
-                self._report = replace(report, rejected=report.rejected + number)
-            case Verdict.REQUEUE:
-                self._report = replace(report, requeued=report.requeued + number)
-
     def _cut(self, batch: list[Delivery]) -> list[Delivery]:
         """Drop the deliveries beyond the count: closing the channel requeues them."""
-        count, consumed = self._options.count, self._report.consumed
+        count, consumed = self._options.count, self._counts.consumed
         self._arrived += len(batch)
         wanted = batch if count is None else batch[: count - consumed]
         self._offsets.track(wanted, self._acknowledger.settled.low)
-        redelivered = self._report.redelivered + sum(each.redelivered for each in wanted)
-        self._report = replace(self._report, consumed=consumed + len(wanted), redelivered=redelivered)
+        self._counts.take(wanted)
         if self._options.no_ack:
-            self._handed_out += self._acknowledger.settle(wanted, Verdict.ACK)
+            self._counts.handed_out += self._acknowledger.settle(wanted, Verdict.ACK)
         if wanted and self._hooks is not None:
             self._hooks.received(self.queue, wanted)
         return wanted
@@ -371,7 +345,7 @@ class Consumer:
     def _resubscribe_after_timeout(self, reason: str) -> None:
         """Subscribe again, after a pause that grows while nothing is acknowledged; advise once."""
         settled = len(self._acknowledger.settled)
-        self._report = replace(self._report, consumed=self._consumed_before + settled)
+        self._counts.consumed = self._consumed_before + settled
         self._timeouts = 1 if settled else self._timeouts + 1
         if self._timeouts > 1:
             self._stop.wait(min(FIRST_PAUSE_S * 2 ** (self._timeouts - 2), LONGEST_PAUSE_S))
@@ -397,7 +371,7 @@ class Consumer:
         self._channel = channel
         arguments = self._offsets.arguments(self._acknowledger.settled.low)
         self._acknowledger = Acknowledger(channel)
-        self._consumed_before = self._report.consumed
+        self._consumed_before = self._counts.consumed
         self._arrived, self._prefetch, self._lost_acks = 0, prefetch, 0
         self._events.clear()
         self._rest.clear()
@@ -409,7 +383,7 @@ class Consumer:
             if arguments and not exc.advice:
                 exc.advice = "Only streams have offsets: consume any other queue without one."
             raise
-        self._last_s = time.monotonic()  # an outage is no idle time
+        self._counts.note_active()  # an outage is no idle time
 
     def _end_wait(self) -> None:
         if self._channel is not None:

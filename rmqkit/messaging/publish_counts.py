@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
-from rmqkit.errors import RmqkitError
+from rmqkit.errors import PayloadError, RmqkitError
 from rmqkit.hooks import GuardedHooks
 from rmqkit.message import Message
 from rmqkit.messaging.unconfirmed import Sent
@@ -15,6 +16,23 @@ NOTHING_YET = Message(b"")  # in place of the next message: wait for the broker,
 MAX_FAILURES = 100  # of each fate in a report, if every one was passed on
 
 OnSettled = Callable[[int, Message, Fate], None]
+
+
+class PublishCallbacks(NamedTuple):
+    """The callbacks of one run of publishing, which are explained at `Connection.publish`."""
+
+    on_progress: Callable[[PublishReport], None] | None = None
+    on_settled: OnSettled | None = None
+    on_failure: Callable[[Failure], None] | None = None
+    on_warning: Callable[[str], None] = lambda _: None
+
+
+def check(message: Message) -> None:
+    """Raise PayloadError for what is no message with a body of bytes."""
+    if not isinstance(message, Message):
+        raise PayloadError(f"publish a rmqkit.Message, not {type(message).__name__}")
+    if not isinstance(message.body, bytes):
+        raise PayloadError(f"a body has to be bytes, not {type(message.body).__name__}")
 
 
 class PublishCounts:

@@ -7,7 +7,7 @@ import time
 from typing import Generic
 
 from rmqkit.amqp import error_mapping
-from rmqkit.errors import NotConfirmed
+from rmqkit.errors import BrokerError, NotConfirmed
 from rmqkit.messaging.unconfirmed import PublishedT
 from rmqkit.options import PublishOptions
 
@@ -17,6 +17,14 @@ STOP_GRACE_BLOCKED_S = 0.5  # ... while the broker blocks publishers
 
 class StoppedWaiting(Exception):
     """A stop was requested, and its grace period is over."""
+
+
+class GivenUp(Exception):
+    """Publishing ends here; `error` is None when a stop asked for it, `stuck` when the broker answers nothing."""
+
+    def __init__(self, error: BrokerError | None, *, stuck: bool = False) -> None:
+        self.error = error
+        self.stuck = stuck
 
 
 class ConfirmDeadline:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import Confirm, Encoder, Event, QosOk, Returned, encode_qos
@@ -18,10 +18,11 @@ from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, NotFound, PayloadError, Refused
 from rmqkit.message import Message
 from rmqkit.messaging.publish_channel import IdleChannels, PublishChannel
-from rmqkit.messaging.publish_counts import NOTHING_YET, HookWatch, OnSettled, PublishCounts
+from rmqkit.messaging.publish_counts import NOTHING_YET, HookWatch, PublishCallbacks, PublishCounts, check
 from rmqkit.messaging.publish_window import (
     TRIES,
     ConfirmDeadline,
+    GivenUp,
     PublishWindow,
     RetryQueue,
     StoppedWaiting,
@@ -29,7 +30,7 @@ from rmqkit.messaging.publish_window import (
 )
 from rmqkit.messaging.unconfirmed import Sent, Unconfirmed
 from rmqkit.options import PublishOptions
-from rmqkit.report import Failure, Fate, PublishReport
+from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
 
 RECEIVE_EVERY = 256  # messages between two checks for the broker's answers
@@ -43,24 +44,8 @@ _NACKED = (
 )
 
 
-def check(message: Message) -> None:
-    """Raise PayloadError for what is no message with a body of bytes."""
-    if not isinstance(message, Message):
-        raise PayloadError(f"publish a rmqkit.Message, not {type(message).__name__}")
-    if not isinstance(message.body, bytes):
-        raise PayloadError(f"a body has to be bytes, not {type(message.body).__name__}")
-
-
-class _GivenUp(Exception):
-    """Publishing ends here; `error` is None when a stop asked for it, `stuck` when the broker answers nothing."""
-
-    def __init__(self, error: BrokerError | None, *, stuck: bool = False) -> None:
-        self.error = error
-        self.stuck = stuck
-
-
 class Publisher:
-    """One run of publishing over one connection; the callbacks are explained at `Connection.publish`."""
+    """One run of publishing over one connection."""
 
     def __init__(
         self,
@@ -70,10 +55,7 @@ class Publisher:
         idle_channels: IdleChannels | None = None,
         stop: Stop | None = None,
         timeout_s: float | None = None,
-        on_progress: Callable[[PublishReport], None] | None = None,
-        on_settled: OnSettled | None = None,
-        on_failure: Callable[[Failure], None] | None = None,
-        on_warning: Callable[[str], None] | None = None,
+        callbacks: PublishCallbacks = PublishCallbacks(),  # noqa: B008 - it has no state
         refuse_invalid: bool = False,
         taken_over: PublishChannel | None = None,
     ) -> None:
@@ -83,13 +65,13 @@ class Publisher:
         self._stop = stop or Stop()
         self._timeout_s = timeout_s
         self._end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        self._on_progress = on_progress
-        self._warn = on_warning or (lambda _: None)
+        self._on_progress = callbacks.on_progress
+        self._warn = callbacks.on_warning
         self._warned: set[str] = set()
         hooks = connection.settings.hooks
-        self._watch = HookWatch(hooks, on_settled) if hooks is not None else None
-        on_settled = self._watch.settle if self._watch is not None else on_settled
-        self._counts = PublishCounts(confirms=options.confirms, on_settled=on_settled, on_failure=on_failure)
+        self._watch = HookWatch(hooks, callbacks.on_settled) if hooks is not None else None
+        on_settled = callbacks.on_settled if self._watch is None else self._watch.settle
+        self._counts = PublishCounts(confirms=options.confirms, on_settled=on_settled, on_failure=callbacks.on_failure)
         self._deadline = ConfirmDeadline(options, connection.settings.blocked_timeout_s)
         self._queue: deque[Sent] = deque()  # to be sent now, in this order
         self._retries: RetryQueue[Sent] = RetryQueue()  # nacked, to be sent again after a pause
@@ -121,7 +103,7 @@ class Publisher:
             with self._stop.waking(self.wake):
                 self._run(messages)
             self._idle_channels.add(self._opened, self._options)
-        except _GivenUp as given_up:
+        except GivenUp as given_up:
             self._give_up(given_up.error, drop_connection=given_up.stuck)
             if given_up.error is not None:
                 given_up.error.report = self._counts.report
@@ -159,7 +141,7 @@ class Publisher:
             messages = self._watch.watch(messages)
         try:
             self._feed(() if self._stop.requested else messages)
-        except _GivenUp:
+        except GivenUp:
             raise
         except Exception:
             self._drain()
@@ -290,7 +272,7 @@ class Publisher:
             self._stale = time.monotonic() - self._opened.opened_s > FRESH_S
         now = time.monotonic()
         if now >= self._end_s and (number := len(self._unconfirmed) + len(self._queue) + len(self._retries)):
-            raise _GivenUp(unconfirmed(number, self._timeout_s or 0.0, self._connection.blocked))
+            raise GivenUp(unconfirmed(number, self._timeout_s or 0.0, self._connection.blocked))
         if now - self._reported_s >= PROGRESS_EVERY_S:
             self._reported_s = now
             self._report_progress()
@@ -361,12 +343,12 @@ class Publisher:
         try:
             self._connection.recover(self._looking or self._stop, self._open, deadline_s=self._end_s)
         except BrokerError as exc:
-            raise _GivenUp(None if self._stop.requested else exc) from exc
+            raise GivenUp(None if self._stop.requested else exc) from exc
 
     def _isolate(self, unsettled: list[Sent], error: Refused | ConnectionLost) -> None:
         """Find the message for which the broker closed the channel, or broke: the only one in flight."""
         if not unsettled:
-            raise _GivenUp(error)
+            raise GivenUp(error)
         if len(unsettled) > 1:
             self._window.shrink(len(unsettled))
             return
@@ -390,7 +372,7 @@ class Publisher:
                 blocked=self._connection.blocked, stopping=self._stop.requested, waiting_for=unconfirmed
             )
         except (StoppedWaiting, NotConfirmed) as exc:
-            raise _GivenUp(exc if isinstance(exc, NotConfirmed) else None, stuck=True) from exc
+            raise GivenUp(exc if isinstance(exc, NotConfirmed) else None, stuck=True) from exc
 
     def _give_up(
         self, error: BrokerError | None = None, *, drop_connection: bool = False, interrupted: bool = False

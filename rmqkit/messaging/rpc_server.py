@@ -17,6 +17,7 @@ from rmqkit.errors import HandlerError, InputError, Location, PayloadError
 from rmqkit.message import Delivery, Message, Properties, Verdict
 from rmqkit.messaging import rpc_reply, thread_group
 from rmqkit.messaging.consumer import ACK_WITHIN_S, Consumer
+from rmqkit.messaging.publish_counts import PublishCallbacks
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.rpc_reply import Result
 from rmqkit.options import ConsumeOptions, PublishOptions, ServeOptions, shares
@@ -120,14 +121,12 @@ class RpcServer:
     def run(self) -> None:
         """Serve until the consumer ends, by its count, a stop or an error; a running function is finished."""
         context = self._context
-        publisher = Publisher(
-            context.publishing,
-            PublishOptions(),
-            stop=context.stop,
+        callbacks = PublishCallbacks(
             on_settled=self._on_settled,
             on_failure=lambda _: None,  # the report of a server's whole life would hold too many
             on_warning=context.on_warning,
         )
+        publisher = Publisher(context.publishing, PublishOptions(), stop=context.stop, callbacks=callbacks)
         with self._consumer:
             self._consumer.subscribe()
             try:

@@ -16,6 +16,7 @@ from rmqkit.errors import BrokerError, RmqkitError
 from rmqkit.message import Message
 from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.messaging.publish_channel import IdleChannels
+from rmqkit.messaging.publish_counts import PublishCallbacks
 from rmqkit.messaging.publish_window import unconfirmed
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.options import PublishOptions
@@ -49,7 +50,7 @@ class SharedPublisher:
                 PublishOptions(),
                 idle_channels=self._idle_channels,
                 timeout_s=timeout_s,
-                on_warning=self._warn,
+                callbacks=PublishCallbacks(on_warning=self._warn),
             )
             hooks = self._connection.settings.hooks
             return publisher.publish((message,) if hooks is None else hooks.each_publishing((message,)))
