@@ -41,6 +41,7 @@ bench: .venv/bench rabbitmq ## compare the speed with other clients'
 	$(BIN)/python -m tests.benchmarks.publish_consume
 	$(BIN)/python -m tests.benchmarks.limit
 	$(BIN)/python -m tests.benchmarks.bench
+	$(BIN)/python -m tests.benchmarks.curves
 	$(BIN)/python -m tests.benchmarks.topologies
 	$(BIN)/python -m tests.benchmarks.move
 	$(BIN)/python -m tests.benchmarks.templates

@@ -99,7 +99,7 @@ def main() -> int:
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(DOCS / "pictures", pages / "pictures")
     shutil.copytree(ROOT / "topologies", pages / "shipped")
-    for folder in ("deployment", "services"):
+    for folder in ("curves", "deployment", "services"):
         shutil.copytree(DOCS / folder, pages / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for place, page in sources().items():
         (pages / place).parent.mkdir(exist_ok=True)

@@ -312,6 +312,7 @@ def _container() -> Iterator[Broker]:
 
         container = RabbitMqContainer("rabbitmq:4-management").with_exposed_ports(15672)
     with container:
+        container.exec(["rabbitmq-plugins", "enable", "rabbitmq_consistent_hash_exchange"])
         host, port, api = (
             container.get_container_host_ip(),
             container.get_exposed_port(5672),

@@ -143,7 +143,7 @@ def configuration(identity: Identity, ports: Ports) -> dict[str, str]:
         f"management.tcp.port = {ports.management}\n"
         "disk_free_limit.absolute = 50MB\n"  # a laptop's disk is often nearly full
         + (_CLUSTERED + "".join(seeds) if identity.seeds else ""),
-        "enabled_plugins": "[rabbitmq_management].\n",
+        "enabled_plugins": "[rabbitmq_management, rabbitmq_consistent_hash_exchange].\n",
         "rabbitmq-env.conf": "",
         "advanced.config": "[].\n",
     }

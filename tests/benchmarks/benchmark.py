@@ -24,12 +24,13 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class BenchmarkNode:
-    """A private node with its status, a folder, and the environment of the commands."""
+    """A private node with its status, a folder, the environment of the commands, and the page to write to."""
 
     node: Node
     status: NodeStatus
     folder: Path
     quick: bool
+    page: Path | None = None  # to write the results to
 
     @property
     def url(self) -> str:
@@ -100,11 +101,11 @@ def main(measure_all: Measure, description: str, quick: str) -> int:
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of FILE")
     options = parser.parse_args()
     with private_node() as (node, status, folder):
-        table, requirements = measure_all(BenchmarkNode(node, status, folder, options.quick))
+        table, requirements = measure_all(BenchmarkNode(node, status, folder, options.quick, options.write))
     program = Path(sys.argv[0]).stem
     command = " ".join(["python", "-m", f"tests.benchmarks.{program}", *sys.argv[1:]])
     head = f"{datetime.now(UTC):%Y-%m-%d}, `{command}`. {machine()}. RabbitMQ {status.version}."
-    text = "\n".join([head, "", *table, "", *requirement_table(requirements)])
+    text = "\n".join([head, "", *table, *(["", *requirement_table(requirements)] if requirements else [])])
     print(text)
     if options.write:
         write(options.write, text, program, status.version)

@@ -21,6 +21,7 @@ from tests.conftest import Broker
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "docs" / "deployment"
 COMPOSE = yaml.safe_load((FILES / "compose.yaml").read_text())
+CLUSTER = yaml.safe_load((FILES / "cluster.yaml").read_text())
 OBJECTS = list(yaml.safe_load_all((FILES / "kubernetes.yaml").read_text()))
 CONTAINERFILE = (FILES / "Containerfile").read_text()
 DEFINITIONS = {
@@ -45,9 +46,20 @@ def kubernetes_problems(instance: Any) -> list[str]:
     return problems(instance, schema, DEFINITIONS[instance["kind"]])
 
 
-def test_the_compose_file_is_valid() -> None:
+def test_the_compose_files_are_valid() -> None:
     assert problems(COMPOSE, "compose.json") == []
     assert COMPOSE["services"]["worker"]["deploy"]["replicas"] == 3
+    assert problems(CLUSTER, "compose.json") == []
+
+
+def test_the_nodes_of_the_cluster_name_each_other_as_their_clients_do() -> None:
+    nodes = [name for name in CLUSTER["services"] if name.startswith("rabbitmq-")]
+    assert len(nodes) == 3
+    assert [CLUSTER["services"][name]["hostname"] for name in nodes] == nodes
+    assert re.findall(r"rabbit@(\S+)", CLUSTER["configs"]["cluster"]["content"]) == nodes
+    worker = CLUSTER["services"]["worker"]
+    assert re.findall(r"@([^/]+)/", worker["environment"]["RMQKIT_URL"]) == nodes
+    assert load(ROOT / CLUSTER["services"]["topology"]["command"][1]).queues[0].name == worker["command"][1]
 
 
 @pytest.mark.parametrize("instance", OBJECTS, ids=lambda each: each["kind"])
@@ -101,5 +113,9 @@ def test_the_commands_work(broker: Broker, vhost_url: str, tmp_path: Path) -> No
     assert run(*worker["args"], "-n", "3")[0] == 0
     health = json.loads(re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", CONTAINERFILE, re.MULTILINE)[0])
     assert run(*health[1:])[0] == 0
+    replicated = {name: service.get("command", []) for name, service in CLUSTER["services"].items()}
+    assert run(*replicated["topology"])[0] == 0
+    assert "6 confirmed" in run(*replicated["producer"], "--count", "6")[1]
+    assert run(*replicated["worker"], "-n", "6")[0] == 0
     code, text = run(*worker["startupProbe"]["exec"]["command"][1:])
     assert (code, "0 consumers, fewer than 1" in text) == (9, True)

@@ -43,6 +43,7 @@ PAGES = (
     "docs/patterns/routing.md",
     "docs/patterns/streams.md",
     "docs/patterns/work-queue.md",
+    "docs/scale.md",
     "docs/security.md",
     "docs/testing-topologies.md",
     "docs/upgrading.md",

@@ -59,7 +59,7 @@ def test_every_recorded_terminal_is_shown_and_its_commands_stand_in_its_page() -
     assert drawn == set(record.RECORDINGS), "run make pictures, and remove what docs/record.py no longer names"
 
 
-def test_a_recorded_terminal_needs_nothing_from_other_hosts() -> None:
-    for file in (DOCS / "pictures").glob("*.svg"):
+def test_a_picture_needs_nothing_from_other_hosts() -> None:
+    for file in (*DOCS.glob("pictures/*.svg"), *DOCS.glob("curves/*.svg")):
         foreign = re.findall(r"(?:https?:)?//[^\s\"')]+", file.read_text().replace("http://www.w3.org/2000/svg", ""))
         assert [each for each in foreign if not each.startswith("//guest")] == [], file.name

@@ -12,7 +12,7 @@ from rmqkit import Message, PublishOptions, Verdict, connect
 def publish(url: str, queue: str, count: int, size: int, window: int) -> None:
     message = Message(bytes(size), queue)
     with connect(url) as connection, clock():
-        connection.publish((message for _ in range(count)), options=PublishOptions(window))
+        connection.publish((message for _ in range(count)), options=PublishOptions(window=window))
 
 
 def consume(url: str, queue: str, count: int, size: int, window: int) -> None:
