@@ -157,11 +157,13 @@ class Variable:
 class Publication:
     """An exchange that a service publishes to (empty: the default exchange), and the routing keys; none stand for all.
 
-    Routing keys are patterns for a topic exchange, and names of queues for the default exchange.
+    Routing keys are patterns for a topic exchange, and names of queues for the default exchange. With `delay` the
+    service also delays messages.
     """
 
     exchange: str = ""
     routing_keys: tuple[str, ...] = ()
+    delay: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def read(api: HttpApiClient, user: str, vhost: str) -> Permissions | None:
             f"topic-permissions/{place}",
             lambda found: [TopicPermission(each["exchange"], each["write"], each["read"]) for each in found],
         )
-    return Permissions(**patterns, topics=tuple(topics))
+    return Permissions(patterns["configure"], patterns["write"], patterns["read"], tuple(topics))
 
 
 def put(api: HttpApiClient, user: str, vhost: str, permissions: Permissions) -> None:

@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from rmqkit.model import Binding, Service, Topology
+from rmqkit.model import Binding, Service, Target, Topology
+from rmqkit.topology import delays
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.retry import waiting_queues
 
 DEFAULT_EXCHANGE = "amq.default"  # the name by which permissions know the default exchange
 _NO_NAME = "^$"  # names are never empty
+_ENTRANCES = re.escape(delays.NAMES) + "[0-9]+"  # a pattern of names, the only one among names
 _NO_KEY = "(?!)"  # but routing keys may be
 
 
@@ -27,12 +29,16 @@ class TopicPermission:
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """The patterns of names that a user may configure, write and read; for topic exchanges also those of keys."""
+    """The patterns of names that a user may configure, write and read; for topic exchanges also those of keys.
+
+    `tags` are those that the user needs, beside its own (https://www.rabbitmq.com/docs/management#permissions).
+    """
 
     configure: str
     write: str
     read: str
     topics: tuple[TopicPermission, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def writes_default_exchange(self) -> bool:
@@ -49,13 +55,14 @@ def permissions_of(topology: Topology, service: Service) -> Permissions:
     needs = _Needs(TopologyIndex(topology))
     for each in service.publishes:
         needs.publish(each.exchange, each.routing_keys)
+        if each.delay:
+            needs.delay(each.exchange, each.routing_keys)
     for queue in service.consumes:
         needs.consume(queue)
     for name in service.declares:
         needs.declare(name)
-    return Permissions(
-        _names(needs.configure), _names(needs.write), _names(needs.read), tuple(needs.topic_permissions())
-    )
+    topics = tuple(needs.topic_permissions())
+    return Permissions(_names(needs.configure), _names(needs.write), _names(needs.read), topics, tuple(needs.tags))
 
 
 @dataclass(slots=True)
@@ -68,16 +75,30 @@ class _Needs:
     read: dict[str, None] = field(default_factory=dict)
     written_keys: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     read_keys: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    tags: dict[str, None] = field(default_factory=dict)
 
     def publish(self, exchange: str, keys: Iterable[str]) -> None:
         self.write[exchange] = None
         self.written_keys[exchange] += [_key_pattern(key) for key in keys] or [".*"]
 
+    def delay(self, exchange: str, keys: Iterable[str]) -> None:
+        """Publish to the exchanges where delayed messages enter, and declare the queue that delivers to a target."""
+        self.write[_ENTRANCES] = None
+        self.configure[delays.DELIVER.name] = self.read[delays.DELIVER.name] = None
+        for key in [""] if exchange else keys:
+            last = delays.last_queue(Target(exchange, key)).name
+            self.configure[last] = self.write[last] = self.read[last] = None
+
     def consume(self, queue: str) -> None:
-        """Read a queue; to retry a message, its copy is published through the default exchange."""
+        """Read a queue; to retry a message, or to end its retry, its copy is published through the default exchange.
+
+        The HTTP API shows whether the queue itself delays messages, as a native retry requires.
+        """
         self.read[queue] = None
         if (declared := self.index.queues.get(queue)) and declared.retry:
             self.write[""] = None
+            if declared.retry.native:
+                self.tags["management"] = None
 
     def declare(self, name: str) -> None:
         """Configure an entity and bind it; one that names another exchange is also read, and that exchange written."""
@@ -112,7 +133,8 @@ class _Needs:
 
 
 def _names(names: Iterable[str]) -> str:
-    return _any_of([re.escape(name or DEFAULT_EXCHANGE) for name in names], _NO_NAME)
+    patterns = (name if name is _ENTRANCES else re.escape(name or DEFAULT_EXCHANGE) for name in names)
+    return _any_of(list(patterns), _NO_NAME)
 
 
 def _any_of(patterns: Iterable[str], nothing: str) -> str:

@@ -145,6 +145,38 @@ def test_a_consumer_can_consume_retry_and_publish_its_results(live: Run, user: U
     assert is_refused(user.login, "exchange_declare", "invoices", "topic", durable=True)
 
 
+def test_a_service_that_delays_messages_can_do_so_and_declares_only_the_last_queue(
+    live: Run, user: User, tmp_path: Path
+) -> None:
+    file = tmp_path / "later.yaml"
+    file.write_text("delay: true\n" + FILE.replace("{exchange: invoices}", "{exchange: invoices, delay: true}"))
+    assert live("apply", file).returncode == 0
+    needed = live("permissions", file, "--for", "billing", "--user", user.name, "--apply", "--yes", "--json")
+    assert needed.returncode == 0, needed.stderr
+    last = r"rmqkit\.delay\.exchange\.invoices"
+    assert json.loads(needed.stdout)["configure"] == rf"^(rmqkit\.delay\.deliver|{last})$"
+    done = user.run("publish", "-e", "invoices", "-r", "any.key", "--delay", "1s", "later")
+    assert done.returncode == 0, done.stderr
+    with open_channel(user.url) as channel:
+        wait_for_queue(channel, "audit", ready=1)
+    refused = user.run("publish", "-e", "orders", "-r", "order.eu.paid", "--delay", "1s", "no")
+    assert (refused.returncode, "lacks" in refused.stderr) == (5, True), refused.stderr
+    assert is_refused(user.login, "queue_delete", "rmqkit.delay.3")
+    file.write_text(file.read_text().replace("delay: true\n", "", 1))
+    refused = rmqkit("permissions", file, "--for", "billing")
+    assert (refused.returncode, "the files have no `delay: true`" in refused.stderr) == (2, True)
+
+
+def test_the_tag_that_a_native_retry_needs_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "native.yaml"
+    file.write_text(
+        "queues: {jobs: {type: quorum, retry: {delays: [1s, 2s], then: parked, native: true}}, parked: {}}\n"
+        "services: {worker: {consumes: [jobs]}}\n"
+    )
+    assert "'worker' also needs the tag management" in rmqkit("permissions", file, "--for", "worker").stderr
+    assert json.loads(rmqkit("permissions", file, "--for", "worker", "--json").stdout)["tags"] == ["management"]
+
+
 def test_a_service_can_declare_what_it_declares_and_nothing_else(live: Run, user: User, topology: Path) -> None:
     with open_channel(user.url) as channel:
         for name, kind in (("orders", "topic"), ("failures", "direct"), ("invoices", "topic")):
@@ -192,6 +224,7 @@ def test_the_commands_set_what_the_service_needs(topology: Path) -> None:
         "write": r"^(amq\.default|failures|billing)$",
         "read": r"^(billing|billing\.retry\.1h|orders)$",
         "topics": [{"exchange": "orders", "write": "^$", "read": r"^order\.\#$"}],
+        "tags": [],
     }
 
 

@@ -12,6 +12,9 @@ import pytest
 
 from rmqkit.node import installation
 from rmqkit.node.node import Node
+from rmqkit.topology.delays import ladder
+from rmqkit.topology.lint.linter import upgrade_findings
+from rmqkit.topology.lint.releases import parse_release
 from tests.conftest import Broker
 from tests.support.cli import Run, rmqkit
 from tests.support.clients import client
@@ -55,6 +58,30 @@ def test_each_version_has_its_own_findings_about_a_file(tmp_path: Path) -> None:
     assert "a.yaml:3:3: error: in queue 'old', x-queue-version: 1 is a format" in done.stdout
     assert "https://www.rabbitmq.com/docs/classic-queues" in done.stdout
     assert done.stderr == "2 errors in 1 file for RabbitMQ 4.3.\n"
+
+
+def test_native_retries_and_the_queues_of_delayed_messages_are_known(tmp_path: Path) -> None:
+    """No message is delivered from a waiting queue, so the default delivery limit of RabbitMQ 4 is no news there."""
+    (tmp_path / "a.yaml").write_text(
+        "delay: true\nqueues:\n"
+        "  own: {type: quorum, arguments: {x-delivery-limit: 9},"
+        " retry: {delays: [1s, 2s], then: parked, native: true}}\n"
+        "  old: {type: quorum, arguments: {x-delivery-limit: 9}, retry: {delays: [1s, 2s], then: parked}}\n"
+        "  parked: {}\n"
+    )
+
+    def of(release: str) -> list[tuple[str, str, str]]:
+        done = rmqkit("validate", "--json", "--rabbitmq", release, "a.yaml", folder=tmp_path)
+        assert done.returncode == 0, done.stdout
+        found = json.loads(done.stdout)["findings"]
+        return [(each["severity"], each["name"], each["message"]) for each in found if each["code"] == "upgrade"]
+
+    elsewhere = "failed messages of queue 'own' wait in other queues: its native retry needs RabbitMQ 4.3"
+    assert of("4.2") == [("hint", "own", elsewhere)]
+    own = "queue 'own' delays its failed messages itself from RabbitMQ 4.3 on, by other arguments than before"
+    assert of("4.3") == [("hint", "own", own)]
+    for release in ("3.10", "3.13", "4.0", "4.3", "4.4"):
+        assert upgrade_findings(ladder(), parse_release(release)) == ()
 
 
 def test_definitions_are_checked_for_one_virtual_host_or_all(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_pattern_of_a_routing_key_permits_the_keys_that_the_exchange_matches
     [
         ("{}", Permissions("^$", "^$", "^$")),
         ("{consumes: [parked]}", Permissions("^$", "^$", "^parked$")),
-        ("{consumes: [jobs]}", Permissions("^$", r"^amq\.default$", "^jobs$")),
+        ("{consumes: [jobs]}", Permissions("^$", r"^amq\.default$", "^jobs$", tags=("management",))),
         ("{publishes: [{exchange: all}]}", Permissions("^$", "^all$", "^$")),
         ("{publishes: [{routing_keys: [jobs]}]}", Permissions("^$", r"^amq\.default$", "^$")),
         (

@@ -18,6 +18,8 @@ from rmqkit.topology.permissions import DEFAULT_EXCHANGE, Permissions, permissio
 if TYPE_CHECKING:
     from rmqkit.http_api.client import HttpApiClient
 
+_TAG = "User {user!r} also needs the tag {tag}: it consumes a queue with a native retry, which the HTTP API shows."
+
 
 @grouped
 def permissions(
@@ -58,6 +60,8 @@ def permissions(
             f"Write permission on {DEFAULT_EXCHANGE}, the default exchange, lets the user publish to every queue of"
             " the virtual host."
         )
+    for tag in needed.tags:
+        output.note(output.safe(_TAG.format(user=user, tag=tag)))
 
 
 def _service(topology: Topology, name: str) -> Service:
@@ -93,6 +97,8 @@ def _apply(
     for topic in kept:
         clear = shlex.join(["rabbitmqctl", "clear_topic_permissions", "-p", vhost, user, topic.exchange])
         output.warn(f"the topic permission on exchange {topic.exchange!r} was kept: `{clear}` removes it")
+    for tag in needed.tags:
+        output.note(output.safe(_TAG.format(user=user, tag=tag)))
     output.note(f"Set the permissions of {of}, with {plural(len(needed.topics), 'topic permission')}.")
 
 

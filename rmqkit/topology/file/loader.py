@@ -174,7 +174,7 @@ def _identity(entity: Exchange | Queue | Policy | Binding | Service) -> str:
 
 def _part_identity(part: Contract | Retry | Publication) -> list[Any]:
     if isinstance(part, Publication):
-        return [part.exchange, part.routing_keys]
+        return [part.exchange, part.routing_keys, part.delay]
     if isinstance(part, Retry):
         return [part.delays_ms, part.then, part.native]
     return [part.format, os.path.abspath(part.path)]  # noqa: PTH100 - resolves `..`, and keeps links
@@ -344,7 +344,7 @@ class _TopologyFile(FileReader):
             given = self.document.data["services"][name] or {}
             names = {part: tuple(given.get(part) or ()) for part in ("consumes", "declares")}
             publishes = tuple(
-                Publication(each.get("exchange", ""), tuple(each.get("routing_keys") or ()))
+                Publication(each.get("exchange", ""), tuple(each.get("routing_keys") or ()), each.get("delay", False))
                 for each in given.get("publishes") or ()
             )
             self.services[name] = Service(name, publishes, **names, where=self.document.where_key(("services", name)))

@@ -188,6 +188,8 @@ def check_service(service: Service, index: TopologyIndex) -> Faults:
         elif not each.routing_keys:
             fault = "the default exchange needs routing_keys", "Write the names of queues, or the name of an exchange."
             yield path, fault
+        if each.delay and not index.topology.delay:
+            yield (*path, "delay"), ("the files have no `delay: true`", "Add `delay: true`, so that apply declares it.")
         for position, key in enumerate(each.routing_keys):
             fault_of_key = (
                 check_length("the routing key", key) if each.exchange else queue_fault(index, key, "the queue")

@@ -15,6 +15,7 @@ from rmqkit.topology.file.document import parse
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.rule import CHECKS, Severity, Violations, listed
 from rmqkit.topology.policies import applies, queue_type
+from rmqkit.topology.retry import waiting_queues
 
 Release = tuple[int, ...]
 """A version in numbers, such as (4, 3, 6)."""
@@ -139,10 +140,15 @@ def _rule(index: TopologyIndex, rule: str) -> Violations:
 
 def _default_delivery_limit(index: TopologyIndex, default_delivery_limit: bool) -> Violations:  # noqa: ARG001, FBT001 - of the file
     """Find quorum queues that dead-letter by the limit of RabbitMQ 4; delivery-limit-drops finds those that drop."""
+    waiting = {each.name for queue in index.queues.values() for each in waiting_queues(queue)}  # without consumers
     for queue in index.queues.values():
         settings = index.settings(queue.name)
-        if queue_type(queue) == "quorum" and "x-delivery-limit" not in settings:
+        if queue_type(queue) == "quorum" and queue.name not in waiting and "x-delivery-limit" not in settings:
             yield from [(queue, {})] if "x-dead-letter-exchange" in settings else []
+
+
+def _native_retry(index: TopologyIndex, native_retry: bool) -> Violations:  # noqa: ARG001, FBT001 - of the file
+    return ((each, {}) for each in index.queues.values() if each.retry and each.retry.native)
 
 
 def _exchange_type(index: TopologyIndex, exchange_type: str) -> Violations:
@@ -170,6 +176,7 @@ FINDERS: Mapping[str, Callable[..., Violations]] = {
     "settings": _settings,
     "rule": _rule,
     "default_delivery_limit": _default_delivery_limit,
+    "native_retry": _native_retry,
     "exchange_type": _exchange_type,
     "header_numbers": _header_numbers,
     "matched": _matched,
