@@ -20,14 +20,13 @@ from rmqkit.version import VERSION
 # The module that defines each exported name.
 _MODULES = {
     "address": "Tls",
-    "connection": "Connection connect",
+    "connection": "Connection connect handle",
     "errors": (
         "AccessRefused AuthenticationFailed BrokerError ConnectionLost ConsumerCancelled DocumentError HandlerError "
         "InputError Location NodeError NotConfirmed NotFound OutputError PayloadError Problem PropertyMismatch "
         "Refused RemoteError ReplyTimeout ResourceLocked RmqkitError SettingsError TopologyError Unreachable "
         "Unroutable"
     ),
-    "handlers.work": "handle",
     "hooks": "ConnectionEvent EventKind Hooks",
     "message": "Delivery Message Properties Verdict",
     "messaging.background_publisher": "BackgroundPublisher",
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
     from rmqkit.address import Tls as Tls
     from rmqkit.connection import Connection as Connection
     from rmqkit.connection import connect as connect
+    from rmqkit.connection import handle as handle
     from rmqkit.errors import AccessRefused as AccessRefused
     from rmqkit.errors import AuthenticationFailed as AuthenticationFailed
     from rmqkit.errors import BrokerError as BrokerError
@@ -85,7 +85,6 @@ if TYPE_CHECKING:
     from rmqkit.errors import TopologyError as TopologyError
     from rmqkit.errors import Unreachable as Unreachable
     from rmqkit.errors import Unroutable as Unroutable
-    from rmqkit.handlers.work import handle as handle
     from rmqkit.hooks import ConnectionEvent as ConnectionEvent
     from rmqkit.hooks import EventKind as EventKind
     from rmqkit.hooks import Hooks as Hooks

@@ -282,10 +282,27 @@ class Connection(RequestReply):
     def handle(
         self, queue: str, handler: HandlerFunction | Handler, *, concurrency: int = 1, **options: Unpack[WorkOptions]
     ) -> ConsumeReport:
-        """Call a function with each delivery of a queue, and acknowledge it when it returns: see `rmqkit.handle`."""
-        from rmqkit.handlers.work import handle  # noqa: PLC0415 - start-up time
+        """Call a function with each delivery of a queue, and acknowledge the delivery when the function returns.
 
-        return handle(self, queue, handler, concurrency=concurrency, **options)
+        If the function raises, the message follows the retry that `topology` has for the queue: it waits, is delivered
+        again, and in the end is parked for inspection, with the reason in its headers. A message that breaks the
+        queue's contract is parked immediately, as is one the function returns Verdict.REJECT for; Verdict.REQUEUE
+        requeues it. Without a retry, a failed message is rejected if `topology` or RabbitMQ's HTTP API shows that it is
+        dead-lettered. Otherwise the run ends with HandlerError, and the message is still queued. `failed` decides in
+        place of all this.
+
+        The run ends as a consumer does: see `ConsumeOptions`. `concurrency` is the number of threads that call the
+        function; each has a consumer, and `prefetch` is 100, or 2 with several threads, so that each gets a share of a
+        short queue. `on_failure` gets the exceptions; `on_warning` is called once for each kind of failure, and for
+        problems that were recovered from; both are logged by default. Any Handler may take the place of the function.
+        Raises what a consumer raises, NotFound if a queue of the retry is missing, Unroutable or NotConfirmed if a
+        message could not be parked or retried, HandlerError if the function returns anything else; their `report` has
+        the counts.
+        """
+        from rmqkit.handlers.work import function_handler, work  # noqa: PLC0415 - start-up time
+
+        prefetch = 100 if concurrency == 1 else 2
+        return work(self, queue, function_handler(handler, options), options, consumers=concurrency, prefetch=prefetch)
 
     def handle_batches(
         self,
@@ -301,11 +318,12 @@ class Connection(RequestReply):
 
         A batch has `size` deliveries, or those that arrived in `within_s` seconds. The function may return a Verdict
         for the batch, or a sequence with a Verdict or None for each delivery. If it raises, all messages of the batch
-        have failed. `prefetch` is twice the size; see `rmqkit.handle` for the rest.
+        have failed. `prefetch` is twice the size; see `handle` for the rest.
         """
-        from rmqkit.handlers.work import handle_batches  # noqa: PLC0415 - start-up time
+        from rmqkit.handlers.work import MAX_PREFETCH, batch_worker, plain_calls, work  # noqa: PLC0415 - start-up time
 
-        return handle_batches(self, queue, function, size=size, within_s=within_s, concurrency=concurrency, **options)
+        worker = batch_worker(plain_calls(function, options), function, size, within_s)
+        return work(self, queue, worker, options, consumers=concurrency, prefetch=min(2 * size, MAX_PREFETCH))
 
     def pipe(
         self,
@@ -321,8 +339,12 @@ class Connection(RequestReply):
         The function returns a Message, an iterable of messages, a Verdict, or None to publish nothing. A message
         without an exchange and a routing key goes `to` this target. If the function raises, or the broker does not take
         one of the messages, as one that reaches no queue, the delivery has failed. `prefetch` is 1000; see
-        `rmqkit.handle` for the rest.
+        `handle` for the rest.
         """
-        from rmqkit.handlers.work import pipe  # noqa: PLC0415 - start-up time
+        from rmqkit.handlers.work import pipe_worker, transform_calls, work  # noqa: PLC0415 - start-up time
 
-        return pipe(self, queue, transform, to=to, concurrency=concurrency, **options)
+        worker = pipe_worker(self, transform_calls(transform, options), transform, to, options)
+        return work(self, queue, worker, options, consumers=concurrency, prefetch=1000)
+
+
+handle = Connection.handle

@@ -1,4 +1,4 @@
-"""Work through a queue: with a function, with batches, or from queue to exchange."""
+"""Parts of `Connection.handle`, `handle_batches` and `pipe`, which coroutine functions share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rmqkit.errors import HandlerError, SettingsError
 from rmqkit.handlers.calls import OpenCalls, PlainCalls
@@ -45,71 +45,10 @@ class WorkOptions(TypedDict, total=False):
     on_warning: OnWarning
 
 
-def handle(
-    connection: Connection,
-    queue: str,
-    handler: HandlerFunction | Handler,
-    *,
-    concurrency: int = 1,
-    **options: Unpack[WorkOptions],
-) -> ConsumeReport:
-    """Call a function with each delivery of a queue, and acknowledge the delivery when the function returns.
-
-    If the function raises, the message follows the retry that `topology` has for the queue: it waits, is delivered
-    again, and in the end is parked for inspection, with the reason in its headers. A message that breaks the queue's
-    contract is parked immediately, as is one the function returns Verdict.REJECT for; Verdict.REQUEUE requeues it.
-    Without a retry, a failed message is rejected if `topology` or RabbitMQ's HTTP API shows that it is dead-lettered.
-    Otherwise the run ends with HandlerError, and the message is still queued. `failed` decides in place of all this.
-
-    The run ends as a consumer does: see `ConsumeOptions`. `concurrency` is the number of threads that call the
-    function; each has a consumer, and `prefetch` is 100, or 2 with several threads, so that each gets a share of a
-    short queue. `on_failure` gets the exceptions; `on_warning` is called once for each kind of failure, and for
-    problems that were recovered from; both are logged by default. Any Handler may take the place of the function.
-    Raises what a consumer raises, NotFound if a queue of the retry is missing, Unroutable or NotConfirmed if a message
-    could not be parked or retried, HandlerError if the function returns anything else; their `report` has the counts.
-    """
-    on_failure = options.get("on_failure", log_failure)
-    called = handler if isinstance(handler, Handler) else FunctionHandler(handler, on_failure)
-    return work(connection, queue, called, options, consumers=concurrency, prefetch=100 if concurrency == 1 else 2)
-
-
-def handle_batches(
-    connection: Connection,
-    queue: str,
-    function: BatchFunction,
-    *,
-    size: int = 500,
-    within_s: float = 0.05,
-    concurrency: int = 1,
-    **options: Unpack[WorkOptions],
-) -> ConsumeReport:
-    """Call a function with batches of deliveries: see `Connection.handle_batches`."""
-    call = require_plain(function)
-    worker = batch_worker(plain_calls(call, options), call, size, within_s)
-    return work(connection, queue, worker, options, consumers=concurrency, prefetch=min(2 * size, MAX_PREFETCH))
-
-
-def pipe(
-    connection: Connection,
-    queue: str,
-    transform: Transform,
-    *,
-    to: Target | None = None,
-    concurrency: int = 1,
-    **options: Unpack[WorkOptions],
-) -> ConsumeReport:
-    """Publish what a function makes of each delivery: see `Connection.pipe`."""
-    function = require_plain(transform)
-    worker = pipe_worker(
-        connection, plain_calls(lambda group: collected(function(group[0])), options), function, to, options
-    )
-    return work(connection, queue, worker, options, consumers=concurrency, prefetch=1000)
-
-
 def work(
     connection: Connection, queue: str, handler: Handler, options: WorkOptions, *, consumers: int, prefetch: int
 ) -> ConsumeReport:
-    """Run a handler over the deliveries of a queue; see `handle`."""
+    """Run a handler over the deliveries of a queue."""
     topology = options.get("topology")
     consuming = ConsumeOptions(options.get("prefetch") or prefetch, options.get("count"), options.get("idle_timeout_s"))
     job = job_for(queue, topology) if topology else ConsumeJob(queue)
@@ -118,8 +57,16 @@ def work(
     return run_handler(connection, job, handler, stop=options.get("stop") or Stop(), on_warning=on_warning)
 
 
+def function_handler(function: HandlerFunction | Handler, options: WorkOptions) -> Handler:
+    """Return the handler of `handle`."""
+    return (
+        function if isinstance(function, Handler) else FunctionHandler(function, options.get("on_failure", log_failure))
+    )
+
+
 def plain_calls(call: Callable[[Sequence[Delivery]], Any], options: WorkOptions) -> OpenCalls:
-    """Return what opens the calls of a function on the threads of the consumers."""
+    """Return what opens the calls of a function on the threads of the consumers. Raises for a coroutine function."""
+    call = require_plain(call)
     on_failure = options.get("on_failure", log_failure)
     return lambda source, stop: PlainCalls(source, stop, call, on_failure)
 
@@ -134,6 +81,12 @@ def batch_worker(calls: OpenCalls, function: Callable[..., object], size: int, w
     if size < 1:
         raise SettingsError(f"`size=` must be at least 1, not {size}")
     return Worker(calls, lambda _: Verdicts(partial(_verdicts, function)), (size, within_s))
+
+
+def transform_calls(transform: Callable[[Delivery], object], options: WorkOptions) -> OpenCalls:
+    """Return what opens the calls of a transform on the threads of the consumers."""
+    call = require_plain(transform)
+    return plain_calls(lambda group: collected(call(group[0])), options)
 
 
 def pipe_worker(
