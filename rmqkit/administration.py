@@ -16,7 +16,7 @@ from rmqkit.deploy.queue_use import queue_state
 from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Refused, Unreachable
 from rmqkit.http_api import client as http_api
-from rmqkit.http_api import permissions
+from rmqkit.http_api import permissions, queue_settings
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.message import Delivery
@@ -140,7 +140,7 @@ class Administration:
         A routing key of "" keeps the message's own. Raises NotFound, and the errors of `live`, after five seconds
         without an answer.
         """
-        return http_api.connect(self._consuming, timeout_s=5.0).dead_letter_target(queue)
+        return queue_settings.dead_letter_target(http_api.connect(self._consuming, timeout_s=5.0), queue)
 
     def complete_advice(self, error: BaseException | None) -> None:
         """Add the command that grants a missing permission to the advice of an error, if RabbitMQ's HTTP API answers.
@@ -158,7 +158,7 @@ class Administration:
         """
         self.queue_state(queue)
         try:
-            return http_api.connect(self._consuming, timeout_s=5.0).queue_settings(queue)
+            return queue_settings.live_settings(http_api.connect(self._consuming, timeout_s=5.0), queue)
         except (Unreachable, AuthenticationFailed, Refused):
             return {"x-queue-type": "stream"} if self.is_stream(queue) else None
 

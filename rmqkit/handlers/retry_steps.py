@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Unreachable
 from rmqkit.handlers.failure_copy import FailedDelivery
 from rmqkit.handlers.handler import HandledBatch
+from rmqkit.http_api.queue_settings import live_settings
 from rmqkit.message import Delivery
 from rmqkit.model import Retry, Target
 from rmqkit.payload.death_headers import ATTEMPTS, DELIVERY_COUNT, QUEUE
@@ -25,7 +26,7 @@ def live_retry(connection: Connection, queue: str, retry: Retry) -> Retry:
     if not retry.native:
         return retry
     try:
-        settings = connection.http_api().queue_settings(queue)
+        settings = live_settings(connection.http_api(), queue)
     except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
         need = f"It has to show that queue {queue!r} delays messages, for its retry is native."
         exc.advice = f"{exc.advice}\n{need}".strip()

@@ -41,10 +41,9 @@ from rmqkit.http_api.mapping import (
     status_of,
     total_of,
 )
-from rmqkit.model import QUEUE_TYPES, Exchange, Policy, Queue, Target, Topology
+from rmqkit.model import QUEUE_TYPES, Exchange, Policy, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.settings import Settings
-from rmqkit.topology import policies
 
 TIMEOUT_S = 30.0  # without a byte
 RESPONSE_S = 300.0  # for a complete response
@@ -162,43 +161,6 @@ class HttpApiClient:
         kinds = {"mem_alarm": "memory", "disk_free_alarm": "disk space"}
         with self._checking_format():
             return tuple(f"{kind} on {each['name']}" for each in nodes for key, kind in kinds.items() if each.get(key))
-
-    def dead_letter_target(self, queue: str) -> Target | None:
-        """Return the target of the messages that a queue rejects; None if they are dropped, because it leads nowhere.
-
-        A routing key of "" keeps the message's own. Raises the errors of `live`.
-        """
-        with self._checking_format():
-            settings = self.queue_settings(queue)
-            exchange, key = settings.get("x-dead-letter-exchange"), settings.get("x-dead-letter-routing-key", "")
-            if not isinstance(exchange, str) or not isinstance(key, str):
-                return None
-            place = f"exchanges/{self._vhost}/{path_part(exchange)}/bindings/source" if exchange else ""
-            if not exchange and key:
-                place = f"queues/{self._vhost}/{path_part(key)}"
-            try:
-                return Target(exchange, key) if not place or self._call("GET", place) else None
-            except NotFound:
-                return None
-
-    def queue_settings(self, name: str) -> dict[str, Any]:
-        """Return the arguments of a queue together with the settings of its policies, in argument form, and its type.
-
-        Raises the errors of `live`.
-        """
-        with self._checking_format():
-            found = self._call("GET", f"queues/{self._vhost}/{path_part(name)}")
-            settings = {**found["arguments"], "x-queue-type": found["type"]}
-            definitions = [found.get("effective_policy_definition") or {}]
-            if (
-                "effective_policy_definition" not in found
-            ):  # RabbitMQ computes it for its statistics, every five seconds
-                queue = Queue(name, arguments=settings)
-                listed = (Topology(policies=each) for each in (self.policies(), self.operator_policies()))
-                definitions = [each.definition for topology in listed if (each := policies.policy_of(topology, queue))]
-            for definition in definitions:
-                settings = policies.with_policy(settings, definition, found["type"])
-            return settings
 
     def queue_totals(self) -> tuple[QueueTotal, ...]:
         """Return the numbers of messages of all queues, from classic queues themselves, not from the statistics.

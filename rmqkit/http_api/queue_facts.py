@@ -11,6 +11,7 @@ from rmqkit.http_api import activity
 from rmqkit.http_api.activity import ClientConnection, QueueConsumer, to_time
 from rmqkit.http_api.client import HttpApiClient, path_part
 from rmqkit.http_api.mapping import status_of
+from rmqkit.http_api.queue_settings import live_settings
 from rmqkit.model import Queue, Topology
 from rmqkit.report import QueueStatus
 from rmqkit.topology import policies
@@ -53,7 +54,7 @@ class QueueFacts:
 def queue_facts(api: HttpApiClient, name: str) -> QueueFacts:
     """Return the facts about a queue. Raises NotFound, and the errors of `HttpApiClient.live`."""
     consumers = activity.consumers(api, name)
-    settings = api.queue_settings(name)
+    settings = live_settings(api, name)
     topology = api.live().topology
     version = api.fetch("overview", lambda found: str(found["rabbitmq_version"]))
     queue = Queue(name, arguments={"x-queue-type": settings["x-queue-type"]})
