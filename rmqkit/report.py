@@ -77,6 +77,8 @@ class PublishReport:
 
         If it published only one message, the cause of its failure is the error, such as NotFound.
         """
+        if self.complete:
+            return None
         cause = self.failures[0].cause if self.published == 1 and self.failures else None
         error = copy(cause) or self.unconfirmed() or self.unroutable()
         if isinstance(error, BrokerError):

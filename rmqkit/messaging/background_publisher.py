@@ -120,14 +120,16 @@ class BackgroundPublisher:
         """Return the message to submit: as a hook changes it, on the thread of the caller. Raises PayloadError."""
         check(message)
         hooks = self._connection.settings.hooks
-        return message if hooks is None else hooks.publishing(message)
+        if hooks is not None:
+            message = hooks.publishing(message)
+            check(message)
+        return message
 
     def submit(self, message: Message, outcome: MessageOutcome) -> Future[Fate] | None:
         """Queue a message of `prepare`; if the window is full, return a future that ends when there is room instead.
 
-        Raises PayloadError, ConnectionLost after `close`.
+        Raises ConnectionLost after `close`.
         """
-        check(message)
         if os.getpid() != self._process:  # before the lock: another thread may have held it
             raise error_mapping.forked()
         size = len(message.body)
