@@ -915,9 +915,15 @@ def test_a_count_applies_to_matching_messages_and_an_expression_without_a_value_
     wait_for_queue(channel, queue, ready=10)
 
 
-def test_a_prefetch_full_of_unmatched_messages_is_reported(start: Start, channel: BlockingChannel, queue: str) -> None:
+def test_no_more_unmatched_messages_than_the_prefetch_are_held_which_is_reported(
+    start: Start, channel: BlockingChannel, queue: str
+) -> None:
     publish_orders(channel, queue)
     process = start(queue, "--idle-timeout", 0.5, "--filter", "body.total > 7", "--prefetch", 8)
+    left = {ready(channel, queue)}
+    while process.poll() is None:
+        left.add(ready(channel, queue))
+    assert min(left) == 12 - 8
     stdout, stderr = process.communicate(timeout=90)
     assert (process.returncode, stdout) == (0, b"")
     assert b"Raise --prefetch" in stderr
