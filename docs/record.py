@@ -32,10 +32,13 @@ SCREEN_COLUMNS, SCREEN_LINES = 80, 24
 
 
 class Recording(NamedTuple):
-    """Commands of a page, as they stand there after `$ `; with `until`, shown when this pattern first appears.
+    """Commands of a page, as they stand there after `$ `; `before` is run before the first one, unseen.
+
+    Once the last command shows `until`, `keys` are typed, and `meanwhile` is run, unseen; without them, the picture is
+    of this moment.
 
     A `screen` is a command that fills the terminal, of 80 columns and 24 lines; it runs after the last command, which
-    is not shown, and ends when `keys` are typed.
+    is not shown, and is pictured when `until` appears. The keys end it.
     """
 
     page: str
@@ -43,7 +46,21 @@ class Recording(NamedTuple):
     until: str = ""
     screen: str = ""
     keys: str = ""
+    meanwhile: str = ""
+    before: str = ""
 
+
+# A client that is named, and acknowledges nothing; the statistics are there once its two messages are.
+_STUCK_WORKER = """python -c '
+import os, pika
+parameters = pika.URLParameters(os.environ["RMQKIT_URL"])
+parameters.client_properties = {"connection_name": "billing worker"}
+channel = pika.BlockingConnection(parameters).channel()
+channel.basic_qos(prefetch_count=2)
+channel.basic_consume("billing", lambda *delivery: None)
+channel.start_consuming()
+' >/dev/null 2>&1 &
+until rmqkit consumers billing | grep full; do sleep 0.2; done"""
 
 RECORDINGS = {
     "work-queue": Recording(
@@ -63,6 +80,9 @@ RECORDINGS = {
         ),
     ),
     "plan": Recording("docs/life-of-a-topology.md", ("rmqkit plan --prune shop.yaml",)),
+    "export": Recording(
+        "docs/life-of-a-topology.md", ("rmqkit export -o live.yaml", "rmqkit diff shop.yaml live.yaml")
+    ),
     "status": Recording("docs/life-of-a-topology.md", ("rmqkit status shop.yaml",)),
     "peek": Recording(
         "docs/browsing.md", ("rmqkit peek worker_queue", "rmqkit peek worker_queue --filter 'body.total < 10' --full")
@@ -79,8 +99,113 @@ RECORDINGS = {
     "check": Recording(
         "docs/operations.md", ("rmqkit check shop.yaml --queue billing --max-ready 3 --min-consumers 1",)
     ),
+    "connections": Recording(
+        "docs/operations.md",
+        (
+            "rmqkit connections",
+            "rmqkit consumers billing",
+            "rmqkit connections --close 'billing worker' --reason 'stuck since 9:40'",
+        ),
+        before=_STUCK_WORKER,
+    ),
+    "wait": Recording(
+        "docs/operations.md",
+        ("rmqkit wait parked --empty --timeout 300", "rmqkit wait billing --consumers 1 --timeout 0.2"),
+    ),
+    "purge": Recording("docs/operations.md", ("rmqkit purge audit",), until=r"\? \[", keys="y\r"),
+    "delete": Recording(
+        "docs/operations.md",
+        (
+            "rmqkit delete queue parked --dry-run",
+            "rmqkit delete queue audit --if-empty --yes",
+            "rmqkit delete queue audit --if-unused --yes",
+        ),
+    ),
+    "trace": Recording(
+        "docs/tracing.md",
+        ("rmqkit trace --topology shop.yaml --check -n 4",),
+        before="rmqkit apply shop.yaml mail.yaml",
+        until="from",
+        meanwhile="rmqkit publish -e orders -r order.eu.paid 7; rmqkit consume billing -n 1;"
+        " rmqkit consume audit -n 1; rmqkit publish -e orders -r order.us.shipped 8",
+    ),
+    "snapshot": Recording(
+        "docs/browsing.md",
+        (
+            "rmqkit snapshot worker_queue before.jsonl.gz",
+            "rmqkit delete queue worker_queue --yes",
+            "rmqkit apply topologies/work.yaml",
+            "rmqkit restore before.jsonl.gz --queue worker_queue",
+            "rmqkit snapshot worker_queue after.jsonl.gz",
+            "rmqkit diff before.jsonl.gz after.jsonl.gz",
+            "rmqkit consume worker_queue -n 1",
+            "rmqkit snapshot worker_queue later.jsonl",
+            "rmqkit diff after.jsonl.gz later.jsonl",
+        ),
+    ),
+    "copy": Recording(
+        "docs/browsing.md",
+        ("rmqkit copy worker_queue --to-queue jobs --filter 'body.total > 10'", "rmqkit peek jobs"),
+    ),
+    "context": Recording(
+        "docs/contexts.md",
+        (
+            "rmqkit context add dev amqp://localhost --color green",
+            "rmqkit context list",
+            "rmqkit context show prod --vhost audit",
+            "rmqkit status --context prd",
+            "rmqkit destroy topologies/work.yaml --context prod",
+        ),
+        until="Type its name",
+        keys="dev\r",
+    ),
+    "upgrade": Recording("docs/upgrading.md", ("rmqkit validate --rabbitmq 4.3 orders.yaml",)),
+    "permissions": Recording(
+        "docs/security.md",
+        tuple(f"rmqkit permissions shop.yaml --for {name} --vhost /" for name in ("shop", "billing", "auditor")),
+    ),
+    "delay": Recording(
+        "docs/delayed-messages.md",
+        (
+            "rmqkit apply topologies/work.yaml",
+            'rmqkit publish worker_queue "call Ada" --delay 2s',
+            "rmqkit consume worker_queue -n 1",
+        ),
+    ),
+    "tasks": Recording(
+        "docs/patterns/work-queue.md",
+        (
+            "rmqkit apply topologies/work.yaml",
+            "rmqkit publish --count 4",
+            "rmqkit consume worker_queue --exec 'xargs echo done' -n 4 --concurrency 2",
+        ),
+    ),
+    "publish-subscribe": Recording("docs/patterns/publish-subscribe.md", ("rmqkit demo pubsub",)),
+    "routing": Recording("docs/patterns/routing.md", ("rmqkit demo topics",)),
+    "offline-readers": Recording("docs/patterns/offline-readers.md", ("rmqkit demo offline",)),
+    "request-reply": Recording(
+        "docs/patterns/request-reply.md",
+        (
+            "rmqkit apply topologies/rpc.yaml",
+            "rmqkit serve rpc_requests --exec 'tr a-z A-Z' --count 4 &>server.log &",
+            'rmqkit call rpc_requests "hello"',
+            "printf 'one\\ntwo\\nthree\\n' | rmqkit call rpc_requests --window 10",
+        ),
+    ),
+    "streams": Recording("docs/patterns/streams.md", ("rmqkit demo streams",)),
+    "retry": Recording(
+        "docs/patterns/retry.md",
+        ("rmqkit consume orders --exec 'sh -c \"exit 7\"' --count 6", "rmqkit move parked --dry-run"),
+    ),
+    "priority": Recording("docs/patterns/priority.md", ("rmqkit demo priority",)),
+    "dead-letters": Recording(
+        "docs/patterns/dead-letters.md", ("rmqkit move parked --dry-run", "rmqkit move parked --limit 1")
+    ),
+    "publisher-confirms": Recording(
+        "docs/patterns/publisher-confirms.md", ("rmqkit apply topologies/work.yaml", "rmqkit publish --count 1000")
+    ),
 }
-_BLOCK = re.compile(r"^```(yaml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(yaml|console|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # As rich draws it, without its fonts from another host, and with the title of a window in the same font.
 _SVG = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -101,7 +226,7 @@ _SVG = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg"
 {chrome}
 <g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
 {backgrounds}
-<g class="{unique_id}-matrix">
+<g class="{unique_id}-matrix" xml:space="preserve">
 {matrix}
 </g>
 </g>
@@ -109,14 +234,18 @@ _SVG = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg"
 """
 
 
-def steps(page: str) -> Iterator[tuple[str, str]]:
-    """Yield the files (name, text) and the commands ("", command) of a page, in their order."""
-    for language, block in _BLOCK.findall((ROOT / page).read_text("utf-8")):
+def steps(recording: Recording) -> Iterator[tuple[str, str]]:
+    """Yield the files (name, text) and the commands ("", command) of a page, in their order.
+
+    Commands of `text` blocks, which the tests do not run, are left out unless they are recorded.
+    """
+    for language, block in _BLOCK.findall((ROOT / recording.page).read_text("utf-8")):
         if language == "yaml" and (name := re.match(r"# (\S+\.yaml)\n", block)):
             yield name[1], block
-        elif language == "console":
+        elif language != "yaml":
             for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
-                yield "", command
+                if language == "console" or command in recording.commands:
+                    yield "", command
 
 
 def play(recording: Recording, url: str, api_url: str, folder: Path) -> str:
@@ -130,22 +259,30 @@ def play(recording: Recording, url: str, api_url: str, folder: Path) -> str:
     environment |= {f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("STATE", "CONFIG")}
     copytree(ROOT / "topologies", folder / "topologies")
     received, remaining = "", list(recording.commands)
-    for name, text in steps(recording.page):
+    for name, text in steps(recording):
         if not remaining:
             break
         if name:
             (folder / name).write_text(text, "utf-8")
         elif text == remaining[0]:
+            if recording.before and not received:
+                _run_unseen(recording.before, environment, folder)
             del remaining[0]
             if recording.screen:
                 received = _on_terminal(recording.screen, environment, folder, recording)
             else:
-                received += f"\x1b[1;32m$\x1b[0m {text}\r\n" + _on_terminal(text, environment, folder, recording)
+                playing = recording._replace(until="") if remaining else recording
+                received += f"\x1b[1;32m$\x1b[0m {text}\r\n" + _on_terminal(text, environment, folder, playing)
         else:
-            subprocess.run(["bash", "-c", text], env=environment, cwd=folder, check=False, capture_output=True)  # noqa: S603, S607
+            _run_unseen(text, environment, folder)
     if remaining:
         raise SystemExit(f"{recording.page} does not have the command: {remaining[0]}")
     return received
+
+
+def _run_unseen(command: str, environment: dict[str, str], folder: Path) -> None:
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True}
+    subprocess.run(["bash", "-c", command], env=environment, cwd=folder, check=False, **streams)  # noqa: S603, S607
 
 
 def _on_terminal(command: str, environment: dict[str, str], folder: Path, recording: Recording) -> str:
@@ -156,6 +293,7 @@ def _on_terminal(command: str, environment: dict[str, str], folder: Path, record
     process = subprocess.Popen(["bash", "-c", command], env=environment, cwd=folder, **streams)  # noqa: S603, S607
     os.close(theirs)
     received, shown, until = b"", "", recording.until
+    goes_on = bool(recording.meanwhile or (recording.keys and not recording.screen))
     while True:
         try:
             received += os.read(ours, 65536)
@@ -165,11 +303,13 @@ def _on_terminal(command: str, environment: dict[str, str], folder: Path, record
         if until and not shown and re.search(until, "\n".join(text) if recording.screen else text[-1]):
             shown = received.decode(errors="replace")
             os.write(ours, recording.keys.encode())
+            if recording.meanwhile:
+                _run_unseen(recording.meanwhile, environment, folder)
     process.wait()
     os.close(ours)
     if until and not shown:
         raise SystemExit(f"{command} did not show {until}")
-    return shown or received.decode()
+    return received.decode() if goes_on or not shown else shown
 
 
 def _screen(received: str) -> list[str]:
