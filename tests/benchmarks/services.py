@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.services [--quick] [--write docs/performance.md]
 
-Each run is a process of its own on one private node. pika's threads have a connection each, rmqkit's share one. Every
-message is persistent and confirmed, every delivery acknowledged. The contestants take turns, in an order that changes
-each round. Exits 1 if a requirement is not met.
+Each run is a process of its own on one private node. pika's threads have a connection each, rmqkit's share one; the
+limit is limit.c, which keeps as many messages unconfirmed on one connection as there are threads. Every message is
+persistent and confirmed, every delivery acknowledged. The contestants take turns, in an order that changes each round.
+Exits 1 if a requirement is not met.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rmqkit import Message, Queue, Topology, connect
 from tests.benchmarks.benchmark import BenchmarkNode, main, rate_row, require_ratio, run_in_turns
+from tests.benchmarks.limit import build
 from tests.benchmarks.results import Requirement
 
 PEERS = Path(__file__).parent / "peers"
@@ -43,6 +46,7 @@ PIKA_THREADS, OUR_THREADS = (
     Contestant("pika", "threads", f"{THREADS}, a connection each", 9600),
     Contestant("rmqkit", "threads", f"{THREADS}, one connection", 32_000),
 )
+LIMIT_THREADS = Contestant("the limit", "threads", "32 unconfirmed messages, one connection", 32_000)
 THEIR_TASKS, OUR_TASKS = Contestant("aio-pika", "tasks", TASKS, 10_000), Contestant("rmqkit", "tasks", TASKS, 30_000)
 THEIR_CONSUME, OUR_CONSUME = (
     Contestant("aio-pika", "consume", CONSUME, 20_000),
@@ -60,16 +64,22 @@ def run(each: Contestant, node: BenchmarkNode) -> list[float]:
         connection.apply(topology)
         if each.what in ("consume", "pipe"):
             connection.publish(Message(b"x" * 100, QUEUE) for _ in range(count))
-        script = PEERS / f"service_with_{each.client.replace('-', '_')}.py"
-        command = [sys.executable, str(script), each.what, node.url, QUEUE, str(count)]
+        if each is LIMIT_THREADS:
+            port = str(urlsplit(node.url).port)
+            command = [str(node.folder / "limit"), "publish", port, QUEUE, str(count), "100", "32"]
+        else:
+            script = PEERS / f"service_with_{each.client.replace('-', '_')}.py"
+            command = [sys.executable, str(script), each.what, node.url, QUEUE, str(count)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         expected = 0 if each.what == "consume" else count
         assert connection.queue_state(OUTPUT if each.what == "pipe" else QUEUE).ready >= expected
         connection.destroy(topology, force=True)
-    return [float(number) for number in done.stdout.split()]
+    numbers = [float(number) for number in done.stdout.split()]
+    return [count / numbers[0]] if each is LIMIT_THREADS else numbers
 
 
 def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
+    build(node.folder)
     slowest: dict[Contestant, list[float]] = {PIKA_ONE: [], OUR_ONE: []}
 
     def measure(each: Contestant) -> float:
@@ -80,7 +90,7 @@ def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
         return number
 
     contestants = (
-        PIKA_ONE, OUR_ONE, PIKA_THREADS, OUR_THREADS, THEIR_TASKS, OUR_TASKS, THEIR_CONSUME, OUR_CONSUME,
+        PIKA_ONE, OUR_ONE, PIKA_THREADS, OUR_THREADS, LIMIT_THREADS, THEIR_TASKS, OUR_TASKS, THEIR_CONSUME, OUR_CONSUME,
         PUBLISH, PIPE,
     )  # fmt: skip
     rates = run_in_turns(contestants, node.rounds, measure, "/s")

@@ -109,6 +109,25 @@ def test_threads_that_publish_together_survive_cuts_and_every_message_arrives(
     assert {int(body) for body in drain(broker_url, queue)} == set(range(800))
 
 
+def test_a_direct_channel_is_given_up_when_an_alarm_may_have_changed_or_nothing_is_confirmed(
+    queue: str, proxy: Proxy
+) -> None:
+    with rmqkit.connect(proxy.url) as connection:
+        publisher = connection.publisher(options=PublishOptions(confirm_timeout_s=0.5), on_warning=lambda _: None)
+        publisher.direct = True
+        for _ in range(2):
+            assert publisher.publish(Message(b"", queue)).result(IN_TIME_S) is Fate.CONFIRMED
+            wait_until(lambda: publisher._direct is not None, "there is a direct channel")
+            connection._publishing._connected()._wake_all()  # as when an alarm begins or ends
+            assert publisher._direct is None
+        assert publisher.publish(Message(b"", queue)).result(IN_TIME_S) is Fate.CONFIRMED
+        wait_until(lambda: publisher._direct is not None, "there is a direct channel")
+        proxy.down.blackhole = True
+        with pytest.raises(rmqkit.NotConfirmed, match="no confirm"):
+            publisher.publish(Message(b"", queue)).result(IN_TIME_S)
+        proxy.heal()
+
+
 def _bypass(connection: rmqkit.Connection) -> None:
     """Wait until messages of several threads bypass the background thread."""
     wait_until(lambda: connection._shared_publisher._background._direct is not None, "there is a direct channel")
