@@ -47,12 +47,16 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Items of a view at one time, in their order, and how many match on all pages; `alarms` block publishers."""
+    """Items of a view at one time, in their order, and how many match on all pages; `alarms` block publishers.
+
+    With `only_own` the user may not see the clients of others.
+    """
 
     overview: Overview
     alarms: tuple[str, ...]
     items: tuple[Any, ...]
     matching: int
+    only_own: bool = False
 
 
 Fetch = Callable[[HttpApiClient, Query, bool], tuple[Sequence[Any], int]]
@@ -79,7 +83,8 @@ class View(NamedTuple):
 def snapshot(api: HttpApiClient, view: View, query: Query, *, all_vhosts: bool) -> Snapshot:
     """Fetch a view. Raises the errors of `HttpApiClient.live`."""
     items, matching = view.fetch(api, query, all_vhosts)
-    return Snapshot(overview(api), api.alarms(), tuple(items), matching)
+    only_own = view.name in ("connections", "channels", "consumers") and not activity.sees_all(api)
+    return Snapshot(overview(api), api.alarms(), tuple(items), matching, only_own)
 
 
 def totals(found: Overview) -> tuple[str, str]:
@@ -95,7 +100,8 @@ def shown(view: View, found: Snapshot, query: Query) -> str:
     noun = "node" if view.name == "overview" else view.name.removesuffix("s")
     first = (query.page - 1) * PAGE_ROWS + 1
     some = "" if len(found.items) == found.matching else f"{first:,} to {first - 1 + len(found.items):,} of "
-    return f"{some}{plural(found.matching, noun)}" + (f" that match {query.text!r}" if query.text else "")
+    some += plural(found.matching, noun) + (f" that match {query.text!r}" if query.text else "")
+    return f"{some}; only your own: your user lacks the tag monitoring" if found.only_own else some
 
 
 def as_json(view: View, found: Snapshot) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
@@ -115,6 +116,20 @@ def test_a_view_is_printed_once_as_text_or_as_json(live: Run) -> None:
     done = live("top", "--sort", "speed", "--once")
     assert (done.returncode, "ready, unacked" in done.stderr) == (2, True), done
     assert live("top", "--once", RMQKIT_API_URL="http://localhost:9").returncode == 4
+
+
+def test_a_user_who_sees_only_own_clients_is_told_so(live: Run, broker: Broker, vhost_url: str) -> None:
+    where = urlsplit(vhost_url)
+    user = f"user-{where.path[1:]}"
+    broker.api("PUT", f"users/{user}", b'{"password": "pw", "tags": "management"}')
+    try:
+        broker.api("PUT", f"permissions{where.path}/{user}", b'{"configure": "", "write": "", "read": ""}')
+        url = where._replace(netloc=f"{user}:pw@{where.hostname}:{where.port}").geturl()
+        own = {"RMQKIT_URL": url, "RMQKIT_API_URL": broker.api_url.replace("guest:guest@", "")}
+        assert "only your own: your user lacks the tag monitoring" in live("top", "channels", "--once", **own).stderr
+        assert "only your own" not in live("top", "--once", **own).stderr  # queues are everybody's
+    finally:
+        broker.api("DELETE", f"users/{user}")
 
 
 @pytest.mark.usefixtures("worker")
