@@ -130,7 +130,7 @@ class _Placeholders(dict[str, str]):
 def upgrading() -> Iterator[str]:
     """Yield the page about upgrades, with the facts that findings are made of."""
     from rmqkit.topology.lint.releases import facts  # noqa: PLC0415
-    from rmqkit.topology.lint.rule import rules  # noqa: PLC0415
+    from rmqkit.topology.lint.rule import each_of, rules  # noqa: PLC0415
 
     yield (FOLDER / "upgrading.intro.md").read_text("utf-8")
     rows = ["| versions | what | finding | measured on |", "|---|---|---|---|"]
@@ -138,7 +138,7 @@ def upgrading() -> Iterator[str]:
         effects = {"refused": fact.refused, "changed": fact.changed, "note": fact.noted}
         versions = "; ".join(f"{effect} {each}" for effect, each in effects.items() if each)
         values = ": " + " or ".join(map(str, fact.find["values"])) if "values" in fact.find else ""
-        names = ", ".join(f"`{name}{values}`" for name in fact.find.get("settings", ()))
+        names = each_of([f"`{name}{values}`" for name in fact.find.get("settings", ())])
         text = f"{names} {fact.fault}" if names else fact.message.format_map(_Placeholders())
         text = text or rules()[fact.rule].why
         source = fact.url or rules()[fact.rule].url

@@ -11,7 +11,7 @@ from django.db import models, transaction
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
-NAME = os.environ.get("DATABASE", "shop.db")  # of a file, or of a database of PostgreSQL that PGHOST serves
+NAME = os.environ.get("DATABASE", "shop.db")  # an SQLite file, or a PostgreSQL database on PGHOST
 BACKEND = "postgresql" if "PGHOST" in os.environ else "sqlite3"
 settings.configure(
     ROOT_URLCONF=__name__,

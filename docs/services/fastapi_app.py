@@ -16,7 +16,7 @@ billed: set[int] = set()
 
 
 class State(TypedDict):
-    """What the requests share; Starlette passes it to each."""
+    """The state that all requests share; Starlette passes it to each."""
 
     rabbitmq: rmqkit.aio.AsyncConnection
 
@@ -28,7 +28,7 @@ async def bill(order: Delivery) -> None:
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
-    """Connect before the first request, and end after the last: running handlers are awaited, then confirms."""
+    """Connect before the first request; after the last, wait for running handlers and confirms, and disconnect."""
     stop = Stop()
     async with rmqkit.aio.connect(wait_s=30, recover_s=None) as connection, asyncio.TaskGroup() as workers:
         await connection.apply(TOPOLOGY)

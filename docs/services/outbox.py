@@ -53,7 +53,7 @@ def add(db: Database, exchange: str, routing_key: str, body: str) -> None:
 
 
 def relay(db: Database, connection: rmqkit.Connection) -> int:
-    """Publish the oldest rows, and delete those that the broker has confirmed; return how many those are.
+    """Publish the oldest rows, and delete those that the broker has confirmed; return their number.
 
     If the relay dies in between, the next one publishes the rows again. PostgreSQL lets several relays run: each skips
     the rows that another one has locked.
@@ -66,7 +66,7 @@ def relay(db: Database, connection: rmqkit.Connection) -> int:
         if index not in failed:
             execute(db, "DELETE FROM outbox WHERE id = ?", row[0])
     db.commit()
-    if error := report.error():  # such as a missing binding; the other rows are done
+    if error := report.error():  # such as a missing binding; all other rows were deleted
         log.error("rows stay in the outbox: %s", error)
     return len(rows) - len(failed)
 

@@ -1,6 +1,6 @@
 """Bill each order once, however often its message arrives: python worker.py shop.db, or postgresql://...
 
-The id of each message is stored in the transaction that does its work. If it is already there, the work was done.
+The id of each message is stored in the transaction that does its work. If it is already stored, the work is done.
 """
 
 import signal
@@ -18,7 +18,7 @@ TABLES = (
 
 
 def bill(db: outbox.Database, order: Delivery) -> None:
-    """Store an invoice, unless that was done before; the message is acknowledged after the commit."""
+    """Store an invoice, unless it is already stored; the message is acknowledged after the commit."""
     try:
         new = "INSERT INTO processed (message_id) VALUES (?) ON CONFLICT DO NOTHING"
         if outbox.execute(db, new, order.properties.message_id).rowcount == 1:

@@ -21,13 +21,13 @@ from rmqkit.topology import delays
 Delay = timedelta | datetime
 """How long to delay a message, or until when; a datetime has a time zone."""
 
-_NEW_S = 3.0  # what a quorum queue confirms in about its first second is gone if the broker is killed then
+_NEW_S = 3.0  # messages that a quorum queue confirms in about its first second are lost if the broker is killed then
 _HARMFUL = ("x-expires", "x-max-length", "x-max-length-bytes", "x-message-ttl")  # in a policy
-_DECLARING = "declaring the queues of delayed messages (rmqkit.delay.*), which takes a few seconds once"
+_DECLARING = "declaring the queues of delayed messages (rmqkit.delay.*): this takes a few seconds, but only once"
 
 
 def check(delay: Delay) -> None:
-    """Raise InputError for a delay that is over or longer than 180 days, or that has no time zone."""
+    """Raise InputError for a delay that is not positive or longer than 180 days, or for a time without a time zone."""
     if isinstance(delay, datetime) and delay.tzinfo is None:
         raise InputError(f"{delay.isoformat()} has no time zone", advice="Add one, such as Z for UTC, or +01:00.")
     now, seconds = datetime.now(UTC), _seconds_left(delay)
@@ -35,10 +35,10 @@ def check(delay: Delay) -> None:
         fault = "the delay is not positive"
         if isinstance(delay, datetime):
             fault = f"{delay.isoformat()} is in the past: it is {now.isoformat(timespec='seconds')} now"
-        raise InputError(fault, advice="Publish without a delay to deliver at once.")
+        raise InputError(fault, advice="To deliver at once, publish without a delay.")
     if seconds > delays.MAX_DELAY_S:
         until = (now + timedelta(seconds=delays.MAX_DELAY_S)).isoformat(timespec="seconds")
-        raise InputError(f"messages can be delayed by 180 days at most, until {until}")
+        raise InputError(f"messages can be delayed by at most 180 days, until {until}")
 
 
 def _seconds_left(delay: Delay) -> int:
@@ -112,7 +112,7 @@ class DelayedPublishing:
                 list(entity_methods.declare_all(self._connection, part))
             time.sleep(_NEW_S)
         if not known:
-            for entity in (delays.DELIVER, last, delays.last_binding(target)):  # the first says that all is there
+            for entity in (delays.DELIVER, last, delays.last_binding(target)):  # the first marks the levels as complete
                 list(entity_methods.declare_all(self._connection, (entity,)))
         if not self._declared:
             self._check_policies()

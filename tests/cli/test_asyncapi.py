@@ -66,7 +66,7 @@ def test_contracts_are_messages_with_their_schema() -> None:
 def test_a_foreign_document_becomes_a_topology_and_the_rest_is_listed(tmp_path: Path) -> None:
     (tmp_path / "lights.yaml").write_text(FOREIGN)
     done = rmqkit("convert", "lights.yaml", "new.yaml", folder=tmp_path)
-    rest = "channels without a named exchange or queue of AMQP: mqtt, 1 server, 1 operation, 1 payload schema"
+    rest = "channels without the name of an AMQP exchange or queue: mqtt, 1 server, 1 operation, 1 payload schema"
     assert (done.returncode, done.stderr) == (0, f"Not converted: {rest}.\n")
     text = (tmp_path / "new.yaml").read_text()
     assert text == "description: Lights\n\nexchanges:\n  lights: {type: topic}\n\nqueues:\n  alarms: {}\n"
@@ -108,10 +108,10 @@ def test_names_that_differ_only_in_special_characters_have_different_keys(tmp_pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("asyncapi: 2.6.0", "d.yaml: asyncapi is 2.6.0, but only version 3 is read"),
+        ("asyncapi: 2.6.0", "d.yaml: asyncapi is 2.6.0, but only version 3 is supported"),
         ('{"asyncapi": "3.0.0", "channels": []}', "d.yaml: channels is not an object"),
-        ('{"asyncapi": "3.0.0", "channels": {"a": 1}}', "d.yaml: channels.a is no object"),
-        ('{"asyncapi": "3.0.0", "channels": {"a": {"$ref": "other.json"}}}', "outside of this document"),
+        ('{"asyncapi": "3.0.0", "channels": {"a": 1}}', "d.yaml: channels.a is not an object"),
+        ('{"asyncapi": "3.0.0", "channels": {"a": {"$ref": "other.json"}}}', "does not lead to one in this document"),
         (
             '{"asyncapi": "3.0.0", "channels": {"a": {"bindings": {"amqp": {"is": "queue", "queue": {"name": 7}}}}}}',
             "channels.a.name is not text",

@@ -164,7 +164,7 @@ def test_a_service_that_delays_messages_can_do_so_and_declares_only_the_last_que
     assert is_refused(user.login, "queue_delete", "rmqkit.delay.3")
     file.write_text(file.read_text().replace("delay: true\n", "", 1))
     refused = rmqkit("permissions", file, "--for", "billing")
-    assert (refused.returncode, "the files have no `delay: true`" in refused.stderr) == (2, True)
+    assert (refused.returncode, "the files have no `delay: true` at the top level" in refused.stderr) == (2, True)
 
 
 def test_the_tag_that_a_native_retry_needs_is_named(tmp_path: Path) -> None:

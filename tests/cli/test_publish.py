@@ -416,7 +416,7 @@ def test_a_publish_is_at_most_thirty_calls_from_its_bytes(
     [
         (["--delay", "5"], b"--delay 5: expected a duration such as 90s"),
         (["--delay", "0s"], b"the delay is not positive"),
-        (["--delay", "181d"], b"messages can be delayed by 180 days at most"),
+        (["--delay", "181d"], b"messages can be delayed by at most 180 days"),
         (["--at", "tomorrow"], b"--at tomorrow: expected a time such as"),
         (["--at", "2020-01-01T00:00Z"], b"2020-01-01T00:00:00+00:00 is in the past"),
         (["--at", "2099-01-01T00:00"], b"has no time zone"),

@@ -78,7 +78,7 @@ def test_native_retries_and_the_queues_of_delayed_messages_are_known(tmp_path: P
 
     elsewhere = "failed messages of queue 'own' wait in other queues: its native retry needs RabbitMQ 4.3"
     assert of("4.2") == [("hint", "own", elsewhere)]
-    own = "queue 'own' delays its failed messages itself from RabbitMQ 4.3 on, by other arguments than before"
+    own = "since RabbitMQ 4.3, queue 'own' delays its failed messages itself, and is declared with other arguments"
     assert of("4.3") == [("hint", "own", own)]
     for release in ("3.10", "3.13", "4.0", "4.3", "4.4"):
         assert upgrade_findings(ladder(), parse_release(release)) == ()

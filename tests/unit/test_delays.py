@@ -94,9 +94,9 @@ NOW = datetime.now(UTC)
     ("delay", "message"),
     [
         (timedelta(0), "the delay is not positive"),
-        (timedelta(days=180, seconds=1), "by 180 days at most"),
+        (timedelta(days=180, seconds=1), "by at most 180 days"),
         (NOW - timedelta(seconds=1), "is in the past"),
-        (NOW + timedelta(days=181), "by 180 days at most"),
+        (NOW + timedelta(days=181), "by at most 180 days"),
         (datetime(2030, 1, 1), "has no time zone"),  # noqa: DTZ001 - that is the point
     ],
 )

@@ -31,24 +31,26 @@ def convert(
     to: Annotated[
         TopologyFormat | None,
         option(
-            "--to", "The format to write. [default: by OUT: .yaml, .json, .asyncapi.json; else yaml or definitions]"
+            "--to",
+            "The format to write. [default: by OUT's suffix, .yaml, .json or .asyncapi.json; else definitions for a"
+            " topology file, and yaml for the other formats]",
         ),
     ] = None,
     vhost: Annotated[
         str | None,
         option(
             "--vhost NAME",
-            "The virtual host to read from definitions of several; or to write into definitions, so that they can"
-            " be imported as a cluster's.",
+            "The virtual host to read from definitions of several; or the one to name in definitions, so that they can"
+            " be imported for a whole cluster.",
         ),
     ] = None,
     force: Annotated[bool, option("--force", "Replace OUT if it exists.")] = False,
 ) -> None:
     """Convert between topology files, RabbitMQ's definitions, and AsyncAPI 3 documents.
 
-    Exchanges, queues and bindings are converted completely, and policies except to AsyncAPI. In AsyncAPI, each exchange
-    and queue is a channel, and contracts are messages. Parts that the other format lacks, such as users and
-    permissions, are listed on standard error.
+    Exchanges, queues and bindings are converted completely; policies, too, except to AsyncAPI. An AsyncAPI document has
+    a channel for each exchange and queue, and a message for each contract. Parts that the other format lacks, such as
+    users and permissions, are listed on standard error.
     """
     if vhost is not None:
         properties.check_names({"virtual_host": vhost})

@@ -35,11 +35,11 @@ class Conditions:
 
     if_empty: bool = option_field(
         "--if-empty",
-        "Only if it has no messages, ready or unacknowledged; otherwise the exit code is 5.",
+        "Delete the queue only if it has no messages, ready or unacknowledged; otherwise exit with 5.",
         default=False,
     )
     if_unused: bool = option_field(
-        "--if-unused", "Only if it has no consumers; otherwise the exit code is 5.", default=False
+        "--if-unused", "Delete the queue only if it has no consumers; otherwise exit with 5.", default=False
     )
 
 
@@ -56,8 +56,9 @@ def delete_queue(
 ) -> None:
     """Delete a queue with its messages and bindings.
 
-    The plan counts its messages and consumers, and names its bindings, the queues whose dead letters it receives, and
-    its policy. The messages are not dead-lettered. To keep them, move them first with `rmqkit move`.
+    The plan shown first counts the queue's messages and consumers, and names its bindings, the queues whose dead
+    letters it receives, and its policy. The messages are not dead-lettered. To keep them, move them first with `rmqkit
+    move`.
     """
     properties.check_names({"queue": name})
     _delete(broker, lambda _: [Queue(name)], conditions, dry_run=dry_run, yes=yes, json=json)
@@ -70,16 +71,16 @@ def delete_exchange(
     broker: ConnectionOptions,
     *,
     if_unused: Annotated[
-        bool, option("--if-unused", "Only if nothing is bound to it; otherwise the exit code is 5.")
+        bool, option("--if-unused", "Delete the exchange only if nothing is bound to it; otherwise exit with 5.")
     ] = False,
     dry_run: DryRun = False,
     yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
-    """Delete an exchange with its bindings. Publishing to it afterwards is an error.
+    """Delete an exchange with its bindings. Publishing to it afterward is an error.
 
-    The plan names its bindings, the queues and exchanges that use it for dead letters or as an alternate, and its
-    policy.
+    The plan shown first names its bindings, the queues that dead-letter to it, the exchanges whose alternate exchange
+    it is, and its policy.
     """
     properties.check_names({"exchange": name})
     _delete(broker, lambda _: [Exchange(name)], Conditions(if_unused=if_unused), dry_run=dry_run, yes=yes, json=json)
@@ -97,14 +98,14 @@ def delete_binding(
     *,
     routing_key: Annotated[
         str | None,
-        option("-r --routing-key KEY", "Only the bindings with this key. [default: all bindings between the two]"),
+        option("-r --routing-key KEY", "Delete only bindings with this key. [default: all between the two]"),
     ] = None,
     to_exchange: Annotated[bool, option("--to-exchange", "DESTINATION is an exchange.")] = False,
     dry_run: DryRun = False,
     yes: protection.Yes = None,
     json: Json = False,
 ) -> None:
-    """Delete the bindings between an exchange and a queue. RabbitMQ's HTTP API is needed to list them."""
+    """Delete the bindings between an exchange and a queue. Needs RabbitMQ's HTTP API, which lists them."""
     properties.check_names({"exchange": source, "queue": destination, "routing_key": routing_key})
     wanted = Binding(source, destination, "exchange" if to_exchange else "queue", routing_key or "")
 

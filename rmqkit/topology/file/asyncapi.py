@@ -1,7 +1,8 @@
 """Convert a Topology to AsyncAPI 3 (https://www.asyncapi.com/docs/reference/specification/v3.0.0), and back.
 
-Each exchange and each queue is a channel with an AMQP binding; contracts are messages. What AsyncAPI has no words for,
-such as bindings and arguments, is kept in extensions (`x-rabbitmq-*`), so that our own documents are read completely.
+Each exchange and each queue is a channel with an AMQP binding; contracts are messages. Parts that AsyncAPI cannot
+express, such as bindings and arguments, are extensions (`x-rabbitmq-*`), so that rmqkit reads its own documents
+completely.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def to_asyncapi(topology: Topology, server: Mapping[str, str] | None = None) -> 
 
 
 def with_contracts(live: Topology, declared: Topology) -> tuple[Topology, tuple[str, ...]]:
-    """Return a live topology with the contracts, the description and the target of files; and what only they have.
+    """Return a live topology with the contracts, the description and the target of declared files.
 
-    The names of exchanges and queues with a contract that are not live are sorted.
+    Also return the sorted names of declared exchanges and queues that have a contract and are not live.
     """
     entities: list[Exchange | Queue] = [*declared.exchanges, *declared.queues]
     contracts = {(type(each), each.name): each.contract for each in entities if each.contract}
@@ -196,8 +197,8 @@ class _Reader:
     def build(self) -> Topology:
         version = str(self.data.get("asyncapi"))
         if not version.startswith("3."):
-            advice = "AsyncAPI's command line, `asyncapi convert`, makes a document of version 3 of it."
-            self._problem("asyncapi", f"is {version}, but only version 3 is read", advice)
+            advice = "Convert the document to version 3 with AsyncAPI's CLI, `asyncapi convert`."
+            self._problem("asyncapi", f"is {version}, but only version 3 is supported", advice)
             return Topology()
         exchanges: list[Exchange] = []
         queues: list[Queue] = []
@@ -257,9 +258,9 @@ class _Reader:
         }
 
     def omitted(self) -> Iterator[str]:
-        """Describe what is no part of a topology."""
+        """Describe the parts that a topology cannot have."""
         if self.skipped:
-            yield f"channels without a named exchange or queue of AMQP: {', '.join(self.skipped)}"
+            yield f"channels without the name of an AMQP exchange or queue: {', '.join(self.skipped)}"
         for section, noun in (("servers", "server"), ("operations", "operation")):
             if number := len(self._mapping(self.data, section, "")):
                 yield plural(number, noun)
@@ -274,7 +275,7 @@ class _Reader:
             for part in reference.removeprefix("#/").split("/"):
                 value = value.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(value, dict) else None
         if not isinstance(value, dict) or "$ref" in value:
-            self._problem(place, "is no object, or refers to one outside of this document")
+            self._problem(place, "is not an object, or is a reference that does not lead to one in this document")
             return {}
         return value
 

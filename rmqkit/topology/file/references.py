@@ -92,14 +92,14 @@ def check_queue(queue: Queue, index: TopologyIndex) -> Faults:
 def _retry_fault(queue: Queue, kind: str, index: TopologyIndex) -> Fault | None:
     """Explain why the waiting queues of a retry cannot be declared, or why the queue itself cannot delay messages."""
     if kind == "stream":
-        return f"queue {queue.name!r} is a stream, which cannot have a retry", "Leave retry out."
+        return f"queue {queue.name!r} is a stream, which cannot have a retry", "Remove `retry`."
     if queue.retry and max(queue.retry.delays_ms) > MAX_DELAY_MS:
         return f"a delay of queue {queue.name!r} is longer than ten years, which RabbitMQ refuses", "Shorten it."
     if queue.retry and queue.retry.native:
         return _native_fault(queue, queue.retry, kind)
     for name in (each.name for each in waiting_queues(queue)):
         if index.is_known_queue(name):
-            return f"queue {name!r} belongs to this retry, and is declared too", "Rename or remove the declared one."
+            return f"queue {name!r} belongs to this retry, but is declared, too", "Rename or remove the declared one."
         if fault := check_name("queue", name):
             return fault
     return None
@@ -108,17 +108,17 @@ def _retry_fault(queue: Queue, kind: str, index: TopologyIndex) -> Fault | None:
 def _native_fault(queue: Queue, retry: Retry, kind: str) -> Fault | None:
     subject = f"queue {queue.name!r} has a native retry"
     if kind != "quorum":
-        return f"{subject}, and is not declared as a quorum queue", "Write `type: quorum`, or remove `native`."
+        return f"{subject}, but is not declared as a quorum queue", "Write `type: quorum`, or remove `native`."
     if given := sorted(native_arguments(queue).keys() & queue.arguments.keys()):
-        return f"{subject}, and {given[0]} too", "Remove the argument: it is set by the retry."
+        return f"{subject}, and the argument {given[0]}", "Remove the argument: the retry sets it."
     if (delays := native_delays(retry)) != retry.delays_ms:
         possible = ", ".join(map(delay_text, delays))
         advice = f"Write delays like [{possible}], or remove `native`."
-        return f"{subject}, whose delays grow by the first one, up to the last one", advice
+        return f"{subject}, whose delays must be 1, 2, 3, ... times the first one, capped at the last one", advice
     limit = queue.arguments.get("x-delivery-limit", -1)
     if isinstance(limit, int) and 0 <= limit < len(delays):
         advice = f"Write x-delivery-limit: {len(delays)} or more."
-        return f"{subject}, and its delivery limit of {limit} ends before the last delay", advice
+        return f"{subject}, but its delivery limit of {limit} is reached before the last delay", advice
     return None
 
 
@@ -189,7 +189,8 @@ def check_service(service: Service, index: TopologyIndex) -> Faults:
             fault = "the default exchange needs routing_keys", "Write the names of queues, or the name of an exchange."
             yield path, fault
         if each.delay and not index.topology.delay:
-            yield (*path, "delay"), ("the files have no `delay: true`", "Add `delay: true`, so that apply declares it.")
+            advice = "Add it, so that `rmqkit apply` declares the queues of delayed messages."
+            yield (*path, "delay"), ("the files have no `delay: true` at the top level", advice)
         for position, key in enumerate(each.routing_keys):
             fault_of_key = (
                 check_length("the routing key", key) if each.exchange else queue_fault(index, key, "the queue")

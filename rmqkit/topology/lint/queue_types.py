@@ -9,7 +9,7 @@ from rmqkit.model import QUEUE_TYPES, Policy, Queue
 from rmqkit.topology.file.schema import schema
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.lint.releases import UPGRADE, facts, faults
-from rmqkit.topology.lint.rule import Violations, check, series
+from rmqkit.topology.lint.rule import Violations, check, each_of
 from rmqkit.topology.names import suggest
 from rmqkit.topology.policies import SUPPORTED_BY, queue_type
 
@@ -105,4 +105,4 @@ def newer_setting(index: TopologyIndex) -> Violations:
 
 def _in_words(found: Iterable[tuple[Queue | Policy, dict[str, list[str]]]]) -> Violations:
     for entity, by_fault in found:
-        yield entity, {"faults": "; ".join(f"{series(names)} {fault}" for fault, names in by_fault.items())}
+        yield entity, {"faults": "; ".join(f"{each_of(names)} {fault}" for fault, names in by_fault.items())}

@@ -13,7 +13,7 @@ from rmqkit.errors import InputError
 from rmqkit.model import Policy, Queue
 from rmqkit.topology.file.document import parse
 from rmqkit.topology.index import TopologyIndex
-from rmqkit.topology.lint.rule import CHECKS, Severity, Violations, listed
+from rmqkit.topology.lint.rule import CHECKS, Severity, Violations, each_of, listed
 from rmqkit.topology.policies import applies, queue_type
 from rmqkit.topology.retry import waiting_queues
 
@@ -131,7 +131,7 @@ def _with_settings(
 
 
 def _settings(index: TopologyIndex, **find: Any) -> Violations:
-    return ((entity, {"settings": names}) for entity, names in _with_settings(index, **find))
+    return ((entity, {"settings": each_of(names)}) for entity, names in _with_settings(index, **find))
 
 
 def _rule(index: TopologyIndex, rule: str) -> Violations:

@@ -68,6 +68,11 @@ def series(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def each_of(names: Sequence[str]) -> str:
+    """Write one name or several as the subject of a verb in the singular; nothing without names."""
+    return f"each of {series(names)}" if len(names) > 1 else "".join(names)
+
+
 def listed(names: Collection[str]) -> str:
     """Write names in quotes, and count those beyond a few."""
     rest = len(names) - _LISTED
