@@ -1,4 +1,4 @@
-"""Processes of rmqkit itself, and what they have in common on both sides.
+"""Child processes of rmqkit, and the code that parent and child share.
 
 A child gets pickled values, credentials among them, on standard input, where no other process can see them; when that
 input ends, its parent has ended. It reports over a pipe, in lines of JSON. It has its own process group, so that Ctrl-C

@@ -30,7 +30,7 @@ MEANINGS: dict[int, str] = {
     " with --detailed-exit-code: changes are pending; diff: there are differences",
     UNREACHABLE: "the broker is unreachable, the connection was lost, or the login was refused",
     REFUSED: "refused by the broker: missing, forbidden, locked, or declared with different properties",
-    NOT_CONFIRMED: "a message was not confirmed, reached no queue, or got no reply in time; bench: or it was lost",
+    NOT_CONFIRMED: "a message was not confirmed, reached no queue, or got no reply in time; bench: or was lost",
     CANCELLED: "the broker cancelled the consumer: its queue was deleted",
     HANDLER_FAILED: "a handler failed, locally or on the called server; a consumed message broke its contract;"
     " or messages were lost with --no-ack",

@@ -44,7 +44,7 @@ class ConnectionEvent:
 
 @dataclass(frozen=True, slots=True)
 class MessageCopy(Message):
-    """A message that rmqkit makes of a delivery, byte for byte: it is passed to no hook."""
+    """A copy of a delivery that rmqkit makes, with the same body: it is passed to no hook."""
 
 
 class Hooks:

@@ -1,1 +1,1 @@
-"""Measure a broker: load from processes of its own, latency, loss and order, reports and comparisons."""
+"""Measure a broker under load: the load and its processes, latency, loss and order, reports and comparisons."""

@@ -27,17 +27,17 @@ from rmqkit.report import Fate
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
-LATE_NS = 1_000_000  # a message that is sent later than this after its time counts from when it was due
-_RUN = 100  # messages to a target, before a fast producer goes on to its next one: each change costs encoding
+LATE_NS = 1_000_000  # the times of a message that is sent later than this begin when it was due
+_RUN = 100  # messages that a fast producer sends to a target before the next one: each change costs encoding
 _FAST = 1000  # messages a second
 
 Warn = Callable[[str], None]
 
 
 class Times(NamedTuple):
-    """The monotonic clock, in nanoseconds, at the start of a load, of its measurement, and at its end, if it has one.
+    """Times of the monotonic clock, in nanoseconds: the start of a load, that of its measurement, and its end, if set.
 
-    The clock is the same in all processes of a machine.
+    All processes of a machine share this clock.
     """
 
     start: int
@@ -46,7 +46,7 @@ class Times(NamedTuple):
 
 
 class Client(ABC):
-    """A client of a load, with its counts; `last_ns` is when it last had something confirmed, or received it."""
+    """A client of a load, with its counts; `last_ns` is the time of its last confirm or delivery."""
 
     def __init__(self, settings: Settings, load: Load, name: str, warn: Warn) -> None:
         self.load = load
@@ -63,7 +63,7 @@ class Client(ABC):
 
     @abstractmethod
     def run(self, times: Times) -> None:
-        """Work until a stop is requested, or as long as the load says. Raises BrokerError."""
+        """Work until the load ends, or a stop is requested. Raises BrokerError."""
 
     @abstractmethod
     def result(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Client(ABC):
 
 
 class Producer(Client):
-    """Publishes messages with a number and the time; `count` is its part of the load's."""
+    """Publishes messages with a number and the time; `count` is its share of the load's count."""
 
     def __init__(
         self, settings: Settings, load: Load, lanes: Sequence[Lane], number: int, warn: Warn, *, count: int | None
@@ -87,7 +87,7 @@ class Producer(Client):
         self._delayed = DelayedPublishing(self.connection, lambda _: None) if load.delay_s else None
 
     def open(self) -> tuple[int, ...]:
-        """Connect; declare the queues of delayed messages, which takes seconds, before anything is measured."""
+        """Connect; declare the queues of delayed messages before the measurement, because this takes seconds."""
         if self._delayed is not None:
             next(self._delayed.each([Message(b"", self._lanes[0].target.routing_key)], self._delay, self._warn))
         return super().open()
@@ -149,7 +149,7 @@ class Producer(Client):
             self._failed[head >> NUMBER_BITS].append(head & NUMBERS)
 
     def result(self) -> dict[str, Any]:
-        """Return how many messages each lane has, the numbers of those that failed, and of how many copies."""
+        """Return the count of messages of each lane, the numbers of unconfirmed ones, and the republished count."""
         return {"published": self._next, "failed": self._failed, "republished": self.republished}
 
 
@@ -165,7 +165,7 @@ class Caller(Producer):
             self._settle(0, answer.request, Fate.CONFIRMED if complete else Fate.UNKNOWN)
 
     def _paced(self, messages: Iterator[Message]) -> Iterator[Message | None]:
-        """Yield requests at the load's rate; a None, which waits for all replies, before each pause."""
+        """Yield requests at the load's rate; before each pause, yield None, which waits for all replies."""
         interval_s = self.load.producers / self.load.rate if self.load.rate else 0.0
         due_s = time.monotonic()
         for message in messages:
@@ -223,7 +223,7 @@ class QueueConsumer(Client):
         self.counts.received += len(batch)
 
     def result(self) -> dict[str, Any]:
-        """Return the queue and what was received in each lane."""
+        """Return the queue and the numbers received in each lane."""
         lanes = {number: lane.as_json() for number, lane in self._lanes.items()}
         return {"queue": self.queue, "lanes": lanes, "redelivered": self.redelivered}
 

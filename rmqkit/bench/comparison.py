@@ -12,8 +12,8 @@ from rmqkit.bench.report import FORMAT, names, whole_seconds
 from rmqkit.errors import InputError
 
 WORSE = "worse"
-_ENOUGH = 4  # seconds that say how much a number varies
-_LENGTH = ("duration_s", "warm_up_s", "count")  # what may differ: it is not the load itself
+_ENOUGH = 4  # seconds that show how much a number varies
+_LENGTH = ("duration_s", "warm_up_s", "count")  # may differ: they are not the load itself
 # The metric, where a report has it, the column of its seconds, and whether more of it is better.
 _METRICS = (
     ("{published}, /s", ("published", "rate"), "published", True),
@@ -26,7 +26,7 @@ _METRICS = (
 
 
 def load_report(file: str) -> dict[str, Any]:
-    """Read a report that `rmqkit bench --json` wrote; raise InputError if it is none."""
+    """Read a report that `rmqkit bench --json` wrote. Raises InputError for any other file."""
     try:
         report: dict[str, Any] = json.loads(Path(file).read_bytes())
         form = report["format"]
@@ -35,7 +35,7 @@ def load_report(file: str) -> dict[str, Any]:
         raise InputError(f"{file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{file} is no report of a benchmark", advice="Write one with `rmqkit bench` and `json=True`."
+            f"{file} is not a report of a benchmark", advice="Write one with `rmqkit bench` and `json=True`."
         ) from error
     if not compatible:
         raise InputError(f"{file} was written by another version of rmqkit (format {form}): measure again")
@@ -43,7 +43,7 @@ def load_report(file: str) -> dict[str, Any]:
 
 
 def check_loads(file: str, old: Mapping[str, Any], load: Mapping[str, Any]) -> None:
-    """Raise InputError if the report in a file is that of another load, or of one that was interrupted."""
+    """Raise InputError if the report in a file is that of a different load, or of a run that was interrupted."""
     before = json.loads(json.dumps(old["load"]))
     now = json.loads(json.dumps(load))
     different = [
@@ -52,7 +52,8 @@ def check_loads(file: str, old: Mapping[str, Any], load: Mapping[str, Any]) -> N
         if name not in _LENGTH and before.get(name) != now.get(name)
     ]
     if different:
-        raise InputError(f"{file} has another load: {', '.join(different)}", advice="Compare runs of the same load.")
+        advice = "Compare runs of the same load."
+        raise InputError(f"{file} is the report of a different load: {', '.join(different)}", advice=advice)
     if old.get("interrupted"):
         raise InputError(f"{file} is the report of a run that was interrupted: measure again")
 
@@ -60,9 +61,9 @@ def check_loads(file: str, old: Mapping[str, Any], load: Mapping[str, Any]) -> N
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> list[dict[str, Any]]:
     """Return a verdict for each metric that both reports have: better, same, worse or unclear.
 
-    A metric is the same if it differs by at most `tolerance`, a part of the old value. It is better or worse if,
-    besides, the middle halves of the two runs' seconds do not overlap; else the runs vary too much to tell. With less
-    than four seconds in a run, the tolerance alone decides.
+    A metric is the same if it differs by at most `tolerance`, a fraction of the old value. Otherwise it is better or
+    worse if the interquartile ranges of the two runs' seconds do not overlap, and unclear if they do. With fewer than
+    four seconds in a run, the tolerance alone decides.
     """
     return list(_verdicts(old, new, tolerance))
 
@@ -89,7 +90,7 @@ def _verdicts(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) 
 
 
 def _middle(report: Mapping[str, Any], column: str) -> tuple[float, float] | None:
-    """Return the quartiles of a column in the whole seconds that were measured; None if those are too few."""
+    """Return the first and third quartile of a column over the whole seconds measured; None if those are too few."""
     numbers = [value for second, value in whole_seconds(report, column) if second >= 0]
     if len(numbers) < _ENOUGH:
         return None

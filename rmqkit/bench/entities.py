@@ -1,7 +1,7 @@
-"""The exchanges and queues of a run: declared before it, deleted after it, or by the next run if it was killed.
+"""The exchanges and queues of a run: declared before it, and deleted after it, or by the next run if it was killed.
 
-Each run has a file with the names, and a lock on it, which the kernel releases when the run ends in whatever way. What
-the next run of this user does not find, as on another machine, expires.
+Each run writes the names to a file and locks it; the kernel releases the lock however the run ends. Queues without a
+next run of this user on this machine expire.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TemporaryEntities:
 
     @contextmanager
     def declared(self, folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
-        """Declare the entities, and delete them after the block; first, delete those that killed runs left.
+        """Declare the entities, and delete them after the block; first, delete those of killed runs.
 
         `folder` has a file for each run at this broker and virtual host. Raises the errors of declaring, OSError.
         """
@@ -101,4 +101,4 @@ class TemporaryEntities:
                         channel.call(call.method, call.answer, subject=call.subject)
         except BrokerError as error:
             names = ", ".join(entity.name for entity in entities)
-            warn(f"the entities of this run remain: {error.message}. Delete {names}")
+            warn(f"the queues and exchanges of this run were not deleted: {error.message}. Delete {names}")

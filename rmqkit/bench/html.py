@@ -80,7 +80,7 @@ def _plots(report: Mapping[str, Any]) -> Iterable[str]:
     rates = lines((names["published"], "a", "published"), (names["delivered"] or "requests", "b", "delivered"))
     numbers = [y for line in rates for _, y in line.points]
     if numbers:
-        yield _plot("Messages a second", rates, time, Axis(float, steps([0, *numbers]), short))
+        yield _plot("Messages per second", rates, time, Axis(float, steps([0, *numbers]), short))
     times = lines(
         *((f"{names[f'{key}_ms']}, {text}", f"{style}{more}", f"{key}_{column}_ms")
           for key, style in (("confirm", "a"), ("latency", "b"))

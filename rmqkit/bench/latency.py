@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 QUANTILES = {"min": 0.0, "median": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99, "p99_9": 0.999, "max": 1.0}
-_BITS = 7  # of a value that are kept
+_BITS = 7  # of a value that are kept, after the highest one
 
 
 class Histogram:
@@ -59,10 +59,10 @@ class Histogram:
 
 
 class Counts:
-    """How many messages a client, or several, had confirmed and received, and how long that took.
+    """The numbers of messages that one client or more published with confirms and received, and their times.
 
-    `confirm` holds the times from publishing a message to its confirm, or from a request to its reply; `latency` those
-    to its delivery, less its delay.
+    `confirm` has the times from publishing a message to its confirm, or from a request to its reply; `latency` those to
+    its delivery, less its delay.
     """
 
     __slots__ = ("confirm", "confirmed", "latency", "received")
@@ -79,7 +79,7 @@ class Counts:
         self.latency.add(counts["latency"])
 
     def as_json(self) -> dict[str, Any]:
-        """Return a copy for `add`; it may be made by another thread than that of the client."""
+        """Return a copy for `add`; another thread than the client's may call this."""
         return {
             "confirmed": self.confirmed,
             "received": self.received,

@@ -9,7 +9,7 @@ from rmqkit.errors import InputError
 from rmqkit.model import Binding, Exchange, Queue, Target, Topology
 
 NAMES = "rmqkit.bench."  # the beginning of the names of all entities
-EXPIRES_MS = 30 * 60 * 1000  # an unused queue is deleted: that of a killed run (https://www.rabbitmq.com/docs/ttl)
+EXPIRES_MS = 30 * 60 * 1000  # until RabbitMQ deletes unused queues of a killed run (https://www.rabbitmq.com/docs/ttl)
 STAMP_BYTES = 16  # the lane, the number in it and the time, at the beginning of each body
 
 QueueType = Literal["classic", "quorum", "stream"]
@@ -56,20 +56,20 @@ class Load:
         """Raise InputError for a load that cannot run."""
         if small := [size for size in self.sizes if size < STAMP_BYTES]:
             advice = f"Use `size={STAMP_BYTES}` or more."
-            raise InputError(f"a body of {small[0]} B has no room for its number and time", advice=advice)
+            raise InputError(f"a body of {small[0]} B is too small for the message's number and time", advice=advice)
         if self.consumers and self.consumers < self.queues:
             raise InputError(
-                f"{self.queues} queues need as many consumers, not {self.consumers}",
-                advice="Raise the number of consumers, or use `consumers=0` to publish only.",
+                f"{self.queues} queues need at least {self.queues} consumers, not {self.consumers}",
+                advice="Use more consumers, or `consumers=0` to publish only.",
             )
         if (self.calls or self.fill_first) and not self.consumers:
-            raise InputError("calls need a server" if self.calls else "`fill_first=True` needs consumers")
+            raise InputError("rpc needs consumers" if self.calls else "`fill_first=True` needs consumers")
         if self.calls and (self.fill_first or self.streams):
             raise InputError("rpc cannot be combined with `fill_first=True` or streams")
 
 
 class Preset(NamedTuple):
-    """A load by name: a sentence on it, and how it differs from the default."""
+    """A named load, and a sentence about it."""
 
     sentence: str
     load: Load
@@ -80,7 +80,7 @@ PRESETS = {
     for each in (
         Preset("Producers fill a queue, and consumers share its messages.", Load("work")),
         Preset("A fanout exchange copies each message to three queues.", Load("fanout", queues=3)),
-        Preset("A topic exchange routes by key to three queues, and all to a fourth.", Load("topic", queues=4)),
+        Preset("A topic exchange routes by key to three queues, and all keys to a fourth.", Load("topic", queues=4)),
         Preset("A quorum queue, which is replicated in a cluster.", Load("quorum", queue_type="quorum")),
         Preset("A stream, which every consumer reads from its beginning.", Load("stream", queue_type="stream")),
         Preset("Callers send requests, and servers reply.", Load("rpc", window=100, prefetch=100)),
@@ -90,7 +90,7 @@ PRESETS = {
 
 
 def preset(name: str, **changes: object) -> Load:
-    """Return the load of a preset with changes, where None is none; unless given, each queue has a consumer."""
+    """Return the load of a preset with changes, of which None changes nothing; by default, a queue has one consumer."""
     given = {key: value for key, value in changes.items() if value is not None}
     load = replace(PRESETS[name].load, **given)  # type: ignore[arg-type]
     return load if "consumers" in given else replace(load, consumers=load.queues)
@@ -130,25 +130,25 @@ def lay_out(load: Load, run: str) -> Layout:
             for name, pattern in zip(names, patterns, strict=True)
         )
     if load.preset == "fanout":
-        ways = [(Target(exchanges[0].name), names)]
+        routes = [(Target(exchanges[0].name), names)]
     elif load.preset == "topic":
-        ways = [
+        routes = [
             (Target(exchanges[0].name, f"event.{number}.created"), (names[0], *names[number : number + 1]))
             for number in range(1, max(load.queues, 2))
         ]
     else:
-        ways = [(Target("", name), (name,)) for name in names]
-    shares = [_share(load, producer, len(ways)) for producer in range(load.producers)]
+        routes = [(Target("", name), (name,)) for name in names]
+    shares = [_share(load, producer, len(routes)) for producer in range(load.producers)]
     lanes = (
-        tuple(Lane(producer * len(ways) + number, *ways[number]) for number in share)
+        tuple(Lane(producer * len(routes) + number, *routes[number]) for number in share)
         for producer, share in enumerate(shares)
     )
     consumed = tuple(names[number % load.queues] for number in range(load.consumers))
     return Layout(Topology(exchanges=exchanges, queues=queues, bindings=bindings), tuple(lanes), consumed)
 
 
-def _share(load: Load, producer: int, ways: int) -> range:
-    """Return the ways to which a producer publishes: all of a topic exchange; else each way has a producer."""
+def _share(load: Load, producer: int, routes: int) -> range:
+    """Return the routes of a producer: all of a topic exchange; otherwise a part, so that each route has a producer."""
     if load.preset == "topic":
-        return range(ways)
-    return range(producer % ways, ways, load.producers)  # from as many producers on as ways, one
+        return range(routes)
+    return range(producer % routes, routes, load.producers)  # one, if there are at least as many producers as routes

@@ -1,4 +1,4 @@
-"""Plots as SVG: lines between two axes, whose colors the style sheet of the page or file decides."""
+"""Plots as SVG: lines between two axes, with colors from the style sheet of the page or file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-_EDGE = 20  # a text in the middle needs that much room
+_EDGE = 20  # room that a centered text needs
 Points = Sequence[tuple[float, float]]
 
 

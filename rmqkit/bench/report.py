@@ -14,7 +14,7 @@ from rmqkit.bench.run import Measured
 from rmqkit.plural import plural
 from rmqkit.version import VERSION
 
-FORMAT = 1  # of the JSON; raised by a change that older versions cannot compare
+FORMAT = 1  # of the JSON; raised by a change that makes older reports incomparable
 FAULTS = ("unconfirmed", "lost", "left", "duplicated", "out_of_order")
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999)
 _COLUMNS = (
@@ -61,7 +61,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
 
 
 def _curve(histogram: Histogram) -> list[tuple[float, float]]:
-    """Return parts of all values, and the times that they do not exceed, as far as there are values beyond."""
+    """Return fractions of all values, and the times that they do not exceed, where at least one value is greater."""
     parts = [part for part in _CURVE if (1 - part) * histogram.count >= 1]
     return [(part, round(value, 4)) for part, value in zip(parts, histogram.quantiles(*parts), strict=True)]
 
@@ -103,7 +103,7 @@ def has_failed(report: Mapping[str, Any]) -> bool:
 
 
 def names(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names of rates and times for people, by their keys."""
+    """Return the displayed names of rates and times, by their keys."""
     if report["load"]["preset"] == "rpc":
         return {"published": "answered", "delivered": "", "confirm_ms": "reply", "latency_ms": "request"}
     latency = "lateness" if report["load"]["delay_s"] else "end to end"
@@ -119,11 +119,11 @@ def latency_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def latency_header() -> tuple[str, ...]:
     """Return the header of `latency_rows`."""
-    return ("ms", *(name.replace("_", ".").replace("p", "") for name in QUANTILES))
+    return ("ms", *(name.replace("_", ".") for name in QUANTILES))
 
 
 def rate_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield what was done to messages, how often in a second, and how many in what time."""
+    """Yield what was done to messages, the rate, and the number of messages with their time."""
     noun = "call" if report["load"]["preset"] == "rpc" else "message"
     for key in ("published", "delivered"):
         rate, name = report[key], names(report)[key]
@@ -132,7 +132,7 @@ def rate_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def check_sentence(report: Mapping[str, Any]) -> str:
-    """Return a sentence on the comparison of what was published with what was delivered."""
+    """Return a sentence about the messages that were not delivered exactly once and in order."""
     check = report["check"]
     texts = {"left": "left in queues", "out_of_order": "out of order"}
     found = ", ".join(f"{check[name]:,} {texts.get(name, name)}" for name in FAULTS if check.get(name))

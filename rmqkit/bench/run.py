@@ -1,4 +1,4 @@
-"""Run a load in processes of its own, and gather what they count."""
+"""Run a load in child processes, and collect their counts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
 _SECOND_NS = 1_000_000_000
-_START_NS = 100_000_000  # after all are ready
+_START_NS = 100_000_000  # after all processes are ready
 _WAIT_S = 0.05
-_STALLED_S = 5.0  # without a delivery, after which what is missing will not arrive
+_STALLED_S = 5.0  # without a delivery, after which missing messages count as lost or left
 _TICKS = _SECOND_NS // TICK_NS
 _BUSY = 0.9  # of a core
 _LIMITED = (
@@ -39,12 +39,12 @@ _LIMITED = (
 
 @dataclass
 class Measured:
-    """What a run counted: in each second, from 0 at the start of the measurement, and in all seconds from 0 on.
+    """The counts of a run: in each second, from 0 at the start of the measurement, and in all seconds from 0 on.
 
     `publish_s` and `consume_s` are the seconds in which the messages were published and confirmed, and delivered.
     `check` compares the messages of the whole run, warm-up included: confirmed + unconfirmed = published; of the
-    `expected` deliveries, `lost` were not received, and are not `left` in their queues either. `cpu_s` has the
-    processor's seconds that the clients used.
+    `expected` deliveries, `lost` were neither received nor `left` in their queues. `cpu_s` has the CPU seconds of the
+    clients.
     """
 
     load: Load
@@ -70,7 +70,7 @@ class _Process(ChildProcess):
 
 
 class Run:
-    """One run of a load; `on_second` gets the number of each second that has ended, and what was counted in it."""
+    """One run of a load; `on_second` gets the number of each second that has ended, and its counts."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Run:
         self._entities = TemporaryEntities(settings, load, self._layout)
         self._measured = Measured(load)
         self._received = 0  # in the whole run
-        self._received_s = 0.0  # when some last were
+        self._received_s = 0.0  # the time of the last ones
         self._error: RmqkitError | None = None
         self._shown = 0
         self._times = Times(0, 0, None)
@@ -132,7 +132,7 @@ class Run:
         ]
 
     def _work(self, processes: Sequence[_Process]) -> None:
-        """Start the processes together once all are ready, and stop those of consumers when all was received."""
+        """Start the processes together once all are ready, and stop the consumers once all messages were received."""
         publishing, consuming = processes[: self._publishing], processes[self._publishing :]
         with selectors.DefaultSelector() as selector:
             for process in processes:
@@ -173,7 +173,7 @@ class Run:
         return self._stop.requested or self._error is not None
 
     def _drain(self, selector: selectors.BaseSelector, publishing: Sequence[_Process]) -> None:
-        """Wait until all confirmed messages were received, or none is for some seconds."""
+        """Wait until all confirmed messages were received, or none arrives for some seconds."""
         if not self._load.consumers or self._load.calls:
             return
         consumers = Counter(self._layout.consumed)
@@ -198,7 +198,7 @@ class Run:
     def _read_until(
         self, selector: selectors.BaseSelector, done: Callable[[], bool], *, stopping: bool = False
     ) -> None:
-        """Read reports until something is done, a client failed or, unless `stopping`, a stop is requested."""
+        """Read reports until `done`, until a client fails or, unless `stopping`, until a stop is requested."""
         while not (done() or self._error or (self._ended and not stopping)):
             for key, _ in selector.select(_WAIT_S):
                 process = key.data

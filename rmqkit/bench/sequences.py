@@ -28,7 +28,7 @@ class ReceivedNumbers:
         self.first = self.next = self.duplicated = self.out_of_order = 0
 
     def jump(self, number: int, *, redelivered: bool) -> None:
-        """Take a number that does not follow the last one."""
+        """Record a number that does not follow the last one."""
         self._mark()
         seen = number >> 3 < len(self._bits) and self._bits[number >> 3] >> (number & 7) & 1
         self.out_of_order += number < self.next and not redelivered and not seen

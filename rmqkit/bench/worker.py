@@ -1,7 +1,7 @@
 """A process of a benchmark: its clients, each on a thread, and samples of their counts four times a second.
 
-It gets a `Job`, and reports that it is ready; it gets the `Times`, and then any value to stop. It reports what the
-clients counted, by the number of the quarter of a second since the measurement started, and at last their results.
+It receives a `Job`, and reports that it is ready; it receives the `Times`, and later any value, which stops it. It
+reports the counts of each quarter of a second, numbered from the start of the measurement, and finally the results.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _Worker:
     def _await_stop(self) -> None:
         try:
             pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
-        except EOFError:  # the parent has ended: nobody waits for a result
+        except EOFError:  # the parent has ended: no process waits for a result
             os._exit(1)
         self._stop()
 

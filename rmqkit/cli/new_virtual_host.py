@@ -1,4 +1,4 @@
-"""Virtual hosts that topology files name and the broker does not have: `plan` says so, and `apply` creates them."""
+"""Virtual hosts that topology files name and the broker does not have: `plan` shows them, and `apply` creates them."""
 
 from __future__ import annotations
 

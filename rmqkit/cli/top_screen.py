@@ -1,4 +1,4 @@
-"""The screen of `rmqkit top`, drawn with textual; a thread fetches what it shows, and changes nothing on the broker."""
+"""The screen of `rmqkit top`, drawn with textual; a thread fetches the data, and changes nothing on the broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rmqkit.cli.top_views import PAGE_ROWS, VIEWS, Query, Snapshot, View
 from rmqkit.errors import AuthenticationFailed, ConnectionLost, RmqkitError, Unreachable
 from rmqkit.http_api.client import HttpApiClient
 
-SHARE = 4  # times as long as the broker took for an answer, it is left alone before the next request
+SHARE = 4  # a pause between requests is at least this many times as long as the broker took to answer
 _GONE = (AuthenticationFailed, ConnectionLost, Unreachable)
 _NEWS_S = 10.0  # how long the screen says that the broker answers again
 Job = Callable[[HttpApiClient], Any]
@@ -41,7 +41,7 @@ class Polled(Message):
 
 
 class _Poller(threading.Thread):
-    """Does the current job again and again, and posts the results; a broker that went away is connected to again."""
+    """Repeats the current job and posts its results; reconnects if the broker goes away."""
 
     def __init__(self, connection: Administration, post: Callable[[Polled], object], interval_s: float) -> None:
         super().__init__(name="rmqkit-top", daemon=True)
@@ -57,7 +57,7 @@ class _Poller(threading.Thread):
         self._new.set()
 
     def close(self) -> None:
-        """Stop after the request that is under way."""
+        """Stop after the current request."""
         self._closed = True
         self._new.set()
 
@@ -121,7 +121,7 @@ class TopScreen(App[int]):
         self._connection, self._all_vhosts, self._place = connection, all_vhosts, place
         self.view, self.query_of = view, {name: Query(text=query.text) for name in VIEWS} | {view.name: query}
         self.shown: Snapshot | None = None
-        self.failure: Exception | None = None  # a bug, raised once the terminal is as before
+        self.failure: Exception | None = None  # a bug, raised once the terminal is restored
         self._opened: Any = None
         self._job: Job | None = None
         self._trouble = ""
@@ -146,7 +146,7 @@ class TopScreen(App[int]):
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
-        """Start to poll; SIGTERM and SIGHUP end the command with the terminal as before."""
+        """Start polling; on SIGTERM and SIGHUP, restore the terminal and end the command."""
         for number in (signal.SIGTERM, signal.SIGHUP):
             with suppress(ValueError, NotImplementedError, RuntimeError):
                 loop = asyncio.get_running_loop()
@@ -161,7 +161,7 @@ class TopScreen(App[int]):
         self._poller.close()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the keys that do something now."""
+        """Offer only keys that have an effect now."""
         filtering = isinstance(self.focused, Input)
         if action in ("interrupt", "back"):
             return action == "interrupt" or filtering or self._opened is not None or bool(self.query_now.text)
@@ -181,7 +181,7 @@ class TopScreen(App[int]):
         self._ask()
 
     def action_turn(self, by: int) -> None:
-        """Show the next view, or the one before."""
+        """Show the next view, or the previous one."""
         names = list(VIEWS)
         self.action_view(names[(names.index(self.view.name) + by) % len(names)])
 
@@ -195,7 +195,7 @@ class TopScreen(App[int]):
         self._change(reverse=not self.query_now.reverse)
 
     def action_page(self, by: int) -> None:
-        """Show the next page, or the one before."""
+        """Show the next page, or the previous one."""
         self._change(page=self.query_now.page + by)
 
     def action_filter(self) -> None:
@@ -242,7 +242,7 @@ class TopScreen(App[int]):
             same = title == self.query_now.sort
             self._change(sort=title, reverse=same and not self.query_now.reverse)
 
-    # What is fetched.
+    # Fetching.
 
     def _change(self, **fields: Any) -> None:
         now = self.query_now
@@ -258,7 +258,7 @@ class TopScreen(App[int]):
         return self.view.table.columns(vhosts=self._all_vhosts)
 
     def _ask(self) -> None:
-        """Fetch what the screen is to show now, at once and from then on."""
+        """Fetch the data for the screen, now and at each refresh."""
         if self._opened is None:
             job: Job = partial(_snapshot, self.view, self.query_now, self._all_vhosts)
         else:
@@ -268,7 +268,7 @@ class TopScreen(App[int]):
         self._draw()
 
     def on_polled(self, event: Polled) -> None:
-        """Show what the broker answered, or why it did not."""
+        """Show the broker's answer, or the error."""
         if event.job is not self._job:
             return
         result, now_s = event.result, time.monotonic()
@@ -288,10 +288,10 @@ class TopScreen(App[int]):
                 self.query_one("#text", Static).update(result)
         self._draw()
 
-    # What is drawn.
+    # Drawing.
 
     def on_resize(self) -> None:
-        """Draw for another size."""
+        """Draw for the new size."""
         with suppress(NoMatches):  # before the widgets exist
             self._draw() if self._opened is None else self._ask()
 
@@ -340,23 +340,23 @@ class TopScreen(App[int]):
         table.scroll_to(y=top, animate=False, immediate=True)
 
     def _is_silent(self, now_s: float) -> bool:
-        """Tell whether the broker takes longer for an answer than a busy one does."""
+        """Tell whether the broker has not answered for longer than a busy broker takes."""
         return now_s - max(self._asked_s, self._answered_s) > 2 * self._interval_s + 3
 
     def _draw_news(self) -> None:
-        """Say whether the broker answers, else what is shown."""
+        """Draw the line about the broker or, if it answers, about the rows shown."""
         now_s, view = time.monotonic(), self.view
         line, kind = "", ""
-        age = f"for {now_s - self._answered_s:.0f} s"
+        age = f"Last update {now_s - self._answered_s:.0f} s ago."
         if self._trouble:
-            line, kind = f"{self._trouble}; trying again. Nothing new {age}.", "bad"
+            line, kind = f"{self._trouble}; retrying. {age}", "bad"
         elif self._is_silent(now_s):
-            line, kind = f"The broker does not answer. Nothing new {age}.", "bad"
+            line, kind = f"The broker does not answer. {age}", "bad"
         elif now_s - self._recovered_s < _NEWS_S and self._recovered_s > self._asked_s:
             line, kind = "The broker answers again.", "good"
         elif self._opened is None and self.shown:
             query = self.query_now
-            order = f"; by {query.sort}" if query.sort else ""
+            order = f"; sorted by {query.sort}" if query.sort else ""
             line = top_views.shown(view, self.shown, query) + order + (", reversed" if query.reverse else "")
         news = self.query_one("#news", Static)
         news.set_classes(kind)

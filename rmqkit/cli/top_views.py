@@ -1,4 +1,4 @@
-"""The views of `rmqkit top`: which requests fetch one, how it is sorted and filtered, and what opens from a row."""
+"""The views of `rmqkit top`: the requests that fetch them, sorting and filtering, and the details of a row."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Items of a view at one time, in their order, and how many match on all pages; `alarms` block publishers.
+    """The items of a page of a view, in order, and how many match on all pages; `alarms` block publishers.
 
-    With `only_own` the user may not see the clients of others.
+    With `only_own`, the user may not see the clients of other users.
     """
 
     overview: Overview
@@ -76,7 +76,7 @@ class View(NamedTuple):
         found = next((each for each in columns if each.title == title), None)
         if found is None:
             titles = ", ".join(each.title for each in columns)
-            raise InputError(f"--sort: {self.name} have no column {title!r}", advice=f"The columns are: {titles}")
+            raise InputError(f"--sort: {self.name} have no column {title!r}", advice=f"The columns are {titles}.")
         return found
 
 
@@ -116,9 +116,10 @@ def as_json(view: View, found: Snapshot) -> dict[str, Any]:
 
 
 def details(view: View, connection: Administration, api: HttpApiClient, item: Any, columns: int) -> str:
-    """Return what opens from a row, as lines of so many columns: what `rmqkit why` says of a queue, or a connection.
+    """Return the details of a row, as lines of so many columns: what `rmqkit why` says about a queue, or a connection.
 
-    A consumer leads to its queue, a channel to its connection. Raises the errors of `HttpApiClient.live`.
+    For a consumer they are those of its queue, for a channel those of its connection. Raises the errors of
+    `HttpApiClient.live`.
     """
     if view.name in ("queues", "consumers"):
         name, vhost = (item.name if view.name == "queues" else item.queue), item.vhost or api.vhost
@@ -176,7 +177,7 @@ def _listed(
     query: Query,
     all_vhosts: bool,  # noqa: FBT001
 ) -> tuple[Sequence[Any], int]:
-    """Sort and filter items that RabbitMQ only returns all together: clients, of which there are fewer than queues."""
+    """Sort and filter clients and nodes, which RabbitMQ returns without pages; there are fewer of them than queues."""
     view = VIEWS[name]
     texts = [each.cell for each in view.table.columns(vhosts=True)[:-1] if not each.number]
     found = list(find(api, all_vhosts=all_vhosts))

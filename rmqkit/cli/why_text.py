@@ -1,4 +1,4 @@
-"""What `rmqkit why` says of a queue, for that command and for `rmqkit top`."""
+"""The explanation of a queue, for `rmqkit why` and `rmqkit top`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from rmqkit.plural import plural
 from rmqkit.report import QueueState
 
 STALE_S = 6.0  # a queue that is not classic counts its messages every five seconds
-STALE = "counts may be 5 s old"  # a stream counts all its messages so, even over AMQP, others only the hidden ones
+STALE = "counts may be 5 s old"  # of a stream, even over AMQP; of other queues, unacknowledged ones
 CHECK_EVERY_S = 0.5
 
 

@@ -54,7 +54,7 @@ class Pending:
 
     @property
     def is_unknown(self) -> bool:
-        """Tell whether the broker may have taken the messages, or not."""
+        """Tell whether it is unknown if the broker took the messages."""
         report = self.error.report if isinstance(self.error, BrokerError) else None
         return isinstance(report, PublishReport) and bool(report.unknown)
 

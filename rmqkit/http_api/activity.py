@@ -11,7 +11,7 @@ from typing import Any
 from rmqkit.http_api.client import HttpApiClient, path_part
 from rmqkit.http_api.mapping import read
 
-# Of large clusters with thousands of clients, only the fields that are read.
+# Only the fields that are read, for clusters with thousands of clients.
 _CONNECTION_FIELDS = (
     "name,user_provided_name,client_properties,user,vhost,peer_host,peer_port,protocol,ssl,state,channels,connected_at,"
     "recv_oct_details,send_oct_details,frame_max"

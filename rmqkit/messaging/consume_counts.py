@@ -43,7 +43,7 @@ class ConsumeCounts:
         self.redelivered += sum(each.redelivered for each in deliveries)
 
     def doubt(self, acknowledged: int, others: int) -> None:
-        """Count acknowledgements that the broker may not have taken, and other deliveries of which it has none."""
+        """Count acknowledgements that the broker may not have received, and other deliveries in doubt."""
         self.settled[Verdict.ACK] = max(self.settled[Verdict.ACK] - acknowledged, 0)
         self.in_doubt = acknowledged + others
 
@@ -52,7 +52,7 @@ class ConsumeCounts:
         self.last_s = time.monotonic()
 
     def note_arrival(self) -> None:
-        """Count the time until now as idle, unless it was a moment."""
+        """Count the time since the last activity as idle, unless it was short."""
         self._idle_s += self._gap_s(time.monotonic())
 
     def _gap_s(self, now_s: float) -> float:

@@ -1,7 +1,7 @@
-"""Publish on one channel from many threads with the fewest switches: the I/O thread itself passes on the confirms.
+"""Publish on one channel from many threads with few thread switches: the I/O thread itself passes on the confirms.
 
-It knows nothing but confirms. Anything else that happens on the channel, or to its connection, ends it; then a
-`Publisher` takes over the channel and what is unconfirmed on it. So recovery, returns and refusals are written once.
+It handles only confirms. Any other event of the channel or its connection ends it; then a `Publisher` takes over the
+channel and its unconfirmed messages. So recovery, returns and refusals are implemented once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rmqkit.messaging.publish_channel import PublishChannel
 from rmqkit.messaging.unconfirmed import Sent
 from rmqkit.report import Fate
 
-_MANY = 100  # messages that do not wait for others to be written
+_MANY = 100  # submitted messages that are written without waiting for more
 
 
 class MessageOutcome(Protocol):
@@ -71,7 +71,7 @@ class DirectChannel:
         self._process = os.getpid()
 
     def start(self) -> None:
-        """Receive what arrives for the channel; anything that has arrived already, but for wake-ups, ends this."""
+        """Receive events of the channel; any event that has arrived already, except wake-ups, ends this."""
         inbox, self._channel.receive = self._channel.inbox, self._receive
         while not inbox.empty():
             if item := inbox.get_nowait():
@@ -79,7 +79,7 @@ class DirectChannel:
                 return
 
     def flush(self, *, now: bool, call_soon: CallSoon | None = None) -> None:
-        """Have what was submitted be written: `now`, unless another thread is writing; else by the I/O thread.
+        """Have submitted messages written: `now`, unless another thread is writing; otherwise by the I/O thread.
 
         A signal handler may raise on the main thread, which could break what all threads share: it never writes here.
         `call_soon` calls a function later: then one wake-up of the I/O thread is enough for many messages.
@@ -104,7 +104,7 @@ class DirectChannel:
             self._channel.transport.send(self._encode)
 
     def end(self) -> bool:
-        """Publish nothing more, and let events of the channel arrive in its inbox; return False if that was so."""
+        """Publish nothing more, and pass events of the channel to its inbox; return False if this has ended already."""
         with self._lock:
             if self._ended:
                 return False
@@ -114,8 +114,8 @@ class DirectChannel:
         return True
 
     def take_over(self) -> tuple[PublishChannel, dict[int, Submitted]]:
-        """Return the channel, and the messages unconfirmed on it, which get new positions, from 0."""
-        assert self._ended, "from now on they belong to another publisher"  # noqa: S101
+        """Return the channel and its unconfirmed messages, by new positions from 0. End it first."""
+        assert self._ended, "end it first: another publisher takes over"  # noqa: S101
         sent: dict[int, Submitted] = {}
 
         def renumbered(each: Sent) -> Sent:
@@ -127,7 +127,7 @@ class DirectChannel:
         return self._opened, sent
 
     def _encode(self) -> bytes:
-        """Encode what was submitted, up to a limit; the caller holds the lock of the connection's writer."""
+        """Encode submitted messages, up to a limit; the caller holds the lock of the connection's writer."""
         self._queued = self._soon = False
         pieces: list[bytes] = []
         size, cancelled, refused = 0, [], False
@@ -159,7 +159,7 @@ class DirectChannel:
         return b"".join(pieces)
 
     def _receive(self, item: Received) -> None:
-        """Settle what was confirmed; called on the I/O thread, but for a forked process, where no thread waits."""
+        """Settle confirmed messages, on the I/O thread; in a forked process, where no thread waits, do nothing."""
         if os.getpid() != self._process:
             return
         confirmed: list[tuple[Message, MessageOutcome]] = []

@@ -28,7 +28,7 @@ class PublishCallbacks(NamedTuple):
 
 
 def check(message: Message) -> None:
-    """Raise PayloadError for what is no message with a body of bytes."""
+    """Raise PayloadError for anything but a message whose body is bytes."""
     if not isinstance(message, Message):
         raise PayloadError(f"publish a rmqkit.Message, not {type(message).__name__}")
     if not isinstance(message.body, bytes):

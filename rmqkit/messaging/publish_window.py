@@ -20,7 +20,7 @@ class StoppedWaiting(Exception):
 
 
 class GivenUp(Exception):
-    """Publishing ends here; `error` is None when a stop asked for it, `stuck` when the broker answers nothing."""
+    """Publishing ends here: `error` is None if a stop was requested; `stuck` if the broker does not answer."""
 
     def __init__(self, error: BrokerError | None, *, stuck: bool = False) -> None:
         self.error = error

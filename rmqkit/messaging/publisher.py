@@ -124,7 +124,7 @@ class Publisher:
         self._channel.wake()  # whichever it is by then
 
     def look(self, ended: Stop) -> None:
-        """Process what the broker has answered, and send again what has to be, without waiting for room.
+        """Process the broker's answers, and republish messages as needed, without waiting for room in the window.
 
         For another thread, while the iterable waits for its next message; `ended` ends a recovery early.
         """

@@ -91,7 +91,7 @@ def test_a_live_broker_and_the_contracts_of_a_file_become_a_document(
     vhost_channel.exchange_delete("orders.events")
     missing = live("export", "--asyncapi", "--contracts", orders)
     assert (missing.returncode, "components" in json.loads(missing.stdout)) == (0, False)
-    assert "contracts of what the broker does not have: orders.events" in missing.stderr
+    assert "contracts of exchanges or queues that the broker does not have: orders.events" in missing.stderr
     refused = live("export", "--contracts", orders)
     assert (refused.returncode, "--contracts needs --asyncapi" in refused.stderr) == (2, True)
 

@@ -1,4 +1,4 @@
-"""`rmqkit bench`: what it measures adds up, what it finds is true, and nothing of it remains."""
+"""`rmqkit bench`: its numbers add up, its checks find faults, and it leaves nothing on the broker."""
 
 from __future__ import annotations
 
@@ -134,11 +134,11 @@ def has_consumer(channel: BlockingChannel, name: str) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (("stream", "-s", "15"), "no room"),
-        (("--queues", "3", "-y", "2"), "need as many consumers"),
+        (("stream", "-s", "15"), "too small"),
+        (("--queues", "3", "-y", "2"), "need at least 3 consumers"),
         (("fanot",), "Did you mean fanout?"),
-        (("--delay", "3"), "--delay is for the load delay"),
-        (("--compare", os.devnull), "no report"),
+        (("--delay", "3"), "--delay needs the preset delay"),
+        (("--compare", os.devnull), "not a report"),
     ],
 )
 def test_a_load_that_cannot_run_is_refused(live: Run, names: Names, arguments: tuple[str, ...], fault: str) -> None:

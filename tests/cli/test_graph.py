@@ -63,7 +63,7 @@ def test_an_unreadable_policy_is_reported_and_the_rest_is_drawn(folder: Path) ->
     policy = "policies: {odd: {pattern: '[[:alpha:]]', definition: {max-length: 5}}}\n"
     drawn = graph(folder, "-", stdin=YAML + policy)
     assert drawn.stdout == graph(folder, "t.yaml").stdout
-    assert drawn.stderr == "warning: policy 'odd' is not drawn: its pattern cannot be read here\n"
+    assert drawn.stderr == "warning: policy 'odd' is not drawn: Python cannot read its pattern\n"
 
 
 def test_a_name_cannot_control_the_terminal(folder: Path) -> None:

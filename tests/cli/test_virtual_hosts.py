@@ -156,8 +156,8 @@ def test_graph_draws_all_virtual_hosts_and_route_finds_that_of_the_target(
     assert run("route", files[0], "-q", "jobs").returncode == 0
     assert "jobs" in run("route", *files, "--vhost", vhosts[0]).stdout
     for command, message in (
-        (("route", *files), "several virtual hosts of the files have this target"),
-        (("route", *files, "-q", "none"), "no virtual host of the files has this target"),
+        (("route", *files), "the target is in several virtual hosts of the files"),
+        (("route", *files, "-q", "none"), "the target is in none of the virtual hosts of the files"),
         (("route", *files, "--vhost", "other"), "no file names virtual host 'other'"),
         (("status", *files), "for different virtual hosts"),
     ):

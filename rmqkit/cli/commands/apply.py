@@ -48,8 +48,8 @@ def apply(
     Entities that exist as declared stay as they are: applying twice equals applying once. If any exists with different
     properties, every conflict is listed, nothing is changed, and the exit code is 5. With --replace, each queue or
     exchange in conflict is replaced by a new one that keeps its messages and bindings, while publishers keep running.
-    The files may name several virtual hosts: if one of them has a conflict, none is changed. One that does not exist is
-    created if the user is an administrator, with all permissions for this user; other users get the command to run.
+    The files may name several virtual hosts: if one of them has a conflict, none is changed. If the user is an
+    administrator, a missing one is created, with all permissions for this user; other users get the command to run.
     """
     targets = topology_source.load_targets(files, broker)
     if (prune or replace) and not dry_run:

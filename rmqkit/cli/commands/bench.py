@@ -38,14 +38,14 @@ def bench(
     broker: ConnectionOptions,
     *,
     name: Annotated[
-        str, typer.Argument(metavar="[PRESET]", help="One of the loads above.", autocompletion=_complete)
+        str, typer.Argument(metavar="[PRESET]", help="One of the presets above.", autocompletion=_complete)
     ] = "work",
     producers: Annotated[
         int | None, option("-x --producers N", "Producers, each with a connection. [default: 1]", min=1, max=1000)
     ] = None,
     consumers: Annotated[
         int | None,
-        option("-y --consumers N", "Consumers, each with a connection. [default: one a queue]", min=0, max=1000),
+        option("-y --consumers N", "Consumers, each with a connection. [default: one per queue]", min=0, max=1000),
     ] = None,
     queues: Annotated[
         int | None, option("--queues N", "Queues. [default: 1; fanout 3, topic 4]", min=1, max=1000)
@@ -55,60 +55,58 @@ def bench(
     ] = None,
     size: Annotated[
         list[int] | None,
-        option("-s --size BYTES", "Size of the bodies, 16 at least; repeat it to mix sizes. [default: 1024]"),
+        option("-s --size BYTES", "Body size, at least 16; repeat it to alternate between sizes. [default: 1024]"),
     ] = None,
     rate: Annotated[
         float | None,
-        option(
-            "--rate N", "Publish N messages a second, all producers together. [default: as fast as possible]", min=0.01
-        ),
+        option("--rate N", "Publish N messages a second, all producers together. [default: unlimited]", min=0.01),
     ] = None,
     window: Annotated[
         int | None,
-        option(
-            "--window N", "Unconfirmed messages of a producer, or unanswered calls. [default: 1000; rpc 100]", min=1
-        ),
+        option("--window N", "Limit of unconfirmed messages, or calls, per producer. [default: 1000; rpc 100]", min=1),
     ] = None,
     prefetch: Annotated[
         int | None,
-        option("--prefetch N", "Unacknowledged messages of a consumer. [default: 1000; rpc 100]", min=1, max=65535),
+        option(
+            "--prefetch N", "Limit of unacknowledged messages per consumer. [default: 1000; rpc 100]", min=1, max=65535
+        ),
     ] = None,
     transient: Annotated[
-        bool, option("--transient", "Publish messages that a restart of the broker may lose.")
+        bool, option("--transient", "Publish transient messages, which a restart of the broker may lose.")
     ] = False,
     duration: Annotated[float, option("-t --duration SECONDS", "How long to measure.", min=0.1)] = 10.0,
-    count: Annotated[int | None, option("-n --count N", "Measure N messages, however long that takes.", min=1)] = None,
+    count: Annotated[int | None, option("-n --count N", "Measure N messages, however long it takes.", min=1)] = None,
     warm_up: Annotated[
         float | None,
         option("--warm-up SECONDS", "How long to run before measuring. [default: 1, or 0 with --count]", min=0),
     ] = None,
     delay: Annotated[
-        int | None, option("--delay SECONDS", "Delay of messages, for delay. [default: 2]", min=1, max=3600)
+        int | None, option("--delay SECONDS", "Delay of the preset delay. [default: 2]", min=1, max=3600)
     ] = None,
-    fill_first: Annotated[bool, option("--fill-first", "Start consumers when all messages are published.")] = False,
+    fill_first: Annotated[bool, option("--fill-first", "Start consuming once all messages are published.")] = False,
     csv: Annotated[str | None, option("--csv FILE", "Write the numbers of each second to this file.")] = None,
     html: Annotated[str | None, option("--html FILE", "Write a report with plots to this file.")] = None,
     compare: Annotated[
-        str | None, option("--compare OLD", "Compare with the report that --json wrote to this file.")
+        str | None, option("--compare OLD", "Compare with an earlier report, a file that --json wrote.")
     ] = None,
     tolerance: Annotated[
-        float, option("--tolerance PERCENT", "How far a number may differ from that of --compare.", min=0)
+        float, option("--tolerance PERCENT", "Difference up to which numbers count as the same.", min=0)
     ] = 10.0,
     json: Json = False,
 ) -> None:
     """Measure a broker's throughput and latency under a load, and check that no message is lost.
 
-    The load has its own temporary queues, which are deleted afterward, and its own processes. The exit code is 6 if a
-    message was not confirmed or lost, and 9 if --compare found a number to be worse.
+    The queues are temporary, and are deleted afterward. The exit code is 6 if messages were unconfirmed or lost, or
+    duplicated or out of order without a redelivery, and 9 if --compare finds a number that is worse.
     """
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, 1)
         raise typer.BadParameter(
-            f"unknown load {name!r}. "
-            + (f"Did you mean {close[0]}?" if close else f"The loads are {', '.join(PRESETS)}.")
+            f"unknown preset {name!r}. "
+            + (f"Did you mean {close[0]}?" if close else f"The presets are {', '.join(PRESETS)}.")
         )
     if delay and name != "delay":
-        raise typer.BadParameter("--delay is for the load delay")
+        raise typer.BadParameter("--delay needs the preset delay")
     load = preset(
         name,
         producers=producers,

@@ -25,10 +25,10 @@ def export(
     form: Annotated[
         TopologyFormat, option("--format", "A topology file, definitions to import, or an AsyncAPI document.")
     ] = TopologyFormat.yaml,
-    asyncapi: Annotated[bool, option("--asyncapi", "Write an AsyncAPI document, as --format asyncapi does.")] = False,
+    asyncapi: Annotated[bool, option("--asyncapi", "Short for --format asyncapi.")] = False,
     contracts: Annotated[
         list[str] | None,
-        option("--contracts FILE", "A topology file, whose contracts AsyncAPI shows as messages; repeatable."),
+        option("--contracts FILE", "A topology file whose contracts become AsyncAPI messages; repeatable."),
     ] = None,
     force: Annotated[bool, option("--force", "Replace FILE if it exists.")] = False,
     all_vhosts: Annotated[bool, option("--all-vhosts", "Write a file for each virtual host into a folder.")] = False,
@@ -39,7 +39,7 @@ def export(
     declare is listed on standard error. Needs RabbitMQ's HTTP API. With --all-vhosts, each file names its virtual host;
     virtual hosts that the user may not see are left out.
 
-    RabbitMQ does not know contracts: --asyncapi takes them from the topology files that --contracts names.
+    RabbitMQ stores no contracts: for AsyncAPI, name the topology files that have them with --contracts.
     """
     form = TopologyFormat.asyncapi if asyncapi else form
     if contracts and form is not TopologyFormat.asyncapi:
@@ -66,7 +66,9 @@ def _with_contracts(source: TopologySource, declared: Topology) -> TopologySourc
 
     topology, missing = with_contracts(source.topology, declared)
     if missing:
-        output.warn(output.safe(f"contracts of what the broker does not have: {', '.join(missing)}"))
+        output.warn(
+            output.safe(f"contracts of exchanges or queues that the broker does not have: {', '.join(missing)}")
+        )
     return replace(source, topology=topology)
 
 

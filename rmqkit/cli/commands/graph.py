@@ -62,12 +62,12 @@ def graph(
     """Draw a topology: exchanges, queues, bindings and the routes of dead letters.
 
     GitHub and GitLab render Mermaid in Markdown; SVG needs Graphviz. Of a group of more than ten similar exchanges or
-    queues, three are drawn, and the others counted. Several virtual hosts are drawn one below the other, or in frames.
+    queues, three are drawn, and the others counted. Each of several virtual hosts has its own tree, or frame.
     """
     diagrams: dict[str, Diagram] = {}
     for topology in load_by_vhost(*map(files.readable, sources)):
         for policy in unread(topology):
-            output.warn(f"policy {policy.name!r} is not drawn: its pattern cannot be read here")
+            output.warn(f"policy {policy.name!r} is not drawn: Python cannot read its pattern")
         name = f"virtual host {topology.vhost!r}" if topology.vhost is not None else "files without a virtual host"
         diagrams[name] = build_diagram(topology) if everything else collapse(build_diagram(topology))
     diagram = join(diagrams) if len(diagrams) > 1 else next(iter(diagrams.values()))

@@ -18,7 +18,7 @@ from rmqkit.topology.permissions import DEFAULT_EXCHANGE, Permissions, permissio
 if TYPE_CHECKING:
     from rmqkit.http_api.client import HttpApiClient
 
-_TAG = "User {user!r} also needs the tag {tag}: it consumes a queue with a native retry, which the HTTP API shows."
+_TAG = "User {user!r} also needs the tag {tag}, to read the settings of a queue with a native retry over the HTTP API."
 
 
 @grouped

@@ -77,7 +77,7 @@ def route(
 
 
 def _topology(files: list[str], vhost: str | None, target: Target | None) -> Topology:
-    """Return the topology of a virtual host: the named one, or the only one that has the target. Raises InputError."""
+    """Return the topology of a virtual host: the named one, or else the one that has the target. Raises InputError."""
     topologies = topology_source.load_topologies(files)
     if vhost is not None:
         found = [each for each in topologies if each.vhost == vhost]
@@ -89,9 +89,9 @@ def _topology(files: list[str], vhost: str | None, target: Target | None) -> Top
         return found[0]
     names = ", ".join(repr(each.vhost) for each in topologies)
     if vhost is not None:
-        raise InputError(f"no file names virtual host {vhost!r}", advice=f"The files name: {names}")
-    which = "several virtual hosts of the files have" if found else "no virtual host of the files has"
-    raise InputError(f"{which} this target", advice=f"Choose one with --vhost: {names}")
+        raise InputError(f"no file names virtual host {vhost!r}", advice=f"The files name {names}.")
+    which = "several virtual hosts" if found else "none of the virtual hosts"
+    raise InputError(f"the target is in {which} of the files", advice=f"Choose one with --vhost, of {names}.")
 
 
 def _has(topology: Topology, target: Target | None) -> bool:

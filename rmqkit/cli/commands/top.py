@@ -15,7 +15,7 @@ from rmqkit.errors import InputError, SettingsError
 
 
 class Name(StrEnum):
-    """What to show first."""
+    """The view to show first."""
 
     OVERVIEW = "overview"
     QUEUES = "queues"
@@ -31,25 +31,25 @@ def top(
     view: Annotated[
         Name, typer.Argument(metavar="[VIEW]", help="overview, queues, connections, channels or consumers.")
     ] = Name.QUEUES,
-    sort: Annotated[str, option("--sort COLUMN", "Sort by this column, as its title says.", show_default=False)] = "",
+    sort: Annotated[str, option("--sort COLUMN", "Sort by the column with this title.", show_default=False)] = "",
     reverse: Annotated[bool, option("--reverse", "Reverse the order.")] = False,
     name_filter: Annotated[
         str, option("--filter TEXT", "Show only rows with this text in a name; * and ? are wildcards.")
     ] = "",
     all_vhosts: Annotated[bool, option("--all-vhosts", "Show all virtual hosts.")] = False,
-    interval: Annotated[float, option("--interval SECONDS", "Time between two refreshes.", min=0.1)] = 2.0,
+    interval: Annotated[float, option("--interval SECONDS", "Time between refreshes.", min=0.1)] = 2.0,
     once: Annotated[bool, option("--once", "Print the view once, as text.")] = False,
     json: Json = False,
 ) -> None:
     """Watch queues, connections, channels and consumers on a full screen.
 
-    Enter opens a row: a queue shows what `rmqkit why` says, a connection its channels and consumers. Keys are shown at
-    the bottom; Tab and 1 to 5 change the view, / filters, s sorts. It changes nothing on the broker, and continues
-    after the broker was away. The first 100 rows are shown, more with n. The screen needs the package textual:
-    `pip install 'rmqkit[top]'`. --once and --json print the view once, and do not need it.
+    The keys are shown at the bottom: Tab and 1 to 5 change the view, / filters, s sorts, and n shows the next 100 rows.
+    Enter opens a row: for a queue, what `rmqkit why` says; for a connection, its channels and consumers. Nothing is
+    changed on the broker. If it goes away, the screen reconnects. The screen needs the package textual: `pip install
+    'rmqkit[top]'`. --once and --json print the view once, without that package.
 
-    The command needs RabbitMQ's HTTP API, whose statistics may be up to five seconds old. It waits four times as long
-    between two requests as the broker took to answer, even if the interval is shorter.
+    Needs RabbitMQ's HTTP API, whose statistics may be up to five seconds old. To spare a busy broker, the pause between
+    two requests is at least four times as long as the broker took to answer.
     """
     from rmqkit.cli import top_views  # noqa: PLC0415 - start-up time: pika
 
@@ -90,5 +90,5 @@ def _check_screen() -> None:
     if find_spec("textual") is None:
         raise SettingsError(
             "the screen needs the package textual, which is not installed",
-            advice="Run `pip install 'rmqkit[top]'`; or add --once, or use `rmqkit status --watch`.",
+            advice="Run `pip install 'rmqkit[top]'`, add --once, or use `rmqkit status --watch`.",
         )
