@@ -17,7 +17,7 @@ help: ## list the targets
 demo: .venv/rmqkit rabbitmq ## see it work: 100,000 messages, three workers, nothing lost
 	@$(BIN)/rmqkit demo work
 
-# Side by side, because tests often wait.
+# In parallel, because tests often wait.
 test: setup ## lint, types, layers, docs and all tests; RABBITMQ=newest: on the newest RabbitMQ
 	@$(MAKE) --no-print-directory -j2 lint pytest
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Look at the report of a benchmark in headless Chromium: on a phone and a desktop, in dark and in light.
+"""Check the report of a benchmark in headless Chromium: on a phone and a desktop, in dark and in light mode.
 
-`make docs` looks at one with made-up numbers; names of HTML files as arguments look at those instead.
+`make docs` checks one with made-up numbers; with HTML files as arguments, it checks those instead.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _PROBE = """<script>addEventListener("load", () => {
 
 
 def benchmark_page() -> str:
-    """Return the report of a made-up benchmark, with all that it may have."""
+    """Return the report of a made-up benchmark, with every part that a report can have."""
     measured = Measured(
         Load("fanout", queues=3, consumers=3, rate=20_000.0), broker="4.3.6", publish_s=30, consume_s=30
     )
@@ -74,7 +74,7 @@ def benchmark_page() -> str:
 
 
 def problems(name: str, page: str) -> list[str]:
-    """Return what is wrong with a page that needs nothing else, at each width and in each scheme."""
+    """Return the problems of a self-contained page, at each width and in each color scheme."""
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
         return [f"no browser to look at {name}: install chromium-headless-shell"]
@@ -98,7 +98,7 @@ def problems(name: str, page: str) -> list[str]:
 
 
 def main(files: list[str]) -> int:
-    """Look at the files, or at the report with made-up numbers, and print what is wrong."""
+    """Check the files, or the report with made-up numbers, and print the problems."""
     pages = {file: Path(file).read_text("utf-8") for file in files} or {"the report of a benchmark": benchmark_page()}
     found = [each for name, page in pages.items() for each in problems(name, page)]
     sys.stderr.writelines(f"{each}\n" for each in found)

@@ -80,7 +80,7 @@ PRESETS = {
     for each in (
         Preset("Producers fill a queue, and consumers share its messages.", Load("work")),
         Preset("A fanout exchange copies each message to three queues.", Load("fanout", queues=3)),
-        Preset("A topic exchange routes by key to three queues, and all keys to a fourth.", Load("topic", queues=4)),
+        Preset("A topic exchange routes by key to three queues; a fourth gets all.", Load("topic", queues=4)),
         Preset("A quorum queue, which is replicated in a cluster.", Load("quorum", queue_type="quorum")),
         Preset("A stream, which every consumer reads from its beginning.", Load("stream", queue_type="stream")),
         Preset("Callers send requests, and servers reply.", Load("rpc", window=100, prefetch=100)),

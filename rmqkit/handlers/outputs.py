@@ -27,7 +27,7 @@ _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a
 
 
 class Pending:
-    """A delivery whose messages are unconfirmed, and the first error of them."""
+    """A delivery whose messages are unconfirmed, and their first error."""
 
     __slots__ = ("_ended", "_left", "delivery", "error")
 
@@ -60,7 +60,7 @@ class Pending:
 
 
 class PublishedDeliveries:
-    """Publishes messages made of the deliveries of one source; tells which deliveries may be settled."""
+    """Publishes messages made from the deliveries of one source, and returns the deliveries that may be settled."""
 
     def __init__(self, publisher: BackgroundPublisher, wake: Callable[[], None]) -> None:
         self._publisher, self._wake = publisher, wake

@@ -84,7 +84,7 @@ def batch_worker(calls: OpenCalls, function: Callable[..., object], size: int, w
 
 
 def transform_calls(transform: Callable[[Delivery], object], options: WorkOptions) -> OpenCalls:
-    """Return what opens the calls of a transform on the threads of the consumers."""
+    """Return a function that opens the calls of a transform on the threads of the consumers."""
     call = require_plain(transform)
     return plain_calls(lambda group: collected(call(group[0])), options)
 

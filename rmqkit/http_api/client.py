@@ -270,7 +270,7 @@ class HttpApiClient:
             raise self._refusal(response.status, answer, path)
         with self._checking_format():
             found = json.loads(answer) if answer else None
-        # RabbitMQ lists what is being deleted, a virtual host for example, as an object without its columns.
+        # RabbitMQ lists a thing that is being deleted, such as a virtual host, as an object without columns.
         return [each for each in found if each != {}] if isinstance(found, list) else found
 
     def _encrypt(self, connection: http.client.HTTPConnection) -> None:
@@ -343,10 +343,10 @@ class HttpApiClient:
             return f"{lacks} Grant it along with the others: `rabbitmqctl set_user_tags {kept}`."
 
     def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
-        if status >= http.client.INTERNAL_SERVER_ERROR and not content.startswith(b"{"):  # or of a proxy before it
+        if status >= http.client.INTERNAL_SERVER_ERROR and not content.startswith(b"{"):  # or of a proxy in front of it
             phrase = http.client.responses.get(status, "")
             reason = f"RabbitMQ's HTTP API at {self} failed: {status} {phrase}".rstrip()
-            return Unreachable(reason, advice="Try again; if it fails again, RabbitMQ's log should say why.")
+            return Unreachable(reason, advice="Try again. If it fails again, see the log of RabbitMQ or of the proxy.")
         with self._checking_format():
             answer = json.loads(content)
             reason = str(answer.get("reason") or answer.get("error"))

@@ -59,7 +59,7 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class QueuePage:
-    """Some of the queues that match, in the order that was asked for; `matching` counts them all."""
+    """A page of matching queues, in the requested order; `matching` is their number on all pages."""
 
     queues: tuple[QueueStatus, ...]
     matching: int
@@ -106,10 +106,10 @@ def queue_page(
     pattern: str = "",
     all_vhosts: bool = False,
 ) -> QueuePage:
-    """Return a page of queues that RabbitMQ has sorted and filtered, so that thousands of queues cost a small answer.
+    """Return a page of queues that RabbitMQ has sorted and filtered: the answer stays small with thousands of queues.
 
-    `number` counts from 1; behind the last page there are no queues. `size` is at most 500; `sort` is the path of a
-    field, such as `message_stats.ack_details.rate`; `pattern` is a regular expression of PCRE. Numbers may be five
+    `number` counts from 1; a page after the last one is empty. `size` is at most 500; `sort` is the path of a field,
+    such as `message_stats.ack_details.rate`; `pattern` is a regular expression of PCRE. Numbers may be five
     seconds old (https://www.rabbitmq.com/docs/http-api-reference#pagination). Raises the errors of
     `HttpApiClient.live`.
     """

@@ -383,7 +383,7 @@ class Consumer:
             if arguments and not exc.advice:
                 exc.advice = "Only streams have offsets: consume any other queue without one."
             raise
-        self._counts.note_active()  # an outage is no idle time
+        self._counts.note_active()  # an outage is not idle time
 
     def _end_wait(self) -> None:
         if self._channel is not None:

@@ -31,7 +31,7 @@ class TopicPermission:
 class Permissions:
     """The patterns of names that a user may configure, write and read; for topic exchanges also those of keys.
 
-    `tags` are those that the user needs, beside its own (https://www.rabbitmq.com/docs/management#permissions).
+    `tags` are the tags that the user needs in addition (https://www.rabbitmq.com/docs/management#permissions).
     """
 
     configure: str
@@ -82,7 +82,7 @@ class _Needs:
         self.written_keys[exchange] += [_key_pattern(key) for key in keys] or [".*"]
 
     def delay(self, exchange: str, keys: Iterable[str]) -> None:
-        """Publish to the exchanges where delayed messages enter, and declare the queue that delivers to a target."""
+        """Publish to the exchanges of the delay levels, and declare the last queue of each target."""
         self.write[_ENTRANCES] = None
         self.configure[delays.DELIVER.name] = self.read[delays.DELIVER.name] = None
         for key in [""] if exchange else keys:

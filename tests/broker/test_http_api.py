@@ -214,7 +214,7 @@ def test_another_http_server_is_not_taken_for_rabbitmq(broker: Broker, serve: Se
     ("status", "body", "text"),
     [(500, b"", "failed: 500 Internal Server Error"), (502, b"<html>", "failed: 502 Bad Gateway"), (599, b"", "599")],
 )
-def test_a_failing_api_or_a_proxy_before_it_is_reported_with_its_status(
+def test_a_failing_api_or_proxy_is_reported_with_its_status(
     broker: Broker, serve: Serve, status: int, body: bytes, text: str
 ) -> None:
     with pytest.raises(Unreachable, match=text):

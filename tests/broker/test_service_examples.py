@@ -1,4 +1,4 @@
-"""The programs of docs/services: what they promise, with SQLite and PostgreSQL, and with processes that are killed."""
+"""The promises of the programs in docs/services, with SQLite and PostgreSQL, and with processes that are killed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def postgresql_server() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a new database; what programs need to find it is in the environment."""
+    """The name of a new database; the variables by which programs find it are in the environment."""
     if request.param == "sqlite":
         return str(tmp_path / "shop.db")
     for name, value in request.getfixturevalue("postgresql_server").items():
@@ -95,7 +95,7 @@ def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedPro
 
 @contextmanager
 def running(name: str, database: str) -> Iterator[None]:
-    """Run a program for the time of a block, and end it as a service manager does."""
+    """Run a program during a block, and end it as a service manager does."""
     process = subprocess.Popen([sys.executable, name, database], cwd=PROGRAMS)
     try:
         yield

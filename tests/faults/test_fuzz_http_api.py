@@ -107,7 +107,7 @@ def test_the_answers_of_a_rabbitmq_are_decoded(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, answer in ANSWERS.items() if isinstance(answer, list)])
-def test_what_is_being_deleted_while_it_is_listed_is_left_out(api: Api, name: str) -> None:
+def test_objects_deleted_during_a_listing_are_left_out(api: Api, name: str) -> None:
     before = look(api)
     api.answers[name] = [{}, *ANSWERS[name]]
     assert look(api) == before

@@ -18,7 +18,7 @@ _FOLDERS = os.pathsep.join(map(str, sorted(Path("/usr/lib/postgresql").glob("*/b
 
 @contextmanager
 def server() -> Iterator[dict[str, str]]:
-    """Start a server; yield the variables by which clients find it. It does not run as root: then `postgres` does."""
+    """Start a server, as the user `postgres` if this is root; yield the variables by which clients find it."""
     user = "postgres" if os.getuid() == 0 else getpass.getuser()
     folder = Path(tempfile.mkdtemp(prefix="rmqkit-postgresql-"))  # short: it holds a socket
     data, log = folder / "data", folder / "log"

@@ -91,7 +91,7 @@ def _topology(files: list[str], vhost: str | None, target: Target | None) -> Top
     if vhost is not None:
         raise InputError(f"no file names virtual host {vhost!r}", advice=f"The files name {names}.")
     which = "several virtual hosts" if found else "none of the virtual hosts"
-    raise InputError(f"the target is in {which} of the files", advice=f"Choose one with --vhost, of {names}.")
+    raise InputError(f"the target is in {which} of the files", advice=f"Choose one with --vhost: {names}.")
 
 
 def _has(topology: Topology, target: Target | None) -> bool:

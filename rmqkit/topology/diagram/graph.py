@@ -61,7 +61,7 @@ class DiagramEdge:
 class Diagram:
     """A graph: exchanges first, as in the file; at most one edge of each relation from node to node.
 
-    `vhosts` has the virtual hosts of a graph of several: the name of each, and the position behind its last node.
+    In a graph of several virtual hosts, `vhosts` has the name of each and the position after its last node.
     """
 
     nodes: tuple[DiagramNode, ...]
@@ -69,7 +69,7 @@ class Diagram:
     vhosts: tuple[tuple[str, int], ...] = ()
 
     def framed(self, nodes: Sequence[str], head: Callable[[int, str], str], tail: str) -> Iterator[str]:
-        """Yield the line of each node, those of a virtual host between a head, of its position and name, and a tail."""
+        """Yield a line per node; each virtual host has a head, made of its position and name, and a tail."""
         if not self.vhosts:
             yield from nodes
         begin = 0
