@@ -347,11 +347,11 @@ class TopScreen(App[int]):
         """Draw the line about the broker or, if it answers, about the rows shown."""
         now_s, view = time.monotonic(), self.view
         line, kind = "", ""
-        age = f"Last update {now_s - self._answered_s:.0f} s ago."
+        age = f"Last update {now_s - self._answered_s:.0f} s ago"  # first: a narrow screen cuts the line off
         if self._trouble:
-            line, kind = f"{self._trouble}; retrying. {age}", "bad"
+            line, kind = f"{age}; retrying: {self._trouble}", "bad"
         elif self._is_silent(now_s):
-            line, kind = f"The broker does not answer. {age}", "bad"
+            line, kind = f"{age}: the broker does not answer", "bad"
         elif now_s - self._recovered_s < _NEWS_S and self._recovered_s > self._asked_s:
             line, kind = "The broker answers again.", "good"
         elif self._opened is None and self.shown:

@@ -190,7 +190,7 @@ def test_a_broker_that_goes_away_is_reported_and_found_again(broker: Broker, vho
             for proxy in (amqp, api):
                 proxy.refuse()
                 proxy.reset()
-            await until(pilot, lambda: "retrying. Last update" in text(screen, "news"))
+            await until(pilot, lambda: "s ago; retrying: " in text(screen, "news"))
             assert len(names(screen)) == 3  # what was known stays
             for proxy in (amqp, api):
                 proxy.heal()
