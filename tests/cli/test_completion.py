@@ -40,7 +40,13 @@ def complete(broker: Broker, vhost_url: str, tmp_path: Path) -> Complete:
     own = {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url, "XDG_CONFIG_HOME": str(tmp_path)}
 
     def complete(line: str, shell: str = "bash", **env: str) -> list[str]:
-        return ask(line, shell, **own | env).split()
+        """Ask again if the broker may not have answered in time, as on a busy machine."""
+        for _ in range(10):
+            started_s = time.monotonic()
+            found = ask(line, shell, **own | env).split()
+            if found not in ([], ["_files"]) or time.monotonic() - started_s < TIMEOUT_S:
+                break
+        return found
 
     return complete
 
@@ -100,8 +106,11 @@ def test_bash_completes_a_name_with_colons(
     """
     env = os.environ | {"RMQKIT_URL": vhost_url, "RMQKIT_API_URL": broker.api_url, "XDG_CONFIG_HOME": str(tmp_path)}
     env["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, check=False)
-    assert done.stdout.splitlines() == ["", "x:1", "urn:x:1"], done.stderr
+    for _ in range(10):  # on a busy machine, the broker may not answer in time
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, check=False)
+        if done.stdout.splitlines() == ["", "x:1", "urn:x:1"]:
+            return
+    raise AssertionError(done.stdout + done.stderr)
 
 
 def test_contexts_are_completed_and_their_broker_is_asked(
@@ -153,12 +162,14 @@ def endless_server() -> Iterator[str]:
         answering.join()
 
 
-def test_a_broker_that_does_not_answer_completes_nothing(complete: Complete, endless_server: str) -> None:
+def test_a_broker_that_does_not_answer_completes_nothing(vhost_url: str, endless_server: str, tmp_path: Path) -> None:
+    own = {"RMQKIT_URL": vhost_url, "XDG_CONFIG_HOME": str(tmp_path)}
     for url in (endless_server, endless_server, "http://127.0.0.1:1", "nonsense", "http://[::1"):
         start = time.monotonic()
-        assert complete("rmqkit purge o", RMQKIT_API_URL=url) == []
+        assert ask("rmqkit purge o", "bash", **own, RMQKIT_API_URL=url) == "\n"
         assert time.monotonic() - start < TIMEOUT_S + 20  # a busy machine; without a limit it would not end
-    assert complete("rmqkit purge o", RMQKIT_URL="amqp://nobody:wrong@127.0.0.1") == []
+    own["RMQKIT_URL"] = "amqp://nobody:wrong@127.0.0.1"
+    assert ask("rmqkit purge o", "bash", **own, RMQKIT_API_URL="") == "\n"
 
 
 def test_what_is_no_name_is_left_to_typer() -> None:
