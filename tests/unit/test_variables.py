@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rmqkit.errors import DocumentError, InputError, TopologyError
 from rmqkit.model import Topology, Variable
@@ -38,6 +39,12 @@ def test_two_dollar_signs_write_a_literal_variable() -> None:
         "$$",
         "a${b",
     ]
+
+
+@pytest.mark.parametrize("text", ["$\ue000x\ue001", '"$\\ue000x\\ue001"', '"$\\U0000E000"'])
+def test_characters_of_private_use_stay_as_they_are(text: str) -> None:
+    topology = loads(f"queues: {{a: {{arguments: {{b: {text}, c: ${{X:-1}}}}}}}}", environ={})
+    assert topology.queues[0].arguments == {"b": yaml.safe_load(text), "c": 1}
 
 
 def test_variables_are_resolved_in_names_and_inside_braces() -> None:

@@ -77,10 +77,10 @@ def parse(text: str, file: str = "<text>", environ: Mapping[str, str] = os.envir
     that the rest of the file is checked too.
     """
     check_characters(text, file)
-    text = variables.hide_braces(text)
+    text, braces = variables.hide_braces(text)
     traps: dict[int, Trap] = {}
     while True:
-        reader = _Reader(text, traps, Document(file), environ)
+        reader = _Reader(text, braces, traps, Document(file), environ)
         try:
             reader.read()
         except yaml.YAMLError as error:
@@ -111,6 +111,7 @@ class _Reader:
     """The events of a text, read into a document; those of a list or mapping are read up to its end."""
 
     text: str
+    braces: Mapping[int, str]  # the characters that stand for those of variables
     traps: dict[int, Trap]
     document: Document
     environ: Mapping[str, str]
@@ -196,7 +197,7 @@ class _Reader:
         if trap:
             value = trap.word[0] + str(value)[1:]
         if value is None and (comment := re.match(r"[ \t]*(#\S*)", self.text[event.end_mark.index :][:200])):
-            source = variables.show_braces(comment[1])
+            source = comment[1].translate(self.braces)
         if not isinstance(value, str):
             self.document.sources[path] = source
         if trap or len(self.problems) > count:
@@ -211,7 +212,7 @@ class _Reader:
             self.problem(where, f"{source} is a YAML alias, and aliases are not supported", advice)
             return source, source
         self._check_plain(event, where)
-        text = source = variables.show_braces(event.value)
+        text = source = event.value.translate(self.braces)
         if "${" in source:
             text = variables.resolve(source, self.environ, self.document.variables.add, partial(self._fault, where))
         if surrogate := _SURROGATE.search(text):

@@ -15,18 +15,22 @@ from rmqkit.topology.names import Fault
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
 _VALID = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
 _UNQUOTED = re.compile(r"""\$\{[^{}\n"']*\}""")
-_HIDDEN, _SHOWN = str.maketrans("{}", "\ue000\ue001"), str.maketrans("\ue000\ue001", "{}")
+_PRIVATE_USE = (*range(0xE000, 0xF900), *range(0x10_0000, 0x10_FFFE))
 _FORMS = "Write ${NAME} or ${NAME:-default} for a variable, or $${ for a literal ${."
 
 
-def hide_braces(text: str) -> str:
-    """Replace the braces of variables by other characters, because YAML gives braces a meaning in unquoted text."""
-    return _UNQUOTED.sub(lambda found: found[0].translate(_HIDDEN), text) if "${" in text else text
+def hide_braces(text: str) -> tuple[str, Mapping[int, str]]:
+    """Replace the braces of variables by other characters, because YAML gives braces a meaning in unquoted text.
 
-
-def show_braces(text: str) -> str:
-    """Undo `hide_braces`."""
-    return text.translate(_SHOWN) if "$\ue000" in text else text
+    Return with it what `str.translate` needs to undo this. The characters are in the text neither as such nor escaped.
+    """
+    if "${" not in text:
+        return text, {}
+    lower = text.lower()
+    unused = (code for code in _PRIVATE_USE if chr(code) not in text and f"{code:x}" not in lower)
+    opening, closing = next(unused), next(unused)
+    hidden = str.maketrans({"{": chr(opening), "}": chr(closing)})
+    return _UNQUOTED.sub(lambda found: found[0].translate(hidden), text), {opening: "{", closing: "}"}
 
 
 def escape(text: str) -> str:
