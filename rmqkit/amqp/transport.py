@@ -171,9 +171,16 @@ class Transport:
     def send(self, data: Data) -> None:
         """Queue bytes for the I/O thread; the bounds on unconfirmed and unacknowledged messages bound the queue."""
         self._outbox.append(data)
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         if self._idle:
             self._idle = False
-            self._ioloop.add_callback_threadsafe(self._drain)
+            try:
+                self._ioloop.add_callback_threadsafe(self._drain)
+            except BaseException:  # of a signal handler: other threads rely on this wake-up
+                self._ioloop.add_callback_threadsafe(self._drain)
+                raise
 
     def send_now(self, data: bytes) -> None:
         """Write bytes on this thread if nothing else waits to be written: faster for a single message."""
@@ -182,17 +189,20 @@ class Transport:
 
     def write_now(self, make: Callable[[], bytes]) -> bool:
         """Write what a function returns; or return False, and do not call it, while others write, or wait for it."""
-        if not self.writer.lock.acquire(blocking=False):
-            return False
+        lock = self.writer.lock
         try:
-            if self._outbox or self._adapter is None or not self._adapter.is_open:
+            if not lock.acquire(blocking=False) or self._outbox or self._adapter is None or not self._adapter.is_open:
                 return False
             data = make()
             if data and not self.writer.write(data):
-                self.send(data)  # before others can write: the order holds
+                self._outbox.appendleft(data)  # before all that was queued since: that may be of the same channel
+                self._wake_up()
             return True
-        finally:
-            self.writer.lock.release()
+        finally:  # also when a signal handler raises as soon as the lock is held
+            try:  # noqa: SIM105 - it may raise in any other call before this one
+                lock.release()
+            except RuntimeError:  # another thread holds it
+                pass
 
     def open_channel(self, stop: Stop | None = None, deadline_s: float = math.inf) -> Channel:
         """Open a channel; a stop ends calls that wait for an alarm, a deadline on the monotonic clock all calls.

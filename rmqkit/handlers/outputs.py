@@ -67,6 +67,7 @@ class PublishedDeliveries:
         self._added: list[tuple[Message, Pending]] = []  # to be published together: fewer switches of threads
         self._ended: SimpleQueue[Pending | None] = SimpleQueue()
         self._unfinished = 0
+        self._woken = False  # since the last `take`
         self._to_call: list[Callable[[], None]] = []
         publisher.direct, publisher.call_soon = True, self._to_call.append
 
@@ -87,6 +88,7 @@ class PublishedDeliveries:
             self._publisher.queue(message, pending)
         while self._to_call:
             self._to_call.pop()()
+        self._woken = False  # first: another wake-up tells of what ends from now on
         ended: list[Pending] = []
         with suppress(Empty):
             while True:
@@ -112,7 +114,8 @@ class PublishedDeliveries:
     def _end(self, pending: Pending) -> None:
         """Note that the outcomes of all messages of a delivery are known; called on any thread."""
         self._ended.put(pending)
-        if self._ended.qsize() == 1:  # else the source has been woken already
+        if not self._woken:  # else `take` follows, or the source is being woken
+            self._woken = True
             self._wake()
 
 

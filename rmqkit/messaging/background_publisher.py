@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Self, TypeVar
 
@@ -71,6 +72,7 @@ class BackgroundPublisher:
         self._room: Future[Fate] | None = None  # ends when there is room; all that wait share it
         self._thread: threading.Thread | None = None
         self._woken: SimpleQueue[None] = SimpleQueue()
+        self._wake_idle = partial(self._woken.put, None)  # no signal handler can raise in it before it has woken
         self._wake: Callable[[], None] | None = None  # while the thread sleeps
         self._stop = Stop()
         self._closed = False
@@ -136,20 +138,21 @@ class BackgroundPublisher:
         with self._lock:
             if self._closed:
                 raise ConnectionLost("the publisher was closed")
-            if self._room is not None or not self._window.has_room(self.pending, self._pending_bytes, size):
-                self._room = self._room or _uncancellable()
-                return self._room
-            self.pending += 1
-            self._pending_bytes += size
-            self._submitted.append((message, outcome))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="rmqkit-publisher", daemon=True)
-                self._thread.start()
             direct = self._direct
+            if self._room is not None or not self._window.has_room(self.pending, self._pending_bytes, size):
+                room = self._room = self._room or _uncancellable()
+            else:
+                room = None
+                self.pending += 1
+                self._pending_bytes += size
+                self._submitted.append((message, outcome))
+                if self._thread is None or self._thread.ident is None:  # a signal handler kept it from starting
+                    self._thread = threading.Thread(target=self._work, name="rmqkit-publisher", daemon=True)
+                    self._thread.start()
         self._wake_up()
-        if direct is not None:
-            direct.flush(now=self._write_now, call_soon=self.call_soon)
-        return None
+        if direct is not None:  # a caller that waits for room calls nothing later
+            direct.flush(now=self._write_now, call_soon=None if room else self.call_soon)
+        return room
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until the outcome of every message queued so far is known. Raises NotConfirmed after `timeout_s`."""
@@ -176,7 +179,7 @@ class BackgroundPublisher:
             return
         with self._lock:
             self._closed, thread = True, self._thread
-        if thread is None or thread is threading.current_thread():
+        if thread is None or thread.ident is None or thread is threading.current_thread():
             return
         self._end_direct()
         self._wake_up()
@@ -207,6 +210,9 @@ class BackgroundPublisher:
     # Called on the thread.
 
     def _work(self) -> None:
+        with self._lock:
+            if threading.current_thread() is not self._thread:  # it started late, and another took its place
+                return
         while True:
             self._wake = self._wake_idle
             if self._direct is not None:
@@ -261,9 +267,6 @@ class BackgroundPublisher:
                 self._direct = direct
                 return
         direct.end()
-
-    def _wake_idle(self) -> None:
-        self._woken.put(None)
 
     def _run(self) -> None:
         """Publish until nothing is submitted or unconfirmed; every outcome is known at the end."""

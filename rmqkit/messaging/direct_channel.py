@@ -101,7 +101,11 @@ class DirectChannel:
     def _queue(self) -> None:
         if not self._queued:
             self._queued = True
-            self._channel.transport.send(self._encode)
+            try:
+                self._channel.transport.send(self._encode)
+            except BaseException:  # of a signal handler: the next message has to be queued again
+                self._queued = False
+                raise
 
     def end(self) -> bool:
         """Publish nothing more, and pass events of the channel to its inbox; return False if this has ended already."""

@@ -35,31 +35,37 @@ class SharedPublisher:
         self._connection = connection
         self._idle_channels = idle_channels
         self._warn = on_warning
-        self._alone = threading.Lock()
+        self._alone = threading.RLock()  # only the thread that holds it can release it
         self._background = BackgroundPublisher(
             connection, PublishOptions(), idle_channels, on_warning=on_warning, direct=True, write_now=True
         )
 
     def publish(self, message: Message, timeout_s: float | None) -> PublishReport:
         """Publish a message and return its report; raise what `Publisher.publish` raises."""
-        if self._background.pending or not self._alone.acquire(blocking=False):
-            return self._publish_with_others(message, timeout_s)
         try:
-            publisher = Publisher(
-                self._connection,
-                PublishOptions(),
-                idle_channels=self._idle_channels,
-                timeout_s=timeout_s,
-                callbacks=PublishCallbacks(on_warning=self._warn),
-            )
-            hooks = self._connection.settings.hooks
-            return publisher.publish((message,) if hooks is None else hooks.each_publishing((message,)))
-        finally:
-            self._alone.release()
+            if not self._background.pending and self._alone.acquire(blocking=False):
+                return self._publish_alone(message, timeout_s)
+        finally:  # also when a signal handler raises as soon as the lock is held
+            try:  # noqa: SIM105 - it may raise in any other call before this one
+                self._alone.release()
+            except RuntimeError:  # this thread does not hold it
+                pass
+        return self._publish_with_others(message, timeout_s)
 
     def close(self) -> None:
         """End the threads that still wait."""
         self._background.close(0)
+
+    def _publish_alone(self, message: Message, timeout_s: float | None) -> PublishReport:
+        publisher = Publisher(
+            self._connection,
+            PublishOptions(),
+            idle_channels=self._idle_channels,
+            timeout_s=timeout_s,
+            callbacks=PublishCallbacks(on_warning=self._warn),
+        )
+        hooks = self._connection.settings.hooks
+        return publisher.publish((message,) if hooks is None else hooks.each_publishing((message,)))
 
     def _publish_with_others(self, message: Message, timeout_s: float | None) -> PublishReport:
         started_s = time.monotonic()

@@ -6,20 +6,24 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Fate, Message, Properties, PublishOptions, Queue, Topology
+from rmqkit.messaging.background_publisher import BackgroundPublisher
 from tests.faults.test_fork import in_child
 from tests.support.proxy import Proxy
 from tests.support.queues import drain, ready
 from tests.support.wait import wait_until
 
 FULL = {"x-max-length": 0, "x-overflow": "reject-publish"}
+RMQKIT = str(Path(rmqkit.__file__).parent)
 IN_TIME_S = 30.0  # generous: a busy machine is no failure
 
 
@@ -103,7 +107,7 @@ def test_threads_that_publish_together_survive_cuts_and_every_message_arrives(
             return connection.publish(Message(b"%d" % number, queue), timeout_s=IN_TIME_S).confirmed
 
         connection._shared_publisher._alone.acquire()
-        publish(0)
+        threads.submit(publish, 0).result()
         assert list(threads.map(publish, range(1, 800))) == [1] * 799
     assert proxy.accepted > 4
     assert {int(body) for body in drain(broker_url, queue)} == set(range(800))
@@ -128,6 +132,31 @@ def test_a_direct_channel_is_given_up_when_an_alarm_may_have_changed_or_nothing_
         proxy.heal()
 
 
+def test_a_confirm_belongs_to_its_message_when_the_socket_is_full(
+    connection: rmqkit.Connection, queue: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = f"{queue}.full"  # it rejects everything
+    connection.apply(Topology(queues=(Queue(full, arguments=FULL),)))
+    large = 300_000  # bytes: more than are written at a time
+
+    def publish(number: int) -> bool:
+        message = Message(b"%d %*d" % (number, large, 0), full if number % 2 else queue)
+        return connection.publish(message, check=False).confirmed == 1
+
+    try:
+        with ThreadPoolExecutor(20) as threads:
+            connection._shared_publisher._alone.acquire()
+            threads.submit(publish, 0).result()
+            _bypass(connection)
+            writer = connection._publishing._connected().writer
+            monkeypatch.setattr(writer, "write", lambda _data: False)  # as if it were full
+            assert list(threads.map(publish, range(1, 20))) == [number % 2 == 0 for number in range(1, 20)]
+        numbers = [int(body.split()[0]) for body in drain(broker_url, queue)]
+        assert sorted(numbers) == list(range(0, 20, 2))
+    finally:
+        connection.unsubscribe(full, force=True)
+
+
 def _bypass(connection: rmqkit.Connection) -> None:
     """Wait until messages of several threads bypass the background thread."""
     wait_until(lambda: connection._shared_publisher._background._direct is not None, "there is a direct channel")
@@ -143,7 +172,9 @@ def test_errors_are_the_same_whether_a_thread_is_alone_or_not(connection: rmqkit
                 _bypass(connection)
 
         if not alone:
-            connection._shared_publisher._alone.acquire()
+            holder = threading.Thread(target=connection._shared_publisher._alone.acquire)
+            holder.start()
+            holder.join()
         bypass()
         with pytest.raises(rmqkit.NotFound, match=r"exchange 'no\.such'"):
             connection.publish(Message(b"", queue, exchange="no.such"))
@@ -332,6 +363,66 @@ def test_an_interrupted_publish_leaves_the_connection_to_the_others(
     assert connection._publishing._connected() is transport
     wait_until(lambda: len(transport._channels) <= 1, "the numbers of abandoned channels are used again")
     assert ready(channel, queue) >= 20
+
+
+@pytest.mark.parametrize("way", ["alone", "together", "futures", "first"])
+def test_an_interrupt_at_any_step_of_a_publish_leaves_the_connection_to_the_others(
+    connection: rmqkit.Connection, queue: str, way: str
+) -> None:
+    kept = connection.publisher()
+
+    def publish() -> None:
+        if way in ("alone", "together"):
+            connection.publish(Message(b"1", queue), timeout_s=IN_TIME_S)
+        else:
+            publisher = connection.publisher() if way == "first" else kept
+            publishers.append(publisher)
+            publisher.publish(Message(b"1", queue))
+
+    def publish_after() -> Fate:
+        if way in ("alone", "together"):
+            connection.publish(Message(b"2", queue), timeout_s=IN_TIME_S)
+            return Fate.CONFIRMED
+        return publishers[-1].publish(Message(b"2", queue)).result(IN_TIME_S) if publishers else Fate.CONFIRMED
+
+    held = connection._shared_publisher._alone
+    with ThreadPoolExecutor(1) as other, ThreadPoolExecutor(1) as holder:
+        if way == "together":
+            holder.submit(held.acquire).result()
+        for step in range(1, 1000):
+            publishers: list[BackgroundPublisher] = []
+            interrupted = _interrupt(publish, step)
+            assert other.submit(publish_after).result() is Fate.CONFIRMED
+            if way == "first" and publishers:
+                other.submit(publishers[0].close).result(IN_TIME_S)
+            if not interrupted:
+                break
+        if way == "together":
+            holder.submit(held.release).result()
+    assert step > 10
+
+
+def _interrupt(call: Callable[[], None], step: int) -> bool:
+    """Raise KeyboardInterrupt where Python might run a signal handler for the so-many-th time; tell if that was so."""
+    calls = 0
+
+    def interrupt(frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal calls
+        mine = frame.f_code.co_filename.startswith(RMQKIT) or frame.f_code is threading.Thread.start.__code__
+        if mine and event in ("call", "c_return"):
+            calls += 1
+            if calls == step:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
 
 
 def test_a_channel_that_both_sides_close_at_once_frees_its_number(connection: rmqkit.Connection, queue: str) -> None:

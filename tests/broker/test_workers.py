@@ -7,11 +7,30 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
 import rmqkit
-from rmqkit import Binding, Delivery, Exchange, HandlerError, Message, Queue, Retry, Stop, Target, Topology, Verdict
+from rmqkit import (
+    Binding,
+    Delivery,
+    Exchange,
+    Fate,
+    HandlerError,
+    Message,
+    PublishOptions,
+    Queue,
+    Retry,
+    Stop,
+    Target,
+    Topology,
+    Verdict,
+)
+from rmqkit.handlers.outputs import Pending, PublishedDeliveries
+from rmqkit.messaging import background_publisher
 from tests.support.proxy import Proxy
 from tests.support.queues import drain, ready
 from tests.support.wait import wait_until
@@ -244,6 +263,43 @@ def test_cuts_lose_nothing(vhost_url: str, connection: rmqkit.Connection) -> Non
         cut.pipe("orders", transform, idle_timeout_s=1.5, prefetch=200)
     assert set(numbers(vhost_url, "priced")) == set(range(3000))
     assert ready(vhost_url, "orders") == 0
+
+
+def test_a_full_window_is_written_while_its_thread_waits_for_room(
+    connection: rmqkit.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background_publisher, "WAIT_S", 2 * IN_TIME_S)  # nothing else ends the wait
+    publisher = connection.publisher(options=PublishOptions(window=10))
+    published, taken = PublishedDeliveries(publisher, lambda: None), 0
+    fill(connection, "plain", 1)
+    with connection.consume("plain", count=1) as consumer:
+        for delivery in consumer:
+            for amount in (1, 25):
+                started_s = time.monotonic()
+                published.add(delivery, [Message(b"1", "priced")] * amount)
+                while taken < 1:
+                    taken += len(published.take())
+                taken = 0
+                assert time.monotonic() - started_s < IN_TIME_S
+                wait_until(lambda: publisher._direct is not None, "messages bypass the background thread")
+    published.close()
+
+
+def test_a_source_is_woken_when_two_threads_end_its_deliveries_at_the_same_time(connection: rmqkit.Connection) -> None:
+    both, woken = threading.Barrier(2), threading.Event()
+
+    class Together(SimpleQueue[Any]):
+        def put(self, *args: Any, **options: Any) -> None:
+            super().put(*args, **options)
+            both.wait(IN_TIME_S)
+
+    published = PublishedDeliveries(connection.publisher(), woken.set)
+    published._ended = Together()
+    fill(connection, "plain", 2)
+    with connection.consume("plain", count=2) as consumer, ThreadPoolExecutor(2) as threads:
+        pending = [Pending(delivery, 1, published._end) for delivery in consumer]
+        list(threads.map(lambda each: each.set_result(Fate.CONFIRMED), pending))
+    assert woken.is_set()
 
 
 PROGRAM = """
