@@ -49,6 +49,7 @@ TIMEOUT_S = 30.0  # without a byte
 RESPONSE_S = 300.0  # for a complete response
 MAX_BYTES = 500_000_000  # of a response; one with a hundred thousand queues has a tenth of it
 QUEUE_FIELDS = "name,vhost,type,state,consumers,messages,messages_ready,messages_unacknowledged,message_stats"
+_RETRIES_S = (0.2, 1.0)  # pauses before a request is repeated
 _PART_BYTES = 1 << 20
 _OWN_USER = "whoami"
 _log = logging.getLogger("rmqkit.http_api")
@@ -246,6 +247,23 @@ class HttpApiClient:
         return next((kind for kind in kinds if kind in QUEUE_TYPES), "classic")
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, reason: str = "") -> Any:
+        """Return the content of a response; a GET that RabbitMQ fails to answer, as on a busy node, is repeated."""
+        for pause_s in _RETRIES_S if method == "GET" else ():
+            status, answer = self._request(method, path, body, reason)
+            if not _failed(status, answer):
+                break
+            time.sleep(pause_s)
+        else:
+            status, answer = self._request(method, path, body, reason)
+        if status >= http.client.BAD_REQUEST:
+            raise self._refusal(status, answer, path)
+        with self._checking_format():
+            found = json.loads(answer) if answer else None
+        # RabbitMQ lists a thing that is being deleted, such as a virtual host, as an object without columns.
+        return [each for each in found if each != {}] if isinstance(found, list) else found
+
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, reason: str) -> tuple[int, bytes]:
+        """Return the status and the content of the response."""
         password = self._password if self._password is not None else self._settings.password(self._address)
         login = base64.b64encode(f"{self._username}:{password}".encode()).decode()
         content = None if body is None else json.dumps(body)
@@ -266,12 +284,7 @@ class HttpApiClient:
             connection.close()
         elapsed_ms = (time.monotonic() - started_s) * 1000
         _log.debug("%s %s/api/%s: %d after %.0f ms", method, self, path, response.status, elapsed_ms)
-        if response.status >= http.client.BAD_REQUEST:
-            raise self._refusal(response.status, answer, path)
-        with self._checking_format():
-            found = json.loads(answer) if answer else None
-        # RabbitMQ lists a thing that is being deleted, such as a virtual host, as an object without columns.
-        return [each for each in found if each != {}] if isinstance(found, list) else found
+        return response.status, answer
 
     def _encrypt(self, connection: http.client.HTTPConnection) -> None:
         """Connect with TLS; with a default address the certificate must match the server name of the AMQP URL."""
@@ -343,9 +356,12 @@ class HttpApiClient:
             return f"{lacks} Grant it along with the others: `rabbitmqctl set_user_tags {kept}`."
 
     def _refusal(self, status: int, content: bytes, path: str) -> BrokerError:
-        if status >= http.client.INTERNAL_SERVER_ERROR and not content.startswith(b"{"):  # or of a proxy in front of it
+        if _failed(status, content):
             phrase = http.client.responses.get(status, "")
-            reason = f"RabbitMQ's HTTP API at {self} failed: {status} {phrase}".rstrip()
+            reason = (
+                f"RabbitMQ's HTTP API at {self} failed: {status} {phrase}".rstrip()
+                + f" for /api/{path.partition('?')[0]}"
+            )
             return Unreachable(reason, advice="Try again. If it fails again, see the log of RabbitMQ or of the proxy.")
         with self._checking_format():
             answer = json.loads(content)
@@ -367,6 +383,11 @@ class HttpApiClient:
                 return NotFound(404, reason, subject)
             case _:
                 return Refused(status, reason, subject)
+
+
+def _failed(status: int, content: bytes) -> bool:
+    """Tell whether RabbitMQ, or a proxy in front of it, could not answer: it gives no reason."""
+    return status >= http.client.INTERNAL_SERVER_ERROR and not content.startswith(b"{")
 
 
 def path_part(name: str) -> str:

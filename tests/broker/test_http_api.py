@@ -17,6 +17,7 @@ import pytest
 import rmqkit
 from rmqkit.address import API_PORTS
 from rmqkit.errors import AccessRefused, AuthenticationFailed, NotFound, RmqkitError, SettingsError, Unreachable
+from rmqkit.http_api import client
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import LiveTopology, queue_of
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
@@ -210,6 +211,12 @@ def test_another_http_server_is_not_taken_for_rabbitmq(broker: Broker, serve: Se
         look(broker.url, serve(status, body))
 
 
+@pytest.fixture
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_RETRIES_S", (0.0,))
+
+
+@pytest.mark.usefixtures("_no_pauses")
 @pytest.mark.parametrize(
     ("status", "body", "text"),
     [(500, b"", "failed: 500 Internal Server Error"), (502, b"<html>", "failed: 502 Bad Gateway"), (599, b"", "599")],

@@ -49,6 +49,7 @@ class Api:
 
     answers: dict[str, Any] = field(default_factory=dict)
     status: int = 200
+    failing: int = 0  # requests that are not answered, first
     url: str = ""
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -69,8 +70,11 @@ def api() -> Iterator[Api]:
                 if isinstance(answer, Iterator)
                 else iter([answer if isinstance(answer, bytes) else json.dumps(answer).encode()])
             )
-            self.send_response(made.status)
+            failing, made.failing = made.failing > 0, made.failing - 1
+            self.send_response(500 if failing else made.status)
             self.end_headers()
+            if failing:
+                return
             try:
                 for piece in pieces:
                     self.wfile.write(piece)
@@ -90,8 +94,9 @@ def api() -> Iterator[Api]:
 
 
 @pytest.fixture(autouse=True)
-def _well(api: Api) -> None:
+def _well(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api.answers, api.status = dict(ANSWERS), 200
+    monkeypatch.setattr(client, "_RETRIES_S", (0.0, 0.0))
 
 
 def look(api: Api) -> tuple[LiveTopology, tuple[QueueStatus, ...]]:
@@ -104,6 +109,15 @@ def test_the_answers_of_a_rabbitmq_are_decoded(api: Api) -> None:
     live, (status,) = look(api)
     assert (len(live.topology.bindings), live.parameters) == (1, ({"component": "operator_policy", "name": "limit"},))
     assert (status.ready, status.published_per_s) == (5, 1.5)
+
+
+def test_a_request_that_rabbitmq_fails_to_answer_is_repeated_twice(api: Api) -> None:
+    before = look(api)
+    api.failing = 2
+    assert look(api) == before
+    api.failing = 3
+    with pytest.raises(Unreachable, match="failed: 500 Internal Server Error for /api/overview"):
+        look(api)
 
 
 @pytest.mark.parametrize("name", [name for name, answer in ANSWERS.items() if isinstance(answer, list)])
