@@ -259,8 +259,10 @@ class HttpApiClient:
             raise self._refusal(status, answer, path)
         with self._checking_format():
             found = json.loads(answer) if answer else None
-        # RabbitMQ lists a thing that is being deleted, such as a virtual host, as an object without columns.
-        return [each for each in found if each != {}] if isinstance(found, list) else found
+        if "columns=name" in path and isinstance(found, list):
+            # RabbitMQ lists a thing that is being deleted, such as a virtual host, without its name.
+            return [each for each in found if not isinstance(each, dict) or "name" in each]
+        return found
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None, reason: str) -> tuple[int, bytes]:
         """Return the status and the content of the response."""
