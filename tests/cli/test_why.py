@@ -248,7 +248,7 @@ def test_rates_tell_whether_it_grows_or_drains(
                 channel.basic_publish("", "busy", b"x")
             for _ in range(min(acknowledged, len(tags))):
                 channel.basic_ack(tags.pop(0))
-            channel.connection.call_later(0.02, turn)
+            channel.connection.call_later(0.1, turn)  # slow enough to last for more than a minute
 
         turn()
 
