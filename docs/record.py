@@ -68,6 +68,7 @@ RECORDINGS = {
         (
             "rmqkit apply topologies/work.yaml",
             "rmqkit publish --count 60000",
+            "rmqkit consume worker_queue -n 5",
             "rmqkit consume worker_queue --workers 3 --idle-timeout 1 > numbers.txt",
         ),
     ),
