@@ -99,4 +99,4 @@ def _middle(report: Mapping[str, Any], column: str) -> tuple[float, float] | Non
 
 
 def _overlap(first: tuple[float, float] | None, second: tuple[float, float] | None) -> bool:
-    return bool(first and second) and first[0] <= second[1] and second[0] <= first[1]  # type: ignore[index]
+    return first is not None and second is not None and first[0] <= second[1] and second[0] <= first[1]

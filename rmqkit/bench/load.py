@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rmqkit.errors import InputError
 from rmqkit.model import Binding, Exchange, Queue, Target, Topology
@@ -89,10 +89,10 @@ PRESETS = {
 }  # fmt: skip
 
 
-def preset(name: str, **changes: object) -> Load:
+def preset(name: str, **changes: Any) -> Load:
     """Return the load of a preset with changes, of which None changes nothing; by default, a queue has one consumer."""
     given = {key: value for key, value in changes.items() if value is not None}
-    load = replace(PRESETS[name].load, **given)  # type: ignore[arg-type]
+    load = replace(PRESETS[name].load, **given)
     return load if "consumers" in given else replace(load, consumers=load.queues)
 
 
@@ -115,9 +115,9 @@ class Layout:
 
 def lay_out(load: Load, run: str) -> Layout:
     """Return the layout of a load; `run` makes its names unique."""
-    arguments = {"x-queue-type": load.queue_type}
+    arguments: dict[str, Any] = {"x-queue-type": load.queue_type}
     if not load.streams:  # streams do not expire
-        arguments |= {"x-expires": EXPIRES_MS}  # type: ignore[dict-item]
+        arguments |= {"x-expires": EXPIRES_MS}
     queues = tuple(Queue(f"{NAMES}{run}.{number + 1}", arguments=arguments) for number in range(load.queues))
     names = tuple(queue.name for queue in queues)
     exchanges: tuple[Exchange, ...] = ()
