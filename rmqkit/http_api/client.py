@@ -248,21 +248,16 @@ class HttpApiClient:
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, reason: str = "") -> Any:
         """Return the content of a response; a GET that RabbitMQ fails to answer, as on a busy node, is repeated."""
+        status, answer = self._request(method, path, body, reason)
         for pause_s in _RETRIES_S if method == "GET" else ():
-            status, answer = self._request(method, path, body, reason)
-            if not _failed(status, answer):
-                break
-            time.sleep(pause_s)
-        else:
-            status, answer = self._request(method, path, body, reason)
+            if _failed(status, answer):
+                time.sleep(pause_s)
+                status, answer = self._request(method, path, body, reason)
         if status >= http.client.BAD_REQUEST:
             raise self._refusal(status, answer, path)
         with self._checking_format():
             found = json.loads(answer) if answer else None
-        if "columns=name" in path and isinstance(found, list):
-            # RabbitMQ lists a thing that is being deleted, such as a virtual host, without its name.
-            return [each for each in found if not isinstance(each, dict) or "name" in each]
-        return found
+            return _listed(found, named="columns=name" in path) if isinstance(found, list) else found
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None, reason: str) -> tuple[int, bytes]:
         """Return the status and the content of the response."""
@@ -390,6 +385,11 @@ class HttpApiClient:
 def _failed(status: int, content: bytes) -> bool:
     """Tell whether RabbitMQ, or a proxy in front of it, could not answer: it gives no reason."""
     return status >= http.client.INTERNAL_SERVER_ERROR and not content.startswith(b"{")
+
+
+def _listed(found: list[Any], *, named: bool) -> list[Any]:
+    """Leave out what is being deleted: RabbitMQ lists it without its name, or as `{}`, or before 4.0 as `[]`."""
+    return [each for each in found if each not in ({}, []) and (not named or "name" in each)]
 
 
 def path_part(name: str) -> str:

@@ -121,8 +121,8 @@ def test_a_request_that_rabbitmq_fails_to_answer_is_repeated_twice(api: Api) -> 
 
 
 @pytest.mark.parametrize("name", ["exchanges", "queues", "vhosts"])
-@pytest.mark.parametrize("deleted", [{}, {"default_queue_type": "classic", "type": "classic"}])
-def test_what_is_being_deleted_while_it_is_listed_is_left_out(api: Api, name: str, deleted: dict[str, str]) -> None:
+@pytest.mark.parametrize("deleted", [[], {}, {"default_queue_type": "classic", "type": "classic"}])
+def test_what_is_being_deleted_while_it_is_listed_is_left_out(api: Api, name: str, deleted: Any) -> None:
     before = look(api)
     api.answers[name] = [deleted, *ANSWERS[name]]
     assert look(api) == before
