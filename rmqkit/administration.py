@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy.apply import apply
+from rmqkit.deploy.broker_snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.deploy.destroy import destroy
 from rmqkit.deploy.planner import plan
 from rmqkit.deploy.queue_use import queue_state
-from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Refused, Unreachable
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api import permissions, queue_settings
@@ -119,7 +119,7 @@ class Administration:
         with consumers, or an exchange that feeds another entity. Raises NotFound, ResourceLocked, AccessRefused,
         ConnectionLost.
         """
-        from rmqkit.deploy.delete_entities import delete_entities  # noqa: PLC0415 - start-up time: few commands delete
+        from rmqkit.deploy.delete import delete_entities  # noqa: PLC0415 - start-up time: few commands delete
 
         return delete_entities(self._consuming, entities, if_empty=if_empty, if_unused=if_unused, dry_run=dry_run)
 

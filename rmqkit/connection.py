@@ -16,11 +16,11 @@ from rmqkit.message import Message
 from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.messaging.consumer import Consumer
 from rmqkit.messaging.delayed_publishing import Delay, DelayedPublishing
+from rmqkit.messaging.idle_callback import with_idle_callback
 from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publish_counts import PublishCallbacks
 from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.shared_publisher import SharedPublisher
-from rmqkit.messaging.watched import watched
 from rmqkit.model import Target, Topology
 from rmqkit.options import (
     ConsumeOptions,
@@ -41,8 +41,8 @@ from rmqkit.stop import Stop, StoppedAtOnce
 if TYPE_CHECKING:
     from rmqkit.deploy.scenario_runner import ScenarioRunner
     from rmqkit.handlers.function import HandlerFunction
+    from rmqkit.handlers.function_runner import BatchFunction, Transform, WorkOptions
     from rmqkit.handlers.handler import Handler
-    from rmqkit.handlers.work import BatchFunction, Transform, WorkOptions
 
 OnWarning = Callable[[str], None]
 DEFAULTS = PublishOptions()
@@ -229,7 +229,7 @@ class Connection(RequestReply):
         )
         if isinstance(messages, Sequence):  # none of them is waited for
             return publisher.publish(messages)
-        with closing(watched(messages, publisher.look)) as each:
+        with closing(with_idle_callback(messages, publisher.look)) as each:
             return publisher.publish(each)
 
     def publisher(
@@ -299,7 +299,7 @@ class Connection(RequestReply):
         message could not be parked or retried, HandlerError if the function returns anything else; their `report` has
         the counts.
         """
-        from rmqkit.handlers.work import function_handler, work  # noqa: PLC0415 - start-up time
+        from rmqkit.handlers.function_runner import function_handler, work  # noqa: PLC0415 - start-up time
 
         prefetch = 100 if concurrency == 1 else 2
         return work(self, queue, function_handler(handler, options), options, consumers=concurrency, prefetch=prefetch)
@@ -320,7 +320,7 @@ class Connection(RequestReply):
         for the batch, or a sequence with a Verdict or None for each delivery. If it raises, all messages of the batch
         have failed. `prefetch` is twice the size; see `handle` for the rest.
         """
-        from rmqkit.handlers.work import MAX_PREFETCH, batch_worker, plain_calls, work  # noqa: PLC0415 - start-up time
+        from rmqkit.handlers.function_runner import MAX_PREFETCH, batch_worker, plain_calls, work  # noqa: PLC0415 - start-up time
 
         worker = batch_worker(plain_calls(function, options), function, size, within_s)
         return work(self, queue, worker, options, consumers=concurrency, prefetch=min(2 * size, MAX_PREFETCH))
@@ -341,7 +341,7 @@ class Connection(RequestReply):
         one of the messages, as one that reaches no queue, the delivery has failed. `prefetch` is 1000; see
         `handle` for the rest.
         """
-        from rmqkit.handlers.work import pipe_worker, transform_calls, work  # noqa: PLC0415 - start-up time
+        from rmqkit.handlers.function_runner import pipe_worker, transform_calls, work  # noqa: PLC0415 - start-up time
 
         worker = pipe_worker(self, transform_calls(transform, options), transform, to, options)
         return work(self, queue, worker, options, consumers=concurrency, prefetch=1000)

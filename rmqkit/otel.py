@@ -31,7 +31,7 @@ _ERRORS = (Fate.RETURNED, Fate.NACKED, Fate.REFUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _TracedMessage(Message):
+class _MessageSpan(Message):
     """A message, and the span that ends once its fate is known."""
 
     span: Span
@@ -65,11 +65,11 @@ class Traces(Hooks):
             headers: dict[str, Any] = {**(properties.headers or {})}
             propagate.inject(headers, trace.set_span_in_context(span))
             properties = replace(properties, headers=headers)
-        return _TracedMessage(message.body, message.routing_key, message.exchange, properties, span=span)
+        return _MessageSpan(message.body, message.routing_key, message.exchange, properties, span=span)
 
     def settled(self, message: Message, fate: Fate, seconds: float) -> None:  # noqa: ARG002
         """End the span of a message."""
-        if isinstance(message, _TracedMessage):
+        if isinstance(message, _MessageSpan):
             message.span.set_attribute("rmqkit.outcome", fate.value)
             if fate in _ERRORS:
                 _fail(message.span, fate.value)

@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-class _Broker(NamedTuple):
+class _TestBroker(NamedTuple):
     """The URLs of AMQP and the HTTP API; `api_url` may be empty."""
 
     url: str
@@ -87,22 +87,22 @@ def rmqkit_node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def _rmqkit_broker(request: pytest.FixtureRequest) -> _Broker:
+def _rmqkit_broker(request: pytest.FixtureRequest) -> _TestBroker:
     """Return the named broker, else the private node."""
     if url := request.config.getoption("rmqkit_url") or os.environ.get(URL_VARIABLE):
         api_url = request.config.getoption("rmqkit_api_url") or os.environ.get(API_URL_VARIABLE, "")
-        return _Broker(url, api_url)
+        return _TestBroker(url, api_url)
     status = request.getfixturevalue("rmqkit_node").status()
-    return _Broker(status.url, status.management_url)
+    return _TestBroker(status.url, status.management_url)
 
 
 @pytest.fixture(scope="session")
-def _rmqkit_http_api(_rmqkit_broker: _Broker) -> HttpApiClient:
+def _rmqkit_http_api(_rmqkit_broker: _TestBroker) -> HttpApiClient:
     """Return the HTTP API of that broker, verified to belong to it."""
     return _http_api(_rmqkit_broker)
 
 
-def _http_api(broker: _Broker) -> HttpApiClient:
+def _http_api(broker: _TestBroker) -> HttpApiClient:
     from rmqkit.amqp.reconnecting_connection import ReconnectingConnection  # noqa: PLC0415
     from rmqkit.http_api import client as http_api  # noqa: PLC0415
 
@@ -117,13 +117,13 @@ def _http_api(broker: _Broker) -> HttpApiClient:
 
 
 @pytest.fixture
-def _rmqkit_virtual_host(_rmqkit_broker: _Broker, _rmqkit_http_api: HttpApiClient) -> Iterator[_Broker]:
+def _rmqkit_virtual_host(_rmqkit_broker: _TestBroker, _rmqkit_http_api: HttpApiClient) -> Iterator[_TestBroker]:
     with _virtual_host(_rmqkit_broker, _rmqkit_http_api) as broker:
         yield broker
 
 
 @contextmanager
-def _virtual_host(broker: _Broker, api: HttpApiClient) -> Iterator[_Broker]:
+def _virtual_host(broker: _TestBroker, api: HttpApiClient) -> Iterator[_TestBroker]:
     """Create a virtual host, where a service can use its fixed names without meeting another test."""
     name = f"rmqkit-test-{uuid4().hex[:12]}"
     with _failing_without_traceback():
@@ -134,12 +134,12 @@ def _virtual_host(broker: _Broker, api: HttpApiClient) -> Iterator[_Broker]:
 
 
 @pytest.fixture
-def rmqkit_topology(request: pytest.FixtureRequest, _rmqkit_virtual_host: _Broker) -> Topology:
+def rmqkit_topology(request: pytest.FixtureRequest, _rmqkit_virtual_host: _TestBroker) -> Topology:
     """Apply the topology of the marker `rmqkit_topology`, and return it; without a marker it is empty."""
     return _apply(request, _rmqkit_virtual_host)
 
 
-def _apply(request: pytest.FixtureRequest, broker: _Broker) -> Topology:
+def _apply(request: pytest.FixtureRequest, broker: _TestBroker) -> Topology:
     import rmqkit  # noqa: PLC0415
 
     marker = request.node.get_closest_marker(_MARKER)
@@ -155,13 +155,13 @@ def _apply(request: pytest.FixtureRequest, broker: _Broker) -> Topology:
 
 
 @pytest.fixture
-def rmqkit_url(_rmqkit_virtual_host: _Broker, rmqkit_topology: Topology) -> str:  # noqa: ARG001
+def rmqkit_url(_rmqkit_virtual_host: _TestBroker, rmqkit_topology: Topology) -> str:  # noqa: ARG001
     """Return the URL of the test's virtual host, for the service under test; the topology is already applied."""
     return _rmqkit_virtual_host.url
 
 
 @pytest.fixture
-def rmqkit_connection(_rmqkit_virtual_host: _Broker, rmqkit_topology: Topology) -> Iterator[Connection]:  # noqa: ARG001
+def rmqkit_connection(_rmqkit_virtual_host: _TestBroker, rmqkit_topology: Topology) -> Iterator[Connection]:  # noqa: ARG001
     """Connect to the test's virtual host; the topology is already applied."""
     import rmqkit  # noqa: PLC0415
 
@@ -170,7 +170,7 @@ def rmqkit_connection(_rmqkit_virtual_host: _Broker, rmqkit_topology: Topology) 
 
 
 @pytest.fixture
-def rmqkit_aio_connection(_rmqkit_virtual_host: _Broker, rmqkit_topology: Topology) -> AsyncConnection:  # noqa: ARG001
+def rmqkit_aio_connection(_rmqkit_virtual_host: _TestBroker, rmqkit_topology: Topology) -> AsyncConnection:  # noqa: ARG001
     """Return a connection to the test's virtual host for asyncio, to be opened by `async with`."""
     import rmqkit.aio  # noqa: PLC0415
 
@@ -196,7 +196,7 @@ def rmqkit_faults(request: pytest.FixtureRequest, _rmqkit_faulty_node: Node) -> 
     from rmqkit.node.faults import Faults  # noqa: PLC0415
 
     status = _rmqkit_faulty_node.status()
-    broker = _Broker(status.url, status.management_url)
+    broker = _TestBroker(status.url, status.management_url)
     with _virtual_host(broker, _http_api(broker)) as own:
         _apply(request, own)
         yield Faults(_rmqkit_faulty_node, own.url)

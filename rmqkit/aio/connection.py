@@ -13,13 +13,11 @@ from typing import ParamSpec, Self, TypeVar, Unpack
 
 from rmqkit import connection as synchronous
 from rmqkit.aio.consumer import AsyncConsumer
+from rmqkit.aio.coroutine_calls import LoopCalls, LoopFunction, result_of, run_on_thread
 from rmqkit.aio.mailbox import Mailbox
 from rmqkit.aio.publishing import publish_all, publish_one
-from rmqkit.aio.work import LoopCalls, LoopFunction, result_of, run_on_thread
 from rmqkit.errors import ConnectionLost, RmqkitError
-from rmqkit.handlers.outputs import Transformed, collected
-from rmqkit.handlers.runner import OnWarning
-from rmqkit.handlers.work import (
+from rmqkit.handlers.function_runner import (
     MAX_PREFETCH,
     BatchVerdicts,
     WorkOptions,
@@ -28,7 +26,9 @@ from rmqkit.handlers.work import (
     verdict_worker,
     work,
 )
-from rmqkit.handlers.worker import Worker
+from rmqkit.handlers.function_worker import FunctionWorker
+from rmqkit.handlers.published_results import Transformed, collected
+from rmqkit.handlers.runner import OnWarning
 from rmqkit.hooks import Hooks
 from rmqkit.message import Delivery, Message, Verdict
 from rmqkit.messaging.background_publisher import BackgroundPublisher
@@ -282,7 +282,7 @@ class AsyncConnection:
         return LoopCalls(self._mailbox, call, concurrency, options.get("on_failure", log_failure))
 
     async def _work(
-        self, queue: str, worker: Worker, calls: LoopCalls, options: WorkOptions, prefetch: int
+        self, queue: str, worker: FunctionWorker, calls: LoopCalls, options: WorkOptions, prefetch: int
     ) -> ConsumeReport:
         def run(ending: Stop) -> ConsumeReport:
             prefetching = min(prefetch, MAX_PREFETCH)

@@ -20,7 +20,7 @@ from rmqkit.report import Failure, Fate, PublishReport
 _YIELD_EVERY = 100  # messages of an iterable, between two chances for other tasks
 
 
-class _Outcome(CancellableOutcome):
+class _PublishOutcome(CancellableOutcome):
     """An outcome that is passed to a function on the event loop: the error, or None."""
 
     def __init__(self, mailbox: Mailbox, settle: Callable[[RmqkitError | None], None]) -> None:
@@ -46,7 +46,7 @@ async def publish_one(
         if not settled.done():
             settled.set_result(error)
 
-    outcome = _Outcome(mailbox, settle)
+    outcome = _PublishOutcome(mailbox, settle)
     try:
         if timeout_s is None:
             await _submit(publisher, message, outcome)
@@ -63,7 +63,7 @@ async def publish_one(
     return report_of(error, started_s)
 
 
-async def _submit(publisher: BackgroundPublisher, message: Message, outcome: _Outcome) -> None:
+async def _submit(publisher: BackgroundPublisher, message: Message, outcome: _PublishOutcome) -> None:
     message = publisher.prepare(message)
     while (room := publisher.submit(message, outcome)) is not None:
         await asyncio.wrap_future(room)
@@ -77,7 +77,7 @@ async def publish_all(
     on_failure: Callable[[Failure], None] | None,
 ) -> PublishReport:
     """Publish messages and return the report; raise the error if the fate of one is not known."""
-    run = _Run(publisher, mailbox, on_failure)
+    run = _PublishRun(publisher, mailbox, on_failure)
     try:
         async with asyncio.timeout(timeout_s):
             try:
@@ -97,7 +97,7 @@ async def publish_all(
     return run.report
 
 
-class _Run:
+class _PublishRun:
     """The messages of one iterable."""
 
     def __init__(
@@ -107,7 +107,7 @@ class _Run:
         self._publisher = publisher
         self._mailbox = mailbox
         self._counts = PublishCounts(confirms=publisher.confirms, on_failure=on_failure)
-        self._pending: dict[int, tuple[Sent, _Outcome]] = {}
+        self._pending: dict[int, tuple[Sent, _PublishOutcome]] = {}
         self._all_settled: asyncio.Future[None] | None = None
 
     @property
@@ -119,7 +119,7 @@ class _Run:
         """Queue all messages; while the window is full, wait."""
         async for message in messages if isinstance(messages, AsyncIterable) else _each(messages):
             position = self._counts.published
-            outcome = _Outcome(self._mailbox, partial(self._settle, position))
+            outcome = _PublishOutcome(self._mailbox, partial(self._settle, position))
             await _submit(self._publisher, message, outcome)
             self._pending[position] = Sent(position, message, len(message.body)), outcome
             self._counts.published += 1

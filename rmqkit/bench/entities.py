@@ -23,7 +23,7 @@ from rmqkit.settings import Settings
 from rmqkit.topology import delays
 
 
-class TemporaryEntities:
+class BenchEntities:
     """The entities of a layout, on a connection."""
 
     def __init__(self, settings: Settings, load: Load, layout: Layout) -> None:

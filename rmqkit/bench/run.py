@@ -14,10 +14,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rmqkit.bench.clients import Times
-from rmqkit.bench.entities import TemporaryEntities
+from rmqkit.bench.entities import BenchEntities
 from rmqkit.bench.latency import Counts
 from rmqkit.bench.load import Lane, Load, lay_out
+from rmqkit.bench.load_clients import Times
 from rmqkit.bench.sequences import Reader, published_bits
 from rmqkit.bench.worker import TICK_NS, Job
 from rmqkit.child_process import ChildProcess, end_all, error_from_json
@@ -59,7 +59,7 @@ class Measured:
     interrupted: bool = False
 
 
-class _Process(ChildProcess):
+class _BenchProcess(ChildProcess):
     """A worker, whether it is ready, and its results."""
 
     def __init__(self, name: str, job: Job) -> None:
@@ -89,7 +89,7 @@ class Run:
         self._warn = on_warning
         self._warned: set[str] = set()
         self._layout = lay_out(load, secrets.token_hex(4))
-        self._entities = TemporaryEntities(settings, load, self._layout)
+        self._entities = BenchEntities(settings, load, self._layout)
         self._measured = Measured(load)
         self._received = 0  # in the whole run
         self._received_s = 0.0  # the time of the last ones
@@ -98,11 +98,11 @@ class Run:
         self._times = Times(0, 0, None)
 
     def run(self, folder: Path) -> Measured:
-        """Run the load, and return what was measured; `TemporaryEntities.declared` explains the folder.
+        """Run the load, and return what was measured; `BenchEntities.declared` explains the folder.
 
         Raises the error of a client or of a declaration, and OutputError for a process that was killed.
         """
-        processes: list[_Process] = []
+        processes: list[_BenchProcess] = []
         with self._entities.declared(folder, self._warn):
             try:
                 processes += self._start()
@@ -117,7 +117,7 @@ class Run:
             self._judge(processes)
         return self._measured
 
-    def _start(self) -> list[_Process]:
+    def _start(self) -> list[_BenchProcess]:
         load, layout, cores = self._load, self._layout, os.cpu_count() or 1
         counts = shares(load.count, load.producers)
         counts += [0] * (load.producers - len(counts))  # fewer messages than producers
@@ -126,12 +126,12 @@ class Run:
         jobs = [Job(self._settings, load, producers=producers[first::cores]) for first in range(cores)]
         jobs += [Job(self._settings, load, consumers=consumers[first::cores]) for first in range(cores)]
         return [
-            _Process("producers" if job.producers else "consumers", job)
+            _BenchProcess("producers" if job.producers else "consumers", job)
             for job in jobs
             if job.producers or job.consumers
         ]
 
-    def _work(self, processes: Sequence[_Process]) -> None:
+    def _work(self, processes: Sequence[_BenchProcess]) -> None:
         """Start the processes together once all are ready, and stop the consumers once all messages were received."""
         publishing, consuming = processes[: self._publishing], processes[self._publishing :]
         with selectors.DefaultSelector() as selector:
@@ -172,7 +172,7 @@ class Run:
     def _ended(self) -> bool:
         return self._stop.requested or self._error is not None
 
-    def _drain(self, selector: selectors.BaseSelector, publishing: Sequence[_Process]) -> None:
+    def _drain(self, selector: selectors.BaseSelector, publishing: Sequence[_BenchProcess]) -> None:
         """Wait until all confirmed messages were received, or none arrives for some seconds."""
         if not self._load.consumers or self._load.calls:
             return
@@ -188,7 +188,7 @@ class Run:
             stopping=True,
         )
 
-    def _published(self, processes: Sequence[_Process]) -> Iterator[tuple[Lane, int, list[int]]]:
+    def _published(self, processes: Sequence[_BenchProcess]) -> Iterator[tuple[Lane, int, list[int]]]:
         """Yield each lane, the number of its messages, and the numbers of those that were not confirmed."""
         lanes = {str(lane.number): lane for lane in chain.from_iterable(self._layout.lanes)}
         for result in chain.from_iterable(process.results or () for process in processes):
@@ -212,7 +212,7 @@ class Run:
             self._show()
             self._entities.renew()
 
-    def _take(self, process: _Process, event: dict[str, Any]) -> None:
+    def _take(self, process: _BenchProcess, event: dict[str, Any]) -> None:
         match event:
             case {"ready": version}:
                 process.ready = True
@@ -250,7 +250,7 @@ class Run:
             self._on_second(self._shown, self._measured.seconds[self._shown], self._measured.blocked)
             self._shown += 1
 
-    def _measure_time(self, processes: Sequence[_Process], filled_ns: int) -> None:
+    def _measure_time(self, processes: Sequence[_BenchProcess], filled_ns: int) -> None:
         """Note how long publishing and consuming took, from the start of the measurement to the last message."""
         start, end = self._times.measured, self._times.end
         results = [result for each in processes for result in each.results or ()]
@@ -262,7 +262,7 @@ class Run:
         self._measured.publish_s = max(published - start, 1) / 1e9
         self._measured.consume_s = max(received - first, 1) / 1e9
 
-    def _judge(self, processes: Sequence[_Process]) -> None:
+    def _judge(self, processes: Sequence[_BenchProcess]) -> None:
         """Compare what was published with what was received."""
         check = self._measured.check
         of_queues = {queue.name: Reader({}) for queue in self._layout.topology.queues}

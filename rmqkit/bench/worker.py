@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from rmqkit import child_process
-from rmqkit.bench.clients import Caller, Client, Producer, QueueConsumer, Server, Times
 from rmqkit.bench.latency import Counts
 from rmqkit.bench.load import Lane, Load
+from rmqkit.bench.load_clients import Caller, Client, LoadConsumer, Producer, Server, Times
 from rmqkit.errors import RmqkitError
 from rmqkit.settings import Settings
 
@@ -35,11 +35,11 @@ class Job:
     consumers: Sequence[tuple[int, str]] = ()
 
 
-class _Worker:
+class _BenchWorker:
     def __init__(self, job: Job, reports_fd: int) -> None:
         self.report = partial(child_process.report, reports_fd)
         warn = self._warn
-        producer, consumer = (Caller, Server) if job.load.calls else (Producer, QueueConsumer)
+        producer, consumer = (Caller, Server) if job.load.calls else (Producer, LoadConsumer)
         self.clients: list[Client] = [
             *(
                 producer(job.settings, job.load, lanes, number, warn, count=count)
@@ -115,7 +115,7 @@ def main() -> None:
     """Run as a worker, which reports to the descriptor given."""
     try:
         job = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
-        _Worker(job, int(sys.argv[1])).run()
+        _BenchWorker(job, int(sys.argv[1])).run()
     except EOFError:  # dismissed
         return
     sys.stderr.flush()

@@ -15,8 +15,8 @@ from rmqkit.cli.report_text import age, span
 from rmqkit.report import QueueStatus
 
 if TYPE_CHECKING:
-    from rmqkit.http_api.activity import ClientChannel, ClientConnection, QueueConsumer
-    from rmqkit.http_api.overview import NodeStatus
+    from rmqkit.http_api.connections import ClientChannel, ClientConnection, QueueConsumer
+    from rmqkit.http_api.overview import ClusterNode
 
 MISSING = "missing"  # the state of a queue that a file declares and the broker does not have
 HEALTHY = ("running", "idle", None)
@@ -142,7 +142,7 @@ def _state(state: str) -> tuple[str, Style | None]:
     return "" if state == "running" else state, "yellow" if state in _SLOWED else None
 
 
-def _node_remark(node: NodeStatus) -> tuple[str, Style | None]:
+def _node_remark(node: ClusterNode) -> tuple[str, Style | None]:
     if not node.running:
         return "down", "red"
     return (f"ALARM: {', '.join(node.alarms)}", "red") if node.alarms else ("", None)
@@ -224,7 +224,7 @@ ALL_CONSUMERS: Table[QueueConsumer] = Table(
     consumer_remark,
     lambda found: found.vhost,
 )
-NODES: Table[NodeStatus] = Table(
+NODES: Table[ClusterNode] = Table(
     (
         _text("node", lambda node: node.name),
         _number("memory", lambda node: node.memory_bytes, size),

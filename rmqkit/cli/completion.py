@@ -30,7 +30,7 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 @dataclass
-class _Line:
+class _CommandLine:
     """A command line up to the cursor."""
 
     command: str = ""
@@ -76,10 +76,10 @@ def _words(shell: str) -> list[str]:
     return joined
 
 
-def _parse(words: Sequence[str], option: str) -> _Line:
+def _parse(words: Sequence[str], option: str) -> _CommandLine:
     """Return the command line with the kind of the word that follows, or of the value of an `option`."""
     table: Mapping[str, Any] = json.loads((Path(__file__).parent / "completion.json").read_bytes())
-    line, expected = _Line(), ""
+    line, expected = _CommandLine(), ""
     arguments: Sequence[str] = ()
     options: Mapping[str, str] = table["connection"][1]
     for word in words:
@@ -104,7 +104,7 @@ def _parse(words: Sequence[str], option: str) -> _Line:
     return line
 
 
-def _search(line: _Line, prefix: str) -> list[str]:
+def _search(line: _CommandLine, prefix: str) -> list[str]:
     try:
         if line.kind == "context":
             from rmqkit import contexts  # noqa: PLC0415 - only where needed
@@ -120,7 +120,7 @@ def _search(line: _Line, prefix: str) -> list[str]:
         return []
 
 
-def _of_broker(line: _Line, prefix: str) -> list[str]:
+def _of_broker(line: _CommandLine, prefix: str) -> list[str]:
     """Ask the HTTP API for names that begin with a text."""
     import base64  # noqa: PLC0415 - only where needed
     import socket  # noqa: PLC0415
@@ -162,7 +162,7 @@ def _of_broker(line: _Line, prefix: str) -> list[str]:
     return [each[key] for each in items]
 
 
-def _path(line: _Line, last: Mapping[str, str], vhost: str, pattern: str) -> tuple[str, str]:
+def _path(line: _CommandLine, last: Mapping[str, str], vhost: str, pattern: str) -> tuple[str, str]:
     """Return the path of the HTTP API for names, and the key of a name in its answer."""
     if line.kind == "vhost":
         return "/api/vhosts?columns=name", "name"

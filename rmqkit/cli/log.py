@@ -7,7 +7,7 @@ import logging
 from rmqkit.cli import output
 
 
-class _Handler(logging.Handler):
+class _LogHandler(logging.Handler):
     """Writes a record as text or as JSON; then without a traceback, whose text may hold anything."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -21,7 +21,7 @@ class _Handler(logging.Handler):
 
 def write(*, steps: bool) -> None:
     """Write the warnings, or with `steps` everything."""
-    handler = _Handler()
+    handler = _LogHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     logger = logging.getLogger("rmqkit")
     logger.handlers[:] = [handler]

@@ -23,9 +23,9 @@ from rmqkit.cli.broker_tables import (
     rate,
 )
 from rmqkit.errors import InputError
-from rmqkit.http_api import activity
-from rmqkit.http_api.activity import ClientConnection
+from rmqkit.http_api import connections
 from rmqkit.http_api.client import HttpApiClient
+from rmqkit.http_api.connections import ClientConnection
 from rmqkit.http_api.overview import Overview, nodes, overview, queue_page
 from rmqkit.plural import plural
 
@@ -83,7 +83,7 @@ class View(NamedTuple):
 def snapshot(api: HttpApiClient, view: View, query: Query, *, all_vhosts: bool) -> Snapshot:
     """Fetch a view. Raises the errors of `HttpApiClient.live`."""
     items, matching = view.fetch(api, query, all_vhosts)
-    only_own = view.name in ("connections", "channels", "consumers") and not activity.sees_all(api)
+    only_own = view.name in ("connections", "channels", "consumers") and not connections.sees_all(api)
     return Snapshot(overview(api), api.alarms(), tuple(items), matching, only_own)
 
 
@@ -139,7 +139,7 @@ def _connection(api: HttpApiClient, found: ClientConnection, columns: int) -> st
     own = api.for_vhost(found.vhost) if found.vhost else api
     parts = [
         _lines(table, [each for each in find(own) if each.connection.name == found.name], columns)
-        for table, find in ((CHANNELS, activity.channels), (ALL_CONSUMERS, activity.consumers))
+        for table, find in ((CHANNELS, connections.channels), (ALL_CONSUMERS, connections.consumers))
     ]
     return "\n\n".join(["\n".join(lines), *parts])
 
@@ -197,13 +197,15 @@ VIEWS = {
     for each in (
         View("overview", NODES, partial(_listed, "overview", lambda api, **_: nodes(api)), lambda node: node.name),
         View("queues", QUEUES, _queues, lambda queue: f"{queue.vhost}/{queue.name}"),
-        View("connections", CONNECTIONS, partial(_listed, "connections", activity.connections), lambda one: one.name),
-        View("channels", CHANNELS, partial(_listed, "channels", activity.channels), lambda one: one.name),
+        View(
+            "connections", CONNECTIONS, partial(_listed, "connections", connections.connections), lambda row: row.name
+        ),
+        View("channels", CHANNELS, partial(_listed, "channels", connections.channels), lambda row: row.name),
         View(
             "consumers",
             ALL_CONSUMERS,
-            partial(_listed, "consumers", activity.consumers),
-            lambda one: f"{one.connection.name} {one.channel} {one.tag}",
+            partial(_listed, "consumers", connections.consumers),
+            lambda row: f"{row.connection.name} {row.channel} {row.tag}",
         ),
     )
 }

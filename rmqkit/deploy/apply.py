@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rmqkit.amqp import entity_methods
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy import delete
+from rmqkit.deploy import safe_delete
+from rmqkit.deploy.broker_snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.deploy.planner import INTERRUPTED, adapted, plan, require_applicable
-from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import BrokerError, PropertyMismatch, Refused
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.model import Binding, Policy, Queue, Topology
@@ -51,13 +51,12 @@ def apply(
     topology = adapted(connection, topology)
     require_applicable(planned, topology, snapshot, prune=options.prune)
     pruned = extras(topology, snapshot.topology) if options.prune and snapshot.topology else Topology()
-    to_replace = (step for step in planned.steps if step.outcome is Outcome.REPLACE)
-    replaced = [step for step in to_replace if step.differences or not step.interrupted]
+    replaced = _to_replace(planned)
 
     def check_pruned() -> None:
         if not options.force:
             live, wait_s = snapshot.topology, options.wait_s
-            delete.check_unused(connection, snapshot.api, pruned, live, wait_s=wait_s, pause=stop.wait)
+            safe_delete.check_unused(connection, snapshot.api, pruned, live, wait_s=wait_s, pause=stop.wait)
 
     check_pruned()
     if snapshot.api is None and not options.force:
@@ -83,8 +82,9 @@ def apply(
             planned = _with_results(planned, results)
             check_pruned()
         careful = not options.force
-        lost = delete.remove(connection, snapshot.api, pruned, snapshot.topology, if_unused=careful, if_empty=careful)
-        planned = replace(planned, steps=delete.with_losses(planned.steps, lost))
+        api, live = snapshot.api, snapshot.topology
+        lost = safe_delete.remove(connection, api, pruned, live, if_unused=careful, if_empty=careful)
+        planned = replace(planned, steps=safe_delete.with_losses(planned.steps, lost))
     except Refused as exc:
         with suppress(BrokerError):
             _add_report(exc, planned, plan(connection, topology, take_snapshot(connection), ApplyOptions()))
@@ -92,13 +92,19 @@ def apply(
     return replace(planned, applied=True)
 
 
+def _to_replace(planned: Plan) -> list[Step]:
+    """Return the steps that replace; an interrupted one without differences is only finished."""
+    steps = (step for step in planned.steps if step.outcome is Outcome.REPLACE)
+    return [step for step in steps if step.differences or not step.interrupted]
+
+
 def _require_visible(connection: ReconnectingConnection, replaced: Iterable[Step], snapshot: BrokerSnapshot) -> None:
     """Raise PropertyMismatch if a queue is to be replaced: its unacknowledged messages would be lost with it."""
     queues = [step.entity for step in replaced if isinstance(step.entity, Queue)]
-    if problems := delete.unseen_queues(connection, queues):
+    if problems := safe_delete.unseen_queues(connection, queues):
         unseen = "unacknowledged messages and policies of the temporary queues cannot be seen"
         message = f"{unseen}; nothing was changed: {snapshot.unavailable}"
-        advice = f"{delete.UNSEEN} `force=True` replaces the queues anyway: stop all their clients first."
+        advice = f"{safe_delete.UNSEEN} `force=True` replaces the queues anyway: stop all their clients first."
         raise PropertyMismatch(406, "cannot be seen", "replacing", message=message, advice=advice, problems=problems)
 
 

@@ -1,170 +1,109 @@
-"""Delete exchanges, queues, bindings and policies, and no message with them unless forced."""
+"""Delete a queue, an exchange or bindings that no file declares, and show what goes with them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 from rmqkit.amqp import entity_methods
-from rmqkit.amqp.channel import MethodCall
 from rmqkit.amqp.entity_inspector import EntityInspector
-from rmqkit.amqp.error_mapping import NOT_IMPLEMENTED
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy.queue_use import STALE, find_use
-from rmqkit.errors import Location, Problem, PropertyMismatch, Refused
-from rmqkit.http_api.client import HttpApiClient
-from rmqkit.model import Binding, Queue, Topology
-from rmqkit.plan import Outcome, Step
-from rmqkit.plural import plural
+from rmqkit.deploy import safe_delete
+from rmqkit.deploy.broker_snapshot import BrokerSnapshot, take_snapshot
+from rmqkit.deploy.queue_use import STALE, contents_text, find_use
+from rmqkit.errors import NotFound, PropertyMismatch
+from rmqkit.http_api.mapping import QueueTotal
+from rmqkit.model import Binding, Exchange, Queue, Topology
+from rmqkit.plan import Outcome, Plan, Step
+from rmqkit.topology import policies
 from rmqkit.topology.comparison import binding_key
 
-_IN_USE = "Consume or move the messages and stop the consumers; `force=True` deletes the queues with their messages."
-UNSEEN = "Set `api_url=` to RabbitMQ's HTTP API, which counts them."
-_BOUND = "Remove those bindings; `force=True` deletes the exchanges, and the queues bound to them get no more messages."
+_UNSEEN = "Unacknowledged messages, bindings and policies cannot be seen: "
 
 
-def check_unused(
+def delete_entities(
     connection: ReconnectingConnection,
-    api: HttpApiClient | None,
-    deleted: Topology,
-    live: Topology | None,
+    entities: Sequence[Queue | Exchange | Binding],
     *,
-    unavailable: str = "",
-    wait_s: float = 0.0,
-    pause: Callable[[float], object] = time.sleep,
-) -> None:
-    """Raise PropertyMismatch if a queue to be deleted is in use after `wait_s`, or an exchange feeds another entity.
-
-    Each is a problem of the error; so is each queue without the HTTP API, for the reason `unavailable`: a message that
-    a client holds unacknowledged cannot be seen. The bindings are those of `live`; None means that they cannot be seen.
-    Raises ResourceLocked, AccessRefused, Unreachable, ConnectionLost.
-    """
-    used = find_use(connection, api, deleted.queues, wait_s=wait_s, pause=pause)
-    if problems := [_problem(queue, f"has {contents}") for queue, contents in used]:
-        verbs = "holds messages or has" if len(problems) == 1 else "hold messages or have"
-        message = f"{plural(len(problems), 'queue')} {verbs} consumers; nothing was deleted"
-        raise PropertyMismatch(406, "in use", "queues", message=message, advice=_IN_USE, problems=problems)
-    if api is None and (unseen := unseen_queues(connection, deleted.queues)):
-        message = f"unacknowledged messages cannot be seen; nothing was deleted: {unavailable}"
-        advice = f"{UNSEEN} `force=True` deletes the queues with all messages that clients still hold."
-        raise PropertyMismatch(406, "cannot be seen", "queues", message=message, advice=advice, problems=unseen)
-    if problems := list(_undeclared_bindings(deleted, live.bindings if live else ())):
-        bindings = plural(len(problems), "binding")
-        message = f"the exchanges to delete have {bindings} this topology does not declare; nothing was deleted"
-        raise PropertyMismatch(406, "in use", "exchanges", message=message, advice=_BOUND, problems=problems)
-
-
-def unseen_queues(connection: ReconnectingConnection, queues: Iterable[Queue]) -> list[Problem]:
-    """Return a problem for each existing queue whose messages another client may hold: not for exclusive queues.
-
-    AMQP does not count the messages held by a client without a consumer.
-    """
-    with EntityInspector(connection) as inspector:
-        return [
-            _problem(queue, "may have unacknowledged messages")
-            for queue in queues
-            if not queue.exclusive and inspector.passive_declare(queue) is not None
-        ]
-
-
-def _problem(queue: Queue, predicate: str) -> Problem:
-    return Problem(queue.where or Location("broker"), f"queue {queue.name!r} {predicate}")
-
-
-def _undeclared_bindings(deleted: Topology, live: Sequence[Binding]) -> Iterator[Problem]:
-    """Yield a problem for each binding by which an exchange to be deleted feeds an entity that stays."""
-    places = {("exchange", each.name): each.where for each in deleted.exchanges}
-    places |= {("queue", each.name): each.where for each in deleted.queues}
-    declared = {binding_key(each) for each in deleted.bindings}
-    for binding in live:
-        stays = (binding.destination_type, binding.destination) not in places
-        if ("exchange", binding.source) in places and stays and binding_key(binding) not in declared:
-            where = places["exchange", binding.source] or Location("broker")
-            message = f"exchange {binding.source!r} has a binding this topology does not declare: {binding}"
-            yield Problem(where, message)
-
-
-def remove(
-    connection: ReconnectingConnection,
-    api: HttpApiClient | None,
-    topology: Topology,
-    live: Topology | None = None,
-    *,
-    if_unused: bool,
     if_empty: bool,
-) -> dict[str, str]:
-    """Delete everything a topology declares, if it exists: bindings, queues, exchanges, policies.
-
-    Return, by queue, the messages that were deleted with it, in words. The broker itself refuses to delete a classic
-    queue that by now has consumers, with `if_unused`, or messages, with `if_empty`; and an exchange with a binding,
-    with `if_unused`. Types of queues are those of `live`, if known. Raises PropertyMismatch then, AccessRefused,
-    Unreachable, ConnectionLost.
-    """
-    delete = partial(_delete, connection, topology, if_unused=if_unused, if_empty=if_empty)
-    types = {each.name: each.arguments.get("x-queue-type") for each in (live or topology).queues}
-    streams = [queue for queue in topology.queues if types.get(queue.name) == "stream"]
-    with EntityInspector(connection) as inspector:  # RabbitMQ counts none when it deletes a stream
-        answers = {queue.name: inspector.passive_declare(queue) for queue in streams}
-    stale = {name: answer.message_count for name, answer in answers.items() if answer is not None}
-    hidden = {each.name: each.hidden for each in api.queue_totals()} if api and not if_empty and topology.queues else {}
-    try:
-        ready = delete(types, default_queue_type="classic")
-    except Refused as exc:
-        if exc.reply_code != NOT_IMPLEMENTED:
-            raise
-        types = types if live else {}
-        ready = delete(types, default_queue_type="quorum")  # of the virtual host
-    for policy in topology.policies:
-        if api is not None:
-            api.delete_policy(policy.name)
-    lost = {}
-    for queue, count in zip(topology.queues, ready, strict=True):
-        counts = [(count, "message"), (hidden.get(queue.name, 0), "unacknowledged or delayed message")]
-        if texts := [plural(number, noun) for number, noun in counts if number]:
-            lost[queue.name] = " and ".join(texts)
-        if found := stale.get(queue.name):
-            lost[queue.name] = f"{plural(found, 'message')} ({STALE})"
-    return lost
-
-
-def with_losses(steps: Iterable[Step], lost: Mapping[str, str]) -> tuple[Step, ...]:
-    """Note the messages that are deleted with their queues."""
-    return tuple(
-        replace(step, note=f"with {lost[step.name]}")
-        if step.kind == "queue" and step.outcome is Outcome.DELETE and step.name in lost
-        else step
-        for step in steps
+    if_unused: bool,
+    dry_run: bool,
+) -> Plan:
+    """Delete entities; `Connection.delete` has the errors."""
+    snapshot = take_snapshot(connection)
+    live = snapshot.topology or Topology()
+    steps = tuple(step for entity in entities for step in _steps(connection, snapshot, live, entity))
+    doomed = Topology(
+        queues=tuple(each for each in entities if isinstance(each, Queue)),
+        exchanges=tuple(each for each in entities if isinstance(each, Exchange)),
+        bindings=tuple(each for each in entities if isinstance(each, Binding)),
     )
+    if if_empty or if_unused:
+        _check(connection, snapshot, doomed.queues, if_empty=if_empty, if_unused=if_unused)
+    if not dry_run:
+        api = snapshot.api
+        lost = safe_delete.remove(connection, api, doomed, snapshot.topology, if_unused=if_unused, if_empty=if_empty)
+        steps = safe_delete.with_losses(steps, lost)
+    return Plan(steps, applied=not dry_run, unseen=() if snapshot.topology else (_UNSEEN + snapshot.unavailable,))
 
 
-def _delete(
+def _check(
     connection: ReconnectingConnection,
-    topology: Topology,
-    types: Mapping[str, str | None],
+    snapshot: BrokerSnapshot,
+    queues: Sequence[Queue],
     *,
-    if_unused: bool,
     if_empty: bool,
-    default_queue_type: str,
-) -> list[int]:
-    """Return the number of messages that were ready in each queue."""
-    with closing(connection.channel()) as channel:
-        calls = _calls(topology, types, default_queue_type, if_unused=if_unused, if_empty=if_empty)
-        return [each.message_count for each in channel.call_each(calls) if hasattr(each, "message_count")]
+    if_unused: bool,
+) -> None:
+    """Raise PropertyMismatch if a queue is in use: the broker itself checks classic queues alone."""
+    api = snapshot.api if if_empty else None  # AMQP counts the consumers
+    used = find_use(connection, api, queues, ready=if_empty, consumers=if_unused)
+    for queue, contents in used:
+        subject = entity_methods.subject(queue)
+        message = f"{subject} has {contents}; nothing was deleted"
+        raise PropertyMismatch(406, "in use", subject, message=message)
+    if if_empty and not api and safe_delete.unseen_queues(connection, queues):
+        message = f"unacknowledged messages cannot be seen; nothing was deleted: {snapshot.unavailable}"
+        raise PropertyMismatch(406, "cannot be seen", "queues", message=message, advice=safe_delete.UNSEEN)
 
 
-def _calls(
-    topology: Topology, types: Mapping[str, str | None], default_queue_type: str, *, if_unused: bool, if_empty: bool
-) -> Iterator[MethodCall]:
-    queues = {queue.name for queue in topology.queues}
-    for binding in topology.bindings:
-        if binding.destination_type == "exchange" or binding.destination not in queues:  # else its queue removes it
-            yield entity_methods.unbind_call(binding)
-    for queue in topology.queues:
-        # Only classic queues support if-unused and if-empty; for the others the broker closes the connection.
-        classic = (types.get(queue.name) or default_queue_type) == "classic"
-        yield entity_methods.delete_call(queue, if_unused=if_unused and classic, if_empty=if_empty and classic)
-    for exchange in topology.exchanges:
-        yield entity_methods.delete_call(exchange, if_unused=if_unused)
+def _steps(
+    connection: ReconnectingConnection, snapshot: BrokerSnapshot, live: Topology, entity: Queue | Exchange | Binding
+) -> Iterator[Step]:
+    """Yield the deletion of an entity, and of the bindings that go with it. Raises NotFound."""
+    subject = entity_methods.subject(entity)
+    if isinstance(entity, Binding):
+        if snapshot.topology and binding_key(entity) not in map(binding_key, live.bindings):
+            raise NotFound(404, "NOT_FOUND", subject, message=f"{subject} does not exist")
+        yield Step("binding", str(entity), Outcome.DELETE, entity=entity)
+        return
+    kind = entity_methods.kind(entity)
+    with EntityInspector(connection) as inspector:
+        answer = inspector.passive_declare(entity)
+    if answer is None:
+        raise NotFound(404, "NOT_FOUND", subject, message=f"{subject} does not exist")
+    notes = []
+    if isinstance(entity, Queue):
+        totals = {each.name: each for each in snapshot.api.queue_totals()} if snapshot.api else {}
+        total = totals.get(entity.name, QueueTotal(entity.name, current=False))
+        contents = contents_text(answer.message_count, answer.consumer_count, total) or "empty"
+        notes.append(contents if total.current else f"{contents} ({STALE})")
+    notes += _effects(live, entity)
+    yield Step(kind, entity.name, Outcome.DELETE, note="; ".join(notes), entity=entity)
+    for binding in live.bindings:
+        if (kind, entity.name) in (("exchange", binding.source), (binding.destination_type, binding.destination)):
+            yield Step("binding", str(binding), Outcome.DELETE, entity=binding)
+
+
+def _effects(live: Topology, entity: Queue | Exchange) -> Iterator[str]:
+    """Yield what uses an entity, and the policy that applies to it, in words."""
+    same_kind = live.queues if isinstance(entity, Queue) else live.exchanges
+    for queue in live.queues:
+        target = policies.dead_letter_target(live, queue)
+        if target and entity == (Exchange(target.exchange) if target.exchange else Queue(target.routing_key)):
+            yield f"dead letters of queue {queue.name!r} would be lost"
+    for exchange in live.exchanges if isinstance(entity, Exchange) else ():
+        if policies.effective(live, exchange).get("alternate-exchange") == entity.name:
+            yield f"unroutable messages of exchange {exchange.name!r} would be lost"
+    found = next((each for each in same_kind if each.name == entity.name), None)
+    if found and (policy := policies.policy_of(live, found)):
+        yield f"policy {policy.name!r} stays"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy import delete
+from rmqkit.deploy import safe_delete
+from rmqkit.deploy.broker_snapshot import BrokerSnapshot
 from rmqkit.deploy.planner import adapted, conflict_error, plan, require_http_api
 from rmqkit.deploy.queue_use import find_use
-from rmqkit.deploy.snapshot import BrokerSnapshot
 from rmqkit.model import Topology
 from rmqkit.options import ApplyOptions
 from rmqkit.plan import Outcome, Plan, Step
@@ -36,7 +36,7 @@ def destroy(
         if interrupted:
             raise conflict_error(replace(planned, steps=interrupted))
         unavailable, live = snapshot.unavailable, snapshot.topology
-        delete.check_unused(connection, snapshot.api, topology, live, unavailable=unavailable, wait_s=wait_s)
+        safe_delete.check_unused(connection, snapshot.api, topology, live, unavailable=unavailable, wait_s=wait_s)
 
     def deleted(step: Step) -> Step:
         outcome = Outcome.ABSENT if step.outcome in (Outcome.CREATE, Outcome.UNSUPPORTED) else Outcome.DELETE
@@ -46,8 +46,8 @@ def destroy(
     steps = tuple(deleted(step) for step in planned.steps if step.outcome not in kept)
     if not dry_run:
         careful, live = not force, snapshot.topology
-        lost = delete.remove(connection, snapshot.api, topology, live, if_unused=careful, if_empty=careful)
+        lost = safe_delete.remove(connection, snapshot.api, topology, live, if_unused=careful, if_empty=careful)
     else:
         used = find_use(connection, snapshot.api, topology.queues) if force else []
         lost = {queue.name: contents for queue, contents in used}
-    return Plan(delete.with_losses(steps, lost), applied=not dry_run, unseen=planned.unseen)
+    return Plan(safe_delete.with_losses(steps, lost), applied=not dry_run, unseen=planned.unseen)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from rmqkit.amqp import entity_methods, error_mapping
 from rmqkit.amqp.entity_inspector import EntityInspector, unknown_exchange_types
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy.snapshot import BrokerSnapshot
+from rmqkit.deploy.broker_snapshot import BrokerSnapshot
 from rmqkit.errors import (
     AccessRefused,
     Location,

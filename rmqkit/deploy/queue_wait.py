@@ -6,8 +6,8 @@ import time
 
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
+from rmqkit.deploy.broker_snapshot import connect_if_available
 from rmqkit.deploy.queue_use import CHECK_EVERY_S, find_use, queue_state
-from rmqkit.deploy.snapshot import connect_if_available
 from rmqkit.model import Queue
 from rmqkit.options import WaitFor
 from rmqkit.plural import plural

@@ -21,7 +21,7 @@ from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import ConsumerCancel, encode_ack, encode_nack, encode_reject
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.deploy import delete
+from rmqkit.deploy import safe_delete
 from rmqkit.errors import BrokerError, ConnectionLost, ConsumerCancelled
 from rmqkit.message import Message, Properties
 from rmqkit.model import Topology
@@ -121,7 +121,7 @@ class _ScenarioRun:
                 quiet.enter_context(suppress(BrokerError))
             if hasattr(self, "_channel"):
                 self._channel.close()
-            delete.remove(self._connection, None, self._copy.topology, if_unused=False, if_empty=False)
+            safe_delete.remove(self._connection, None, self._copy.topology, if_unused=False, if_empty=False)
 
     def observe(self, scenario: Scenario, case: Case) -> tuple[str, ...]:
         """Return the queues that the message is in after the last step, one for each copy, sorted."""

@@ -13,9 +13,9 @@ from rmqkit.amqp import entity_methods
 from rmqkit.amqp.channel import Channel, ChannelTransport
 from rmqkit.amqp.entity_inspector import EntityInspector
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
+from rmqkit.deploy.broker_snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.deploy.destroy import destroy
 from rmqkit.deploy.queue_use import queue_state
-from rmqkit.deploy.snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.errors import AccessRefused, InputError, NotFound, PropertyMismatch
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.report import QueueState

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rmqkit.errors import BrokerError, HandlerError, RmqkitError
 from rmqkit.handlers.failure_copy import copy_error
 from rmqkit.handlers.handler import HandledBatch, Source
-from rmqkit.handlers.outputs import Pending, PublishedDeliveries
+from rmqkit.handlers.published_results import Pending, PublishedDeliveries
 from rmqkit.hooks import MessageCopy
 from rmqkit.message import PERSISTENT, Delivery, Origin, Properties
 from rmqkit.messaging.message_rewrite import sent_on

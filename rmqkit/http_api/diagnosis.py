@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rmqkit.http_api.activity import QueueConsumer
+from rmqkit.http_api.connections import QueueConsumer
 from rmqkit.http_api.queue_facts import QueueFacts
 from rmqkit.plural import plural
 

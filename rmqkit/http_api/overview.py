@@ -42,7 +42,7 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeStatus:
+class ClusterNode:
     """A node of the cluster; a number that RabbitMQ does not report is None, as are all of a node that is down."""
 
     name: str
@@ -81,14 +81,14 @@ def overview(api: HttpApiClient) -> Overview:
     return api.fetch("overview", convert)
 
 
-def nodes(api: HttpApiClient) -> tuple[NodeStatus, ...]:
+def nodes(api: HttpApiClient) -> tuple[ClusterNode, ...]:
     """Return the nodes, sorted by name. Raises AccessRefused for a user without the tag monitoring; Unreachable."""
 
-    def convert(found: Mapping[str, Any]) -> NodeStatus:
+    def convert(found: Mapping[str, Any]) -> ClusterNode:
         kinds = {"mem_alarm": "memory", "disk_free_alarm": "disk space"}
         alarms = tuple(kind for key, kind in kinds.items() if found.get(key))
         numbers = {field: value if isinstance(value := found.get(name), int) else None for field, name in _NODE.items()}
-        return read(NodeStatus, {"name": found["name"], "running": found["running"], "alarms": alarms} | numbers)
+        return read(ClusterNode, {"name": found["name"], "running": found["running"], "alarms": alarms} | numbers)
 
     return api.fetch(
         f"nodes?columns=name,running,mem_alarm,disk_free_alarm,{','.join(_NODE.values())}",

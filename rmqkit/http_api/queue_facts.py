@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from rmqkit.http_api import activity
-from rmqkit.http_api.activity import ClientConnection, QueueConsumer, to_time
+from rmqkit.http_api import connections
 from rmqkit.http_api.client import HttpApiClient, path_part
+from rmqkit.http_api.connections import ClientConnection, QueueConsumer, to_time
 from rmqkit.http_api.mapping import status_of
 from rmqkit.http_api.queue_settings import live_settings
 from rmqkit.model import Queue, Topology
@@ -53,7 +53,7 @@ class QueueFacts:
 
 def queue_facts(api: HttpApiClient, name: str) -> QueueFacts:
     """Return the facts about a queue. Raises NotFound, and the errors of `HttpApiClient.live`."""
-    consumers = activity.consumers(api, name)
+    consumers = connections.consumers(api, name)
     settings = live_settings(api, name)
     topology = api.live().topology
     version = api.fetch("overview", lambda found: str(found["rabbitmq_version"]))
@@ -69,9 +69,9 @@ def queue_facts(api: HttpApiClient, name: str) -> QueueFacts:
         policy=policy.name if policy else "",
         overruled=tuple(each.name for each in matching if each is not policy),
         alarms=api.alarms(),
-        slowed=tuple(each for each in activity.connections(api) if each.state in ("flow", "blocked", "blocking")),
+        slowed=tuple(each for each in connections.connections(api) if each.state in ("flow", "blocked", "blocking")),
         feeders=tuple(_feeders(topology, name)),
-        sees_all=activity.sees_all(api),
+        sees_all=connections.sees_all(api),
         version=tuple(int(part) for part in version.split(".") if part.isdecimal()),
     )
 

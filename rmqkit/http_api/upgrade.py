@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rmqkit.errors import AccessRefused, AuthenticationFailed, Location, NotFound
-from rmqkit.http_api import activity
-from rmqkit.http_api.activity import ClientConnection
+from rmqkit.http_api import connections
 from rmqkit.http_api.client import HttpApiClient
+from rmqkit.http_api.connections import ClientConnection
 from rmqkit.http_api.mapping import LiveTopology
 from rmqkit.model import Topology
 from rmqkit.topology.lint.linter import Finding, fact_finding, upgrade_findings
@@ -32,7 +32,7 @@ class UpgradeFindings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Broker:
+class _BrokerFacts:
     """A broker as far as facts about releases concern it: feature flags with their state and stability, ...
 
     `channels` are those with a prefetch for all their consumers together.
@@ -88,7 +88,7 @@ def _typed(live: LiveTopology) -> Topology:
     return replace(live.topology, queues=tuple(queues))
 
 
-def _read(api: HttpApiClient, *, all_vhosts: bool) -> _Broker:
+def _read(api: HttpApiClient, *, all_vhosts: bool) -> _BrokerFacts:
     unseen: list[str] = []
 
     def optional(what: str, read: Callable[[], Iterable[T]]) -> tuple[T, ...]:
@@ -108,19 +108,19 @@ def _read(api: HttpApiClient, *, all_vhosts: bool) -> _Broker:
     nodes = optional("Nodes, and connections of other users,", texts("nodes?columns=name,type", "name", "type"))
     channels = optional("Channels", texts(f"{place}channels", "name", "global_prefetch_count"))
     used = optional("Deprecated features", texts("deprecated-features/used", "name"))
-    return _Broker(
+    return _BrokerFacts(
         version=str(version),
         erlang=str(erlang),
         feature_flags=optional("Feature flags", texts("feature-flags", "name", "state", "stability")),
         deprecated_features=frozenset(each["name"] for each in used),
         node_types={each["name"]: each["type"] for each in nodes},
-        connections=optional("Connections", lambda: activity.connections(api, all_vhosts=all_vhosts)),
+        connections=optional("Connections", lambda: connections.connections(api, all_vhosts=all_vhosts)),
         channels=tuple(each["name"] for each in channels if each["global_prefetch_count"] not in ("None", "0")),
         unseen=tuple(unseen),
     )
 
 
-def _of_broker(broker: _Broker, release: Release, where: Location) -> Iterator[Finding]:
+def _of_broker(broker: _BrokerFacts, release: Release, where: Location) -> Iterator[Finding]:
     for fact in facts():
         severity = fact.severity(release, broker.release)
         if severity and (finder := FINDERS.get(fact.finder)):
@@ -128,20 +128,20 @@ def _of_broker(broker: _Broker, release: Release, where: Location) -> Iterator[F
                 yield fact_finding(fact, severity, name or fact.name, where, values)
 
 
-def _path(broker: _Broker, release: Release, sources: Mapping[str, str]) -> _Found:
+def _path(broker: _BrokerFacts, release: Release, sources: Mapping[str, str]) -> _Found:
     """Find the releases at which an upgrade must stop; `sources` has the oldest from which one may be reached."""
     stops = [each for target, each in sources.items() if release >= numbers(target) and broker.release < numbers(each)]
     if stops:
         yield f"RabbitMQ {broker.version}", {"stops": ", ".join(stops)}
 
 
-def _erlang(broker: _Broker, release: Release, minimum: Mapping[str, str]) -> _Found:
+def _erlang(broker: _BrokerFacts, release: Release, minimum: Mapping[str, str]) -> _Found:
     needed = [each for target, each in minimum.items() if release >= numbers(target)][-1:]
     if needed and numbers(broker.erlang) < numbers(needed[0]):
         yield f"Erlang {broker.erlang}", {"needed": f"Erlang {needed[0]}"}
 
 
-def _feature_flags(broker: _Broker, release: Release, required: Mapping[str, list[str]]) -> _Found:
+def _feature_flags(broker: _BrokerFacts, release: Release, required: Mapping[str, list[str]]) -> _Found:
     """Find disabled feature flags that a release on the way requires, by name or as one of the stable ones."""
     passed = {each: names for each, names in required.items() if broker.release < numbers(each) <= release}
     for flag in broker.feature_flags:
@@ -150,15 +150,15 @@ def _feature_flags(broker: _Broker, release: Release, required: Mapping[str, lis
             yield flag["name"], {"needed": needed[0]}
 
 
-def _experimental_khepri(broker: _Broker, _: Release, __: object) -> _Found:
+def _experimental_khepri(broker: _BrokerFacts, _: Release, __: object) -> _Found:
     if broker.release < (4,) and ("khepri_db", "enabled") in {
         (each["name"], each["state"]) for each in broker.feature_flags
     }:
         yield broker.version, {}
 
 
-def _clients(matches: Callable[[ClientConnection, Any], bool]) -> Callable[[_Broker, Release, Any], _Found]:
-    def find_clients(broker: _Broker, _: Release, value: object) -> _Found:
+def _clients(matches: Callable[[ClientConnection, Any], bool]) -> Callable[[_BrokerFacts, Release, Any], _Found]:
+    def find_clients(broker: _BrokerFacts, _: Release, value: object) -> _Found:
         for each in broker.connections:
             if matches(each, value):
                 software = " ".join(filter(None, [each.client_name, each.client, each.version]))
@@ -168,7 +168,7 @@ def _clients(matches: Callable[[ClientConnection, Any], bool]) -> Callable[[_Bro
     return find_clients
 
 
-FINDERS: Mapping[str, Callable[[_Broker, Release, Any], _Found]] = {
+FINDERS: Mapping[str, Callable[[_BrokerFacts, Release, Any], _Found]] = {
     "path": _path,
     "erlang": _erlang,
     "feature_flags": _feature_flags,

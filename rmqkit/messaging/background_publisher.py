@@ -2,7 +2,7 @@
 
 The thread runs a `Publisher` while there is something to publish or to confirm, so all threads share its channel, its
 writes and its recovery. User code runs on it only as a callback of a future, never on the I/O thread. Where an outcome
-calls no user code, messages bypass the thread, on a `DirectChannel`, until anything but a confirm arrives.
+calls no user code, messages bypass the thread, on a `DirectPublisher`, until anything but a confirm arrives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rmqkit.amqp import error_mapping
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, RmqkitError
 from rmqkit.message import Message
-from rmqkit.messaging.direct_channel import CallSoon, DirectChannel, MessageOutcome, Submitted
+from rmqkit.messaging.direct_publisher import CallSoon, DirectPublisher, MessageOutcome, Submitted
 from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publish_counts import NOTHING_YET, PublishCallbacks, check
 from rmqkit.messaging.publish_window import PublishWindow
@@ -55,7 +55,7 @@ class BackgroundPublisher:
         write_now: bool = False,
     ) -> None:
         self.direct = direct  # outcomes may end on the I/O thread: they call no user code
-        self.call_soon: CallSoon | None = None  # see `DirectChannel.flush`
+        self.call_soon: CallSoon | None = None  # see `DirectPublisher.flush`
         self._write_now = write_now  # each message on the thread of its caller, which waits for the outcome
         self._connection = connection
         self._options = options
@@ -66,8 +66,8 @@ class BackgroundPublisher:
         self._lock = threading.Lock()
         self._submitted: deque[Submitted] = deque()
         self._sent: dict[int, Submitted] = {}  # by their position in the current run
-        self._direct: DirectChannel | None = None  # while the thread has nothing to do
-        self._ended: DirectChannel | None = None  # the last one, until the thread takes over its channel
+        self._direct: DirectPublisher | None = None  # while the thread has nothing to do
+        self._ended: DirectPublisher | None = None  # the last one, until the thread takes over its channel
         self.pending = self._pending_bytes = 0  # messages of both, whose outcome is not known
         self._room: Future[Fate] | None = None  # ends when there is room; all that wait share it
         self._thread: threading.Thread | None = None
@@ -198,7 +198,7 @@ class BackgroundPublisher:
         if direct is not None:
             direct.end()
 
-    def _on_direct_ended(self, direct: DirectChannel) -> None:
+    def _on_direct_ended(self, direct: DirectPublisher) -> None:
         with self._lock:
             self._ended, self._direct = direct, None
         self._woken.put(None)
@@ -229,7 +229,7 @@ class BackgroundPublisher:
             else:
                 self._woken.get()
 
-    def _watch(self, direct: DirectChannel) -> None:
+    def _watch(self, direct: DirectPublisher) -> None:
         """Sleep while messages are confirmed, or there are none; end the direct channel when it seems to be stuck."""
         if self._closed:
             direct.end()
@@ -254,7 +254,7 @@ class BackgroundPublisher:
         opened = self._idle_channels.take(options)
         if opened is None:
             return
-        direct = DirectChannel(
+        direct = DirectPublisher(
             opened,
             self._submitted,
             on_confirmed=self._on_confirmed,

@@ -84,7 +84,7 @@ class Checkpoint:
                 self.place = settled
 
 
-class _State(NamedTuple):
+class _SavedProgress(NamedTuple):
     """The state in the file; at most `doubtful` messages after the place were sent and may have arrived."""
 
     job: str  # the input and the target
@@ -117,7 +117,7 @@ class Resume:
         if not stream.rereadable:
             raise PayloadError(f"{stream.name}: `resume=` needs a file, which can be read again")
         self._unlock = self._lock()
-        saved = _load(self._path) or _State(job, BEGINNING, self._hash.hexdigest())
+        saved = _load(self._path) or _SavedProgress(job, BEGINNING, self._hash.hexdigest())
         if saved.job != job:
             self._refuse(f"it belongs to a run that publishes {saved.job}, and this one publishes {job}")
         if self._digest(saved.place) != saved.sha256:
@@ -208,7 +208,7 @@ class Resume:
         self._unsaved, self._saved_s = 0, time.monotonic()
         doubtful = checkpoint.beyond + (2 * SAVE_EVERY if status == "running" else 0)
         place, failed = checkpoint.place, tuple(checkpoint.failed.values())
-        state = _State(self._job, place, self._digest(place), failed, doubtful)
+        state = _SavedProgress(self._job, place, self._digest(place), failed, doubtful)
         replace_file(self._path, json.dumps(state.as_json(status), indent=2), locked=True)
 
     def _digest(self, place: InputPosition) -> str:
@@ -236,14 +236,14 @@ class Resume:
         raise PayloadError(f"cannot resume from {self._path}: {reason}", advice=advice)
 
 
-def _load(path: Path) -> _State | None:
+def _load(path: Path) -> _SavedProgress | None:
     """Read the state; None if the file does not exist. Raises PayloadError."""
     try:
         saved = json.loads(path.read_bytes())
         settled = _place(saved["settled"])
         failed = tuple(_place(each, settled) for each in saved["failed"])
         doubtful = operator.index(saved["doubtful"])
-        return _State(str(saved["publishes"]), settled, saved["settled"]["sha256"], failed, doubtful)
+        return _SavedProgress(str(saved["publishes"]), settled, saved["settled"]["sha256"], failed, doubtful)
     except FileNotFoundError:
         return None
     except OSError as exc:

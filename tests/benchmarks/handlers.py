@@ -67,7 +67,7 @@ RATIOS = ((EXEC_2, C_CLIENT, 1.0), (WORK_2, WORK, 1.5))
 LEAST = 30_000  # messages a second to an empty function
 
 
-class QueueBenchmark:
+class HandlerBenchmark:
     """A node, a folder, and a queue that is full before each run and empty after it."""
 
     def __init__(self, node: BenchmarkNode) -> None:
@@ -97,7 +97,7 @@ class QueueBenchmark:
 
 
 def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
-    queue, scale = QueueBenchmark(node), 5 if node.quick else 1
+    queue, scale = HandlerBenchmark(node), 5 if node.quick else 1
     clients = [each for each in CONTESTANTS if each is not C_CLIENT or shutil.which("amqp-consume")]
     rates = run_in_turns(clients, node.rounds, lambda each: queue.run(each, each.count // scale), "/s")
     requirements = [require_ratio(rates, *each) for each in RATIOS if each[1] in rates]

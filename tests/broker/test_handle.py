@@ -20,8 +20,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Contract, Delivery, HandlerError, Message, Queue, Retry, Stop, Topology, Verdict
+from rmqkit.deploy.broker_snapshot import BrokerSnapshot
 from rmqkit.deploy.planner import plan
-from rmqkit.deploy.snapshot import BrokerSnapshot
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
 from tests.support.queues import drain, ready

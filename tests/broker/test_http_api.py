@@ -167,7 +167,7 @@ def serve() -> Iterator[Serve]:
     running: list[tuple[HTTPServer, threading.Thread]] = []
 
     def start(status: int, body: bytes, length: int | None = None) -> str:
-        class Handler(BaseHTTPRequestHandler):
+        class ApiHandler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(status)
                 self.send_header("content-length", str(len(body) if length is None else length))
@@ -177,7 +177,7 @@ def serve() -> Iterator[Serve]:
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = HTTPServer(("127.0.0.1", 0), Handler)
+        server = HTTPServer(("127.0.0.1", 0), ApiHandler)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         running.append((server, thread))

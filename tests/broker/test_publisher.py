@@ -113,7 +113,7 @@ def test_threads_that_publish_together_survive_cuts_and_every_message_arrives(
     assert {int(body) for body in drain(broker_url, queue)} == set(range(800))
 
 
-def test_a_direct_channel_is_given_up_when_an_alarm_may_have_changed_or_nothing_is_confirmed(
+def test_a_direct_publisher_is_given_up_when_an_alarm_may_have_changed_or_nothing_is_confirmed(
     queue: str, proxy: Proxy
 ) -> None:
     with rmqkit.connect(proxy.url) as connection:

@@ -29,7 +29,7 @@ from rmqkit import (
     Topology,
     Verdict,
 )
-from rmqkit.handlers.outputs import Pending, PublishedDeliveries
+from rmqkit.handlers.published_results import Pending, PublishedDeliveries
 from rmqkit.messaging import background_publisher
 from tests.support.proxy import Proxy
 from tests.support.queues import drain, ready

@@ -19,7 +19,7 @@ import rmqkit
 from rmqkit import Binding, Topology
 from rmqkit.cli.commands.demo import demo
 from rmqkit.cli.demos import PATTERNS, runner
-from rmqkit.cli.demos.runner import DeliveryCount, DemoBroker, DemoRunner, Result, count_deliveries
+from rmqkit.cli.demos.runner import DeliveryCount, DemoBroker, DemoResult, DemoRunner, count_deliveries
 from tests.conftest import Broker
 from tests.support.wait import wait_until
 
@@ -161,7 +161,7 @@ def demo_broker(broker: Broker, vhost_url: str, tmp_path: Path) -> DemoBroker:
     return DemoBroker(vhost_url, broker.api_url, tmp_path)
 
 
-def _run(demo_broker: DemoBroker, name: str, count: int = COUNT, workers: int | None = None) -> Result:
+def _run(demo_broker: DemoBroker, name: str, count: int = COUNT, workers: int | None = None) -> DemoResult:
     with DemoRunner(PATTERNS[name], demo_broker, count, workers) as demo_runner:
         return demo_runner.run_demo()
 

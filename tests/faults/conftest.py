@@ -15,20 +15,20 @@ import pytest
 from rmqkit.node.node import Node
 from tests.conftest import Broker
 from tests.faults.fault_run import FaultSetup, io_threads, open_files
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import FaultLedger
 from tests.support.queues import declare
 from tests.support.wait import wait_until
 
 
 @pytest.fixture
-def node_ledger(node: Node) -> Iterator[Callable[..., Ledger]]:
+def node_ledger(node: Node) -> Iterator[Callable[..., FaultLedger]]:
     """Declare durable queues on the session's node, and return their ledgers; delete the queues after the test."""
     names: list[str] = []
 
-    def declare_ledger(**arguments: Any) -> Ledger:
+    def declare_ledger(**arguments: Any) -> FaultLedger:
         names.append(f"faults-{uuid.uuid4().hex[:12]}")
         declare(node.url, names[-1], **arguments)
-        return Ledger(names[-1])
+        return FaultLedger(names[-1])
 
     yield declare_ledger
     node.start()  # a failure may have left it dead
@@ -62,10 +62,10 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture
-def ledger(broker_url: str, queue_name: str) -> Ledger:
+def ledger(broker_url: str, queue_name: str) -> FaultLedger:
     """Return the ledger of a fresh durable queue on the shared broker."""
     declare(broker_url, queue_name)
-    return Ledger(queue_name)
+    return FaultLedger(queue_name)
 
 
 @pytest.fixture

@@ -29,13 +29,13 @@ import rmqkit
 from rmqkit import Fate, Message, PublishReport, Verdict
 from rmqkit.node.node import Node
 from tests.conftest import Broker
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import FaultLedger
 from tests.support.nodes import wait_until_on_disk
 from tests.support.queues import consumers, declare, ready
 from tests.support.wait import wait_until
 
 Program = subprocess.Popen[bytes]
-DeclareLedger = Callable[..., Ledger]  # with the arguments of its queue
+DeclareLedger = Callable[..., FaultLedger]  # with the arguments of its queue
 IDLE_TIMEOUT_S = 90.0  # longer than any outage, also on a busy machine
 
 
@@ -74,9 +74,9 @@ class FaultSetup:
         self.wait_until_on_disk()
         return self.queues[-1]
 
-    def declare_ledger(self, padding: int = 100, **arguments: Any) -> Ledger:
+    def declare_ledger(self, padding: int = 100, **arguments: Any) -> FaultLedger:
         """Declare such a queue; return its ledger."""
-        return Ledger(self.declare_queue(**arguments), padding)
+        return FaultLedger(self.declare_queue(**arguments), padding)
 
     def wait_until_on_disk(self) -> None:
         """Wait until everything declared survives the death of the node."""
@@ -201,7 +201,7 @@ def in_background(work: Callable[[], object]) -> Iterator[None]:
 
 
 def publish(
-    connection: rmqkit.Connection, ledger: Ledger, messages: Iterable[Message], progress: Progress, **options: Any
+    connection: rmqkit.Connection, ledger: FaultLedger, messages: Iterable[Message], progress: Progress, **options: Any
 ) -> PublishReport:
     """Publish messages of a ledger; record each fate, and count it as progress."""
 
@@ -213,7 +213,7 @@ def publish(
 
 
 def check_published(
-    setup: FaultSetup, ledger: Ledger, report: PublishReport, progress: Progress, **checks: Any
+    setup: FaultSetup, ledger: FaultLedger, report: PublishReport, progress: Progress, **checks: Any
 ) -> Result:
     """Drain the queue and check a run that published: every message has to be confirmed."""
     ledger.drain(setup.url)
@@ -224,7 +224,7 @@ def check_published(
     return Result(report.published, violations, **counts, recovery_s=progress.pause_s, report=report)
 
 
-def check_consumed(setup: FaultSetup, ledger: Ledger, progress: Progress, report: PublishReport) -> Result:
+def check_consumed(setup: FaultSetup, ledger: FaultLedger, progress: Progress, report: PublishReport) -> Result:
     """Check a run that consumed; no consumer is left, so `ready` counts every message in the queue."""
     violations = ledger.consumer_violations(ready(setup.url, ledger.queue), 0, report.republished)
     counts = {"lost": len(ledger.lost), "duplicated": ledger.duplicates, "unknown": report.unknown}
@@ -244,7 +244,7 @@ def publish_and_consume(
     reports: list[PublishReport] = []
 
     def consume(connection: rmqkit.Connection) -> None:
-        missing = {message.body for message in Ledger(ledger.queue, ledger.padding).messages(range(amount))}
+        missing = {message.body for message in FaultLedger(ledger.queue, ledger.padding).messages(range(amount))}
         with connection.consume(ledger.queue, prefetch=200, idle_timeout_s=IDLE_TIMEOUT_S) as consumer:
             for batch in consumer.batches():
                 for delivery in batch:
@@ -266,7 +266,7 @@ def publish_and_consume(
     return check_consumed(setup, ledger, progress, reports[0])
 
 
-def handle_rest(url: str, ledger: Ledger) -> None:
+def handle_rest(url: str, ledger: FaultLedger) -> None:
     """Handle the messages whose last acknowledgement was lost with its connection: they are delivered once more."""
     wait_until(lambda: consumers(url, ledger.queue) == 0)  # the broker requeues when it notices the loss
     with rmqkit.connect(url) as connection:

@@ -53,7 +53,7 @@ def _digest(number: int, padding: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class Received:
+class Receipt:
     """A message as a client received it."""
 
     body: bytes
@@ -62,15 +62,15 @@ class Received:
 
 
 @dataclass
-class Ledger:
+class FaultLedger:
     """Everything known about the messages of one queue; `padding` makes bodies longer by 0 to that many bytes."""
 
     queue: str
     padding: int = 0
     sent: list[int] = field(default_factory=list)  # ids, in the order of the input
     fates: list[tuple[int, Fate]] = field(default_factory=list)  # in the order they were reported
-    found: list[Received] = field(default_factory=list)  # by an independent client, in the order of the queue
-    handled: list[Received] = field(default_factory=list)  # by a consumer, before the acknowledgement
+    found: list[Receipt] = field(default_factory=list)  # by an independent client, in the order of the queue
+    handled: list[Receipt] = field(default_factory=list)  # by a consumer, before the acknowledgement
 
     def messages(self, ids: Iterable[int]) -> Iterator[Message]:
         """Yield the messages with these ids, and record each when it is taken."""
@@ -90,12 +90,12 @@ class Ledger:
         for name in QUORUM:
             headers.pop(name, None)
         intact = replace(delivery.properties, headers=headers) == PROPERTIES
-        self.handled.append(Received(delivery.body, delivery.redelivered, intact))
+        self.handled.append(Receipt(delivery.body, delivery.redelivered, intact))
 
     def drain(self, url: str) -> None:
         """Empty the queue with plain pika, and record its messages."""
         for message in drain_messages(url, self.queue):
-            self.found.append(Received(message.body, message.method.redelivered, _intact(message.properties)))
+            self.found.append(Receipt(message.body, message.method.redelivered, _intact(message.properties)))
 
     def ids(self, *fates: Fate) -> set[int]:
         """Return the ids with one of these fates."""
@@ -142,7 +142,7 @@ class Ledger:
     def _lost(self) -> list[str]:
         return [f"lost: confirmed and lost: {_some(self.lost)}"] if self.lost else []
 
-    def _unexpected(self, seen: list[Received]) -> list[str]:
+    def _unexpected(self, seen: list[Receipt]) -> list[str]:
         violations = []
         strangers = self._ids(seen) - set(self.sent)
         if strangers:
@@ -192,7 +192,7 @@ class Ledger:
         return [f"order: out of order, as {one} before {next_}" for one, next_ in wrong[:_SHOWN]]
 
     @staticmethod
-    def _ids(seen: list[Received]) -> set[int]:
+    def _ids(seen: list[Receipt]) -> set[int]:
         return {number for each in seen if (number := identity(each.body)) is not None}
 
 

@@ -23,21 +23,21 @@ from tests.faults.fault_run import (
     handle_rest,
     in_background,
 )
-from tests.faults.ledger import Ledger, identity
+from tests.faults.ledger import FaultLedger, identity
 from tests.support.nodes import kill_and_restart
 from tests.support.proxy import Proxy
 
 THREADS = 20
 
 
-def _report(ledger: Ledger, republished: int) -> PublishReport:
+def _report(ledger: FaultLedger, republished: int) -> PublishReport:
     """Return the report that the fates of the ledger add up to; a future does not tell how often it was sent."""
     counts = Counter(fate for _, fate in ledger.fates)
     numbers: dict[str, Any] = {fate.value: counts[fate] for fate in Fate}
     return PublishReport(published=len(ledger.sent), republished=republished, **numbers)
 
 
-def _publish_from_threads(url: str, ledger: Ledger, progress: Progress, amount: int) -> PublishReport:
+def _publish_from_threads(url: str, ledger: FaultLedger, progress: Progress, amount: int) -> PublishReport:
     messages, taking = ledger.messages(range(amount)), threading.Lock()
 
     def note(message: Message, future: Future[Fate]) -> None:
@@ -109,7 +109,7 @@ def killed_under_tasks(setup: FaultSetup, rng: random.Random, amount: int = 10_0
     return check_consumed(setup, ledger, progress, _report(ledger, republished=amount))
 
 
-async def _publish_and_consume(url: str, ledger: Ledger, step: Callable[[], None], amount: int) -> None:
+async def _publish_and_consume(url: str, ledger: FaultLedger, step: Callable[[], None], amount: int) -> None:
     messages = ledger.messages(range(amount))
 
     async def publish(connection: rmqkit.aio.AsyncConnection) -> None:

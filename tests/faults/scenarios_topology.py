@@ -21,7 +21,7 @@ from rmqkit.messaging.drain import PREFETCH
 from rmqkit.model import Binding, Topology
 from rmqkit.stop import Stop
 from tests.faults.fault_run import FaultSetup, Progress, Result, check_published, in_background, publish
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import FaultLedger
 from tests.support.nodes import kill_and_restart
 from tests.support.replace_process import (
     EXCHANGE,
@@ -141,7 +141,7 @@ def broker_killed_applying(setup: FaultSetup, rng: random.Random, size: int = 30
 # Replacing.
 
 
-class ExchangeLedger(Ledger):
+class ExchangeLedger(FaultLedger):
     """The ledger of a queue that is published to through an exchange."""
 
     def messages(self, ids: Iterable[int]) -> Iterator[rmqkit.Message]:
@@ -158,7 +158,7 @@ class Publishing:
 
 
 @contextmanager
-def publishing_to(url: str, ledger: Ledger, rate: float) -> Iterator[Publishing]:
+def publishing_to(url: str, ledger: FaultLedger, rate: float) -> Iterator[Publishing]:
     """Publish on a thread while the block runs."""
     publisher, stop = Publishing(), Stop()
 
@@ -261,7 +261,7 @@ def _replace_until_done(setup: FaultSetup, wanted: Topology, inject: Any, killed
     raise AssertionError("the replacement does not finish")
 
 
-def _replaced(setup: FaultSetup, ledger: Ledger, publishing: Publishing, twice: int) -> Result:
+def _replaced(setup: FaultSetup, ledger: FaultLedger, publishing: Publishing, twice: int) -> Result:
     """Check every promise but `order`; possible duplicates that a replacement reports count as republished."""
     report = replace(publishing.report, republished=publishing.report.republished + twice)
     result = check_published(setup, ledger, report, publishing.progress, ordered=False)

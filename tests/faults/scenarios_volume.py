@@ -14,7 +14,7 @@ import rmqkit
 from rmqkit import Message, Verdict
 from rmqkit.report import Fate
 from tests.faults.fault_run import FaultSetup, Program, Progress, Result, in_background, publish
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import FaultLedger
 from tests.support.queues import ready
 from tests.support.wait import wait_until
 
@@ -113,7 +113,7 @@ def fanout_with_one_full(
         while emptied and progress.done < amount:
             full.drain(setup.url)
 
-    source = Ledger(exchange, padding=100)
+    source = FaultLedger(exchange, padding=100)
     messages = (Message(each.body, "", exchange, each.properties) for each in source.messages(range(amount)))
     with rmqkit.connect(setup.url) as connection, in_background(empty):
         report = publish(connection, source, messages, progress, on_warning=warn)

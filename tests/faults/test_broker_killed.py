@@ -12,7 +12,7 @@ from rmqkit.node.node import Node
 from tests.conftest import Namespace
 from tests.faults import scenarios_broker as scenarios
 from tests.faults.fault_run import DeclareLedger, FaultSetup, Progress, in_background, publish
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import FaultLedger
 from tests.support.nodes import wait_until_on_disk
 from tests.support.queues import declare, ready
 
@@ -82,7 +82,7 @@ def test_confirmed_messages_survive_a_restart_of_the_broker(node: Node, node_led
         for delivery in consumer:
             ledger.handle(delivery)
     assert ledger.consumer_violations(ready(node.url, ledger.queue), 0) == []
-    assert [each.body for each in ledger.handled] == [each.body for each in Ledger("").messages(range(amount))]
+    assert [each.body for each in ledger.handled] == [each.body for each in FaultLedger("").messages(range(amount))]
 
 
 @pytest.mark.fault(4)

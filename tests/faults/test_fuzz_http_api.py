@@ -62,7 +62,7 @@ class Api:
 def api() -> Iterator[Api]:
     made = Api()
 
-    class Handler(BaseHTTPRequestHandler):
+    class ApiHandler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer = made.answers[self.path.removeprefix("/api/").split("/")[0].split("?")[0]]
             pieces = (
@@ -84,7 +84,7 @@ def api() -> Iterator[Api]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ApiHandler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         made.url = f"http://127.0.0.1:{server.server_port}"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rmqkit.report import Fate, PublishReport
-from tests.faults.ledger import Ledger, Received, body, identity
+from tests.faults.ledger import FaultLedger, Receipt, body, identity
 
 ALL = range(4)
 REPORT = PublishReport(published=4, confirmed=4)
 
 
-def ledger_of(found: list[int], fates: dict[int, Fate] | None = None) -> Ledger:
+def ledger_of(found: list[int], fates: dict[int, Fate] | None = None) -> FaultLedger:
     """Make a ledger of four messages, confirmed unless given another fate."""
-    ledger = Ledger("queue")
+    ledger = FaultLedger("queue")
     list(ledger.messages(ALL))
     ledger.fates = [(number, (fates or {}).get(number, Fate.CONFIRMED)) for number in ALL]
-    ledger.found = [Received(body(number)) for number in found]
+    ledger.found = [Receipt(body(number)) for number in found]
     return ledger
 
 
@@ -70,7 +70,7 @@ def test_first_occurrences_keep_the_order_of_the_input() -> None:
 
 def test_damaged_bodies_and_properties_are_found() -> None:
     ledger = ledger_of([0, 1, 2, 3])
-    ledger.found += [Received(body(1)[:20]), Received(body(2), intact=False)]
+    ledger.found += [Receipt(body(1)[:20]), Receipt(body(2), intact=False)]
     violations = ledger.violations(replace(REPORT, republished=2))
     assert [each.split(" are damaged")[0] for each in violations] == ["damage: 1 bodies", "damage: properties"]
 
@@ -84,9 +84,9 @@ def test_a_failed_message_need_not_be_there_and_an_unknown_one_may() -> None:
 
 def test_confirmed_messages_are_handled_and_repeats_are_marked_redelivered() -> None:
     ledger = ledger_of([])
-    ledger.handled = [Received(body(number)) for number in (0, 1, 2)] + [Received(body(1), redelivered=True)]
+    ledger.handled = [Receipt(body(number)) for number in (0, 1, 2)] + [Receipt(body(1), redelivered=True)]
     assert ledger.consumer_violations(0, 0) == ["handling: never handled: 1 (3)"]
-    ledger.handled += [Received(body(3)), Received(body(2))]
+    ledger.handled += [Receipt(body(3)), Receipt(body(2))]
     assert ledger.consumer_violations(0, 1) == [
         "handling: 0 ready and 1 unacknowledged messages are left",
         "handling: handled twice, not marked redelivered: 1 (2)",

@@ -14,7 +14,7 @@ import rmqkit
 from rmqkit import Message, PublishOptions, Queue, Topology
 from tests.faults import scenarios_network as scenarios
 from tests.faults.fault_run import FaultSetup
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import FaultLedger
 from tests.support.proxy import Proxy
 from tests.support.queues import ready
 
@@ -62,7 +62,7 @@ def test_by_default_a_dead_connection_is_detected_before_the_confirm_timeout(bro
 
 
 @pytest.mark.fault(7)
-def test_one_byte_at_a_time_is_slow_but_correct(proxy: Proxy, broker_url: str, ledger: Ledger) -> None:
+def test_one_byte_at_a_time_is_slow_but_correct(proxy: Proxy, broker_url: str, ledger: FaultLedger) -> None:
     with rmqkit.connect(proxy.url) as connection:
         connection.apply(Topology(queues=(Queue(ledger.queue),)))
         proxy.up.slice_bytes = proxy.down.slice_bytes = 1
@@ -76,7 +76,7 @@ def test_one_byte_at_a_time_is_slow_but_correct(proxy: Proxy, broker_url: str, l
 
 
 @pytest.mark.fault(7)
-def test_a_slow_connection_is_not_mistaken_for_a_dead_one(proxy: Proxy, ledger: Ledger) -> None:
+def test_a_slow_connection_is_not_mistaken_for_a_dead_one(proxy: Proxy, ledger: FaultLedger) -> None:
     with rmqkit.connect(f"{proxy.url}?heartbeat=2") as connection:
         connection.publish(Message(b"first", ledger.queue))
         proxy.up.bytes_per_s, proxy.up.slice_bytes = 4000, 100
@@ -88,7 +88,7 @@ def test_a_slow_connection_is_not_mistaken_for_a_dead_one(proxy: Proxy, ledger: 
 
 
 @pytest.mark.fault(7)
-def test_a_slow_line_fills_no_memory(proxy: Proxy, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_line_fills_no_memory(proxy: Proxy, ledger: FaultLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmqkit.messaging.publish_window.STOP_GRACE_S", 0.5)
     stop, taken, most = rmqkit.Stop(), list[int](), 4 * 1024 * 1024
 
@@ -114,7 +114,7 @@ def test_a_slow_line_fills_no_memory(proxy: Proxy, ledger: Ledger, monkeypatch: 
 
 
 @pytest.mark.fault(7)
-def test_two_seconds_of_latency(proxy: Proxy, ledger: Ledger) -> None:
+def test_two_seconds_of_latency(proxy: Proxy, ledger: FaultLedger) -> None:
     with rmqkit.connect(proxy.url) as connection:
         connection.publish(Message(b"first", ledger.queue))
         proxy.up.delay_s = proxy.down.delay_s = 1.0

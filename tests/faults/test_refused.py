@@ -12,7 +12,7 @@ import pytest
 import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Properties, Queue, Topology
 from rmqkit.message import PERSISTENT
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import FaultLedger
 from tests.support.queues import declare, ready
 
 
@@ -30,7 +30,7 @@ def pika_channel(broker_url: str) -> Iterator[Any]:
 
 @pytest.mark.fault(11)
 def test_deleting_the_queue_ends_its_consumer_with_an_error(
-    connection: rmqkit.Connection, ledger: Ledger, pika_channel: Any
+    connection: rmqkit.Connection, ledger: FaultLedger, pika_channel: Any
 ) -> None:
     connection.publish(ledger.messages(range(10)))
 
@@ -46,7 +46,7 @@ def test_deleting_the_queue_ends_its_consumer_with_an_error(
 
 @pytest.mark.fault(12)
 def test_messages_published_after_the_target_queue_is_deleted_are_returned(
-    connection: rmqkit.Connection, ledger: Ledger, pika_channel: Any
+    connection: rmqkit.Connection, ledger: FaultLedger, pika_channel: Any
 ) -> None:
     def delete_on_the_way() -> Iterator[Message | None]:
         yield from ledger.messages(range(3000))
@@ -70,7 +70,7 @@ CULPRITS = {
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("code", CULPRITS)
 def test_the_message_that_is_refused_in_mid_stream_is_the_only_one_that_fails(
-    connection: rmqkit.Connection, ledger: Ledger, broker_url: str, code: str
+    connection: rmqkit.Connection, ledger: FaultLedger, broker_url: str, code: str
 ) -> None:
     culprits = {0, 777, 12_000, 12_001, 19_999}
     spoil = CULPRITS[code]
@@ -89,7 +89,7 @@ def test_the_message_that_is_refused_in_mid_stream_is_the_only_one_that_fails(
 
 @pytest.mark.fault(13)
 def test_a_stream_of_nothing_but_refused_messages_ends_in_bounded_time(
-    connection: rmqkit.Connection, ledger: Ledger
+    connection: rmqkit.Connection, ledger: FaultLedger
 ) -> None:
     spoil = CULPRITS["406"]
     report = connection.publish(map(spoil, ledger.messages(range(3000))), on_settled=ledger.settled, check=False)
@@ -98,7 +98,7 @@ def test_a_stream_of_nothing_but_refused_messages_ends_in_bounded_time(
 
 
 @pytest.mark.fault(13)
-def test_a_refused_channel_does_not_cost_the_connection(connection: rmqkit.Connection, ledger: Ledger) -> None:
+def test_a_refused_channel_does_not_cost_the_connection(connection: rmqkit.Connection, ledger: FaultLedger) -> None:
     spoil = CULPRITS["406"]
     connection.publish(Message(b"", ledger.queue))
     transport = connection._publishing._connected()
@@ -140,7 +140,7 @@ def test_the_error_for_an_exclusive_queue_of_another_connection_explains_it(
 def test_messages_nacked_by_a_full_queue_are_retried_and_then_given_up(
     connection: rmqkit.Connection, broker_url: str, namespace: Any
 ) -> None:
-    ledger = Ledger(namespace.queue())
+    ledger = FaultLedger(namespace.queue())
     declare(broker_url, ledger.queue, x_max_length=100, x_overflow="reject-publish")
     report = connection.publish(ledger.messages(range(300)), on_settled=ledger.settled, check=False)
     assert report.nacked > 0
@@ -164,7 +164,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("kind", HEADERS)
 def test_returns_of_identical_bodies_are_distinguished_by_their_properties(
-    connection: rmqkit.Connection, ledger: Ledger, namespace: Any, broker_url: str, kind: str
+    connection: rmqkit.Connection, ledger: FaultLedger, namespace: Any, broker_url: str, kind: str
 ) -> None:
     exchange = namespace.exchange()
     bound = Binding(exchange, ledger.queue, arguments={"x-match": "all", "go": "there"})
@@ -180,7 +180,7 @@ def test_returns_of_identical_bodies_are_distinguished_by_their_properties(
 
 @pytest.mark.fault(20)
 @pytest.mark.parametrize("frame_max", [8192, 131_072])
-def test_bodies_around_the_frame_size_arrive_byte_for_byte(ledger: Ledger, broker_url: str, frame_max: int) -> None:
+def test_bodies_around_the_frame_size_keep_every_byte(ledger: FaultLedger, broker_url: str, frame_max: int) -> None:
     room = frame_max - 8
     sizes = [0, 1, room - 1, room, room + 1, 2 * room - 1, 2 * room, 2 * room + 1, 5 * room, 0]
     bodies = [bytes(index % 251 for index in range(size)) for size in sizes]
@@ -192,7 +192,7 @@ def test_bodies_around_the_frame_size_arrive_byte_for_byte(ledger: Ledger, broke
 
 
 def test_a_message_amqp_cannot_carry_ends_publishing_after_the_messages_before_it(
-    connection: rmqkit.Connection, ledger: Ledger, broker_url: str
+    connection: rmqkit.Connection, ledger: FaultLedger, broker_url: str
 ) -> None:
     def stream() -> Iterator[Message]:
         yield from ledger.messages(range(500))
@@ -204,7 +204,7 @@ def test_a_message_amqp_cannot_carry_ends_publishing_after_the_messages_before_i
     assert ready(broker_url, ledger.queue) == 500
 
 
-def test_a_publish_that_fails_leaves_no_channel_behind(connection: rmqkit.Connection, ledger: Ledger) -> None:
+def test_a_publish_that_fails_leaves_no_channel_behind(connection: rmqkit.Connection, ledger: FaultLedger) -> None:
     def breaking() -> Iterator[Message]:
         yield from ledger.messages(range(3))
         raise ValueError
@@ -216,7 +216,7 @@ def test_a_publish_that_fails_leaves_no_channel_behind(connection: rmqkit.Connec
 
 
 def test_iterating_again_after_a_break_resumes_with_buffered_messages(
-    connection: rmqkit.Connection, ledger: Ledger, broker_url: str
+    connection: rmqkit.Connection, ledger: FaultLedger, broker_url: str
 ) -> None:
     connection.publish(ledger.messages(range(10)), on_settled=ledger.settled)
     with connection.consume(ledger.queue, count=10) as consumer:
@@ -224,12 +224,12 @@ def test_iterating_again_after_a_break_resumes_with_buffered_messages(
             delivery = next(iter(consumer))
             ledger.handle(delivery)
             consumer.acknowledge(delivery)
-    assert [each.body for each in ledger.handled] == [message.body for message in Ledger("").messages(range(10))]
+    assert [each.body for each in ledger.handled] == [message.body for message in FaultLedger("").messages(range(10))]
     assert ledger.consumer_violations(ready(broker_url, ledger.queue), 0) == []
 
 
 def test_a_message_that_breaks_the_connection_each_time_is_refused_alone(
-    connection: rmqkit.Connection, ledger: Ledger, broker_url: str
+    connection: rmqkit.Connection, ledger: FaultLedger, broker_url: str
 ) -> None:
     def stream() -> Iterator[Message]:
         yield from ledger.messages(range(300))

@@ -48,7 +48,7 @@ class Resources:
 
 
 @dataclass
-class Service:
+class ServiceProcess:
     """Everything that a service does with one connection, each action on its own thread; broker errors are expected."""
 
     connection: rmqkit.Connection
@@ -154,7 +154,7 @@ def test_flapping_leaks_no_thread_file_channel_connection_or_memory(broker: Brok
     with Proxy(vhost_url) as proxy, rmqkit.connect(proxy.url) as connection:
         connection.apply(TOPOLOGY)
         connection.serve("requests")(lambda request: request.body)
-        service = Service(connection)
+        service = ServiceProcess(connection)
 
         def flap(seconds: float) -> Iterator[None]:
             until_s, enough = time.monotonic() + seconds, proxy.accepted + FLAPS_MIN

@@ -16,7 +16,7 @@ import rmqkit
 from rmqkit import Delivery, Message, ServeReport, Stop
 from rmqkit.node.node import Node
 from tests.faults.fault_run import DeclareLedger, in_background
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import FaultLedger
 from tests.support.nodes import wait_until_on_disk
 from tests.support.proxy import Proxy
 from tests.support.queues import consumers, ready
@@ -46,7 +46,7 @@ with connect(url) as connection:
 """
 
 
-class Server:
+class ServerProcess:
     """A server on a thread, and what it did."""
 
     def __init__(self) -> None:
@@ -56,9 +56,9 @@ class Server:
 
 
 @contextmanager
-def served(url: str, queue: str, prefix: bytes = b"") -> Iterator[Server]:
+def served(url: str, queue: str, prefix: bytes = b"") -> Iterator[ServerProcess]:
     """Answer each request with its own body while the block runs."""
-    server = Server()
+    server = ServerProcess()
 
     def answer(request: Delivery) -> bytes:
         return prefix + request.body
@@ -81,7 +81,7 @@ def served(url: str, queue: str, prefix: bytes = b"") -> Iterator[Server]:
     ("moment", "expected"), [("before the reply", b"second: 1"), ("after the reply", b"of the dying")]
 )
 def test_a_server_killed_around_its_reply_costs_no_call_and_no_request(
-    broker_url: str, ledger: Ledger, moment: str, expected: bytes
+    broker_url: str, ledger: FaultLedger, moment: str, expected: bytes
 ) -> None:
     queue, answered, warnings = ledger.queue, threading.Event(), list[str]()
     replies: list[bytes] = []
@@ -108,7 +108,7 @@ def test_a_server_killed_around_its_reply_costs_no_call_and_no_request(
 
 
 @pytest.mark.fault(33)
-def test_a_client_killed_during_a_call_does_not_affect_other_clients(broker_url: str, ledger: Ledger) -> None:
+def test_a_client_killed_during_a_call_does_not_affect_other_clients(broker_url: str, ledger: FaultLedger) -> None:
     queue, begun, go_on = ledger.queue, threading.Event(), threading.Event()
 
     def slow(request: Delivery) -> bytes:
@@ -197,7 +197,7 @@ def test_a_frozen_broker_is_a_timeout_and_a_late_reply_is_ignored(node: Node, no
 
 
 @pytest.mark.fault(33)
-def test_when_the_broker_cannot_be_reached_the_calls_end_with_one_error(broker_url: str, ledger: Ledger) -> None:
+def test_when_the_broker_cannot_be_reached_the_calls_end_with_one_error(broker_url: str, ledger: FaultLedger) -> None:
     requests = (Message(b"%d" % number, ledger.queue) for number in range(10))
     answers: list[rmqkit.Answer] = []
     proxy = Proxy(broker_url)

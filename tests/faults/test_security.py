@@ -21,7 +21,7 @@ import rmqkit
 from rmqkit import AccessRefused, AuthenticationFailed, Binding, Exchange, Fate, Message, Policy, Queue, Retry, Topology
 from rmqkit.settings import load_settings
 from tests.conftest import Broker
-from tests.faults.ledger import Ledger, identity
+from tests.faults.ledger import FaultLedger, identity
 from tests.support.cli import COMMAND
 from tests.support.cli import rmqkit as command
 from tests.support.queues import declare, ready
@@ -30,7 +30,7 @@ from tests.support.versions import version
 
 
 @dataclass
-class User:
+class Account:
     """A user of the broker, on a virtual host, with the permissions to configure, write and read what is `mine`."""
 
     broker: Broker
@@ -69,11 +69,11 @@ class User:
 
 
 @pytest.fixture
-def user(broker: Broker, vhost_url: str) -> Iterator[User]:
+def user(broker: Broker, vhost_url: str) -> Iterator[Account]:
     """A user on a virtual host of its own."""
     parts = urlsplit(vhost_url)
     name = f"test-{uuid.uuid4().hex[:12]}"
-    found = User(broker, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), name)
+    found = Account(broker, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), name)
     found.change_password(found.password)
     found.permit()
     yield found
@@ -81,15 +81,15 @@ def user(broker: Broker, vhost_url: str) -> Iterator[User]:
 
 
 @pytest.fixture
-def books(vhost_url: str, user: User) -> Ledger:
+def ledger(vhost_url: str, user: Account) -> FaultLedger:
     """The ledger of a queue that is the user's, who may publish to it."""
     declare(vhost_url, "mine")
     user.permissions[1] = "^mine|^amq.default$"
     user.permit()
-    return Ledger("mine")
+    return FaultLedger("mine")
 
 
-def by_file(user: User, tmp_path: Path) -> tuple[Path, Any]:
+def by_file(user: Account, tmp_path: Path) -> tuple[Path, Any]:
     """Write the password to a file; return that, and settings which name it."""
     secret = tmp_path / "secret"
     secret.write_text(user.password)
@@ -99,25 +99,25 @@ def by_file(user: User, tmp_path: Path) -> tuple[Path, Any]:
 
 @pytest.mark.fault(25)
 def test_publishing_and_consuming_resume_with_a_changed_password(
-    user: User, books: Ledger, vhost_url: str, tmp_path: Path
+    user: Account, ledger: FaultLedger, vhost_url: str, tmp_path: Path
 ) -> None:
     secret, settings = by_file(user, tmp_path)
 
     def stream() -> Iterator[Message | None]:
         for change in range(4):
-            yield from books.messages(range(change * 2000, change * 2000 + 1000))
+            yield from ledger.messages(range(change * 2000, change * 2000 + 1000))
             yield None
             user.change_password(f"secret-{change}")
             secret.write_text(user.password)
             user.close_connections()
-            yield from books.messages(range(change * 2000 + 1000, change * 2000 + 2000))
+            yield from ledger.messages(range(change * 2000 + 1000, change * 2000 + 2000))
 
     with rmqkit.connect(settings=settings) as connection:
-        report = connection.publish(stream(), on_settled=books.settled)
-        books.drain(vhost_url)
+        report = connection.publish(stream(), on_settled=ledger.settled)
+        ledger.drain(vhost_url)
         assert report.complete
-        assert books.violations(report) == []
-        consumed, missing = Ledger("mine"), set(range(3000))
+        assert ledger.violations(report) == []
+        consumed, missing = FaultLedger("mine"), set(range(3000))
         connection.publish(consumed.messages(range(3000)), on_settled=consumed.settled)
         with connection.consume("mine", prefetch=100, idle_timeout_s=20) as consumer:
             for delivery in consumer:
@@ -135,53 +135,53 @@ def test_publishing_and_consuming_resume_with_a_changed_password(
 
 @pytest.mark.fault(25)
 def test_a_password_file_that_is_empty_while_it_is_replaced_is_waited_for(
-    user: User, books: Ledger, vhost_url: str, tmp_path: Path
+    user: Account, ledger: FaultLedger, vhost_url: str, tmp_path: Path
 ) -> None:
     secret, settings = by_file(user, tmp_path)
     later = threading.Timer(1.0, lambda: secret.write_text(user.password))
 
     def stream() -> Iterator[Message | None]:
-        yield from books.messages(range(1000))
+        yield from ledger.messages(range(1000))
         yield None
         user.change_password("another one")
         secret.write_text("")
         later.start()
         user.close_connections()
-        yield from books.messages(range(1000, 2000))
+        yield from ledger.messages(range(1000, 2000))
 
     with rmqkit.connect(settings=settings) as connection:
-        report = connection.publish(stream(), on_settled=books.settled)
+        report = connection.publish(stream(), on_settled=ledger.settled)
     later.join()
-    books.drain(vhost_url)
+    ledger.drain(vhost_url)
     assert report.complete
-    assert books.violations(report) == []
+    assert ledger.violations(report) == []
 
 
 @pytest.mark.fault(25)
 def test_a_password_that_is_refused_ends_the_run_and_the_report_adds_up(
-    user: User, books: Ledger, vhost_url: str, tmp_path: Path
+    user: Account, ledger: FaultLedger, vhost_url: str, tmp_path: Path
 ) -> None:
     _, settings = by_file(user, tmp_path)
 
     def stream() -> Iterator[Message | None]:
-        yield from books.messages(range(1000))
+        yield from ledger.messages(range(1000))
         yield None
         user.change_password("another one")
         user.close_connections()
-        yield from books.messages(range(1000, 50_000))
+        yield from ledger.messages(range(1000, 50_000))
 
     with rmqkit.connect(settings=settings) as connection, pytest.raises(AuthenticationFailed) as caught:
-        connection.publish(stream(), on_settled=books.settled)
+        connection.publish(stream(), on_settled=ledger.settled)
     assert f"login refused for user {user.name!r}" in caught.value.message
-    books.drain(vhost_url)
-    assert books.violations(caught.value.report) == []
-    assert books.ids(Fate.CONFIRMED) >= set(range(1000))
+    ledger.drain(vhost_url)
+    assert ledger.violations(caught.value.report) == []
+    assert ledger.ids(Fate.CONFIRMED) >= set(range(1000))
     assert caught.value.report.unknown > 0
 
 
 @pytest.mark.fault(25)
-@pytest.mark.usefixtures("books")
-def test_the_commands_end_with_exit_4_and_show_neither_password(user: User, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ledger")
+def test_the_commands_end_with_exit_4_and_show_neither_password(user: Account, tmp_path: Path) -> None:
     secret, _ = by_file(user, tmp_path)
     options = ["--url", user.url.replace("://", f"://{user.name}@"), "--password-file", str(secret)]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -210,8 +210,8 @@ def test_the_commands_end_with_exit_4_and_show_neither_password(user: User, tmp_
             process.stderr.close()
 
 
-@pytest.mark.usefixtures("books")
-def test_a_password_is_asked_for_on_the_terminal_and_not_echoed(user: User) -> None:
+@pytest.mark.usefixtures("ledger")
+def test_a_password_is_asked_for_on_the_terminal_and_not_echoed(user: Account) -> None:
     url = user.url.replace("://", f"://{user.name}@")
     line = ["publish", "-q", "mine", "x", "--url", url, "--password-prompt"]
     code, out, shown = prompted(line, user.password)
@@ -223,7 +223,7 @@ def test_a_password_is_asked_for_on_the_terminal_and_not_echoed(user: User) -> N
     assert "mistyped" not in out + more
 
 
-def test_without_a_terminal_no_password_is_asked_for(user: User) -> None:
+def test_without_a_terminal_no_password_is_asked_for(user: Account) -> None:
     line = [*COMMAND, "status", "--url", user.url, "--password-prompt"]
     done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False)
     assert done.returncode == 2
@@ -231,8 +231,8 @@ def test_without_a_terminal_no_password_is_asked_for(user: User) -> None:
     assert command("status", "--password-prompt", "--password-file", "x").returncode == 2
 
 
-@pytest.mark.usefixtures("books")
-def test_a_password_file_that_others_may_read_is_warned_about_once(user: User, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ledger")
+def test_a_password_file_that_others_may_read_is_warned_about_once(user: Account, tmp_path: Path) -> None:
     secret, _ = by_file(user, tmp_path)
     line = ["diff", user.login, user.login.replace(f":{user.password}", ""), "--password-file", str(secret)]
     line += ["--api-url", user.broker.api_url]
@@ -298,7 +298,7 @@ _ADVICE = re.compile(
 )
 
 
-def grant(user: User, error: str) -> str:
+def grant(user: Account, error: str) -> str:
     """Do as an error says, by the HTTP API; return in short what it said."""
     found = _ADVICE.search(error)
     assert found, error
@@ -315,7 +315,7 @@ def grant(user: User, error: str) -> str:
 
 
 @pytest.fixture
-def entities(vhost_url: str, user: User) -> None:
+def entities(vhost_url: str, user: Account) -> None:
     """Declare what is the user's, and what is not."""
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
         channel = connection.channel()
@@ -329,7 +329,7 @@ def entities(vhost_url: str, user: User) -> None:
 
 @pytest.mark.usefixtures("entities")
 @pytest.mark.parametrize("deed", LACKS)
-def test_a_permission_that_is_missing_is_named_and_the_pattern_that_is_shown_grants_it(user: User, deed: str) -> None:
+def test_a_permission_that_is_missing_is_named_and_the_pattern_shown_grants_it(user: Account, deed: str) -> None:
     do, lacks = LACKS[deed]
     if deed == "look at a queue" and version(user.broker) < (4, 3):
         lacks = []
@@ -347,7 +347,7 @@ def test_a_permission_that_is_missing_is_named_and_the_pattern_that_is_shown_gra
 
 @pytest.mark.usefixtures("entities")
 @pytest.mark.parametrize("deed", LACKS)
-def test_an_administrator_is_shown_a_complete_command_that_keeps_the_other_patterns(user: User, deed: str) -> None:
+def test_an_administrator_is_shown_a_complete_command_that_keeps_the_other_patterns(user: Account, deed: str) -> None:
     do, lacks = LACKS[deed]
     if deed == "look at a queue" and version(user.broker) < (4, 3):
         lacks = []
@@ -364,7 +364,7 @@ def test_an_administrator_is_shown_a_complete_command_that_keeps_the_other_patte
     assert granted == len(lacks)
 
 
-def enter(user: User, command: str) -> None:
+def enter(user: Account, command: str) -> None:
     """Do by the HTTP API what a command of rabbitmqctl would; it may only add to the patterns."""
     program, what, option, vhost, name, *exchange, write, read = shlex.split(command)
     assert (program, option, vhost, name) == ("rabbitmqctl", "-p", user.vhost, user.name)
@@ -380,7 +380,7 @@ def enter(user: User, command: str) -> None:
     user.permit()
 
 
-def test_the_command_replaces_a_pattern_that_grants_nothing(user: User) -> None:
+def test_the_command_replaces_a_pattern_that_grants_nothing(user: Account) -> None:
     user.permissions = ["", "^$", "^mine"]
     user.permit()
     settings = load_settings([user.login], api_url=user.broker.api_url, environ={})
@@ -389,7 +389,7 @@ def test_the_command_replaces_a_pattern_that_grants_nothing(user: User) -> None:
     assert f"set_permissions -p {user.vhost} {user.name} '^mine\\.q$' '^$' '^mine'`" in caught.value.advice
 
 
-def test_a_retry_takes_the_rights_to_read_its_queue_and_to_publish(user: User, vhost_url: str) -> None:
+def test_a_retry_takes_the_rights_to_read_its_queue_and_to_publish(user: Account, vhost_url: str) -> None:
     retry = Retry((60_000,), "parked")
     topology = Topology(queues=(Queue("job", retry=retry), Queue("parked")))
     with rmqkit.connect(vhost_url) as administrator:
@@ -405,7 +405,7 @@ def test_a_retry_takes_the_rights_to_read_its_queue_and_to_publish(user: User, v
         assert rmqkit.handle(connection, "job", fail, topology=topology, count=1).retried == 1
 
 
-def test_http_api_errors_name_the_missing_tag_or_the_refused_login(user: User) -> None:
+def test_http_api_errors_name_the_missing_tag_or_the_refused_login(user: Account) -> None:
     def look(login: str, *, apply: bool = False) -> str:
         api_url = user.broker.api_url.rpartition("@")[2]
         settings = load_settings([user.login], api_url=f"http://{login}@{api_url}", environ={})
@@ -437,7 +437,7 @@ PUBLISHES = {
 @pytest.mark.usefixtures("entities")
 @pytest.mark.parametrize("to", PUBLISHES)
 @pytest.mark.parametrize("seen", [True, False], ids=["with the HTTP API", "without it"])
-def test_a_permission_to_publish_that_is_missing_is_named_too(user: User, to: str, *, seen: bool) -> None:
+def test_a_permission_to_publish_that_is_missing_is_named_too(user: Account, to: str, *, seen: bool) -> None:
     target, lacks = PUBLISHES[to]
     api_url = user.broker.api_url if seen else "http://127.0.0.1:1"
     done = command("publish", "hello", *target, env={"RMQKIT_URL": user.login, "RMQKIT_API_URL": api_url})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rmqkit.http_api.activity import ClientConnection, QueueConsumer
+from rmqkit.http_api.connections import ClientConnection, QueueConsumer
 from rmqkit.http_api.diagnosis import diagnose
 from rmqkit.http_api.queue_facts import QueueFacts
 from rmqkit.report import QueueStatus

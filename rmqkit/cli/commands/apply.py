@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from rmqkit.connection import Connection
 from rmqkit.model import Topology
 from rmqkit.options import ApplyOptions
 from rmqkit.plan import Plan
+from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
 
@@ -68,24 +70,33 @@ def apply(
                 plan_text.show_all(plans, json=json)
                 raise typer.Exit(code)
 
-        def run(stop: Stop) -> int:
-            done: list[VhostPlan] = []
-            for place, topology, settings in parts:
-                if done and stop.requested:
-                    break
-                connection = stack.enter_context(place.create()) if isinstance(place, NewVirtualHost) else place
-                applied = _apply(connection, topology, options, stop)
-                if isinstance(place, NewVirtualHost):
-                    applied = dataclasses.replace(applied, steps=(place.step, *applied.steps))
-                done.append(VhostPlan(applied, topology, settings))
-                if not done[-1].plan.conflicts:
-                    last_applied.remember(settings, topology, topology.files)
-            plan_text.show_all(done, json=json)
-            for each in () if json else done:
-                _note_target(each)
-            return exit_codes.DONE if stop.requested else max(exit_codes.exit_code(each.plan) for each in done)
+        signals.run_and_exit(lambda stop: _apply_all(parts, options, stop, stack, json=json))
 
-        signals.run_and_exit(run)
+
+def _apply_all(
+    parts: Sequence[tuple[Connection | NewVirtualHost, Topology, Settings]],
+    options: ApplyOptions,
+    stop: Stop,
+    stack: ExitStack,
+    *,
+    json: bool,
+) -> int:
+    """Apply each topology to its virtual host, creating missing ones; show the plans, and return the exit code."""
+    done: list[VhostPlan] = []
+    for place, topology, settings in parts:
+        if done and stop.requested:
+            break
+        connection = stack.enter_context(place.create()) if isinstance(place, NewVirtualHost) else place
+        applied = _apply(connection, topology, options, stop)
+        if isinstance(place, NewVirtualHost):
+            applied = dataclasses.replace(applied, steps=(place.step, *applied.steps))
+        done.append(VhostPlan(applied, topology, settings))
+        if not applied.conflicts:
+            last_applied.remember(settings, topology, topology.files)
+    plan_text.show_all(done, json=json)
+    for each in () if json else done:
+        _note_target(each)
+    return exit_codes.DONE if stop.requested else max(exit_codes.exit_code(each.plan) for each in done)
 
 
 def _apply(connection: Connection, topology: Topology, options: ApplyOptions, stop: Stop) -> Plan:

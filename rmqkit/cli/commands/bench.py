@@ -99,14 +99,7 @@ def bench(
     The queues are temporary, and are deleted afterward. The exit code is 6 if messages were unconfirmed or lost, or
     duplicated or out of order without a redelivery, and 9 if --compare finds a number that is worse.
     """
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, 1)
-        raise typer.BadParameter(
-            f"unknown preset {name!r}. "
-            + (f"Did you mean {close[0]}?" if close else f"The presets are {', '.join(PRESETS)}.")
-        )
-    if delay and name != "delay":
-        raise typer.BadParameter("--delay needs the preset delay")
+    _check_preset(name, delay)
     load = preset(
         name,
         producers=producers,
@@ -145,10 +138,7 @@ def bench(
             files.write(csv, reports.csv(report), force=True)
         if html:
             files.write(html, render(report, compared), force=True)
-        if reports.has_failed(report):
-            return exit_codes.NOT_CONFIRMED
-        worse = any(each["verdict"] == comparison.WORSE for each in compared)
-        return exit_codes.TEST_FAILED if worse else exit_codes.DONE
+        return _exit_code(report)
 
     signals.run_and_exit(body)
 
@@ -157,6 +147,22 @@ _WIDTH = max(map(len, PRESETS))
 bench.__doc__ = f"{inspect.cleandoc(bench.__doc__ or '')}\n\n\b\n" + "\n".join(
     f"{name:<{_WIDTH}}  {each.sentence}" for name, each in PRESETS.items()
 )
+
+
+def _check_preset(name: str, delay: int | None) -> None:
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, 1)
+        advice = f"Did you mean {close[0]}?" if close else f"The presets are {', '.join(PRESETS)}."
+        raise typer.BadParameter(f"unknown preset {name!r}. {advice}")
+    if delay and name != "delay":
+        raise typer.BadParameter("--delay needs the preset delay")
+
+
+def _exit_code(report: dict[str, Any]) -> int:
+    if reports.has_failed(report):
+        return exit_codes.NOT_CONFIRMED
+    worse = any(each["verdict"] == comparison.WORSE for each in report["comparison"])
+    return exit_codes.TEST_FAILED if worse else exit_codes.DONE
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from rmqkit.payload import properties
 from rmqkit.plural import plural
 
 if TYPE_CHECKING:
-    from rmqkit.http_api.activity import ClientConnection
+    from rmqkit.http_api.connections import ClientConnection
 
 
 @grouped
@@ -48,14 +48,14 @@ def connections(
     """
     if not reason.isascii() or not reason.isprintable():
         raise typer.BadParameter("--reason must be printable ASCII text")
-    from rmqkit.http_api import activity  # noqa: PLC0415 - start-up time: pika
+    from rmqkit.http_api import connections as client_connections  # noqa: PLC0415 - start-up time: pika
 
     settings = broker.settings()
     if close is not None:
         protection.confirm(settings, yes, f"close connection {close!r}")
     with connect(settings) as connection:
         api = connection.http_api()
-        found = activity.connections(api, all_vhosts=all_vhosts or close is not None)
+        found = client_connections.connections(api, all_vhosts=all_vhosts or close is not None)
         if close is not None:
             closed = _named(found, close)
             api.close_connection(closed.name, reason)
@@ -64,12 +64,13 @@ def connections(
             else:
                 output.note(output.safe(f"Closed the connection {_title(closed)}."))
             return
-        own = "" if activity.sees_all(api) else " Only your own are shown: your user lacks the tag monitoring."
+        sees_all = client_connections.sees_all(api)
     chosen = [each for each in found if not patterns or _matches(each, patterns)]
     if json:
         output.out_json({"connections": [output.plain(asdict(each)) for each in chosen]})
         return
     output.out(CONNECTIONS.text(chosen, vhosts=all_vhosts))
+    own = "" if sees_all else " Only your own are shown: your user lacks the tag monitoring."
     output.note(f"{plural(len(chosen), 'connection')}.{own} Statistics may be up to 5 s old.")
 
 
@@ -87,10 +88,10 @@ def consumers(
     RabbitMQ's HTTP API. Statistics may be up to five seconds old.
     """
     properties.check_names({"queue": queue})
-    from rmqkit.http_api import activity  # noqa: PLC0415 - start-up time: pika
+    from rmqkit.http_api import connections as client_connections  # noqa: PLC0415 - start-up time: pika
 
     with broker.connect() as connection:
-        found = activity.consumers(connection.http_api(), queue)
+        found = client_connections.consumers(connection.http_api(), queue)
     if json:
         output.out_json({"queue": queue, "consumers": [output.plain(asdict(each)) for each in found]})
         return

@@ -65,7 +65,7 @@ class Status:
     alarms: tuple[str, ...] = ()
 
 
-class Order(StrEnum):
+class SortOrder(StrEnum):
     """How to sort the queues."""
 
     BUSY = "busy"
@@ -77,10 +77,10 @@ class Selection:
     """The queues to show: those that match a pattern, or all; by default as in the files, or the busy ones first."""
 
     patterns: tuple[str, ...] = ()
-    order: Order | None = None
+    order: SortOrder | None = None
     all_vhosts: bool = False
 
-    def of(self, queues: Iterable[QueueStatus], *, by_default: Order | None) -> tuple[QueueStatus, ...]:
+    def of(self, queues: Iterable[QueueStatus], *, by_default: SortOrder | None) -> tuple[QueueStatus, ...]:
         """Return the selected queues in their order; without patterns, one stands for all with delayed messages."""
         if not self.patterns:
             queues = _folded(queues)
@@ -89,7 +89,7 @@ class Selection:
         ]
         exact = {each for each in self.patterns if not _WILDCARD.search(each)} - {each.name for each in found}
         found += [QueueStatus(each, 0, 0, state=MISSING) for each in sorted(exact)]
-        keys = {Order.BUSY: _busy, Order.NAME: lambda queue: queue.name}
+        keys = {SortOrder.BUSY: _busy, SortOrder.NAME: lambda queue: queue.name}
         order = self.order or by_default
         return tuple(sorted(found, key=keys[order]) if order else found)
 
@@ -125,7 +125,7 @@ def status(
             help="Topology files: show only their queues, and the drift from them. Or names of queues, with * and ?.",
         ),
     ] = None,
-    sort: Annotated[Order | None, option("--sort", _SORT)] = None,
+    sort: Annotated[SortOrder | None, option("--sort", _SORT)] = None,
     all_vhosts: Annotated[bool, option("--all-vhosts", "Show the queues of all virtual hosts.")] = False,
     watch: Annotated[bool, option("-w --watch", "Refresh until Ctrl-C.")] = False,
     interval: Annotated[float, option("--interval SECONDS", "Time between two refreshes.", min=0.1)] = 2.0,
@@ -193,7 +193,7 @@ def inspect(
         unseen = ("Nor can types, unacknowledged messages and rates be seen",)
     if topology is None:
         return Status(
-            selection.of(known, by_default=Order.BUSY), unseen=("Statistics may be up to 5 s old",), alarms=alarms
+            selection.of(known, by_default=SortOrder.BUSY), unseen=("Statistics may be up to 5 s old",), alarms=alarms
         )
     by_name = {each.name: each for each in known}
     waiting = [each for each in known if topology.delay and each.name.startswith(DELAYS)]

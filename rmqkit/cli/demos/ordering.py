@@ -4,14 +4,14 @@ from itertools import groupby
 from typing import Any
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.runner import DemoProcess, DemoRunner, Result, count_deliveries, totals
+from rmqkit.cli.demos.runner import DemoProcess, DemoResult, DemoRunner, count_deliveries, totals
 
 _BAR = 24  # characters, for the whole log
 _DIGITS = 20
 _Job = tuple[int, int]  # a priority, and the number of the job within it
 
 
-def from_offsets(runner: DemoRunner) -> Result:
+def from_offsets(runner: DemoRunner) -> DemoResult:
     """Wait until all readers are at the end of the log, and check where each began, and the order."""
     total, readers = 2 * runner.count, runner.processes.values()
     runner.wait_until(lambda: all(_offsets(reader)[-1:] == [total - 1] for reader in readers))
@@ -29,7 +29,7 @@ def from_offsets(runner: DemoRunner) -> Result:
         numbers[reader.name] = {"received": len(offsets), "in_order": in_order, **counts.faults}
         complete &= offsets == list(wanted)
     text = output.table(rows, header=("reader", "the log", "events", "", "lost", "in order"), numbers=(3, 4))
-    return Result(complete, text, {"published": total, "readers": numbers})
+    return DemoResult(complete, text, {"published": total, "readers": numbers})
 
 
 def _offsets(reader: DemoProcess) -> list[int]:
@@ -40,7 +40,7 @@ def _span(numbers: list[int]) -> str:
     return f"{numbers[0]:,} to {numbers[-1]:,}" if numbers else "none"
 
 
-def by_priority(runner: DemoRunner) -> Result:
+def by_priority(runner: DemoRunner) -> DemoResult:
     """Check in which order the worker gets the jobs."""
     priorities = [int(kind) for kind in runner.reports]
     published = [(priority, number) for priority in priorities for number in range(runner.count)]
@@ -52,7 +52,7 @@ def by_priority(runner: DemoRunner) -> Result:
     lost = count_deliveries(received, published).lost
     rows = [("published", _runs(published)), ("received", _runs(received)), ("lost", str(lost))]
     numbers = {"published": len(published), "received": len(received), "in_order": in_order, "lost": lost}
-    return Result(in_order, output.table(rows), numbers)
+    return DemoResult(in_order, output.table(rows), numbers)
 
 
 def _runs(jobs: list[_Job]) -> str:
@@ -61,7 +61,7 @@ def _runs(jobs: list[_Job]) -> str:
     return "  ".join(digit * length if length <= _DIGITS else f"{length:,} of {digit}" for digit, length in runs)
 
 
-def takeover(runner: DemoRunner) -> Result:
+def takeover(runner: DemoRunner) -> DemoResult:
     """Wait for the last message, and check that one consumer after the other received all in order."""
     consumers = [each for name, each in runner.processes.items() if name.startswith("consumer")]
     last = [b"%d" % (runner.count - 1)]
@@ -78,4 +78,4 @@ def takeover(runner: DemoRunner) -> Result:
     text = f"{table}\n\n{totals({'published': runner.count, **counts.faults}, remarks)}\n\n{order}"
     by_consumer = {name: len(numbers) for name, numbers in received.items()}
     numbers: dict[str, Any] = {"published": runner.count, "received": by_consumer, "in_order": in_order}
-    return Result(counts.complete and in_order and one_at_a_time, text, numbers | counts.faults)
+    return DemoResult(counts.complete and in_order and one_at_a_time, text, numbers | counts.faults)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from itertools import pairwise
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.runner import ENVELOPES, DemoRunner, Result
+from rmqkit.cli.demos.runner import ENVELOPES, DemoResult, DemoRunner
 from rmqkit.errors import HandlerError
 from rmqkit.message import Delivery
 
@@ -24,7 +24,7 @@ def handle(task: Delivery) -> None:
         raise HandlerError(f"no luck at try {attempt}")
 
 
-def delays(runner: DemoRunner) -> Result:
+def delays(runner: DemoRunner) -> DemoResult:
     """Wait for the last tries, and check when tasks were tried, and which were parked."""
     count, worker = runner.count, runner.processes["worker"]
     runner.wait({worker.name: str(count * sum(_TRIES.values()))})
@@ -52,4 +52,4 @@ def delays(runner: DemoRunner) -> Result:
         numbers[kind] = {"tries": tries, "waits_s": means_s, "ended": outcomes[0], "as_promised": as_promised}
         complete &= as_promised
     text = output.table(rows, header=("tasks", "tries each", "delays", "outcome"), numbers=(1,))
-    return Result(complete, text, {"published": count * len(_TRIES), **numbers})
+    return DemoResult(complete, text, {"published": count * len(_TRIES), **numbers})

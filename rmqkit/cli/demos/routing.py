@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.runner import DeliveryCount, DemoRunner, Item, Result, count_deliveries
+from rmqkit.cli.demos.runner import DeliveryCount, DemoResult, DemoRunner, Item, count_deliveries
 
 
-def by_kind(runner: DemoRunner) -> Result:
+def by_kind(runner: DemoRunner) -> DemoResult:
     """Wait for the messages in flight, end the readers, and compare."""
     queues = [queue.name for queue in runner.topology.queues]
     runner.wait({name: str(len(runner.expected[name])) for name in runner.processes})
@@ -33,7 +33,7 @@ def by_kind(runner: DemoRunner) -> Result:
         "returned": {kind: report["returned"] for kind, report in reports.items()},
         "readers": {name: asdict(count) | {"kinds": kinds[name]} for name, count in counts.items()},
     }
-    return Result(complete, _table(reports, kinds, counts), numbers)
+    return DemoResult(complete, _table(reports, kinds, counts), numbers)
 
 
 def _table(

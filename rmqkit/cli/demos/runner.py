@@ -50,7 +50,7 @@ class DemoBroker(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DemoResult:
     """The outcome of a demo: whether all promises were kept, tables for people, and numbers for programs."""
 
     complete: bool
@@ -187,14 +187,14 @@ class DemoRunner:
             self.end()
             self.connection.close()
 
-    def run_demo(self) -> Result:
+    def run_demo(self) -> DemoResult:
         """Apply the pattern's topology, take the steps of its demo, and return the result."""
         self._apply()
         for step in self.pattern.steps:
             (verb, subject), *details = step.items()
             getattr(self, verb)(subject, **dict(details))
         module, _, function = self.pattern.result.partition(":")
-        result: Callable[[DemoRunner], Result] = getattr(import_module(f"rmqkit.cli.demos.{module}"), function)
+        result: Callable[[DemoRunner], DemoResult] = getattr(import_module(f"rmqkit.cli.demos.{module}"), function)
         return result(self)
 
     def _apply(self) -> None:

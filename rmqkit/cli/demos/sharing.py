@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Thread
 
 from rmqkit.cli import output
-from rmqkit.cli.demos.runner import DemoRunner, Result, count_deliveries, totals
+from rmqkit.cli.demos.runner import DemoResult, DemoRunner, count_deliveries, totals
 from rmqkit.message import Delivery, Message, Properties
 from rmqkit.node.cluster import Cluster
 from rmqkit.report import PublishReport
@@ -18,13 +18,13 @@ _WINDOW = 100
 _ELECTION_S = 30.0
 
 
-def tasks(runner: DemoRunner) -> Result:
+def tasks(runner: DemoRunner) -> DemoResult:
     """Publish with confirms while workers consume, and count."""
     runner.show(f"publish --count {runner.count}", "confirmed, while they consume")
     return _publish(runner, _TASKS, [Message(b"%d" % number, _TASKS) for number in range(runner.count)])
 
 
-def orders(runner: DemoRunner) -> Result:
+def orders(runner: DemoRunner) -> DemoResult:
     """Publish with confirms while workers consume, kill the leader of the queue half-way, and count."""
     runner.show(f"publish -r {_ORDER_KEY} --count {runner.count} ...", "confirmed, while they consume")
     messages = [Message(b'{"order": %d}' % number, _ORDER_KEY, "orders.events") for number in range(runner.count)]
@@ -36,7 +36,7 @@ def orders(runner: DemoRunner) -> Result:
     before, after, seconds = elections[0]
     text = f"{result.text}\nleaderless for {seconds:.2f} s: {before}, then {after or 'none'}"
     numbers = {**result.numbers, "leaders": [before, after], "without_leader_s": round(seconds, 3)}
-    return Result(result.complete and bool(after), text, numbers)
+    return DemoResult(result.complete and bool(after), text, numbers)
 
 
 def _kill_leader(cluster: Cluster) -> tuple[str, str, float]:
@@ -58,7 +58,7 @@ def _kill_leader(cluster: Cluster) -> tuple[str, str, float]:
 
 def _publish(
     runner: DemoRunner, queue: str, messages: Sequence[Message], halfway: Callable[[], object] = lambda: None
-) -> Result:
+) -> DemoResult:
     """Publish until the workers have received every message, and compare."""
     workers, bodies = runner.processes.values(), {bytes(message.body) for message in messages}
 
@@ -96,7 +96,7 @@ def _publish(
     shares = {worker.name: len(worker.lines()) for worker in workers}
     text = f"{_shares(shares, 'consumer', 'messages')}\n\n{totals(counts, remarks)}"
     rounded = {name: round(rate) for name, rate in rates.items()} | {"seconds": round(seconds, 3)}
-    return Result(delivered.complete and report.complete, text, {**counts, "shares": shares, **rounded})
+    return DemoResult(delivered.complete and report.complete, text, {**counts, "shares": shares, **rounded})
 
 
 def double(request: Delivery) -> Message:
@@ -104,7 +104,7 @@ def double(request: Delivery) -> Message:
     return Message(b"%d" % (2 * int(request.body)), properties=Properties(headers={"server": os.getpid()}))
 
 
-def calls(runner: DemoRunner) -> Result:
+def calls(runner: DemoRunner) -> DemoResult:
     """Call servers, kill one of several half-way, and count."""
     number_of_calls, servers = runner.count, list(runner.processes.values())
     runner.show(f"call {_REQUESTS} --lines ...", f"{number_of_calls:,} calls, {_WINDOW} at a time")
@@ -129,7 +129,7 @@ def calls(runner: DemoRunner) -> Result:
     rates = {"call_rate": round(number_of_calls / seconds), "seconds": round(seconds, 3)}
     text = f"{_shares(shares, 'server', 'replies')}\n\n{totals(counts, remarks)}"
     complete = not wrong and not unanswered and answered == number_of_calls
-    return Result(complete, text, {**counts, "shares": shares, **rates})
+    return DemoResult(complete, text, {**counts, "shares": shares, **rates})
 
 
 def _shares(shares: Mapping[str, int], *header: str) -> str:

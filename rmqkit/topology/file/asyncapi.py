@@ -46,7 +46,7 @@ def to_asyncapi(topology: Topology, server: Mapping[str, str] | None = None) -> 
     schema in JSON is part of the document; raises DocumentError if it cannot be read. `not_in_asyncapi` describes what
     is left out.
     """
-    document = _Writer(topology).document()
+    document = _AsyncApiWriter(topology).document()
     return document | ({"servers": {"broker": dict(server)}} if server else {})
 
 
@@ -82,7 +82,7 @@ def not_in_asyncapi(topology: Topology) -> tuple[str, ...]:
 
 
 @dataclass(slots=True)
-class _Writer:
+class _AsyncApiWriter:
     """A topology that is turned into a document; `keys` are those of its channels, by kind and name."""
 
     topology: Topology
@@ -175,10 +175,10 @@ def from_asyncapi(text: str, *, file: str) -> AsyncApi:
     is neither, TopologyError for another version than 3, or values of a wrong type.
     """
     if text.lstrip().startswith("{"):
-        reader = _Reader(strict_json.parse(text, file), file)
+        reader = _AsyncApiReader(strict_json.parse(text, file), file)
     else:
         found = document.parse(text, file, {})
-        reader = _Reader(found.data, file, found.problems)
+        reader = _AsyncApiReader(found.data, file, found.problems)
     topology = reader.build()
     if reader.problems:
         raise TopologyError(headline(reader.problems), problems=reader.problems)
@@ -186,7 +186,7 @@ def from_asyncapi(text: str, *, file: str) -> AsyncApi:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _AsyncApiReader:
     """A document that is turned into a topology, and its problems."""
 
     data: dict[str, Any]

@@ -80,7 +80,7 @@ def parse(text: str, file: str = "<text>", environ: Mapping[str, str] = os.envir
     text, braces = variables.hide_braces(text)
     traps: dict[int, Trap] = {}
     while True:
-        reader = _Reader(text, braces, traps, Document(file), environ)
+        reader = _YamlReader(text, braces, traps, Document(file), environ)
         try:
             reader.read()
         except yaml.YAMLError as error:
@@ -107,7 +107,7 @@ def _index(error: yaml.YAMLError, *, opening: bool = False) -> int:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _YamlReader:
     """The events of a text, read into a document; those of a list or mapping are read up to its end."""
 
     text: str

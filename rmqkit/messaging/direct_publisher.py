@@ -41,7 +41,7 @@ CallSoon = Callable[[Callable[[], None]], object]
 Submitted = tuple[Message | None, MessageOutcome]  # None: a barrier
 
 
-class DirectChannel:
+class DirectPublisher:
     """Publishes what is `submitted`, in order, until it ends; then it leaves there what was not sent.
 
     `on_confirmed` and `on_cancelled` are called without a lock, on any thread, the I/O thread included; so is
@@ -55,7 +55,7 @@ class DirectChannel:
         *,
         on_confirmed: Callable[[Message, MessageOutcome], None],
         on_cancelled: Callable[[Message], None],
-        on_ended: Callable[[DirectChannel], None],
+        on_ended: Callable[[DirectPublisher], None],
     ) -> None:
         self.confirms = 0  # that arrived
         self._opened, self._submitted = opened, submitted

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from rmqkit.errors import RmqkitError
-from rmqkit.handlers.calls import Batching, Called, OpenCalls, grouped
+from rmqkit.handlers.function_calls import Batching, Called, OpenCalls, grouped
 from rmqkit.handlers.handler import HandledBatch, Handler, Source
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.consumer import ACK_WITHIN_S
@@ -38,7 +38,7 @@ class Results(Protocol):
 
 
 @dataclass
-class Worker(Handler):
+class FunctionWorker(Handler):
     """Calls a function with deliveries, or with batches of them, and passes on the results."""
 
     open_calls: OpenCalls

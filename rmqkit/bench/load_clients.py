@@ -178,7 +178,7 @@ class Caller(Producer):
                 self.stop.wait(due_s - time.monotonic())
 
 
-class QueueConsumer(Client):
+class LoadConsumer(Client):
     """Consumes a queue, and checks the numbers."""
 
     def __init__(self, settings: Settings, load: Load, queue: str, number: int, warn: Warn) -> None:
@@ -228,7 +228,7 @@ class QueueConsumer(Client):
         return {"queue": self.queue, "lanes": lanes, "redelivered": self.redelivered}
 
 
-class Server(QueueConsumer):
+class Server(LoadConsumer):
     """Answers requests with their own bodies."""
 
     def open(self) -> tuple[int, ...]:

@@ -1,4 +1,7 @@
-"""Parts of `Connection.handle`, `handle_batches` and `pipe`, which coroutine functions share."""
+"""Run a function over the deliveries of a queue: the parts of `Connection.handle`, `handle_batches` and `pipe`.
+
+Coroutine functions share them.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rmqkit.errors import HandlerError, SettingsError
-from rmqkit.handlers.calls import OpenCalls, PlainCalls
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction, as_verdict, name_of, require_plain
+from rmqkit.handlers.function_calls import OpenCalls, PlainCalls
+from rmqkit.handlers.function_worker import FunctionWorker, Verdicts
 from rmqkit.handlers.handler import Handler, Source
-from rmqkit.handlers.outputs import Outputs, PublishedDeliveries, Transformed, collected
+from rmqkit.handlers.published_results import PublishedDeliveries, PublishedResults, Transformed, collected
 from rmqkit.handlers.runner import ConsumeJob, OnWarning, job_for, run_handler
-from rmqkit.handlers.worker import Verdicts, Worker
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.rpc_server import OnFailure, log_failure
 from rmqkit.model import Target, Topology
@@ -71,16 +74,16 @@ def plain_calls(call: Callable[[Sequence[Delivery]], Any], options: WorkOptions)
     return lambda source, stop: PlainCalls(source, stop, call, on_failure)
 
 
-def verdict_worker(calls: OpenCalls, function: Callable[..., object]) -> Worker:
+def verdict_worker(calls: OpenCalls, function: Callable[..., object]) -> FunctionWorker:
     """Return a handler that calls a function with one delivery, and settles it by its verdict."""
-    return Worker(calls, lambda _: Verdicts(lambda result, _: (as_verdict(result, function),)))
+    return FunctionWorker(calls, lambda _: Verdicts(lambda result, _: (as_verdict(result, function),)))
 
 
-def batch_worker(calls: OpenCalls, function: Callable[..., object], size: int, within_s: float) -> Worker:
+def batch_worker(calls: OpenCalls, function: Callable[..., object], size: int, within_s: float) -> FunctionWorker:
     """Return the handler of `handle_batches`. Raises SettingsError for a size that is no size."""
     if size < 1:
         raise SettingsError(f"`size=` must be at least 1, not {size}")
-    return Worker(calls, lambda _: Verdicts(partial(_verdicts, function)), (size, within_s))
+    return FunctionWorker(calls, lambda _: Verdicts(partial(_verdicts, function)), (size, within_s))
 
 
 def transform_calls(transform: Callable[[Delivery], object], options: WorkOptions) -> OpenCalls:
@@ -91,15 +94,15 @@ def transform_calls(transform: Callable[[Delivery], object], options: WorkOption
 
 def pipe_worker(
     connection: Connection, calls: OpenCalls, function: Callable[..., object], to: Target | None, options: WorkOptions
-) -> Worker:
+) -> FunctionWorker:
     """Return the handler of `pipe`."""
     on_warning = options.get("on_warning", _log.warning)
 
-    def open_outputs(source: Source) -> Outputs:
+    def open_outputs(source: Source) -> PublishedResults:
         publisher = connection.publisher(on_warning=on_warning, warn_of_failures=False)
-        return Outputs(PublishedDeliveries(publisher, source.wake), function, to)
+        return PublishedResults(PublishedDeliveries(publisher, source.wake), function, to)
 
-    return Worker(calls, open_outputs)
+    return FunctionWorker(calls, open_outputs)
 
 
 def _verdicts(function: Callable[..., object], result: object, number: int) -> Sequence[Verdict]:

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from rmqkit.aio.mailbox import Mailbox
-from rmqkit.handlers.calls import Called, failed
+from rmqkit.handlers.function_calls import Called, failed
 from rmqkit.handlers.handler import Source
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.rpc_server import OnFailure

@@ -11,10 +11,10 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from rmqkit.errors import BrokerError, ConnectionLost, RmqkitError
-from rmqkit.handlers.calls import Called
 from rmqkit.handlers.function import as_verdict, wrong_result
+from rmqkit.handlers.function_calls import Called
+from rmqkit.handlers.function_worker import Verdicts
 from rmqkit.handlers.handler import HandledBatch
-from rmqkit.handlers.worker import Verdicts
 from rmqkit.message import Delivery, Message, Verdict
 from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.model import Target
@@ -119,7 +119,7 @@ class PublishedDeliveries:
             self._wake()
 
 
-class Outputs:
+class PublishedResults:
     """The results of a transform, for one source: messages are published, verdicts settle the delivery.
 
     A message without an exchange and a routing key goes `to` this target. A delivery fails if the broker does not take

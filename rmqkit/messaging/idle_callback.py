@@ -1,4 +1,4 @@
-"""Iterate over what may be slow to come, and do other work meanwhile."""
+"""Iterate over items that may be slow to arrive, and call a function while the next one is awaited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY_S = 0.1
 T = TypeVar("T")
 
 
-def watched(items: Iterable[T], look: Callable[[Stop], None]) -> Generator[T]:
+def with_idle_callback(items: Iterable[T], look: Callable[[Stop], None]) -> Generator[T]:
     """Yield items; while the iterable waits for its next one, call `look` ten times a second, on another thread.
 
     It is never called while the consumer of the items runs. What it raises is raised here, in place of the next item.
