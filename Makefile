@@ -1,7 +1,7 @@
 # `make help` lists the targets. Each sets up what it needs; repeating one is quick.
 
 PYTHON ?= python3# 3.11 or later, for the virtual environment
-WORKERS ?= 3# test processes; each may start RabbitMQ nodes of its own, and waits for them most of the time
+WORKERS ?= 6# test processes; each may start RabbitMQ nodes of its own, and waits for them most of the time
 RABBITMQ ?=# the one to test on: newest, or its folder; the installed one if empty
 TESTS ?= tests
 ROUNDS ?= 50# of each fault

@@ -109,17 +109,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _dealt_out(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """Give each worker, which xdist starts on an equal share of the list, files with nodes first and unit tests last.
+    """Give each worker, which xdist starts on an equal share of the list, files with clusters and nodes first.
 
-    So no worker is left with a long test when the others are done.
+    Unit tests come last, so no worker is left with a long test when the others are done.
     """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
 
     def rank(path: Path) -> int:
+        if any({"cluster", "clustered"} & set(getattr(item, "fixturenames", ())) for item in files[path]):
+            return 0
         has_nodes = any(item.get_closest_marker("own_node") for item in files[path])
-        return 0 if has_nodes else 2 if path.parent.name == "unit" else 1
+        return 1 if has_nodes else 3 if path.parent.name == "unit" else 2
 
     ranked = sorted(files, key=rank)
     return [item for worker in range(workers) for path in ranked[worker::workers] for item in files[path]]

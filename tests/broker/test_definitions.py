@@ -79,7 +79,11 @@ def filled(broker: Broker, vhosts: Callable[[], str]) -> str:
         )
         for kind in ("classic", "quorum", "stream"):
             channel.queue_declare(kind, durable=True, arguments={"x-queue-type": kind})
-        put(broker, f"policies/{name}/other", {"pattern": "", "definition": {"expires": 1000}, "apply-to": "queues"})
+        put(
+            broker,
+            f"policies/{name}/other",
+            {"pattern": "", "definition": {"expires": 3_600_000}, "apply-to": "queues"},
+        )
     return name
 
 

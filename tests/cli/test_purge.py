@@ -44,6 +44,7 @@ def test_a_filtered_purge_deletes_only_the_messages_that_match(live: Run, filled
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["purged"], report["unmatched"], report["ready"]) == (2, 2, 4)
+    wait_for_queue(filled, "parked", ready=2)
     assert drain(filled, "parked") == [b"2 ", b"4 "], kind
 
 
