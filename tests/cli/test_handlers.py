@@ -350,10 +350,10 @@ def test_no_more_commands_run_at_a_time_than_the_concurrency(
 def test_the_idle_timeout_does_not_count_while_a_command_runs(
     start: Start, channel: BlockingChannel, queue: str
 ) -> None:
-    fill(channel, queue, 4)
-    process = start(queue, "--idle-timeout", 0.2, "--exec", "sleep 0.5", "--prefetch", 1)
+    fill(channel, queue, 2)
+    process = start(queue, "--idle-timeout", 2, "--exec", "sleep 2.5", "--prefetch", 1)
     _, stderr = process.communicate(timeout=90)
-    assert (process.returncode, b"Consumed 4 messages" in stderr) == (0, True), stderr
+    assert (process.returncode, b"Consumed 2 messages" in stderr) == (0, True), stderr
 
 
 WAITING = shell("echo $$; until [ -e go ]; do sleep 0.02; done; echo done")
@@ -803,7 +803,7 @@ def test_forwarding_ends_if_messages_would_return_to_their_queue_and_none_is_los
     channel.queue_bind(audit, exchange, "#")
     bodies = fill(channel, queue, 3)
     own = environment | {"RMQKIT_API_URL": broker.api_url if seen else "http://127.0.0.1:1"}
-    words = ("consume", queue, "--to-exchange", exchange, "--prefetch", 1, "--idle-timeout", 0.2)
+    words = ("consume", queue, "--to-exchange", exchange, "--prefetch", 1, "--idle-timeout", 1)
     returning = rmqkit(*words, "--to-routing-key", "order.eu", env=own)
     assert (returning.returncode, "would return to queue" in returning.stderr) == (8, True), returning.stderr
     assert sorted(drain(channel, queue)) == bodies
