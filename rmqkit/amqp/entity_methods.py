@@ -10,7 +10,7 @@ from pika import spec
 
 from rmqkit.amqp.channel import Channel, MethodCall
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.errors import Problem, Refused
+from rmqkit.errors import ConnectionLost, Problem, Refused
 from rmqkit.model import Binding, Exchange, Queue
 from rmqkit.payload import properties
 from rmqkit.plan import Kind
@@ -55,6 +55,9 @@ def declare_all(connection: ReconnectingConnection, entities: Sequence[Entity]) 
         for answers in zip_longest(*shares):
             yield from (None for answer in answers if answer is not None)
     except Refused as exc:
+        if isinstance(exc.__cause__, ConnectionLost) and len(entities) > 1:
+            for each in entities:  # answers were perhaps lost with the connection: one by one, the refused one is known
+                list(declare_all(connection, [each]))
         places = [each.where for each in entities if subject(each) == exc.subject and each.where]
         exc.problems = exc.problems or tuple(Problem(place, f"{exc.subject}: refused") for place in places[:1])
         raise

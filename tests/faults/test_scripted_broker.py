@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from pika import spec
 
 import rmqkit
-from rmqkit import Fate, Message, PublishOptions
+from rmqkit import Fate, Message, PublishOptions, load_settings
+from rmqkit.amqp import entity_methods
+from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from tests.faults.fake_broker import FakeBroker, Peer, Published, ordinary
 
 pytestmark = pytest.mark.usefixtures("leak_free")
@@ -145,3 +148,25 @@ def test_a_broker_that_answers_no_method_is_left_for_a_new_connection() -> None:
     with FakeBroker(ordinary, deaf, ordinary) as broker, rmqkit.connect(broker.url) as connection:
         report = connection.publish(Message(b"", "key"))
         assert (report.confirmed, broker.connections) == (1, 3)
+
+
+@pytest.mark.fault(18)
+def test_a_refusal_that_overtakes_answers_is_blamed_on_the_refused_entity() -> None:
+    def play(peer: Peer) -> None:
+        peer.greet()
+        while (method := peer.read().method).NAME != "Queue.Declare" or method.queue != "refused":
+            if method.NAME == "Channel.Open":
+                peer.send(spec.Channel.OpenOk())
+            elif method.NAME == "Channel.Close":
+                peer.send(spec.Channel.CloseOk())
+            elif broker.connections > 1:  # the answers of the first connection are lost
+                peer.send(spec.Queue.DeclareOk(method.queue, 0, 0))
+        peer.send(spec.Connection.Close(541, "INTERNAL_ERROR - Feature `x` is deprecated.", 50, 10), 0)
+        peer.hold()
+
+    queues = [rmqkit.Queue(name) for name in ("one", "two", "refused", "last")]
+    with FakeBroker(play, play) as broker:
+        connection = ReconnectingConnection(load_settings([broker.url]), "test")
+        with closing(connection), pytest.raises(rmqkit.Refused) as caught:
+            list(entity_methods.declare_all(connection, queues))
+    assert caught.value.subject == "queue 'refused'"
