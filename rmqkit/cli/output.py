@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -47,9 +46,12 @@ is_quiet = False  # set by --quiet: no notes and no progress
 
 # Characters that JSON may hold unescaped and a terminal obeys: Latin-1's controls, and changes of direction.
 _MIN_WIDTH = 8  # columns of a shortened cell
+_MIN_WRAPPED = 20  # columns of a cell in several lines
 _ARGUMENT = re.compile("`(?P<name>[a-z_]+)=(?:True)?(?P<value>[^`]*)`")  # as texts of the library write it
 _TLS_FIELDS = ("ca_file", "cert_file", "key_file", "key_password_file", "insecure")
 _OPTIONS = {"failed": "on-failure"} | {name: f"tls-{name.replace('_', '-')}" for name in _TLS_FIELDS}
+_COLOR = re.compile("\x1b\\[[0-9;]*m")
+_WORD = re.compile(r"(?:`[^`]*`|\S)+")  # a command in backquotes is copied as a whole
 _CONTROLS = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -82,6 +84,45 @@ def safe(text: str) -> str:
     return "".join(
         each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def columns_of(stream: TextIO | None) -> int:
+    """Return the width of a terminal; 0 for any other stream."""
+    if stream is None or not is_terminal(stream):
+        return 0
+    with suppress(OSError, ValueError):
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns)
+    return 0
+
+
+def wrap(text: str, columns: int, indent: str = "") -> str:
+    """Break the lines that are wider than so many columns between words; 0 columns: none.
+
+    The rest of a line is indented as the line is, and by `indent`. Colors have no width.
+    """
+    return "\n".join(_wrapped(line, columns, indent) for line in text.split("\n")) if columns else text
+
+
+def _wrapped(line: str, columns: int, indent: str) -> str:
+    plain_line = _COLOR.sub("", line)
+    if width(plain_line) <= columns:
+        return line
+    indent = " " * (len(plain_line) - len(plain_line.lstrip(" "))) + indent
+    lines: list[str] = []
+    begin = end = 0
+    for word in _WORD.finditer(line):
+        taken = _COLOR.sub("", line[begin:end])
+        room = columns - (len(indent) if lines else 0)
+        if taken.strip() and width(_COLOR.sub("", line[begin : word.end()])) > room:
+            lines.append(line[begin:end])
+            begin = word.start()
+        end = word.end()
+    return f"\n{indent}".join([*lines, line[begin:]])
+
+
+def sentence(text: str) -> bool:
+    """Print lines of text to standard output, as `out` does; a terminal does not break them within a word."""
+    return out(wrap(text, columns_of(sys.stdout)))
 
 
 def out(text: str) -> bool:
@@ -126,7 +167,7 @@ def error(text: str, level: str = "error") -> None:
     if logs_json():
         log(level, text)
     else:
-        _to_stderr(text)
+        _to_stderr(wrap(text, columns_of(sys.stderr)))
 
 
 def report(value: Any) -> None:
@@ -186,7 +227,7 @@ def warn_once(text: str) -> None:
 
 def ask(question: str) -> str:
     """Ask a question on the terminal, and return the answer."""
-    _write(sys.stderr, f"{safe(question)} ")
+    _write(sys.stderr, wrap(f"{safe(question)} ", columns_of(sys.stderr)))
     return sys.stdin.readline().strip()
 
 
@@ -206,18 +247,26 @@ def table(
     """Align rows in columns as wide as their widest cell, for standard output.
 
     `styles` has one a row, if any; `numbers` are the columns, from 0, that are aligned to the right. On a terminal that
-    is too narrow, those that may be `shortened` are.
+    is too narrow, those that may be `shortened` are, and the text of the last one is wrapped.
     """
-    columns = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+    columns = columns_of(sys.stdout)
     cells = ([header] if header else []) + list(rows)
     gaps = 2 * (len(cells[0]) - 1) if cells else 0
-    aligned = align(cells, numbers=numbers, shortened=shortened, columns=columns and columns - gaps)
-    lines = ["  ".join(row).rstrip() for row in aligned]
+    aligned = align(cells, numbers=numbers, shortened=shortened, columns=columns - gaps if columns else None)
+    lines = [_line(row, 0 if len(row) - 1 in numbers else columns) for row in aligned]
     looks: list[str | None] = ["bold"] if header else []
     looks += styles or [None] * len(rows)
     return "\n".join(
         paint(line, style, sys.stdout) if style else line for line, style in zip(lines, looks, strict=True)
     )
+
+
+def _line(cells: Sequence[str], columns: int) -> str:
+    *others, last = cells
+    offset = sum(width(cell) + 2 for cell in others)
+    if columns - offset >= _MIN_WRAPPED:
+        last = wrap(last.rstrip(), columns - offset).replace("\n", "\n" + " " * offset)
+    return "  ".join([*others, last]).rstrip()
 
 
 def align(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -37,8 +36,12 @@ def explain(connection: Administration | None, api: HttpApiClient, queue: str) -
     return facts, diagnose(facts)
 
 
-def as_text(facts: QueueFacts, causes: Sequence[Cause], columns: int | None) -> str:
-    """Return the explanation in lines that are wrapped at so many columns, if they are given."""
+def as_text(facts: QueueFacts, causes: Sequence[Cause], columns: int = 0) -> str:
+    """Return the explanation, wrapped at so many columns if any are given."""
+
+    def wrap(line: str) -> str:
+        return output.wrap(line, columns, indent="   ")
+
     status = facts.status
     counts = [f"{status.ready:,} ready", f"{status.unacknowledged or 0:,} unacknowledged"]
     counts += [f"{status.waiting:,} waiting"] * bool(status.waiting)
@@ -46,17 +49,11 @@ def as_text(facts: QueueFacts, causes: Sequence[Cause], columns: int | None) -> 
     counts += [f"acknowledged {status.acknowledged_per_s or 0:,.1f}/s"]
     counts += [f"oldest {age(facts.oldest)}"] if facts.oldest and status.ready else []
     counts += [f"policy {facts.policy!r}"] * bool(facts.policy)
-    lines = _wrapped(f"{status.type or 'queue'} queue {status.name!r}: {', '.join(counts)}", columns)
+    lines = [wrap(f"{status.type or 'queue'} queue {status.name!r}: {', '.join(counts)}")]
     for number, cause in enumerate(causes, 1):
-        lines += _wrapped(f"{number}. {cause.message}", columns)
+        lines.append(wrap(f"{number}. {cause.message}"))
         lines += [f"   {cause.command}"] * bool(cause.command)
     if not causes:
         state = "the queue has no ready messages" if not status.ready else "its consumers are working"
         lines.append(f"No problem found: {state}.")
     return output.safe("\n".join(lines))
-
-
-def _wrapped(line: str, columns: int | None) -> list[str]:
-    if columns is None:
-        return [line]
-    return textwrap.wrap(line, columns, subsequent_indent="   ", break_on_hyphens=False)

@@ -25,7 +25,7 @@ from rmqkit.cli import app, error_output, signals
 from rmqkit.cli.argv import _GROUPS, _TO_FILES, normalize
 from rmqkit.cli.command_table import COMMANDS
 from rmqkit.cli.options import ConnectionOptions
-from rmqkit.cli.output import safe, table
+from rmqkit.cli.output import safe, table, wrap
 from rmqkit.errors import Location, OutputError, Problem, RmqkitError, SettingsError, TopologyError
 from rmqkit.stop import Stop
 from tests.conftest import Broker, Namespace
@@ -232,6 +232,28 @@ def test_errors_are_red_on_a_terminal_unless_no_color_or_a_dumb_terminal() -> No
     assert "\x1b[1;31merror:\x1b[0m" in on_a_terminal(command)
     assert "\x1b" not in on_a_terminal(command, NO_COLOR="1")
     assert "\x1b" not in on_a_terminal(command, TERM="dumb")
+
+
+def test_a_terminal_breaks_sentences_between_words_and_a_pipe_gets_whole_lines(tmp_path: Path) -> None:
+    topology = tmp_path / "t.yaml"
+    topology.write_text("exchanges: {unused: {type: topic}}\nqueues: {jobs: {durable: false}}\n")
+    command = ["validate", str(topology), "--rabbitmq", "4.3"]
+    piped = rmqkit(*command)
+    lines = on_a_terminal(command, NO_COLOR="1").replace("\r", "").split("\n")
+    words = "\n".join(lines).split()
+    assert words == (piped.stdout + piped.stderr).split()
+    assert all(len(line) <= 80 or " " not in line.strip() for line in lines)
+    assert max(map(len, piped.stdout.split("\n"))) > 80
+
+
+def test_lines_are_wrapped_with_their_indentation_and_commands_stay_whole() -> None:
+    assert wrap("abc def ghi", 7) == "abc def\nghi"
+    assert wrap("abc def ghi", 0) == "abc def ghi"
+    assert wrap("  abc def\nx", 6, indent="-") == "  abc\n  -def\nx"
+    assert wrap("run `rmqkit apply t.yaml` now", 12) == "run\n`rmqkit apply t.yaml`\nnow"
+    assert wrap("\x1b[2m  abc def\x1b[0m", 9) == "\x1b[2m  abc def\x1b[0m"
+    assert wrap("\x1b[2m  abc def\x1b[0m", 5) == "\x1b[2m  abc\n  def\x1b[0m"
+    assert wrap("äöü 語語", 7) == "äöü\n語語"
 
 
 def test_schema_prints_the_json_schema() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -198,7 +197,7 @@ def _live() -> Iterator[Callable[[int, Counts, str], None]]:
         if blocked:
             text = f"{text}  blocked: {output.safe(blocked)}"
         if drawn:
-            draw(output.shorten(text, shutil.get_terminal_size().columns - 1))
+            draw(output.shorten(text, (output.columns_of(sys.stderr) or 80) - 1))
         else:
             _log.info(text)
 

@@ -85,11 +85,11 @@ def _show(result: ScenarioResult, before: Sequence[ScenarioResult]) -> None:
     output.out(f"  {word}  {name}")
     for problem in result.problems:
         where = output.paint(output.safe(str(problem.where)), "bold", out)
-        output.out(f"    {where}: {output.safe(problem.message)}")
+        output.sentence(f"    {where}: {output.safe(problem.message)}")
         for line in output.safe(problem.advice).splitlines():
-            output.out(output.paint(f"      {line}", "dim", out))
+            output.sentence(output.paint(f"      {line}", "dim", out))
     for note in result.notes:
-        output.out(output.paint(f"    {output.safe(note)}", "yellow", out))
+        output.sentence(output.paint(f"    {output.safe(note)}", "yellow", out))
 
 
 def _summary(done: ScenarioReport, skipped: int) -> str:

@@ -76,7 +76,7 @@ def validate(
         )
     else:
         for line in _lines(checked.findings):
-            output.out(line)
+            output.sentence(line)
         output.note(_summary(checked, f" for RabbitMQ {rabbitmq}" if release else ""))
     for sentence in checked.unseen:
         output.warn(sentence)
@@ -177,7 +177,7 @@ def _explain(code: str, *, as_one_json: bool) -> None:
         output.out_json({name: getattr(rule, name) for name in names})
         return
     severity = output.paint(rule.severity, _STYLES[rule.severity], sys.stdout)
-    output.out(f"{output.paint(code, 'bold', sys.stdout)}: {severity}\n{rule.why}\n{rule.url}".rstrip())
+    output.sentence(f"{output.paint(code, 'bold', sys.stdout)}: {severity}\n{rule.why}\n{rule.url}".rstrip())
     for title, example in (("Bad", rule.bad), ("Good", rule.good)):
         lines = "".join(f"  {line}\n" for line in example.splitlines())
         output.out(f"\n{output.paint(f'{title}:', 'bold', sys.stdout)}\n{lines}".rstrip())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -48,8 +47,7 @@ def why(
     if json:
         output.out_json(_as_json(facts, causes))
         return
-    columns = shutil.get_terminal_size().columns if output.is_terminal(sys.stdout) else None
-    output.out(why_text.as_text(facts, causes, columns))
+    output.out(why_text.as_text(facts, causes, output.columns_of(sys.stdout)))
 
 
 def _as_json(facts: QueueFacts, causes: Sequence[Cause]) -> dict[str, Any]:
