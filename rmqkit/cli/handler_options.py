@@ -60,7 +60,7 @@ class HandlerOptions:
 
     format: PrintFormat = _option(
         "--format",
-        "raw: print each body and a newline; json: an envelope a line, as `publish` reads.",
+        "raw: print each body and a newline; json: an envelope per line, for `publish --envelopes`.",
         default=PrintFormat.RAW,
         show_default=False,
     )

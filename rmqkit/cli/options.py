@@ -77,7 +77,7 @@ class ConnectionOptions:
     vhost: str | None = _option("--vhost NAME", "Virtual host. [default: from the URL]")
     password_file: str | None = _option(
         "--password-file FILE",
-        "File containing the password, reread on every connect. [default: from the URL or RMQKIT_PASSWORD]",
+        "File containing the password, reread for every connection. [default: from the URL or RMQKIT_PASSWORD]",
     )
     password_prompt: bool = _option("--password-prompt", "Ask for the password on the terminal.", default=False)
     blocked_timeout: float = _option(
@@ -227,7 +227,7 @@ def _parameters_of(group: type) -> list[inspect.Parameter]:
 def connection(options: ConnectionOptions) -> None:
     """Connect to a broker with these options, which all commands that need one share.
 
-    An option takes precedence over an environment variable, that over the context in use, and that over the default.
+    Options take precedence over environment variables, these over the context in use, and that over the defaults.
     `rmqkit context show` says where each value comes from. `eval "$(rmqkit broker env)"` sets the variables for a
     private node. A URL needs no password: it may come from a file, a variable or a prompt.
     """

@@ -48,7 +48,7 @@ class InputOptions:
     ] = None
     file: list[str] = _input(
         "-f --file PATH",
-        "A file as one message, a folder as one message per file, - for standard input as one; several, as *.json."
+        "A file as one message, or a folder as one message per file; - is standard input, as one. Also several paths."
         " Files named .json or .xml are checked.",
         default_factory=list,
     )
@@ -64,7 +64,7 @@ class InputOptions:
     timing: float | None = _input("--timing N", "Replay envelopes with their timing, N times as fast.", min=0.001)
     template: str | None = _templates(
         "--template TEXT|@FILE",
-        "A body to be rendered (Jinja2), and so are -r and -H then: {{ n }}, {{ uuid }}, {{ now }},"
+        "A Jinja2 template of the body; -r and -H are then rendered, too: {{ n }}, {{ uuid }}, {{ now }},"
         " {{ random_int(1, 6) }}, {{ choice(['a', 'b']) }} and the fields of --rows.",
     )
     rows: str | None = _templates(

@@ -127,7 +127,7 @@ def over_body_size(curves: Curves) -> None:
 
     lines = [curves.line("publish", list(SIZES), published), curves.line("consume", list(SIZES), rates.__getitem__)]
     x, y = Quantity("body", _bytes, logarithmic=True), Quantity("messages/s", logarithmic=True)
-    curves.draw("body-size", "Throughput over body size, one connection", lines, x, y)
+    curves.draw("body-size", "Throughput by body size, one connection", lines, x, y)
 
 
 def over_window(curves: Curves, cluster: Sequence[str]) -> None:
@@ -144,7 +144,7 @@ def over_window(curves: Curves, cluster: Sequence[str]) -> None:
         curves.line("quorum, three nodes", list(WINDOWS), measure(cluster[0], "quorum")),
     ]
     x, y = Quantity("window", logarithmic=True), Quantity("messages/s", logarithmic=True)
-    curves.draw("window", "Throughput over unconfirmed messages, one connection", lines, x, y)
+    curves.draw("window", "Throughput by unconfirmed messages, one connection", lines, x, y)
 
 
 def over_connections_and_queues(curves: Curves) -> None:
@@ -160,9 +160,9 @@ def over_connections_and_queues(curves: Curves) -> None:
     number = Quantity("connections", logarithmic=True)
     lines = [curves.line(kind, NUMBERS, lambda each, kind=kind: measure(kind, each, 1)) for kind in ARGUMENTS]
     rate = Quantity("messages/s")
-    curves.draw("connections", "Throughput over connections that publish to one queue", lines, number, rate)
+    curves.draw("connections", "Throughput by connections that publish to one queue", lines, number, rate)
     lines = [curves.line(kind, NUMBERS, lambda each, kind=kind: measure(kind, 2, each)) for kind in ARGUMENTS]
-    curves.draw("queues", "Throughput over queues, two connections", lines, number._replace(name="queues"), rate)
+    curves.draw("queues", "Throughput by queues, two connections", lines, number._replace(name="queues"), rate)
 
 
 def memory(curves: Curves) -> None:
@@ -178,7 +178,7 @@ def memory(curves: Curves) -> None:
                 log(len(peaks[name]) - 1, len(counts), peaks[name][-1][1], " MB", name)
     lines = list(peaks.items())
     x, y = Quantity("messages", logarithmic=True), Quantity("MB at the peak")
-    curves.draw("memory", "Memory over the number of messages", lines, x, y)
+    curves.draw("memory", "Memory by number of messages", lines, x, y)
 
 
 def _peak_mb(node: BenchmarkNode, words: Sequence[str]) -> float:
@@ -221,7 +221,7 @@ def over_subscribers(curves: Curves, cluster: Sequence[str]) -> None:
         curves.line("three nodes", list(SUBSCRIBERS), measure(cluster)),
     ]
     x, y = Quantity("subscribers", logarithmic=True), Quantity("deliveries/s")
-    curves.draw("subscribers", "Deliveries over subscribers of one exchange", lines, x, y)
+    curves.draw("subscribers", "Deliveries by subscribers of one exchange", lines, x, y)
 
 
 def _check(found: int, expected: int) -> None:
@@ -251,4 +251,4 @@ def measure_all(node: BenchmarkNode) -> tuple[list[str], list[Requirement]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(measure_all, "Draw throughput and memory over sizes and numbers.", "a twentieth of the messages"))
+    sys.exit(main(measure_all, "Draw throughput and memory by size and number.", "a twentieth of the messages"))

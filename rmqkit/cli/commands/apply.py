@@ -31,7 +31,7 @@ def apply(
     prune: plan_text.Prune = False,
     force: Annotated[
         bool,
-        option("--force", "Prune queues in use, too; replace queues also if their unacknowledged messages are unseen."),
+        option("--force", "Also prune queues in use, and replace queues whose unacknowledged messages cannot be seen."),
     ] = False,
     replace: plan_text.Replace = False,
     wait: Annotated[
@@ -51,7 +51,7 @@ def apply(
     properties, every conflict is listed, nothing is changed, and the exit code is 5. With --replace, each queue or
     exchange in conflict is replaced by a new one that keeps its messages and bindings, while publishers keep running.
     The files may name several virtual hosts: if one of them has a conflict, none is changed. If the user is an
-    administrator, a missing one is created, with all permissions for this user; other users get the command to run.
+    administrator, a missing one is created, with all permissions for this user; others are shown the command to run.
     """
     targets = topology_source.load_targets(files, broker)
     if (prune or replace) and not dry_run:

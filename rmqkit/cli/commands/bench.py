@@ -80,7 +80,8 @@ def bench(
         option("--warm-up SECONDS", "How long to run before measuring. [default: 1, or 0 with --count]", min=0),
     ] = None,
     delay: Annotated[
-        int | None, option("--delay SECONDS", "Delay of the preset delay. [default: 2]", min=1, max=3600)
+        int | None,
+        option("--delay SECONDS", "Delay of the messages of the preset `delay`. [default: 2]", min=1, max=3600),
     ] = None,
     fill_first: Annotated[bool, option("--fill-first", "Start consuming once all messages are published.")] = False,
     csv: Annotated[str | None, option("--csv FILE", "Write the numbers of each second to this file.")] = None,

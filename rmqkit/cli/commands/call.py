@@ -98,7 +98,7 @@ class ReplyOptions:
         "--idempotent", "Send again after a lost connection: handling a request twice does no harm.", default=False
     )
     format: PrintFormat = option_field(
-        "--format", "raw: print each body and a newline; json: an envelope a line.", default=PrintFormat.RAW
+        "--format", "raw: print each body and a newline; json: an envelope per line.", default=PrintFormat.RAW
     )
     out: str | None = option_field("-o --output FILE", "Write the body of the only reply to this file, byte for byte.")
 

@@ -63,7 +63,7 @@ def consume(
 ) -> None:
     """Print the messages of a queue as they arrive, until Ctrl-C; each is acknowledged once it is written.
 
-    Or save them, run a command for each, call a function, or forward them. A message that was not handled completely
+    Options save them, forward them, or pass each to a command or a function. A message that was not handled completely
     stays in the queue. A message the handler fails on is retried as the topology says, or else dead-lettered; if no
     retry and no dead-letter exchange of the queue is known, consuming stops and the message stays. The report goes to
     standard error.

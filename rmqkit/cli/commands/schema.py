@@ -18,7 +18,7 @@ class SchemaKind(StrEnum):
 
 def schema(
     kind: Annotated[
-        SchemaKind, typer.Argument(metavar="KIND", help="topology, or scenarios: see rmqkit test.")
+        SchemaKind, typer.Argument(metavar="KIND", help="topology, or scenarios for `rmqkit test`.")
     ] = SchemaKind.TOPOLOGY,
 ) -> None:
     """Print the JSON Schema of topology files, or of scenario files, for editors.

@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Check that messages reach the queues that scenario files expect, and no others.
 
-    Without --live no connection is made: the offline router says where each message goes. If a scenario fails, the exit
+    Without --live no connection is made: the offline router predicts where messages go. If a scenario fails, the exit
     code is 9.
     """
     scenarios = load(*files)

@@ -45,7 +45,7 @@ def top(
 
     The keys are shown at the bottom: Tab and 1 to 5 change the view, / filters, s sorts, and n shows the next 100 rows.
     Enter opens a row: for a queue, what `rmqkit why` says; for a connection, its channels and consumers. Nothing is
-    changed on the broker. If it goes away, the screen reconnects. The screen needs the package textual: `pip install
+    changed on the broker. After a lost connection, the screen reconnects. It needs the package textual: `pip install
     'rmqkit[top]'`. --once and --json print the view once, without that package.
 
     Needs RabbitMQ's HTTP API, whose statistics may be up to five seconds old. To spare a busy broker, the pause between

@@ -54,8 +54,8 @@ def validate(
     Scenario files (.test.yaml) are checked as `rmqkit test` does, and the schemas of contracts are read.
 
     With --rabbitmq, findings that depend on the version are exact: errors for what that version refuses, warnings for
-    what it changes without an error. Definitions and a live broker are checked for nothing else; of a broker, its
-    version, feature flags, Erlang and clients are checked, too (HTTP API, tag `monitoring`).
+    what it changes without an error. Definitions and a live broker are checked for nothing else, a broker also for
+    its version, feature flags, Erlang and clients (HTTP API, tag `monitoring`).
     """
     if explain:
         _explain(explain, as_one_json=json)

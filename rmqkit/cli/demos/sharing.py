@@ -1,4 +1,4 @@
-"""Demos of processes that share work, with one of them or their broker killed half-way: work, cluster, rpc."""
+"""Demos of processes that share work, with one of them or their broker killed halfway: work, cluster, rpc."""
 
 import os
 import time
@@ -25,7 +25,7 @@ def tasks(runner: DemoRunner) -> DemoResult:
 
 
 def orders(runner: DemoRunner) -> DemoResult:
-    """Publish with confirms while workers consume, kill the leader of the queue half-way, and count."""
+    """Publish with confirms while workers consume, kill the leader of the queue halfway, and count."""
     runner.show(f"publish -r {_ORDER_KEY} --count {runner.count} ...", "confirmed, while they consume")
     messages = [Message(b'{"order": %d}' % number, _ORDER_KEY, "orders.events") for number in range(runner.count)]
     cluster = Cluster(runner.broker.folder / "cluster")
@@ -105,7 +105,7 @@ def double(request: Delivery) -> Message:
 
 
 def calls(runner: DemoRunner) -> DemoResult:
-    """Call servers, kill one of several half-way, and count."""
+    """Call servers, kill one of several halfway, and count."""
     number_of_calls, servers = runner.count, list(runner.processes.values())
     runner.show(f"call {_REQUESTS} --lines ...", f"{number_of_calls:,} calls, {_WINDOW} at a time")
     by_server: Counter[int] = Counter()
