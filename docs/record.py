@@ -38,7 +38,7 @@ class Recording(NamedTuple):
     of this moment.
 
     A `screen` is a command that fills the terminal, of 80 columns and 24 lines; it runs after the last command, which
-    is not shown, and is pictured when `until` appears. The keys end it.
+    is not shown, and is pictured when `until` appears, or with `opened`, once Enter made that appear. The keys end it.
     """
 
     page: str
@@ -48,6 +48,7 @@ class Recording(NamedTuple):
     keys: str = ""
     meanwhile: str = ""
     before: str = ""
+    opened: str = ""
 
 
 # A client that is named, and acknowledges nothing; the statistics are there once its two messages are.
@@ -80,9 +81,20 @@ RECORDINGS = {
             "rmqkit consume worker_queue --workers 3 --idle-timeout 1 > numbers.txt",
         ),
     ),
+    "init": Recording("docs/life-of-a-topology.md", ("rmqkit init", "rmqkit init orders example")),
     "plan": Recording("docs/life-of-a-topology.md", ("rmqkit plan --prune shop.yaml",)),
     "export": Recording(
         "docs/life-of-a-topology.md", ("rmqkit export -o live.yaml", "rmqkit diff shop.yaml live.yaml")
+    ),
+    "plan-all": Recording(
+        "docs/life-of-a-topology.md",
+        (
+            "rmqkit export --all-vhosts -o live",
+            "rmqkit delete queue shop.audit --yes",
+            "printf 'vhost: staging\\nqueues: {debug: {}}' | rmqkit apply -",
+            "rmqkit plan --all-vhosts live/*.yaml",
+        ),
+        before="printf 'vhost: audit\\nqueues: {entries: {}}' | rmqkit apply -",
     ),
     "status": Recording("docs/life-of-a-topology.md", ("rmqkit status shop.yaml",)),
     "peek": Recording(
@@ -96,6 +108,15 @@ RECORDINGS = {
         until="parked .*\n(.*\n)*.* q Quit",
         screen="rmqkit top",
         keys="q",
+    ),
+    "top-queue": Recording(
+        "docs/operations.md",
+        ("rmqkit top --once --filter parked",),
+        until="billing .*\n(.*\n)*.* q Quit",
+        screen="rmqkit top --filter billing",
+        opened="billing worker",
+        keys="q",
+        before=_STUCK_WORKER,
     ),
     "check": Recording(
         "docs/operations.md", ("rmqkit check shop.yaml --queue billing --max-ready 3 --min-consumers 1",)
@@ -302,6 +323,10 @@ def _on_terminal(command: str, environment: dict[str, str], folder: Path, record
             break
         text = _screen(received.decode(errors="replace"))
         if until and not shown and re.search(until, "\n".join(text) if recording.screen else text[-1]):
+            if recording.opened and until != recording.opened:
+                until = recording.opened
+                os.write(ours, b"\r")
+                continue
             shown = received.decode(errors="replace")
             os.write(ours, recording.keys.encode())
             if recording.meanwhile:
