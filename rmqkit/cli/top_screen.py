@@ -260,9 +260,15 @@ class TopScreen(App[int]):
     def _ask(self) -> None:
         """Fetch the data for the screen, now and at each refresh."""
         if self._opened is None:
-            job: Job = partial(_snapshot, self.view, self.query_now, self._all_vhosts)
+            job: Job = partial(top_views.snapshot, view=self.view, query=self.query_now, all_vhosts=self._all_vhosts)
         else:
-            job = partial(_details, self.view, self._connection, self._opened, self.size.width - 2)
+            job = partial(
+                top_views.details,
+                view=self.view,
+                connection=self._connection,
+                item=self._opened,
+                columns=self.size.width - 2,
+            )
         self._job, self._asked_s = job, time.monotonic()
         self._poller.do(job)
         self._draw()
@@ -361,11 +367,3 @@ class TopScreen(App[int]):
         news = self.query_one("#news", Static)
         news.set_classes(kind)
         news.update(Text(output.safe(line), no_wrap=True, overflow="ellipsis"))
-
-
-def _snapshot(view: View, query: Query, all_vhosts: bool, api: HttpApiClient) -> Snapshot:  # noqa: FBT001 - Job
-    return top_views.snapshot(api, view, query, all_vhosts=all_vhosts)
-
-
-def _details(view: View, connection: Administration, item: Any, columns: int, api: HttpApiClient) -> str:
-    return top_views.details(view, connection, api, item, columns)

@@ -115,7 +115,7 @@ def as_json(view: View, found: Snapshot) -> dict[str, Any]:
     }
 
 
-def details(view: View, connection: Administration, api: HttpApiClient, item: Any, columns: int) -> str:
+def details(api: HttpApiClient, view: View, connection: Administration, item: Any, columns: int) -> str:
     """Return the details of a row, as lines of so many columns: what `rmqkit why` says about a queue, or a connection.
 
     For a consumer they are those of its queue, for a channel those of its connection. Raises the errors of

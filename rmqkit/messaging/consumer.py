@@ -234,10 +234,6 @@ class Consumer:
         """Return a block in which deliveries are handled: see `Hooks.handling`."""
         return _UNOBSERVED if self._hooks is None else self._hooks.handling(self.queue, deliveries)
 
-    def is_settled(self, delivery: Delivery) -> bool:
-        """Tell whether a delivery of the current channel was settled, or waits to be requeued."""
-        return delivery in self._acknowledger
-
     def is_lost(self, delivery: Delivery) -> bool:
         """Tell whether the broker requeued a delivery, as after the consumer timeout; any thread may call this."""
         channel = self._channel

@@ -159,7 +159,7 @@ class Move:
         self.unmatched, self.stayed, self.groups = 0, Counter(), MoveGroups()
         if self.options.dry_run:
             self.moved = 0
-        self.out = self.target.recover(self.stop, _same) if self.target else None
+        self.out = self.target.recover(self.stop, lambda channel: channel) if self.target else None
         session = self.connection.recover(self.stop, self.open_pass)
         try:
             if self.options.dry_run:
@@ -180,10 +180,6 @@ class Move:
         finally:
             session.close()
         return True
-
-
-def _same(channel: Channel) -> Channel:
-    return channel
 
 
 class MovePass(Transfer):

@@ -47,16 +47,12 @@ def purge_matching(
     """Delete the messages that match, in one pass over the queue; `Connection.purge` has the errors."""
     options = MoveOptions(dry_run=dry_run)
     calls = (on_progress, on_warning, lambda *_: None)
-    move = _Purge(connection, queue, _to_nowhere, matches, options, stop, *calls)
+    move = _Purge(connection, queue, lambda *_: _NOWHERE, matches, options, stop, *calls)
     try:
         return _as_purge(move.run())
     except BrokerError as exc:
         exc.report = _as_purge(move.report)
         raise
-
-
-def _to_nowhere(_origin: Origin, _username: str) -> Destination:
-    return _NOWHERE
 
 
 def _as_purge(report: MoveReport) -> PurgeReport:
