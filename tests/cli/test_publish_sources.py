@@ -186,6 +186,7 @@ def test_resuming_without_confirms_is_refused(run: Run) -> None:
     assert b"--resume cannot be combined with --no-confirms" in done.stderr
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     ("flag", "good", "bad", "place"),
     [
@@ -195,7 +196,7 @@ def test_resuming_without_confirms_is_refused(run: Run) -> None:
         ("--rows", b"a\n1\n", b"\xff\n", b"standard input:3:1: not UTF-8"),
     ],
 )
-def test_29_a_pipe_is_confirmed_up_to_its_first_bad_row(
+def test_a_pipe_is_confirmed_up_to_its_first_bad_row(
     start: Start, channel: BlockingChannel, queue: str, *, flag: str, good: bytes, bad: bytes, place: bytes
 ) -> None:
     process = start("-q", queue, flag, "-")
@@ -209,7 +210,8 @@ def test_29_a_pipe_is_confirmed_up_to_its_first_bad_row(
     assert place in errors
 
 
-def test_29_a_last_row_needs_no_end(run: Run, channel: BlockingChannel, queue: str) -> None:
+@pytest.mark.fault(29)
+def test_a_last_row_needs_no_end(run: Run, channel: BlockingChannel, queue: str) -> None:
     assert run("publish", "-q", queue, "--rows", "-", stdin=b"a\n1\n2").returncode == 0
     assert drain(channel, queue) == [b'{"a": "1"}', b'{"a": "2"}']
 

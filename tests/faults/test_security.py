@@ -1,4 +1,4 @@
-"""Secrets that change, permissions that are missing, and who may see what (25, I11): all against a real RabbitMQ."""
+"""Secrets that change, permissions that are missing, and who may see what (25): all against a real RabbitMQ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A canary password, a canary body, every command, and a search of all that it says and leaves (I11)."""
+"""A canary password, a canary body, every command, and a search of all that it says and leaves."""
 
 from __future__ import annotations
 

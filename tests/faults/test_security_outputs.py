@@ -1,4 +1,4 @@
-"""What others get to see of us: children, brokers, and terminals that must obey no message and no name (I11)."""
+"""What children, brokers and terminals see: no secret reaches them, and terminals obey no message and no name."""
 
 from __future__ import annotations
 
