@@ -140,7 +140,7 @@ def test_force_asks_on_a_terminal_before_a_message_is_deleted(
     with terminal("destroy", "--force", *words, in_use, env=env) as screen:
         if typed is not None:
             asked = screen.read(lambda shown: "[y/N] " in shown)
-            assert "'billing' with 2 messages and 1 unacknowledged message" in asked.replace("\r\n", "")
+            assert "'billing' with 2 messages and 1 unacknowledged message" in " ".join(asked.split())
             assert outcomes(live, in_use) == {"unchanged"}
             screen.type(f"{typed}\n")
         ended, shown = screen.end()
