@@ -20,6 +20,7 @@ from rmqkit.version import VERSION
 # The module that defines each exported name.
 _MODULES = {
     "address": "Tls",
+    "app": "App",
     "connection": "Connection connect handle",
     "errors": (
         "AccessRefused AuthenticationFailed BrokerError ConnectionLost ConsumerCancelled DocumentError HandlerError "
@@ -57,6 +58,7 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from rmqkit.address import Tls as Tls
+    from rmqkit.app import App as App
     from rmqkit.connection import Connection as Connection
     from rmqkit.connection import connect as connect
     from rmqkit.connection import handle as handle

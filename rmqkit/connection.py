@@ -58,19 +58,21 @@ def connect(
     wait_s: float = 0.0,
     recover_s: float | None = 60.0,
     hooks: Hooks | None = None,
+    stop: Stop | None = None,
 ) -> Connection:
     """Connect to the first broker that answers; RabbitMQ lists the connection under `name`.
 
     Without a URL or the name of a `context`, use RMQKIT_URL, RMQKIT_CONTEXT, AMQP_URL or CLOUDAMQP_URL, else
     `amqp://guest:guest@localhost:5672/`: the choice of `rmqkit context use` holds for the command line only. A broker
-    that does not answer, as at the start of a container, is tried again for `wait_s`. A connection that is lost later
-    is reopened for `recover_s`, unless `settings` are given; None sets no limit. `hooks` observe what is published and
-    consumed: see `Hooks`. Raises SettingsError, Unreachable, AuthenticationFailed.
+    that does not answer, as at the start of a container, is tried again for `wait_s`, or until a `stop` is requested.
+    A connection that is lost later is reopened for `recover_s`, unless `settings` are given; None sets no limit.
+    `hooks` observe what is published and consumed: see `Hooks`. Raises SettingsError, Unreachable,
+    AuthenticationFailed.
     """
     settings = settings or replace(load_settings(urls, context=context), recover_s=recover_s)
     if hooks is not None:
         settings = replace(settings, hooks=GuardedHooks(hooks))
-    return Connection(settings, name, wait_s=wait_s)
+    return Connection(settings, name, wait_s=wait_s, stop=stop)
 
 
 class Connection(RequestReply):
@@ -81,7 +83,9 @@ class Connection(RequestReply):
     passes the faults it recovers from to its `on_warning`: by default the logger `rmqkit` logs them as warnings.
     """
 
-    def __init__(self, settings: Settings, name: str = "rmqkit", *, wait_s: float = 0.0) -> None:
+    def __init__(
+        self, settings: Settings, name: str = "rmqkit", *, wait_s: float = 0.0, stop: Stop | None = None
+    ) -> None:
         super().__init__(settings, name)
         self._subscriptions = Subscriptions(self._consuming)
         self._idle_channels = IdleChannels()
@@ -89,7 +93,7 @@ class Connection(RequestReply):
         self._publishers: weakref.WeakSet[BackgroundPublisher] = weakref.WeakSet()
         self._hooks = settings.hooks
         self._delayed = DelayedPublishing(self._consuming, self.queue_settings)
-        self._consuming.verify(wait_s)
+        self._consuming.verify(wait_s, stop)
 
     def __enter__(self) -> Self:
         return self

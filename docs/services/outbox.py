@@ -77,7 +77,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.request())
     db = connect(sys.argv[1])
-    with rmqkit.connect(wait_s=60, recover_s=None) as connection:
+    with rmqkit.connect(wait_s=60, recover_s=None, stop=stop) as connection:
         while not stop.requested:
             if relay(db, connection) == 0:
                 stop.wait(0.2)

@@ -39,7 +39,7 @@ def main() -> None:
     for table in TABLES:
         outbox.execute(db, table)
     db.commit()
-    with rmqkit.connect(wait_s=60, recover_s=None) as connection:
+    with rmqkit.connect(wait_s=60, recover_s=None, stop=stop) as connection:
         connection.apply(topology)
         connection.handle("billing", lambda order: bill(db, order), topology=topology, stop=stop)
     db.close()

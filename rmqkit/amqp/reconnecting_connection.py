@@ -82,10 +82,13 @@ class ReconnectingConnection:
         """Tell whether the connection is open, as far as is known."""
         return self._transport is not None and self._transport.lost is None
 
-    def verify(self, wait_s: float = 0.0) -> None:
-        """Connect now, or within `wait_s`. Raises Unreachable, AuthenticationFailed, NotFound for the virtual host."""
+    def verify(self, wait_s: float = 0.0, stop: Stop | None = None) -> None:
+        """Connect now, or within `wait_s`; a stop ends the wait.
+
+        Raises Unreachable, AuthenticationFailed, NotFound for the virtual host.
+        """
         try:
-            self._retry(self._connected, Stop(), time.monotonic() + wait_s)
+            self._retry(self._connected, stop or Stop(), time.monotonic() + wait_s)
         except _TimeIsUp as exc:
             raise exc.failure from None
 

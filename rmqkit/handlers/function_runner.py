@@ -35,17 +35,22 @@ MAX_PREFETCH = 65_535
 _log = logging.getLogger("rmqkit")
 
 
-class WorkOptions(TypedDict, total=False):
-    """The options that all ways to work through a queue share; they are explained at `rmqkit.handle`."""
+class QueueOptions(TypedDict, total=False):
+    """The options that may differ between the queues of a program; they are explained at `rmqkit.handle`."""
 
-    topology: Topology | None
     prefetch: int | None
     count: int | None
     idle_timeout_s: float | None
-    stop: Stop | None
     failed: FailurePolicy | None
     on_failure: OnFailure
     on_warning: OnWarning
+
+
+class WorkOptions(QueueOptions, total=False):
+    """The options that all ways to work through a queue share; they are explained at `rmqkit.handle`."""
+
+    topology: Topology | None
+    stop: Stop | None
 
 
 def work(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from fastapi.testclient import TestClient
 from psycopg import connect
 
 import rmqkit
-from rmqkit import Binding
+from rmqkit import Binding, Message
 from tests.support import postgresql
 from tests.support.queues import open_channel, ready
 from tests.support.wait import wait_for_queue, wait_until
@@ -94,9 +95,9 @@ def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedPro
 
 
 @contextmanager
-def running(name: str, database: str) -> Iterator[None]:
+def running(name: str, *arguments: str, log: int | None = None) -> Iterator[None]:
     """Run a program during a block, and end it as a service manager does."""
-    process = subprocess.Popen([sys.executable, name, database], cwd=PROGRAMS)
+    process = subprocess.Popen([sys.executable, name, *arguments], cwd=PROGRAMS, stderr=log)
     try:
         yield
     finally:
@@ -171,6 +172,23 @@ def test_an_outbox_whose_relay_is_killed_publishes_twice_and_takes_effect_once(s
             wait_until(work_off)
     assert invoices(outbox, db) == list(range(ORDERS))
     db.close()
+
+
+def test_a_worker_app_bills_each_order_answers_requests_and_ends_with_sigterm(shop: str, tmp_path: Path) -> None:
+    def sent() -> list[int]:
+        return sorted(map(int, re.findall(r"sent invoice (\d+)", (tmp_path / "log").read_text())))
+
+    with (
+        (tmp_path / "log").open("w") as log,
+        running("worker_app.py", log=log.fileno()),
+        rmqkit.connect(shop) as client,
+    ):
+        client.publish(Message.json({"order": number}, "order.placed", "orders") for number in range(ORDERS))
+        wait_until(lambda: sent() == list(range(ORDERS)))
+        assert client.call(Message(b"tea", "prices"), timeout_s=60).body == b"7"
+        with pytest.raises(rmqkit.RemoteError, match="no such article: milk"):
+            client.call(Message(b"milk", "prices"), timeout_s=60)
+    assert [ready(shop, queue) for queue in ("billing", "invoices", "billing_parked")] == [0, 0, 0]
 
 
 def test_django_stores_an_order_and_its_message_together_or_neither(shop: str, database: str) -> None:

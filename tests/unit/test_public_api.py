@@ -51,11 +51,73 @@ def test_importing_rmqkit_imports_no_slow_module() -> None:
     assert done.stdout.split() == []
 
 
+APP = """
+from collections.abc import Iterator
+
+from rmqkit import App, Delivery, Message, Target, Topology, Verdict
+
+app = App()
+
+
+@app.handler("orders", concurrency=4, prefetch=10)
+def bill(order: Delivery) -> None: ...
+
+
+@app.handler("judged")
+async def judge(order: Delivery) -> Verdict | None: ...
+
+
+@app.pipe("raw", to=Target("", "priced"))
+def split(order: Delivery) -> Iterator[Message]:
+    yield Message(order.body)
+
+
+@app.pipe("priced")
+async def send(order: Delivery) -> Message | None: ...
+
+
+@app.server("totals", reject_failed=True)
+def total(request: Delivery) -> str:
+    return "7"
+
+
+@app.server("names")
+async def name(request: Delivery) -> bytes:
+    return b"tea"
+
+
+@app.handler("wrong")  # type: ignore[type-var]
+def wrong(order: Delivery) -> bool:
+    return True
+
+
+@app.pipe("wrong results")  # type: ignore[type-var]
+async def wrong_message(order: Delivery) -> str:
+    return ""
+
+
+@app.server("wrong replies")  # type: ignore[type-var]
+def wrong_reply(request: Delivery) -> int:
+    return 7
+
+
+def use(order: Delivery) -> tuple[None, str]:  # a decorated function keeps its type
+    return bill(order), total(order)
+
+
+async def use_coroutines(order: Delivery) -> tuple[Message | None, bytes]:
+    return await send(order), await name(order)
+
+
+app.run("amqp://localhost", topology=Topology(), apply=True)["orders"].seconds
+"""
+
+
 def test_the_documented_examples_pass_mypy_strict(tmp_path: Path) -> None:
     text = "".join((ROOT / "docs" / page).read_text() for page in ("library.md", "README.md"))
     examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(examples) > 5
-    examples.append("import rmqkit\n\nrmqkit.conect()  # type: ignore[attr-defined]\n")  # unused ignores are errors
+    examples += [APP, "import rmqkit\n\nrmqkit.conect()  # type: ignore[attr-defined]\n"]  # unused ignores are errors
     files = [tmp_path / f"example_{number}.py" for number in range(len(examples))]
     for file, example in zip(files, examples, strict=True):
         file.write_text(example)
