@@ -16,11 +16,12 @@ from pika import spec
 
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping
-from rmqkit.amqp.frames import Event, encode_method, encode_nack
+from rmqkit.amqp.frames import Event, Piece, encode_method, encode_nack
 from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, Refused
 from rmqkit.stop import Stop
 
-Data = bytes | Callable[[], bytes]  # to be sent; a function is called just before, in turn
+# To be sent: bytes, pieces of them, or a function that is called just before, in turn.
+Data = bytes | list[Piece] | Callable[[], bytes]
 Received = list[Event] | BrokerError | None  # events, the end of the connection, or a wake-up
 _PIPELINED_CALLS = 100
 _CLOSE_S = 5.0
@@ -100,14 +101,14 @@ class Channel:
         """Tell whether the channel is open, as far as is known."""
         return not self.ended and self._closed is None and self.transport.lost is None
 
-    def send(self, data: bytes, *, now: bool = False) -> None:
-        """Send bytes that `frames` encoded for this channel; `now` is faster, if nothing else follows at once.
+    def send(self, data: bytes | list[Piece], *, now: bool = False) -> None:
+        """Send what `frames` encoded for this channel; with `now`, bytes are faster, if nothing else follows at once.
 
         Raises Refused, ConnectionLost if the channel is known to be closed.
         """
         if self.transport.lost is not None or self._closed is not None:
             raise copy(self._closed or self.transport.lost or ConnectionLost("closed"))
-        if now:
+        if now and isinstance(data, bytes):
             self.transport.send_now(data)
         else:
             self.transport.send(data)

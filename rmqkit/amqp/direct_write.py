@@ -9,10 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import wraps
+from itertools import islice
 from typing import Any
 
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.io_services_utils import _AsyncPlaintextTransport
+
+from rmqkit.amqp.frames import Piece
+
+PIECES = 64  # in one call of the system
 
 
 class DirectWriter:
@@ -27,8 +32,7 @@ class DirectWriter:
         """Take over a stream that was opened just now; TLS is left to the I/O thread."""
         if isinstance(stream, _AsyncPlaintextTransport):
             stream._buffer_tx_data = self._locked(stream._buffer_tx_data)  # type: ignore[method-assign] # noqa: SLF001
-            stream._produce = self._locked(stream._produce)  # type: ignore[method-assign] # noqa: SLF001
-            stream._MAX_CONSUME_BYTES = 1  # noqa: SLF001 - read once, not until nothing is left: poll tells that
+            stream._produce = self._locked(self._produce)  # type: ignore[method-assign] # noqa: SLF001
             self._stream = stream
 
     def write(self, data: bytes) -> bool:
@@ -54,6 +58,32 @@ class DirectWriter:
             if not known:
                 self._ioloop.add_callback_threadsafe(stream.abort)
         return bool(sent)
+
+    def buffer(self, pieces: list[Piece]) -> bool:
+        """Have pika write pieces, which are not copied; return False if it cannot, as over TLS.
+
+        On the I/O thread, with the lock held.
+        """
+        stream = self._stream
+        if stream is None or stream._state != stream._STATE_ACTIVE:  # noqa: SLF001
+            return False
+        stream.write(pieces[0])
+        stream._tx_buffers.extend(pieces[1:])  # noqa: SLF001
+        stream._tx_buffered_byte_count += sum(map(len, pieces[1:]))  # noqa: SLF001
+        return True
+
+    def _produce(self) -> None:
+        """Write what pika has buffered; pika would call the system for each piece."""
+        stream = self._stream
+        buffers = stream._tx_buffers  # noqa: SLF001
+        while buffers:
+            sent = stream._sock.sendmsg(list(islice(buffers, PIECES)))  # noqa: SLF001
+            stream._tx_buffered_byte_count -= sent  # noqa: SLF001
+            while sent:
+                first = buffers.popleft()
+                if sent < len(first):
+                    buffers.appendleft(memoryview(first)[sent:])
+                sent -= min(sent, len(first))
 
     def _watch(self) -> None:
         """Have pika write the rest, on the I/O thread."""

@@ -2,10 +2,14 @@
 
 A delivery costs one `unpack_from` if it has the same shape as the previous one on its channel. All frames except
 basic.deliver, basic.return, basic.ack and basic.nack are left to pika's decoder (AMQP 0-9-1 section 4.2.3).
+
+A body is copied once, from the bytes read to its place; `room` is where the rest of a large frame belongs, so that it
+can be received there, and is not copied at all.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +32,9 @@ from rmqkit.message import Delivery
 
 MAX_HEADER_BYTES = 1024 * 1024  # RabbitMQ does not split headers: they may exceed the negotiated frame size
 MAX_BODY_BYTES = 512 * 1024 * 1024  # RabbitMQ accepts no larger message
+
+_LARGE_FRAME_BYTES = 2048  # an incomplete body frame of so many is not kept to be decoded again with the next read
+_LARGE_BODY_BYTES = 64 * 1024  # smaller ones are read several at a time
 
 _INDEX = struct.Struct(">I")
 _TAG_AND_BITS = struct.Struct(">QB")
@@ -62,13 +69,30 @@ class _Shape:
 class _Content:
     """A delivery or a return whose header and body are still arriving."""
 
-    __slots__ = ("header", "method", "missing", "parts")
+    __slots__ = ("_whole", "body", "filled", "frame_end", "header", "method")
 
     def __init__(self, method: bytes) -> None:
         self.method = method
-        self.header = b""
-        self.missing = -1  # body bytes still to arrive; -1 before the header
-        self.parts: list[memoryview] = []  # of what was read: copied once, when all is there
+        self.header = b""  # empty before it arrives
+        self.body = memoryview(b"")
+        self.filled = self.frame_end = 0  # positions in the body: what has arrived, and the end of its current frame
+
+    def begin(self, header: bytes, size: int) -> None:
+        """Add the header."""
+        self.header = header
+        self._whole = io.BytesIO(bytes(size))  # no copy, and its value at the end is none either
+        self.body = self._whole.getbuffer()
+
+    def add(self, part: memoryview) -> None:
+        """Add a part of the body, which has to fit."""
+        end = self.filled + len(part)
+        self.body[self.filled : end] = part
+        self.filled = end
+
+    def end(self) -> bytes:
+        """Return the complete body."""
+        self.body.release()
+        return self._whole.getvalue()
 
 
 class Decoder:
@@ -85,6 +109,20 @@ class Decoder:
         self._rest = b""
         self._contents: dict[int, _Content] = {}
         self._shapes: dict[int, _Shape] = {}
+        self._unfinished: tuple[int, _Content] | None = None  # the channel and content of a large frame
+
+    @property
+    def room(self) -> memoryview:
+        """Return where the rest of an unfinished frame of a large body belongs; empty if there is none."""
+        if self._unfinished is None or len(self._unfinished[1].body) < _LARGE_BODY_BYTES:
+            return memoryview(b"")
+        content = self._unfinished[1]
+        return content.body[content.filled : content.frame_end]
+
+    def advance(self, received: int) -> None:
+        """Note that so many bytes were received into `room`."""
+        if self._unfinished is not None:
+            self._unfinished[1].filled += received
 
     def feed(self, data: bytes) -> list[tuple[int, Event]]:
         """Decode all complete frames; return events with their channel, in the order of the wire.
@@ -94,7 +132,7 @@ class Decoder:
         if self._rest:
             data = self._rest + data
         events: list[tuple[int, Event]] = []
-        position, end = 0, len(data)
+        position, end = self._finish_frame(data, 0, events), len(data)
         while end - position >= FRAME_OVERHEAD:
             kind, channel, size = FRAME_HEAD.unpack_from(data, position)
             shape = self._shapes.get(channel)
@@ -108,6 +146,8 @@ class Decoder:
                 raise ProtocolError(f"a frame of {size} bytes exceeds the negotiated {self.frame_max}")
             stop = position + FRAME_HEAD.size + size
             if stop >= end:
+                if kind == spec.FRAME_BODY and size >= _LARGE_FRAME_BYTES:
+                    position = self._begin_frame(channel, size, data, position, events)
                 break
             if data[stop] != FRAME_END[0]:
                 raise ProtocolError("a frame without end octet")
@@ -115,6 +155,32 @@ class Decoder:
             position = stop + 1
         self._rest = data[position:]
         return events
+
+    def _begin_frame(self, channel: int, size: int, data: bytes, start: int, events: list[tuple[int, Event]]) -> int:
+        """Take the part of a body frame that has arrived; return where the taken bytes end."""
+        content = self._contents.get(channel)
+        if content is None or content.filled + size > len(content.body):
+            return start  # an error, which is found when the frame is complete
+        content.frame_end = content.filled + size
+        self._unfinished = channel, content
+        return self._finish_frame(data, start + FRAME_HEAD.size, events)
+
+    def _finish_frame(self, data: bytes, start: int, events: list[tuple[int, Event]]) -> int:
+        """Take the next part of an unfinished body frame, if there is one; return where the taken bytes end."""
+        if self._unfinished is None:
+            return start
+        channel, content = self._unfinished
+        stop = start + content.frame_end - content.filled
+        content.add(memoryview(data)[start:stop])
+        if stop >= len(data):
+            return len(data)
+        if data[stop] != FRAME_END[0]:
+            raise ProtocolError("a frame without end octet")
+        self._unfinished = None
+        if content.filled == len(content.body):
+            del self._contents[channel]
+            self._complete(channel, content, events)
+        return stop + 1
 
     def _run(self, shape: _Shape, channel: int, data: bytes, position: int, events: list[tuple[int, Event]]) -> int:
         """Decode consecutive deliveries of a known shape; return where they end."""
@@ -162,22 +228,21 @@ class Decoder:
     def _extend(content: _Content, kind: int, payload: memoryview) -> bool:
         """Add a header or body frame to a content; return whether it is complete."""
         if kind == spec.FRAME_HEADER:
-            if content.missing >= 0 or len(payload) < _CONTENT_HEADER.size:
+            if content.header or len(payload) < _CONTENT_HEADER.size:
                 raise ProtocolError("an unexpected content header")
             class_id, _, size = _CONTENT_HEADER.unpack_from(payload)
             if class_id != _BASIC_CLASS or size > MAX_BODY_BYTES:
                 raise ProtocolError(f"a content header of class {class_id} for a body of {size} bytes")
-            content.header, content.missing = bytes(payload), size
+            content.begin(bytes(payload), size)
         else:
-            if not payload or len(payload) > content.missing:
+            if not payload or content.filled + len(payload) > len(content.body):
                 raise ProtocolError("a body whose length differs from its header")
-            content.parts.append(payload)
-            content.missing -= len(payload)
-        return content.missing == 0
+            content.add(payload)
+        return content.filled == len(content.body)
 
     def _complete(self, channel: int, content: _Content, events: list[tuple[int, Event]]) -> None:
         method, header = content.method, content.header
-        body = b"".join(content.parts)
+        body = content.end()
         try:
             if _INDEX.unpack_from(method)[0] == _RETURN:
                 events.append((channel, _returned(method, header[12:], body)))

@@ -31,6 +31,7 @@ _SETTLE = struct.Struct(">BHIIQBB")
 _CONTENT = struct.Struct(">HH")  # the class and the weight, before the body size
 _EMPTY_TABLE = bytes(4)
 _REMEMBERED_HEADS = 1024
+LARGE_BODY_BYTES = 8 * 1024  # copying a smaller one costs less than sending it in pieces
 _NAMES = ("queue", "exchange", "source", "destination", "routing_key", "consumer_tag", "type")  # in methods
 
 ACK_INDEX: int = spec.Basic.Ack.INDEX
@@ -85,6 +86,7 @@ class LazyOrigin:
         return self._decoded
 
 
+Piece = bytes | memoryview
 ConsumerCancel = spec.Basic.Cancel  # the broker ends a consumer (https://www.rabbitmq.com/docs/consumer-cancel)
 QosOk = spec.Basic.QosOk
 
@@ -179,21 +181,27 @@ class Encoder:
             return head + body + FRAME_END
         return self._encode_new_size(body)
 
+    def encode_pieces(self, message: Message) -> list[Piece]:
+        """Encode a message as `encode` does, but do not copy its body: it is sent from where it is."""
+        self._prepare(message)
+        return self._pieces(message.body)
+
     def _prepare(self, message: Message) -> None:
         if message.exchange != self._exchange or message.routing_key != self._routing_key:
+            self._heads = {}
             properties.check_target(message.exchange, message.routing_key)
             direct_reply = not message.exchange and message.routing_key.startswith(DIRECT_REPLY)
             mandatory = self._mandatory and not direct_reply
             self._method = self._publish(message.exchange, message.routing_key, mandatory=mandatory)
             self._exchange, self._routing_key = message.exchange, message.routing_key
         if message.properties is not self._properties:
+            self._heads = {}
             encoded = received_bytes(message.properties)
             if not encoded:
                 properties.check(message.properties)
                 encoded = encode_properties(message.properties)
             self._header = self._frame_header(encoded)
             self._properties = message.properties
-        self._heads = {}
 
     def _publish(self, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
         key = routing_key.encode("utf-8", "surrogateescape")  # the only name for which RabbitMQ accepts any bytes
@@ -210,21 +218,25 @@ class Encoder:
 
     def _encode_new_size(self, body: bytes) -> bytes:
         size = len(body)
-        before, after = self._header
-        head = self._method + before + _TAG.pack(size) + after
-        if not size:
-            return head  # an empty body has no body frame
-        if size > self._room:
-            pieces: list[bytes | memoryview] = [head]
-            view = memoryview(body)  # its slices are no copies
-            for start in range(0, size, self._room):
-                part = view[start : start + self._room]
-                pieces += (FRAME_HEAD.pack(spec.FRAME_BODY, self._channel, len(part)), part, FRAME_END)
-            return b"".join(pieces)
-        head += FRAME_HEAD.pack(spec.FRAME_BODY, self._channel, size)
+        if not 0 < size <= self._room:
+            return b"".join(self._pieces(body))
+        head = self._head(size) + FRAME_HEAD.pack(spec.FRAME_BODY, self._channel, size)
         if len(self._heads) < _REMEMBERED_HEADS:
             self._heads[size] = head
         return head + body + FRAME_END
+
+    def _head(self, size: int) -> bytes:
+        before, after = self._header
+        return self._method + before + _TAG.pack(size) + after
+
+    def _pieces(self, body: bytes) -> list[Piece]:
+        """Return all frames of a message in pieces; an empty body has no body frame."""
+        pieces: list[Piece] = [self._head(len(body))]
+        view = memoryview(body)  # its slices are no copies
+        for start in range(0, len(body), self._room):
+            part = view[start : start + self._room]
+            pieces += (FRAME_HEAD.pack(spec.FRAME_BODY, self._channel, len(part)), part, FRAME_END)
+        return pieces
 
 
 def fits(message: Message, frame_max: int) -> bool:

@@ -16,12 +16,17 @@ from rmqkit.message import Delivery
 class PikaDecoder:
     """A decoder like `frame_decoder.Decoder` that uses `pika.frame.decode_frame` alone."""
 
+    room = memoryview(b"")  # it has to be fed everything
+
     def __init__(self, on_frame: Callable[[Any], None], frame_max: int) -> None:
         self.frame_max = frame_max
         self.sessions: dict[int, int] = {}
         self._on_frame = on_frame
         self._rest = b""
         self._open: dict[int, list[Any]] = {}  # method, header, parts of the body
+
+    def advance(self, received: int) -> None:
+        """Do nothing: there is no room."""
 
     def feed(self, data: bytes) -> list[tuple[int, Event]]:
         """Decode all complete frames; return events with their channel, in the order of the wire."""

@@ -30,15 +30,15 @@ from pika.exceptions import ConnectionClosedByClient
 from rmqkit.address import Address
 from rmqkit.amqp import error_mapping, pika_decoder
 from rmqkit.amqp.channel import Channel, Data
+from rmqkit.amqp.direct_read import DirectReader
 from rmqkit.amqp.direct_write import DirectWriter
 from rmqkit.amqp.frame_decoder import Decoder
-from rmqkit.amqp.frames import ConsumerCancel, Event
+from rmqkit.amqp.frames import ConsumerCancel, Event, Piece
 from rmqkit.errors import BrokerError, ConnectionLost, Unreachable
 from rmqkit.hooks import EventKind
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
 
-READ_BYTES = 256 * 1024  # pika reads 4 KiB at a time
 WRITE_BYTES = 256 * 1024
 CLOSE_TIMEOUT_S = 3.0  # under an alarm the broker reads nothing, so close-ok never arrives
 OWNER_CHECK_S = 1.0
@@ -82,15 +82,15 @@ class _Adapter(pika.SelectConnection):
         self.add_on_connection_unblocked_callback(owner.on_unblocked)
 
     def _proto_connection_made(self, transport: Any) -> None:
-        transport._MAX_RECV_BYTES = READ_BYTES  # noqa: SLF001 - pika has no setting for it
+        DirectReader(self.decoder, self._on_data_available).attach(transport)
         self._owner.writer.attach(transport)
         super()._proto_connection_made(transport)
 
-    def _on_data_available(self, data_in: bytes) -> None:
+    def _on_data_available(self, data_in: bytes, in_place: int = 0) -> None:
         if not self.bytes_received and data_in.startswith(error_mapping.TLS_ALERT):
             self._terminate_stream(error_mapping.TlsAnswered())
             return
-        self.bytes_received += len(data_in)  # pika's heartbeat checker reads it
+        self.bytes_received += in_place + len(data_in)  # pika's heartbeat checker reads it
         try:
             events = self.decoder.feed(data_in)
         except Exception as exc:  # noqa: BLE001 - in pika's loop it would end the thread, not the connection
@@ -104,7 +104,6 @@ class _Adapter(pika.SelectConnection):
         super()._proto_connection_lost(error)
 
     def emit(self, data: bytes) -> None:
-        self.bytes_sent += len(data)
         self._adapter_emit_data(memoryview(data))  # type: ignore[arg-type] # after a partial write, the rest is no copy
 
     def abort(self) -> None:
@@ -275,14 +274,21 @@ class Transport:
         while True:
             while outbox:
                 with self.writer.lock:
-                    pieces, size = [], 0
+                    pieces: list[Piece] = []
+                    size, large = 0, False
                     while outbox and size < WRITE_BYTES:
-                        made = outbox.popleft()
-                        piece = made if isinstance(made, bytes) else made()
-                        pieces.append(piece)
-                        size += len(piece)
+                        data = outbox.popleft()
+                        if isinstance(data, list):
+                            large = True
+                            pieces += data
+                            size += sum(map(len, data))
+                        else:
+                            pieces.append(data if isinstance(data, bytes) else data())
+                            size += len(pieces[-1])
                     if size and adapter is not None and adapter.is_open:
-                        adapter.emit(b"".join(pieces))
+                        adapter.bytes_sent += size
+                        if not (large and self.writer.buffer(pieces)):
+                            adapter.emit(b"".join(pieces))
             self._idle = True
             if not outbox:  # else a sender saw the busy flag just before the line above
                 return

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from rmqkit.amqp.channel import Channel
-from rmqkit.amqp.frames import Confirm, Encoder, Event, QosOk, Returned, encode_qos
+from rmqkit.amqp.frames import LARGE_BODY_BYTES, Confirm, Encoder, Event, QosOk, Returned, encode_qos
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import BrokerError, ConnectionLost, NotConfirmed, NotFound, PayloadError, Refused
 from rmqkit.message import Message
@@ -199,7 +199,9 @@ class Publisher:
                 self._refuse(sent, self._missing[sent.message.exchange])
                 continue
             try:
-                data = self._encoder.encode(sent.message)
+                large = in_flight and sent.body_bytes >= LARGE_BODY_BYTES
+                encode = self._encoder.encode_pieces if large else self._encoder.encode
+                data = encode(sent.message)
             except PayloadError as exc:
                 if not self._refuse_invalid:
                     raise
