@@ -48,7 +48,7 @@ def setup(broker: Broker, tmp_path: Path) -> Iterator[FaultSetup]:
 @pytest.fixture
 def node_setup(node: Node, tmp_path: Path) -> Iterator[FaultSetup]:
     """Set up a fault that may kill the session's node."""
-    setup = FaultSetup.of_node(node, tmp_path / "run")
+    setup = FaultSetup.of_node(node, tmp_path / "node run")
     yield setup
     setup.clean_up()
 

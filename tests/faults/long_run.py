@@ -34,6 +34,7 @@ from tests.faults import scenarios_broker as broker
 from tests.faults import scenarios_cluster as cluster
 from tests.faults import scenarios_input_output as input_output
 from tests.faults import scenarios_network as network
+from tests.faults import scenarios_pipes as pipes
 from tests.faults import scenarios_process as process
 from tests.faults import scenarios_services as services
 from tests.faults import scenarios_topology as topology
@@ -108,6 +109,8 @@ FAULTS = (
     Fault("1", "the broker is killed under twenty threads that share a connection", services.killed_under_threads),
     Fault("1, 2", "the broker is killed under tasks that publish and consume", services.killed_under_tasks),
     Fault("5", "the connection that twenty threads share is cut", services.cut_under_threads),
+    Fault("1, 2", "the broker is killed under tasks that pipe", pipes.killed_under_piping_tasks),
+    Fault("5", "the connections of tasks that pipe are cut", pipes.cut_under_piping_tasks),
     Fault("3", "an operator closes all connections, again and again", broker.connections_closed),
     Fault("3", "the broker's application is stopped and started", broker.application_stopped),
     Fault("4", "the broker is frozen for 5 s", broker.frozen),
