@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,12 +34,8 @@ class Faults:
     @contextmanager
     def freeze(self) -> Iterator[None]:
         """Stop the node during the block: it keeps its connections, but reads and answers nothing."""
-        pid = self._node.pid
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with self._node.frozen():
             yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def alarm(self) -> Iterator[None]:

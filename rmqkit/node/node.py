@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,10 @@ class Node(StateFolder):
         state = self._load_state()
         state.broker.end()
         wait_until(lambda: not bind_error(state.ports.amqp), 5.0)  # or the next start would choose another port
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Return a block during which the node does nothing, but keeps its connections."""
+        return self._load_state().broker.frozen()
 
     def discard(self) -> None:
         """Kill the node and remove its folder."""

@@ -31,6 +31,16 @@ class Process:
             if self.alive():
                 os.kill(self.pid, number)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the process during the block, which begins when all of its threads have stopped."""
+        self.signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: _has_stopped(self.pid), 10.0)
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
     def end(self, grace_s: float = 0.0) -> None:
         """Terminate the process, kill it after `grace_s` seconds, and wait until it is gone."""
         if grace_s:
@@ -94,6 +104,15 @@ def _look_up(pid: int) -> tuple[str, bool]:
     except OSError:
         return "", False
     return f"{boot}-{fields[19]}", fields[0] not in "ZX"  # proc(5): starttime in ticks since boot, state
+
+
+def _has_stopped(pid: int) -> bool:
+    """Tell whether no thread of a process runs; they may stop some time after SIGSTOP. True without /proc."""
+    try:
+        fields = [task.read_text().rpartition(")")[2].split() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread has just ended
+        return False
+    return all(each[0] in "TtZX" for each in fields)  # proc(5): the state
 
 
 def _ask_ps(pid: int) -> tuple[str, bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shlex
 import signal
@@ -592,12 +591,9 @@ def test_two_signals_end_a_function_immediately_although_the_broker_does_not_ans
         fill(channel, queue, 2)
     process = start(queue, "--handler", "functions:wait", *how, RMQKIT_URL=node.url)
     assert readline(process) == b"begun\n"
-    os.kill(node.pid, signal.SIGSTOP)
-    try:
+    with node.frozen():
         send_two_signals(process)
         assert process.wait(9) in {130, 143}  # closing channels and connections would take eleven seconds
-    finally:
-        os.kill(node.pid, signal.SIGCONT)
 
 
 @pytest.mark.usefixtures("functions")

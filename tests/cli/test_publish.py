@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -368,13 +367,10 @@ def test_a_second_signal_stops_at_once_and_unconfirmed_messages_are_reported_unk
     declare(node.url, "q")
     process = start("-q", "q", "-n", 1_000_000, "--json")
     wait_until(lambda: ready(node.url, "q") >= 5_000)
-    os.kill(node.pid, signal.SIGSTOP)
-    try:
+    with node.frozen():
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=5)
-    finally:
-        os.kill(node.pid, signal.SIGCONT)
     numbers = json.loads(stdout)
     assert process.returncode == 6, stderr
     assert numbers["unknown"] > 0

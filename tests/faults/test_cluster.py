@@ -106,11 +106,10 @@ def test_why_and_check_name_the_nodes_that_are_offline(cluster: Cluster) -> None
     try:
         wait_until(lambda: cluster.leader(queue) and not codes() and levels()["quorum"] == "ok")
         others[0].kill()
-        wait_until(lambda: "member_offline" in codes() and levels()["nodes"] == levels()["quorum"] == "critical")
-        assert others[0].name in codes()["member_offline"]
+        wait_until(lambda: others[0].name in codes().get("member_offline", ""))
+        wait_until(lambda: levels()["nodes"] == levels()["quorum"] == "critical")
         assert evaluate(others[1], f"ra:stop_server{member}") == "ok"  # a node without majority would pause
-        wait_until(lambda: "no_majority" in codes())
-        assert "2 of 3 members offline" in codes()["no_majority"]
+        wait_until(lambda: "2 of 3 members offline" in codes().get("no_majority", ""))
     finally:
         evaluate(others[1], f"ra:restart_server{member}")
         cluster.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -185,11 +184,8 @@ def test_a_frozen_broker_is_a_timeout_and_a_late_reply_is_ignored(node: Node, no
     queue, warnings = node_ledger().queue, list[str]()
     with rmqkit.connect(node.url) as connection, served(node.url, queue):
         assert connection.call(Message(b"0", queue)).body == b"0"
-        os.kill(node.pid, signal.SIGSTOP)
-        try:
+        with node.frozen():
             timed_out = list(connection.call_many([Message(b"1", queue)] * 3, timeout_s=0.5, window=3))
-        finally:
-            os.kill(node.pid, signal.SIGCONT)
         assert [type(answer.error) for answer in timed_out] == [rmqkit.ReplyTimeout] * 3
         answers = connection.call_many([Message(b"2", queue)], timeout_s=20, on_warning=warnings.append)
         assert [answer.reply.body for answer in answers] == [b"2"]

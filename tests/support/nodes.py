@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
-import threading
+import time
 
 from rmqkit.node import installation
 from rmqkit.node.node import Node
@@ -48,8 +46,5 @@ def kill_and_restart(node: Node) -> None:
 
 def freeze(node: Node, seconds: float) -> None:
     """Stop a node's process for some seconds; its connections stay open."""
-    os.kill(node.pid, signal.SIGSTOP)
-    try:
-        threading.Event().wait(seconds)
-    finally:
-        os.kill(node.pid, signal.SIGCONT)
+    with node.frozen():
+        time.sleep(seconds)
