@@ -229,11 +229,11 @@ def matching(pattern: str) -> Any:
 
 
 @contextmanager
-def calling(client: rmqkit.Connection, queue: str, timeout_s: float = 10) -> Iterator[list[rmqkit.Answer]]:
+def calling(client: rmqkit.Connection, queue: str) -> Iterator[list[rmqkit.Answer]]:
     """Call while the block runs; the answer is there when it has ended."""
     answers: list[rmqkit.Answer] = []
     request = Message(b"", queue)
-    thread = threading.Thread(target=lambda: answers.extend(client.call_many([request], timeout_s=timeout_s)))
+    thread = threading.Thread(target=lambda: answers.extend(client.call_many([request], timeout_s=10)))
     thread.start()
     yield answers
     thread.join()
@@ -311,7 +311,7 @@ def test_a_stop_waits_for_the_running_command(client: rmqkit.Connection, serve: 
 def test_a_second_signal_ends_the_running_command_and_its_request_is_requeued(
     client: rmqkit.Connection, serve: Serve, channel: Any
 ) -> None:
-    with serve("--exec", "sh -c 'echo $$ >&2; sleep 60'") as server, calling(client, serve.queue, 3) as answers:
+    with serve("--exec", "sh -c 'echo $$ >&2; sleep 60'") as server, calling(client, serve.queue) as answers:
         command = int(server.process.stderr.readline())
         server.process.send_signal(signal.SIGTERM)  # stop sends SIGINT: the system could make one of two equal ones
         code, _, _ = server.stop()
