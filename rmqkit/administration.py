@@ -216,12 +216,14 @@ class Administration:
 
         if matches is None:
             return purge.purge(self._consuming, queue, dry_run=dry_run)
-        if not force and (effects := self._side_effects(queue)).type:
+        effects = self._side_effects(queue)
+        if not force and effects.type:
             effects.check(queue)
         return purge.purge_matching(
             self._consuming,
             queue,
             matches,
+            queue_type=effects.type,
             dry_run=dry_run,
             stop=stop or Stop(),
             on_progress=on_progress,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from rmqkit.amqp.channel import Channel
@@ -13,25 +15,49 @@ from rmqkit.message import Delivery, Verdict
 
 
 class SettledTags:
-    """The settled delivery tags of one channel: every one below `low`, and others; its length counts them."""
+    """The settled delivery tags of one channel; its length counts them.
+
+    Memory grows with the gaps between them, not with their number: a message may be held while millions are settled.
+    """
 
     def __init__(self) -> None:
-        self.low = 1
-        self._above: set[int] = set()
+        self._edges = array("Q", (0, 1))  # start, end, start, end ...: ranges of settled tags without the ends
+        self._count = 0
+
+    @property
+    def low(self) -> int:
+        """Return the lowest tag that is not settled."""
+        return self._edges[1]
 
     def __len__(self) -> int:
-        return self.low - 1 + len(self._above)
+        return self._count
 
     def __contains__(self, tag: int) -> bool:
-        return tag < self.low or tag in self._above
+        return bisect_right(self._edges, tag) % 2 == 1
+
+    def unsettled(self, last: int) -> Iterator[int]:
+        """Yield the tags up to `last` that are not settled, rising; none above it may be settled."""
+        edges = self._edges
+        for place in range(1, len(edges), 2):
+            yield from range(edges[place], edges[place + 1] if place + 1 < len(edges) else last + 1)
 
     def add(self, tags: Iterable[int]) -> None:
         """Add settled tags."""
-        above = self._above
-        above.update(tags)
-        while self.low in above:
-            above.remove(self.low)
-            self.low += 1
+        edges = self._edges
+        for tag in tags:
+            place = bisect_right(edges, tag)
+            if place % 2:
+                continue
+            self._count += 1
+            follows, precedes = edges[place - 1] == tag, place < len(edges) and edges[place] == tag + 1
+            if follows and precedes:
+                del edges[place - 1 : place + 1]
+            elif follows:
+                edges[place - 1] = tag + 1
+            elif precedes:
+                edges[place] = tag
+            else:
+                edges[place:place] = array("Q", (tag, tag + 1))
 
     def acknowledge(self, channel: int, tags: Sequence[int]) -> bytes:
         """Add rising tags, and return the frames that acknowledge them: one frame if all below are settled."""
@@ -41,8 +67,9 @@ class SettledTags:
             if self.low > last:
                 return encode_ack(channel, last, multiple=True)
             return b"".join(encode_ack(channel, tag, multiple=False) for tag in tags)
-        self.low = last + 1
-        self.add(())  # tags above that were settled earlier
+        self._edges[1] = last
+        self._count += len(tags) - 1
+        self.add((last,))  # with the range above it, if they meet
         return encode_ack(channel, last, multiple=True)
 
 

@@ -8,9 +8,9 @@ so a new one takes over from time to time.
 from __future__ import annotations
 
 import time
-from array import array
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import islice
 
 from rmqkit.amqp.channel import NACK_NOT_COUNTED, Channel
 from rmqkit.amqp.frames import encode_nack
@@ -47,7 +47,7 @@ def hold_returned(receive: Callable[[int, float], tuple[int, bool]]) -> None:
 class HeldDeliveries:
     """The deliveries of one queue on one channel, and the consumers that receive them, one after the other.
 
-    `received` counts the deliveries, and `kept` has the tags of those that stay.
+    `received` counts the deliveries. Those that are not settled stay.
     """
 
     def __init__(self, channel: Channel, queue: str) -> None:
@@ -56,7 +56,6 @@ class HeldDeliveries:
         self._queue = queue
         self._settled = SettledTags()
         self._unacknowledged: list[int] = []  # delivery tags to be acknowledged
-        self.kept = array("Q")  # delivery tags of messages that stay
         self._consumers = self._prefetch = 0
         self._consuming = self._ending = False
         self.received = self._base = 0  # the last delivery tag, and that when the last consumer started
@@ -99,10 +98,14 @@ class HeldDeliveries:
         """Note that deliveries have arrived, up to this tag."""
         self.received = tag
 
-    def keep(self, tag: int) -> None:
-        """Note a delivery that stays in the queue."""
-        self.kept.append(tag)
-        self._held += 1
+    @property
+    def some_stay(self) -> bool:
+        """Tell whether there are deliveries that are not settled."""
+        return self.received > len(self._settled) + len(self._unacknowledged)
+
+    def keep(self, deliveries: int) -> None:
+        """Note how many more deliveries are to stay in the queue."""
+        self._held += deliveries
 
     def settle(self, tags: Iterable[int]) -> None:
         """Acknowledge deliveries; those of the first consumer later, else more would be delivered to it."""
@@ -129,25 +132,26 @@ class HeldDeliveries:
                 empty = 0 if self.ready() else empty + 1
         self.cancel()
 
-    def requeue(self, others: Iterable[int], *, whole: bool) -> None:
-        """End the consumer, send outstanding acknowledgements, and requeue those that stay and these others, in order.
+    def requeue(self, *, whole: bool, classic: bool) -> None:
+        """End the consumer, send outstanding acknowledgements, and requeue all that stays, in order.
 
-        A consumer would receive them again at once. RabbitMQ 3.10 mixes up what returns to a quorum queue in large
-        lots, or in many at once; before RabbitMQ 4, what a nack requeues there goes behind messages that were never
-        delivered, so unless the `whole` queue was delivered, closing the channel requeues them (from 4.3 on, that
-        counts as a failed delivery). After `_RETURN_S`, their order is not waited for.
+        A consumer would receive them again at once. Closing the channel requeues them all in one step, which keeps the
+        order of a `classic` queue; there, each lot takes longer than the one before. RabbitMQ 3.10 mixes up what
+        returns to a quorum queue in large lots, or in many at once; before RabbitMQ 4, what a nack requeues there goes
+        behind messages that were never delivered, so unless the `whole` queue was delivered, closing the channel
+        requeues them (from 4.3 on, that counts as a failed delivery). After `_RETURN_S`, their order is not waited for.
         """
         self.cancel()
         self._acknowledge()
         self.ready()  # once the queue has settled those
-        channel, tags = self._channel, sorted((*self.kept, *others))
-        if channel.transport.version < (4,) and not whole:
+        channel, tags = self._channel, self._settled.unsettled(self.received)
+        if classic or (channel.transport.version < (4,) and not whole):
             return
-        lasts = [*range(_LOT - 1, len(tags) - 1, _LOT), len(tags) - 1] if tags else []
-        deadline_s = time.monotonic() + _RETURN_S
-        for number, last in enumerate(lasts, 1):
-            channel.send(encode_nack(channel.number, tags[last], requeue=True, multiple=True))
-            while not number % _LOTS and self.ready() <= last and time.monotonic() < deadline_s:
+        deadline_s, requeued = time.monotonic() + _RETURN_S, 0
+        while lot := tuple(islice(tags, _LOT)):
+            channel.send(encode_nack(channel.number, lot[-1], requeue=True, multiple=True))
+            requeued += len(lot)
+            while not requeued % (_LOT * _LOTS) and self.ready() < requeued and time.monotonic() < deadline_s:
                 channel.wait(_PAUSE_S)
 
     def close(self) -> None:

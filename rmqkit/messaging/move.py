@@ -29,7 +29,7 @@ from rmqkit.messaging.held_deliveries import HeldDeliveries, hold_returned
 from rmqkit.messaging.message_rewrite import Destination, DestinationFor, with_keys
 from rmqkit.messaging.move_groups import MoveGroups
 from rmqkit.messaging.publish_window import RetryQueue, StoppedWaiting
-from rmqkit.messaging.queue_browser import BrowseLimits, QueueBrowser
+from rmqkit.messaging.queue_browser import BrowseLimits, QueueBrowser, SideEffects
 from rmqkit.messaging.transfer import LATE_S, WAIT_S, Transfer
 from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.model import Exchange, Queue
@@ -143,9 +143,10 @@ class Move:
     def _browse(self, session: MovePass) -> None:
         """Inspect the first messages, count what a move would do with each, and leave them in their queue."""
         bounds = BrowseLimits(min(max(self.options.limit or 0, DRY_RUN), _DRY_RUN_MOST), _HOLD_S)
+        effects = SideEffects(type=self.queue_type)
         with (
             EntityInspector(self.publishing, self.stop) as inspector,
-            QueueBrowser(session.channel, self.source, bounds, self.stop) as browser,
+            QueueBrowser(session.channel, self.source, bounds, self.stop, effects) as browser,
         ):
             self.ready = browser.ready
             for delivery in browser:
@@ -222,11 +223,10 @@ class MovePass(Transfer):
             except StoppedWaiting:
                 break  # closing the channel requeues everything
         else:
-            others = [each.delivery_tag for each in self._backlog]
-            stays = bool(others or self.held.kept)
-            if stays and self._redelivered and move.queue_type != "classic" and self.held.received < move.ready:
+            partial, classic = self.held.received < move.ready, move.queue_type == "classic"
+            if partial and self.held.some_stay and self._redelivered and not classic:
                 hold_returned(self._receive_more)
-            self.held.requeue(others, whole=self.held.received >= move.ready)
+            self.held.requeue(whole=self.held.received >= move.ready, classic=classic)
         self.channel.wait(LATE_S)
 
     def close(self) -> None:
@@ -268,8 +268,7 @@ class MovePass(Transfer):
     def take(self, deliveries: list[Delivery]) -> None:
         """Add deliveries to the backlog; at the end, they stay."""
         if self._ending:
-            for each in deliveries:
-                self.held.keep(each.delivery_tag)
+            self.held.keep(len(deliveries))
         else:
             self._backlog.extend(deliveries)
         self.held.receive(deliveries[-1].delivery_tag)
@@ -291,11 +290,11 @@ class MovePass(Transfer):
             self._inspected_bytes += len(delivery.body)
             if not move.matches(delivery):
                 move.unmatched += 1
-                self.held.keep(delivery.delivery_tag)
+                self.held.keep(1)
                 continue
             destination = self.destination(delivery)
             if isinstance(destination, str):
-                self._stay(delivery, destination)
+                self._stay(destination)
                 continue
             self._selected += 1
             selected.append(Transferred(delivery, destination, len(delivery.body)))
@@ -344,17 +343,16 @@ class MovePass(Transfer):
                 self._missing[name] = False
         return self._missing[name]
 
-    def _stay(self, delivery: Delivery, reason: str) -> None:
+    def _stay(self, reason: str) -> None:
         self._move.stayed[reason] += 1
-        self.held.keep(delivery.delivery_tag)
+        self.held.keep(1)
 
     def acknowledge(self, confirmed: list[Transferred]) -> None:
         """Acknowledge deliveries and count them."""
         if self._full:
             self._full.difference_update([each.destination.routing_key for each in confirmed])
         if self._move.options.copy:
-            for each in confirmed:
-                self.held.keep(each.delivery.delivery_tag)
+            self.held.keep(len(confirmed))
         else:
             self.held.settle([each.delivery.delivery_tag for each in confirmed])
         self._move.moved += len(confirmed)
@@ -362,14 +360,14 @@ class MovePass(Transfer):
 
     def nacked(self, message: Transferred) -> None:
         """Retry after a pause; but not through an exchange, where other queues may have accepted the message."""
-        delivery, destination, *_ = message
+        destination = message.destination
         if destination.exchange:
             name = destination.exchange
-            self._stay(delivery, f"a queue behind exchange {name!r} rejects messages; others may have accepted it")
+            self._stay(f"a queue behind exchange {name!r} rejects messages; others may have accepted it")
         elif destination.routing_key in self._full or self.stop.requested or not self._retries.add(message):
             self._full.add(destination.routing_key)
-            self._stay(delivery, f"queue {destination.routing_key!r} rejects messages: it is full or unavailable")
+            self._stay(f"queue {destination.routing_key!r} rejects messages: it is full or unavailable")
 
-    def failed(self, message: Transferred, error: PayloadError | Unroutable) -> None:
+    def failed(self, message: Transferred, error: PayloadError | Unroutable) -> None:  # noqa: ARG002
         """Leave the delivery in its queue."""
-        self._stay(message.delivery, error.message)
+        self._stay(error.message)

@@ -39,6 +39,7 @@ def purge_matching(
     queue: str,
     matches: Callable[[Delivery], bool],
     *,
+    queue_type: str | None,
     dry_run: bool,
     stop: Stop,
     on_progress: Callable[[int, str], None],
@@ -47,7 +48,7 @@ def purge_matching(
     """Delete the messages that match, in one pass over the queue; `Connection.purge` has the errors."""
     options = MoveOptions(dry_run=dry_run)
     calls = (on_progress, on_warning, lambda *_: None)
-    move = _Purge(connection, queue, lambda *_: _NOWHERE, matches, options, stop, *calls)
+    move = _Purge(connection, queue, lambda *_: _NOWHERE, matches, options, stop, *calls, queue_type=queue_type)
     try:
         return _as_purge(move.run())
     except BrokerError as exc:

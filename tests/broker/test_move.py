@@ -16,15 +16,16 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Connection, Delivery, Exchange, Replay, Stop, Target
-from rmqkit.amqp.frames import LazyOrigin
+from rmqkit.amqp.frames import LazyOrigin, encode_nack
 from rmqkit.errors import NotFound
 from rmqkit.handlers.forwarder import Forwarder
-from rmqkit.messaging import held_deliveries, publish_window
+from rmqkit.messaging import held_deliveries, publish_window, queue_browser
 from rmqkit.messaging.message_rewrite import USER_ID, Destination, destination_for
 from rmqkit.messaging.move import MovePass
 from rmqkit.messaging.unconfirmed import Transferred
 from rmqkit.payload.death_headers import DIED
 from rmqkit.payload.field_table import decode_properties, encode_properties
+from rmqkit.settings import load_settings
 from rmqkit.stop import StoppedAtOnce
 from tests.conftest import Broker
 from tests.support.queues import declare, drain, drain_messages, ready
@@ -308,6 +309,41 @@ def test_unmatched_messages_stay_in_place_however_many(vhost_url: str, connectio
     assert Counter(stayed + moved) == Counter(b"%d" % number for number in range(amount))
     assert all(body.endswith(b"9") for body in moved)
     assert (stayed, moved) == (sorted(stayed, key=int), sorted(moved, key=int))
+
+
+@pytest.mark.parametrize("work", ["move", "purge"])
+def test_unmatched_messages_of_a_classic_queue_are_requeued_in_one_step(
+    vhost_url: str, pika_channel: BlockingChannel, broker: Broker, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """In many steps, each took longer than the one before: minutes for 500,000 messages."""
+    steps: list[int] = []
+    encode = encode_nack
+    monkeypatch.setattr(held_deliveries, "encode_nack", lambda *args, **kw: (steps.append(1), encode(*args, **kw))[1])
+    declare(vhost_url, "long")
+    with rmqkit.connect(settings=load_settings((vhost_url,), api_url=broker.api_url, environ={})) as connection:
+        connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(2000))
+        if work == "move":
+            assert connection.move("long", Target("", "work"), matches=lambda _: False).unmatched == 2000
+        else:
+            assert connection.purge("long", matches=lambda _: False).unmatched == 2000
+    wait_until(lambda: ready(vhost_url, "long") == 2000)
+    assert drain(pika_channel, "long") == [b"%d" % number for number in range(2000)]
+    assert steps == []
+
+
+def test_a_dry_run_of_a_classic_queue_holds_no_more_messages_that_were_requeued_before(
+    vhost_url: str, pika_channel: BlockingChannel, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    monkeypatch.setattr(queue_browser, "hold_returned", lambda _: held.append(1))
+    declare(vhost_url, "long")
+    with rmqkit.connect(settings=load_settings((vhost_url,), api_url=broker.api_url, environ={})) as connection:
+        connection.publish(rmqkit.Message(b"%d" % number, "long") for number in range(2000))
+        connection.peek("long", limit=2000)
+        assert connection.move("long", Target("", "work"), dry_run=True, limit=10).moved == 10
+    wait_until(lambda: ready(vhost_url, "long") == 2000)
+    assert drain(pika_channel, "long") == [b"%d" % number for number in range(2000)]
+    assert held == []
 
 
 def test_a_move_ends_after_one_pass_when_messages_return_as_fast_as_they_leave(
