@@ -67,9 +67,10 @@ class DirectWriter:
         stream = self._stream
         if stream is None or stream._state != stream._STATE_ACTIVE:  # noqa: SLF001
             return False
-        stream.write(pieces[0])
-        stream._tx_buffers.extend(pieces[1:])  # noqa: SLF001
-        stream._tx_buffered_byte_count += sum(map(len, pieces[1:]))  # noqa: SLF001
+        first, *others = filter(None, pieces)  # a function may have had nothing to send
+        stream.write(first)
+        stream._tx_buffers.extend(others)  # noqa: SLF001
+        stream._tx_buffered_byte_count += sum(map(len, others))  # noqa: SLF001
         return True
 
     def _produce(self) -> None:

@@ -116,7 +116,7 @@ def test_pieces_are_written_in_order_however_little_the_socket_takes() -> None:
     arrived = bytearray()
     with closing(ours), closing(theirs), closing(ioloop):
         for message in messages:
-            assert writer.buffer(encoder.encode_pieces(message))
+            assert writer.buffer([b"", *encoder.encode_pieces(message), b""])
         assert stream.get_write_buffer_size() == len(wire)
         while stream._tx_buffers:
             try:
