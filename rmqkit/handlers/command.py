@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
+from itertools import starmap
 from queue import Empty, SimpleQueue
 
 from rmqkit.errors import HandlerError, OutputError, RmqkitError, SettingsError
@@ -148,7 +150,7 @@ class CommandHandler:
         self._grace_s = grace_s
         self._environments = DeliveryEnvironment(queue, os.environb)
         self._lock = threading.Lock()
-        self._running: set[int] = set()  # process groups; their leaders are not reaped yet, so the ids are not reused
+        self._running: list[int] = []  # process groups; their leaders are not reaped yet, so the ids are not reused
         self._ending = False  # a command that fails now was ended by rmqkit
 
     def handle(self, source: Source, stop: Stop) -> Iterator[HandledBatch]:
@@ -196,7 +198,7 @@ class CommandHandler:
             return HandledBatch((delivery,), Verdict.REQUEUE)
         in_time = self._wait(group, on_slow)
         with self._lock:
-            self._running.discard(group)
+            self._running.remove(group)
             _, status = os.waitpid(group, 0)
         code = os.waitstatus_to_exitcode(status)
         if in_time and code in VERDICTS:
@@ -234,7 +236,8 @@ class CommandHandler:
             with self._lock:
                 if self._ending:
                     return 0
-                group = os.posix_spawn(
+                spawn = partial(
+                    os.posix_spawn,
                     self._program,
                     self._arguments,
                     environment,
@@ -242,8 +245,9 @@ class CommandHandler:
                     setpgroup=0,
                     setsigdef=_DEFAULT_SIGNALS,
                 )
-                self._running.add(group)
-                return group
+                # In one step: a signal handler may raise between two, and nothing would end the command.
+                self._running.extend(starmap(spawn, ((),)))
+                return self._running[-1]
         finally:
             os.close(body)
 

@@ -6,10 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from pathlib import Path
-from types import FrameType
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
@@ -18,12 +16,12 @@ import rmqkit
 from rmqkit import Fate, Message, Properties, PublishOptions, Queue, Topology
 from rmqkit.messaging.background_publisher import BackgroundPublisher
 from tests.faults.test_fork import in_child
+from tests.support.interrupt import interrupt
 from tests.support.proxy import Proxy
 from tests.support.queues import drain, ready
 from tests.support.wait import wait_until
 
 FULL = {"x-max-length": 0, "x-overflow": "reject-publish"}
-RMQKIT = str(Path(rmqkit.__file__).parent)
 IN_TIME_S = 30.0  # generous: a busy machine is no failure
 
 
@@ -391,7 +389,7 @@ def test_an_interrupt_at_any_step_of_a_publish_leaves_the_connection_to_the_othe
             holder.submit(held.acquire).result()
         for step in range(1, 1000):
             publishers: list[BackgroundPublisher] = []
-            interrupted = _interrupt(publish, step)
+            interrupted = interrupt(publish, step)
             assert other.submit(publish_after).result() is Fate.CONFIRMED
             if way == "first" and publishers:
                 other.submit(publishers[0].close).result(IN_TIME_S)
@@ -400,29 +398,6 @@ def test_an_interrupt_at_any_step_of_a_publish_leaves_the_connection_to_the_othe
         if way == "together":
             holder.submit(held.release).result()
     assert step > 10
-
-
-def _interrupt(call: Callable[[], None], step: int) -> bool:
-    """Raise KeyboardInterrupt where Python might run a signal handler for the so-many-th time; tell if that was so."""
-    calls = 0
-
-    def interrupt(frame: FrameType, event: str, _arg: object) -> None:
-        nonlocal calls
-        mine = frame.f_code.co_filename.startswith(RMQKIT) or frame.f_code is threading.Thread.start.__code__
-        if mine and event in ("call", "c_return"):
-            calls += 1
-            if calls == step:
-                sys.setprofile(None)
-                raise KeyboardInterrupt
-
-    sys.setprofile(interrupt)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.setprofile(None)
-    return False
 
 
 def test_a_channel_that_both_sides_close_at_once_frees_its_number(connection: rmqkit.Connection, queue: str) -> None:

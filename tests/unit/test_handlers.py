@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -21,7 +22,9 @@ from rmqkit.handlers.handler import HandledBatch
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.acknowledger import RequeueBackoff
 from rmqkit.stop import Stop
+from tests.support.interrupt import interrupt
 from tests.support.origin import FakeOrigin
+from tests.support.wait import wait_until
 
 
 class _Source:
@@ -51,6 +54,40 @@ class _Source:
 
 def _run(handler: CommandHandler, stop: Stop, *bodies: bytes) -> list[HandledBatch]:
     return list(handler.handle(_Source(stop, *bodies), stop))
+
+
+def test_an_interrupt_at_any_step_of_starting_a_command_leaves_none_running() -> None:
+    class Started(Exception):
+        pass
+
+    def on_slow() -> None:
+        raise Started
+
+    reached = False
+    for step in range(1, 1000):
+        before = _children()
+        handler = CommandHandler(("/bin/sleep", "sleep", "60"), "q")
+        delivery = Delivery(b"", 1, False, FakeOrigin())
+        try:
+            interrupt(lambda: handler.run(delivery, on_slow=on_slow), step)  # noqa: B023 - called at once
+        except Started:
+            reached = True
+        finally:
+            handler.close()
+        for process in _children() - before:
+            try:
+                wait_until(lambda: os.waitpid(process, os.WNOHANG)[0], f"step {step}", timeout_s=10)  # noqa: B023
+            except BaseException:
+                os.kill(process, signal.SIGKILL)
+                raise
+        if reached:
+            break
+    assert reached
+    assert step > 10
+
+
+def _children() -> set[int]:
+    return {int(child) for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()}
 
 
 def test_commands_that_outlast_the_grace_period_are_ended_and_their_messages_requeued(
