@@ -22,7 +22,7 @@ from rmqkit.plan import Kind
 from rmqkit.stop import Stop
 from rmqkit.topology.policies import effective
 
-_LOCKED_S = 5.0  # a run that was killed releases its lock as soon as the broker notices that its connection is closed
+_LOCKED_S = 10.0  # a connection that ended, as of a killed run, releases its lock as soon as the broker notices that
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,22 @@ class ReplaceSession:
             raise ReplaceStopped
 
     def call(self, *calls: MethodCall) -> None:
-        """Make calls in order, a hundred a write, up to the first that is refused. Raises Refused, ConnectionLost."""
-        with closing(self.consuming.channel()) as channel:
-            for _ in channel.call_each((entity_methods.declare_call(LOCK), *calls)):
-                pass
+        """Make calls in order, a hundred a write, up to the first that is refused. Raises Refused, ConnectionLost.
+
+        The lock of a connection that has ended is waited for.
+        """
+        deadline_s = time.monotonic() + _LOCKED_S
+        while True:
+            try:
+                with closing(self.consuming.channel()) as channel:
+                    for _ in channel.call_each((entity_methods.declare_call(LOCK), *calls)):
+                        pass
+            except ResourceLocked as exc:
+                locked = exc.subject == entity_methods.subject(LOCK)
+                if not locked or time.monotonic() > deadline_s or self.stop.wait(0.1):
+                    raise
+            else:
+                return
 
     def declare(self, *entities: entity_methods.Entity) -> None:
         """Declare entities as `call` does."""
@@ -127,15 +139,12 @@ class ReplaceSession:
 
     def lock(self) -> None:
         """Become the only run that replaces entities in this virtual host; raise PropertyMismatch if there is one."""
-        deadline = time.monotonic() + _LOCKED_S
-        while True:
-            try:
-                return self.call()
-            except ResourceLocked as exc:
-                if time.monotonic() > deadline or self.stop.wait(0.1):
-                    message = "another run of rmqkit is replacing entities in this virtual host; nothing was changed"
-                    advice = "Wait until it ends. If it was killed, try again once the broker has noticed that."
-                    raise PropertyMismatch(405, exc.reply_text, exc.subject, message=message, advice=advice) from exc
+        try:
+            self.call()
+        except ResourceLocked as exc:
+            message = "another run of rmqkit is replacing entities in this virtual host; nothing was changed"
+            advice = "Wait until it ends. If it was killed, try again once the broker has noticed that."
+            raise PropertyMismatch(405, exc.reply_text, exc.subject, message=message, advice=advice) from exc
 
     def unlock(self) -> None:
         """Release the lock; delete the marker too, unless a replacement is unfinished."""
