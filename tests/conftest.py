@@ -173,7 +173,7 @@ class Broker:
         root = f"{where.scheme}://{where.hostname}:{where.port}/api/"
         passwords.add_password(None, root, where.username or "guest", where.password or "guest")
         request = Request(root + path, body, method=method, headers={"content-type": "application/json"})
-        with build_opener(HTTPBasicAuthHandler(passwords)).open(request, timeout=10) as response:
+        with build_opener(HTTPBasicAuthHandler(passwords)).open(request, timeout=90) as response:
             return bytes(response.read())
 
 
