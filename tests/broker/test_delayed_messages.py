@@ -102,14 +102,14 @@ def test_a_message_arrives_after_its_delay_at_any_exchange_with_its_key_headers_
     for seconds in (1, 2, 3):
         for exchange, key in TARGETS:
             body = f"{seconds} {exchange}".encode()
+            sent[body] = (time.time(), seconds, exchange, key)
             report = connection.publish(Message(body, key, exchange, given), delay=timedelta(seconds=seconds))
             assert report.confirmed == 1
-            sent[body] = (time.time(), seconds, exchange, key)
     received = receive(url, QUEUES, len(sent))
     assert sorted(each.body for _, each in received) == sorted(sent)
     for arrived, (method, properties, body) in received:
         begun, seconds, exchange, key = sent[body]
-        assert seconds - 0.2 <= arrived - begun < seconds + 10, body  # early by the time that a confirm takes
+        assert seconds <= arrived - begun < seconds + 30, body  # a busy disk confirms late
         assert (method.exchange, method.routing_key) == (exchange, key)
         kept = {name: value for name, value in properties.headers.items() if not name.startswith("x-")}
         assert kept == given.headers
