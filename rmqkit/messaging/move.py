@@ -39,6 +39,7 @@ from rmqkit.report import MoveReport
 from rmqkit.stop import Stop
 
 _IDLE_S, _LONGEST_IDLE_S = 1.0, 10.0  # without a message: if the queue is empty, and if it does not seem to be
+_IN_FLIGHT_S = 4.0  # if it is empty, but some messages are not here: taken by others, or on their way from a slow disk
 _FAILURES = 5  # in a row, with nothing moved in between
 _PAUSE_S = 0.2  # after the second failure, and longer after the next
 _PROGRESS_EVERY_S = 0.05
@@ -240,7 +241,8 @@ class MovePass(Transfer):
         if self._backlog or self.in_flight or len(self._retries):
             return False
         idle_s = time.monotonic() - self._last_event_s
-        return idle_s >= _LONGEST_IDLE_S or (idle_s >= _IDLE_S and not self.held.ready())
+        empty_s = _IN_FLIGHT_S if self.held.received < self._move.ready else _IDLE_S
+        return idle_s >= _LONGEST_IDLE_S or (idle_s >= empty_s and not self.held.ready())
 
     def _allowed(self) -> int:
         rate = self._move.options.rate
