@@ -32,8 +32,9 @@ from rmqkit import (
     Target,
     Topology,
 )
+from tests.broker.test_aio_workers import fill, numbers
 from tests.support.proxy import Proxy
-from tests.support.queues import consumers, drain, open_channel, ready
+from tests.support.queues import consumers, open_channel, ready
 from tests.support.wait import wait_for_queue, wait_until
 
 IN_TIME_S = 60.0
@@ -51,15 +52,6 @@ def url(vhost_url: str) -> str:
     with rmqkit.connect(vhost_url) as connection:
         connection.apply(SHOP)
     return vhost_url
-
-
-def fill(url: str, queue: str, amount: int) -> None:
-    with rmqkit.connect(url) as connection:
-        connection.publish(Message(b"%d" % number, queue) for number in range(amount))
-
-
-def numbers(url: str, queue: str) -> list[int]:
-    return sorted(int(body) for body in drain(url, queue))
 
 
 def quiet(_delivery: Delivery, _error: Exception) -> None:

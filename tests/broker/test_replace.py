@@ -330,6 +330,16 @@ def test_two_runs_at_a_time_are_one_too_many(
     assert len(replaced(vhost_url, bound_queue("q", TTL))) == 1
 
 
+def test_a_lock_that_is_released_late_is_waited_for_at_each_step(vhost_url: str) -> None:
+    with links(vhost_url) as (consuming, publishing), links(vhost_url) as lost:
+        ReplaceSession(*lost, Stop(), lambda _: None, SHORT).lock()
+        release = threading.Timer(0.5, lost[0].close)
+        release.start()
+        ReplaceSession(consuming, publishing, Stop(), lambda _: None, SHORT).declare(Queue("q"))
+        release.join()
+    assert ready(vhost_url, "q") == 0
+
+
 def test_an_exchange_changes_its_type_and_no_confirmed_message_misses_one_of_its_queues(
     vhost_url: str, pika_channel: BlockingChannel
 ) -> None:
