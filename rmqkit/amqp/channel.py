@@ -89,9 +89,7 @@ class Channel:
         self.session = session
         self.inbox: SimpleQueue[Received] = SimpleQueue()
         self.receive: Callable[[Received], None] = self.inbox.put  # called on the I/O thread
-        self.ended = (
-            False  # by the broker, which requeued the unsettled deliveries: set before this is read from the inbox
-        )
+        self.ended = False  # by the broker, which requeued the unsettled deliveries; set before the inbox has it
         self._unread: list[Event] = []  # events that arrived while a call waited for its answer
         self._closing = False  # its closing was sent
         self._closed: BrokerError | None = None
@@ -203,11 +201,11 @@ class Channel:
         answer = self.call(spec.Queue.Purge(queue=queue), spec.Queue.PurgeOk, subject=f"purging queue {queue!r}")
         return int(answer.message_count)
 
-    def call_each(self, calls: Iterable[MethodCall], *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Any]:
+    def call_each(self, calls: Iterable[MethodCall]) -> Iterator[Any]:
         """Send calls in order, up to a hundred ahead of their answers; yield each answer.
 
         The broker executes them in order and stops at the first that it refuses. Raises Refused for that one, and
-        ConnectionLost, also when no answer arrives for `timeout_s`.
+        ConnectionLost, also when no answer arrives in time.
         """
         remaining = iter(calls)
         pending: deque[MethodCall] = deque()
@@ -219,7 +217,7 @@ class Channel:
             try:
                 if batch:
                     self.send(b"".join(encode_method(self.number, each.method, each.arguments) for each in batch))
-                answers = self._receive(timeout_s, pending[0].subject)
+                answers = self._receive(CALL_TIMEOUT_S, pending[0].subject)
             except (Refused, ConnectionLost) as exc:
                 subject, method = pending[0].subject, divmod(pending[0].method.INDEX, 1 << 16)
                 if isinstance(exc, ConnectionLost):

@@ -108,20 +108,13 @@ class ReconnectingConnection:
         transport = self._connected()
         return transport.address, transport.cluster_name
 
-    def recover(
-        self,
-        stop: Stop,
-        prepare: Callable[[Channel], T],
-        *,
-        deadline_s: float = math.inf,
-        retry_s: float | None = None,
-    ) -> T:
+    def recover(self, stop: Stop, prepare: Callable[[Channel], T], *, deadline_s: float = math.inf) -> T:
         """Open a channel, prepare it and return the result of `prepare`.
 
         Each address is tried in turn, with growing, jittered pauses, until both succeed. A login that every address
-        refuses is not retried. Raises ConnectionLost at the deadline, when `retry_s`, by default `recover_s` of the
-        settings, have passed before a try, when a stop is requested or this connection was closed; and
-        AuthenticationFailed, and any error of `prepare` but ConnectionLost.
+        refuses is not retried. Raises ConnectionLost at the deadline, when `recover_s` of the settings have passed
+        before a try, when a stop is requested or this connection was closed; and AuthenticationFailed, and any error of
+        `prepare` but ConnectionLost.
         """
 
         def attempt() -> T:
@@ -130,7 +123,7 @@ class ReconnectingConnection:
             channel.deadline_s = math.inf
             return prepared
 
-        recover_s = self.settings.recover_s if retry_s is None else retry_s
+        recover_s = self.settings.recover_s
         end_s = deadline_s if recover_s is None else min(time.monotonic() + recover_s, deadline_s)
         try:
             return self._retry(attempt, stop, end_s)

@@ -31,6 +31,15 @@ from rmqkit.payload import amqp_json
 from rmqkit.settings import API_URL_VARIABLE, PASSWORD_VARIABLE, URL_VARIABLES
 from rmqkit.stop import Stop
 
+GRACE_S = 30.0  # how long commands may keep running after a stop
+KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
+ACK_WITHIN_S = 0.02  # a command that has ended waits at most this long to be acknowledged together with others
+LOW_BACKLOG = 8  # with fewer deliveries waiting, results are acknowledged immediately, so that the broker sends more
+_WAIT_S = 0.5  # a long wait, in slices: a signal that arrives just before a wait does not end it
+VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit code; any other is a failure
+_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them; a command should not
+# Unquoted words by which a shell connects and redirects commands; here they would be arguments.
+_SHELL_WORD = re.compile(r"\|\|?|&&?|;|&?\d*(>[>|&]?|<)(&?\d+|[^>=].*)?")
 _PREFIX = "RMQKIT_"
 _PROPERTIES = tuple(field.name for field in fields(Properties))
 _DELIVERY_FIELDS = ("queue", "exchange", "routing_key", "redelivered", "delivery_tag")
@@ -76,19 +85,6 @@ def _text(name: str, value: object) -> str:
 
 def _value(text: str) -> bytes:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "surrogateescape")
-
-
-GRACE_S = 30.0  # how long commands may keep running after a stop
-KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
-ACK_WITHIN_S = 0.02  # a command that has ended waits at most this long to be acknowledged together with others
-LOW_BACKLOG = 8  # with fewer deliveries waiting, results are acknowledged immediately, so that the broker sends more
-_WAIT_S = 0.5  # a long wait, in slices: a signal that arrives just before a wait does not end it
-VERDICTS = {0: Verdict.ACK, 3: Verdict.REJECT, 4: Verdict.REQUEUE}  # by exit code; any other is a failure
-_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them; a command should not
-
-
-# Unquoted words by which a shell connects and redirects commands; here they would be arguments.
-_SHELL_WORD = re.compile(r"\|\|?|&&?|;|&?\d*(>[>|&]?|<)(&?\d+|[^>=].*)?")
 
 
 def _shell_word(command: str) -> str | None:

@@ -14,6 +14,7 @@ def _short(text: bytes) -> bytes:
     return bytes([len(text)]) + text
 
 
+_TIMEOUT_S = 5.0
 _PLAIN = b"\0guest\0guest"
 _START_OK = bytes(4) + _short(b"PLAIN") + struct.pack(">L", len(_PLAIN)) + _PLAIN + _short(b"en_US")
 # The bytes to send, and the method of class 10 (connection) that the broker must answer with (section 1.4).
@@ -25,11 +26,11 @@ _CONVERSATION = (
 )
 
 
-def accepts_logins(port: int, timeout_s: float = 5.0) -> bool:
+def accepts_logins(port: int) -> bool:
     """Log in as guest, open the virtual host `/`, and close; return whether every step was answered."""
     try:
         with (
-            socket.create_connection(("127.0.0.1", port), timeout_s) as connection,
+            socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) as connection,
             connection.makefile("rb") as replies,
         ):
             for request, expected in _CONVERSATION:

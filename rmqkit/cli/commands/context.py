@@ -286,11 +286,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str | bool, str]]:
     yield "url", ", ".join(map(str, settings.addresses)), origins["url"]
     yield "api_url", contexts.shown(settings.api_url), origins["api_url"]
     yield "vhost", settings.addresses[0].vhost, origins["vhost"]
-    yield (
-        "password",
-        _password(settings),
-        (origins["password"]),
-    )
+    yield "password", _password(settings), origins["password"]
     tls = settings.tls_options(settings.addresses[0])
     for name in ("ca_file", "cert_file", "key_file", "key_password_file"):
         yield f"tls_{name}", getattr(tls, name), origins[f"tls_{name}"]
