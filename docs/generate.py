@@ -52,7 +52,7 @@ def topology_reference() -> Iterator[str]:
         "external",
         "service",
         "publication",
-        "silence",
+        "suppression",
     ):
         definition = definitions[name]
         yield f"## {definition['title']}\n\n{definition['description']}\n"

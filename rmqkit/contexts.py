@@ -163,7 +163,7 @@ def check_new(names: Iterable[str]) -> None:
 
 def _refuse(taken: Iterable[str]) -> None:
     if names := ", ".join(taken):
-        raise SettingsError(f"already a context: {names}", advice="Use `force=True` to replace it.")
+        raise SettingsError(f"context already exists: {names}", advice="Use `force=True` to replace it.")
 
 
 def edit(name: str, values: Mapping[str, Any], unset: Iterable[str]) -> Context:
@@ -246,7 +246,7 @@ def _problems(root: Mapping[str, Any], tables: object) -> Iterator[str]:
         yield "current must be the name of a context"
     for name, table in tables.items() if isinstance(tables, dict) else ():
         if not NAME.fullmatch(name):
-            yield f"context {name!r}: use letters, digits and . _ - @ : + in a name, a letter or digit first"
+            yield f"context {name!r}: a name begins with a letter or digit; letters, digits and . _ - @ : + may follow"
         for message in _problems_of(table) if isinstance(table, dict) else ["not a table"]:
             yield f"context {name!r}: {message}"
 
@@ -307,7 +307,7 @@ def split_password(urls: Iterable[str]) -> tuple[list[str], str]:
             continue
         found = _LOGIN.fullmatch(url)
         if not found or has_password(without := f"{found['user']}@{found['rest']}"):
-            raise SettingsError("the URL contains the password of a key", advice="Use `key_password_file=`.")
+            raise SettingsError("the URL contains the password of a private key", advice="Use `key_password_file=`.")
         bare.append(without)
         secrets.add(unquote(found["password"]))
     if len(secrets) > 1:

@@ -22,7 +22,7 @@ try:
     from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
 except ImportError as exc:
     raise SettingsError(
-        "traces need the package opentelemetry-api, which is not installed", advice="Run: pip install 'rmqkit[otel]'"
+        "traces need the package opentelemetry-api, which is not installed", advice="Run `pip install 'rmqkit[otel]'`."
     ) from exc
 
 _NO_CONTEXT = Context()

@@ -17,7 +17,7 @@ try:
 except ImportError as exc:
     raise SettingsError(
         "metrics need the package prometheus-client, which is not installed",
-        advice="Run: pip install 'rmqkit[prometheus]'",
+        advice="Run `pip install 'rmqkit[prometheus]'`.",
     ) from exc
 
 _LATENCIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -156,7 +156,7 @@ def _token_fault(text: str, token: re.Match[str], names: dict[str, int] | None) 
     """Explain why a number, or a name that is added to the `names` of its object, is refused; empty if it is not."""
     if number := token["number"]:
         if len(number) > MAX_NUMBER_LENGTH:
-            return f"a number of {len(number)} characters; {MAX_NUMBER_LENGTH} are allowed"
+            return f"a number of {len(number)} characters; at most {MAX_NUMBER_LENGTH} are allowed"
         return "a number beyond the range of a double" if math.isinf(float(number)) else ""
     if names is None:
         return ""

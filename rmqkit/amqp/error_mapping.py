@@ -89,7 +89,7 @@ _ADVICE = {
 }
 
 TLS_ALERT = b"\x15\x03"  # the answer of a TLS port to anything but TLS (RFC 8446 section 5.1)
-_AUTHORITY = "Name the certificate of its authority with `ca_file=`, or cacertfile in the URL."
+_AUTHORITY = "Name the CA certificate with `ca_file=`, or cacertfile in the URL."
 _NAME_MISMATCH = (62, 64)  # of a host's name, of an IP address
 _OTHER_NAME = (
     "does not match the host name",
@@ -191,7 +191,7 @@ def untrusted(error: ssl.SSLError) -> tuple[str, str]:
     if any(name in reason for name in _NO_CERTIFICATE):
         return "the server requires a client certificate", "Set `cert_file=` and `key_file=`."
     if "ALERT" in reason and any(name in reason for name in _BAD_CERTIFICATE):
-        advice = "The certificate of `cert_file=` must be valid and signed by an authority in RabbitMQ's cacertfile."
+        advice = "The certificate in `cert_file=` must be valid and signed by an authority in RabbitMQ's cacertfile."
         return f"the server refused the client certificate ({reason})", advice
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
         advice = "Use amqps:// and https:// for TLS ports (5671, 15671), amqp:// and http:// for others."
@@ -324,7 +324,7 @@ def _login_error(error: BaseException, address: Address) -> BrokerError | None:
                 _NO_ACCESS,
             )
         case NotOffered():
-            message = f"the broker does not offer login by {error.args[0]}, only by {', '.join(error.offered)}"
+            message = f"the broker does not offer the login mechanism {error.args[0]}, only {', '.join(error.offered)}"
             advice = _MECHANISM
         case (
             exceptions.ProbableAuthenticationError()
@@ -332,7 +332,10 @@ def _login_error(error: BaseException, address: Address) -> BrokerError | None:
             | exceptions.ConnectionClosedByBroker(reply_code=403)
         ):
             remote_guest = address.username == "guest" and not is_loopback(address.host)
-            message, advice = f"login refused for {user}", GUEST if remote_guest else "Check user and password."
+            message, advice = (
+                f"login refused for {user}",
+                GUEST if remote_guest else "Check the user name and the password.",
+            )
             if address.by_certificate:
                 message, advice = "login refused for the client certificate", _NO_USER
         case _:

@@ -150,7 +150,7 @@ class Decoder:
                     position = self._begin_frame(channel, size, data, position, events)
                 break
             if data[stop] != FRAME_END[0]:
-                raise ProtocolError("a frame without end octet")
+                raise ProtocolError("a frame without an end octet")
             self._frame(kind, channel, memoryview(data)[position : stop + 1], events)
             position = stop + 1
         self._rest = data[position:]
@@ -175,7 +175,7 @@ class Decoder:
         if stop >= len(data):
             return len(data)
         if data[stop] != FRAME_END[0]:
-            raise ProtocolError("a frame without end octet")
+            raise ProtocolError("a frame without an end octet")
         self._unfinished = None
         if content.filled == len(content.body):
             del self._contents[channel]
@@ -198,7 +198,7 @@ class Decoder:
             if stop >= end:
                 break
             if data[stop] != FRAME_END[0]:
-                raise ProtocolError("a frame without end octet")
+                raise ProtocolError("a frame without an end octet")
             run.append(Delivery(data[start:stop], tag, bits == 1, origin, session))
             position = stop + 1
         if run:

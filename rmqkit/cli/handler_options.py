@@ -75,7 +75,7 @@ class HandlerOptions:
     handler: str | None = _option("--handler MODULE:FUNCTION", "Call a Python function with each delivery.")
     on_failure: FailurePolicy | None = _option(
         "--on-failure",
-        "Fate of a message that the handler fails on: it stays and the run stops, is requeued, or is rejected."
+        "When the handler fails on a message: stop (the message stays in its queue), requeue it, or reject it."
         " [default: its retry or dead-letter exchange, else stop]",
     )
     to_exchange: str | None = _option("--to-exchange NAME", "Forward to this exchange, with confirms.")

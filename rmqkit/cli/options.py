@@ -82,7 +82,7 @@ class ConnectionOptions:
     password_prompt: bool = _option("--password-prompt", "Ask for the password on the terminal.", default=False)
     blocked_timeout: float = _option(
         "--blocked-timeout SECONDS",
-        "How long to wait while a broker alarm blocks publishers.",
+        "Time to wait while a broker alarm blocks publishers.",
         default=600.0,
         min=0,
     )

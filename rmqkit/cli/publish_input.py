@@ -48,8 +48,8 @@ class InputOptions:
     ] = None
     file: list[str] = _input(
         "-f --file PATH",
-        "A file as one message, or a folder as one message per file; - is standard input, as one. Also several paths."
-        " Files named .json or .xml are checked.",
+        "A file as one message, or a folder as one message per file; - is standard input, as one message. Several paths"
+        " may be given. Files named .json or .xml are checked.",
         default_factory=list,
     )
     lines: str | None = _input(
@@ -59,7 +59,7 @@ class InputOptions:
     envelopes: str | None = _input(
         "--envelopes PATH",
         "Messages as printed by `consume --format json`, or a folder of `consume --save-to`; - is standard"
-        " input. They go to where they came from unless a target is named.",
+        " input. They go to their original target unless another is named.",
     )
     timing: float | None = _input("--timing N", "Replay envelopes with their timing, N times as fast.", min=0.001)
     template: str | None = _templates(
@@ -185,7 +185,7 @@ class RequestOptions:
     message_id: str | None = _property("--message-id ID", "The ID of the message.")
     timestamp: str | None = _property("--timestamp WHEN", "Seconds since 1970, ISO 8601, or now.")
     type: str | None = _property("--type NAME", "The type of the message.")
-    user_id: str | None = _property("--user-id USER", "Must be the login: the broker checks it.")
+    user_id: str | None = _property("--user-id USER", "The user that is logged in: the broker checks it.")
     app_id: str | None = _property("--app-id NAME", "The program that publishes the message.")
 
     def properties(self, *, headers: bool = True) -> Properties:

@@ -155,12 +155,12 @@ def _require_other_binding(connection: ReconnectingConnection, exchange: str) ->
     """Raise PropertyMismatch if an auto-delete exchange would be deleted with the queue of a subscription."""
     snapshot = take_snapshot(connection)
     if snapshot.topology is None:
-        reason = f"whether anything else is bound to it cannot be seen: {snapshot.unavailable}"
+        reason = f"its other bindings cannot be seen ({snapshot.unavailable}); if it has none"
     elif any(each.source == exchange for each in snapshot.topology.bindings):
         return
     else:
         reason = "nothing else is bound to it"
-    message = f"exchange {exchange!r} is auto-delete, and {reason}; it would be deleted when the subscription ends"
+    message = f"exchange {exchange!r} is auto-delete, and {reason}, it would be deleted when the subscription ends"
     raise PropertyMismatch(406, "auto-delete", f"exchange {exchange!r}", message=message, advice=_BIND_ANOTHER)
 
 
@@ -194,7 +194,7 @@ def _declare_durable(
 
 def _check_mark(name: str, snapshot: BrokerSnapshot) -> None:
     if snapshot.topology is None:
-        message = f"it cannot be seen whether queue {name!r} is a subscription: {snapshot.unavailable}"
+        message = f"cannot tell whether queue {name!r} is a subscription: {snapshot.unavailable}"
     elif any(each.name == name and MARK in each.arguments for each in snapshot.topology.queues):
         return
     else:

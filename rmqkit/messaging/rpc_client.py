@@ -126,7 +126,7 @@ class RpcClient:
             self._unsent.clear()
             self._waiting.clear()
             if on_warning is not None and self.ignored > ignored:
-                on_warning(f"{self.ignored - ignored} replies were ignored: late, or to no request of this client")
+                on_warning(f"{self.ignored - ignored} replies were ignored: late, or not to a request of this client")
 
     def _prepare(self, request: Message) -> _PendingCall:
         given = request.properties

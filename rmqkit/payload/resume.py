@@ -119,7 +119,7 @@ class Resume:
         self._unlock = self._lock()
         saved = _load(self._path) or _SavedProgress(job, BEGINNING, self._hash.hexdigest())
         if saved.job != job:
-            self._refuse(f"it belongs to a run that publishes {saved.job}, and this one publishes {job}")
+            self._refuse(f"it belongs to a run that publishes {saved.job}, but this one publishes {job}")
         if self._digest(saved.place) != saved.sha256:
             self._refuse(f"{stream.name} was changed in the part already published, up to line {saved.place.line}")
         self._again = saved.failed

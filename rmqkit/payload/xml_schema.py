@@ -22,7 +22,7 @@ try:
     from lxml import etree
 except ImportError as exc:
     raise SettingsError(
-        "an XML Schema needs the package lxml, which is not installed", advice="Run: pip install 'rmqkit[xsd]'"
+        "an XML Schema needs the package lxml, which is not installed", advice="Run `pip install 'rmqkit[xsd]'`."
     ) from exc
 
 MAX_PROBLEMS = 20  # reported of one body

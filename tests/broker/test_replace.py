@@ -209,7 +209,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Queue, str]] = {
     "deleted with its last consumer": ({"auto_delete": True}, Queue("q"), "last consumer"),
     "a limit below its length": ({}, Queue("q", arguments={"x-max-length": 3}), r"holds 5 messages.*room for 3"),
     "a limit in bytes": ({}, Queue("q", arguments={"x-max-length-bytes": 4}), r"holds \d bytes.*room for 4"),
-    "nonsense": ({}, Queue("q", arguments={"x-max-length": "many"}), "cannot be declared anew"),
+    "nonsense": ({}, Queue("q", arguments={"x-max-length": "many"}), "cannot be declared again"),
 }
 
 

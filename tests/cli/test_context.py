@@ -103,8 +103,12 @@ def test_a_context_that_exists_keeps_its_password_in_the_keyring(tmp_path: Path)
     keyring.set_keyring(FileKeyring(tmp_path / "keys"))
     try:
         succeed("context", "add", "prod", f"amqps://ada:{SECRET}@h", "--password-keyring")
-        assert "already a context" in fail("context", "add", "prod", "amqps://ada:other@h", "--password-keyring")
-        assert "already a context" in fail("context", "import", "amqps://ada:other@prod", "--password-keyring")
+        assert "context already exists: prod" in fail(
+            "context", "add", "prod", "amqps://ada:other@h", "--password-keyring"
+        )
+        assert "context already exists: prod" in fail(
+            "context", "import", "amqps://ada:other@prod", "--password-keyring"
+        )
         assert keyring.get_password("rmqkit", "prod") == SECRET
         succeed("context", "edit", "prod", "--password-command", "pass rabbit")
         assert keyring.get_password("rmqkit", "prod") is None
@@ -244,7 +248,7 @@ def test_the_nodes_of_rabbitmqadmins_file_are_imported(tmp_path: Path, config: P
         "/key.pem",
     )
     assert (known["staging"].vhost, known["staging"].password, known["prod"].tls_ca_file) == ("shop", SECRET, "/ca.pem")
-    assert "already a context: host_normal, local, host_ssl" in fail("context", "import", tmp_path / "v1")
+    assert "context already exists: host_normal, local, host_ssl" in fail("context", "import", tmp_path / "v1")
     succeed("context", "import", tmp_path / "v1", "--force")
 
 

@@ -375,7 +375,7 @@ def test_another_target_or_input_is_refused(run: Run, queue: str, tmp_path: Path
     (tmp_path / "in").write_text("a\nc\n")
     changed = run("publish", "-q", queue, "--lines", "in", "--resume", "state")
     assert other.returncode == changed.returncode == 2
-    assert b"and this one publishes lines to queue 'another'" in other.stderr
+    assert b"but this one publishes lines to queue 'another'" in other.stderr
     assert b"was changed in the part already published" in changed.stderr
     assert b"remove this one to publish everything" in other.stderr
 

@@ -120,7 +120,7 @@ def test_a_program_names_its_context(write: Write) -> None:
             "[contexts.a]\nurl = 'x'\npassword = 's3cr3t'\npassword_file = 'f'",
             "context 'a': password and password_file cannot be combined",
         ),
-        ("[contexts.'a b']\nurl = 'x'", "context 'a b': use letters"),
+        ("[contexts.'a b']\nurl = 'x'", "context 'a b': a name begins with a letter"),
         ("contexts = 's3cr3t'", "contexts must be a table"),
         ("contexts.a = 's3cr3t'", "context 'a': not a table"),
         ("current = 'a'", "current must be the name of a context"),
@@ -249,7 +249,7 @@ def test_a_change_that_would_break_the_file_changes_nothing(write: Write) -> Non
     before = contexts.config_file().read_text()
     with pytest.raises(SettingsError, match="no context was changed"):
         contexts.edit("dev", {"color": "pink"}, [])
-    with pytest.raises(SettingsError, match="already a context: dev"):
+    with pytest.raises(SettingsError, match="context already exists: dev"):
         contexts.put({"new": {"url": ["amqp://h"]}, "dev": {"url": ["amqp://h"]}})
     assert contexts.config_file().read_text() == before
 
@@ -271,8 +271,8 @@ def test_the_password_is_taken_out_of_urls(urls: list[str], bare: list[str], sec
     ("url", "problem"),
     [
         ("amqp://a:s3cr3t@h,amqp://a:p@i", "different passwords"),
-        ("amqps://h?certfile=c&password=s3cr3t", "password of a key"),
-        ("amqps://a:p@h?certfile=c&password=s3cr3t", "password of a key"),
+        ("amqps://h?certfile=c&password=s3cr3t", "password of a private key"),
+        ("amqps://a:p@h?certfile=c&password=s3cr3t", "password of a private key"),
         ("http://a:s3cr3t@h", "not an amqp://"),
     ],
 )

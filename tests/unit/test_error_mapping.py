@@ -149,7 +149,7 @@ def test_offered_login_mechanisms_are_tried_in_order() -> None:
         answer("PLAIN AMQPLAIN", "EXTERNAL")
     error = error_mapping.not_opened(caught.value, ADDRESS)
     assert isinstance(error, AuthenticationFailed)
-    assert "does not offer login by EXTERNAL, only by PLAIN, AMQPLAIN" in error.message
+    assert "does not offer the login mechanism EXTERNAL, only PLAIN, AMQPLAIN" in error.message
     assert "rabbitmq_auth_mechanism_ssl" in error.advice
 
 

@@ -167,7 +167,7 @@ def test_the_state_of_another_job_or_any_other_file_is_refused_and_left_unchange
     path.write_bytes(b"a\n")
     _run(_open(path, state), random.Random(1), crash=False)
     before = state.read_bytes()
-    with pytest.raises(PayloadError, match="it belongs to a run that publishes job, and this one publishes another"):
+    with pytest.raises(PayloadError, match="it belongs to a run that publishes job, but this one publishes another"):
         _open(path, state, "another")
     beyond = [
         before.replace(b'"failed": []', b'"failed": [{"offset": %d, "line": 0, "n": 0}]' % offset) for offset in (-1, 3)

@@ -51,7 +51,7 @@ def apply(
     properties, every conflict is listed, nothing is changed, and the exit code is 5. With --replace, each queue or
     exchange in conflict is replaced by a new one that keeps its messages and bindings, while publishers keep running.
     The files may name several virtual hosts: if one of them has a conflict, none is changed. If the user is an
-    administrator, a missing one is created, with all permissions for this user; others are shown the command to run.
+    administrator, missing ones are created, with all permissions for this user; others are shown the command to run.
     """
     targets = topology_source.load_targets(files, broker)
     if (prune or replace) and not dry_run:

@@ -62,22 +62,29 @@ def bench(
     ] = None,
     window: Annotated[
         int | None,
-        option("--window N", "Limit of unconfirmed messages, or calls, per producer. [default: 1000; rpc 100]", min=1),
+        option(
+            "--window N",
+            "Maximum number of unconfirmed messages, or calls, per producer. [default: 1000; rpc 100]",
+            min=1,
+        ),
     ] = None,
     prefetch: Annotated[
         int | None,
         option(
-            "--prefetch N", "Limit of unacknowledged messages per consumer. [default: 1000; rpc 100]", min=1, max=65535
+            "--prefetch N",
+            "Maximum number of unacknowledged messages per consumer. [default: 1000; rpc 100]",
+            min=1,
+            max=65535,
         ),
     ] = None,
     transient: Annotated[
         bool, option("--transient", "Publish transient messages, which a restart of the broker may lose.")
     ] = False,
-    duration: Annotated[float, option("-t --duration SECONDS", "How long to measure.", min=0.1)] = 10.0,
+    duration: Annotated[float, option("-t --duration SECONDS", "Time to measure.", min=0.1)] = 10.0,
     count: Annotated[int | None, option("-n --count N", "Measure N messages, however long it takes.", min=1)] = None,
     warm_up: Annotated[
         float | None,
-        option("--warm-up SECONDS", "How long to run before measuring. [default: 1, or 0 with --count]", min=0),
+        option("--warm-up SECONDS", "Time to run before measuring. [default: 1, or 0 with --count]", min=0),
     ] = None,
     delay: Annotated[
         int | None,
@@ -89,9 +96,7 @@ def bench(
     compare: Annotated[
         str | None, option("--compare OLD", "Compare with an earlier report, a file that --json wrote.")
     ] = None,
-    tolerance: Annotated[
-        float, option("--tolerance PERCENT", "Difference up to which numbers count as the same.", min=0)
-    ] = 10.0,
+    tolerance: Annotated[float, option("--tolerance PERCENT", "Ignore smaller differences.", min=0)] = 10.0,
     json: Json = False,
 ) -> None:
     """Measure a broker's throughput and latency under a load, and check that no message is lost.

@@ -46,7 +46,7 @@ def start(
     ] = None,
     timeout: Annotated[
         float | None,
-        option("--timeout SECONDS", "How long to wait for logins. [default: 60, or 120 for a cluster]", min=1),
+        option("--timeout SECONDS", "Time to wait until it accepts logins. [default: 60, or 120 for a cluster]", min=1),
     ] = None,
     rabbitmq: Annotated[
         str | None,

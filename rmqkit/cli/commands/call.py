@@ -88,12 +88,12 @@ class ReplyOptions:
     """The replies to wait for, and their destination."""
 
     timeout: float = option_field(
-        "--timeout SECONDS", "How long to wait for the replies to each request.", default=10.0, min=0.001
+        "--timeout SECONDS", "Time to wait for the replies to each request.", default=10.0, min=0.001
     )
     replies: int = option_field(
-        "--replies N", "Wait for N replies to each request; 0: for all that arrive in time.", default=1, min=0
+        "--replies N", "Wait for N replies to each request; 0 waits for all that arrive in time.", default=1, min=0
     )
-    window: int = option_field("--window N", "How many requests may be in flight at once.", default=1, min=1)
+    window: int = option_field("--window N", "Maximum number of requests in flight.", default=1, min=1)
     idempotent: bool = option_field(
         "--idempotent", "Send again after a lost connection: handling a request twice does no harm.", default=False
     )

@@ -138,7 +138,7 @@ def edit(
     place: PasswordOptions,
     more: ContextOptions,
     unset: Annotated[
-        list[str] | None, option("--unset KEY", "Remove a value, such as vhost or tls_ca_file; repeat it.")
+        list[str] | None, option("--unset KEY", "Remove a value, such as vhost or tls_ca_file; repeatable.")
     ] = None,
 ) -> None:
     """Change the given values of a context; other values, and comments in the file, are kept."""

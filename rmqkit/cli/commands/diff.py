@@ -33,10 +33,10 @@ def diff(
     vhost_b: Annotated[str | None, option("--vhost-b NAME", "Virtual host of B. [default: --vhost]")] = None,
     json: Json = False,
 ) -> None:
-    """Show in which exchanges, queues, bindings and policies two topologies differ, or in which messages two snapshots.
+    """Compare the exchanges, queues, bindings and policies of two topologies, or the messages of two snapshots.
 
-    Each is a topology file, RabbitMQ's definitions, or a live broker, which is read from its HTTP API. The exit code is
-    0 if they are equal and 3 if they differ. --vhost also chooses from definitions of several virtual hosts, --vhost-a
+    A topology is a file, RabbitMQ's definitions, or a live broker, which is read from its HTTP API. The exit code is 0
+    if the two are equal and 3 if they differ. --vhost also chooses from definitions of several virtual hosts, --vhost-a
     and --vhost-b for each side; to compare two brokers whose HTTP APIs are at unusual ports, export one of them first.
     """
     if snapshots := [each.endswith(snapshot_file.SUFFIXES) for each in (first, second)].count(True):
@@ -82,7 +82,7 @@ def _diff_snapshots(first: str, second: str, stop: Stop, *, json: bool) -> int:
         output.out(output.table(rows, header=header, styles=styles, numbers=(1,), shortened=(0, 2, 3, 4)))
     parts = [f"{count:,} only in {name}" for name, count in zip((first, second), found.only, strict=True) if count]
     if found.reordered:
-        parts.append("the messages in both are in another order")
+        parts.append("the messages in both are in a different order")
     equal = f"{first} and {second} hold the same {plural(found.totals[0], 'message')} in the same order"
     output.note(output.safe(f"{', '.join(parts) or equal}."))
     return exit_codes.DONE if found.equal else exit_codes.PARTLY_DONE

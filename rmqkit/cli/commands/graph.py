@@ -51,7 +51,7 @@ def graph(
     sources: Annotated[list[str], typer.Argument(metavar="FILE", help="Topology files, drawn as one; - for stdin.")],
     *,
     format: Annotated[  # noqa: A002 - the flag's word
-        DiagramFormat | None, option("--format", "How to draw. [default: by the suffix of OUT, or tree]")
+        DiagramFormat | None, option("--format", "Output format. [default: by the suffix of OUT, or tree]")
     ] = None,
     target: Annotated[str, option("-o --output OUT", "The file to write; - for stdout.")] = files.STANDARD,
     everything: Annotated[

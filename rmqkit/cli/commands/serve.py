@@ -64,9 +64,11 @@ def serve(
     broker: ConnectionOptions,
     *,
     served: ServedFunctionOptions,
-    concurrency: Annotated[int, option("--concurrency N", "How many commands or calls may run at once.", min=1)] = 1,
+    concurrency: Annotated[
+        int, option("--concurrency N", "Maximum number of commands or calls that run at once.", min=1)
+    ] = 1,
     prefetch: Annotated[
-        int, option("--prefetch N", "How many requests may wait for each of them.", min=1, max=65535)
+        int, option("--prefetch N", "Maximum number of requests that wait for each of them.", min=1, max=65535)
     ] = 1,
     count: Annotated[int | None, option("-n --count N", "Stop after N requests.", min=1)] = None,
     reject_failed: Annotated[

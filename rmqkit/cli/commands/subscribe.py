@@ -33,12 +33,14 @@ class SubscriptionOptions:
     """The messages wanted from the exchange, and the queue that holds them."""
 
     routing_key: list[str] = option_field(
-        "-r --routing-key KEY", "A key, or a topic's pattern; repeat it for more.", default_factory=list
+        "-r --routing-key KEY", "A routing key, or a topic pattern; repeatable.", default_factory=list
     )
     header: list[str] = option_field(
-        "-H --header K=V", "A header, of a headers exchange: k=text, or k:=JSON.", default_factory=list
+        "-H --header K=V",
+        "A header to match, for a headers exchange: k=text, or k:=JSON; repeatable.",
+        default_factory=list,
     )
-    match: HeaderMatch = option_field("--match", "Whether all headers have to match, or any.", default=HeaderMatch.ALL)
+    match: HeaderMatch = option_field("--match", "Whether all headers must match, or any.", default=HeaderMatch.ALL)
     durable: str = option_field("--durable NAME", "Keep the queue, under this name, when the command ends.", default="")
     max_length: int | None = option_field(
         "--max-length N", "Keep only the newest N messages in the queue. [default: 10,000; with --durable, all]", min=1

@@ -29,7 +29,7 @@ def top(
     broker: ConnectionOptions,
     *,
     view: Annotated[
-        Name, typer.Argument(metavar="[VIEW]", help="overview, queues, connections, channels or consumers.")
+        Name, typer.Argument(metavar="[VIEW]", help="The view: overview, queues, connections, channels or consumers.")
     ] = Name.QUEUES,
     sort: Annotated[str, option("--sort COLUMN", "Sort by the column with this title.", show_default=False)] = "",
     reverse: Annotated[bool, option("--reverse", "Reverse the order.")] = False,

@@ -73,7 +73,7 @@ class TraceOptions:
         min=1,
     )
     no_switch: bool = option_field(
-        "--no-switch", "Do not switch tracing on and off; it is on, by `rabbitmqctl trace_on`.", default=False
+        "--no-switch", "Do not switch tracing on and off: `rabbitmqctl trace_on` has switched it on.", default=False
     )
 
     def keys(self) -> list[str]:

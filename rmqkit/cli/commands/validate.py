@@ -49,8 +49,9 @@ def validate(
 ) -> None:
     """Check topology files for errors and for anything suspicious, without a broker.
 
-    Whatever the schema or a reference forbids is an error, as in apply. Beyond that, findings are errors (the broker
-    would refuse it), warnings or hints; each has a code, and `lint:` in the file can suppress it, with a reason.
+    Violations of the schema and references to undeclared entities are errors, as in apply. Beyond that, findings are
+    errors (the broker would refuse it), warnings or hints; each has a code, and `lint:` in the file can suppress it,
+    with a reason.
     Scenario files (.test.yaml) are checked as `rmqkit test` does, and the schemas of contracts are read.
 
     With --rabbitmq, findings that depend on the version are exact: errors for what that version refuses, warnings for

@@ -186,7 +186,7 @@ def _obstacles(session: ReplaceSession, entity: Exchange | Queue, step: Step) ->
     except Refused as exc:
         with suppress(Refused):
             session.call(*map(entity_methods.delete_call, trials))
-        yield _problem(entity, f"cannot be declared anew: {exc.reply_code} {exc.reply_text}")
+        yield _problem(entity, f"cannot be declared again: {exc.reply_code} {exc.reply_text}")
 
 
 def _problem(entity: Exchange | Queue, predicate: str) -> Problem:
