@@ -45,6 +45,7 @@ def as_json(report: PeekReport) -> dict[str, Any]:
         "scanned": report.scanned,
         "delivery_limit": report.delivery_limit,
         "side_effects": report.side_effects,
+        "cut_short": report.cut_short,
         "messages": [_message_as_json(each, writer) for each in report.messages],
         "seconds": round(report.seconds, 3),
     }

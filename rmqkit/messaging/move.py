@@ -40,6 +40,7 @@ from rmqkit.stop import Stop
 
 _IDLE_S, _LONGEST_IDLE_S = 1.0, 10.0  # without a message: if the queue is empty, and if it does not seem to be
 _IN_FLIGHT_S = 4.0  # if it is empty, but some messages are not here: taken by others, or on their way from a slow disk
+_NOT_DELIVERED = f"RabbitMQ delivered no more for {_LONGEST_IDLE_S:g} s"
 _FAILURES = 5  # in a row, with nothing moved in between
 _PAUSE_S = 0.2  # after the second failure, and longer after the next
 _PROGRESS_EVERY_S = 0.05
@@ -213,6 +214,8 @@ class MovePass(Transfer):
                 self.held.subscribe(self._inspected_bytes // max(self._inspected, 1))
             self._receive()
             self._inspect_backlog()
+        if undelivered := self._undelivered():
+            move.stayed[_NOT_DELIVERED] = undelivered
         self._ending = True
         self.held.end(self.receive)
         self.receive(0)
@@ -235,8 +238,17 @@ class MovePass(Transfer):
         self.held.close()
         super().close()
 
+    def _undelivered(self) -> int:
+        """Count the messages that are ready, but were not delivered for too long, as to a single active consumer."""
+        if self._is_done() or time.monotonic() - self._last_event_s < _LONGEST_IDLE_S:
+            return 0
+        return min(self.held.ready(), self._max_inspected - self._inspected)
+
+    def _is_done(self) -> bool:
+        return self.stop.requested or self._inspected >= self._max_inspected or self._selected >= self._max_selected
+
     def _has_ended(self) -> bool:
-        if self.stop.requested or self._inspected >= self._max_inspected or self._selected >= self._max_selected:
+        if self._is_done():
             return True
         if self._backlog or self.in_flight or len(self._retries):
             return False

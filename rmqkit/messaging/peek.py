@@ -15,6 +15,7 @@ BODY_BYTES = 64 * 1024 * 1024  # of the bodies that are held, about
 HOLD_S = 5.0  # during which consumers do not receive the messages
 STREAM_PREFETCH, STREAM_IDLE_S = 100, 1.0
 _OFFSET = "x-stream-offset"  # the header that holds a message's offset
+_LEFT = "the others left the queue meanwhile"
 
 Matches = Callable[[Delivery], bool]
 
@@ -36,7 +37,8 @@ class PeekReport:
     """The matching messages, in the order of the queue, among the first `scanned` ones.
 
     `ready` is the number of messages at the start, 0 for a stream; `side_effects` says how peeking changed them, as the
-    rest of a sentence. `type` and `delivery_limit` are those of the queue, `type` None if it is unknown.
+    rest of a sentence. `type` and `delivery_limit` are those of the queue, `type` None if it is unknown. `cut_short`
+    says why fewer messages were scanned than requested and ready; empty if they were not.
     """
 
     messages: tuple[PeekedMessage, ...]
@@ -46,6 +48,7 @@ class PeekReport:
     scanned: int = 0
     delivery_limit: int | None = None
     side_effects: str = ""
+    cut_short: str = ""
     seconds: float = 0.0
 
 
@@ -54,6 +57,8 @@ def peek(browser: QueueBrowser, limit: int, scan: int, matches: Matches) -> Peek
     started_s, effects = time.monotonic(), browser.side_effects
     with browser:
         messages, scanned = _select(browser, effects, limit, scan, matches)
+        ended = len(messages) == limit or not browser.missing or browser.stop.requested
+        cut_short = "" if ended else browser.cut_short or _LEFT
     return PeekReport(
         messages,
         type=effects.type,
@@ -62,6 +67,7 @@ def peek(browser: QueueBrowser, limit: int, scan: int, matches: Matches) -> Peek
         scanned=scanned,
         delivery_limit=effects.limit,
         side_effects=effects.text,
+        cut_short=cut_short,
         seconds=time.monotonic() - started_s,
     )
 

@@ -115,7 +115,7 @@ class QueueBrowser:
         self, channel: Channel, queue: str, bounds: BrowseLimits, stop: Stop, effects: SideEffects = SideEffects("")
     ) -> None:
         self.side_effects = effects
-        self._channel, self._queue, self._bounds, self._stop = channel, queue, bounds, stop
+        self._channel, self._queue, self._bounds, self.stop = channel, queue, bounds, stop
         self._subject = f"queue {queue!r}"
         counts = channel.queue_counts(queue)
         self.ready: int = counts.message_count
@@ -133,6 +133,7 @@ class QueueBrowser:
         self._wanted: int = min(self.ready, bounds.messages)
         self._largest = 0
         self._redelivered = False  # the last one received
+        self._silent = False  # messages are ready, but none was delivered for `_FIRST_S`
         self._subscriptions = self._subscribed_to = 0  # consumers so far, and the deliveries that they all receive
         self._until_s = math.inf
 
@@ -156,7 +157,11 @@ class QueueBrowser:
             return ""
         if self.received == self._subscribed_to and self._subscriptions == self._most_consumers:
             return "before RabbitMQ 4.3, no more messages of a quorum queue can be requeued in their order"
-        return f"the limit of {self._bounds.seconds:g} s was reached" if time.monotonic() >= self._until_s else ""
+        if self.body_bytes >= self._bounds.body_bytes:
+            return f"the limit of {self._bounds.body_bytes / 1024**2:g} MiB was reached"
+        if time.monotonic() >= self._until_s:
+            return f"the limit of {self._bounds.seconds:g} s was reached"
+        return f"RabbitMQ delivered no more for {_FIRST_S:g} s" if self._silent else ""
 
     def __enter__(self) -> Self:
         return self
@@ -176,12 +181,12 @@ class QueueBrowser:
 
         Raises ConsumerCancelled when the queue was deleted, Refused, ConnectionLost.
         """
-        with self._stop.waking(self._channel.wake):
-            for batch in self._batches(self._wanted, self._stop):
+        with self.stop.waking(self._channel.wake):
+            for batch in self._batches(self._wanted, self.stop):
                 for delivery in batch:
                     self.scanned += 1
                     yield delivery
-                    if self._stop.requested or time.monotonic() >= self._until_s:
+                    if self.stop.requested or time.monotonic() >= self._until_s:
                         return
 
     def _batches(self, wanted: int, stop: Stop) -> Iterator[list[Delivery]]:
@@ -202,8 +207,9 @@ class QueueBrowser:
             if events:
                 idle_until_s, empty = time.monotonic() + _FIRST_S, 0
                 continue
-            if empty == _EMPTY or time.monotonic() > min(idle_until_s, self._until_s):
-                return  # other consumers have received the rest
+            self._silent = time.monotonic() > idle_until_s
+            if empty == _EMPTY or self._silent or time.monotonic() > self._until_s:
+                return  # other consumers have received the rest, or receive all, as a single active consumer does
             # A delivery may be on its way behind the first answer, but arrives before the second.
             empty = 0 if self._channel.queue_counts(self._queue).message_count else empty + 1
 

@@ -14,7 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Connection, Delivery
-from rmqkit.messaging import peek, queue_browser
+from rmqkit.messaging import move, peek, queue_browser
 from tests.conftest import Broker
 from tests.support.cli import Run
 from tests.support.queues import declare, drain, drain_messages, fill, open_channel, ready
@@ -237,6 +237,31 @@ def test_an_empty_queue_has_nothing_to_show(live: Run, vhost_channel: Channel) -
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_if_nothing_is_delivered_the_reason_is_told_and_no_empty_snapshot_is_saved(
+    live: Run, vhost_url: str, vhost_channel: Channel, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(vhost_channel, "only", x_queue_type=kind, x_single_active_consumer=True)
+    declare(vhost_channel, "other")
+    fill(vhost_channel, "only", 5)
+    vhost_channel.basic_qos(prefetch_count=2)
+    vhost_channel.basic_consume("only", lambda *_: None)
+    wait_for_queue(vhost_channel, "only", ready=3, consumers=1)
+    without_api = ("--force", "--api-url", "http://127.0.0.1:1")
+    done = live("snapshot", "only", tmp_path / "saved.jsonl", *without_api)
+    assert done.returncode == 2
+    assert "0 of 3 messages were read: RabbitMQ delivered no more for 10 s; nothing was saved" in done.stderr
+    assert not list(tmp_path.iterdir())
+    assert live("peek", "only", *without_api).stderr.endswith(
+        "Scanned 0 of 3 messages in 'only': RabbitMQ delivered no more for 10 s. `rmqkit why only` may tell the cause.\n"
+    )
+    monkeypatch.setattr(move, "_LONGEST_IDLE_S", 1.0)
+    with rmqkit.connect(settings=rmqkit.load_settings([vhost_url], api_url="http://127.0.0.1:1")) as connection:
+        report = connection.copy("only", rmqkit.Target("", "other"), force=True)
+    assert (report.moved, report.stayed) == (0, {"RabbitMQ delivered no more for 10 s": 3})
+    assert ready(vhost_url, "only") == 3
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_messages_that_were_returned_before_keep_their_order_if_a_look_sees_only_the_first_of_them(
     connection: Connection, vhost_url: str, kind: str
 ) -> None:
@@ -294,9 +319,12 @@ def test_a_look_ends_in_time_and_after_so_many_bytes(
     report = connection.peek("orders", matches=lambda _: not threading.Event().wait(0.005), limit=500)
     assert 0 < report.scanned < 500
     assert report.seconds < 20
+    assert report.cut_short == "the limit of 0.2 s was reached"
     wait_until(lambda: ready(vhost_url, "orders") == 500)
     monkeypatch.setattr(peek, "BODY_BYTES", 100)
-    assert connection.peek("orders", limit=500).scanned < 500
+    report = connection.peek("orders", limit=500)
+    assert report.scanned < 500
+    assert report.cut_short.endswith("MiB was reached")
     wait_until(lambda: ready(vhost_url, "orders") == 500)
     assert drain(vhost_url, "orders") == [b"%d" % number for number in range(500)]
 

@@ -15,6 +15,7 @@ from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.signals import run_and_exit
 from rmqkit.handlers.printer import Printer
 from rmqkit.messaging.peek import PeekReport
+from rmqkit.plural import plural
 from rmqkit.stop import Stop
 
 
@@ -99,11 +100,14 @@ def _show(report: PeekReport, options: PeekOptions, stop: Stop) -> None:
 
 
 def _summary(report: PeekReport, queue: str) -> str:
-    total = "" if report.type == "stream" else f"{report.ready:,} "
-    scanned = f"Scanned {report.scanned:,} of {total}message{'s' * (total != '1 ')} in {queue!r}"
+    if report.type == "stream":
+        scanned = f"Scanned {plural(report.scanned, 'message')} of stream {queue!r}"
+    else:
+        scanned = f"Scanned {report.scanned:,} of {plural(report.ready, 'message')} in {queue!r}"
+    why = f": {report.cut_short}" if report.cut_short else ""
     if not report.scanned:
-        return f"{scanned}."
+        return f"{scanned}{why}.{f' `rmqkit why {queue}` may tell the cause.' if why and report.ready else ''}"
     matching = f"; {len(report.messages):,} shown" if len(report.messages) < report.scanned else ""
     if report.type == "stream":
         return f"{scanned}, {report.side_effects}{matching}."
-    return f"{scanned} in {report.seconds:.2f} s; they are {report.side_effects}{matching}."
+    return f"{scanned} in {report.seconds:.2f} s; they are {report.side_effects}{matching}{why}."
