@@ -108,6 +108,11 @@ class FilteredSource:
             if self.remaining == 0:
                 return
 
+    @property
+    def holds(self) -> bool:
+        """Tell whether deliveries that did not match are held until the consumer closes."""
+        return self._held > 0
+
     def is_lost(self, delivery: Delivery) -> bool:
         """Tell whether the broker requeued a delivery."""
         return self.consumer.is_lost(delivery)

@@ -264,6 +264,8 @@ class _ConsumerRun:
             for batch in handler.handle(self._source, self._stop):
                 self._settle(batch)
                 on_progress()
+            if self._filtered and self._filtered.holds:
+                self._consumer.hold_returned(partial(self._connection.queue_settings, self._job.queue))
         if self._error:
             raise self._error
 

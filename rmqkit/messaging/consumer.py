@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import chain
-from typing import Self
+from typing import Any, Self
 
 from rmqkit.amqp.channel import Channel
 from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.errors import AccessRefused, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
+from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
 from rmqkit.hooks import EventKind
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger
@@ -72,6 +72,7 @@ class Consumer:
         self._channel: Channel | None = None
         self._acknowledger = Acknowledger(None)
         self._arrived = self._prefetch = 0  # on this channel
+        self._is_redelivered = False  # the last one that arrived
         self._lost_acks = 0  # on this channel: handled, and not acknowledged, because it was lost
         self._woken, self._wake_s = False, math.inf
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
@@ -253,6 +254,39 @@ class Consumer:
         self._woken = True  # first, for by now there may be another channel
         self._end_wait()
 
+    def hold_returned(self, settings: Callable[[], Mapping[str, Any] | None]) -> None:
+        """Hold more messages of a quorum queue, so that `close` requeues all in their order.
+
+        To be called after the last delivery was handled; `settings` returns those of the queue. None is held if being
+        delivered may harm it.
+        """
+        channel, subject = self._channel, f"queue {self.queue!r}"
+        if channel is None or not self._is_redelivered:
+            return
+        from rmqkit.messaging.held_deliveries import HeldDeliveries, hold_returned  # noqa: PLC0415 - rarely used
+        from rmqkit.messaging.queue_browser import SideEffects  # noqa: PLC0415
+
+        held = HeldDeliveries(channel, self.queue)
+
+        def receive(timeout_s: float) -> bool:
+            events = [*self._events, *channel.wait(0 if self._events else timeout_s, subject=subject)]
+            self._events.clear()
+            for batch in (event for event in events if isinstance(event, list)):
+                held.receive(batch[-1].delivery_tag)
+                self._is_redelivered = batch[-1].redelivered
+            return bool(events)
+
+        def receive_more(count: int, until_s: float) -> tuple[int, bool]:
+            return held.receive_more(count, until_s, receive), self._is_redelivered
+
+        with suppress(BrokerError):  # closing the channel requeues the messages in any case
+            effects = SideEffects.of(settings(), channel.transport.version)
+            if effects.type == "quorum" and not effects.risk:
+                held.receive(self._arrived)
+                channel.cancel(self.tag, subject=subject)
+                receive(0)
+                hold_returned(receive_more)
+
     def close(self) -> None:
         """Stop consuming; unsettled deliveries return to their queue."""
         if self._channel is not None:
@@ -281,6 +315,7 @@ class Consumer:
         """Drop the deliveries beyond the count: closing the channel requeues them."""
         count, consumed = self._options.count, self._counts.consumed
         self._arrived += len(batch)
+        self._is_redelivered = batch[-1].redelivered
         wanted = batch if count is None else batch[: count - consumed]
         self._offsets.track(wanted, self._acknowledger.settled.low)
         self._counts.take(wanted)

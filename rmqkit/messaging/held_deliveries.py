@@ -90,6 +90,14 @@ class HeldDeliveries:
         self._channel.consume(self._queue, tag=self._tag, subject=self._subject)
         self._acknowledge()
 
+    def receive_more(self, count: int, until_s: float, receive: Callable[[float], bool]) -> int:
+        """Replace the consumer, wait for so many messages, or fewer, and return how many arrived; see `end`."""
+        before, last = self.received, self.received + self.subscribe_to(count)
+        if last > before:
+            self.end(receive, until_s)
+            receive(0)
+        return self.received - before
+
     def is_spent(self) -> bool:
         """Tell whether the consumer is to be replaced, and no delivery to it is in flight: it would lose its place."""
         return self._is_full and (self._consumers == 1 or self._held >= self._prefetch // 2)

@@ -290,11 +290,7 @@ class MovePass(Transfer):
 
     def _receive_more(self, count: int, until_s: float) -> tuple[int, bool]:
         """Hold more messages, which stay."""
-        before, last = self.held.received, self.held.received + self.held.subscribe_to(count)
-        if last > before:
-            self.held.end(self.receive, until_s)
-            self.receive(0)
-        return self.held.received - before, self._redelivered
+        return self.held.receive_more(count, until_s, self.receive), self._redelivered
 
     def _inspect_backlog(self) -> None:
         move, selected = self._move, []

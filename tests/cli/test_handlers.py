@@ -21,7 +21,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from rmqkit.node.node import Node
 from tests.conftest import Broker, Namespace
 from tests.support.cli import Run, Start, parse_report, rmqkit
-from tests.support.queues import drain, fill, open_channel, ready
+from tests.support.queues import declare, drain, fill, open_channel, ready
 from tests.support.wait import wait_for_queue, wait_until
 
 CANARY = "c4nary-p4ssword"
@@ -909,6 +909,20 @@ def test_a_count_applies_to_matching_messages_and_an_expression_without_a_value_
     assert b"Consumed 3 messages" in stderr
     assert b"10 did not match (requeued)" in stderr
     wait_for_queue(channel, queue, ready=10)
+
+
+@pytest.mark.parametrize("options", [("--prefetch", 20), ("-n", 2, "--prefetch", 7), ("--prefetch", 200)])
+def test_messages_that_do_not_match_return_in_order_to_a_quorum_queue_of_which_more_were_requeued_before(
+    live: Run, vhost_channel: BlockingChannel, options: tuple[object, ...]
+) -> None:
+    declare(vhost_channel, "orders", x_queue_type="quorum")
+    sent = fill(vhost_channel, "orders", 150)
+    assert live("peek", "orders", "-n", 100).returncode == 0
+    wait_for_queue(vhost_channel, "orders", ready=150)
+    done = live("consume", "orders", "--filter", "body == 3 or body == 5", "--idle-timeout", 1, *options)
+    assert (done.returncode, done.stdout) == (0, "3 \n5 \n")
+    wait_for_queue(vhost_channel, "orders", ready=148, consumers=0)
+    assert drain(vhost_channel, "orders") == [body for body in sent if body not in (b"3 ", b"5 ")]
 
 
 def test_no_more_unmatched_messages_than_the_prefetch_are_held_which_is_reported(
