@@ -218,6 +218,13 @@ def channel(broker_url: str) -> Iterator[BlockingChannel]:
         yield opened
 
 
+@pytest.fixture
+def vhost_channel(vhost_url: str) -> Iterator[BlockingChannel]:
+    """Such a channel on the fresh virtual host."""
+    with open_channel(vhost_url) as opened:
+        yield opened
+
+
 @dataclass
 class Namespace:
     """Names that no other test uses; what is declared under them is removed after the test."""

@@ -28,7 +28,7 @@ _CLOSE_S = 5.0
 _BLOCKED_S = 0.2  # between two checks for a stop, while an alarm keeps the broker from answering
 NACK_NOT_COUNTED = (4, 3)  # the first version whose quorum queues do not count a nack as a failed delivery
 _ANY_PERMISSION = (4, 3, 1)  # the first version that answers a passive declare with any permission; 4.3.0: configure
-CALL_TIMEOUT_S = 30.0  # a broker that does not answer a method for so long counts as gone
+CALL_TIMEOUT_S = 30.0  # a broker that takes longer to answer a method counts as gone
 
 
 class MethodCall(NamedTuple):

@@ -24,7 +24,7 @@ class Rooms(Protocol):
         """Return where the rest of a large frame belongs; empty if there is none."""
 
     def advance(self, received: int) -> None:
-        """Note that so many bytes were received into `room`."""
+        """Note how many bytes were received into `room`."""
 
 
 class DirectReader:

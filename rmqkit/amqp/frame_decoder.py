@@ -33,7 +33,7 @@ from rmqkit.message import Delivery
 MAX_HEADER_BYTES = 1024 * 1024  # RabbitMQ does not split headers: they may exceed the negotiated frame size
 MAX_BODY_BYTES = 512 * 1024 * 1024  # RabbitMQ accepts no larger message
 
-_LARGE_FRAME_BYTES = 2048  # an incomplete body frame of so many is not kept to be decoded again with the next read
+_LARGE_FRAME_BYTES = 2048  # an incomplete body frame of this size is not kept to be decoded again with the next read
 _LARGE_BODY_BYTES = 64 * 1024  # smaller ones are read several at a time
 
 _INDEX = struct.Struct(">I")
@@ -120,7 +120,7 @@ class Decoder:
         return content.body[content.filled : content.frame_end]
 
     def advance(self, received: int) -> None:
-        """Note that so many bytes were received into `room`."""
+        """Note how many bytes were received into `room`."""
         if self._unfinished is not None:
             self._unfinished[1].filled += received
 

@@ -68,7 +68,7 @@ class LazyGroup(Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """Return a stand-in for a command, without importing it."""
+        """Return a placeholder for a command, without importing it."""
         entry = COMMANDS.get(cmd_name) or TOPICS.get(cmd_name)
         return entry and TyperCommand(cmd_name, short_help=entry.help, rich_help_panel=entry.panel)
 

@@ -73,7 +73,7 @@ class Table(Generic[T]):
         return (first, *own, *rest, Column("", lambda item: self.remark(item)[0], lambda item: self.remark(item)[0]))
 
     def aligned(self, items: Iterable[T], *, vhosts: bool, columns: int | None) -> list[list[str]]:
-        """Return the titles and the rows, each cell as wide as its column, all in so many columns if they are given."""
+        """Return the titles and the rows, each cell as wide as its column, all within `columns` if they are given."""
         listed = self.columns(vhosts=vhosts)
         rows = [[each.title for each in listed], *([each.cell(item) for each in listed] for item in items)]
         numbers = [place for place, each in enumerate(listed) if each.number]

@@ -96,7 +96,7 @@ def columns_of(stream: TextIO | None) -> int:
 
 
 def wrap(text: str, columns: int, indent: str = "") -> str:
-    """Break the lines that are wider than so many columns between words; 0 columns: none.
+    """Break lines that are wider than `columns` between words; 0 breaks none.
 
     The rest of a line is indented as the line is, and by `indent`. Colors have no width.
     """
@@ -276,7 +276,7 @@ def align(
     shortened: Collection[int] = (0,),
     columns: int | None = None,
 ) -> list[list[str]]:
-    """Return safe cells as wide as their columns, together in so many columns of the screen if they can be shortened.
+    """Return safe cells as wide as their columns; together they fit `columns` of the screen if they can be shortened.
 
     `numbers` and `shortened` are as in `table`.
     """
@@ -301,7 +301,7 @@ def width(text: str) -> int:
 
 
 def shorten(text: str, columns: int) -> str:
-    """Replace the middle of a text that is wider than so many columns by an ellipsis."""
+    """Replace the middle of a text that is wider than `columns` by an ellipsis."""
     if width(text) <= columns:
         return text
     head, tail = text[: columns // 2], text[-(columns // 2) :]

@@ -116,7 +116,7 @@ def as_json(view: View, found: Snapshot) -> dict[str, Any]:
 
 
 def details(api: HttpApiClient, view: View, connection: Administration, item: Any, columns: int) -> str:
-    """Return the details of a row, as lines of so many columns: what `rmqkit why` says about a queue, or a connection.
+    """Return the details of a row, in lines of `columns` characters: of a queue, what `rmqkit why` says.
 
     For a consumer they are those of its queue, for a channel those of its connection. Raises the errors of
     `HttpApiClient.live`.

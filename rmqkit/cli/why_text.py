@@ -37,7 +37,7 @@ def explain(connection: Administration | None, api: HttpApiClient, queue: str) -
 
 
 def as_text(facts: QueueFacts, causes: Sequence[Cause], columns: int = 0) -> str:
-    """Return the explanation, wrapped at so many columns if any are given."""
+    """Return the explanation, wrapped at `columns` if they are given."""
 
     def wrap(line: str) -> str:
         return output.wrap(line, columns, indent="   ")

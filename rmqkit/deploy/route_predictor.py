@@ -1,4 +1,4 @@
-"""Compare the ways of traced messages with a topology: that of files, or the one on the broker."""
+"""Compare the routes of traced messages with a topology: that of files, or the one on the broker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Prediction:
 
     @property
     def differs(self) -> bool:
-        """Tell whether the message went another way than the topology leads it."""
+        """Tell whether the message was routed otherwise than the topology says."""
         return bool(self.missing or self.unexpected)
 
 
@@ -36,7 +36,7 @@ class RoutePredictor:
     """Predicts by a topology where messages go.
 
     `read` reads the topology. That of a broker changes: if it is `live`, it is read again for each new difference, and
-    a message differs only if it went another way than both lead it.
+    a message differs only if both route it otherwise.
     """
 
     def __init__(self, read: Callable[[], Topology], *, live: bool) -> None:
@@ -46,24 +46,24 @@ class RoutePredictor:
         self._known: set[tuple[object, ...]] = set()  # differences that were there when the topology was read again
 
     def predict(self, traced: TracedMessage) -> Prediction | None:
-        """Compare the way of a message with the topology; None if this does not have its exchange."""
+        """Compare the route of a message with the topology; None if this does not have its exchange."""
         found = _predict(self._router, traced)
         if not (self._live and found and found.differs):
             return found
-        way = traced.event, traced.message.exchange, traced.routing_keys, traced.queues
-        if way not in self._known:
+        difference = traced.event, traced.message.exchange, traced.routing_keys, traced.queues
+        if difference not in self._known:
             try:
                 self._router = Router(TopologyIndex(self._read()))
             except BrokerError:  # it may have changed
                 return None
             found = _predict(self._router, traced)
             if found and found.differs:
-                self._known.add(way)
+                self._known.add(difference)
         return found
 
 
 def _predict(router: Router, traced: TracedMessage) -> Prediction | None:
-    """Compare the way of a message with that through a topology; None if the topology does not have its exchange."""
+    """Compare the route of a message with that of a topology; None if the topology does not have its exchange."""
     message, index = traced.message, router.index
     exchange, keys = message.exchange, traced.routing_keys or ("",)
     route = router.follow(Route(exchange, keys, message.properties.headers or {}))

@@ -15,7 +15,7 @@ from rmqkit.message import Delivery
 from rmqkit.messaging.rpc_server import OnFailure
 from rmqkit.stop import Stop
 
-Batching = tuple[int, float]  # the size of a batch, and the seconds to wait until there are so many
+Batching = tuple[int, float]  # the size of a batch, and the seconds to wait until it is full
 _EACH: Batching = (0, inf)
 
 
@@ -90,7 +90,7 @@ class PlainCalls:
 def grouped(source: Source, busy: Callable[[], bool], batching: Batching = _EACH) -> Iterator[list[Sequence[Delivery]]]:
     """Yield the deliveries of a source in groups, possibly none: one by one, or in batches.
 
-    A batch is full, or its first delivery has waited for so long, or it is the last.
+    A batch is full, or its first delivery has waited for the time of the batching, or it is the last.
     """
     size, within_s = batching
     waiting: list[Delivery] = []

@@ -85,8 +85,8 @@ class DelayedPublishing:
 
     def _properties(self, properties: Properties, target: Target, seconds: int) -> Properties:
         """Return the properties of a delayed message; messages that share theirs still do, and are encoded once."""
-        given, way, found = self._last
-        if given is not properties or way != (target, seconds):
+        given, delayed, found = self._last
+        if given is not properties or delayed != (target, seconds):
             headers = dict(properties.headers or {})
             if X_DEATH in headers:  # a delivery, published again: see `set_aside`
                 headers[DIED] = headers.pop(X_DEATH)

@@ -23,7 +23,7 @@ _LOT, _LOTS = 32, 20  # how many messages are requeued together, and how many ti
 _RETURN_S = 10.0  # a message that is not back in its queue by then may return out of order
 _PAUSE_S = 0.005  # between two checks whether it is
 _IN_FLIGHT_S = 1.0  # for deliveries to a consumer that is to end
-_QUIET_S, _EMPTY = 0.02, 2  # so long without one and without a ready message, so many times: there are no more
+_QUIET_S, _EMPTY = 0.02, 2  # without one and without a ready message for this time, this many times: there are no more
 _RETURNED_S = 10.0  # for messages that were requeued before
 # What a closed channel returns to a quorum queue, it returns consumer by consumer; of more than 32, in any order.
 MOST_CONSUMERS = 24
@@ -74,7 +74,7 @@ class HeldDeliveries:
         self._subscribe(wanted if self._consumers else FIRST_PREFETCH)
 
     def subscribe_to(self, count: int) -> int:
-        """Replace the consumer by one that receives so many messages, or fewer; none if their order would be lost."""
+        """Replace the consumer by one that receives `count` messages, or fewer; none if their order would be lost."""
         if self._consumers >= MOST_CONSUMERS and self._channel.transport.version < NACK_NOT_COUNTED:
             return 0
         self._subscribe(min(count, PREFETCH))

@@ -62,7 +62,7 @@ class ConfirmDeadline:
 
 
 def unconfirmed(number: int, timeout_s: float, blocked: str, *, sent: bool = True) -> NotConfirmed:
-    """Return the error of so many messages whose confirms did not arrive in time."""
+    """Return the error of messages whose confirms did not arrive in time."""
     reason = f": the broker is blocking publishers: {blocked}" if blocked else ""
     if not sent:
         return NotConfirmed(f"the message was not sent within {timeout_s:g} s{reason}")
@@ -126,11 +126,11 @@ class PublishWindow:
         self._body_bytes = body_bytes
 
     def has_room(self, pending: int, pending_bytes: int, size: int) -> bool:
-        """Tell whether a body of this size may be sent while so many messages and bytes are pending."""
+        """Tell whether a body of this size may be sent while these numbers of messages and bytes are pending."""
         return pending < self._messages and (not pending or pending_bytes + size <= self._body_bytes)
 
     def shrink(self, refused: int) -> None:
-        """Narrow the window because one of so many messages was refused, and it is not known which."""
+        """Narrow the window because one of the `refused` messages is at fault, and it is not known which."""
         self._messages = max(1, refused // ISOLATE_BY)
 
     def reopen(self, unsettled: int) -> None:

@@ -39,12 +39,6 @@ def connection(vhost_url: str) -> Iterator[rmqkit.Connection]:
         yield opened
 
 
-@pytest.fixture
-def pika_channel(vhost_url: str) -> Iterator[BlockingChannel]:
-    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as opened:
-        yield opened.channel()
-
-
 def quiet(_delivery: Delivery, _error: Exception) -> None:
     """Hear of a failure, and log nothing."""
 
@@ -53,14 +47,14 @@ def fail(delivery: Delivery) -> None:
     raise ValueError(f"no such customer: {delivery.body.decode()}")
 
 
-def parked(pika_channel: BlockingChannel) -> tuple[Any, bytes]:
-    _, properties, body = pika_channel.basic_get("parked", auto_ack=True)
+def parked(vhost_channel: BlockingChannel) -> tuple[Any, bytes]:
+    _, properties, body = vhost_channel.basic_get("parked", auto_ack=True)
     assert properties is not None, "nothing was parked"
     return properties, body or b""
 
 
 def test_a_failed_message_is_retried_after_each_delay_and_parked_with_the_last_line_of_its_traceback(
-    connection: rmqkit.Connection, pika_channel: BlockingChannel, caplog: pytest.LogCaptureFixture
+    connection: rmqkit.Connection, vhost_channel: BlockingChannel, caplog: pytest.LogCaptureFixture
 ) -> None:
     called: list[float] = []
     warnings: list[str] = []
@@ -76,7 +70,7 @@ def test_a_failed_message_is_retried_after_each_delay_and_parked_with_the_last_l
         True,
         True,
     ]
-    properties, body = parked(pika_channel)
+    properties, body = parked(vhost_channel)
     headers = properties.headers
     assert (body, headers["x-rmqkit-attempts"], headers["x-rmqkit-queue"]) == (b"order 7", 3, "orders")
     assert headers["x-rmqkit-reason"].endswith("ValueError: no such customer: order 7")
@@ -87,19 +81,19 @@ def test_a_failed_message_is_retried_after_each_delay_and_parked_with_the_last_l
 
 
 def test_verdicts_acknowledge_park_and_requeue(
-    connection: rmqkit.Connection, pika_channel: BlockingChannel, vhost_url: str
+    connection: rmqkit.Connection, vhost_channel: BlockingChannel, vhost_url: str
 ) -> None:
     verdicts = {b"done": None, b"ack": Verdict.ACK, b"reject": Verdict.REJECT, b"requeue": Verdict.REQUEUE}
     connection.publish(Message(body, "orders") for body in verdicts)
     report = rmqkit.handle(connection, "orders", lambda each: verdicts[each.body], topology=SHOP, count=4)
     assert (report.parked, report.retried, report.requeued) == (1, 0, 1)
-    properties, body = parked(pika_channel)
+    properties, body = parked(vhost_channel)
     assert (body, properties.headers["x-rmqkit-reason"]) == (b"reject", "the handler rejected it")
     wait_until(lambda: ready(vhost_url, "orders") == 1)
 
 
 def test_a_message_that_breaks_the_contract_is_parked_without_calling_the_function(
-    connection: rmqkit.Connection, pika_channel: BlockingChannel, tmp_path: Path
+    connection: rmqkit.Connection, vhost_channel: BlockingChannel, tmp_path: Path
 ) -> None:
     (tmp_path / "order.json").write_text('{"required": ["total"]}')
     contract = Contract("json", str(tmp_path / "order.json"))
@@ -112,8 +106,8 @@ def test_a_message_that_breaks_the_contract_is_parked_without_calling_the_functi
     )
     assert (got, report.invalid, report.acknowledged) == ([b'{"total": 1}'], 2, 3)
     assert warnings[0].startswith("message 2: the value breaks the rule required: \"total\"; it goes to queue 'parked'")
-    assert parked(pika_channel)[0].headers["x-rmqkit-reason"] == 'the value breaks the rule required: "total" (at 1:1)'
-    assert parked(pika_channel)[1] == b"not JSON"
+    assert parked(vhost_channel)[0].headers["x-rmqkit-reason"] == 'the value breaks the rule required: "total" (at 1:1)'
+    assert parked(vhost_channel)[1] == b"not JSON"
 
 
 @pytest.mark.parametrize("topology", [PLAIN, None])
@@ -151,9 +145,9 @@ def test_by_choice_failed_messages_are_rejected_in_place_of_a_retry(
 
 
 def test_nothing_is_consumed_if_a_waiting_queue_is_missing(
-    connection: rmqkit.Connection, pika_channel: BlockingChannel
+    connection: rmqkit.Connection, vhost_channel: BlockingChannel
 ) -> None:
-    pika_channel.queue_delete("orders.retry.300ms")
+    vhost_channel.queue_delete("orders.retry.300ms")
     connection.publish(Message(b"x", "orders"))
     called: list[Delivery] = []
     with pytest.raises(rmqkit.NotFound, match=r"orders\.retry\.300ms"):
@@ -226,13 +220,13 @@ def test_a_coroutine_function_is_refused_before_anything_is_consumed(
     assert ready(vhost_url, "orders") == 1
 
 
-def test_any_handler_can_replace_the_function(connection: rmqkit.Connection, pika_channel: BlockingChannel) -> None:
+def test_any_handler_can_replace_the_function(connection: rmqkit.Connection, vhost_channel: BlockingChannel) -> None:
     from rmqkit.handlers.command import CommandHandler, parse  # noqa: PLC0415
 
     connection.publish(Message(b"x", "orders"))
     report = rmqkit.handle(connection, "orders", CommandHandler(parse("false"), "orders"), topology=SHOP, count=3)
     assert (report.retried, report.parked) == (2, 1)
-    assert parked(pika_channel)[0].headers["x-rmqkit-reason"] == "the command ended with exit code 1"
+    assert parked(vhost_channel)[0].headers["x-rmqkit-reason"] == "the command ended with exit code 1"
 
 
 PROGRAM = """
@@ -277,7 +271,7 @@ def test_a_program_killed_while_messages_fail_loses_nothing(vhost_url: str, tmp_
 
 
 def test_a_message_with_unreadable_properties_is_parked_with_all_of_them(
-    connection: rmqkit.Connection, pika_channel: BlockingChannel
+    connection: rmqkit.Connection, vhost_channel: BlockingChannel
 ) -> None:
     deep: dict[str, Any] = {}
     for _ in range(150):
@@ -285,9 +279,9 @@ def test_a_message_with_unreadable_properties_is_parked_with_all_of_them(
     unreadable = pika.BasicProperties(headers={"deep": deep}, message_id="7", delivery_mode=2)
     late = pika.BasicProperties(headers={"kept": 1}, timestamp=10**15, type="t", delivery_mode=2)
     for properties in (unreadable, late):
-        pika_channel.basic_publish("", "orders", b"body", properties)
+        vhost_channel.basic_publish("", "orders", b"body", properties)
     rmqkit.handle(connection, "orders", lambda _: Verdict.REJECT, topology=SHOP, count=2)
-    (first, body), (second, _) = parked(pika_channel), parked(pika_channel)
+    (first, body), (second, _) = parked(vhost_channel), parked(vhost_channel)
     assert (body, first.message_id, first.headers["x-rmqkit-queue"]) == (b"body", "7", "orders")
     assert first.headers["deep"] == deep
     assert (second.type, second.timestamp, second.headers["kept"]) == ("t", 10**15, 1)
@@ -296,40 +290,40 @@ def test_a_message_with_unreadable_properties_is_parked_with_all_of_them(
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize("frame_max", [8192, 131_072])
 def test_a_message_without_room_for_more_headers_is_parked_unchanged_and_not_retried(
-    vhost_url: str, pika_channel: BlockingChannel, frame_max: int
+    vhost_url: str, vhost_channel: BlockingChannel, frame_max: int
 ) -> None:
     full = pika.BasicProperties(headers={"x": "y" * (frame_max - 60)}, delivery_mode=2)
-    pika_channel.basic_publish("", "orders", b"full", full)
+    vhost_channel.basic_publish("", "orders", b"full", full)
     with rmqkit.connect(f"{vhost_url}?frame_max={frame_max}") as narrow:
         report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=1, on_failure=quiet)
     assert (report.consumed, report.parked, report.retried) == (1, 1, 0)
-    properties, body = parked(pika_channel)
+    properties, body = parked(vhost_channel)
     assert (body, properties.headers) == (b"full", full.headers)
 
 
 @pytest.mark.usefixtures("connection")
 def test_a_message_with_properties_larger_than_a_frame_is_parked_without_them(
-    vhost_url: str, pika_channel: BlockingChannel
+    vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
     large = pika.BasicProperties(headers={"x": "y" * 10_000}, delivery_mode=2)
-    pika_channel.basic_publish("", "orders", b"large", large)
+    vhost_channel.basic_publish("", "orders", b"large", large)
     with rmqkit.connect(f"{vhost_url}?frame_max=8192") as narrow:
         report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=1, on_failure=quiet)
     assert (report.consumed, report.parked) == (1, 1)
-    properties, body = parked(pika_channel)
+    properties, body = parked(vhost_channel)
     assert (body, properties.headers["x-rmqkit-attempts"]) == (b"large", 1)
     assert properties.headers["x-rmqkit-reason"].endswith("ValueError: no such customer: large")
 
 
 def test_a_reason_that_is_not_valid_utf_8_has_replacement_characters(
-    connection: rmqkit.Connection, pika_channel: BlockingChannel
+    connection: rmqkit.Connection, vhost_channel: BlockingChannel
 ) -> None:
     def handler(_: Delivery) -> None:
         raise ValueError("half a \ud800 pair")
 
     connection.publish(Message(b"x", "orders"))
     rmqkit.handle(connection, "orders", handler, topology=SHOP, count=3, on_failure=quiet)
-    assert parked(pika_channel)[0].headers["x-rmqkit-reason"].endswith("ValueError: half a ? pair")
+    assert parked(vhost_channel)[0].headers["x-rmqkit-reason"].endswith("ValueError: half a ? pair")
 
 
 def test_failures_are_logged_by_default(connection: rmqkit.Connection, caplog: pytest.LogCaptureFixture) -> None:
@@ -374,10 +368,10 @@ with rmqkit.connect(sys.argv[1]) as connection:
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize(("concurrency", "seconds", "left"), [(1, 60, 2), (2, 1, 0)])
 def test_ctrl_c_ends_a_program_and_unhandled_messages_stay(
-    vhost_url: str, pika_channel: BlockingChannel, concurrency: int, seconds: float, left: int
+    vhost_url: str, vhost_channel: BlockingChannel, concurrency: int, seconds: float, left: int
 ) -> None:
     for body in (b"slower", b"x"):
-        pika_channel.basic_publish("", "orders", body, pika.BasicProperties(delivery_mode=2))
+        vhost_channel.basic_publish("", "orders", body, pika.BasicProperties(delivery_mode=2))
     command = [sys.executable, "-c", INTERRUPTED, vhost_url, str(concurrency), str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -36,13 +35,6 @@ from tests.support.wait import wait_until
 TTL = {"x-message-ttl": 600_000}
 
 
-@pytest.fixture
-def pika_channel(vhost_url: str) -> Iterator[BlockingChannel]:
-    """A channel of plain pika, on a fresh virtual host."""
-    with pika.BlockingConnection(URLParameters(vhost_url)) as connection:
-        yield connection.channel()
-
-
 def drained(channel: BlockingChannel, queue: str) -> list[tuple[bytes, dict[str, Any], str]]:
     """Empty a queue; return bodies, properties and routing keys."""
     return [(body, vars(properties), method.routing_key) for method, properties, body in drain_messages(channel, queue)]
@@ -70,30 +62,30 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_replaced_queue_has_its_new_properties_its_messages_in_order_and_its_bindings(
-    vhost_url: str, pika_channel: BlockingChannel, change: str
+    vhost_url: str, vhost_channel: BlockingChannel, change: str
 ) -> None:
     old, new = CHANGES[change]
     declare(vhost_url, "q", **{name.replace("-", "_"): value for name, value in old.items()})
     bind(vhost_url, "q")
     for number in range(700):
-        pika_channel.basic_publish("amq.topic", "a.b", b"%d" % number)
+        vhost_channel.basic_publish("amq.topic", "a.b", b"%d" % number)
     wait_until(lambda: ready(vhost_url, "q") == 700)
     assert replaced(vhost_url, bound_queue("q", new)) == (ReplaceResult("queue", "q", moved=700),)
-    pika_channel.queue_declare("q", durable=True, arguments=new)
+    vhost_channel.queue_declare("q", durable=True, arguments=new)
     if new.get("x-queue-type") != "stream":
-        pika_channel.basic_publish("amq.topic", "a.b", b"later")
+        vhost_channel.basic_publish("amq.topic", "a.b", b"later")
         wait_until(lambda: ready(vhost_url, "q") == 701)  # a quorum queue counts it a moment later
-        bodies = [body for body, _, _ in drained(pika_channel, "q")]
+        bodies = [body for body, _, _ in drained(vhost_channel, "q")]
         assert bodies == [*(b"%d" % number for number in range(700)), b"later"]
     assert left_over(vhost_url, "q") == []
 
 
 @pytest.mark.parametrize("name", ["a{b}", "{0} 100%"])
-def test_a_queue_of_any_name_is_replaced(vhost_url: str, pika_channel: BlockingChannel, name: str) -> None:
-    fill(pika_channel, vhost_url, name, 3)
+def test_a_queue_of_any_name_is_replaced(vhost_url: str, vhost_channel: BlockingChannel, name: str) -> None:
+    fill(vhost_channel, vhost_url, name, 3)
     (done,) = replaced(vhost_url, bound_queue(name, TTL))
     assert done == ReplaceResult("queue", name, moved=3)
-    assert [body for body, _, _ in drained(pika_channel, name)] == [b"0", b"1", b"2"]
+    assert [body for body, _, _ in drained(vhost_channel, name)] == [b"0", b"1", b"2"]
     assert left_over(vhost_url, name) == []
 
 
@@ -111,16 +103,16 @@ SPECIMENS = [
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_a_moved_message_keeps_its_body_its_properties_and_its_key(
-    vhost_url: str, pika_channel: BlockingChannel, kind: str
+    vhost_url: str, vhost_channel: BlockingChannel, kind: str
 ) -> None:
     for queue in ("q", "twin", "elsewhere"):
         declare(vhost_url, queue)
     bind(vhost_url, "q")
     bind(vhost_url, "twin")
     for number, properties in enumerate(SPECIMENS):
-        pika_channel.basic_publish("amq.topic", "a.b", b"\x00\xff" * number, properties)
+        vhost_channel.basic_publish("amq.topic", "a.b", b"\x00\xff" * number, properties)
     (done,) = replaced(vhost_url, bound_queue("q", {"x-queue-type": kind, **TTL}))
-    found, expected = drained(pika_channel, "q"), drained(pika_channel, "twin")
+    found, expected = drained(vhost_channel, "q"), drained(vhost_channel, "twin")
     if kind == "quorum":  # it adds a header of its own to what it delivers
         for _, received, _ in (*found, *expected):
             headers = received["headers"] or {}
@@ -132,7 +124,7 @@ def test_a_moved_message_keeps_its_body_its_properties_and_its_key(
 
 
 def test_a_foreign_user_id_is_kept_in_a_header_and_reported(
-    broker: Broker, vhost_url: str, pika_channel: BlockingChannel
+    broker: Broker, vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
     vhost, url = urlsplit(vhost_url).path[1:], urlsplit(vhost_url)
     broker.api("PUT", f"users/{vhost}", b'{"password": "p", "tags": ""}')
@@ -143,16 +135,16 @@ def test_a_foreign_user_id_is_kept_in_a_header_and_reported(
         connection.channel().basic_publish("", "q", b"", BasicProperties(user_id=vhost))
     (done,) = replaced(vhost_url, bound_queue("q", TTL))
     broker.api("DELETE", f"users/{vhost}")
-    ((_, properties, _),) = drained(pika_channel, "q")
+    ((_, properties, _),) = drained(vhost_channel, "q")
     assert properties["headers"] == {USER_ID: vhost}
     assert done.notes == (f"1 message {KEPT_USER_ID}",)
 
 
 def test_every_kind_of_binding_is_restored_also_those_that_only_the_broker_knew(
-    vhost_url: str, pika_channel: BlockingChannel
+    vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
-    fill(pika_channel, vhost_url, "q", 10)
-    pika_channel.exchange_declare("upstream", "fanout", durable=True)
+    fill(vhost_channel, vhost_url, "q", 10)
+    vhost_channel.exchange_declare("upstream", "fanout", durable=True)
     bindings = (
         Binding("amq.direct", "q", routing_key="k"),
         Binding("amq.fanout", "q"),
@@ -162,11 +154,11 @@ def test_every_kind_of_binding_is_restored_also_those_that_only_the_broker_knew(
         Binding("upstream", "q", routing_key="b"),
     )
     for each in bindings[:3] + bindings[4:]:
-        pika_channel.queue_bind("q", each.source, each.routing_key, dict(each.arguments))
+        vhost_channel.queue_bind("q", each.source, each.routing_key, dict(each.arguments))
     topology = Topology(queues=(Queue("q", arguments=TTL),), bindings=bindings)
     replaced(vhost_url, topology, extra_bindings=[Binding("amq.topic", "q", routing_key="a.b")])
-    drained(pika_channel, "q")
-    pika_channel.confirm_delivery()
+    drained(vhost_channel, "q")
+    vhost_channel.confirm_delivery()
     red = BasicProperties(headers={"color": "red"})
     for exchange, key in (
         ("amq.direct", "k"),
@@ -175,15 +167,15 @@ def test_every_kind_of_binding_is_restored_also_those_that_only_the_broker_knew(
         ("upstream", "z"),
         ("amq.topic", "a.b"),
     ):
-        pika_channel.basic_publish(exchange, key, exchange.encode(), red, mandatory=True)
-        assert [body for body, _, _ in drained(pika_channel, "q")] == [exchange.encode()]
-    pika_channel.exchange_delete("upstream")
+        vhost_channel.basic_publish(exchange, key, exchange.encode(), red, mandatory=True)
+        assert [body for body, _, _ in drained(vhost_channel, "q")] == [exchange.encode()]
+    vhost_channel.exchange_delete("upstream")
 
 
 def test_a_queue_with_a_consumer_is_left_alone_until_the_consumer_is_gone(
-    vhost_url: str, pika_channel: BlockingChannel
+    vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
-    fill(pika_channel, vhost_url, "q", 10)
+    fill(vhost_channel, vhost_url, "q", 10)
     with pika.BlockingConnection(URLParameters(vhost_url)) as other:
         consumer = other.channel()
         consumer.basic_qos(prefetch_count=1)
@@ -215,13 +207,13 @@ REFUSED: dict[str, tuple[dict[str, Any], Queue, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_entities_that_cannot_be_replaced_stay_unchanged(
-    vhost_url: str, pika_channel: BlockingChannel, case: str
+    vhost_url: str, vhost_channel: BlockingChannel, case: str
 ) -> None:
     old, new, why = REFUSED[case]
-    pika_channel.queue_declare("q", **{"durable": True, **old})
+    vhost_channel.queue_declare("q", **{"durable": True, **old})
     bind(vhost_url, "q")
     for _ in range(5):
-        pika_channel.basic_publish("amq.topic", "a.b", b"x")
+        vhost_channel.basic_publish("amq.topic", "a.b", b"x")
     wait_until(lambda: ready(vhost_url, "q") == 5)
     topology = replace(bound_queue("q", {}), queues=(new,))
     with pytest.raises(PropertyMismatch) as refused:
@@ -229,33 +221,33 @@ def test_entities_that_cannot_be_replaced_stay_unchanged(
     assert re.search(why, str(refused.value))
     assert left_over(vhost_url, "q") == []
     assert ready(vhost_url, "q") == 5
-    pika_channel.queue_declare("q", **{"durable": True, **old})
+    vhost_channel.queue_declare("q", **{"durable": True, **old})
 
 
-def test_a_queue_of_another_connection_is_refused(vhost_url: str, pika_channel: BlockingChannel) -> None:
-    pika_channel.queue_declare("q", exclusive=True)
+def test_a_queue_of_another_connection_is_refused(vhost_url: str, vhost_channel: BlockingChannel) -> None:
+    vhost_channel.queue_declare("q", exclusive=True)
     conflict = Step("queue", "q", Outcome.CONFLICT)
     with links(vhost_url) as both, pytest.raises(PropertyMismatch, match="exclusive to another connection"):
         replace_entities(*both, bound_queue("q", TTL), [conflict], pauses=SHORT)
 
 
 def test_a_quorum_queue_is_replaced_also_if_its_type_is_not_known(
-    vhost_url: str, pika_channel: BlockingChannel
+    vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
     declare(vhost_url, "q", x_queue_type="quorum")
-    pika_channel.basic_publish("", "q", b"x")
+    vhost_channel.basic_publish("", "q", b"x")
     wait_until(lambda: ready(vhost_url, "q") == 1)
     conflict = Step("queue", "q", Outcome.CONFLICT)
     with links(vhost_url) as both:
         (done,) = replace_entities(*both, bound_queue("q", TTL), [conflict], pauses=SHORT)
     assert done.moved == 1
-    pika_channel.queue_declare("q", durable=True, arguments=TTL)
+    vhost_channel.queue_declare("q", durable=True, arguments=TTL)
 
 
 def test_a_queue_that_is_published_to_around_its_bindings_is_put_back_with_every_message(
-    vhost_url: str, pika_channel: BlockingChannel
+    vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
-    fill(pika_channel, vhost_url, "q", 300)
+    fill(vhost_channel, vhost_url, "q", 300)
     stop, confirmed = Stop(), Counter[bytes]()
 
     def publish() -> None:
@@ -278,14 +270,14 @@ def test_a_queue_that_is_published_to_around_its_bindings_is_put_back_with_every
         stop.request()
         thread.join()
     assert left_over(vhost_url, "q") == []
-    pika_channel.confirm_delivery()  # RabbitMQ counts a queue's messages ahead of those on their way to it
-    pika_channel.basic_publish("amq.topic", "a.b", b"bound", mandatory=True)
-    found = Counter(body for body, _, _ in drained(pika_channel, "q"))
+    vhost_channel.confirm_delivery()  # RabbitMQ counts a queue's messages ahead of those on their way to it
+    vhost_channel.basic_publish("amq.topic", "a.b", b"bound", mandatory=True)
+    found = Counter(body for body, _, _ in drained(vhost_channel, "q"))
     assert found == confirmed + Counter([b"bound", *(b"%d" % number for number in range(300))])
 
 
-def test_a_stop_ends_between_two_steps_and_another_run_resumes(vhost_url: str, pika_channel: BlockingChannel) -> None:
-    fill(pika_channel, vhost_url, "q", 500)
+def test_a_stop_ends_between_two_steps_and_another_run_resumes(vhost_url: str, vhost_channel: BlockingChannel) -> None:
+    fill(vhost_channel, vhost_url, "q", 500)
     wanted = bound_queue("q", TTL)
     for word in ("moving 500 messages to", "deleting it and"):
         stop = Stop()
@@ -297,30 +289,30 @@ def test_a_stop_ends_between_two_steps_and_another_run_resumes(vhost_url: str, p
     (done,) = replaced(vhost_url, wanted)
     assert done == ReplaceResult("queue", "q", moved=500)
     assert not is_begun(vhost_url, wanted)
-    assert [body for body, _, _ in drained(pika_channel, "q")] == [b"%d" % number for number in range(500)]
+    assert [body for body, _, _ in drained(vhost_channel, "q")] == [b"%d" % number for number in range(500)]
 
 
-def test_a_file_changed_back_puts_everything_back(vhost_url: str, pika_channel: BlockingChannel) -> None:
-    fill(pika_channel, vhost_url, "q", 500)
+def test_a_file_changed_back_puts_everything_back(vhost_url: str, vhost_channel: BlockingChannel) -> None:
+    fill(vhost_channel, vhost_url, "q", 500)
     stop = Stop()
     replaced(vhost_url, bound_queue("q", TTL), stop=stop, on_step=lambda step: "deleting it" in step and stop.request())
-    pika_channel.basic_publish("amq.topic", "a.b", b"meanwhile")
+    vhost_channel.basic_publish("amq.topic", "a.b", b"meanwhile")
     wait_until(lambda: waiting(vhost_url, "q.rmqkit.new-messages") == 1)
     assert ready(vhost_url, "q") == 0
     (done,) = replaced(vhost_url, bound_queue("q", {}))
     assert done.moved == 501
-    pika_channel.basic_publish("amq.topic", "a.b", b"later")
+    vhost_channel.basic_publish("amq.topic", "a.b", b"later")
     wait_until(lambda: ready(vhost_url, "q") == 502)
-    bodies = [body for body, _, _ in drained(pika_channel, "q")]
+    bodies = [body for body, _, _ in drained(vhost_channel, "q")]
     assert bodies == [*(b"%d" % number for number in range(500)), b"meanwhile", b"later"]
     assert left_over(vhost_url, "q") == []
 
 
 def test_two_runs_at_a_time_are_one_too_many(
-    vhost_url: str, pika_channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
+    vhost_url: str, vhost_channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmqkit.deploy.replace.session._LOCKED_S", 0.2)
-    fill(pika_channel, vhost_url, "q", 1)
+    fill(vhost_channel, vhost_url, "q", 1)
     with links(vhost_url) as (consuming, publishing):
         first = ReplaceSession(consuming, publishing, Stop(), lambda _: None, SHORT)
         first.lock()
@@ -341,16 +333,16 @@ def test_a_lock_that_is_released_late_is_waited_for_at_each_step(vhost_url: str)
 
 
 def test_an_exchange_changes_its_type_and_no_confirmed_message_misses_one_of_its_queues(
-    vhost_url: str, pika_channel: BlockingChannel
+    vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
-    pika_channel.exchange_declare("x", "direct", durable=True)
+    vhost_channel.exchange_declare("x", "direct", durable=True)
     queues = [f"q{number}" for number in range(8)]
     for queue in queues:
         declare(vhost_url, queue)
-        pika_channel.queue_bind(queue, "x", "k")
-    pika_channel.exchange_bind("x", "amq.fanout", "")
+        vhost_channel.queue_bind(queue, "x", "k")
+    vhost_channel.exchange_bind("x", "amq.fanout", "")
     declare(vhost_url, "extra")
-    pika_channel.queue_bind("extra", "x", "k")
+    vhost_channel.queue_bind("extra", "x", "k")
     topology = Topology(
         exchanges=(Exchange("x", "topic"),),
         bindings=(*(Binding("x", queue, routing_key="k") for queue in queues), Binding("amq.fanout", "x", "exchange")),
@@ -389,33 +381,33 @@ def test_an_exchange_changes_its_type_and_no_confirmed_message_misses_one_of_its
         stop.request()
         thread.join()
     for queue in (*queues, "extra"):
-        found = Counter(body for body, _, _ in drained(pika_channel, queue))
+        found = Counter(body for body, _, _ in drained(vhost_channel, queue))
         assert confirmed <= found.keys()
         assert found.total() - len(found) <= sum(republished)
-    pika_channel.exchange_declare("x", "topic", durable=True)
-    pika_channel.basic_publish("amq.fanout", "k", b"through two exchanges")
+    vhost_channel.exchange_declare("x", "topic", durable=True)
+    vhost_channel.basic_publish("amq.fanout", "k", b"through two exchanges")
     wait_until(lambda: ready(vhost_url, "extra") == 1)
     assert left_over(vhost_url, "x") == []
 
 
 def test_a_move_to_a_queue_that_is_full_ends_with_every_message_once(
-    vhost_url: str, pika_channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
+    vhost_url: str, vhost_channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain, "PAUSE_S", 0.01)
-    fill(pika_channel, vhost_url, "q", 50)
+    fill(vhost_channel, vhost_url, "q", 50)
     declare(vhost_url, "full", x_max_length=20, x_overflow="reject-publish")
-    pika_channel.queue_bind("full", "amq.fanout")
+    vhost_channel.queue_bind("full", "amq.fanout")
     with links(vhost_url) as (_, publishing), pytest.raises(NotConfirmed, match="rejected them 5 times"):
         list(Drain(publishing, "q", stashed_in("amq.fanout")).run())
     wait_until(lambda: ready(vhost_url, "q") + ready(vhost_url, "full") == 50)
-    bodies = [body for queue in ("full", "q") for body, _, _ in drained(pika_channel, queue)]
+    bodies = [body for queue in ("full", "q") for body, _, _ in drained(vhost_channel, queue)]
     assert sorted(bodies, key=int) == [b"%d" % number for number in range(50)]
 
 
 def test_a_move_to_an_exchange_without_a_queue_leaves_every_message_where_it_is(
-    vhost_url: str, pika_channel: BlockingChannel
+    vhost_url: str, vhost_channel: BlockingChannel
 ) -> None:
-    fill(pika_channel, vhost_url, "q", 50)
+    fill(vhost_channel, vhost_url, "q", 50)
     with links(vhost_url) as (_, publishing), pytest.raises(Unroutable):
         list(Drain(publishing, "q", stashed_in("amq.fanout")).run())
     wait_until(lambda: ready(vhost_url, "q") == 50)

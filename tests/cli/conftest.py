@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conftest import Broker
 from tests.support.cli import Run, Start, rmqkit
-from tests.support.queues import open_channel
 
 
 @pytest.fixture
@@ -49,10 +49,12 @@ def live(broker: Broker, vhost_url: str, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def vhost_channel(vhost_url: str) -> Iterator[BlockingChannel]:
-    """An independent client on that virtual host."""
-    with open_channel(vhost_url) as channel:
-        yield channel
+def handlers() -> Iterator[None]:
+    """Restore the handlers of signals that a test sets in its own process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

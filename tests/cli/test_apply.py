@@ -12,7 +12,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conftest import Broker
-from tests.support.cli import Run, rmqkit
+from tests.support.cli import Run, outcomes, rmqkit
 from tests.support.versions import version
 
 ORDERS = """
@@ -36,10 +36,6 @@ def run(vhost_url: str, tmp_path: Path) -> Run:
         return rmqkit(*arguments, stdin=stdin, env=env | more)
 
     return run
-
-
-def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
 
 
 def test_applying_says_that_an_exclusive_queue_does_not_last(run: Run, tmp_path: Path) -> None:

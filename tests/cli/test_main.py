@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -507,14 +507,6 @@ def test_worker_processes_log_as_their_parent_does(
 def test_an_options_completion_imports_its_command() -> None:
     env = {"_RMQKIT_COMPLETE": "complete_bash", "COMP_WORDS": "rmqkit apply --dr", "COMP_CWORD": "2"}
     assert rmqkit(env=env).stdout.strip() == "--dry-run"
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("handlers")

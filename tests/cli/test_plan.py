@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.support.cli import Run
+from tests.support.cli import Run, outcomes
 
 ORDERS = """
 exchanges:
@@ -36,10 +35,6 @@ def orders(tmp_path: Path) -> Path:
     file = tmp_path / "orders.yaml"
     file.write_text(ORDERS)
     return file
-
-
-def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
 
 
 def test_a_plan_changes_nothing_and_apply_carries_it_out(live: Run, orders: Path) -> None:

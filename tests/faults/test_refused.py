@@ -8,6 +8,7 @@ from typing import Any
 
 import pika
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Properties, Queue, Topology
@@ -16,28 +17,16 @@ from tests.faults.ledger import FaultLedger
 from tests.support.queues import declare, ready
 
 
-@pytest.fixture
-def connection(broker_url: str) -> Iterator[rmqkit.Connection]:
-    with rmqkit.connect(broker_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def pika_channel(broker_url: str) -> Iterator[Any]:
-    with pika.BlockingConnection(pika.URLParameters(broker_url)) as opened:
-        yield opened.channel()
-
-
 @pytest.mark.fault(11)
 def test_deleting_the_queue_ends_its_consumer_with_an_error(
-    connection: rmqkit.Connection, ledger: FaultLedger, pika_channel: Any
+    connection: rmqkit.Connection, ledger: FaultLedger, channel: BlockingChannel
 ) -> None:
     connection.publish(ledger.messages(range(10)))
 
     def handle(delivery: rmqkit.Delivery) -> None:
         ledger.handle(delivery)
         if len(ledger.handled) == 10:
-            pika_channel.queue_delete(ledger.queue)
+            channel.queue_delete(ledger.queue)
 
     with connection.consume(ledger.queue) as consumer, pytest.raises(rmqkit.ConsumerCancelled, match=ledger.queue):
         deque(map(handle, consumer), maxlen=0)
@@ -46,12 +35,12 @@ def test_deleting_the_queue_ends_its_consumer_with_an_error(
 
 @pytest.mark.fault(12)
 def test_messages_published_after_the_target_queue_is_deleted_are_returned(
-    connection: rmqkit.Connection, ledger: FaultLedger, pika_channel: Any
+    connection: rmqkit.Connection, ledger: FaultLedger, channel: BlockingChannel
 ) -> None:
     def delete_on_the_way() -> Iterator[Message | None]:
         yield from ledger.messages(range(3000))
         yield None
-        pika_channel.queue_delete(ledger.queue)
+        channel.queue_delete(ledger.queue)
         yield from ledger.messages(range(3000, 6000))
 
     report = connection.publish(delete_on_the_way(), on_settled=ledger.settled, check=False)
@@ -113,25 +102,25 @@ def test_a_refused_channel_does_not_cost_the_connection(connection: rmqkit.Conne
 
 @pytest.mark.fault(14)
 def test_apply_reports_every_conflict_and_changes_nothing(
-    connection: rmqkit.Connection, namespace: Any, pika_channel: Any
+    connection: rmqkit.Connection, namespace: Any, channel: BlockingChannel
 ) -> None:
     names = [namespace.queue(f"queue{number}") for number in range(3)]
     for name in names[:2]:
-        pika_channel.queue_declare(name, durable=True, arguments={"x-max-length": 5})
+        channel.queue_declare(name, durable=True, arguments={"x-max-length": 5})
     topology = Topology(queues=tuple(Queue(name) for name in names))
     with pytest.raises(rmqkit.PropertyMismatch) as raised:
         connection.apply(topology)
     assert [problem.message.count("x-max-length") for problem in raised.value.problems] == [1, 1]
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
-        pika_channel.queue_declare(names[2], passive=True)
+        channel.queue_declare(names[2], passive=True)
 
 
 @pytest.mark.fault(15)
 def test_the_error_for_an_exclusive_queue_of_another_connection_explains_it(
-    connection: rmqkit.Connection, namespace: Any, pika_channel: Any
+    connection: rmqkit.Connection, namespace: Any, channel: BlockingChannel
 ) -> None:
     name = namespace.queue()
-    pika_channel.queue_declare(name, exclusive=True)
+    channel.queue_declare(name, exclusive=True)
     with pytest.raises(rmqkit.ResourceLocked, match=name):
         next(iter(connection.consume(name)))
 

@@ -35,6 +35,11 @@ def rmqkit(
     return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
 
+def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Return the outcome of each entity in the JSON of `plan`, `apply` or `destroy`."""
+    return {f"{each['kind']} {each['name']}": each["outcome"] for each in json.loads(done.stdout)["entities"]}
+
+
 def run_bytes(
     *arguments: object,
     folder: Path | None = None,

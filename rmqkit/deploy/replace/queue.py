@@ -27,7 +27,7 @@ _LATE = 100  # messages that bypassed the bindings: enough to be sure
 _TRIES = 20  # to empty a queue
 _SAMPLES = 5  # of a queue, for moved messages
 _FEW = 100  # messages that may be overtaken when new ones are routed directly again
-_IDLE_S = 5.0  # a broker may pause so long over messages it is known to have
+_IDLE_S = 5.0  # a broker may pause for this long over messages it is known to have
 _DIRECT = "publishers still send to it directly, bypassing its bindings"
 _STOP_CONSUMER = "Stop that consumer, then run the command again."
 _ADVICE = "Stop them and apply again, or pass `wait_s=SECONDS`. Every binding of the queue has to be in the topology."

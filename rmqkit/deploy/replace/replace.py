@@ -120,9 +120,9 @@ def _replacement(
 ) -> ExchangeReplacement | QueueReplacement:
     conflicting = step is not None
     if isinstance(entity, Exchange):
-        gate = temporary_exchange(entity)
-        own = bindings_of_exchange(entity, gate, bindings)
-        return ExchangeReplacement(session, entity, gate, own, conflicting=conflicting)
+        ingress = temporary_exchange(entity)
+        own = bindings_of_exchange(entity, ingress, bindings)
+        return ExchangeReplacement(session, entity, ingress, own, conflicting=conflicting)
     types = _types(entity, step)
     temporary = TemporaryEntities.of(entity, types)
     return QueueReplacement(

@@ -84,20 +84,22 @@ def bindings_of_queue(queue: Queue, temporary: TemporaryEntities, bindings: Iter
     )
 
 
-def bindings_of_exchange(exchange: Exchange, gate: Exchange, bindings: Iterable[Binding]) -> list[Binding]:
-    """Return the bindings from an exchange and to it, each once; those of its gate count as its own."""
+def bindings_of_exchange(exchange: Exchange, ingress: Exchange, bindings: Iterable[Binding]) -> list[Binding]:
+    """Return the bindings from an exchange and to it, each once; those of its ingress count as its own."""
 
     def own(binding: Binding) -> Binding:
-        if binding.source == gate.name:
+        if binding.source == ingress.name:
             binding = replace(binding, source=exchange.name)
-        if (binding.destination_type, binding.destination) == ("exchange", gate.name):
+        if (binding.destination_type, binding.destination) == ("exchange", ingress.name):
             binding = replace(binding, destination=exchange.name)
         return binding
 
     found = []
     for each in map(own, bindings):
         leads_here = (each.destination_type, each.destination) == ("exchange", exchange.name)
-        if leads_here != (each.source == exchange.name) and each.source != MARKER.name:  # both: between it and its gate
+        if (
+            leads_here != (each.source == exchange.name) and each.source != MARKER.name
+        ):  # both: between it and its ingress
             found.append(each)
     return _distinct(found)
 
