@@ -69,7 +69,7 @@ def bind(url: str, queue: str) -> None:
 
 def left_over(url: str, name: str) -> list[str]:
     """Return what a replacement left on the virtual host; nothing once it is finished."""
-    parts = ("ingress", "overflow", "drain", "refill", "old-messages", "new-messages", "trial", "gate")
+    parts = ("ingress", "overflow", "drain", "refill", "old-messages", "new-messages", "trial", "temporary")
     names = [*(f"{name}.rmqkit.{part}" for part in parts), "rmqkit.replacing"]
     with links(url) as (link, _), EntityInspector(link) as looker:
         return [

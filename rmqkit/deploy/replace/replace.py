@@ -120,9 +120,9 @@ def _replacement(
 ) -> ExchangeReplacement | QueueReplacement:
     conflicting = step is not None
     if isinstance(entity, Exchange):
-        ingress = temporary_exchange(entity)
-        own = bindings_of_exchange(entity, ingress, bindings)
-        return ExchangeReplacement(session, entity, ingress, own, conflicting=conflicting)
+        exchange = temporary_exchange(entity)
+        own = bindings_of_exchange(entity, exchange, bindings)
+        return ExchangeReplacement(session, entity, exchange, own, conflicting=conflicting)
     types = _types(entity, step)
     temporary = TemporaryEntities.of(entity, types)
     return QueueReplacement(

@@ -63,7 +63,11 @@ def temporary_exchange(exchange: Exchange) -> Exchange:
     """Return the exchange that routes as the new one will; every message that reaches it finds a binding."""
     arguments = {name: value for name, value in exchange.arguments.items() if name != "alternate-exchange"}
     return replace(
-        exchange, name=temporary_name(exchange.name, "gate"), internal=False, auto_delete=False, arguments=arguments
+        exchange,
+        name=temporary_name(exchange.name, "temporary"),
+        internal=False,
+        auto_delete=False,
+        arguments=arguments,
     )
 
 
@@ -84,22 +88,20 @@ def bindings_of_queue(queue: Queue, temporary: TemporaryEntities, bindings: Iter
     )
 
 
-def bindings_of_exchange(exchange: Exchange, ingress: Exchange, bindings: Iterable[Binding]) -> list[Binding]:
-    """Return the bindings from an exchange and to it, each once; those of its ingress count as its own."""
+def bindings_of_exchange(exchange: Exchange, temporary: Exchange, bindings: Iterable[Binding]) -> list[Binding]:
+    """Return the bindings from an exchange and to it, each once; those of its temporary exchange count as its own."""
 
     def own(binding: Binding) -> Binding:
-        if binding.source == ingress.name:
+        if binding.source == temporary.name:
             binding = replace(binding, source=exchange.name)
-        if (binding.destination_type, binding.destination) == ("exchange", ingress.name):
+        if (binding.destination_type, binding.destination) == ("exchange", temporary.name):
             binding = replace(binding, destination=exchange.name)
         return binding
 
     found = []
     for each in map(own, bindings):
         leads_here = (each.destination_type, each.destination) == ("exchange", exchange.name)
-        if (
-            leads_here != (each.source == exchange.name) and each.source != MARKER.name
-        ):  # both: between it and its ingress
+        if leads_here != (each.source == exchange.name) and each.source != MARKER.name:  # both: between the two
             found.append(each)
     return _distinct(found)
 
