@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 from rmqkit.errors import NodeError
 from rmqkit.node import installation
 from rmqkit.node.installation import Identity
-from rmqkit.node.node import Node, NodeStatus, StateFolder, await_epmd, default_folder, locked
+from rmqkit.node.node import START_S, Node, NodeStatus, StateFolder, await_epmd, default_folder, locked
 from rmqkit.node.ports import free
 from rmqkit.node.process import NO_PROCESS, Process, spawn, uninterrupted, wait_until
 
@@ -33,7 +33,7 @@ SIZE = 3
 _JOIN_S = 15.0  # from accepting logins until all nodes see each other
 _API_S = 2.0
 _ASK_EVERY_S = 0.2  # each node about all of them, which costs them time while they start
-_START_S = 45.0  # before a starting node is killed and started again
+_ONE_START_S = 60.0  # before a starting node is killed and started again
 _TRIES = 3
 
 
@@ -92,7 +92,7 @@ class Cluster(StateFolder):
         return ",".join(node.url for node in self.nodes)
 
     def start(
-        self, size: int | None = None, port: int | None = None, timeout_s: float = 120.0, rabbitmq: str = ""
+        self, size: int | None = None, port: int | None = None, timeout_s: float = START_S, rabbitmq: str = ""
     ) -> ClusterStatus:
         """Start the nodes that are not running, and return once all accept logins and see each other.
 
@@ -173,7 +173,7 @@ class Cluster(StateFolder):
             used: set[int] = set()
             for index, node in enumerate(nodes):
                 used.update(astuple(node.launch(port + index if port else port, used, rabbitmq))[:-1])
-            start_deadline = min(deadline, time.monotonic() + _START_S)
+            start_deadline = min(deadline, time.monotonic() + _ONE_START_S)
             failures = []
             for node in nodes:
                 try:

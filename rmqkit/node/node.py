@@ -32,6 +32,7 @@ from rmqkit.node.readiness import accepts_logins
 
 __all__ = ["Node", "NodeStatus", "default_folder"]
 
+START_S = 180.0  # until logins are accepted; usually a few seconds, but a machine may be busy
 STOP_GRACE_S = 30.0  # RabbitMQ 3.10 needs 6: its statistics collector waits in vain for an answer
 _LOG_LINES = 12  # of a failed start
 
@@ -98,7 +99,7 @@ class Node(StateFolder):
         """Return the name of the node in Erlang and for `rabbitmqctl -n`."""
         return self._identity.name
 
-    def start(self, port: int | None = None, timeout_s: float = 60.0, rabbitmq: str = "") -> NodeStatus:
+    def start(self, port: int | None = None, timeout_s: float = START_S, rabbitmq: str = "") -> NodeStatus:
         """Start the node unless it is running, and return once it accepts logins.
 
         `port` is the AMQP port: by default the last one, 5672 or any free one, in this order; with 0 none of RabbitMQ's

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import rmqkit
 from rmqkit import Binding, Message
 from tests.support import postgresql
 from tests.support.queues import open_channel, ready
-from tests.support.wait import wait_for_queue, wait_until
+from tests.support.wait import catches, wait_for_queue, wait_until
 
 PROGRAMS = Path(__file__).parents[2] / "docs/services"
 TOPOLOGY = rmqkit.load(str(PROGRAMS / "orders.yaml"))
@@ -101,6 +101,7 @@ def running(name: str, *arguments: str, log: int | None = None) -> Iterator[None
     try:
         yield
     finally:
+        wait_until(lambda: catches(process, signal.SIGTERM) or process.poll() is not None)  # it may have just started
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
@@ -143,18 +144,17 @@ def test_flask_publishes_from_eight_threads_over_one_connection(shop: str) -> No
 
 def test_an_outbox_whose_relay_is_killed_publishes_twice_and_takes_effect_once(shop: str, database: str) -> None:
     outbox, worker = program("outbox"), program("worker")
-    db = outbox.connect(database)
-    for table in worker.TABLES:
-        outbox.execute(db, table)
-    for number in range(ORDERS):
-        outbox.add(db, "orders", "order.placed", f'{{"order": {number}}}')
-    db.commit()
-    outbox.add(db, "orders", "order.placed", '{"order": "of a transaction that failed"}')
-    db.rollback()
+    with closing(outbox.connect(database)) as db, open_channel(shop) as channel:
+        for table in worker.TABLES:
+            outbox.execute(db, table)
+        for number in range(ORDERS):
+            outbox.add(db, "orders", "order.placed", f'{{"order": {number}}}')
+        db.commit()
+        outbox.add(db, "orders", "order.placed", '{"order": "of a transaction that failed"}')
+        db.rollback()
 
-    killed = run(KILLED, database)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    with open_channel(shop) as channel:
+        killed = run(KILLED, database)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
         wait_for_queue(channel, "billing", ready=ORDERS)
         with running("outbox.py", database):
             wait_for_queue(channel, "billing", ready=2 * ORDERS)
@@ -170,8 +170,7 @@ def test_an_outbox_whose_relay_is_killed_publishes_twice_and_takes_effect_once(s
                 return len(invoices(outbox, db)) >= ORDERS
 
             wait_until(work_off)
-    assert invoices(outbox, db) == list(range(ORDERS))
-    db.close()
+        assert invoices(outbox, db) == list(range(ORDERS))
 
 
 def test_a_worker_app_bills_each_order_answers_requests_and_ends_with_sigterm(shop: str, tmp_path: Path) -> None:
@@ -197,9 +196,7 @@ def test_django_stores_an_order_and_its_message_together_or_neither(shop: str, d
     assert done.stdout.splitlines() == ["[202, 202, 500]", """['{"order": 7}', '{"order": 8}']"""]
 
     outbox = program("outbox")
-    db = outbox.connect(database)
-    with rmqkit.connect(shop) as connection:
+    with closing(outbox.connect(database)) as db, rmqkit.connect(shop) as connection:
         assert outbox.relay(db, connection) == 2
         assert outbox.relay(db, connection) == 0
         assert ready(shop, "billing") == 2
-    db.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def server() -> Iterator[dict[str, str]]:
             wait_until(lambda: b"ready to accept connections" in log.read_bytes(), log.read_text)
             yield {"PGHOST": str(folder), "PGUSER": user}
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # it waits for no client that a failed test left
             process.wait(60)
     finally:
         shutil.rmtree(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -40,3 +42,13 @@ def wait_for_queue(channel: BlockingChannel, queue: str, **expected: int) -> Non
         return {"ready": method.message_count, "consumers": method.consumer_count}
 
     wait_until(lambda: expected.items() <= state().items(), lambda: f"queue {queue} is {state()}, not {expected}")
+
+
+def catches(process: subprocess.Popen[str] | subprocess.Popen[bytes], number: int) -> bool:
+    """Tell whether a process has a handler for a signal: one that has just started has none yet."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return True  # there is no such file system
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)

@@ -15,7 +15,7 @@ from rmqkit.cli.options import option
 from rmqkit.errors import NodeError
 from rmqkit.exit_codes import DONE, PARTLY_DONE, SIGNALLED, UNREACHABLE
 from rmqkit.node.cluster import Cluster, ClusterStatus, last_started
-from rmqkit.node.node import Node, NodeStatus
+from rmqkit.node.node import START_S, Node, NodeStatus
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,10 +44,7 @@ def start(
     nodes: Annotated[
         int | None, option("--nodes N", "1, or 3, 5 or 7 for a cluster. [default: as last time, or 1]", min=1, max=7)
     ] = None,
-    timeout: Annotated[
-        float | None,
-        option("--timeout SECONDS", "Time to wait until it accepts logins. [default: 60, or 120 for a cluster]", min=1),
-    ] = None,
+    timeout: Annotated[float, option("--timeout SECONDS", "How long to wait for logins.", min=1)] = START_S,
     rabbitmq: Annotated[
         str | None,
         option(
@@ -68,11 +65,10 @@ def start(
         advice = "To start another RabbitMQ, stop it with `rmqkit broker stop`."
         raise NodeError("the node is already running", advice=advice)
     before = [node.pid for node in broker.nodes]
-    limits: dict[str, Any] = {"rabbitmq": rabbitmq or ""} | ({} if timeout is None else {"timeout_s": timeout})
     if isinstance(broker, Cluster):
-        broker.start(nodes, port, **limits)
+        broker.start(nodes, port, timeout, rabbitmq or "")
     else:
-        broker.start(port, **limits)
+        broker.start(port, timeout, rabbitmq or "")
     if before == [node.pid for node in broker.nodes]:
         output.note(f"The {'cluster' if isinstance(broker, Cluster) else 'node'} is already running.")
     _show(broker.status())
