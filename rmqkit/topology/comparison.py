@@ -19,7 +19,7 @@ _SECTIONS: Mapping[Kind, str] = {
     "binding": "bindings",
     "policy": "policies",
 }
-_TEMPORARY = re.compile(r"(^|\.)rmqkit\.[a-z]+$")  # entities that exist during a replacement
+_TEMPORARY = re.compile(r"(^|\.)rmqkit\.[a-z-]+$")  # entities that exist during a replacement
 _NOT_TEXT = ("none", "null", "true", "false")
 _Named = TypeVar("_Named", Exchange, Queue, Policy)
 _Entity = Exchange | Queue | Binding | Policy

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmqkit.deploy.replace.temporary_entities import LOCK, MARKER, TemporaryEntities, temporary_exchange, trial_of
 from rmqkit.model import Binding, Exchange, Policy, Queue, Topology
 from rmqkit.plan import Difference, Outcome
 from rmqkit.topology.comparison import compare, diff, extras
@@ -226,3 +227,12 @@ def test_entities_of_federation_and_exclusive_queues_are_never_extra() -> None:
         bindings=(Binding("a", "federation: a", "exchange"), Binding("a", "reply")),
     )
     assert entities(extras(Topology(scope=("*",)), live)) == []
+
+
+def test_entities_of_an_unfinished_replacement_are_never_extra() -> None:
+    """They hold the messages of the queue that is replaced: pruning would delete them."""
+    own = TemporaryEntities.of(Queue("orders"))
+    exchanges = (own.ingress, own.overflow, own.drain, own.refill, temporary_exchange(Exchange("orders")), MARKER)
+    queues = (own.old_messages, own.new_messages, LOCK, trial_of(Queue("orders")))
+    actual = Topology(exchanges=exchanges, queues=queues)  # type: ignore[arg-type] # the trial of a queue is one
+    assert extras(Topology(scope=("*",)), actual) == Topology()

@@ -301,7 +301,7 @@ def test_data_that_is_not_definitions_is_refused(data: Any) -> None:
         ('{"queues": [1e999]}', "a number beyond the range of a double"),
         ('{"queues": ["\\ud800"]}', "half a surrogate pair"),
         ("[" * 100_000, "nested more than 500 levels deep"),
-        ("1" * 5_000, "a number of 5000 characters; 1000 are allowed"),
+        ("1" * 5_000, "a number of 5000 characters; at most 1000 are allowed"),
     ],
 )
 def test_invalid_json_is_refused_with_its_place(text: str, message: str) -> None:
