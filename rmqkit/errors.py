@@ -215,6 +215,7 @@ class PropertyMismatch(Refused):
 
 
 REFUSALS: dict[int, type[Refused]] = {403: AccessRefused, 404: NotFound, 405: ResourceLocked, 406: PropertyMismatch}
+HTTP_API_UNAVAILABLE = (Unreachable, AuthenticationFailed, AccessRefused)  # why RabbitMQ's HTTP API shows nothing
 
 
 class HandlerError(RmqkitError):

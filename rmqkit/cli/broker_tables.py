@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rmqkit.cli import output
 from rmqkit.cli.output import Style
-from rmqkit.cli.report_text import age, span
+from rmqkit.cli.report_text import age
+from rmqkit.plural import span
 from rmqkit.report import QueueStatus
 
 if TYPE_CHECKING:

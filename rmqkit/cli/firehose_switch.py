@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from rmqkit.cli import output
 from rmqkit.cli.last_applied import state_file
-from rmqkit.errors import AccessRefused, AuthenticationFailed, BrokerError, InputError, Unreachable
+from rmqkit.errors import HTTP_API_UNAVAILABLE, BrokerError, InputError, Unreachable
 from rmqkit.http_api import virtual_hosts
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.settings import Settings
@@ -46,7 +46,7 @@ def switched_on(api: HttpApiClient, settings: Settings) -> Iterator[Callable[[],
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         try:
             ensure()
-        except (AccessRefused, AuthenticationFailed, Unreachable) as error:
+        except HTTP_API_UNAVAILABLE as error:
             if not isinstance(error, Unreachable):  # it was not switched on
                 os.ftruncate(descriptor, 0)
             error.advice = f"{error.advice}\n{_advice('on', api)}".strip()

@@ -13,7 +13,7 @@ from rmqkit.errors import REFUSALS, InputError, Refused, RmqkitError, Unroutable
 from rmqkit.message import Verdict
 from rmqkit.model import Target
 from rmqkit.options import FailurePolicy
-from rmqkit.plural import plural
+from rmqkit.plural import plural, span
 from rmqkit.report import ConsumeReport, Failure, Fate, MoveGroup, MoveReport, PublishReport, ServeReport
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _COUNTS = ("confirmed", "returned", "nacked", "refused", "unknown", "republished")
 _GROUPS_SHOWN = 40
 _LEAST_RATED = 20  # messages; with fewer, a rate is meaningless
-_AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def error_of(report: PublishReport, *, mandatory: bool | None) -> RmqkitError | None:
@@ -150,12 +149,6 @@ def _row(group: MoveGroup, now: datetime) -> tuple[str, ...]:
 def age(time: datetime, now: datetime | None = None) -> str:
     """Return how long ago a time was, like `5 min`."""
     return span(max(((now or datetime.now(UTC)) - time).total_seconds(), 0))
-
-
-def span(seconds: float) -> str:
-    """Return a time for people, like `5 min`."""
-    size, unit = next(((size, unit) for size, unit in _AGES if seconds >= size), (1, "s"))
-    return f"{seconds / size:.0f} {unit}"
 
 
 # Consuming and serving.

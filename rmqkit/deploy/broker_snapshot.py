@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
-from rmqkit.errors import AccessRefused, AuthenticationFailed, Unreachable
+from rmqkit.errors import HTTP_API_UNAVAILABLE
 from rmqkit.http_api import client as http_api
 from rmqkit.http_api.client import HttpApiClient
 from rmqkit.http_api.mapping import LiveTopology
@@ -37,7 +37,7 @@ def connect_if_available(connection: ReconnectingConnection) -> tuple[HttpApiCli
     """
     try:
         return http_api.connect(connection), ""
-    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
+    except HTTP_API_UNAVAILABLE as exc:
         if connection.settings.api_url:
             raise
         return None, exc.message
@@ -51,7 +51,7 @@ def take_snapshot(connection: ReconnectingConnection) -> BrokerSnapshot:
     try:
         api = http_api.connect(connection)
         return BrokerSnapshot(api, api.live())
-    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
+    except HTTP_API_UNAVAILABLE as exc:
         if connection.settings.api_url:
             raise
         return BrokerSnapshot(unavailable=exc.message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rmqkit.errors import AccessRefused, AuthenticationFailed, Unreachable
+from rmqkit.errors import HTTP_API_UNAVAILABLE
 from rmqkit.handlers.failure_copy import FailedDelivery
 from rmqkit.handlers.handler import HandledBatch
 from rmqkit.http_api.queue_settings import live_settings
@@ -27,7 +27,7 @@ def live_retry(connection: Connection, queue: str, retry: Retry) -> Retry:
         return retry
     try:
         settings = live_settings(connection.http_api(), queue)
-    except (Unreachable, AuthenticationFailed, AccessRefused) as exc:
+    except HTTP_API_UNAVAILABLE as exc:
         need = f"It has to show that queue {queue!r} delays messages, for its retry is native."
         exc.advice = f"{exc.advice}\n{need}".strip()
         raise

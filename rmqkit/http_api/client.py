@@ -33,6 +33,7 @@ from rmqkit.errors import (
     Unreachable,
 )
 from rmqkit.http_api.mapping import (
+    ALARMS,
     LiveTopology,
     QueueTotal,
     binding_of,
@@ -159,9 +160,8 @@ class HttpApiClient:
             nodes = self._call("GET", "nodes?columns=name,mem_alarm,disk_free_alarm")
         except (AccessRefused, AuthenticationFailed):
             return ()
-        kinds = {"mem_alarm": "memory", "disk_free_alarm": "disk space"}
         with self._checking_format():
-            return tuple(f"{kind} on {each['name']}" for each in nodes for key, kind in kinds.items() if each.get(key))
+            return tuple(f"{kind} on {each['name']}" for each in nodes for key, kind in ALARMS.items() if each.get(key))
 
     def queue_totals(self) -> tuple[QueueTotal, ...]:
         """Return the numbers of messages of all queues, from classic queues themselves, not from the statistics.

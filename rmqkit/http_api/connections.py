@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rmqkit.http_api.client import HttpApiClient, path_part
-from rmqkit.http_api.mapping import read
+from rmqkit.http_api.mapping import rate_of, rates_of, read
 
 # Only the fields that are read, for clusters with thousands of clients.
 _CONNECTION_FIELDS = (
@@ -172,25 +172,22 @@ def _connection(found: Mapping[str, Any]) -> ClientConnection:
         "version": properties.get("version", ""),
         "tls": bool(found.get("ssl")),
         "connected_at": to_time(found.get("connected_at")),
-        "received_per_s": _rate(found, "recv_oct"),
-        "sent_per_s": _rate(found, "send_oct"),
+        "received_per_s": rate_of(found, "recv_oct"),
+        "sent_per_s": rate_of(found, "send_oct"),
         "frame_max": found.get("frame_max") or 0,
     }
     return read(ClientConnection, dict.fromkeys(("user", "vhost", "protocol", "state"), "") | dict(found) | own)
 
 
 def _channel(found: Mapping[str, Any], known: Mapping[str, ClientConnection]) -> ClientChannel:
-    stats = found.get("message_stats") or {}
     counts = {"consumers": "consumer_count", "prefetch": "prefetch_count"}
     counts |= {field: f"messages_{field}" for field in ("unacknowledged", "unconfirmed")}
     own = {
         "connection": _owner(found.get("connection_details") or {}, found.get("user", ""), known),
         "state": found.get("state", ""),
-        "published_per_s": _rate(stats, "publish"),
-        "delivered_per_s": _rate(stats, "deliver_get"),
-        "acknowledged_per_s": _rate(stats, "ack"),
         "idle_since": to_time(found.get("idle_since")),
     }
+    own |= rates_of(found.get("message_stats") or {})
     return read(ClientChannel, dict(found) | own | {field: found.get(name, 0) for field, name in counts.items()})
 
 
@@ -221,8 +218,8 @@ def _consumer(
             "ack_required": found["ack_required"],
             "unacknowledged": channel.get("messages_unacknowledged"),
             "consumers_on_channel": channel.get("consumer_count") or 1,
-            "delivered_per_s": _rate(stats, "deliver") if channel else None,
-            "acknowledged_per_s": _rate(stats, "ack") if channel else None,
+            "delivered_per_s": rate_of(stats, "deliver") if channel else None,
+            "acknowledged_per_s": rate_of(stats, "ack") if channel else None,
             "idle_since": to_time(channel.get("idle_since")),
             "timeout_ms": timeout if isinstance(timeout := found.get("consumer_timeout"), int) else None,
         },
@@ -232,10 +229,6 @@ def _consumer(
 def _port(found: Mapping[str, Any]) -> int:
     port = found.get("peer_port")
     return port if isinstance(port, int) else 0  # or "unknown"
-
-
-def _rate(found: Mapping[str, Any], name: str) -> float:
-    return float((found.get(f"{name}_details") or {}).get("rate", 0.0))
 
 
 def to_time(value: object) -> datetime | None:

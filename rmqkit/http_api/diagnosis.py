@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from rmqkit.http_api.connections import QueueConsumer
 from rmqkit.http_api.queue_facts import QueueFacts
-from rmqkit.plural import plural
+from rmqkit.plural import plural, span
 
 _BROKEN = ("down", "stopped", "crashed", "minority")
 _TIMEOUT_MS = 1_800_000  # RabbitMQ's default (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)
@@ -113,9 +113,9 @@ def _timeout(facts: QueueFacts, now: datetime) -> Iterator[Cause]:
         timeout_s = (each.timeout_ms or _TIMEOUT_MS) / 1000
         idle_s = _idle_s(each, now)
         if each.ack_required and each.unacknowledged and idle_s >= timeout_s * _NEAR:
-            timeout = f"{_span(timeout_s)}{'' if each.timeout_ms else ' by default'}"
+            timeout = f"{span(timeout_s)}{'' if each.timeout_ms else ' by default'}"
             message = (
-                f"{_who(each, now)} has acknowledged nothing for {_span(idle_s)}. RabbitMQ requeues its messages after"
+                f"{_who(each, now)} has acknowledged nothing for {span(idle_s)}. RabbitMQ requeues its messages after"
                 f" the consumer timeout ({timeout})."
             )
             yield Cause("consumer_timeout", message[:1].upper() + message[1:], _close(each))
@@ -164,7 +164,7 @@ def _rates(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
         )
     elif acknowledged > published:
         left_s = status.ready / (acknowledged - published)
-        yield Cause("draining", f"It is shrinking: {rates}; it will be empty in about {_span(left_s)}.", _wait(facts))
+        yield Cause("draining", f"It is shrinking: {rates}; it will be empty in about {span(left_s)}.", _wait(facts))
 
 
 def _flow(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
@@ -219,7 +219,7 @@ def _who(consumer: QueueConsumer, now: datetime) -> str:
     connection = consumer.connection
     name = f"{connection.client_name!r} from {connection.place}" if connection.client_name else connection.place
     held = plural(consumer.unacknowledged or 0, "unacknowledged message")
-    idle = f", idle for {_span(idle_s)}" if (idle_s := _idle_s(consumer, now)) >= 1 else ""
+    idle = f", idle for {span(idle_s)}" if (idle_s := _idle_s(consumer, now)) >= 1 else ""
     return f"{name} ({held}{idle})"
 
 
@@ -228,10 +228,3 @@ def _most(consumers: list[QueueConsumer], now: datetime) -> str:
     listed = sorted(consumers, key=lambda each: (-_idle_s(each, now), -(each.unacknowledged or 0)))
     more = f" and {len(listed) - 3:,} more" if len(listed) > 3 else ""  # noqa: PLR2004
     return ", ".join(_who(each, now) for each in listed[:3]) + more
-
-
-def _span(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:,.0f} s"

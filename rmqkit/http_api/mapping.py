@@ -13,6 +13,7 @@ from rmqkit.http_api.binding_arguments import read_arguments
 from rmqkit.model import QUEUE_TYPES, Binding, Queue, Topology
 from rmqkit.report import QueueStatus
 
+ALARMS = {"mem_alarm": "memory", "disk_free_alarm": "disk space"}  # what a node lacks, by its field
 _TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
 _TYPES: Mapping[str, Any] = {  # by the annotation of the field
     "str": str, "bool": bool, "int": int, "Arguments": dict, "DestinationType": str, "AppliesTo": str,
@@ -97,9 +98,17 @@ def total_of(queue: Mapping[str, Any]) -> QueueTotal:
 
 def status_of(queue: Mapping[str, Any]) -> QueueStatus:
     """Return the status of a queue. Raises AttributeError or TypeError for a malformed answer."""
-    names = {"published_per_s": "publish", "delivered_per_s": "deliver_get", "acknowledged_per_s": "ack"}
-    stats = queue.get("message_stats", {})
-    rates = {field: 0.0 + stats.get(f"{name}_details", {}).get("rate", 0.0) for field, name in names.items()}
     ready, unacknowledged = queue.get("messages_ready", 0), queue.get("messages_unacknowledged", 0)
     counts = {"ready": ready, "unacknowledged": unacknowledged, "waiting": total_of(queue).waiting}
-    return read(QueueStatus, {"consumers": 0, **queue} | counts | rates)
+    return read(QueueStatus, {"consumers": 0, **queue} | counts | rates_of(queue.get("message_stats", {})))
+
+
+def rates_of(stats: Mapping[str, Any]) -> dict[str, float]:
+    """Return the rates of a queue, a channel or the broker, by the names of the fields that hold them."""
+    names = {"published_per_s": "publish", "delivered_per_s": "deliver_get", "acknowledged_per_s": "ack"}
+    return {field: rate_of(stats, name) for field, name in names.items()}
+
+
+def rate_of(stats: Mapping[str, Any], name: str) -> float:
+    """Return a rate; 0 if RabbitMQ reports none."""
+    return 0.0 + (stats.get(f"{name}_details") or {}).get("rate", 0.0)  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from rmqkit.errors import Refused
 from rmqkit.http_api.client import QUEUE_FIELDS, HttpApiClient
-from rmqkit.http_api.mapping import read, status_of
+from rmqkit.http_api.mapping import ALARMS, rates_of, read, status_of
 from rmqkit.report import QueueStatus
 
 _NODE = {  # RabbitMQ's names of the numbers
@@ -70,13 +70,10 @@ def overview(api: HttpApiClient) -> Overview:
 
     def convert(found: Mapping[str, Any]) -> Overview:
         objects, totals = found.get("object_totals") or {}, found.get("queue_totals") or {}
-        stats = found.get("message_stats") or {}
-        rates = {"published_per_s": "publish", "delivered_per_s": "deliver_get", "acknowledged_per_s": "ack"}
         numbers = {name: objects.get(name, 0) for name in ("queues", "connections", "channels", "consumers")}
         numbers |= {name: totals.get(f"messages_{name}", 0) for name in ("ready", "unacknowledged")}
-        numbers |= {field: 0.0 + stats.get(f"{name}_details", {}).get("rate", 0) for field, name in rates.items()}
         names = {"version": found["rabbitmq_version"], "cluster_name": found["cluster_name"]}
-        return read(Overview, names | numbers)
+        return read(Overview, names | numbers | rates_of(found.get("message_stats") or {}))
 
     return api.fetch("overview", convert)
 
@@ -85,8 +82,7 @@ def nodes(api: HttpApiClient) -> tuple[ClusterNode, ...]:
     """Return the nodes, sorted by name. Raises AccessRefused for a user without the tag monitoring; Unreachable."""
 
     def convert(found: Mapping[str, Any]) -> ClusterNode:
-        kinds = {"mem_alarm": "memory", "disk_free_alarm": "disk space"}
-        alarms = tuple(kind for key, kind in kinds.items() if found.get(key))
+        alarms = tuple(kind for key, kind in ALARMS.items() if found.get(key))
         numbers = {field: value if isinstance(value := found.get(name), int) else None for field, name in _NODE.items()}
         return read(ClusterNode, {"name": found["name"], "running": found["running"], "alarms": alarms} | numbers)
 

@@ -11,7 +11,7 @@ from rmqkit.cli import output, protection
 from rmqkit.cli.handler_options import FILTER_HELP, delivery_filter
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.cli.signals import run_and_exit
-from rmqkit.errors import AccessRefused, AuthenticationFailed, Unreachable
+from rmqkit.errors import HTTP_API_UNAVAILABLE
 from rmqkit.plural import plural
 from rmqkit.report import PurgeReport, as_json
 from rmqkit.stop import Stop
@@ -87,7 +87,7 @@ def _unacknowledged(connection: Connection, queue: str) -> str:
     """Return how many messages stay with their consumers, in words; empty if none."""
     try:
         totals = connection.http_api().queue_totals()
-    except (Unreachable, AuthenticationFailed, AccessRefused):
+    except HTTP_API_UNAVAILABLE:
         return "unacknowledged messages, which are kept, cannot be counted without the HTTP API"
     count = next((each.unacknowledged for each in totals if each.name == queue), 0)
     return f"{count:,} unacknowledged {'stays' if count == 1 else 'stay'}" if count else ""

@@ -22,8 +22,8 @@ from rmqkit.cli import error_output, output, topology_source
 from rmqkit.cli.broker_tables import HEALTHY, MISSING, QUEUES
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option
 from rmqkit.errors import (
+    HTTP_API_UNAVAILABLE,
     AccessRefused,
-    AuthenticationFailed,
     BrokerError,
     ConnectionLost,
     InputError,
@@ -184,7 +184,7 @@ def inspect(
     try:
         api = connection.http_api()
         known, alarms = api.queues(all_vhosts=selection.all_vhosts), api.alarms()
-    except (Unreachable, AuthenticationFailed, AccessRefused) as error:
+    except HTTP_API_UNAVAILABLE as error:
         if topology is None:
             advice = "Or pass a topology file: AMQP alone can show its queues' ready messages and consumers."
             error.advice = f"{error.advice}\n{advice}".strip()
