@@ -30,14 +30,15 @@ def load_report(file: str) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads(Path(file).read_bytes())
         form = report["format"]
-        compatible = form == FORMAT and isinstance(report["load"], dict)
+        if form == FORMAT:
+            compare(report, report, -1)  # fails if something is missing, or not a number
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(
             f"{file} is not a report of a benchmark", advice="Write one with `rmqkit bench` and `json=True`."
         ) from error
-    if not compatible:
+    if form != FORMAT:
         raise InputError(f"{file} was written by another version of rmqkit (format {form}): measure again")
     return report
 
@@ -69,8 +70,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) ->
 
 
 def _verdicts(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> Iterator[dict[str, Any]]:
+    shown = names(new)
     for name, (part, key), column, more_is_better in _METRICS:
-        before, now = ((report.get(part) or {}).get(key) for report in (old, new))
+        before, now = (report[part] and report[part][key] for report in (old, new))
         if not before or now is None:
             continue
         change = now / before - 1
@@ -81,7 +83,7 @@ def _verdicts(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) 
         else:
             verdict = "better" if (change > 0) == more_is_better else WORSE
         yield {
-            "metric": name.format(**names(new)),
+            "metric": name.format(**shown),
             "old": before,
             "new": now,
             "change": round(change, 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +32,9 @@ _COLUMNS = (
 def as_json(measured: Measured) -> dict[str, Any]:
     """Return the report; times are in milliseconds, rates in messages a second.
 
-    `published` counts the confirmed messages, or the answered calls, of the measurement, `delivered` the deliveries;
-    `check` those of the whole run. `seconds` has the numbers of each second; negative seconds are the warm-up.
+    `published` counts the confirmed messages, or the answered calls, of the measurement, `delivered` the deliveries,
+    from `start` on, in seconds; `check` those of the whole run. `seconds` has the numbers of each second, also of those
+    without messages; negative seconds are the warm-up.
     """
     total = measured.total
     return {
@@ -45,19 +47,25 @@ def as_json(measured: Measured) -> dict[str, Any]:
         "load": asdict(measured.load),
         "interrupted": measured.interrupted,
         "blocked": measured.blocked,
-        "published": _rate(total.confirmed, measured.publish_s),
-        "delivered": _rate(total.received, measured.consume_s),
+        "published": _rate(total.confirmed, 0.0, measured.publish_s),
+        "delivered": _rate(total.received, measured.consume_from_s, measured.consume_s),
         "confirm_ms": total.confirm.summary(),
         "latency_ms": total.latency.summary(),
         "curves": {"confirm": _curve(total.confirm), "latency": _curve(total.latency)},
         "cpu_s": {name: round(seconds, 3) for name, seconds in measured.cpu_s.items()},
         "check": dict(measured.check),
-        "seconds": [
-            _second(number, counts)
-            for number, counts in sorted(measured.seconds.items())
-            if counts.confirmed or counts.received
-        ],
+        "seconds": [_second(number, measured.seconds.get(number, Counts())) for number in _numbers(measured)],
     }
+
+
+def _numbers(measured: Measured) -> range:
+    """Return the numbers of the seconds, from the warm-up to the last one measured or with messages."""
+    busy = [number for number, counts in measured.seconds.items() if counts.confirmed or counts.received]
+    if not busy:
+        return range(0)
+    busy += [-math.ceil(measured.load.warm_up_s), int(measured.publish_s) - 1]
+    busy.append(int(measured.consume_from_s + measured.consume_s) - 1)
+    return range(min(busy), max(busy) + 1)
 
 
 def _curve(histogram: Histogram) -> list[tuple[float, float]]:
@@ -66,8 +74,9 @@ def _curve(histogram: Histogram) -> list[tuple[float, float]]:
     return [(part, round(value, 4)) for part, value in zip(parts, histogram.quantiles(*parts), strict=True)]
 
 
-def _rate(count: int, seconds: float) -> dict[str, float]:
-    return {"messages": count, "seconds": round(seconds, 3), "rate": round(count / seconds, 1) if count else 0.0}
+def _rate(count: int, start: float, seconds: float) -> dict[str, float]:
+    rate = round(count / seconds, 1) if count else 0.0
+    return {"messages": count, "start": round(start, 3), "seconds": round(seconds, 3), "rate": rate}
 
 
 def _second(number: int, counts: Counts) -> dict[str, Any]:
@@ -78,14 +87,15 @@ def _second(number: int, counts: Counts) -> dict[str, Any]:
 
 
 def whole_seconds(report: Mapping[str, Any], column: str) -> list[tuple[int, float]]:
-    """Return the seconds and the numbers of a column, without the last second, which is seldom whole."""
-    key = "published" if column.startswith(("published", "confirm")) else "delivered"
-    end = max(int(report[key]["seconds"] + (report["load"]["delay_s"] if key == "delivered" else 0)), 1)
-    return [
-        (each["second"], each[column])
-        for each in report["seconds"]
-        if each["second"] < end and each[column] is not None
-    ]
+    """Return the seconds and the numbers of a column, without a first or last second that is not whole.
+
+    If none is whole, return them all.
+    """
+    rate = report["published" if column.startswith(("published", "confirm")) else "delivered"]
+    first, end = rate["start"], rate["start"] + rate["seconds"]
+    numbers = {each["second"]: each[column] for each in report["seconds"] if each[column] is not None}
+    whole = range(math.ceil(first), int(end)) or range(int(first), math.ceil(end))
+    return [(second, number) for second, number in numbers.items() if second in whole or (second < 0 and not first)]
 
 
 def csv(report: Mapping[str, Any]) -> str:

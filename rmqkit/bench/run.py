@@ -41,7 +41,8 @@ _LIMITED = (
 class Measured:
     """The counts of a run: in each second, from 0 at the start of the measurement, and in all seconds from 0 on.
 
-    `publish_s` and `consume_s` are the seconds in which the messages were published and confirmed, and delivered.
+    `publish_s` and `consume_s` are the seconds in which the messages were published and confirmed, and delivered;
+    deliveries may begin `consume_from_s` after the start.
     `check` compares the messages of the whole run, warm-up included: confirmed + unconfirmed = published; of the
     `expected` deliveries, `lost` were neither received nor `left` in their queues. `cpu_s` has the CPU seconds of the
     clients.
@@ -53,6 +54,7 @@ class Measured:
     total: Counts = field(default_factory=Counts)
     publish_s: float = 0.0
     consume_s: float = 0.0
+    consume_from_s: float = 0.0
     check: Counter[str] = field(default_factory=Counter)
     cpu_s: dict[str, float] = field(default_factory=dict)
     blocked: str = ""
@@ -261,6 +263,7 @@ class Run:
         first = filled_ns if self._load.fill_first else start + self._load.delay_s * _SECOND_NS
         self._measured.publish_s = max(published - start, 1) / 1e9
         self._measured.consume_s = max(received - first, 1) / 1e9
+        self._measured.consume_from_s = max(first - start, 0) / 1e9
 
     def _judge(self, processes: Sequence[_BenchProcess]) -> None:
         """Compare what was published with what was received."""

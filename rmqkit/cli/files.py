@@ -1,7 +1,9 @@
 """Files that commands read and write, `-` among them."""
 
 import errno
+import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rmqkit.atomic_file import replace_file
 from rmqkit.cli import output
@@ -14,6 +16,20 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 def readable(path: str) -> str:
     """Return the path to read: that of standard input if it is `-`."""
     return "/dev/stdin" if path == STANDARD else path
+
+
+def check_writable(path: str) -> None:
+    """Raise InputError if `write` could not replace a file: before long work, of which it would be the result."""
+    if path == STANDARD:
+        return
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.is_file() or not target.exists():  # devices and pipes are written to, and not replaced
+            TemporaryFile(dir=target.resolve().parent).close()
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
 
 
 def write(path: str, text: str, *, force: bool = False) -> None:
@@ -36,4 +52,8 @@ def write(path: str, text: str, *, force: bool = False) -> None:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, OSError) and error.errno in _FULL:
             raise OutputError(f"{path}: {error.strerror}; nothing was changed") from error
-        raise InputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: str, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}")

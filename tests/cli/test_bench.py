@@ -139,6 +139,8 @@ def has_consumer(channel: BlockingChannel, name: str) -> bool:
         (("fanot",), "Did you mean fanout?"),
         (("--delay", "3"), "--delay needs the preset delay"),
         (("--compare", os.devnull), "not a report"),
+        (("-n", "5", "--csv", "no/such/folder.csv"), "folder.csv cannot be written: No such file"),
+        (("-n", "5", "--html", "/"), "/ cannot be written: Is a directory"),
     ],
 )
 def test_a_load_that_cannot_run_is_refused(live: Run, names: Names, arguments: tuple[str, ...], fault: str) -> None:
@@ -146,4 +148,5 @@ def test_a_load_that_cannot_run_is_refused(live: Run, names: Names, arguments: t
 
     assert done.returncode == 2
     assert fault in done.stderr
+    assert done.stdout == ""
     assert names() == []

@@ -126,6 +126,8 @@ def bench(
     if compare:
         old = comparison.load_report(compare)
         comparison.check_loads(compare, old, asdict(load))
+    for file in filter(None, (csv, html)):
+        files.check_writable(file)
     settings = replace(broker.settings(), on_blocked=None)
 
     def body(stop: Stop) -> int:
