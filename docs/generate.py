@@ -20,7 +20,7 @@ from rmqkit.cli.command_table import COMMANDS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds only the modules beside it
 FOLDER = Path(__file__).parent
-WIDTH = 100  # characters in a line of help
+WIDTH = 80  # characters in a line of help: what fits into a page of the site, and into most terminals
 # Files outside docs/ that are on the site, and their places there.
 OTHERS = {
     "CONTRIBUTING.md": "architecture.md",

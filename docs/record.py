@@ -302,6 +302,14 @@ def play(recording: Recording, url: str, api_url: str, folder: Path) -> str:
     return received
 
 
+def _exit_code(recording: Recording, command: str) -> int:
+    """Return the exit code that the page shows after a command; 0 if it shows none."""
+    output = (ROOT / recording.page).read_text("utf-8").partition(f"$ {command}\n")[2]
+    output = re.split(r"^(?:\$ |```)", output, maxsplit=1, flags=re.MULTILINE)[0]
+    found = re.search(r"^\[exit (\d+)\]$", output, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def _run_unseen(command: str, environment: dict[str, str], folder: Path) -> None:
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True}
     subprocess.run(["bash", "-c", command], env=environment, cwd=folder, check=False, **streams)  # noqa: S603, S607
@@ -321,7 +329,7 @@ def _on_terminal(command: str, environment: dict[str, str], folder: Path, record
             received += os.read(ours, 65536)
         except OSError:  # how Linux reports that the process has ended
             break
-        text = _screen(received.decode(errors="replace"))
+        text = _screen(received.decode(errors="replace")) if until and not shown else [""]
         if until and not shown and re.search(until, "\n".join(text) if recording.screen else text[-1]):
             if recording.opened and until != recording.opened:
                 until = recording.opened
@@ -335,6 +343,8 @@ def _on_terminal(command: str, environment: dict[str, str], folder: Path, record
     os.close(ours)
     if until and not shown:
         raise SystemExit(f"{command} did not show {until}")
+    if process.returncode != (code := _exit_code(recording, command)) and not (until and recording.keys):
+        raise SystemExit(f"{command} exited with {process.returncode}, not {code}:\n{received.decode()}")
     return received.decode() if goes_on or not shown else shown
 
 

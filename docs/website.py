@@ -28,7 +28,7 @@ ROOT = DOCS.parent
 BUILD = ROOT / "build"
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SHIPPED = re.compile(r"\((?:\.\./)*topologies/(\w+\.yaml)\)\)\n\n" + _MERMAID.pattern, re.MULTILINE | re.DOTALL)
+_SHIPPED = re.compile(r"\(((?:\.\./)*topologies/(\w+\.yaml))\)\)\n\n" + _MERMAID.pattern, re.MULTILINE | re.DOTALL)
 
 
 def text(place: str, page: Path) -> str:
@@ -43,12 +43,14 @@ def text(place: str, page: Path) -> str:
             if first not in OTHERS:
                 raise SystemExit(f"{page.relative_to(ROOT)} links to {match[1]}, which is not on the site")
             there = "/".join((OTHERS[first], *inner))
+        if not (target.exists() or (BUILD / "pages" / there).exists()):  # a diagram is drawn there
+            raise SystemExit(f"{page.relative_to(ROOT)} links to {match[1]}, which does not exist")
         if target.is_dir():
             there += "/README.md"
         return f"]({os.path.relpath(there, Path(place).parent)}{match[2] or ''})"
 
     drawn = _SHIPPED.sub(
-        lambda match: f"({match[1]}))\n\n![{match[1]}]({_draw_topology(match[1])})", page.read_text("utf-8")
+        lambda match: f"({match[1]}))\n\n![{match[2]}]({_draw_topology(match[2])})", page.read_text("utf-8")
     )
     drawn = _MERMAID.sub(lambda match: f"![Diagram]({_draw(place, _dot(match[1]))})", drawn)
     return _LINK.sub(link, drawn)
@@ -104,6 +106,7 @@ def main() -> int:
     for place, page in sources().items():
         (pages / place).parent.mkdir(exist_ok=True)
         (pages / place).write_text(text(place, page), "utf-8")
+    text("README.md", ROOT / "README.md")  # it is not on the site, but its links must be right
     shutil.copy(DOCS / "llms.txt", pages)
     sections = groupby(nav(), itemgetter(0))
     config = yaml.safe_load((DOCS / "mkdocs.yml").read_text("utf-8")) | {

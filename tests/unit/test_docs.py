@@ -60,6 +60,18 @@ def test_every_recorded_terminal_is_shown_and_its_commands_stand_in_its_page() -
     assert drawn == set(record.RECORDINGS), "run make pictures, and remove what docs/record.py no longer names"
 
 
+def test_a_command_that_fails_unexpectedly_is_not_recorded(tmp_path: Path) -> None:
+    page, command = tmp_path / "page.md", "rmqkit validate nothing.yaml"
+    recording = record.Recording(str(page), (command,))
+
+    page.write_text(f"```console\n$ {command}\n[exit 2]\n$ rmqkit version\n```\n")
+    assert "nothing.yaml" in record.play(recording, "", "", tmp_path / "expected")
+
+    page.write_text(f"```console\n$ {command}\n$ rmqkit version\n[exit 2]\n```\n")
+    with pytest.raises(SystemExit, match="exited with 2, not 0"):
+        record.play(recording, "", "", tmp_path / "unexpected")
+
+
 def test_every_pattern_and_every_command_but_a_few_has_a_recorded_terminal() -> None:
     lines = [line for recording in record.RECORDINGS.values() for line in (*recording.commands, recording.screen)]
     recorded = set(re.findall(r"\brmqkit ([\w-]+)", "\n".join(lines)))
