@@ -9,6 +9,7 @@ import pytest
 
 from rmqkit.cli.command_table import COMMANDS
 from rmqkit.topology.file.loader import loads
+from rmqkit.topology.lint.rule import rules
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -40,6 +41,12 @@ def test_the_example_of_the_topology_reference_is_valid() -> None:
     text = (DOCS / "topology-reference.md").read_text("utf-8")
     example = text.split("```yaml\n")[1].split("```")[0]
     assert loads(example).publish
+
+
+def test_pages_that_count_the_mistakes_found_by_validate_are_right() -> None:
+    for page in (DOCS.parent / "README.md", DOCS / "README.md"):
+        assert re.findall(r"(\d+) kinds of", page.read_text()) == [str(len(rules()))], page
+    assert f" and {len(rules()) - 2} other mistakes " in (DOCS.parent / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize("page", ["security.md", "reliability.md", "lint.md"])

@@ -67,7 +67,7 @@ def _with_contracts(source: TopologySource, declared: Topology) -> TopologySourc
     topology, missing = with_contracts(source.topology, declared)
     if missing:
         output.warn(
-            output.safe(f"contracts of exchanges or queues that the broker does not have: {', '.join(missing)}")
+            output.safe(f"--contracts names exchanges or queues that the broker does not have: {', '.join(missing)}")
         )
     return replace(source, topology=topology)
 

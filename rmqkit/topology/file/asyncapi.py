@@ -53,18 +53,23 @@ def to_asyncapi(topology: Topology, server: Mapping[str, str] | None = None) -> 
 def with_contracts(live: Topology, declared: Topology) -> tuple[Topology, tuple[str, ...]]:
     """Return a live topology with the contracts, the description and the target of declared files.
 
-    Also return the sorted names of declared exchanges and queues that have a contract and are not live.
+    Also return the sorted names of exchanges and queues that are not live, but have a contract or are the target.
     """
     entities: list[Exchange | Queue] = [*declared.exchanges, *declared.queues]
     contracts = {(type(each), each.name): each.contract for each in entities if each.contract}
+    target = declared.publish
+    missing = set()
+    if target and not target.exchange.startswith("amq."):
+        names = {each.name for each in (live.exchanges if target.exchange else live.queues)}
+        missing = {target.exchange or target.routing_key} - names
     known = replace(
         live,
         description=declared.description,
-        publish=declared.publish,
+        publish=None if missing else target,
         exchanges=tuple(replace(each, contract=contracts.pop((Exchange, each.name), None)) for each in live.exchanges),
         queues=tuple(replace(each, contract=contracts.pop((Queue, each.name), None)) for each in live.queues),
     )
-    return known, tuple(sorted({name for _, name in contracts}))
+    return known, tuple(sorted(missing | {name for _, name in contracts}))
 
 
 def not_in_asyncapi(topology: Topology) -> tuple[str, ...]:
