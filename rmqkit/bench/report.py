@@ -63,9 +63,8 @@ def _numbers(measured: Measured) -> range:
     busy = [number for number, counts in measured.seconds.items() if counts.confirmed or counts.received]
     if not busy:
         return range(0)
-    busy += [-math.ceil(measured.load.warm_up_s), int(measured.publish_s) - 1]
-    busy.append(int(measured.consume_from_s + measured.consume_s) - 1)
-    return range(min(busy), max(busy) + 1)
+    end = max(max(busy) + 1, int(measured.publish_s), int(measured.consume_from_s + measured.consume_s))
+    return range(min(*busy, -math.ceil(measured.load.warm_up_s)), end)
 
 
 def _curve(histogram: Histogram) -> list[tuple[float, float]]:

@@ -69,6 +69,8 @@ def test_a_second_without_messages_is_reported_too() -> None:
     assert [(each["second"], each["published"]) for each in seconds] == [
         (second, 10 if second in (0, 3) else 0) for second in range(-2, 7)
     ]
+    measured.load, measured.publish_s, measured.consume_s = Load(), 0.2, 0.1
+    assert [each["second"] for each in as_json(measured)["seconds"]] == [0, 1, 2, 3]
     assert as_json(Measured(Load()))["seconds"] == []
 
 
