@@ -94,7 +94,7 @@ class HandlerOptions:
     )
     prefetch: int | None = option_field(
         "--prefetch N",
-        "Unacknowledged messages per consumer. [default: 1000; with --exec, 2 per command]",
+        "Maximum number of unacknowledged messages per consumer. [default: 1000; with --exec, 2 per command]",
         min=1,
         max=65535,
     )

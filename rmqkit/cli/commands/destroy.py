@@ -27,8 +27,7 @@ def destroy(
     """Delete the exchanges, queues, bindings and policies that topology files declare.
 
     If a queue holds messages, unacknowledged ones included, or has consumers, each such queue is listed, nothing is
-    deleted, and the exit code is 5.
-    An entity that does not exist is no error. Entities listed under external stay.
+    deleted, and the exit code is 5. An entity that does not exist is no error. Entities listed under external stay.
     """
     targets = topology_source.load_targets(files, broker)
     action = f"destroy the entities of {', '.join(files)}"

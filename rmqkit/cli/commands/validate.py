@@ -51,8 +51,7 @@ def validate(
 
     Violations of the schema and references to undeclared entities are errors, as in apply. Beyond that, findings are
     errors (the broker would refuse it), warnings or hints; each has a code, and `lint:` in the file can suppress it,
-    with a reason.
-    Scenario files (.test.yaml) are checked as `rmqkit test` does, and the schemas of contracts are read.
+    with a reason. Scenario files (.test.yaml) are checked as `rmqkit test` does, and the schemas of contracts are read.
 
     With --rabbitmq, findings that depend on the version are exact: errors for what that version refuses, warnings for
     what it changes without an error. Definitions and a live broker are checked for nothing else, a broker also for
