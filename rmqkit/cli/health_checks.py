@@ -205,7 +205,7 @@ def _queue(
         else:
             metrics.append(Metric("oldest_message_seconds", int(age_s), limits.max_age_s))
             if age_s > limits.max_age_s:
-                problems.append(f"oldest message {age_s:,.0f} s old, more than {limits.max_age_s:g} s")
+                problems.append(f"oldest message {age_s:,.0f} s old, more than {limits.max_age_s:,.15g} s")
     level = Level.CRITICAL if problems else Level.UNKNOWN if unknown else Level.OK
     message = "; ".join([*problems, *unknown]) or f"{queue.ready:,} ready, {plural(queue.consumers, 'consumer')}"
     return Check("queue", level, message, queue.name, tuple(metrics))
@@ -230,10 +230,12 @@ def _age(
     if queue.type == "quorum" and version < _PEEK_NOT_COUNTED:
         return None, "before RabbitMQ 4.3, peeking into a quorum queue counts as a delivery"
     try:
-        messages = connection.peek(queue.name, limit=1, offset="first" if queue.type == "stream" else None).messages
+        peeked = connection.peek(queue.name, limit=1, offset="first" if queue.type == "stream" else None)
     except (InputError, AccessRefused) as exc:
         return None, exc.message
-    found = messages[0].delivery.properties.timestamp if messages else None
+    if not peeked.messages:
+        return None, peeked.cut_short or "it was not delivered"
+    found = peeked.messages[0].delivery.properties.timestamp
     return _since(found.timestamp() if found else None)
 
 

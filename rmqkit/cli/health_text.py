@@ -24,6 +24,11 @@ _SEVERITY = (Level.CRITICAL, Level.UNKNOWN, Level.WARNING, Level.OK)
 _STYLES: dict[Level, Style | None] = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "red"}
 
 
+def number(value: float) -> str:
+    """Write a number with all its digits, and without an exponent."""
+    return f"{value:.15g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A number that was checked, such as `ready_messages`, and its limit, if there is one."""
@@ -36,7 +41,7 @@ class Metric:
     @property
     def range(self) -> str:
         """Return the range outside of which it is critical, as Nagios writes it; empty without a limit."""
-        return "" if self.limit is None else f"{self.limit:g}{':' * self.is_minimum}"
+        return "" if self.limit is None else f"{number(self.limit)}{':' * self.is_minimum}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def as_metrics(checks: Sequence[Check]) -> str:
         lines.append(f"# TYPE {full} gauge")
         for each in checks:
             values = (metric.value for metric in each.metrics if (each.name, metric.name) == (check, name))
-            lines += [f"{full}{_labels(queue=each.queue)} {value:g}" for value in values]
+            lines += [f"{full}{_labels(queue=each.queue)} {number(value)}" for value in values]
     return "\n".join(lines)
 
 
@@ -101,7 +106,7 @@ def as_nagios(checks: Sequence[Check]) -> str:
     bad = [f"{each.title}: {each.message}" for each in checks if each.level == level and level is not Level.OK]
     summary = "; ".join(bad) or f"{len(checks)} checks passed"
     data = [
-        f"{_quoted(f'{each.queue} {metric.name}'.strip())}={metric.value:g};;{metric.range}"
+        f"{_quoted(f'{each.queue} {metric.name}'.strip())}={number(metric.value)};;{metric.range}"
         for each in checks
         for metric in each.metrics
     ]
@@ -111,4 +116,4 @@ def as_nagios(checks: Sequence[Check]) -> str:
 
 
 def _quoted(label: str) -> str:
-    return "'" + label.replace("'", "''").replace("=", "_").replace("\n", " ") + "'"
+    return "'" + label.translate(str.maketrans({"'": "''", "=": "_", "\n": " ", "|": "/"})) + "'"

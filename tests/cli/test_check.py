@@ -163,3 +163,10 @@ def test_a_failed_check_counts_for_more_than_an_unknown_one_and_labels_are_escap
     assert 'queue="a\\"|b\\n"' in health_text.as_metrics(checks)
     shown = health_text.as_nagios([Check("q", Level.OK, "1 | 2", "it's", (Metric("n", 1),))])
     assert shown.splitlines()[0] == "RABBITMQ OK - 1 checks passed | 'it''s n'=1;;"
+
+
+def test_large_numbers_are_written_in_full_and_a_bar_in_the_name_of_a_queue_does_not_end_a_text() -> None:
+    checks = [Check("queue", Level.OK, "", "a|b", (Metric("ready_messages", 10_000_001, 10_000_000),))]
+    assert 'rmqkit_queue_ready_messages{queue="a|b"} 10000001' in health_text.as_metrics(checks)
+    first = "RABBITMQ OK - 1 checks passed | 'a/b ready_messages'=10000001;;10000000"
+    assert health_text.as_nagios(checks).splitlines()[0] == first
