@@ -119,7 +119,8 @@ class ConsumeReport:
     excluded, with any verdict or, at the end, none; `invalid` those that broke the contract. `stayed` counts the failed
     and invalid ones that ended the run and are still queued, `dropped` the rejected ones of a queue that has no
     dead-letter exchange, as far as this is known. `retried` counts failed deliveries that wait for another try,
-    `parked` those moved to the queue after their last one; both were acknowledged once a copy was confirmed. `lost`
+    `parked` those moved to the queue after their last one; both were acknowledged once a copy was confirmed, but for
+    the `delayed` ones, which a quorum queue with a native retry took back: `requeued` includes these. `lost`
     counts deliveries that `no_ack` acknowledged and that were not handled, `in_doubt` those that were handled and may
     be redelivered, because the connection was lost at the end. `shares` counts deliveries by consumer, in the order
     the consumers were started. `idle_s` is the part of `seconds` in which no message arrived or was handled.
@@ -134,6 +135,7 @@ class ConsumeReport:
     unmatched: int = 0
     invalid: int = 0
     retried: int = 0
+    delayed: int = 0
     parked: int = 0
     stayed: int = 0
     dropped: int = 0
@@ -334,7 +336,9 @@ def as_json(report: Report) -> dict[str, Any]:
             return _numbers(report, _PLAIN[type(report)])
         case ConsumeReport():
             settled = _numbers(report, "consumed acknowledged rejected requeued redelivered")
-            numbers = settled | _numbers(report, "failed unmatched invalid retried parked stayed dropped lost in_doubt")
+            numbers = settled | _numbers(
+                report, "failed unmatched invalid retried delayed parked stayed dropped lost in_doubt"
+            )
             return numbers | {"shares": dict(report.shares)}
         case MoveReport():
             numbers = _numbers(report, "ready scanned moved redelivered unmatched")

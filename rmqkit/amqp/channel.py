@@ -27,7 +27,7 @@ _PIPELINED_CALLS = 100
 _CLOSE_S = 5.0
 _BLOCKED_S = 0.2  # between two checks for a stop, while an alarm keeps the broker from answering
 NACK_NOT_COUNTED = (4, 3)  # the first version whose quorum queues do not count a nack as a failed delivery
-_ANY_PERMISSION = (4, 3, 1)  # the first version that answers a passive declare with any permission; 4.3.0: configure
+ANY_PERMISSION = (4, 3, 1)  # the first version that answers a passive declare with any permission; 4.3.0: configure
 CALL_TIMEOUT_S = 30.0  # a broker that takes longer to answer a method counts as gone
 
 
@@ -192,7 +192,7 @@ class Channel:
         try:
             return self.call(passive, spec.Queue.DeclareOk, subject=subject or f"queue {queue!r}")
         except AccessRefused as exc:
-            if self.transport.version >= _ANY_PERMISSION:
+            if self.transport.version >= ANY_PERMISSION:
                 error_mapping.add_permission_advice(exc, (0, 0), "read")
             raise
 

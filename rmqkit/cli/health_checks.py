@@ -233,10 +233,9 @@ def _age(
         peeked = connection.peek(queue.name, limit=1, offset="first" if queue.type == "stream" else None)
     except (InputError, AccessRefused) as exc:
         return None, exc.message
-    if not peeked.messages:
-        return None, peeked.cut_short or "it was not delivered"
-    found = peeked.messages[0].delivery.properties.timestamp
-    return _since(found.timestamp() if found else None)
+    found = peeked.messages[0].delivery.properties.timestamp if peeked.messages else None
+    age_s, reason = _since(found.timestamp() if found else None)
+    return age_s, peeked.cut_short or reason
 
 
 def _since(timestamp: float | None) -> tuple[float | None, str]:

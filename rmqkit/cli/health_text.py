@@ -116,4 +116,4 @@ def as_nagios(checks: Sequence[Check]) -> str:
 
 
 def _quoted(label: str) -> str:
-    return "'" + label.translate(str.maketrans({"'": "''", "=": "_", "\n": " ", "|": "/"})) + "'"
+    return "'" + label.replace("'", "''").replace("=", "_").replace("\n", " ").replace("|", "/") + "'"

@@ -167,11 +167,11 @@ def consume_summary(report: ConsumeReport, unmatched: Verdict, invalid: Verdict,
     def handled(settled: int, verdict: Verdict) -> int:
         return settled - report.unmatched * (verdict is unmatched)
 
-    done = handled(report.acknowledged, Verdict.ACK) - sent_on - report.retried - report.parked
+    done = handled(report.acknowledged, Verdict.ACK) - sent_on - (report.retried - report.delayed) - report.parked
     counts = {
         "redelivered": report.redelivered if done else 0,
         rejected: handled(report.rejected, Verdict.REJECT) - given_up * (fate == rejected),
-        "requeued": report.requeued - given_up * (fate == "requeued"),
+        "requeued": report.requeued - report.delayed - given_up * (fate == "requeued"),
         f"failed ({fate})": report.failed,
         "failed (to be retried)": report.retried,
         "parked (not to be retried)": report.parked,

@@ -277,7 +277,8 @@ class _ConsumerRun:
         retry = self._job.retry
         if retry and batch.verdict is Verdict.REJECT:
             again, failed = next_steps(batch, self._job.queue, retry)
-            self._counts["retried"] += self._consumer.return_failed(again)
+            delayed = self._consumer.return_failed(again)
+            self._counts.update(retried=delayed, delayed=delayed)
             for left in self._leave(failed):
                 parked = sum(each.target == each.end for each in left)
                 self._counts.update(parked=parked, retried=len(left) - parked)

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import chain
 from typing import Any, Self
 
-from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.channel import ANY_PERMISSION, NACK_NOT_COUNTED, Channel
 from rmqkit.amqp.frames import ConsumerCancel, Event
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
@@ -35,6 +35,8 @@ _SLOW = (
     "A message was held for longer than the consumer timeout; the messages behind it are redelivered."
     " Lower the prefetch (`prefetch=1`), limit the handler's time, or set x-consumer-timeout on the quorum queue"
 )
+_IN_FLIGHT_S = 2.0  # for deliveries in flight
+_QUIET_S, _QUIET = 0.02, 2  # so long without one and without a ready message, so many times: there are no more
 _UNOBSERVED = nullcontext()
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
@@ -280,6 +282,7 @@ class Consumer:
             return held.receive_more(count, until_s, receive), self._is_redelivered
 
         with suppress(BrokerError):  # closing the channel requeues the messages in any case
+            self._receive_in_flight(channel)
             effects = SideEffects.of(settings(), channel.transport.version)
             if effects.type == "quorum" and not effects.risk:
                 held.receive(self._arrived)
@@ -291,11 +294,36 @@ class Consumer:
         """Stop consuming; unsettled deliveries return to their queue."""
         if self._channel is not None:
             channel, no_ack = self._channel, self._options.no_ack
+            with suppress(BrokerError):
+                self._receive_in_flight(channel)
             if not (channel.close() if no_ack else channel.release(self.tag)):
                 self._doubt_last()
             self._channel = None
             self._events.clear()
             self._rest.clear()
+
+    def _receive_in_flight(self, channel: Channel) -> None:
+        """Receive the deliveries that the last acknowledgements bring, until there are as many as the prefetch.
+
+        From RabbitMQ 4.3 on, a quorum queue requeues what is in flight to a cancelled consumer at once, and so ahead of
+        the messages that it holds.
+        """
+        settled, until_s, quiet = len(self._acknowledger.settled), time.monotonic() + _IN_FLIGHT_S, 0
+        if channel.transport.version < NACK_NOT_COUNTED or self._options.no_ack or self._options.offset is not None:
+            return
+        if not settled or not (self._events or self._arrived > settled):
+            return
+        while self._arrived - settled < self._prefetch and quiet < _QUIET and time.monotonic() < until_s:
+            events = list(self._events) or channel.wait(_QUIET_S)
+            self._events.clear()
+            for batch in (event for event in events if isinstance(event, list)):
+                self._arrived += len(batch)
+                self._is_redelivered = batch[-1].redelivered
+            quiet = 0 if events or self._has_ready(channel) else quiet + 1
+
+    def _has_ready(self, channel: Channel) -> bool:
+        """Tell whether messages are ready in the queue, as far as every consumer may ask."""
+        return channel.transport.version >= ANY_PERMISSION and channel.queue_counts(self.queue).message_count > 0
 
     def _doubt_last(self) -> None:
         """Count the deliveries whose acknowledgement the broker may not have taken before the connection was lost.

@@ -545,6 +545,34 @@ def test_a_consumer_that_stops_costs_a_quorum_queue_no_delivery_from_4_3_on(
     assert left == bodies * kept
 
 
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("end", ["break", "count", "stop"])
+def test_a_consumer_that_ends_leaves_a_quorum_queue_in_its_order(
+    connection: rmqkit.Connection, channel: BlockingChannel, queue_name: str, end: str, *, single: bool
+) -> None:
+    """From RabbitMQ 4.3 on, what was in flight to a cancelled consumer returned ahead of what it held."""
+    arguments = {"x-queue-type": "quorum", "x-single-active-consumer": single}
+    connection.apply(Topology(queues=(Queue(queue_name, arguments=arguments),)))
+    sent = [b"%d" % number for number in range(40)]
+    connection.publish(Message(body, queue_name) for body in sent)
+    for turn in range(4):
+        done: list[bytes] = []
+        stop = rmqkit.Stop()
+        options: dict[str, Any] = {"count": 3, "prefetch": 2} if end == "count" else {"prefetch": 7, "stop": stop}
+        with connection.consume(queue_name, **options) as consumer:
+            for batch in consumer.batches():
+                for delivery in batch[: 3 - len(done)]:
+                    consumer.acknowledge(delivery)
+                    done.append(delivery.body)
+                if len(done) == 3 and end == "stop":
+                    stop.request()
+                elif len(done) == 3 and end == "break":
+                    break
+        assert done == sent[3 * turn :][:3]
+        wait_for_queue(channel, queue_name, ready=37 - 3 * turn)
+    assert [delivery.body for delivery in connection.consume(queue_name, count=28)] == sent[12:]
+
+
 def test_a_lost_connection_and_its_recovery_are_in_the_log(
     broker_url: str, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:

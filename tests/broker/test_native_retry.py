@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 import rmqkit
 from rmqkit import ApplyOptions, Delivery, Message, PropertyMismatch, Queue, Retry, Topology, Verdict
+from rmqkit.cli.report_text import consume_summary
 from rmqkit.plan import Outcome
 from rmqkit.settings import Settings, load_settings
 from tests.conftest import Broker
@@ -90,7 +92,9 @@ def test_a_failed_message_is_retried_after_each_delay_with_its_own_key_and_parke
         connection, "orders", handler, topology=NATIVE, count=4, on_failure=quiet, on_warning=lambda _: None
     )
     assert (report.retried, report.parked, report.failed) == (3, 1, 0)
-    assert report.requeued == (3 if delays else 0)
+    assert report.requeued == report.delayed == (3 if delays else 0)
+    summary = consume_summary(report, Verdict.REQUEUE, Verdict.REJECT, None)
+    assert re.fullmatch(r"Consumed 0 messages in [^;]*; 3 failed \(to be retried\); 1 parked .*", summary)
     pauses = [later - sooner for sooner, later in pairwise(called)]
     assert all(pause >= ms / 1000 for pause, ms in zip(pauses, DELAYS_MS, strict=True)), pauses
     assert keys == ["orders"] * 4
