@@ -7,7 +7,7 @@ import inspect
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -16,9 +16,9 @@ from typing import Any, TypeVar, Unpack
 from rmqkit.aio.connection import AsyncConnection
 from rmqkit.aio.coroutine_calls import run_on_thread
 from rmqkit.connection import Connection, connect
-from rmqkit.errors import InputError, RmqkitError, SettingsError, Unreachable
+from rmqkit.errors import ConnectionLost, InputError, RmqkitError, SettingsError, Unreachable
 from rmqkit.handlers.function import HandlerFunction
-from rmqkit.handlers.function_runner import QueueOptions, Transform
+from rmqkit.handlers.function_runner import BatchFunction, BatchVerdicts, QueueOptions, Transform, refuse_unknown
 from rmqkit.handlers.published_results import Transformed
 from rmqkit.handlers.runner import OnWarning
 from rmqkit.hooks import Hooks
@@ -32,6 +32,7 @@ from rmqkit.stop import Stop
 
 Report = ConsumeReport | ServeReport
 H = TypeVar("H", bound=HandlerFunction | Callable[[Delivery], Awaitable[Verdict | None]])
+B = TypeVar("B", bound=BatchFunction | Callable[[Sequence[Delivery]], Awaitable[BatchVerdicts]])
 T = TypeVar("T", bound=Transform | Callable[[Delivery], Awaitable[Transformed]])
 F = TypeVar("F", bound=Function | Callable[[Delivery], Awaitable[Result]])
 C = TypeVar("C", bound=Callable[..., Any])
@@ -58,11 +59,27 @@ class App:
 
     The decorators return the function as it is, and connect to nothing. A coroutine function runs on the event loop of
     the main thread, which all of them share; any other runs on `concurrency` threads of its own. Each queue has one
-    function: raises SettingsError for a second one.
+    function: raises SettingsError for a second one. Functions publish with `connection` or `aio_connection`.
     """
 
     def __init__(self) -> None:
         self._parts: dict[str, _Part] = {}
+        self._opened: AsyncConnection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """Return the connection of the running app, for plain functions; raise ConnectionLost before and after `run`.
+
+        Threads share it: `app.connection.publish(message)`.
+        """
+        return self.aio_connection.sync
+
+    @property
+    def aio_connection(self) -> AsyncConnection:
+        """Return the connection of the running app, for coroutine functions: see `connection`."""
+        if self._opened is None:
+            raise ConnectionLost("the app is not running", advice="Functions can use its connection while `run` runs.")
+        return self._opened
 
     def handler(
         self, queue: str, *, concurrency: int | None = None, **options: Unpack[QueueOptions]
@@ -71,7 +88,22 @@ class App:
 
         `concurrency` is 1 by default, or 100 for a coroutine function.
         """
+        refuse_unknown(options, QueueOptions.__optional_keys__)
         return self._decorator(queue, Connection.handle, AsyncConnection.handle, concurrency=concurrency, **options)
+
+    def batch_handler(
+        self,
+        queue: str,
+        *,
+        size: int = 500,
+        within_s: float = 0.05,
+        concurrency: int = 1,
+        **options: Unpack[QueueOptions],
+    ) -> Callable[[B], B]:
+        """Return a decorator for a function that handles batches: see `rmqkit.Connection.handle_batches`."""
+        refuse_unknown(options, QueueOptions.__optional_keys__)
+        batching = {"size": size, "within_s": within_s, "concurrency": concurrency}
+        return self._decorator(queue, Connection.handle_batches, AsyncConnection.handle_batches, **batching, **options)
 
     def pipe(
         self, queue: str, *, to: Target | None = None, concurrency: int | None = None, **options: Unpack[QueueOptions]
@@ -80,6 +112,7 @@ class App:
 
         `concurrency` is 1 by default, or 100 for a coroutine function.
         """
+        refuse_unknown(options, QueueOptions.__optional_keys__)
         return self._decorator(queue, Connection.pipe, AsyncConnection.pipe, to=to, concurrency=concurrency, **options)
 
     def server(
@@ -135,7 +168,7 @@ class App:
             raise SettingsError("`apply=True` needs a `topology=`")
         stop = stop or Stop()
         options = {"name": name, "wait_s": wait_s, "recover_s": recover_s, "hooks": hooks, "stop": stop}
-        connection = AsyncConnection(partial(connect, *urls, **options))  # type: ignore[arg-type]
+        connection = AsyncConnection(partial(connect, *urls, **options), stop)  # type: ignore[arg-type]
         with _signals(stop):
             return asyncio.run(_in_slices(self._run(connection, topology, stop, apply=apply)))
 
@@ -174,6 +207,7 @@ class App:
 
         try:
             async with opened as connection:
+                self._opened = connection
                 if apply and topology is not None:
                     await connection.run(connection.sync.apply, topology, stop=stop)
                 with stop.waking(ending.request):
@@ -183,6 +217,8 @@ class App:
         except Unreachable:
             if not stop.requested:  # else it was no longer waited for
                 raise
+        finally:
+            self._opened = None
         if errors:
             raise min(errors, key=lambda each: isinstance(each, RmqkitError))  # a bug before all others
         return reports

@@ -23,6 +23,7 @@ from rmqkit.messaging.publisher import Publisher
 from rmqkit.messaging.shared_publisher import SharedPublisher
 from rmqkit.model import Target, Topology
 from rmqkit.options import (
+    MAX_PREFETCH,
     ConsumeOptions,
     Offset,
     PublishOptions,
@@ -203,7 +204,7 @@ class Connection(RequestReply):
         if plain and isinstance(messages, Message):
             report = self._shared_publisher.publish(messages, timeout_s)
         else:
-            source = (messages,) if isinstance(messages, Message) else messages
+            source = (messages,) if isinstance(messages, Message | bytes | str) else messages  # bytes are refused
             if topology:
                 source = self._contracts.of_topology(topology).checked(source)
             if self._hooks is not None:
@@ -324,7 +325,7 @@ class Connection(RequestReply):
         for the batch, or a sequence with a Verdict or None for each delivery. If it raises, all messages of the batch
         have failed. `prefetch` is twice the size; see `handle` for the rest.
         """
-        from rmqkit.handlers.function_runner import MAX_PREFETCH, batch_worker, plain_calls, work  # noqa: PLC0415 - start-up time
+        from rmqkit.handlers.function_runner import batch_worker, plain_calls, work  # noqa: PLC0415 - start-up time
 
         worker = batch_worker(plain_calls(function, options), function, size, within_s)
         return work(self, queue, worker, options, consumers=concurrency, prefetch=min(2 * size, MAX_PREFETCH))

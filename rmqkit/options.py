@@ -6,8 +6,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from rmqkit.errors import SettingsError
+
 Offset = int | str | datetime
 """The start in a stream: an offset, `first`, `last` (the last chunk), `next`, an age like `5m`, or a time."""
+MAX_PREFETCH = 65_535  # AMQP 0-9-1 section 1.8.3.1: a short integer
+
+
+def at_least(least: int, **values: float | None) -> None:
+    """Raise SettingsError for the value of an argument that is below the least one; None stands for no value."""
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise SettingsError(f"`{name}=` must be at least {least}, not {value:g}")
+
+
+def _require_prefetch(prefetch: int) -> None:
+    if not 1 <= prefetch <= MAX_PREFETCH:
+        raise SettingsError(f"`prefetch=` must be 1 to {MAX_PREFETCH}, not {prefetch}")
+
+
+def _require_rate(rate: float | None) -> None:
+    if rate is not None and not rate > 0:
+        raise SettingsError(f"`rate=` must be above 0, not {rate:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +49,10 @@ class PublishOptions:
     blocked_timeout_s: float | None = None
     mandatory: bool = True
 
+    def __post_init__(self) -> None:
+        at_least(1, window=self.window, window_bytes=self.window_bytes)
+        _require_rate(self.rate)
+
 
 @dataclass(frozen=True, slots=True)
 class ConsumeOptions:
@@ -45,6 +69,10 @@ class ConsumeOptions:
     idle_timeout_s: float | None = None
     no_ack: bool = False
     offset: Offset | None = None
+
+    def __post_init__(self) -> None:
+        _require_prefetch(self.prefetch)
+        at_least(0, count=self.count, idle_timeout_s=self.idle_timeout_s)
 
 
 class FailurePolicy(Enum):
@@ -81,6 +109,10 @@ class MoveOptions:
     dry_run: bool = False
     copy: bool = False
 
+    def __post_init__(self) -> None:
+        at_least(0, limit=self.limit)
+        _require_rate(self.rate)
+
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
@@ -113,6 +145,9 @@ class CallOptions:
     window: int = 100
     idempotent: bool = False
 
+    def __post_init__(self) -> None:
+        at_least(1, window=self.window, replies=self.replies)
+
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
@@ -128,6 +163,11 @@ class ServeOptions:
     count: int | None = None
     concurrency: int = 1
     reject_failed: bool = False
+
+    def __post_init__(self) -> None:
+        _require_prefetch(self.prefetch)
+        at_least(1, concurrency=self.concurrency)
+        at_least(0, count=self.count)
 
 
 def shares(count: int | None, parts: int) -> list[int | None]:

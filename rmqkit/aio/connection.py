@@ -18,7 +18,6 @@ from rmqkit.aio.mailbox import Mailbox
 from rmqkit.aio.publishing import publish_all, publish_one
 from rmqkit.errors import ConnectionLost, RmqkitError
 from rmqkit.handlers.function_runner import (
-    MAX_PREFETCH,
     BatchVerdicts,
     WorkOptions,
     batch_worker,
@@ -36,7 +35,7 @@ from rmqkit.messaging.rpc_reply import Result
 from rmqkit.messaging.rpc_server import OnFailure, log_failure
 from rmqkit.messaging.shared_publisher import CancellableOutcome
 from rmqkit.model import Target, Topology
-from rmqkit.options import ApplyOptions, ConsumeOptions, Offset, PublishOptions, ServeOptions
+from rmqkit.options import MAX_PREFETCH, ApplyOptions, ConsumeOptions, Offset, PublishOptions, ServeOptions, at_least
 from rmqkit.plan import Plan
 from rmqkit.report import ConsumeReport, Failure, PublishReport, QueueState, ServeReport
 from rmqkit.settings import Settings
@@ -59,8 +58,10 @@ def connect(
     hooks: Hooks | None = None,
 ) -> AsyncConnection:
     """Return a connection that `async with` opens; see `rmqkit.connect` for the arguments and the errors."""
+    stop = Stop()
     options = {"context": context, "settings": settings, "name": name, "wait_s": wait_s, "recover_s": recover_s}
-    return AsyncConnection(partial(synchronous.connect, *urls, hooks=hooks, **options))  # type: ignore[arg-type]
+    opening = partial(synchronous.connect, *urls, hooks=hooks, stop=stop, **options)  # type: ignore[arg-type]
+    return AsyncConnection(opening, stop)
 
 
 class AsyncConnection:
@@ -70,8 +71,9 @@ class AsyncConnection:
     handled is requeued. `sync` is the synchronous connection, for everything else: see `run`.
     """
 
-    def __init__(self, open_connection: Callable[[], synchronous.Connection]) -> None:
+    def __init__(self, open_connection: Callable[[], synchronous.Connection], stop: Stop) -> None:
         self._open = open_connection
+        self._stop = stop  # ends its wait for a broker
         self._wanted = CancellableOutcome()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="rmqkit-aio")
         self._publishers: dict[PublishOptions, BackgroundPublisher] = {}
@@ -97,6 +99,8 @@ class AsyncConnection:
         try:
             await asyncio.shield(opening)
         except BaseException:
+            if not opening.done():
+                self._stop.request()  # Python waits for the thread when the program ends
             opening.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             if not self._wanted.cancel():  # it was opened in the meantime
                 self._threads.submit(self.sync.close)
@@ -172,7 +176,7 @@ class AsyncConnection:
         if publisher is None:
             publisher = self._publishers[options] = self.sync.publisher(options=options, warn_of_failures=False)
             publisher.direct, publisher.call_soon = True, asyncio.get_running_loop().call_soon
-        if isinstance(messages, Message):
+        if isinstance(messages, Message | bytes | str):  # the last two are refused
             report = await publish_one(publisher, self._mailbox, messages, timeout_s)
         else:
             report = await publish_all(publisher, self._mailbox, messages, timeout_s, on_failure)
@@ -279,6 +283,7 @@ class AsyncConnection:
     def _calls(
         self, call: Callable[[Sequence[Delivery]], Awaitable[object]], concurrency: int, options: WorkOptions
     ) -> LoopCalls:
+        at_least(1, concurrency=concurrency)
         return LoopCalls(self._mailbox, call, concurrency, options.get("on_failure", log_failure))
 
     async def _work(

@@ -38,7 +38,7 @@ class AsyncConsumer:
         self._taken = threading.Semaphore(0)  # with `no_ack`: all that arrived was taken
         self._to_settle: SimpleQueue[tuple[Sequence[Delivery], Verdict] | None] = SimpleQueue()  # None: no more
         self._woken = False  # the thread will look into it
-        self._busy = False  # a task handles deliveries: the time is not idle
+        self._passed_on = self._done = 0  # deliveries; those that a task has handled, or left
         self._entered = False
         self._waiting: asyncio.Future[None] | None = None  # a task, for a delivery or the end
         self._ended = False
@@ -66,14 +66,14 @@ class AsyncConsumer:
         try:
             while await self._arrival():
                 delivery = self._arrived.popleft()
-                if self._no_ack:
-                    self._note_taken()
-                elif self._consumer.is_lost(delivery):
-                    continue  # it is redelivered
-                self._busy = True
-                with self._consumer.handling((delivery,)):
-                    yield delivery
-                self._busy = False
+                self._note_taken()
+                try:
+                    if self._consumer.is_lost(delivery):
+                        continue  # it is redelivered
+                    with self._consumer.handling((delivery,)):
+                        yield delivery
+                finally:
+                    self._note_done(1)
                 if not self._no_ack:
                     self.settle((delivery,), Verdict.ACK)
         finally:
@@ -87,21 +87,21 @@ class AsyncConsumer:
         """
         try:
             while await self._arrival():
-                batch = list(self._arrived)
+                arrived = list(self._arrived)
                 self._arrived.clear()
                 self._note_taken()
-                self._busy = True
-                yield batch
-                self._busy = False
+                try:
+                    if batch := [each for each in arrived if not self._consumer.is_lost(each)]:
+                        yield batch
+                finally:
+                    self._note_done(len(arrived))
         finally:
             await self._leave()
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
         """Acknowledge, reject or requeue deliveries soon; see `rmqkit.Consumer.settle`."""
         self._to_settle.put((deliveries, verdict))
-        if not self._woken:
-            self._woken = True
-            self._consumer.wake()
+        self._wake_thread()
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Acknowledge one delivery soon."""
@@ -138,11 +138,23 @@ class AsyncConsumer:
         return bool(self._arrived)
 
     def _note_taken(self) -> None:
-        if not self._arrived:
+        if self._no_ack and not self._arrived:
             self._taken.release()
 
+    def _note_done(self, amount: int) -> None:
+        self._done += amount
+        if not self._is_busy():
+            self._wake_thread()
+
+    def _is_busy(self) -> bool:
+        return self._passed_on > self._done
+
+    def _wake_thread(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._consumer.wake()
+
     async def _leave(self) -> None:
-        self._busy = False
         if not self._entered:
             await self.close()
 
@@ -168,9 +180,10 @@ class AsyncConsumer:
         error: BaseException | None = None
         try:
             with self._consumer:
-                for batch in self._consumer.batches(busy=lambda: self._busy or bool(self._arrived)):
+                for batch in self._consumer.batches(busy=self._is_busy):
                     self._settle_requested()
                     if batch:
+                        self._passed_on += len(batch)
                         self._mailbox.post(self._receive, batch)
                         while self._no_ack and not self._stop.requested and not self._taken.acquire(timeout=0.1):
                             pass

@@ -78,8 +78,9 @@ async def publish_all(
 ) -> PublishReport:
     """Publish messages and return the report; raise the error if the fate of one is not known."""
     run = _PublishRun(publisher, mailbox, on_failure)
+    bound = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with bound:
             try:
                 await run.submit_each(messages)
             except Exception:  # of the iterable: raised after the messages before it are settled
@@ -87,6 +88,8 @@ async def publish_all(
                 raise
             await run.wait()
     except TimeoutError:
+        if not bound.expired():  # the iterable raised it
+            raise
         run.give_up(timeout_s or 0.0)
     except asyncio.CancelledError:
         run.cancel()

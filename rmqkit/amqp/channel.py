@@ -89,7 +89,7 @@ class Channel:
         self.session = session
         self.inbox: SimpleQueue[Received] = SimpleQueue()
         self.receive: Callable[[Received], None] = self.inbox.put  # called on the I/O thread
-        self.ended = False  # by the broker, which requeued the unsettled deliveries; set before the inbox has it
+        self.ended = False  # the broker requeued the unsettled deliveries; set before the inbox has it
         self._unread: list[Event] = []  # events that arrived while a call waited for its answer
         self._closing = False  # its closing was sent
         self._closed: BrokerError | None = None

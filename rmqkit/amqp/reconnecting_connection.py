@@ -128,8 +128,9 @@ class ReconnectingConnection:
         try:
             return self._retry(attempt, stop, end_s)
         except _TimeIsUp as exc:
-            message = f"lost the connection and could not reconnect: {exc.failure.message}"
-            raise ConnectionLost(message, advice=exc.failure.advice) from exc.failure
+            failure = exc.failure
+            lost = "" if self.is_connected else "lost the connection and could not reconnect: "
+            raise ConnectionLost(f"{lost}{failure.message}", advice=failure.advice) from failure
 
     def _retry(self, attempt: Callable[[], T], stop: Stop, end_s: float) -> T:
         """Return the result of `attempt`; raise _TimeIsUp at `end_s`, on the monotonic clock, or after a stop."""
@@ -144,7 +145,7 @@ class ReconnectingConnection:
                     raise
                 failure = exc
             except (Unreachable, ConnectionLost) as exc:
-                if self._closed or self._forked:
+                if self.is_closed:
                     raise
                 failure = exc
             except SettingsError as exc:  # a secret that is being replaced: the first connection could read it
@@ -163,7 +164,7 @@ class ReconnectingConnection:
 
     def reset(self) -> None:
         """Drop the connection and all unwritten bytes; the next channel opens a new connection."""
-        if self._forked:
+        if self.forked:
             return
         with self._lock:
             if self._transport is not None:
@@ -173,7 +174,7 @@ class ReconnectingConnection:
 
     def close(self) -> None:
         """Close the connection, if one is open; in a forked process, leave it to the parent."""
-        if self._forked:
+        if self.forked:
             return
         with self._lock:
             self._closed = True
@@ -182,12 +183,18 @@ class ReconnectingConnection:
                 self._transport = None
 
     @property
-    def _forked(self) -> bool:
+    def forked(self) -> bool:
+        """Tell whether it belongs to the parent of this process."""
         return os.getpid() != self._process
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether it will not be reopened."""
+        return self._closed or self.forked
 
     def _connected(self, deadline_s: float = math.inf) -> Transport:
         """Return the open connection. One thread connects, without the lock; the others wait for its result."""
-        if self._forked:  # before the lock: another thread may have held it
+        if self.forked:  # before the lock: another thread may have held it
             raise error_mapping.forked()
         mine = _Attempt()
         try:

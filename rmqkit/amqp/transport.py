@@ -158,7 +158,7 @@ class Transport:
             raise
         if not opened:
             transport.abort()
-            message = f"{address}: no answer within {timeout_s:g} s"
+            message = f"{address}: no answer within {timeout_s:.3g} s"
             raise Unreachable(message, advice="Check the address and the network.")
         if transport._failure is not None:
             transport._thread.join()
@@ -254,6 +254,7 @@ class Transport:
         self._channels_lock = threading.Lock()  # another thread may have held it
         self.lost = error_mapping.forked()
         for channel in self._channels.values():
+            channel.ended = True
             channel.receive(self.lost)
 
     # Called on the I/O thread.
@@ -338,6 +339,7 @@ class Transport:
             self.lost = error
             channels = tuple(self._channels.values())
         for channel in channels:
+            channel.ended = True
             channel.receive(error)
         self._ready.set()
         self._ioloop.stop()

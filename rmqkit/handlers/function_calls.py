@@ -95,11 +95,7 @@ def grouped(source: Source, busy: Callable[[], bool], batching: Batching = _EACH
     size, within_s = batching
     waiting: list[Delivery] = []
     due_s = inf
-
-    def waits() -> bool:
-        return busy() or due_s < inf
-
-    for arrived in source.batches(busy=waits):
+    for arrived in source.batches(busy=busy):
         if not size:
             yield [(each,) for each in arrived]
             continue

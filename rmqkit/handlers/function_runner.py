@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from rmqkit.errors import HandlerError, SettingsError
+from rmqkit.errors import HandlerError
 from rmqkit.handlers.function import FunctionHandler, HandlerFunction, as_verdict, name_of, require_plain
 from rmqkit.handlers.function_calls import OpenCalls, PlainCalls
 from rmqkit.handlers.function_worker import FunctionWorker, Verdicts
@@ -21,7 +21,7 @@ from rmqkit.handlers.runner import ConsumeJob, OnWarning, job_for, run_handler
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.rpc_server import OnFailure, log_failure
 from rmqkit.model import Target, Topology
-from rmqkit.options import ConsumeOptions, FailurePolicy
+from rmqkit.options import ConsumeOptions, FailurePolicy, at_least
 from rmqkit.report import ConsumeReport
 from rmqkit.stop import Stop
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 BatchVerdicts = Verdict | Sequence[Verdict | None] | None
 BatchFunction = Callable[[Sequence[Delivery]], BatchVerdicts]
 Transform = Callable[[Delivery], Transformed]
-MAX_PREFETCH = 65_535
 _log = logging.getLogger("rmqkit")
 
 
@@ -53,12 +52,26 @@ class WorkOptions(QueueOptions, total=False):
     stop: Stop | None
 
 
+def refuse_unknown(options: QueueOptions, known: frozenset[str]) -> None:
+    """Raise TypeError for an option that is not known: Python does not check `**options`."""
+    for name in options:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+
+
 def work(
     connection: Connection, queue: str, handler: Handler, options: WorkOptions, *, consumers: int, prefetch: int
 ) -> ConsumeReport:
-    """Run a handler over the deliveries of a queue."""
+    """Run a handler over the deliveries of a queue; `prefetch` is that of the options, if they have none.
+
+    Raises TypeError for an option that does not exist, SettingsError for one that is out of its range.
+    """
+    refuse_unknown(options, WorkOptions.__optional_keys__)
+    at_least(1, concurrency=consumers)
     topology = options.get("topology")
-    consuming = ConsumeOptions(options.get("prefetch") or prefetch, options.get("count"), options.get("idle_timeout_s"))
+    given = options.get("prefetch")
+    prefetch = prefetch if given is None else given
+    consuming = ConsumeOptions(prefetch, options.get("count"), options.get("idle_timeout_s"))
     job = job_for(queue, topology) if topology else ConsumeJob(queue)
     job = replace(job, options=consuming, consumers=consumers, failed=options.get("failed"))
     on_warning = options.get("on_warning", _log.warning)
@@ -85,9 +98,9 @@ def verdict_worker(calls: OpenCalls, function: Callable[..., object]) -> Functio
 
 
 def batch_worker(calls: OpenCalls, function: Callable[..., object], size: int, within_s: float) -> FunctionWorker:
-    """Return the handler of `handle_batches`. Raises SettingsError for a size that is no size."""
-    if size < 1:
-        raise SettingsError(f"`size=` must be at least 1, not {size}")
+    """Return the handler of `handle_batches`. Raises SettingsError for a size below 1, or a negative time."""
+    at_least(1, size=size)
+    at_least(0, within_s=within_s)
     return FunctionWorker(calls, lambda _: Verdicts(partial(_verdicts, function)), (size, within_s))
 
 

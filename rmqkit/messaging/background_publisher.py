@@ -8,7 +8,6 @@ calls no user code, messages bypass the thread, on a `DirectPublisher`, until an
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -76,7 +75,6 @@ class BackgroundPublisher:
         self._wake: Callable[[], None] | None = None  # while the thread sleeps
         self._stop = Stop()
         self._closed = False
-        self._process = os.getpid()
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +130,7 @@ class BackgroundPublisher:
 
         Raises ConnectionLost after `close`.
         """
-        if os.getpid() != self._process:  # before the lock: another thread may have held it
+        if self._connection.forked:  # before the lock: another thread may have held it
             raise error_mapping.forked()
         size = len(message.body)
         with self._lock:
@@ -163,9 +161,11 @@ class BackgroundPublisher:
 
     def barrier(self) -> Future[Fate]:
         """Return a future that ends when the outcome of every message queued so far is known."""
+        if self._connection.forked:
+            raise error_mapping.forked()
         ended = _uncancellable()
         with self._lock:
-            if self.pending and os.getpid() == self._process:
+            if self.pending:
                 self._submitted.append((None, ended))
             else:
                 ended.set_result(Fate.CONFIRMED)
@@ -175,7 +175,7 @@ class BackgroundPublisher:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Wait until the outcome of every message is known; after `timeout_s`, give up those that are unconfirmed."""
-        if os.getpid() != self._process:
+        if self._connection.forked:
             return
         with self._lock:
             self._closed, thread = True, self._thread

@@ -75,7 +75,7 @@ class Consumer:
         self._acknowledger = Acknowledger(None)
         self._arrived = self._prefetch = 0  # on this channel
         self._is_redelivered = False  # the last one that arrived
-        self._lost_acks = 0  # on this channel: handled, and not acknowledged, because it was lost
+        self._lost_acks: set[int] = set()  # tags on this channel: handled, and not acknowledged, because it was lost
         self._woken, self._wake_s = False, math.inf
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
         self._received = self._timeouts = 0  # deliveries; consumer timeouts without an acknowledgement
@@ -142,7 +142,8 @@ class Consumer:
     def batches(self, *, busy: Callable[[], bool] = lambda: False) -> Iterator[list[Delivery]]:
         """Yield deliveries in the batches they arrive in, to be settled by the caller; after a `wake` an empty batch.
 
-        While the caller is `busy` with earlier deliveries, the time is not idle. Raises ConsumerCancelled when the
+        While the caller is `busy` with earlier deliveries, the time is not idle, and the count does not end this: those
+        that are lost with the connection are redelivered. Raises ConsumerCancelled when the
         broker ends the consumer, NotFound, AccessRefused, ResourceLocked, ConnectionLost when recovery fails.
         """
         try:
@@ -155,7 +156,9 @@ class Consumer:
         idle_s = self._options.idle_timeout_s
         self._counts.note_active()
         with self._stop.waking(self._end_wait):
-            while not self._stop.requested and (self._counts.consumed != self._options.count or self._has_lost()):
+            while not self._stop.requested and (
+                self._counts.consumed != self._options.count or busy() or self._has_lost()
+            ):
                 self._acknowledger.requeue_due()
                 now_s = time.monotonic()
                 if self._woken or now_s >= self._wake_s:
@@ -206,8 +209,10 @@ class Consumer:
                 self._hooks.consumed(self.queue, deliveries, verdict)
             if not settled and verdict is not Verdict.REQUEUE and self._options.offset is None:
                 session = self._channel.session
-                self._lost_acks += sum(
-                    each.session == session and each not in self._acknowledger for each in deliveries
+                self._lost_acks.update(
+                    each.delivery_tag
+                    for each in deliveries
+                    if each.session == session and each not in self._acknowledger
                 )
 
     def return_failed(self, deliveries: Sequence[Delivery]) -> int:
@@ -238,15 +243,19 @@ class Consumer:
         return _UNOBSERVED if self._hooks is None else self._hooks.handling(self.queue, deliveries)
 
     def is_lost(self, delivery: Delivery) -> bool:
-        """Tell whether the broker requeued a delivery, as after the consumer timeout; any thread may call this."""
+        """Tell whether the broker requeued a delivery, as after a lost connection; any thread may call this."""
+        if self._options.no_ack:  # it was acknowledged before it was handed out
+            return False
         channel = self._channel
         return self._open_queue is None and (channel is None or channel.ended or delivery.session != channel.session)
 
     def _has_lost(self) -> bool:
-        """Tell whether the broker requeued deliveries that were yielded."""
+        """Tell whether the broker requeued deliveries that were yielded, and had not been handled until then."""
         channel, yielded = self._channel, self._counts.consumed - self._consumed_before
-        ended = self._open_queue is None and channel is not None and channel.ended
-        return ended and len(self._acknowledger.settled) < yielded
+        if self._open_queue is not None or channel is None or not channel.ended:
+            return False
+        in_doubt = 0 if channel.transport.lost is None else len(self._lost_acks)
+        return len(self._acknowledger.settled) + in_doubt < yielded
 
     def wake(self, after_s: float = 0.0) -> None:
         """Have `batches` yield an empty batch soon; any thread may call this, but with `after_s` only its own."""
@@ -333,7 +342,7 @@ class Consumer:
         doubtful = 0
         if not self._options.no_ack and self._options.offset is None:
             doubtful = max(len(self._acknowledger.settled) - max(self._arrived - self._prefetch, 0), 0)
-        self._counts.doubt(doubtful, self._lost_acks)
+        self._counts.doubt(doubtful, len(self._lost_acks))
 
     def _leave(self) -> None:
         if not self._entered:
@@ -345,10 +354,13 @@ class Consumer:
         self._arrived += len(batch)
         self._is_redelivered = batch[-1].redelivered
         wanted = batch if count is None else batch[: count - consumed]
+        if self._options.no_ack:
+            acknowledged = self._acknowledger.settle(wanted, Verdict.ACK)
+            if not acknowledged:  # the channel is lost: they will be redelivered
+                return []
+            self._counts.handed_out += acknowledged
         self._offsets.track(wanted, self._acknowledger.settled.low)
         self._counts.take(wanted)
-        if self._options.no_ack:
-            self._counts.handed_out += self._acknowledger.settle(wanted, Verdict.ACK)
         if wanted and self._hooks is not None:
             self._hooks.received(self.queue, wanted)
         return wanted
@@ -404,7 +416,6 @@ class Consumer:
     def _resubscribe_after_timeout(self, reason: str) -> None:
         """Subscribe again, after a pause that grows while nothing is acknowledged; advise once."""
         settled = len(self._acknowledger.settled)
-        self._counts.consumed = self._consumed_before + settled
         self._timeouts = 1 if settled else self._timeouts + 1
         if self._timeouts > 1:
             self._stop.wait(min(FIRST_PAUSE_S * 2 ** (self._timeouts - 2), LONGEST_PAUSE_S))
@@ -414,7 +425,9 @@ class Consumer:
     def _resubscribe(self, reason: str) -> None:
         """Subscribe again; without a reason, no warning is given."""
         lost = "; messages that were waiting, or are published until then, are lost" if self._open_queue else ""
-        if reason:
+        if not lost:
+            self._counts.consumed = self._consumed_before + len(self._acknowledger.settled)
+        if reason and not self._connection.is_closed:
             self._warn(f"{reason}; subscribing again{lost}")
         try:
             self._connection.recover(self._stop, self._subscribe)
@@ -431,7 +444,7 @@ class Consumer:
         arguments = self._offsets.arguments(self._acknowledger.settled.low)
         self._acknowledger = Acknowledger(channel)
         self._consumed_before = self._counts.consumed
-        self._arrived, self._prefetch, self._lost_acks = 0, prefetch, 0
+        self._arrived, self._prefetch, self._lost_acks = 0, prefetch, set()
         self._events.clear()
         self._rest.clear()
         self.tag = f"rmqkit-{channel.session}"

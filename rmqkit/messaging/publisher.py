@@ -326,7 +326,8 @@ class Publisher:
             self._isolate(unsettled, error)
         else:
             self._window.reopen(len(unsettled))
-            self._warn(f"{error}; reconnecting to resend {len(unsettled)} unconfirmed messages")
+            if not self._connection.is_closed:
+                self._warn(f"{error}; reconnecting to resend {len(unsettled)} unconfirmed messages")
             done = "reconnected: publishing again"
         self._queue.extendleft(sent._replace(tries=sent.tries + 1) for sent in reversed(unsettled))
         self._recover()

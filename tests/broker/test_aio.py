@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
@@ -107,14 +108,17 @@ def test_failures_are_the_errors_of_the_synchronous_library(broker_url: str, que
 def test_an_error_of_the_input_is_raised_after_the_messages_before_it_are_confirmed(
     broker_url: str, queue: str
 ) -> None:
-    def breaking() -> Iterator[Message]:
+    def breaking(error: Exception) -> Iterator[Message]:
         yield from (Message(b"%d" % number, queue) for number in range(10))
-        raise ValueError
+        raise error
 
     async def test(connection: rmqkit.aio.AsyncConnection) -> None:
-        with pytest.raises(ValueError):  # noqa: PT011
-            await connection.publish(breaking())
-        assert ready(broker_url, queue) == 10
+        for error in (ValueError("mine"), TimeoutError("mine")):
+            with pytest.raises(type(error), match="mine"):
+                await connection.publish(breaking(error), timeout_s=IN_TIME_S)
+        with pytest.raises(rmqkit.PayloadError, match="not bytes"):
+            await connection.publish(b"raw")  # type: ignore[arg-type]
+        assert ready(broker_url, queue) == 20
 
     use(broker_url, test)
 
@@ -312,6 +316,38 @@ def test_a_consumer_survives_cuts(proxy: Proxy, broker_url: str, queue: str) -> 
     assert ready(broker_url, queue) == 0
 
 
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_deliveries_that_were_not_begun_when_the_connection_broke_come_once_and_the_count_is_kept(
+    proxy: Proxy, broker_url: str, queue: str, in_batches: bool
+) -> None:
+    _fill(broker_url, queue, 50)
+    seen: Counter[bytes] = Counter()
+
+    async def handle(connection: rmqkit.aio.AsyncConnection, delivery: Delivery) -> None:
+        seen[delivery.body] += 1
+        if seen.total() == 1:
+            await asyncio.sleep(0.5)  # by now all have arrived
+            transport = connection.sync._consuming._connected()
+            proxy.reset()
+            while transport.lost is None:
+                await asyncio.sleep(0.01)
+
+    async def test(connection: rmqkit.aio.AsyncConnection) -> None:
+        consumer = connection.consume(queue, count=50)
+        if in_batches:
+            async for batch in consumer.batches():
+                for delivery in batch[:1] if not seen else batch:
+                    await handle(connection, delivery)
+                consumer.settle(batch, Verdict.ACK)
+        else:
+            async for delivery in consumer:
+                await handle(connection, delivery)
+
+    use(proxy.url, test)
+    assert (len(seen), ready(broker_url, queue)) == (50, 0)
+    assert {body for body, times in seen.items() if times > 1} <= {b"0"}
+
+
 def test_errors_of_a_consumer_are_raised_in_its_task(broker_url: str, queue: str) -> None:
     async def delete_queue_while_consuming(connection: rmqkit.aio.AsyncConnection) -> None:
         async for _ in connection.consume(queue):
@@ -368,6 +404,16 @@ def test_connecting_can_be_cancelled_and_raises_the_errors_of_connect(broker_url
     asyncio.run(test())
     wait_until(lambda: not [each.name for each in threading.enumerate() if each.name.startswith("rmqkit-aio")])
     wait_until(lambda: not [each.name for each in threading.enumerate() if each.name.startswith("rmqkit-io")])
+
+
+def test_a_cancelled_wait_for_the_broker_leaves_no_thread_that_waits_on() -> None:
+    async def test() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5), rmqkit.aio.connect("amqp://127.0.0.1:1/", wait_s=3600):
+                pass
+
+    asyncio.run(test())
+    wait_until(lambda: not [each.name for each in threading.enumerate() if each.name.startswith("rmqkit-aio")])
 
 
 def test_a_connection_that_is_not_open_says_so_and_closing_twice_is_nothing(broker_url: str, queue: str) -> None:

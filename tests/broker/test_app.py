@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import rmqkit
 from rmqkit import (
     App,
+    ConnectionLost,
     ConsumerCancelled,
     ConsumeReport,
     Delivery,
@@ -115,6 +116,37 @@ def test_functions_of_each_kind_run_together_until_a_stop_and_are_reported_by_qu
     done = {queue: each.acknowledged for queue, each in reports.items() if isinstance(each, ConsumeReport)}
     assert done == {"plain": 100, "other": 100, "source": 100, "middle": 200}
     assert {queue: each.replied for queue, each in reports.items() if queue not in done} == {"calls": 1, "whispers": 1}
+
+
+def test_functions_get_batches_and_publish_on_the_connection_of_the_app(url: str) -> None:
+    app, sizes = App(), list[int]()
+
+    @app.batch_handler("source", size=50, count=100)
+    def copy(batch: Sequence[Delivery]) -> None:
+        sizes.append(len(batch))
+        app.connection.publish(Message(each.body, "target") for each in batch)
+
+    @app.batch_handler("other", size=10, within_s=0.01, concurrency=2, count=100)
+    async def copy_on_loop(batch: Sequence[Delivery]) -> None:
+        await app.aio_connection.publish(Message(each.body, "plain") for each in batch)
+
+    for queue in ("source", "other"):
+        fill(url, queue, 100)
+    for connection in ("connection", "aio_connection"):
+        with pytest.raises(ConnectionLost, match="the app is not running"):
+            getattr(app, connection)
+    app.run(url, topology=SHOP)
+    assert sizes == [50, 50]
+    assert numbers(url, "target") == numbers(url, "plain") == list(range(100))
+    with pytest.raises(ConnectionLost, match="the app is not running"):
+        app.connection.publish(Message(b"late", "plain"))
+
+
+def test_an_option_that_does_not_exist_is_refused_by_the_decorator() -> None:
+    app = App()
+    for decorator in (app.handler, app.batch_handler, app.pipe):
+        with pytest.raises(TypeError, match="cuont"):
+            decorator("orders", cuont=1)  # type: ignore[call-arg]
 
 
 def test_a_function_follows_the_retry_of_the_topology_and_ends_by_its_count(url: str) -> None:

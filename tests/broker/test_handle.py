@@ -180,6 +180,17 @@ def test_concurrency_is_the_number_of_threads_and_a_stop_ends_them_all(
     wait_until(lambda: ready(vhost_url, "orders") == 6)
 
 
+@pytest.mark.parametrize("work", ["handle", "handle_batches", "pipe"])
+def test_wrong_options_are_refused_before_anything_is_consumed(connection: rmqkit.Connection, work: str) -> None:
+    run = getattr(connection, work)
+    with pytest.raises(TypeError, match="cuont"):
+        run("orders", lambda _: None, cuont=1)
+    with pytest.raises(rmqkit.SettingsError, match="`concurrency=` must be at least 1, not 0"):
+        run("orders", lambda _: None, concurrency=0)
+    with pytest.raises(rmqkit.SettingsError, match="`prefetch=` must be 1 to 65535, not 0"):
+        run("orders", lambda _: None, prefetch=0)
+
+
 def test_every_thread_gets_a_share_of_a_short_queue(connection: rmqkit.Connection) -> None:
     threads: Counter[str] = Counter()
 

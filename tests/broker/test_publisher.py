@@ -468,7 +468,7 @@ def test_connecting_waits_for_a_broker_that_starts(proxy: Proxy) -> None:
 def test_only_messages_are_published(connection: rmqkit.Connection) -> None:
     with pytest.raises(rmqkit.PayloadError, match="Message, not bytes"):
         connection.publish([b"raw"])  # type: ignore[list-item]
-    with pytest.raises(rmqkit.PayloadError, match="Message, not int"):
+    with pytest.raises(rmqkit.PayloadError, match="Message, not bytes"):
         connection.publish(b"raw")  # type: ignore[arg-type]
     with connection.publisher() as publisher, pytest.raises(rmqkit.PayloadError, match="Message, not bytes"):
         publisher.publish(b"raw")  # type: ignore[arg-type]
@@ -531,3 +531,14 @@ def test_an_error_of_a_callback_ends_a_publish_whose_iterable_waits(connection: 
     with pytest.raises(LookupError):
         connection.publish(slow(), on_settled=fail)
     wait_until(lambda: not [each for each in threading.enumerate() if each.name == "rmqkit-watch"])
+
+
+def test_an_open_connection_that_does_not_answer_is_not_said_to_be_lost(queue: str, proxy: Proxy) -> None:
+    with rmqkit.connect(proxy.url) as connection:
+        connection.publish([Message(b"1", queue)])
+        proxy.down.blackhole = True
+        other = PublishOptions(mandatory=False)  # they need another channel
+        with pytest.raises(rmqkit.ConnectionLost, match="no answer about a new channel") as raised:
+            connection.publish([Message(b"2", queue)], options=other, timeout_s=0.5)
+        assert "lost the connection" not in raised.value.message
+        proxy.heal()

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -263,6 +264,79 @@ def test_cuts_lose_nothing(vhost_url: str, connection: rmqkit.Connection) -> Non
         cut.pipe("orders", transform, idle_timeout_s=1.5, prefetch=200)
     assert set(numbers(vhost_url, "priced")) == set(range(3000))
     assert ready(vhost_url, "orders") == 0
+
+
+Run = Callable[[rmqkit.Connection, Callable[[Delivery], None]], object]
+
+
+def iterate(connection: rmqkit.Connection, handle: Callable[[Delivery], None]) -> None:
+    for delivery in connection.consume("plain", count=50):
+        handle(delivery)
+
+
+def handle_pairs(connection: rmqkit.Connection, handle: Callable[[Delivery], None]) -> None:
+    def handle_each(pair: Sequence[Delivery]) -> None:
+        for delivery in pair:
+            handle(delivery)
+
+    connection.handle_batches("plain", handle_each, size=2, count=50)
+
+
+def pipe_each(connection: rmqkit.Connection, handle: Callable[[Delivery], None]) -> None:
+    def handle_and_copy(delivery: Delivery) -> Message:
+        handle(delivery)
+        return Message(delivery.body, "priced")
+
+    connection.pipe("plain", handle_and_copy, count=50)
+
+
+WAYS: dict[str, Run] = {
+    "iterate": iterate,
+    "handle": lambda connection, handle: connection.handle("plain", handle, count=50),
+    "handle_batches": handle_pairs,
+    "pipe": pipe_each,
+}
+EACH_WAY = pytest.mark.parametrize("run", WAYS.values(), ids=list(WAYS))
+
+
+@EACH_WAY
+def test_deliveries_that_were_not_begun_when_the_connection_broke_are_handled_once(
+    vhost_url: str, connection: rmqkit.Connection, run: Run
+) -> None:
+    fill(connection, "plain", 50)
+    seen: Counter[bytes] = Counter()
+    with Proxy(vhost_url) as proxy, rmqkit.connect(proxy.url) as cut:
+
+        def handle(delivery: Delivery) -> None:
+            seen[delivery.body] += 1
+            if seen.total() == 1:
+                proxy.reset()
+                wait_until(lambda: not cut.is_connected)
+
+        run(cut, handle)
+    twice = {body for body, times in seen.items() if times > 1}
+    assert (len(seen), ready(vhost_url, "plain")) == (50, 0)
+    assert twice <= {b"0", b"1"}  # at most the two of a batch, whose acknowledgement was lost
+
+
+@EACH_WAY
+def test_closing_the_connection_ends_the_work_after_the_running_call(
+    vhost_url: str, connection: rmqkit.Connection, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(connection, "plain", 50)
+    seen: list[bytes] = []
+    with rmqkit.connect(vhost_url) as closed:
+
+        def handle(delivery: Delivery) -> None:
+            if not seen:
+                closed.close()
+            seen.append(delivery.body)
+
+        with pytest.raises(rmqkit.ConnectionLost, match="closed"):
+            run(closed, handle)
+    assert len(seen) <= 2
+    assert "subscribing again" not in caplog.text
+    wait_until(lambda: ready(vhost_url, "plain") == 50)
 
 
 def test_a_full_window_is_written_while_its_thread_waits_for_room(

@@ -40,6 +40,8 @@ USES: dict[str, Callable[[rmqkit.Connection, str], object]] = {
     "move": lambda connection, _: connection.move("nowhere"),
     "call": lambda connection, queue: connection.call(Message(b"x", queue)),
     "queue_state": lambda connection, queue: connection.queue_state(queue),
+    "publisher": lambda connection, queue: connection.publisher().publish(Message(b"x", queue)),
+    "flush": lambda connection, _: connection.publisher().flush(),
     "subscribe": lambda connection, _: connection.subscribe("amq.topic"),
 }
 

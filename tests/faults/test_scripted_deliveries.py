@@ -34,9 +34,12 @@ def consuming(*scripts: Callable[[Peer, str], None]) -> tuple[list[Script], list
 
 @pytest.mark.fault(2)
 def test_a_delivery_of_a_lost_connection_is_never_acknowledged_on_the_next() -> None:
+    old_arrived = threading.Event()
+
     def deliver(peer: Peer, tag: str) -> None:
         for number in (1, 2, 3):
             peer.deliver(number, b"old %d" % number, consumer_tag=tag)
+        assert old_arrived.wait(20)
         peer.send(FORCED, 0)
 
     def deliver_again(peer: Peer, tag: str) -> None:
@@ -49,7 +52,11 @@ def test_a_delivery_of_a_lost_connection_is_never_acknowledged_on_the_next() -> 
         rmqkit.connect(broker.url) as connection,
         connection.consume("queue", on_warning=lambda _: None) as consumer,
     ):
-        got = {delivery.body: delivery for batch in _until(consumer, 6) for delivery in batch}
+        got = {}
+        for batch in _until(consumer, 6):
+            got |= {delivery.body: delivery for delivery in batch}
+            if b"old 3" in got:
+                old_arrived.set()
         consumer.acknowledge(got[b"old 3"])
         consumer.acknowledge(got[b"new 2"])
     assert [(ack.delivery_tag, ack.multiple) for ack in peers[-1].settled] == [(2, False)]

@@ -52,7 +52,7 @@ def test_importing_rmqkit_imports_no_slow_module() -> None:
 
 
 APP = """
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rmqkit import App, Delivery, Message, Target, Topology, Verdict
 
@@ -74,6 +74,21 @@ def split(order: Delivery) -> Iterator[Message]:
 
 @app.pipe("priced")
 async def send(order: Delivery) -> Message | None: ...
+
+
+@app.batch_handler("batches", size=100)
+def store(batch: Sequence[Delivery]) -> None:
+    app.connection.publish(Message(each.body, "raw") for each in batch)
+
+
+@app.batch_handler("more batches", within_s=1)
+async def store_on_loop(batch: Sequence[Delivery]) -> list[Verdict | None]:
+    await app.aio_connection.publish(Message(b"x", "raw"))
+    return [None] * len(batch)
+
+
+@app.batch_handler("wrong batches")  # type: ignore[type-var]
+def store_one(order: Delivery) -> None: ...
 
 
 @app.server("totals", reject_failed=True)
