@@ -277,7 +277,7 @@ def test_batches_are_settled_together_and_an_idle_consumer_ends(broker_url: str,
 
     async def test(connection: rmqkit.aio.AsyncConnection) -> None:
         bodies: list[bytes] = []
-        async with connection.consume(queue, idle_timeout_s=0.5) as deliveries:
+        async with connection.consume(queue, idle_timeout_s=2) as deliveries:
             async for batch in deliveries.batches():
                 bodies += [delivery.body for delivery in batch]
                 deliveries.settle(batch, Verdict.ACK)

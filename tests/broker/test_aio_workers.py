@@ -193,7 +193,7 @@ def test_cuts_lose_nothing(url: str) -> None:
                 proxy.reset()
 
         async def test(connection: rmqkit.aio.AsyncConnection) -> None:
-            await connection.handle("orders", handle, concurrency=20, idle_timeout_s=1.5)
+            await connection.handle("orders", handle, concurrency=20, idle_timeout_s=3)
 
         use(proxy.url, test)
     assert handled == set(range(1000))
@@ -237,7 +237,7 @@ def test_a_pipe_publishes_and_acknowledges_and_loses_nothing_when_it_is_cancelle
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert not tasks_of_workers()
-        await connection.pipe("orders", price, to=to, idle_timeout_s=1)
+        await connection.pipe("orders", price, to=to, idle_timeout_s=3)
 
     use(url, test)
     piped = numbers(url, "plain")

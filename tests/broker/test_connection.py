@@ -384,7 +384,7 @@ def test_an_idle_consumer_ends_after_its_time(
     connection: rmqkit.Connection, channel: BlockingChannel, queue: str, no_ack: bool
 ) -> None:
     connection.publish(_numbers(queue, 5))
-    with connection.consume(queue, idle_timeout_s=0.3, no_ack=no_ack) as deliveries:
+    with connection.consume(queue, idle_timeout_s=2, no_ack=no_ack) as deliveries:
         assert [delivery.body for delivery in deliveries] == [b"0", b"1", b"2", b"3", b"4"]
     assert _depth(channel, queue) == 0
 
@@ -403,7 +403,7 @@ def test_a_slow_handler_has_each_message_acknowledged_before_the_next(
             break
         time.sleep(0.03)  # the handler's work
     crashed.close()
-    with connection.consume(queue, idle_timeout_s=0.5) as rest:
+    with connection.consume(queue, idle_timeout_s=2) as rest:
         assert [delivery.body for delivery in rest] == [b"%d" % number for number in range(handled, 6)]
 
 
@@ -415,7 +415,7 @@ def test_rejected_messages_are_dead_lettered_and_requeued_ones_redelivered(
     connection.apply(Topology(queues=(Queue(queue, arguments=arguments), Queue(parked))))
     connection.publish(_numbers(queue, 4))
     seen: list[tuple[bytes, bool]] = []
-    with connection.consume(queue, idle_timeout_s=0.5) as deliveries:
+    with connection.consume(queue, idle_timeout_s=2) as deliveries:
         for delivery in deliveries:
             seen.append((delivery.body, delivery.redelivered))
             if delivery.body == b"1":
@@ -430,7 +430,7 @@ def test_rejected_messages_are_dead_lettered_and_requeued_ones_redelivered(
 
 
 def test_three_idle_consumers_receive_messages_in_turn(connection: rmqkit.Connection, queue: str) -> None:
-    consumers = [connection.consume(queue, idle_timeout_s=0.5) for _ in range(3)]
+    consumers = [connection.consume(queue, idle_timeout_s=2) for _ in range(3)]
     for consumer in consumers:
         consumer.subscribe()
     for message in _numbers(queue, 12):
@@ -541,7 +541,7 @@ def test_a_consumer_that_stops_costs_a_quorum_queue_no_delivery_from_4_3_on(
         with connection.consume(queue_name) as consumer:
             next(consumer.batches())
     wait_until(lambda: connection.queue_state(queue_name if kept else dead).ready == len(bodies))
-    left = [each.body for each in connection.consume(queue_name, idle_timeout_s=1)] if kept else []
+    left = [each.body for each in connection.consume(queue_name, idle_timeout_s=3)] if kept else []
     assert left == bodies * kept
 
 

@@ -199,7 +199,7 @@ def test_every_thread_gets_a_share_of_a_short_queue(connection: rmqkit.Connectio
         time.sleep(0.2)
 
     connection.publish(Message(b"%d" % number, "orders") for number in range(12))
-    report = rmqkit.handle(connection, "orders", slow, topology=SHOP, concurrency=4, idle_timeout_s=1)
+    report = rmqkit.handle(connection, "orders", slow, topology=SHOP, concurrency=4, idle_timeout_s=3)
     assert (report.acknowledged, len(threads)) == (12, 4)
     assert max(threads.values()) <= 4
 
@@ -271,7 +271,7 @@ def test_a_program_killed_while_messages_fail_loses_nothing(vhost_url: str, tmp_
 
     def all_are_parked() -> bool:
         with rmqkit.connect(vhost_url) as connection:
-            rmqkit.handle(connection, "orders", fail, topology=topology, idle_timeout_s=0.5, on_failure=quiet)
+            rmqkit.handle(connection, "orders", fail, topology=topology, idle_timeout_s=2, on_failure=quiet)
         return sum(ready(vhost_url, each.name) for each in topology.queues[:3]) == 0
 
     wait_until(all_are_parked)
@@ -306,7 +306,7 @@ def test_a_message_without_room_for_more_headers_is_parked_unchanged_and_not_ret
     full = pika.BasicProperties(headers={"x": "y" * (frame_max - 60)}, delivery_mode=2)
     vhost_channel.basic_publish("", "orders", b"full", full)
     with rmqkit.connect(f"{vhost_url}?frame_max={frame_max}") as narrow:
-        report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=1, on_failure=quiet)
+        report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=3, on_failure=quiet)
     assert (report.consumed, report.parked, report.retried) == (1, 1, 0)
     properties, body = parked(vhost_channel)
     assert (body, properties.headers) == (b"full", full.headers)
@@ -319,7 +319,7 @@ def test_a_message_with_properties_larger_than_a_frame_is_parked_without_them(
     large = pika.BasicProperties(headers={"x": "y" * 10_000}, delivery_mode=2)
     vhost_channel.basic_publish("", "orders", b"large", large)
     with rmqkit.connect(f"{vhost_url}?frame_max=8192") as narrow:
-        report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=1, on_failure=quiet)
+        report = rmqkit.handle(narrow, "orders", fail, topology=SHOP, idle_timeout_s=3, on_failure=quiet)
     assert (report.consumed, report.parked) == (1, 1)
     properties, body = parked(vhost_channel)
     assert (body, properties.headers["x-rmqkit-attempts"]) == (b"large", 1)

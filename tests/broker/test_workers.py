@@ -77,7 +77,7 @@ def test_batches_are_full_in_order_and_acknowledged_and_the_last_one_waits_its_t
         batches.append([each.body for each in batch])
         begun_s.append(time.monotonic())
 
-    report = connection.handle_batches("orders", take, size=10, within_s=0.3, idle_timeout_s=1.5)
+    report = connection.handle_batches("orders", take, size=10, within_s=0.3, idle_timeout_s=3)
     assert [len(batch) for batch in batches] == [10, 10, 5]
     assert [body for batch in batches for body in batch] == [b"%d" % number for number in range(25)]
     assert 0.25 <= begun_s[2] - begun_s[1] < 1.4
@@ -244,7 +244,7 @@ def test_several_threads_share_the_work(connection: rmqkit.Connection, vhost_url
             together.wait(IN_TIME_S)
         return price(order)
 
-    report = connection.pipe("orders", transform, concurrency=2, prefetch=50, idle_timeout_s=1)
+    report = connection.pipe("orders", transform, concurrency=2, prefetch=50, idle_timeout_s=3)
     assert report.acknowledged == 300
     assert numbers(vhost_url, "priced") == list(range(300))
 
@@ -261,7 +261,7 @@ def test_cuts_lose_nothing(vhost_url: str, connection: rmqkit.Connection) -> Non
                 proxy.reset()
             return price(order)
 
-        cut.pipe("orders", transform, idle_timeout_s=1.5, prefetch=200)
+        cut.pipe("orders", transform, idle_timeout_s=3, prefetch=200)
     assert set(numbers(vhost_url, "priced")) == set(range(3000))
     assert ready(vhost_url, "orders") == 0
 
@@ -392,7 +392,7 @@ def test_a_program_killed_in_the_middle_loses_nothing(connection: rmqkit.Connect
             finally:
                 process.kill()
     connection.pipe(
-        "orders", lambda each: [Message(each.body, "priced"), Message(each.body, "plain")], idle_timeout_s=1
+        "orders", lambda each: [Message(each.body, "priced"), Message(each.body, "plain")], idle_timeout_s=3
     )
     for queue in ("priced", "plain"):
         assert set(numbers(vhost_url, queue)) == set(range(20_000))

@@ -41,7 +41,7 @@ def killed_while_consuming(setup: FaultSetup, rng: random.Random, amount: int = 
     warnings: list[str] = []
     with rmqkit.connect(setup.url) as connection:
         report = publish(connection, ledger, ledger.messages(range(amount)), Progress())
-        consumer = connection.consume(ledger.queue, idle_timeout_s=2, prefetch=300, on_warning=warnings.append)
+        consumer = connection.consume(ledger.queue, idle_timeout_s=10, prefetch=300, on_warning=warnings.append)
         with in_background(inject), consumer:
             for delivery in consumer:
                 ledger.handle(delivery)

@@ -63,7 +63,7 @@ def test_an_outage_does_not_count_towards_the_idle_timeout(node: Node, node_ledg
 
     with rmqkit.connect(node.url) as connection:
         publish(connection, ledger, ledger.messages(range(1000)), Progress())
-        with in_background(restart), connection.consume(ledger.queue, prefetch=20, idle_timeout_s=1) as consumer:
+        with in_background(restart), connection.consume(ledger.queue, prefetch=20, idle_timeout_s=3) as consumer:
             for delivery in consumer:
                 ledger.handle(delivery)
                 if len(ledger.handled) == 60:

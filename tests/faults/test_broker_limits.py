@@ -186,7 +186,7 @@ def test_a_command_under_an_alarm_says_so_and_ends_with_the_first_signal(
         finally:
             process.kill()
     assert process.returncode in {4, 6, 130}, stderr
-    assert seconds < 3, stderr  # a second, and the end of Python on a busy machine
+    assert seconds < 8, stderr  # a second on an idle machine; without the alarm, it would wait for ten
 
 
 @pytest.mark.parametrize("name", ["publish", "move", "forward"])
@@ -251,7 +251,7 @@ def test_a_handler_slower_than_the_consumer_timeout_is_a_warning_and_consuming_r
     ledger, warnings = node_ledger(x_queue_type=kind), list[str]()
     with setting(node, consumer_timeout=1000, channel_tick_interval=500), rmqkit.connect(node.url) as connection:
         connection.publish(ledger.messages(range(10)), on_settled=ledger.settled)
-        with connection.consume(ledger.queue, idle_timeout_s=2, on_warning=warnings.append) as consumer:
+        with connection.consume(ledger.queue, idle_timeout_s=10, on_warning=warnings.append) as consumer:
             for delivery in consumer:
                 ledger.handle(delivery)
                 if len(ledger.handled) == 5:
