@@ -30,7 +30,7 @@ from rmqkit.plan import Kind, Outcome, Plan, Step
 from rmqkit.plural import plural
 from rmqkit.topology import delays
 from rmqkit.topology.comparison import compare
-from rmqkit.topology.retry import NATIVE_SINCE, expand, for_broker, native_arguments
+from rmqkit.topology.retry import NATIVE_SINCE, check_ends, expand, for_broker, native_arguments
 
 _REPLACE_IT = "Apply with `replace=True` to recreate it and keep its messages, or give it another name."
 _REPLACE_THEM = "Apply with `replace=True` to recreate them and keep their messages, or give them other names."
@@ -93,7 +93,11 @@ def plan(
 
 
 def adapted(connection: ReconnectingConnection, topology: Topology) -> Topology:
-    """Return a topology as this broker is to have it: see `for_broker` and `delays.expand`. Raises ConnectionLost."""
+    """Return a topology as this broker is to have it: see `for_broker` and `delays.expand`.
+
+    Raises TopologyError for a retry that never ends, ConnectionLost.
+    """
+    check_ends(topology)
     topology = delays.expand(topology)
     if not any(each.retry and each.retry.native for each in topology.queues):
         return expand(topology)

@@ -33,7 +33,7 @@ from rmqkit.plural import plural
 from rmqkit.report import ConsumeReport, add_up
 from rmqkit.stop import Stop
 from rmqkit.topology.policies import dead_letter_target
-from rmqkit.topology.retry import in_words, waiting_queue
+from rmqkit.topology.retry import check_ends, in_words, waiting_queue
 
 if TYPE_CHECKING:
     from rmqkit.connection import Connection
@@ -129,7 +129,8 @@ class ConsumeJob:
 
 
 def job_for(queue: str, topology: Topology) -> ConsumeJob:
-    """Return the job that a topology describes for a queue."""
+    """Return the job that a topology describes for a queue. Raises TopologyError for a retry that never ends."""
+    check_ends(topology)
     declared = next((each for each in topology.queues if each.name == queue), None)
     if declared is None:
         return ConsumeJob(queue)

@@ -12,11 +12,13 @@ From RabbitMQ 4.3 on a quorum queue can delay the messages itself that a consume
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from rmqkit.errors import TopologyError
 from rmqkit.model import Queue, Retry, Topology
+from rmqkit.topology.cycles import cycle_from
 
 NATIVE_SINCE = (4, 3)  # the RabbitMQ release with delayed retries
 DELAY_TYPE, FIRST_DELAY, LONGEST_DELAY = (f"x-delayed-retry-{each}" for each in ("type", "min", "max"))
@@ -39,6 +41,27 @@ def delay_text(delay_ms: int) -> str:
 def in_words(retry: Retry) -> str:
     """Describe a retry, as the predicate of a sentence about a message."""
     return f"is retried after {', '.join(map(delay_text, retry.delays_ms))}, then moved to queue {retry.then!r}"
+
+
+def endless(queue: str, then: str, queues: Mapping[str, Queue]) -> tuple[str, str] | None:
+    """Return the fault of a queue's retry that ends in `then`, and advice, if its messages never stay anywhere."""
+
+    def successor(name: str) -> str | None:
+        declared = queues.get(name)
+        return then if name == queue else declared.retry.then if declared and declared.retry else None
+
+    if cycle := cycle_from(queue, successor):
+        fault = f"failed messages are retried forever: {' -> '.join(cycle)}"
+        return fault, "Name a queue without a retry, in which they stay until they are handled by hand."
+    return None
+
+
+def check_ends(topology: Topology) -> None:
+    """Raise TopologyError for a retry that never ends; the loader refuses it in a file."""
+    queues = {each.name: each for each in topology.queues}
+    for name, queue in queues.items():
+        if queue.retry and (fault := endless(name, queue.retry.then, queues)):
+            raise TopologyError(fault[0], advice=fault[1])
 
 
 def waiting_queue(queue: str, delay_ms: int) -> str:

@@ -191,6 +191,15 @@ def test_wrong_options_are_refused_before_anything_is_consumed(connection: rmqki
         run("orders", lambda _: None, prefetch=0)
 
 
+def test_a_retry_that_never_ends_is_refused(connection: rmqkit.Connection) -> None:
+    to_itself = Topology(queues=(Queue("orders", retry=Retry((50,), "orders")),))
+    to_each_other = Topology(queues=(Queue("a", retry=Retry((50,), "b")), Queue("b", retry=Retry((50,), "a"))))
+    for topology in (to_itself, to_each_other):
+        for use in (connection.plan, connection.apply, lambda each: connection.handle("a", fail, topology=each)):
+            with pytest.raises(rmqkit.TopologyError, match="failed messages are retried forever"):
+                use(topology)
+
+
 def test_every_thread_gets_a_share_of_a_short_queue(connection: rmqkit.Connection) -> None:
     threads: Counter[str] = Counter()
 

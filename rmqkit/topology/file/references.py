@@ -14,7 +14,7 @@ from rmqkit.topology.cycles import cycle_from
 from rmqkit.topology.file.document import KeyPath
 from rmqkit.topology.index import TopologyIndex
 from rmqkit.topology.names import BUILT_IN, Fault, check_length, check_name, check_type, suggest
-from rmqkit.topology.retry import MAX_DELAY_MS, delay_text, native_arguments, native_delays, waiting_queues
+from rmqkit.topology.retry import MAX_DELAY_MS, delay_text, endless, native_arguments, native_delays, waiting_queues
 
 Faults = Iterator[tuple[KeyPath, Fault | None]]
 """Results of checks, each with the value it is about; None if the value is right."""
@@ -124,15 +124,7 @@ def _native_fault(queue: Queue, retry: Retry, kind: str) -> Fault | None:
 
 def _then_fault(queue: str, then: str, index: TopologyIndex) -> Fault | None:
     """Explain why messages whose last try failed cannot end in a queue."""
-
-    def successor(name: str) -> str | None:
-        declared = index.queues.get(name)
-        return then if name == queue else declared.retry.then if declared and declared.retry else None
-
-    if cycle := cycle_from(queue, successor):
-        message = f"failed messages are retried forever: {' -> '.join(cycle)}"
-        return message, "Name a queue without a retry, in which they stay until they are handled by hand."
-    return queue_fault(index, then, "the queue")
+    return endless(queue, then, index.queues) or queue_fault(index, then, "the queue")
 
 
 def check_binding(number: int, binding: Binding, index: TopologyIndex) -> Faults:
