@@ -12,9 +12,9 @@ from functools import partial
 from typing import ParamSpec, Self, TypeVar, Unpack
 
 from rmqkit import connection as synchronous
+from rmqkit.aio.callback_queue import CallbackQueue
 from rmqkit.aio.consumer import AsyncConsumer
 from rmqkit.aio.coroutine_calls import LoopCalls, LoopFunction, result_of, run_on_thread
-from rmqkit.aio.mailbox import Mailbox
 from rmqkit.aio.publishing import publish_all, publish_one
 from rmqkit.errors import ConnectionLost, RmqkitError
 from rmqkit.handlers.function_runner import (
@@ -77,7 +77,7 @@ class AsyncConnection:
         self._wanted = CancellableOutcome()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="rmqkit-aio")
         self._publishers: dict[PublishOptions, BackgroundPublisher] = {}
-        self._mailbox: Mailbox
+        self._callbacks: CallbackQueue
         self._sync: synchronous.Connection | None = None
         self._entered = False
         self._closing: asyncio.Future[None] | None = None
@@ -94,7 +94,7 @@ class AsyncConnection:
             raise ConnectionLost("the connection was opened before", advice="Make another with `rmqkit.aio.connect`.")
         self._entered = True
         loop = asyncio.get_running_loop()
-        self._mailbox = Mailbox(loop)
+        self._callbacks = CallbackQueue(loop)
         opening = loop.run_in_executor(self._threads, self._open_wanted)
         try:
             await asyncio.shield(opening)
@@ -177,9 +177,9 @@ class AsyncConnection:
             publisher = self._publishers[options] = self.sync.publisher(options=options, warn_of_failures=False)
             publisher.direct, publisher.call_soon = True, asyncio.get_running_loop().call_soon
         if isinstance(messages, Message | bytes | str):  # the last two are refused
-            report = await publish_one(publisher, self._mailbox, messages, timeout_s)
+            report = await publish_one(publisher, self._callbacks, messages, timeout_s)
         else:
-            report = await publish_all(publisher, self._mailbox, messages, timeout_s, on_failure)
+            report = await publish_all(publisher, self._callbacks, messages, timeout_s, on_failure)
         if check and (error := report.error()):
             raise error
         return report
@@ -199,7 +199,7 @@ class AsyncConnection:
         See `rmqkit.Connection.consume` for the options.
         """
         options = ConsumeOptions(prefetch, count, idle_timeout_s, no_ack, offset)
-        return AsyncConsumer(partial(self.sync.consume, queue), options, self._mailbox)
+        return AsyncConsumer(partial(self.sync.consume, queue), options, self._callbacks)
 
     async def handle(
         self,
@@ -284,7 +284,7 @@ class AsyncConnection:
         self, call: Callable[[Sequence[Delivery]], Awaitable[object]], concurrency: int, options: WorkOptions
     ) -> LoopCalls:
         at_least(1, concurrency=concurrency)
-        return LoopCalls(self._mailbox, call, concurrency, options.get("on_failure", log_failure))
+        return LoopCalls(self._callbacks, call, concurrency, options.get("on_failure", log_failure))
 
     async def _work(
         self, queue: str, worker: FunctionWorker, calls: LoopCalls, options: WorkOptions, prefetch: int

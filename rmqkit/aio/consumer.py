@@ -11,7 +11,7 @@ from dataclasses import fields
 from queue import Empty, SimpleQueue
 from typing import Self
 
-from rmqkit.aio.mailbox import Mailbox
+from rmqkit.aio.callback_queue import CallbackQueue
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.consumer import Consumer
 from rmqkit.options import ConsumeOptions
@@ -27,12 +27,14 @@ class AsyncConsumer:
     consumer is closed when the loop is left. Any task may settle a delivery while another one iterates.
     """
 
-    def __init__(self, open_consumer: Callable[..., Consumer], options: ConsumeOptions, mailbox: Mailbox) -> None:
+    def __init__(
+        self, open_consumer: Callable[..., Consumer], options: ConsumeOptions, callbacks: CallbackQueue
+    ) -> None:
         self._stop = Stop()
         values = {each.name: getattr(options, each.name) for each in fields(options)}
         self._consumer = open_consumer(**values, stop=self._stop)
         self._no_ack = options.no_ack
-        self._mailbox = mailbox
+        self._callbacks = callbacks
         self._thread: threading.Thread | None = None
         self._arrived: deque[Delivery] = deque()
         self._taken = threading.Semaphore(0)  # with `no_ack`: all that arrived was taken
@@ -184,16 +186,16 @@ class AsyncConsumer:
                     self._settle_requested()
                     if batch:
                         self._passed_on += len(batch)
-                        self._mailbox.post(self._receive, batch)
+                        self._callbacks.post(self._receive, batch)
                         while self._no_ack and not self._stop.requested and not self._taken.acquire(timeout=0.1):
                             pass
-                self._mailbox.post(self._end, None)  # by its count or idle time: what was handed out is still settled
+                self._callbacks.post(self._end, None)  # by its count or idle time: what was handed out is still settled
                 while (request := self._to_settle.get()) is not None:
                     self._settle_requested(request)
         except BaseException as exc:  # noqa: BLE001 - raised in the task that iterates
             error = exc
-        self._mailbox.post(self._end, error)
-        self._mailbox.post(self._note_closed)
+        self._callbacks.post(self._end, error)
+        self._callbacks.post(self._note_closed)
 
     def _settle_requested(self, request: tuple[Sequence[Delivery], Verdict] | None = None) -> None:
         """Settle what was requested, in order; those with one verdict together."""

@@ -13,7 +13,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from rmqkit.aio.mailbox import Mailbox
+from rmqkit.aio.callback_queue import CallbackQueue
 from rmqkit.handlers.function_calls import Called, failed
 from rmqkit.handlers.handler import Source
 from rmqkit.message import Delivery, Verdict
@@ -36,12 +36,12 @@ class LoopCalls:
 
     def __init__(
         self,
-        mailbox: Mailbox,
+        callbacks: CallbackQueue,
         call: Callable[[Sequence[Delivery]], Awaitable[Any]],
         concurrency: int,
         on_failure: OnFailure,
     ) -> None:
-        self._mailbox, self._call, self._concurrency, self._on_failure = mailbox, call, concurrency, on_failure
+        self._callbacks, self._call, self._concurrency, self._on_failure = callbacks, call, concurrency, on_failure
         self._source: Source
         self._stop: Stop
         self._unfinished = 0
@@ -61,7 +61,7 @@ class LoopCalls:
         """Begin calls with these groups; yield the calls that have ended. Raises what ended the loop."""
         if groups:
             self._unfinished += len(groups)
-            self._mailbox.post(self._add, groups)
+            self._callbacks.post(self._add, groups)
         return self._take(0)
 
     def is_busy(self) -> bool:
@@ -70,14 +70,14 @@ class LoopCalls:
 
     def rest(self) -> Iterator[Called]:
         """Wait for the running calls, and yield them; after a stop, none is begun."""
-        self._mailbox.post(self._begin)
+        self._callbacks.post(self._begin)
         while self._unfinished:
             yield from self._take(_WAIT_S)
 
     def close(self) -> None:
         """Cancel the running calls."""
         if self._unfinished:
-            self._mailbox.post(self.cancel)
+            self._callbacks.post(self.cancel)
 
     def _take(self, timeout_s: float) -> Iterator[Called]:
         with suppress(Empty):

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from functools import partial
 
-from rmqkit.aio.mailbox import Mailbox
+from rmqkit.aio.callback_queue import CallbackQueue
 from rmqkit.errors import BrokerError, RmqkitError
 from rmqkit.message import Message
 from rmqkit.messaging.background_publisher import BackgroundPublisher
@@ -23,20 +23,20 @@ _YIELD_EVERY = 100  # messages of an iterable, between two chances for other tas
 class _PublishOutcome(CancellableOutcome):
     """An outcome that is passed to a function on the event loop: the error, or None."""
 
-    def __init__(self, mailbox: Mailbox, settle: Callable[[RmqkitError | None], None]) -> None:
+    def __init__(self, callbacks: CallbackQueue, settle: Callable[[RmqkitError | None], None]) -> None:
         super().__init__()
-        self._mailbox = mailbox
+        self._callbacks = callbacks
         self._settle = settle
 
     def set_result(self, _: Fate, /) -> None:
-        self._mailbox.post(self._settle, None)
+        self._callbacks.post(self._settle, None)
 
     def set_exception(self, error: RmqkitError, /) -> None:
-        self._mailbox.post(self._settle, error)
+        self._callbacks.post(self._settle, error)
 
 
 async def publish_one(
-    publisher: BackgroundPublisher, mailbox: Mailbox, message: Message, timeout_s: float | None
+    publisher: BackgroundPublisher, callbacks: CallbackQueue, message: Message, timeout_s: float | None
 ) -> PublishReport:
     """Publish a message and return its report; raise the error if its fate is not known."""
     started_s = time.monotonic()
@@ -46,7 +46,7 @@ async def publish_one(
         if not settled.done():
             settled.set_result(error)
 
-    outcome = _PublishOutcome(mailbox, settle)
+    outcome = _PublishOutcome(callbacks, settle)
     try:
         if timeout_s is None:
             await _submit(publisher, message, outcome)
@@ -71,13 +71,13 @@ async def _submit(publisher: BackgroundPublisher, message: Message, outcome: _Pu
 
 async def publish_all(
     publisher: BackgroundPublisher,
-    mailbox: Mailbox,
+    callbacks: CallbackQueue,
     messages: Iterable[Message] | AsyncIterable[Message],
     timeout_s: float | None,
     on_failure: Callable[[Failure], None] | None,
 ) -> PublishReport:
     """Publish messages and return the report; raise the error if the fate of one is not known."""
-    run = _PublishRun(publisher, mailbox, on_failure)
+    run = _PublishRun(publisher, callbacks, on_failure)
     bound = asyncio.timeout(timeout_s)
     try:
         async with bound:
@@ -104,11 +104,11 @@ class _PublishRun:
     """The messages of one iterable."""
 
     def __init__(
-        self, publisher: BackgroundPublisher, mailbox: Mailbox, on_failure: Callable[[Failure], None] | None
+        self, publisher: BackgroundPublisher, callbacks: CallbackQueue, on_failure: Callable[[Failure], None] | None
     ) -> None:
         self.error: BrokerError | None = None  # why the fate of a message is not known
         self._publisher = publisher
-        self._mailbox = mailbox
+        self._callbacks = callbacks
         self._counts = PublishCounts(confirms=publisher.confirms, on_failure=on_failure)
         self._pending: dict[int, tuple[Sent, _PublishOutcome]] = {}
         self._all_settled: asyncio.Future[None] | None = None
@@ -122,7 +122,7 @@ class _PublishRun:
         """Queue all messages; while the window is full, wait."""
         async for message in messages if isinstance(messages, AsyncIterable) else _each(messages):
             position = self._counts.published
-            outcome = _PublishOutcome(self._mailbox, partial(self._settle, position))
+            outcome = _PublishOutcome(self._callbacks, partial(self._settle, position))
             await _submit(self._publisher, message, outcome)
             self._pending[position] = Sent(position, message, len(message.body)), outcome
             self._counts.published += 1

@@ -1,4 +1,4 @@
-"""Calls from other threads into an event loop, many at a time."""
+"""Callbacks from other threads, which an event loop runs: many at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 
-class Mailbox:
+class CallbackQueue:
     """Runs functions on an event loop in the order in which they were posted: one wake-up for all that wait."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
