@@ -105,6 +105,6 @@ def _apply(
 def _in_words(permissions: Permissions | None) -> str:
     if permissions is None:
         return " no permissions"
-    names = f"configure {permissions.configure!r}, write {permissions.write!r}, read {permissions.read!r}"
-    topics = [f"topics of {each.exchange!r}: write {each.write!r}, read {each.read!r}" for each in permissions.topics]
+    names = f"configure '{permissions.configure}', write '{permissions.write}', read '{permissions.read}'"
+    topics = [f"topics of {each.exchange!r}: write '{each.write}', read '{each.read}'" for each in permissions.topics]
     return output.safe("\n  ".join(["", names, *topics]))
