@@ -85,7 +85,8 @@ def _steps(
     if isinstance(entity, Queue):
         totals = {each.name: each for each in snapshot.api.queue_totals()} if snapshot.api else {}
         total = totals.get(entity.name, QueueTotal(entity.name, current=False))
-        contents = contents_text(answer.message_count, answer.consumer_count, total) or "empty"
+        nothing = "empty" if snapshot.api else "no ready messages"
+        contents = contents_text(answer.message_count, answer.consumer_count, total) or nothing
         notes.append(contents if total.current else f"{contents} ({STALE})")
     notes += _effects(live, entity)
     yield Step(kind, entity.name, Outcome.DELETE, note="; ".join(notes), entity=entity)

@@ -199,4 +199,5 @@ def require_http_api(topology: Topology, snapshot: BrokerSnapshot, *, prune: boo
     subjects = [name for name, needed in (("policies", topology.policies), ("`prune=True`", prune)) if needed]
     if subjects and snapshot.api is None:
         advice = "Set its URL with `api_url=`; nothing was changed."
-        raise Unreachable(f"{' and '.join(subjects)} need RabbitMQ's HTTP API: {snapshot.unavailable}", advice=advice)
+        need = "needs" if subjects == ["`prune=True`"] else "need"
+        raise Unreachable(f"{' and '.join(subjects)} {need} RabbitMQ's HTTP API: {snapshot.unavailable}", advice=advice)

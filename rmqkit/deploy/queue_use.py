@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 from rmqkit.amqp.entity_inspector import EntityInspector
@@ -46,15 +46,17 @@ def find_use(
     ready: bool = True,
     consumers: bool = True,
     wait_s: float = 0.0,
+    delays_s: Mapping[str, float] = {},
     pause: Callable[[float], object] = time.sleep,
-    on_wait: Callable[[list[Queue]], object] = lambda _: None,
+    on_wait: Callable[[float, list[tuple[Queue, str]]], object] = lambda _wait_s, _used: None,
 ) -> list[tuple[Queue, str]]:
     """Return the queues that are in use, each with a text like `2 messages and 1 consumer`; wait for them to be free.
 
-    Without `ready` such messages do not count, without `consumers` those. Numbers that may be out of date are read
-    twice, so this takes up to `STALE_S` longer than `wait_s`; a `pause` that returns True ends it early. `on_wait` is
-    called once, if there is a reason to wait. Without the HTTP API only ready messages and consumers are seen. Raises
-    ResourceLocked, AccessRefused, Unreachable, ConnectionLost.
+    Without `ready` such messages do not count, without `consumers` those. A queue named in `delays_s` may take so long
+    instead, if it only has delayed messages. Numbers that may be out of date are read twice, so this takes up to
+    `STALE_S` longer; a `pause` that returns True ends it early. `on_wait` is called once, if there is a reason to wait,
+    with the longest wait. Without the HTTP API only ready messages and consumers are seen. Raises ResourceLocked,
+    AccessRefused, Unreachable, ConnectionLost.
     """
     started, free_since, told = time.monotonic(), math.inf, False
     while queues:
@@ -62,7 +64,7 @@ def find_use(
         totals = {each.name: each for each in api.queue_totals()} if api else {}
         with EntityInspector(connection) as inspector:  # after the HTTP API: a message may have been requeued
             answers = [(queue, inspector.passive_declare(queue)) for queue in queues]
-        certain_found, late, consumed, found = False, False, False, []
+        certain_found, late, consumed, found, patience_s = False, False, False, [], math.inf
         for queue, answer in answers:
             if answer is None:  # it does not exist
                 continue
@@ -73,15 +75,18 @@ def find_use(
             consumed |= consumer_count > 0
             if contents := contents_text(ready_count, consumer_count, total):
                 found.append((queue, contents))
+                only_waiting = not (ready_count or consumer_count or total.unacknowledged)
+                delay_s = delays_s.get(queue.name, 0.0) if only_waiting else 0.0
+                patience_s = min(patience_s, max(wait_s, delay_s))
         free_since = math.inf if consumed else min(free_since, asked)
         certain = not late or asked - free_since >= STALE_S
         if not found and certain:
             break
-        if found and asked - started >= wait_s + (0 if certain_found else STALE_S):
+        if found and asked - started >= patience_s + (0 if certain_found else STALE_S):
             return found
-        if found and wait_s and not told:
+        if found and patience_s and not told:
             told = True
-            on_wait([queue for queue, _ in found])
+            on_wait(patience_s, found)
         if pause(CHECK_EVERY_S if found else STALE_S - (asked - free_since)):
             return found or [(queue, "messages that are not counted yet") for queue in queues]
     return []

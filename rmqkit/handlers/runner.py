@@ -182,6 +182,7 @@ def run_handler(
             from rmqkit.handlers.delivery_filter import DeliveryFilter  # noqa: PLC0415 - start-up time: jinja2
 
             matches = DeliveryFilter(job.filter, on_warning)
+            _warn_of_requeueing(connection, job, on_warning)
         failures = _FailureLog(on_warning)
         runs.extend(  # one by one, so that those already subscribed are closed if another cannot be
             _ConsumerRun(connection, part, ending, failures, check=check, matches=matches)
@@ -199,6 +200,15 @@ def run_handler(
         exc.report = report()
         raise
     return report()
+
+
+def _warn_of_requeueing(connection: Connection, job: ConsumeJob, on_warning: OnWarning) -> None:
+    """Warn if requeueing harms the messages that do not match; without the HTTP API that is unknown."""
+    if job.unmatched is Verdict.REQUEUE and not job.temporary:
+        with suppress(BrokerError):  # consuming does not require that the queue may be inspected
+            effects = connection._side_effects(job.queue)  # noqa: SLF001 - not for users
+            if effects.type and effects.risk:
+                on_warning(f"messages that do not match are requeued at the end: {effects.risk}")
 
 
 def _require_acknowledged(report: ConsumeReport, queue: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -362,3 +363,15 @@ def test_a_message_that_a_quorum_queue_delays_is_not_deleted(
     with pytest.raises(PropertyMismatch, match=r"'q' has 1 (message|delayed or dead-lettered message)"):  # before 4.3
         DELETIONS[deletion](connection, 0)
     pika_channel.queue_declare("q", passive=True)
+
+
+def test_a_consumer_is_not_waited_for_as_long_as_a_delayed_message(
+    connection: rmqkit.Connection, pika_channel: BlockingChannel
+) -> None:
+    delayed = {"x-delayed-retry-type": "all", "x-delayed-retry-min": 60_000, "x-delayed-retry-max": 60_000}
+    pika_channel.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum", **delayed})
+    pika_channel.basic_consume("q", lambda *_: None)
+    began_s = time.monotonic()
+    with pytest.raises(PropertyMismatch, match="'q' has 1 consumer"):
+        DELETIONS["replace"](connection, 0)
+    assert time.monotonic() - began_s < 30

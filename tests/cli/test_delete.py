@@ -133,6 +133,7 @@ def test_without_the_http_api_if_empty_is_refused_and_the_rest_says_what_is_unse
     assert (empty.returncode, "unacknowledged messages cannot be seen" in empty.stderr) == (5, True)
     done = live("delete", "queue", "stock", "--dry-run", RMQKIT_API_URL="")
     assert "Unacknowledged messages, bindings and policies cannot be seen" in done.stderr
+    assert "no ready messages" in done.stdout
     assert live("delete", "queue", "stock", "--yes", RMQKIT_API_URL="").returncode == 0
     assert not exists(orders, "stock")
     assert live("delete", "binding", "orders", "billing", "--yes", RMQKIT_API_URL="").returncode == 4

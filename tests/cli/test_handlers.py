@@ -22,6 +22,7 @@ from rmqkit.node.node import Node
 from tests.conftest import Broker, Namespace
 from tests.support.cli import Run, Start, parse_report, rmqkit
 from tests.support.queues import declare, drain, fill, open_channel, ready
+from tests.support.versions import version
 from tests.support.wait import wait_for_queue, wait_until
 
 CANARY = "c4nary-p4ssword"
@@ -923,6 +924,19 @@ def test_messages_that_do_not_match_return_in_order_to_a_quorum_queue_of_which_m
     assert (done.returncode, done.stdout) == (0, "3 \n5 \n")
     wait_for_queue(vhost_channel, "orders", ready=148, consumers=0)
     assert drain(vhost_channel, "orders") == [body for body in sent if body not in (b"3 ", b"5 ")]
+
+
+@pytest.mark.parametrize("words", [("--filter", "body.total > 7"), ("--filter", "true", "--unmatched", "ack"), ()])
+def test_a_filter_warns_where_requeueing_may_harm_messages(
+    live: Run, vhost_channel: BlockingChannel, broker: Broker, words: tuple[str, ...]
+) -> None:
+    delayed = {"x_delayed_retry_type": "all", "x_delayed_retry_min": 100} if version(broker) >= (4, 3) else {}
+    declare(vhost_channel, "orders", x_queue_type="quorum", x_delivery_limit=3, **delayed)
+    vhost_channel.basic_publish("", "orders", b"{}")
+    done = live("consume", "orders", "--idle-timeout", 1, *words)
+    harm = "would delay each message for 100 ms" if delayed else "dead-lettered after 4 failed deliveries"
+    warned = done.stderr.count("warning: messages that do not match are requeued at the end: ")
+    assert (done.returncode, warned, harm in done.stderr) == (0, int("body" in str(words)), "body" in str(words))
 
 
 def test_no_more_unmatched_messages_than_the_prefetch_are_held_which_is_reported(

@@ -85,7 +85,7 @@ def test_a_queue_with_a_consumer_is_not_replaced_unless_it_leaves_in_time(
     )
     assert waiting.stderr
     with waiting.stderr as told:
-        assert b"waiting for the clients of 'pay' to leave" in told.readline()
+        assert b"waiting up to 30 s: queue 'pay' has 1 consumer" in told.readline()
         channel.basic_cancel(tag)
         channel.basic_recover(requeue=True)
         told.read()

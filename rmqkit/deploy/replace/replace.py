@@ -139,13 +139,16 @@ def _replacement(
 
 
 def _check(session: ReplaceSession, entities: Sequence[tuple[Exchange | Queue, Step | None]], wait_s: float) -> None:
-    """Wait for consumers to leave. Raises PropertyMismatch with a problem for each entity that cannot be replaced."""
+    """Wait for consumers to leave, and for delayed messages.
+
+    Raises PropertyMismatch with a problem for each entity that cannot be replaced.
+    """
     problems = [problem for entity, step in entities if step for problem in _obstacles(session, entity, step)]
     advice = ""
     if not problems:
         queues = [(entity, _delay_s(entity, step)) for entity, step in entities if step and isinstance(entity, Queue)]
-        wait_s = max([wait_s, *(delay_s for _, delay_s in queues if session.api)])
-        used = session.use(*(queue for queue, _ in queues), ready=False, wait_s=wait_s)
+        delays_s = {queue.name: delay_s for queue, delay_s in queues}
+        used = session.use(*(queue for queue, _ in queues), ready=False, wait_s=wait_s, delays_s=delays_s)
         problems = [_problem(queue, f"has {contents}") for queue, contents in used]
         advice = "Stop the clients that consume or hold messages, or wait for them with `wait_s=SECONDS`."
     if problems:

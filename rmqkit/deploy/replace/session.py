@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rmqkit.amqp import entity_methods
@@ -123,13 +124,21 @@ class ReplaceSession:
         counts = self.queue_counts(queue)
         return counts.message_count if counts else 0
 
-    def use(self, *queues: Queue, ready: bool = True, wait_s: float = 0.0) -> list[tuple[Queue, str]]:
+    def use(
+        self,
+        *queues: Queue,
+        ready: bool = True,
+        wait_s: float = 0.0,
+        delays_s: Mapping[str, float] = {},
+    ) -> list[tuple[Queue, str]]:
         """Return the queues that are in use, as `find_use` does."""
 
-        def tell(used: list[Queue]) -> None:
-            self.step(f"waiting for the clients of {', '.join(repr(each.name) for each in used)} to leave")
+        def tell(wait_s: float, used: list[tuple[Queue, str]]) -> None:
+            reasons = ", ".join(f"queue {queue.name!r} has {contents}" for queue, contents in used)
+            self.step(f"waiting up to {wait_s:g} s: {reasons}")
 
-        return find_use(self.consuming, self.api, queues, ready=ready, wait_s=wait_s, pause=self.pause, on_wait=tell)
+        use = partial(find_use, self.consuming, self.api, queues, ready=ready, wait_s=wait_s, delays_s=delays_s)
+        return use(pause=self.pause, on_wait=tell)
 
     def effective(self, queue: Queue) -> Queue:
         """Return a queue with the arguments that its policies result in, as far as their patterns can be read."""
