@@ -183,6 +183,11 @@ class Channel:
         """End a consumer; its unacknowledged deliveries remain on this channel."""
         self.call(spec.Basic.Cancel(tag), spec.Basic.CancelOk, subject=subject)
 
+    def cancel_soon(self, tag: str) -> None:
+        """End a consumer before the broker reads what is sent next; see `cancel`."""
+        if self.is_open:
+            self.send(encode_method(self.number, spec.Basic.Cancel(tag, nowait=True)))
+
     def queue_counts(self, queue: str, *, subject: str = "") -> Any:
         """Return the counts of a queue: `message_count`, its ready messages, and `consumer_count`.
 

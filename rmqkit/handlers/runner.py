@@ -216,7 +216,7 @@ def _require_acknowledged(report: ConsumeReport, queue: str) -> None:
     if report.in_doubt:
         messages = f"{plural(report.in_doubt, 'message')} of queue {queue!r}"
         raise ConnectionLost(
-            f"the connection was lost before {messages} could be acknowledged",
+            f"the connection was lost, or the consumer timeout was over, before {messages} could be acknowledged",
             advice="They were handled and may be redelivered. A handler that holds Python's GIL stops heartbeats.",
         )
 

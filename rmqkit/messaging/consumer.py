@@ -156,9 +156,7 @@ class Consumer:
         idle_s = self._options.idle_timeout_s
         self._counts.note_active()
         with self._stop.waking(self._end_wait):
-            while not self._stop.requested and (
-                self._counts.consumed != self._options.count or busy() or self._has_lost()
-            ):
+            while not self._stop.requested and (self._wants_more() or self._has_lost() or busy()):
                 self._acknowledger.requeue_due()
                 now_s = time.monotonic()
                 if self._woken or now_s >= self._wake_s:
@@ -203,6 +201,7 @@ class Consumer:
             if self._hooks is not None:
                 self._hooks.consumed(self.queue, deliveries, verdict)
         elif self._channel is not None:
+            self._end_before_last(deliveries)
             settled = self._acknowledger.settle(deliveries, verdict)
             self._counts.settled[verdict] += settled
             if settled and self._hooks is not None:
@@ -214,6 +213,17 @@ class Consumer:
                     for each in deliveries
                     if each.session == session and each not in self._acknowledger
                 )
+
+    def _end_before_last(self, deliveries: Sequence[Delivery]) -> None:
+        """End the consumer before the last of its count are settled: the broker would deliver others instead.
+
+        They would be requeued, behind those of a quorum queue that were requeued before.
+        """
+        if self._channel is None or self._wants_more():
+            return
+        if len(self._acknowledger.settled) + len(deliveries) == self._counts.consumed - self._consumed_before:
+            with suppress(BrokerError):
+                self._channel.cancel_soon(self.tag)
 
     def return_failed(self, deliveries: Sequence[Delivery]) -> int:
         """Requeue deliveries that failed, to a queue with a delayed retry, and return their number.
@@ -248,6 +258,9 @@ class Consumer:
             return False
         channel = self._channel
         return self._open_queue is None and (channel is None or channel.ended or delivery.session != channel.session)
+
+    def _wants_more(self) -> bool:
+        return self._counts.consumed != self._options.count
 
     def _has_lost(self) -> bool:
         """Tell whether the broker requeued deliveries that were yielded, and had not been handled until then."""
@@ -307,6 +320,10 @@ class Consumer:
                 self._receive_in_flight(channel)
             if not (channel.close() if no_ack else channel.release(self.tag)):
                 self._doubt_last()
+            elif self._lost_acks:
+                self._counts.doubt(0, len(self._lost_acks))
+                if not self._slow_warned:
+                    self._warn(f"queue {self.queue!r}: the broker cancelled the consumer. {_SLOW}")
             self._channel = None
             self._events.clear()
             self._rest.clear()

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.support.cli import Start, parse_report
+from tests.support.cli import Run, Start, parse_report
 from tests.support.proxy import Proxy
-from tests.support.queues import consumers, drain, fill
+from tests.support.queues import consumers, declare, drain, fill
 from tests.support.terminal import terminal
 from tests.support.wait import wait_for_queue, wait_until
 
@@ -54,6 +54,19 @@ def test_a_count_is_exact_for_any_number_of_consumers(
     assert sum(parse_report(stderr)["shares"].values()) == 400
     wait_for_queue(channel, queue, ready=600, consumers=0)
     assert sorted(drain(channel, queue) + printed) == sorted(bodies)
+
+
+def test_one_message_is_consumed_without_the_delivery_of_another(live: Run, vhost_channel: BlockingChannel) -> None:
+    """That would return behind those that a quorum queue requeued before."""
+    declare(vhost_channel, "orders", x_queue_type="quorum")
+    sent = fill(vhost_channel, "orders", 5)
+    last = [vhost_channel.basic_get("orders")[0] for _ in sent][-1]
+    vhost_channel.basic_nack(last.delivery_tag, multiple=True)
+    wait_for_queue(vhost_channel, "orders", ready=5)
+    done = live("consume", "orders", "-n", 1)
+    assert (done.returncode, done.stdout.encode()) == (0, sent[0] + b"\n")
+    wait_for_queue(vhost_channel, "orders", ready=4, consumers=0)
+    assert drain(vhost_channel, "orders") == sent[1:]
 
 
 def test_an_idle_timeout_ends_the_run(start: Start, channel: BlockingChannel, queue: str) -> None:

@@ -285,6 +285,21 @@ def test_messages_behind_a_slow_one_are_neither_handled_nor_counted_until_redeli
     assert ["`prefetch=1`" in each for each in warnings].count(True) == 1
 
 
+@pytest.mark.fault(21)
+def test_the_message_of_a_command_that_is_slower_than_the_consumer_timeout_is_consumed_again(
+    node: Node, node_ledger: DeclareLedger, tmp_path: Path
+) -> None:
+    """Also if it is the last of the count: all were delivered, and the consumer only waits for the commands."""
+    queue, command = node_ledger(x_queue_type="quorum").queue, f"sh -c 'mkdir {tmp_path}/slow && sleep 3; exit 0'"
+    with setting(node, consumer_timeout=1000, channel_tick_interval=500), rmqkit.connect(node.url) as connection:
+        connection.publish(rmqkit.Message(b"%d" % number, queue) for number in range(2))
+        words = ("consume", queue, "-n", 2, "--concurrency", 2, "--exec", command)
+        done = run(*words, env={"RMQKIT_URL": node.url})
+    assert (done.returncode, ready(node.url, queue)) == (0, 0), done.stderr
+    assert "Consumed 2 messages" in done.stderr
+    assert done.stderr.count("held for longer than the consumer timeout") == 1
+
+
 @pytest.mark.fault(22)
 def test_heartbeats_continue_while_a_handler_works(node: Node, node_ledger: DeclareLedger) -> None:
     ledger, warnings = node_ledger(), list[str]()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.error import HTTPError
 
 from tests.conftest import Broker
 
@@ -15,8 +17,16 @@ def major(broker: Broker) -> int:
 
 
 def version(broker: Broker) -> tuple[int, ...]:
-    """Return the version in numbers, like (4, 3, 6)."""
-    return tuple(map(int, json.loads(broker.api("GET", "overview"))["rabbitmq_version"].split(".")[:3]))
+    """Return the version in numbers, like (4, 3, 6); a node that has just started may answer 500 at first."""
+    until_s = time.monotonic() + 10
+    while True:
+        try:
+            overview = json.loads(broker.api("GET", "overview"))
+            return tuple(map(int, overview["rabbitmq_version"].split(".")[:3]))
+        except HTTPError as exc:
+            if exc.code != 500 or time.monotonic() > until_s:
+                raise
+            time.sleep(0.2)
 
 
 def peeking_is_not_counted(broker: Broker) -> bool:
