@@ -62,6 +62,9 @@ class ChannelTransport(Protocol):
     def abort(self) -> None:
         """Drop the connection without closing it first."""
 
+    def open_channel(self, stop: Stop | None = None, deadline_s: float = math.inf) -> Channel:
+        """Open another channel; see `Transport.open_channel`."""
+
     def forget(self, number: int) -> None:
         """Free the number of a closed channel."""
 

@@ -21,6 +21,7 @@ from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
 from rmqkit.hooks import EventKind
 from rmqkit.message import Delivery, Verdict
+from rmqkit.messaging import deletion_check
 from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger
 from rmqkit.messaging.consume_counts import ConsumeCounts
 from rmqkit.messaging.offset_tracker import OffsetTracker
@@ -37,6 +38,7 @@ _SLOW = (
 )
 _IN_FLIGHT_S = 2.0  # for deliveries in flight
 _QUIET_S, _QUIET = 0.02, 2  # so long without one and without a ready message, so many times: there are no more
+_DELETED = "Declare it again with `rmqkit apply`, then consume again."
 _UNOBSERVED = nullcontext()
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
@@ -80,6 +82,7 @@ class Consumer:
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
         self._received = self._timeouts = 0  # deliveries; consumer timeouts without an acknowledgement
         self._slow_warned = False
+        self._checked_s = 0.0  # when the queue was last found to exist
         self._consumed_before = 0  # this subscription
         self._counts = ConsumeCounts()
         self._events: deque[Event] = deque()  # that arrived together; the rest is for the next call
@@ -169,6 +172,8 @@ class Consumer:
                 left_s = _WAIT_S if idle_s is None else self._counts.last_s + idle_s - time.monotonic()
                 if left_s <= 0:
                     return
+                if now_s - max(self._counts.last_s, self._checked_s) >= deletion_check.CHECK_EVERY_S:
+                    self._check_deletion()
                 wait_s = min(left_s, _WAIT_S, self._wake_s - now_s, self._acknowledger.backoff.due_in_s())
                 for batch in self._receive(wait_s):
                     self._counts.note_arrival()
@@ -258,6 +263,11 @@ class Consumer:
             return False
         channel = self._channel
         return self._open_queue is None and (channel is None or channel.ended or delivery.session != channel.session)
+
+    def _check_deletion(self) -> None:
+        if self._channel is not None and deletion_check.was_deleted(self._channel, self.queue):
+            raise ConsumerCancelled(f"queue {self.queue!r} was deleted", advice=_DELETED)
+        self._checked_s = time.monotonic()
 
     def _wants_more(self) -> bool:
         return self._counts.consumed != self._options.count
@@ -424,8 +434,7 @@ class Consumer:
             with suppress(AccessRefused):  # subscribing again tells
                 channel.queue_counts(self.queue, subject=message)
         except NotFound as exc:
-            advice = "Declare it again with `rmqkit apply`, then consume again."
-            raise ConsumerCancelled(f"{message}; the queue was deleted", advice=advice) from exc
+            raise ConsumerCancelled(f"{message}; the queue was deleted", advice=_DELETED) from exc
         self._cancelled_at = self._received
         channel.close()
         self._resubscribe_after_timeout(f"{message}, but the queue still exists")

@@ -13,8 +13,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 import rmqkit
 from rmqkit import Binding, Exchange, Fate, Message, Properties, Queue, Topology
 from rmqkit.message import PERSISTENT
+from rmqkit.node.node import Node
+from tests.faults.fault_run import DeclareLedger
 from tests.faults.ledger import FaultLedger
-from tests.support.queues import declare, ready
+from tests.support.nodes import evaluate
+from tests.support.queues import declare, open_channel, ready
 
 
 @pytest.mark.fault(11)
@@ -31,6 +34,22 @@ def test_deleting_the_queue_ends_its_consumer_with_an_error(
     with connection.consume(ledger.queue) as consumer, pytest.raises(rmqkit.ConsumerCancelled, match=ledger.queue):
         deque(map(handle, consumer), maxlen=0)
     assert len(ledger.handled) == 10
+
+
+@pytest.mark.fault(11)
+def test_the_deletion_of_a_queue_of_which_the_broker_tells_nobody_ends_its_consumer(
+    node: Node, node_ledger: DeclareLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quorum queue that does not end within five seconds is removed by force, and no consumer is cancelled."""
+    monkeypatch.setattr("rmqkit.messaging.deletion_check.CHECK_EVERY_S", 1.0)
+    queue = node_ledger(x_queue_type="quorum").queue
+    with rmqkit.connect(node.url) as connection, connection.consume(queue) as consumer:
+        consumer.subscribe()
+        assert evaluate(node, f"sys:suspend({{'%2F_{queue}', node()}})") == "ok"
+        with open_channel(node.url) as deleting:
+            deleting.queue_delete(queue)
+        with pytest.raises(rmqkit.ConsumerCancelled, match="was deleted"):
+            deque(consumer, maxlen=0)
 
 
 @pytest.mark.fault(12)
