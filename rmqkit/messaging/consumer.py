@@ -220,13 +220,15 @@ class Consumer:
                 )
 
     def _end_before_last(self, deliveries: Sequence[Delivery]) -> None:
-        """End the consumer before the last of its count are settled: the broker would deliver others instead.
+        """End the consumer before its whole count is settled at once: the broker would deliver others instead.
 
-        They would be requeued, behind those of a quorum queue that were requeued before.
+        They would be requeued, behind those of a quorum queue that were requeued before. If any may be in flight,
+        closing keeps their order.
         """
         if self._channel is None or self._wants_more():
             return
-        if len(self._acknowledger.settled) + len(deliveries) == self._counts.consumed - self._consumed_before:
+        settled, yielded = len(self._acknowledger.settled), self._counts.consumed - self._consumed_before
+        if settled + len(deliveries) == yielded and settled + self._prefetch <= self._arrived:
             with suppress(BrokerError):
                 self._channel.cancel_soon(self.tag)
 
