@@ -349,7 +349,7 @@ class Consumer:
         settled, until_s, quiet = len(self._acknowledger.settled), time.monotonic() + _IN_FLIGHT_S, 0
         if channel.transport.version < NACK_NOT_COUNTED or self._options.no_ack or self._options.offset is not None:
             return
-        if not settled or not (self._events or self._arrived > settled):
+        if not settled:
             return
         while self._arrived - settled < self._prefetch and quiet < _QUIET and time.monotonic() < until_s:
             events = list(self._events) or channel.wait(_QUIET_S)

@@ -546,7 +546,7 @@ def test_a_consumer_that_stops_costs_a_quorum_queue_no_delivery_from_4_3_on(
 
 
 @pytest.mark.parametrize("single", [False, True])
-@pytest.mark.parametrize("end", ["break", "count", "stop"])
+@pytest.mark.parametrize("end", ["break", "narrow count", "count", "stop"])
 def test_a_consumer_that_ends_leaves_a_quorum_queue_in_its_order(
     connection: rmqkit.Connection, channel: BlockingChannel, queue_name: str, end: str, *, single: bool
 ) -> None:
@@ -558,8 +558,9 @@ def test_a_consumer_that_ends_leaves_a_quorum_queue_in_its_order(
     for turn in range(4):
         done: list[bytes] = []
         stop = rmqkit.Stop()
-        options: dict[str, Any] = {"count": 3, "prefetch": 2} if end == "count" else {"prefetch": 7, "stop": stop}
-        with connection.consume(queue_name, **options) as consumer:
+        prefetch = 2 if end == "narrow count" else 7
+        options: dict[str, Any] = {"count": 3} if "count" in end else {"stop": stop}
+        with connection.consume(queue_name, prefetch=prefetch, **options) as consumer:
             for batch in consumer.batches():
                 for delivery in batch[: 3 - len(done)]:
                     consumer.acknowledge(delivery)
