@@ -228,7 +228,7 @@ class Consumer:
         if self._channel is None or self._wants_more():
             return
         settled, yielded = len(self._acknowledger.settled), self._counts.consumed - self._consumed_before
-        if settled + len(deliveries) == yielded and settled + self._prefetch <= self._arrived:
+        if settled + len(deliveries) == yielded == self._arrived and settled + self._prefetch <= yielded:
             with suppress(BrokerError):
                 self._channel.cancel_soon(self.tag)
 
