@@ -579,7 +579,7 @@ def test_a_lost_connection_and_its_recovery_are_in_the_log(
 ) -> None:
     with rmqkit.connect(broker_url) as connection:
         connection.publish(Message(b"x", queue))
-        for delivery in connection.consume(queue, count=2):
+        for delivery in connection.consume(queue, idle_timeout_s=2):
             if not delivery.redelivered:
                 connection._consuming.reset()
     assert {(record.name, record.levelname) for record in caplog.records} == {("rmqkit", "WARNING")}
