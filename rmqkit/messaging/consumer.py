@@ -15,14 +15,15 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import chain
 from typing import Any, Self
 
-from rmqkit.amqp.channel import ANY_PERMISSION, NACK_NOT_COUNTED, Channel
-from rmqkit.amqp.frames import ConsumerCancel, Event
+from rmqkit.amqp.channel import Channel
+from rmqkit.amqp.frames import ConsumerCancel
 from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, ConsumerCancelled, NotFound, PropertyMismatch
 from rmqkit.hooks import EventKind
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging import deletion_check
 from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger
+from rmqkit.messaging.arrivals import Arrivals
 from rmqkit.messaging.consume_counts import ConsumeCounts
 from rmqkit.messaging.offset_tracker import OffsetTracker
 from rmqkit.options import ConsumeOptions
@@ -36,8 +37,6 @@ _SLOW = (
     "A message was held for longer than the consumer timeout; the messages behind it are redelivered."
     " Lower the prefetch (`prefetch=1`), limit the handler's time, or set x-consumer-timeout on the quorum queue"
 )
-_IN_FLIGHT_S = 2.0  # for deliveries in flight
-_QUIET_S, _QUIET = 0.02, 2  # so long without one and without a ready message, so many times: there are no more
 _DELETED = "Declare it again with `rmqkit apply`, then consume again."
 _UNOBSERVED = nullcontext()
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
@@ -75,8 +74,7 @@ class Consumer:
         self._stop = stop or Stop()
         self._channel: Channel | None = None
         self._acknowledger = Acknowledger(None)
-        self._arrived = self._prefetch = 0  # on this channel
-        self._is_redelivered = False  # the last one that arrived
+        self._arrivals = Arrivals(queue)  # on this channel
         self._lost_acks: set[int] = set()  # tags on this channel: handled, and not acknowledged, because it was lost
         self._woken, self._wake_s = False, math.inf
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
@@ -85,8 +83,7 @@ class Consumer:
         self._checked_s = 0.0  # when the queue was last found to exist
         self._consumed_before = 0  # this subscription
         self._counts = ConsumeCounts()
-        self._events: deque[Event] = deque()  # that arrived together; the rest is for the next call
-        self._rest: deque[Delivery] = deque()  # of a batch, likewise
+        self._rest: deque[Delivery] = deque()  # of a batch, for the next call
         self._warn = on_warning or (lambda _: None)
         self._hooks = connection.settings.hooks
 
@@ -192,7 +189,7 @@ class Consumer:
     def is_idle(self) -> bool:
         """Tell whether all deliveries that have arrived were yielded."""
         channel = self._channel
-        return not (self._events or self._rest) and (channel is None or channel.inbox.empty())
+        return not (self._arrivals.events or self._rest) and (channel is None or channel.inbox.empty())
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
         """Acknowledge, reject or requeue deliveries; skip those that are settled, or arrived on a lost channel.
@@ -228,7 +225,10 @@ class Consumer:
         if self._channel is None or self._wants_more():
             return
         settled, yielded = len(self._acknowledger.settled), self._counts.consumed - self._consumed_before
-        if settled + len(deliveries) == yielded == self._arrived and settled + self._prefetch <= yielded:
+        if (
+            settled + len(deliveries) == yielded == self._arrivals.count
+            and settled + self._arrivals.prefetch <= yielded
+        ):
             with suppress(BrokerError):
                 self._channel.cancel_soon(self.tag)
 
@@ -291,45 +291,21 @@ class Consumer:
         self._end_wait()
 
     def hold_returned(self, settings: Callable[[], Mapping[str, Any] | None]) -> None:
-        """Hold more messages of a quorum queue, so that `close` requeues all in their order.
+        """Hold more messages of a quorum queue, so that `close` requeues all in their order: see `Arrivals`.
 
-        To be called after the last delivery was handled; `settings` returns those of the queue. None is held if being
-        delivered may harm it.
+        To be called after the last delivery was handled.
         """
-        channel, subject = self._channel, f"queue {self.queue!r}"
-        if channel is None or not self._is_redelivered:
-            return
-        from rmqkit.messaging.held_deliveries import HeldDeliveries, hold_returned  # noqa: PLC0415 - rarely used
-        from rmqkit.messaging.queue_browser import SideEffects  # noqa: PLC0415
-
-        held = HeldDeliveries(channel, self.queue)
-
-        def receive(timeout_s: float) -> bool:
-            events = [*self._events, *channel.wait(0 if self._events else timeout_s, subject=subject)]
-            self._events.clear()
-            for batch in (event for event in events if isinstance(event, list)):
-                held.receive(batch[-1].delivery_tag)
-                self._is_redelivered = batch[-1].redelivered
-            return bool(events)
-
-        def receive_more(count: int, until_s: float) -> tuple[int, bool]:
-            return held.receive_more(count, until_s, receive), self._is_redelivered
-
-        with suppress(BrokerError):  # closing the channel requeues the messages in any case
-            self._receive_in_flight(channel)
-            effects = SideEffects.of(settings(), channel.transport.version)
-            if effects.type == "quorum" and not effects.risk:
-                held.receive(self._arrived)
-                channel.cancel(self.tag, subject=subject)
-                receive(0)
-                hold_returned(receive_more)
+        if self._channel is not None:
+            with suppress(BrokerError):  # closing the channel requeues the messages in any case
+                self._arrivals.hold_returned(self._channel, self.tag, len(self._acknowledger.settled), settings)
 
     def close(self) -> None:
         """Stop consuming; unsettled deliveries return to their queue."""
         if self._channel is not None:
             channel, no_ack = self._channel, self._options.no_ack
-            with suppress(BrokerError):
-                self._receive_in_flight(channel)
+            if not no_ack and self._options.offset is None:
+                with suppress(BrokerError):
+                    self._arrivals.receive_in_flight(channel, len(self._acknowledger.settled))
             if not (channel.close() if no_ack else channel.release(self.tag)):
                 self._doubt_last()
             elif self._lost_acks:
@@ -337,31 +313,8 @@ class Consumer:
                 if not self._slow_warned:
                     self._warn(f"queue {self.queue!r}: the broker cancelled the consumer. {_SLOW}")
             self._channel = None
-            self._events.clear()
+            self._arrivals.events.clear()
             self._rest.clear()
-
-    def _receive_in_flight(self, channel: Channel) -> None:
-        """Receive the deliveries that the last acknowledgements bring, until there are as many as the prefetch.
-
-        From RabbitMQ 4.3 on, a quorum queue requeues what is in flight to a cancelled consumer at once, and so ahead of
-        the messages that it holds.
-        """
-        settled, until_s, quiet = len(self._acknowledger.settled), time.monotonic() + _IN_FLIGHT_S, 0
-        if channel.transport.version < NACK_NOT_COUNTED or self._options.no_ack or self._options.offset is not None:
-            return
-        if not settled:
-            return
-        while self._arrived - settled < self._prefetch and quiet < _QUIET and time.monotonic() < until_s:
-            events = list(self._events) or channel.wait(_QUIET_S)
-            self._events.clear()
-            for batch in (event for event in events if isinstance(event, list)):
-                self._arrived += len(batch)
-                self._is_redelivered = batch[-1].redelivered
-            quiet = 0 if events or self._has_ready(channel) else quiet + 1
-
-    def _has_ready(self, channel: Channel) -> bool:
-        """Tell whether messages are ready in the queue, as far as every consumer may ask."""
-        return channel.transport.version >= ANY_PERMISSION and channel.queue_counts(self.queue).message_count > 0
 
     def _doubt_last(self) -> None:
         """Count the deliveries whose acknowledgement the broker may not have taken before the connection was lost.
@@ -370,7 +323,7 @@ class Consumer:
         """
         doubtful = 0
         if not self._options.no_ack and self._options.offset is None:
-            doubtful = max(len(self._acknowledger.settled) - max(self._arrived - self._prefetch, 0), 0)
+            doubtful = max(len(self._acknowledger.settled) - max(self._arrivals.count - self._arrivals.prefetch, 0), 0)
         self._counts.doubt(doubtful, len(self._lost_acks))
 
     def _leave(self) -> None:
@@ -380,8 +333,7 @@ class Consumer:
     def _cut(self, batch: list[Delivery]) -> list[Delivery]:
         """Drop the deliveries beyond the count: closing the channel requeues them."""
         count, consumed = self._options.count, self._counts.consumed
-        self._arrived += len(batch)
-        self._is_redelivered = batch[-1].redelivered
+        self._arrivals.note(batch)
         wanted = batch if count is None else batch[: count - consumed]
         if self._options.no_ack:
             acknowledged = self._acknowledger.settle(wanted, Verdict.ACK)
@@ -398,9 +350,10 @@ class Consumer:
         channel = self._channel
         if channel is None:
             raise ConnectionLost("the consumer was closed")
+        events = self._arrivals.events
         try:
-            if not self._events:
-                self._events.extend(channel.wait(timeout_s, subject=f"consuming from queue {self.queue!r}"))
+            if not events:
+                events.extend(channel.wait(timeout_s, subject=f"consuming from queue {self.queue!r}"))
         except ConnectionLost as exc:
             self._resubscribe(str(exc))
             if not self._stop.requested:
@@ -413,8 +366,8 @@ class Consumer:
             # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
             self._resubscribe_after_timeout(exc.reply_text)
             return
-        while self._events and self._channel is channel:  # else a handler closed the consumer meanwhile
-            event = self._events.popleft()
+        while events and self._channel is channel:  # else a handler closed the consumer meanwhile
+            event = events.popleft()
             if isinstance(event, list):
                 self._received += len(event)
                 if not self.is_lost(event[0]):
@@ -472,8 +425,7 @@ class Consumer:
         arguments = self._offsets.arguments(self._acknowledger.settled.low)
         self._acknowledger = Acknowledger(channel)
         self._consumed_before = self._counts.consumed
-        self._arrived, self._prefetch, self._lost_acks = 0, prefetch, set()
-        self._events.clear()
+        self._arrivals, self._lost_acks = Arrivals(self.queue, prefetch), set()
         self._rest.clear()
         self.tag = f"rmqkit-{channel.session}"
         channel.qos(prefetch, subject=queue)

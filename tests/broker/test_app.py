@@ -121,7 +121,7 @@ def test_functions_of_each_kind_run_together_until_a_stop_and_are_reported_by_qu
 def test_functions_get_batches_and_publish_on_the_connection_of_the_app(url: str) -> None:
     app, sizes = App(), list[int]()
 
-    @app.batch_handler("source", size=50, count=100)
+    @app.batch_handler("source", size=50, within_s=60, count=100)
     def copy(batch: Sequence[Delivery]) -> None:
         sizes.append(len(batch))
         app.connection.publish(Message(each.body, "target") for each in batch)

@@ -187,7 +187,7 @@ def test_a_queue_with_a_consumer_is_left_alone_until_the_consumer_is_gone(
         leaving = threading.Event()
 
         def leave(step: str) -> None:
-            if "waiting for" in step and not leaving.is_set():
+            if "waiting up to" in step and not leaving.is_set():
                 leaving.set()
                 consumer.close()
 
