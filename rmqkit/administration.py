@@ -116,8 +116,8 @@ class Administration:
 
         Only the name of a queue or exchange counts. With `if_empty`, raises PropertyMismatch for a queue with
         messages, unacknowledged ones included, or that RabbitMQ's HTTP API does not count; with `if_unused`, for one
-        with consumers, or an exchange that feeds another entity. Raises NotFound, ResourceLocked, AccessRefused,
-        ConnectionLost.
+        with consumers, or an exchange that feeds another entity. Raises InputError for the exchanges of RabbitMQ
+        itself, NotFound, ResourceLocked, AccessRefused, ConnectionLost.
         """
         from rmqkit.deploy.delete import delete_entities  # noqa: PLC0415 - start-up time: few commands delete
 

@@ -10,7 +10,7 @@ from rmqkit.amqp.reconnecting_connection import ReconnectingConnection
 from rmqkit.deploy import safe_delete
 from rmqkit.deploy.broker_snapshot import BrokerSnapshot, take_snapshot
 from rmqkit.deploy.queue_use import STALE, contents_text, find_use
-from rmqkit.errors import NotFound, PropertyMismatch
+from rmqkit.errors import InputError, NotFound, PropertyMismatch
 from rmqkit.http_api.mapping import QueueTotal
 from rmqkit.model import Binding, Exchange, Queue, Topology
 from rmqkit.plan import Outcome, Plan, Step
@@ -29,6 +29,9 @@ def delete_entities(
     dry_run: bool,
 ) -> Plan:
     """Delete entities; `Connection.delete` has the errors."""
+    for each in entities:
+        if isinstance(each, Exchange) and (not each.name or each.name.startswith("amq.")):
+            raise InputError(f"{entity_methods.subject(each)} is RabbitMQ's own, which nobody can delete")
     snapshot = take_snapshot(connection)
     live = snapshot.topology or Topology()
     steps = tuple(step for entity in entities for step in _steps(connection, snapshot, live, entity))

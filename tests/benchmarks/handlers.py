@@ -91,7 +91,7 @@ class HandlerBenchmark:
         if done.returncode or left:
             sys.exit(f"{' '.join(command)} left {left} messages:\n{done.stderr.decode()}")
         if not contestant.whole:
-            seconds = json.loads(done.stderr)["seconds"]
+            seconds = json.loads(done.stderr[done.stderr.index(b"{") :])["seconds"]  # after warnings
         shutil.rmtree(self.folder / "saved", ignore_errors=True)
         return count / seconds
 

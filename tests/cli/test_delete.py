@@ -166,3 +166,10 @@ def test_bindings_are_deleted_by_key_or_all(live: Run, orders: BlockingChannel) 
     orders.confirm_delivery()
     with pytest.raises(pika.exceptions.UnroutableError):
         orders.basic_publish("orders", "b", b"x", mandatory=True)
+
+
+@pytest.mark.parametrize("name", ["amq.topic", ""])
+def test_an_exchange_of_rabbitmq_itself_is_refused(live: Run, name: str) -> None:
+    done = live("delete", "exchange", name, "--yes")
+    expected = f"error: exchange {name!r} is RabbitMQ's own, which nobody can delete\n"
+    assert (done.returncode, done.stderr) == (2, expected)
