@@ -93,7 +93,8 @@ def run(contestant: Contestant, node: BenchmarkNode, count: int) -> float:
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr.decode()}")
     consumed = contestant in (PRINT, CHECK)
-    report = json.loads(done.stderr if consumed else done.stdout)
+    printed = done.stderr if consumed else done.stdout
+    report = json.loads(printed[printed.index(b"{") :])  # after warnings
     if report["acknowledged" if consumed else "confirmed"] != count:
         sys.exit(f"{contestant} did not do all: {report}")
     if not consumed:
