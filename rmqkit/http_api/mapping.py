@@ -111,4 +111,4 @@ def rates_of(stats: Mapping[str, Any]) -> dict[str, float]:
 
 def rate_of(stats: Mapping[str, Any], name: str) -> float:
     """Return a rate; 0 if RabbitMQ reports none."""
-    return 0.0 + (stats.get(f"{name}_details") or {}).get("rate", 0.0)  # type: ignore[no-any-return]
+    return float((stats.get(f"{name}_details") or {}).get("rate", 0))

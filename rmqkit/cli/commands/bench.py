@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -18,11 +18,11 @@ from rmqkit.bench import comparison
 from rmqkit.bench import report as reports
 from rmqkit.bench.html import render
 from rmqkit.bench.latency import Counts
-from rmqkit.bench.load import PRESETS, QueueType, preset
+from rmqkit.bench.load import PRESETS, Load, QueueType, preset
 from rmqkit.bench.run import Run
 from rmqkit.cli import files, output, signals
 from rmqkit.cli.last_applied import state_file
-from rmqkit.cli.options import ConnectionOptions, Json, grouped, option
+from rmqkit.cli.options import ConnectionOptions, Json, grouped, option, option_field
 from rmqkit.stop import Stop
 
 _log = logging.getLogger("rmqkit.bench")
@@ -32,65 +32,85 @@ def _complete(incomplete: str) -> list[tuple[str, str]]:
     return [(name, each.sentence) for name, each in PRESETS.items() if name.startswith(incomplete)]
 
 
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """The options of the load; None stands for the value of the preset."""
+
+    producers: int | None = option_field(
+        "-x --producers N", "Producers, each with a connection. [default: 1]", min=1, max=1000
+    )
+    consumers: int | None = option_field(
+        "-y --consumers N", "Consumers, each with a connection. [default: one per queue]", min=0, max=1000
+    )
+    queues: int | None = option_field("--queues N", "Queues. [default: 1; fanout 3, topic 4]", min=1, max=1000)
+    queue_type: QueueType | None = option_field(
+        "--type TYPE", "Queue type: classic, quorum or stream. [default: classic]"
+    )
+    size: list[int] | None = option_field(
+        "-s --size BYTES", "Body size, at least 16; repeat it to alternate between sizes. [default: 1024]"
+    )
+    rate: float | None = option_field(
+        "--rate N", "Publish N messages a second, all producers together. [default: unlimited]", min=0.01
+    )
+    window: int | None = option_field(
+        "--window N", "Maximum number of unconfirmed messages, or calls, per producer. [default: 1000; rpc 100]", min=1
+    )
+    prefetch: int | None = option_field(
+        "--prefetch N",
+        "Maximum number of unacknowledged messages per consumer. [default: 1000; rpc 100]",
+        min=1,
+        max=65535,
+    )
+    transient: bool = option_field(
+        "--transient", "Publish transient messages, which a restart of the broker may lose.", default=False
+    )
+    duration: float = option_field("-t --duration SECONDS", "Time to measure.", default=10.0, min=0.1)
+    count: int | None = option_field("-n --count N", "Measure N messages, however long it takes.", min=1)
+    warm_up: float | None = option_field(
+        "--warm-up SECONDS", "Time to run before measuring. [default: 1, or 0 with --count]", min=0
+    )
+    delay: int | None = option_field(
+        "--delay SECONDS", "Delay of the messages of the preset `delay`. [default: 2]", min=1, max=3600
+    )
+    fill_first: bool = option_field("--fill-first", "Start consuming once all messages are published.", default=False)
+
+    def load(self, name: str) -> Load:
+        """Return the load of a preset with these values. Raises BadParameter, and the errors of `Load.check`."""
+        if name not in PRESETS:
+            close = difflib.get_close_matches(name, PRESETS, 1)
+            advice = f"Did you mean {close[0]}?" if close else f"The presets are {', '.join(PRESETS)}."
+            raise typer.BadParameter(f"unknown preset {name!r}. {advice}")
+        if self.delay and name != "delay":
+            raise typer.BadParameter("--delay needs the preset delay")
+        load = preset(
+            name,
+            producers=self.producers,
+            consumers=self.consumers,
+            queues=self.queues,
+            queue_type=self.queue_type,
+            sizes=tuple(self.size) if self.size else None,
+            rate=self.rate,
+            window=self.window,
+            prefetch=self.prefetch,
+            persistent=not self.transient,
+            duration_s=self.duration,
+            count=self.count,
+            warm_up_s=float(self.count is None) if self.warm_up is None else self.warm_up,
+            delay_s=self.delay,
+            fill_first=self.fill_first,
+        )
+        load.check()
+        return load
+
+
 @grouped
 def bench(
     broker: ConnectionOptions,
+    options: LoadOptions,
     *,
     name: Annotated[
         str, typer.Argument(metavar="[PRESET]", help="One of the presets above.", autocompletion=_complete)
     ] = "work",
-    producers: Annotated[
-        int | None, option("-x --producers N", "Producers, each with a connection. [default: 1]", min=1, max=1000)
-    ] = None,
-    consumers: Annotated[
-        int | None,
-        option("-y --consumers N", "Consumers, each with a connection. [default: one per queue]", min=0, max=1000),
-    ] = None,
-    queues: Annotated[
-        int | None, option("--queues N", "Queues. [default: 1; fanout 3, topic 4]", min=1, max=1000)
-    ] = None,
-    queue_type: Annotated[
-        QueueType | None, option("--type TYPE", "Queue type: classic, quorum or stream. [default: classic]")
-    ] = None,
-    size: Annotated[
-        list[int] | None,
-        option("-s --size BYTES", "Body size, at least 16; repeat it to alternate between sizes. [default: 1024]"),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        option("--rate N", "Publish N messages a second, all producers together. [default: unlimited]", min=0.01),
-    ] = None,
-    window: Annotated[
-        int | None,
-        option(
-            "--window N",
-            "Maximum number of unconfirmed messages, or calls, per producer. [default: 1000; rpc 100]",
-            min=1,
-        ),
-    ] = None,
-    prefetch: Annotated[
-        int | None,
-        option(
-            "--prefetch N",
-            "Maximum number of unacknowledged messages per consumer. [default: 1000; rpc 100]",
-            min=1,
-            max=65535,
-        ),
-    ] = None,
-    transient: Annotated[
-        bool, option("--transient", "Publish transient messages, which a restart of the broker may lose.")
-    ] = False,
-    duration: Annotated[float, option("-t --duration SECONDS", "Time to measure.", min=0.1)] = 10.0,
-    count: Annotated[int | None, option("-n --count N", "Measure N messages, however long it takes.", min=1)] = None,
-    warm_up: Annotated[
-        float | None,
-        option("--warm-up SECONDS", "Time to run before measuring. [default: 1, or 0 with --count]", min=0),
-    ] = None,
-    delay: Annotated[
-        int | None,
-        option("--delay SECONDS", "Delay of the messages of the preset `delay`. [default: 2]", min=1, max=3600),
-    ] = None,
-    fill_first: Annotated[bool, option("--fill-first", "Start consuming once all messages are published.")] = False,
     csv: Annotated[str | None, option("--csv FILE", "Write the numbers of each second to this file.")] = None,
     html: Annotated[str | None, option("--html FILE", "Write a report with plots to this file.")] = None,
     compare: Annotated[
@@ -104,25 +124,7 @@ def bench(
     The queues are temporary, and are deleted afterward. The exit code is 6 if messages were unconfirmed or lost, or
     duplicated or out of order without a redelivery, and 9 if --compare finds a number that is worse.
     """
-    _check_preset(name, delay)
-    load = preset(
-        name,
-        producers=producers,
-        consumers=consumers,
-        queues=queues,
-        queue_type=queue_type,
-        sizes=tuple(size) if size else None,
-        rate=rate,
-        window=window,
-        prefetch=prefetch,
-        persistent=not transient,
-        duration_s=duration,
-        count=count,
-        warm_up_s=float(count is None) if warm_up is None else warm_up,
-        delay_s=delay,
-        fill_first=fill_first,
-    )
-    load.check()
+    load = options.load(name)
     if compare:
         old = comparison.load_report(compare)
         comparison.check_loads(compare, old, asdict(load))
@@ -154,15 +156,6 @@ _WIDTH = max(map(len, PRESETS))
 bench.__doc__ = f"{inspect.cleandoc(bench.__doc__ or '')}\n\n\b\n" + "\n".join(
     f"{name:<{_WIDTH}}  {each.sentence}" for name, each in PRESETS.items()
 )
-
-
-def _check_preset(name: str, delay: int | None) -> None:
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, 1)
-        advice = f"Did you mean {close[0]}?" if close else f"The presets are {', '.join(PRESETS)}."
-        raise typer.BadParameter(f"unknown preset {name!r}. {advice}")
-    if delay and name != "delay":
-        raise typer.BadParameter("--delay needs the preset delay")
 
 
 def _exit_code(report: dict[str, Any]) -> int:
