@@ -167,8 +167,8 @@ class App:
         if apply and topology is None:
             raise SettingsError("`apply=True` needs a `topology=`")
         stop = stop or Stop()
-        options = {"name": name, "wait_s": wait_s, "recover_s": recover_s, "hooks": hooks, "stop": stop}
-        connection = AsyncConnection(partial(connect, *urls, **options), stop)  # type: ignore[arg-type]
+        opening = partial(connect, *urls, name=name, wait_s=wait_s, recover_s=recover_s, hooks=hooks, stop=stop)
+        connection = AsyncConnection(opening, stop)
         with _signals(stop):
             return asyncio.run(_in_slices(self._run(connection, topology, stop, apply=apply)))
 

@@ -59,8 +59,17 @@ def connect(
 ) -> AsyncConnection:
     """Return a connection that `async with` opens; see `rmqkit.connect` for the arguments and the errors."""
     stop = Stop()
-    options = {"context": context, "settings": settings, "name": name, "wait_s": wait_s, "recover_s": recover_s}
-    opening = partial(synchronous.connect, *urls, hooks=hooks, stop=stop, **options)  # type: ignore[arg-type]
+    opening = partial(
+        synchronous.connect,
+        *urls,
+        context=context,
+        settings=settings,
+        name=name,
+        wait_s=wait_s,
+        recover_s=recover_s,
+        hooks=hooks,
+        stop=stop,
+    )
     return AsyncConnection(opening, stop)
 
 

@@ -234,5 +234,5 @@ def test_entities_of_an_unfinished_replacement_are_never_extra() -> None:
     own = TemporaryEntities.of(Queue("orders"))
     exchanges = (own.ingress, own.overflow, own.drain, own.refill, temporary_exchange(Exchange("orders")), MARKER)
     queues = (own.old_messages, own.new_messages, LOCK, trial_of(Queue("orders")))
-    actual = Topology(exchanges=exchanges, queues=queues)  # type: ignore[arg-type] # the trial of a queue is one
+    actual = Topology(exchanges=exchanges, queues=queues)
     assert extras(Topology(scope=("*",)), actual) == Topology()

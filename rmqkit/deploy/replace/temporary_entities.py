@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from rmqkit.model import Binding, Exchange, Queue
 
@@ -15,6 +16,8 @@ NAME_BYTES = 255  # the longest name (AMQP 0-9-1 section 4.2.5.3)
 MARKER = Exchange("rmqkit.replacing", "fanout", internal=True)  # exists as long as a replacement is unfinished
 # It is deleted with the connection of the run that holds it.
 LOCK = Queue(MARKER.name, durable=False, exclusive=True, arguments={"x-queue-type": "classic"})
+
+EntityT = TypeVar("EntityT", bound=Exchange | Queue)
 
 
 def temporary_name(name: str, role: str) -> str:
@@ -71,7 +74,7 @@ def temporary_exchange(exchange: Exchange) -> Exchange:
     )
 
 
-def trial_of(entity: Exchange | Queue) -> Exchange | Queue:
+def trial_of(entity: EntityT) -> EntityT:
     """Return the entity that shows, before anything is changed, whether the broker accepts the new one."""
     return replace(entity, name=temporary_name(entity.name, "trial"))
 
