@@ -279,6 +279,23 @@ def test_closing_the_connection_waits_for_its_publishers(queue: str, broker_url:
     assert all(future.result(0) is Fate.CONFIRMED for future in futures)
 
 
+def test_closing_the_connection_while_messages_are_unconfirmed_announces_no_reconnect(
+    queue: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    with rmqkit.connect(proxy.url) as connection:
+
+        def messages() -> Iterator[Message]:
+            yield Message(b"1", queue)
+            connection.close()
+            yield Message(b"2", queue)
+
+        connection.publish([Message(b"0", queue)])
+        proxy.down.blackhole = True  # no confirm arrives
+        with pytest.raises(rmqkit.ConnectionLost, match="closed"):
+            connection.publish(messages())
+    assert "reconnect" not in caplog.text
+
+
 def test_a_publisher_that_is_closed_in_an_outage_ends_every_future(queue: str, proxy: Proxy) -> None:
     with rmqkit.connect(proxy.url) as connection:
         publisher = connection.publisher(on_warning=lambda _: None)
