@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from queue import Empty
+
+from rmqkit.thread_queue import ThreadQueue
 
 
 class StopRequested(Exception):
@@ -38,16 +40,16 @@ class Stop:
 
     def wait(self, seconds: float) -> bool:
         """Wait until the time has passed or a stop is requested; return whether one is requested."""
-        woken: SimpleQueue[None] = SimpleQueue()
+        woken: ThreadQueue[None] = ThreadQueue()
         with self.waking(lambda: woken.put(None)):
             if not self.requested and seconds > 0:
                 with suppress(Empty):
-                    woken.get(timeout=seconds)
+                    woken.get(seconds)
         return self.requested
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call `wake` on a request while the block runs; `SimpleQueue.put` is safe to call."""
+        """Call `wake` on a request while the block runs; `ThreadQueue.put` is safe to call."""
         self._wakers.append(wake)
         try:
             yield

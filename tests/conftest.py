@@ -44,6 +44,7 @@ from tests.support.queues import open_channel
 hypothesis.settings.register_profile("rmqkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("rmqkit")
 FOLDER = "RMQKIT_TEST_FOLDER"  # where this session's nodes live; xdist's workers inherit it
+MEMORY_FOLDER, MEMORY_BYTES = "/dev/shm", 8 << 30
 MISSING_MARKS = "RMQKIT_TEST_MISSING"  # the marks of tests that are left out, likewise
 NEWEST = str(Path(__file__).parents[1] / ".rabbitmq/newest")  # made by `.ci/setup newest`
 OWN_NODE = {"own_node", "node", "tls", "cluster"}  # fixtures that start one
@@ -61,10 +62,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "unguessed_api: needs a broker whose HTTP API rmqkit does not find by itself")
     if not hasattr(config, "workerinput"):
         os.environ[MISSING_MARKS] = " ".join(_missing_marks())
-        os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-")
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="rmqkit-test-", dir=_fast_folder())
         os.environ["XDG_CONFIG_HOME"] = f"{os.environ[FOLDER]}/config"  # not the developer's own contexts
         os.environ.pop(CONTEXT_VARIABLE, None)
         _session.enter_context(reap_when_done(Path(os.environ[FOLDER])))
+
+
+def _fast_folder() -> str | None:
+    """Return a folder in memory if it has room, so that no test waits for a slow disk; None for the default one.
+
+    `kill -9` leaves the page cache, so also on a disk nothing would be lost that is not lost in memory.
+    """
+    try:
+        return MEMORY_FOLDER if shutil.disk_usage(MEMORY_FOLDER).free >= MEMORY_BYTES else None
+    except OSError:
+        return None
 
 
 def _missing_marks() -> Iterator[str]:

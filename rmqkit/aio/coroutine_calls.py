@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, TypeVar
 
 from rmqkit.aio.callback_queue import CallbackQueue
@@ -19,6 +19,7 @@ from rmqkit.handlers.handler import Source
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging.rpc_server import OnFailure
 from rmqkit.stop import Stop
+from rmqkit.thread_queue import ThreadQueue
 
 T = TypeVar("T")
 _WAIT_S = 0.5  # between two looks at a loop that was closed, perhaps
@@ -45,7 +46,7 @@ class LoopCalls:
         self._source: Source
         self._stop: Stop
         self._unfinished = 0
-        self._ended: SimpleQueue[Called | BaseException | None] = SimpleQueue()  # None: it returns to its queue
+        self._ended: ThreadQueue[Called | BaseException | None] = ThreadQueue()  # None: it returns to its queue
         self._waiting: deque[Sequence[Delivery]] = deque()
         self._running: set[asyncio.Task[Called]] = set()
         self._cancelled = False
@@ -82,7 +83,7 @@ class LoopCalls:
     def _take(self, timeout_s: float) -> Iterator[Called]:
         with suppress(Empty):
             while True:
-                ended = self._ended.get(timeout_s > 0, timeout_s)
+                ended = self._ended.get(timeout_s)
                 timeout_s = 0
                 self._unfinished -= 1
                 if isinstance(ended, BaseException):
@@ -139,7 +140,7 @@ class LoopCalls:
 
     def _end(self, ended: Called | BaseException | None) -> None:
         self._ended.put(ended)
-        if self._ended.qsize() == 1:  # else the source has been woken already
+        if len(self._ended) == 1:  # else the source has been woken already
             self._source.wake()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import copy
 from itertools import islice
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, NamedTuple, Protocol
 
 from pika import spec
@@ -19,6 +19,7 @@ from rmqkit.amqp import error_mapping
 from rmqkit.amqp.frames import Event, Piece, encode_method, encode_nack
 from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, Refused
 from rmqkit.stop import Stop
+from rmqkit.thread_queue import ThreadQueue
 
 # To be sent: bytes, pieces of them, or a function that is called just before, in turn.
 Data = bytes | list[Piece] | Callable[[], bytes]
@@ -90,7 +91,7 @@ class Channel:
         self.abandoned = False  # nobody waits for the answer to its closing
         self.number = number
         self.session = session
-        self.inbox: SimpleQueue[Received] = SimpleQueue()
+        self.inbox: ThreadQueue[Received] = ThreadQueue()
         self.receive: Callable[[Received], None] = self.inbox.put  # called on the I/O thread
         self.ended = False  # the broker requeued the unsettled deliveries; set before the inbox has it
         self._unread: list[Event] = []  # events that arrived while a call waited for its answer
@@ -301,7 +302,7 @@ class Channel:
         """Free the number of an abandoned channel once the broker has closed it, too; drop what else arrived."""
         with suppress(Empty):
             while True:
-                item = self.inbox.get_nowait()
+                item = self.inbox.get()
                 for event in item if isinstance(item, list) else ():
                     if isinstance(event, spec.Channel.CloseOk):
                         self.transport.forget(self.number)
@@ -318,7 +319,7 @@ class Channel:
         if self._closed is not None:
             raise copy(self._closed)
         try:
-            item = self.inbox.get(timeout=max(timeout_s, 0)) if timeout_s > 0 else self.inbox.get_nowait()
+            item = self.inbox.get(timeout_s)
         except Empty:
             return []
         if isinstance(item, BrokerError):

@@ -30,6 +30,7 @@ from rmqkit.message import Delivery, Origin, Properties, Verdict
 from rmqkit.payload import amqp_json
 from rmqkit.settings import API_URL_VARIABLE, PASSWORD_VARIABLE, URL_VARIABLES
 from rmqkit.stop import Stop
+from rmqkit.thread_queue import ThreadQueue
 
 GRACE_S = 30.0  # how long commands may keep running after a stop
 KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
@@ -287,8 +288,8 @@ class _CommandPool:
     def __init__(self, handler: CommandHandler, source: Source, size: int) -> None:
         self._handler = handler
         self._source = source
-        self._waiting: SimpleQueue[Delivery | None] = SimpleQueue()
-        self._done: SimpleQueue[HandledBatch | BaseException | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Delivery | None] = SimpleQueue()  # of all threads; never got with a timeout
+        self._done: ThreadQueue[HandledBatch | BaseException | None] = ThreadQueue()
         self._woken_s = 0.0  # when the source was last woken
         self._unfinished = 0  # submitted, and neither returned as results nor dropped
         self._threads = [threading.Thread(target=self._work, name="rmqkit-exec", daemon=True) for _ in range(size)]
@@ -316,7 +317,7 @@ class _CommandPool:
         """Yield the results, waiting up to `timeout_s` for the first; raise the error that ended a thread."""
         with suppress(Empty):
             while True:
-                done = self._done.get(timeout_s > 0, timeout_s)
+                done = self._done.get(timeout_s)
                 timeout_s = 0.0
                 if done is None:
                     continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from rmqkit.errors import BrokerError, ConnectionLost, RmqkitError
 from rmqkit.handlers.function import as_verdict, wrong_result
@@ -20,6 +20,7 @@ from rmqkit.messaging.background_publisher import BackgroundPublisher
 from rmqkit.model import Target
 from rmqkit.report import Fate, PublishReport
 from rmqkit.stop import Stop
+from rmqkit.thread_queue import ThreadQueue
 
 Transformed = Message | Iterable[Message] | Verdict | None
 
@@ -65,7 +66,7 @@ class PublishedDeliveries:
     def __init__(self, publisher: BackgroundPublisher, wake: Callable[[], None]) -> None:
         self._publisher, self._wake = publisher, wake
         self._added: list[tuple[Message, Pending]] = []  # to be published together: fewer switches of threads
-        self._ended: SimpleQueue[Pending | None] = SimpleQueue()
+        self._ended: ThreadQueue[Pending | None] = ThreadQueue()
         self._unfinished = 0
         self._woken = False  # since the last `take`
         self._to_call: list[Callable[[], None]] = []
@@ -92,7 +93,7 @@ class PublishedDeliveries:
         ended: list[Pending] = []
         with suppress(Empty):
             while True:
-                if pending_or_woken := self._ended.get_nowait():
+                if pending_or_woken := self._ended.get():
                     ended.append(pending_or_woken)
         self._unfinished -= len(ended)
         return ended
@@ -102,7 +103,7 @@ class PublishedDeliveries:
         with stop.waking(lambda: self._ended.put(None)):
             while self._unfinished and not (stop.requested or at_once):
                 with suppress(Empty):
-                    self._ended.put(self._ended.get(timeout=_WAIT_S))
+                    self._ended.put(self._ended.get(_WAIT_S))
                 yield self.take()
         self._publisher.close(0)
         yield self.take()

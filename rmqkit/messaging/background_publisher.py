@@ -8,13 +8,14 @@ calls no user code, messages bypass the thread, on a `DirectPublisher`, until an
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Self, TypeVar
 
 from rmqkit.amqp import error_mapping
@@ -29,6 +30,7 @@ from rmqkit.messaging.publisher import WAIT_S, Publisher
 from rmqkit.options import PublishOptions
 from rmqkit.report import Failure, Fate
 from rmqkit.stop import Stop, StoppedAtOnce
+from rmqkit.thread_queue import ThreadQueue
 
 T = TypeVar("T")
 _KNOWN = (None, None)
@@ -70,7 +72,7 @@ class BackgroundPublisher:
         self.pending = self._pending_bytes = 0  # messages of both, whose outcome is not known
         self._room: Future[Fate] | None = None  # ends when there is room; all that wait share it
         self._thread: threading.Thread | None = None
-        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._woken: ThreadQueue[None] = ThreadQueue()
         self._wake_idle = partial(self._woken.put, None)  # no signal handler can raise in it before it has woken
         self._wake: Callable[[], None] | None = None  # while the thread sleeps
         self._stop = Stop()
@@ -227,19 +229,19 @@ class BackgroundPublisher:
             elif self._closed:
                 return
             else:
-                self._woken.get()
+                self._woken.get(math.inf)
 
     def _watch(self, direct: DirectPublisher) -> None:
         """Sleep while messages are confirmed, or there are none; end the direct channel when it seems to be stuck."""
         if self._closed:
             direct.end()
         elif not self.pending:
-            self._woken.get()
+            self._woken.get(math.inf)
         else:
             self._wake = None
             confirms = direct.confirms
             try:
-                self._woken.get(timeout=WAIT_S)
+                self._woken.get(WAIT_S)
             except Empty:
                 if self.pending and direct.confirms == confirms:
                     direct.end()

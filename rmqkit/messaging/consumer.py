@@ -189,7 +189,7 @@ class Consumer:
     def is_idle(self) -> bool:
         """Tell whether all deliveries that have arrived were yielded."""
         channel = self._channel
-        return not (self._arrivals.events or self._rest) and (channel is None or channel.inbox.empty())
+        return not (self._arrivals.events or self._rest) and (channel is None or not channel.inbox)
 
     def settle(self, deliveries: Sequence[Delivery], verdict: Verdict) -> None:
         """Acknowledge, reject or requeue deliveries; skip those that are settled, or arrived on a lost channel.

@@ -73,8 +73,8 @@ class DirectPublisher:
     def start(self) -> None:
         """Receive events of the channel; any event that has arrived already, except wake-ups, ends this."""
         inbox, self._channel.receive = self._channel.inbox, self._receive
-        while not inbox.empty():
-            if item := inbox.get_nowait():
+        while inbox:
+            if item := inbox.get():
                 self._receive(item)
                 return
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from rmqkit.errors import RmqkitError
 from rmqkit.stop import Stop
+from rmqkit.thread_queue import ThreadQueue
 
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
 
@@ -23,7 +24,7 @@ def run_all(functions: Sequence[Callable[[], None]], stop: Stop) -> None:
         return
     errors: list[BaseException] = []
     ended: list[Callable[[], None]] = []
-    woken: SimpleQueue[None] = SimpleQueue()
+    woken: ThreadQueue[None] = ThreadQueue()
 
     def run(function: Callable[[], None]) -> None:
         try:
@@ -38,7 +39,7 @@ def run_all(functions: Sequence[Callable[[], None]], stop: Stop) -> None:
     def wait() -> None:  # after a KeyboardInterrupt in Thread.join, Python 3.11 takes a running thread for dead
         while len(ended) < sum(thread.ident is not None for thread in threads):
             with suppress(Empty):
-                woken.get(timeout=_WAIT_S)
+                woken.get(_WAIT_S)
 
     threads = [threading.Thread(target=run, args=(function,), daemon=True) for function in functions]
     try:

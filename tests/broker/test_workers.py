@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -32,6 +31,7 @@ from rmqkit import (
 )
 from rmqkit.handlers.published_results import Pending, PublishedDeliveries
 from rmqkit.messaging import background_publisher
+from rmqkit.thread_queue import ThreadQueue
 from tests.support.proxy import Proxy
 from tests.support.queues import drain, ready
 from tests.support.wait import wait_until
@@ -362,9 +362,9 @@ def test_a_full_window_is_written_while_its_thread_waits_for_room(
 def test_a_source_is_woken_when_two_threads_end_its_deliveries_at_the_same_time(connection: rmqkit.Connection) -> None:
     both, woken = threading.Barrier(2), threading.Event()
 
-    class Together(SimpleQueue[Any]):
-        def put(self, *args: Any, **options: Any) -> None:
-            super().put(*args, **options)
+    class Together(ThreadQueue[Any]):
+        def put(self, item: Any) -> None:
+            super().put(item)
             both.wait(IN_TIME_S)
 
     published = PublishedDeliveries(connection.publisher(), woken.set)

@@ -1,7 +1,8 @@
 """Kill a broker, or cut a connection, under messages on their way from one queue to another (1, 2, 5).
 
-A delivery is acknowledged after its copy was confirmed. So there are no more copies than deliveries, redelivered ones
-included, and one more of each whose confirm was lost in an outage: of PREFETCH deliveries, at most.
+A delivery is acknowledged after its copy was confirmed. So there are no more copies than consumed messages, and two
+more of each delivery that an outage interrupts, PREFETCH of them at most: one is sent again, and one is that of its
+redelivery.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _check(
     here, there = ends
     wait_until(lambda: consumers(here.url, ledger.queue) == 0)
     left, amount = ready(here.url, ledger.queue), len(ledger.sent)
-    twice = report.consumed - amount + outages * PREFETCH
+    twice = report.consumed - amount + 2 * outages * PREFETCH
     ledger.queue = target
     published = PublishReport(published=amount, confirmed=amount, republished=twice)
     result = check_published(there, ledger, published, Progress(), ordered=here is not there)

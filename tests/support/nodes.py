@@ -7,14 +7,8 @@ import subprocess
 import time
 
 from rmqkit.node import installation
+from rmqkit.node.faults import SYNC
 from rmqkit.node.node import Node
-
-# Mnesia writes a declaration to disk a moment after it is confirmed; Khepri, RabbitMQ 4's store, writes it before. Both
-# write the directory of quorum queues, a table of dets, half a second later: a queue that it lacks starts empty.
-_SYNC = (
-    "[dets:sync(Table) || Table <- dets:all()],"
-    "try mnesia:system_info(is_running) of yes -> mnesia:sync_log(); _ -> ok catch error:undef -> ok end"
-)
 
 
 def evaluate(node: Node, expression: str) -> str:
@@ -35,7 +29,7 @@ def evaluate(node: Node, expression: str) -> str:
 
 def wait_until_on_disk(node: Node) -> None:
     """Wait until everything declared on a node, and confirmed by its queues, survives `kill -9`."""
-    assert evaluate(node, _SYNC) == "ok"
+    assert evaluate(node, SYNC) == "ok"
 
 
 def kill_and_restart(node: Node) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pika.adapters.blocking_connection import BlockingChannel
 
-TIMEOUT_S = 60.0  # generous: a busy machine is no failure
+TIMEOUT_S = 100.0  # generous: a busy machine is no failure, nor is a disk that stalls
 _PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.25
 
