@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from queue import Empty
 from typing import Generic, TypeVar
 
@@ -14,7 +15,7 @@ ItemT = TypeVar("ItemT")
 class ThreadQueue(Generic[ItemT]):
     """A queue of which one thread gets; any thread may put, and a signal handler at any moment.
 
-    `queue.SimpleQueue` cannot be used: before Python 3.13, its `get` waits for ever if its timeout ends before it has
+    `queue.SimpleQueue` cannot be used: before Python 3.13, its `get` waits forever if its timeout ends before it has
     begun to wait, as it may on a busy machine, or in a signal handler.
     """
 
@@ -28,10 +29,9 @@ class ThreadQueue(Generic[ItemT]):
     def put(self, item: ItemT) -> None:
         """Add an item, and wake the thread that waits for it."""
         self._items.append(item)
-        try:  # noqa: SIM105 - faster
-            self._added.release()
-        except RuntimeError:  # it is not held: the thread will look
-            pass
+        if self._added.locked():  # else the thread will look
+            with suppress(RuntimeError):  # another one released it just now
+                self._added.release()
 
     def get(self, timeout_s: float = 0.0) -> ItemT:
         """Return the oldest item; wait for one up to this time, which may be infinite. Raises `queue.Empty`."""

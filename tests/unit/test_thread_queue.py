@@ -54,7 +54,7 @@ def test_nothing_to_get(timeout_s: float) -> None:
 
 @pytest.mark.timeout(20)
 def test_a_wait_ends_in_time_though_a_signal_handler_runs_beyond_its_end() -> None:
-    """In such a case, SimpleQueue of Python 3.11 and 3.12 waits for ever."""
+    """In such a case, SimpleQueue of Python 3.11 and 3.12 waits forever."""
     queue: ThreadQueue[int] = ThreadQueue()
     with on_signal(lambda: time.sleep(LATE_S)), pytest.raises(Empty):
         queue.get(WAIT_S)
