@@ -23,6 +23,7 @@ from rmqkit.message import Delivery
 from rmqkit.model import Binding, Exchange, Queue, Target, Topology
 from rmqkit.options import ApplyOptions, WaitFor
 from rmqkit.plan import Plan
+from rmqkit.plural import plural
 from rmqkit.report import PurgeReport, QueueState, WaitReport
 from rmqkit.settings import Settings
 from rmqkit.stop import Stop
@@ -170,12 +171,13 @@ class Administration:
         with closing(self._consuming.channel()) as channel:
             return SideEffects.of(settings, channel.transport.version)
 
-    def queue_state(self, queue: str) -> QueueState:
+    def queue_state(self, queue: str, *, timeout_s: float | None = None) -> QueueState:
         """Return the numbers of ready messages and of consumers of a queue.
 
-        Raises NotFound, ResourceLocked, AccessRefused, ConnectionLost.
+        `timeout_s` bounds the call, connecting included. Raises NotFound, ResourceLocked, AccessRefused; Unreachable
+        and ConnectionLost, also after the timeout.
         """
-        return queue_state(self._consuming, queue)
+        return queue_state(self._consuming, queue, timeout_s)
 
     def wait_for_queue(
         self, queue: str, wanted: WaitFor, *, timeout_s: float = 60.0, stop: Stop | None = None
@@ -229,3 +231,16 @@ class Administration:
             on_progress=on_progress,
             on_warning=on_warning,
         )
+
+
+def overflow_warning(broker: Administration, queue: str, added: int) -> str:
+    """Say that a queue will not keep so many messages besides its own; empty if it will, or if that is not known.
+
+    Raises ConnectionLost.
+    """
+    try:
+        settings, ready = broker.queue_settings(queue) or {}, broker.queue_state(queue).ready
+    except Refused:
+        return ""
+    loss = queue_settings.overflow(settings, ready + added)
+    return f"queue {queue!r} may have no room for {plural(added, 'message')}: {loss}" if loss else ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rmqkit.administration import Administration
+from rmqkit.administration import Administration, overflow_warning
 from rmqkit.errors import InputError
 from rmqkit.message import Delivery
 from rmqkit.messaging.consumer import Consumer
@@ -203,6 +203,10 @@ class QueueContents(Administration):
         from rmqkit.messaging.message_rewrite import destination_for  # noqa: PLC0415
         from rmqkit.messaging.move import Move  # noqa: PLC0415
 
+        if isinstance(to, Target) and not to.exchange and queue_type is not None:  # else the HTTP API did not answer
+            amount = min(self.queue_state(source).ready, options.limit or math.inf)
+            if warning := overflow_warning(broker or self, to.routing_key, int(amount)):
+                on_warning(warning)
         calls = (on_progress, on_warning, LiveRouter(broker or self).drops_dead_letter)
         target = broker._publishing if broker else None  # noqa: SLF001 - its own class
         move = Move(

@@ -28,7 +28,14 @@ class ThreadQueue(Generic[ItemT]):
 
     def put(self, item: ItemT) -> None:
         """Add an item, and wake the thread that waits for it."""
-        self._items.append(item)
+        try:
+            self._items.append(item)
+            self._wake()
+        except BaseException:  # of a signal handler, in between
+            self._wake()
+            raise
+
+    def _wake(self) -> None:
         if self._added.locked():  # else the thread will look
             with suppress(RuntimeError):  # another one released it just now
                 self._added.release()

@@ -159,9 +159,9 @@ class AsyncConnection:
                 await applying
             raise
 
-    async def queue_state(self, queue: str) -> QueueState:
+    async def queue_state(self, queue: str, *, timeout_s: float | None = None) -> QueueState:
         """Return the numbers of ready messages and of consumers of a queue; see `rmqkit.Connection.queue_state`."""
-        return await self.run(self.sync.queue_state, queue)
+        return await self.run(self.sync.queue_state, queue, timeout_s=timeout_s)
 
     async def call(self, request: Message, *, timeout_s: float = 10.0) -> Delivery:
         """Send a request and return its reply; see `rmqkit.Connection.call`."""

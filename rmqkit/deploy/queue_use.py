@@ -24,9 +24,13 @@ STALE = "counts may be 5 s old"  # of a stream, even over AMQP; of other queues,
 CHECK_EVERY_S = 0.5
 
 
-def queue_state(connection: ReconnectingConnection, name: str) -> QueueState:
-    """Count the messages and consumers of a queue; raise NotFound, ResourceLocked, AccessRefused, ConnectionLost."""
-    with closing(connection.channel()) as channel:
+def queue_state(connection: ReconnectingConnection, name: str, timeout_s: float | None = None) -> QueueState:
+    """Count the messages and consumers of a queue.
+
+    Raises NotFound, ResourceLocked, AccessRefused; Unreachable, ConnectionLost, also after the timeout.
+    """
+    deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    with closing(connection.channel(deadline_s=deadline_s)) as channel:
         counts = channel.queue_counts(name)
     return QueueState(name, counts.message_count, counts.consumer_count)
 

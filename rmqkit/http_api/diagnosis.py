@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from rmqkit.http_api.connections import QueueConsumer
 from rmqkit.http_api.queue_facts import QueueFacts
+from rmqkit.http_api.queue_settings import fate_when_full
 from rmqkit.plural import plural, span
 
 _BROKEN = ("down", "stopped", "crashed", "minority")
@@ -141,15 +142,8 @@ def _delivery_limit(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
 def _length_limit(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:
     limit = facts.settings.get("x-max-length")
     if isinstance(limit, int) and facts.status.ready >= limit > 0:
-        overflow = str(facts.settings.get("x-overflow", "drop-head"))
-        dead = facts.settings.get("x-dead-letter-exchange") is not None
-        fate = "new messages are rejected" if overflow.startswith("reject") else "the oldest messages are dropped"
-        fate = "the oldest messages are dead-lettered" if overflow == "drop-head" and dead else fate
-        yield Cause(
-            "length_limit",
-            f"It has reached its limit of {plural(limit, 'message')}: {fate}.",
-            _consumers_command(facts),
-        )
+        message = f"It has reached its limit of {plural(limit, 'message')}: {fate_when_full(facts.settings)}."
+        yield Cause("length_limit", message, _consumers_command(facts))
 
 
 def _rates(facts: QueueFacts, _now: datetime) -> Iterator[Cause]:

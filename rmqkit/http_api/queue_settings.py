@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rmqkit.errors import NotFound
 from rmqkit.http_api.client import HttpApiClient, path_part
 from rmqkit.model import Queue, Target, Topology
+from rmqkit.plural import plural
 from rmqkit.topology import policies
 
 
@@ -28,6 +30,32 @@ def live_settings(api: HttpApiClient, name: str) -> dict[str, Any]:
         return settings
 
     return api.fetch(f"queues/{{vhost}}/{path_part(name)}", settings_of)
+
+
+REJECTED = "new messages are rejected"
+
+
+def fate_when_full(settings: Mapping[str, Any]) -> str:
+    """Say what happens when a queue with these settings is full (https://www.rabbitmq.com/docs/maxlength)."""
+    overflow, queue_type = settings.get("x-overflow", "drop-head"), settings.get("x-queue-type")
+    if overflow == "reject-publish" or (overflow == "reject-publish-dlx" and queue_type != "quorum"):
+        return REJECTED
+    dead = settings.get("x-dead-letter-exchange") is not None
+    return "the oldest messages are dead-lettered" if dead else "the oldest messages are dropped"
+
+
+def overflow(settings: Mapping[str, Any], messages: int) -> str:
+    """Say what happens when a queue with these settings gets to hold this many messages; empty if none of them goes.
+
+    Their bytes are not known, so any limit in bytes is named. A stream keeps what its retention says.
+    """
+    fate = fate_when_full(settings)
+    if fate == REJECTED or settings.get("x-queue-type") == "stream":
+        return ""
+    length, size = settings.get("x-max-length"), settings.get("x-max-length-bytes")
+    limits = [plural(length, "message")] if isinstance(length, int) and messages > length else []
+    limits += [plural(size, "byte")] if isinstance(size, int) else []
+    return f"it keeps at most {' and '.join(limits)}; beyond that, {fate}" if limits else ""
 
 
 def dead_letter_target(api: HttpApiClient, queue: str) -> Target | None:

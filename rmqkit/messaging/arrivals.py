@@ -36,6 +36,13 @@ class Arrivals:
         self.count += len(deliveries)
         self.is_redelivered = deliveries[-1].redelivered
 
+    def in_doubt(self, settled: int) -> int:
+        """Return how many of the settled deliveries the broker may not know to be settled, if the connection is lost.
+
+        They are as many as may be unacknowledged at a time: the broker sends another only when it has taken one.
+        """
+        return max(settled - max(self.count - self.prefetch, 0), 0)
+
     def receive_in_flight(self, channel: Channel, settled: int) -> None:
         """Receive the deliveries that the last acknowledgements bring, until there are as many as the prefetch."""
         until_s, quiet = time.monotonic() + _IN_FLIGHT_S, 0

@@ -25,7 +25,7 @@ from rmqkit.message import Message
 from rmqkit.messaging.direct_publisher import CallSoon, DirectPublisher, MessageOutcome, Submitted
 from rmqkit.messaging.publish_channel import IdleChannels
 from rmqkit.messaging.publish_counts import NOTHING_YET, PublishCallbacks, check
-from rmqkit.messaging.publish_window import PublishWindow
+from rmqkit.messaging.publish_window import PublishWindow, are_unconfirmed
 from rmqkit.messaging.publisher import WAIT_S, Publisher
 from rmqkit.options import PublishOptions
 from rmqkit.report import Failure, Fate
@@ -73,7 +73,7 @@ class BackgroundPublisher:
         self._room: Future[Fate] | None = None  # ends when there is room; all that wait share it
         self._thread: threading.Thread | None = None
         self._woken: ThreadQueue[None] = ThreadQueue()
-        self._wake_idle = partial(self._woken.put, None)  # no signal handler can raise in it before it has woken
+        self._wake_idle = partial(self._woken.put, None)
         self._wake: Callable[[], None] | None = None  # while the thread sleeps
         self._stop = Stop()
         self._closed = False
@@ -115,7 +115,7 @@ class BackgroundPublisher:
             try:
                 room.result(0 if threading.current_thread() is self._thread else left_s)
             except TimeoutError:
-                error = f"the window is full: {self.pending:,} messages are unconfirmed; the message was not sent"
+                error = f"the window is full: {are_unconfirmed(self.pending)}; the message was not sent"
                 raise NotConfirmed(error, advice="Wait for earlier messages, or enlarge the window.") from None
 
     def prepare(self, message: Message) -> Message:
@@ -193,7 +193,11 @@ class BackgroundPublisher:
     def _wake_up(self) -> None:
         wake, self._wake = self._wake, None
         if wake is not None:
-            wake()
+            try:
+                wake()
+            except BaseException:  # of a signal handler: other threads rely on this wake-up
+                wake()
+                raise
 
     def _end_direct(self) -> None:
         direct = self._direct

@@ -22,9 +22,10 @@ from rmqkit.errors import AccessRefused, BrokerError, ConnectionLost, ConsumerCa
 from rmqkit.hooks import EventKind
 from rmqkit.message import Delivery, Verdict
 from rmqkit.messaging import deletion_check
-from rmqkit.messaging.acknowledger import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acknowledger
+from rmqkit.messaging.acknowledger import Acknowledger
 from rmqkit.messaging.arrivals import Arrivals
 from rmqkit.messaging.consume_counts import ConsumeCounts
+from rmqkit.messaging.consumer_timeout import ConsumerTimeouts, is_timeout
 from rmqkit.messaging.offset_tracker import OffsetTracker
 from rmqkit.options import ConsumeOptions
 from rmqkit.report import ConsumeReport
@@ -33,10 +34,6 @@ from rmqkit.stop import Stop, StoppedAtOnce
 ACK_WITHIN_S = 0.02  # iterating, deliveries handled within this time are acknowledged together
 ACK_TOGETHER = 200
 _NO_ACK_TOGETHER = 100  # with `no_ack`, deliveries handed out at a time: those in hand can be lost
-_SLOW = (
-    "A message was held for longer than the consumer timeout; the messages behind it are redelivered."
-    " Lower the prefetch (`prefetch=1`), limit the handler's time, or set x-consumer-timeout on the quorum queue"
-)
 _DELETED = "Declare it again with `rmqkit apply`, then consume again."
 _UNOBSERVED = nullcontext()
 _WAIT_S = 0.5  # an endless wait, in slices: a signal that arrives just before a wait does not end it
@@ -78,8 +75,8 @@ class Consumer:
         self._lost_acks: set[int] = set()  # tags on this channel: handled, and not acknowledged, because it was lost
         self._woken, self._wake_s = False, math.inf
         self._cancelled_at = -1  # the number of deliveries when the broker last cancelled the consumer
-        self._received = self._timeouts = 0  # deliveries; consumer timeouts without an acknowledgement
-        self._slow_warned = False
+        self._received = 0  # deliveries
+        self._timeouts = ConsumerTimeouts()
         self._checked_s = 0.0  # when the queue was last found to exist
         self._consumed_before = 0  # this subscription
         self._counts = ConsumeCounts()
@@ -225,10 +222,8 @@ class Consumer:
         if self._channel is None or self._wants_more():
             return
         settled, yielded = len(self._acknowledger.settled), self._counts.consumed - self._consumed_before
-        if (
-            settled + len(deliveries) == yielded == self._arrivals.count
-            and settled + self._arrivals.prefetch <= yielded
-        ):
+        arrived, prefetch = self._arrivals.count, self._arrivals.prefetch
+        if settled + len(deliveries) == yielded == arrived and settled + prefetch <= yielded:
             with suppress(BrokerError):
                 self._channel.cancel_soon(self.tag)
 
@@ -310,20 +305,16 @@ class Consumer:
                 self._doubt_last()
             elif self._lost_acks:
                 self._counts.doubt(0, len(self._lost_acks))
-                if not self._slow_warned:
-                    self._warn(f"queue {self.queue!r}: the broker cancelled the consumer. {_SLOW}")
+                if advice := self._timeouts.advice(f"queue {self.queue!r}: the broker cancelled the consumer"):
+                    self._warn(advice)
             self._channel = None
             self._arrivals.events.clear()
             self._rest.clear()
 
     def _doubt_last(self) -> None:
-        """Count the deliveries whose acknowledgement the broker may not have taken before the connection was lost.
-
-        They are as many as may be unacknowledged at a time: the broker sends another only when it has taken one.
-        """
-        doubtful = 0
-        if not self._options.no_ack and self._options.offset is None:
-            doubtful = max(len(self._acknowledger.settled) - max(self._arrivals.count - self._arrivals.prefetch, 0), 0)
+        """Count the deliveries whose acknowledgement the broker may not have taken before the connection was lost."""
+        acknowledges = not self._options.no_ack and self._options.offset is None
+        doubtful = self._arrivals.in_doubt(len(self._acknowledger.settled)) if acknowledges else 0
         self._counts.doubt(doubtful, len(self._lost_acks))
 
     def _leave(self) -> None:
@@ -360,10 +351,8 @@ class Consumer:
                 self._warn(f"reconnected: consuming from queue {self.queue!r} again")
             return
         except PropertyMismatch as exc:
-            if "timeout" not in exc.reply_text and "timed out" not in exc.reply_text:
+            if not is_timeout(exc):
                 raise
-            # The broker closes the channel of a consumer that holds a delivery for longer than consumer_timeout
-            # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
             self._resubscribe_after_timeout(exc.reply_text)
             return
         while events and self._channel is channel:  # else a handler closed the consumer meanwhile
@@ -395,13 +384,8 @@ class Consumer:
         self._resubscribe_after_timeout(f"{message}, but the queue still exists")
 
     def _resubscribe_after_timeout(self, reason: str) -> None:
-        """Subscribe again, after a pause that grows while nothing is acknowledged; advise once."""
-        settled = len(self._acknowledger.settled)
-        self._timeouts = 1 if settled else self._timeouts + 1
-        if self._timeouts > 1:
-            self._stop.wait(min(FIRST_PAUSE_S * 2 ** (self._timeouts - 2), LONGEST_PAUSE_S))
-        self._resubscribe("" if self._slow_warned else f"{reason}. {_SLOW}")
-        self._slow_warned = True
+        self._stop.wait(self._timeouts.pause_s(acknowledged=len(self._acknowledger.settled) > 0))
+        self._resubscribe(self._timeouts.advice(reason))
 
     def _resubscribe(self, reason: str) -> None:
         """Subscribe again; without a reason, no warning is given."""

@@ -10,6 +10,7 @@ from rmqkit.amqp import error_mapping
 from rmqkit.errors import BrokerError, NotConfirmed
 from rmqkit.messaging.unconfirmed import PublishedT
 from rmqkit.options import PublishOptions
+from rmqkit.plural import plural
 
 STOP_GRACE_S = 10.0  # how long a stop waits for confirms
 STOP_GRACE_BLOCKED_S = 0.5  # ... while the broker blocks publishers
@@ -56,9 +57,14 @@ class ConfirmDeadline:
             raise error_mapping.blocked(blocked, waited_s)
         if not blocked and waited_s > self._confirm_timeout_s:
             raise NotConfirmed(
-                f"no confirm for {waited_s:.0f} s; {waiting_for} messages are unconfirmed",
+                f"no confirm for {waited_s:.0f} s; {are_unconfirmed(waiting_for)}",
                 advice="They may or may not have reached their queues. A quorum queue needs a majority to confirm.",
             )
+
+
+def are_unconfirmed(number: int) -> str:
+    """Say that this many messages are unconfirmed."""
+    return f"{plural(number, 'message')} {'is' if number == 1 else 'are'} unconfirmed"
 
 
 def unconfirmed(number: int, timeout_s: float, blocked: str, *, sent: bool = True) -> NotConfirmed:

@@ -218,6 +218,17 @@ def test_a_full_window_holds_the_caller_and_then_raises(queue: str, proxy: Proxy
     assert set(bodies) == {b"first", b"0", b"1", b"2", b"last"}
 
 
+def test_the_state_of_a_queue_is_waited_for_no_longer_than_the_timeout(queue: str, proxy: Proxy) -> None:
+    with rmqkit.connect(proxy.url) as connection:
+        assert connection.queue_state(queue, timeout_s=IN_TIME_S).ready == 0
+        proxy.down.blackhole = True
+        started_s = time.monotonic()
+        with pytest.raises(rmqkit.ConnectionLost, match="no answer about"):
+            connection.queue_state(queue, timeout_s=0.1)
+        assert time.monotonic() - started_s < IN_TIME_S
+        proxy.heal()
+
+
 def test_a_future_that_is_cancelled_before_its_message_was_sent_keeps_it_from_being_sent(
     queue: str, proxy: Proxy, broker_url: str
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pika import BasicProperties
@@ -121,3 +123,37 @@ def test_a_queue_that_does_not_exist_is_refused(live: Run) -> None:
     done = live("move", "nowhere")
     assert done.returncode == 5
     assert "queue 'nowhere'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fate"),
+    [
+        ({"x_max_length": 2}, "the oldest messages are dropped"),
+        ({"x_max_length": 2, "x_dead_letter_exchange": "amq.fanout"}, "the oldest messages are dead-lettered"),
+        ({"x_max_length": 2, "x_queue_type": "quorum"}, "the oldest messages are dropped"),
+        ({"x_max_length": 3}, ""),
+        ({"x_max_length": 2, "x_overflow": "reject-publish"}, ""),
+    ],
+)
+def test_a_target_that_will_not_keep_all_messages_is_reported(
+    live: Run, vhost_channel: Channel, tmp_path: Path, arguments: dict[str, Any], fate: str
+) -> None:
+    file = tmp_path / "orders.jsonl"
+    declare(vhost_channel, "orders")
+    fill(vhost_channel, "orders", 3)
+    assert live("snapshot", "orders", file).returncode == 0
+    said = f"queue 'small' may have no room for 3 messages: it keeps at most 2 messages; beyond that, {fate}"
+    for command in (("restore", file, "--queue"), ("copy", "orders", "--to-queue"), ("move", "orders", "--to-queue")):
+        declare(vhost_channel, "small", **arguments)
+        done = live(*command, "small")
+        assert ("may have no room" in done.stderr, said in done.stderr) == (bool(fate), bool(fate)), done.stderr
+        vhost_channel.queue_delete("small")
+
+
+def test_a_limit_in_bytes_of_the_target_is_reported(live: Run, vhost_channel: Channel) -> None:
+    declare(vhost_channel, "small", x_max_length_bytes=1)
+    declare(vhost_channel, "orders")
+    fill(vhost_channel, "orders", 1)
+    done = live("move", "orders", "--to-queue", "small", "--dry-run")
+    assert "may have no room for 1 message: it keeps at most 1 byte; beyond that" in done.stderr
+    assert live("move", "orders", "--to-queue", "nowhere").returncode == 6

@@ -112,7 +112,7 @@ def test_waiting_for_a_missing_confirm_times_out() -> None:
             peer.confirm(message.tag)
 
     started_s = time.monotonic()
-    with pytest.raises(rmqkit.NotConfirmed, match="1 messages are unconfirmed") as raised:
+    with pytest.raises(rmqkit.NotConfirmed, match="1 message is unconfirmed") as raised:
         publish(all_but_one, PublishOptions(confirm_timeout_s=1.5))
     assert (raised.value.report.confirmed, raised.value.report.unknown) == (AMOUNT - 1, 1)
     assert time.monotonic() - started_s < 10

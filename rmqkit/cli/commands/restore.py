@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rmqkit.administration import overflow_warning
 from rmqkit.cli import output, protection, publish_run, report_text
 from rmqkit.cli.options import ConnectionOptions, Json, connect, grouped, option, parse_target
 from rmqkit.cli.publish_input import InputOptions, PublishInput
@@ -58,6 +59,8 @@ def restore(
         if messages.resume and (resuming := report_text.resuming(messages.resume)):
             output.note(resuming)
         with connect(settings) as connection:
+            if queue and messages.total and (warning := overflow_warning(connection, queue, messages.total)):
+                output.warn(warning)
             return publish_run.run(connection, messages, PublishOptions(rate=rate), stop, mandatory=True, json=json)
 
     run_and_exit(body)

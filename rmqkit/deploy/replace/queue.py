@@ -121,7 +121,7 @@ class QueueReplacement:
         self.stashed = self.session.ready(self.temporary.old_messages)
         try:
             if ready := self.session.ready(self.queue):
-                self._step(f"moving {ready} messages to {self.temporary.old_messages.name}")
+                self._step(f"moving {plural(ready, 'message')} to {self.temporary.old_messages.name}")
                 self._stash(ready, _IDLE_S)
             if self.delay_s and not self.session.api:  # it cannot be seen whether there are any
                 self._step(f"waiting {self.delay_s:g} s for delayed messages")
@@ -162,7 +162,7 @@ class QueueReplacement:
         self._step("deleting it and declaring the new one")
         counts = self.session.queue_counts(self.queue)
         if counts and counts.consumer_count:
-            return f"it has {counts.consumer_count} consumers"
+            return f"it has {plural(counts.consumer_count, 'consumer')}"
         if counts and counts.message_count:
             return _DIRECT
         for _, contents in self.session.use(self.queue):
@@ -190,7 +190,7 @@ class QueueReplacement:
         session, temporary = self.session, self.temporary
         session.declare(temporary.refill, _binding(temporary.refill, self.queue))
         if session.exists(temporary.old_messages):
-            self._restore(temporary.old_messages, lambda count: f"moving {count} messages back")
+            self._restore(temporary.old_messages, lambda count: f"moving {plural(count, 'message')} back")
         if session.exists(temporary.new_messages):
             self._catch_up()
         self._step("restoring its bindings")
@@ -200,7 +200,7 @@ class QueueReplacement:
         session.call(*(entity_methods.unbind_call(self._to_ingress(each)) for each in self.bindings))
         queues = (temporary.old_messages, temporary.new_messages)
         for queue in queues:
-            self._restore(queue, lambda count: f"moving {count} more messages back")
+            self._restore(queue, lambda count: f"moving {plural(count, 'more message')} back")
         for queue, contents in session.use(*queues, wait_s=self.wait_s):
             raise NotConfirmed(f"queue {queue.name!r} still has {contents}", advice=_STOP_CONSUMER)
         for careful in (temporary.old_messages.arguments.get("x-queue-type") == "classic", False):
@@ -241,7 +241,7 @@ class QueueReplacement:
         if not direct:  # the broker paused
             self._route_directly()
             session.pause(session.pauses.stale_s)
-        self._restore(source, lambda count: f"moving the last {count} messages back")
+        self._restore(source, lambda count: f"moving the last {plural(count, 'message')} back")
 
     def _route_directly(self) -> None:
         self.session.on_step(f"queue {self.queue.name!r}: routing new messages to it")
